@@ -1,0 +1,1 @@
+"""How a job starts. Imports nothing: TorchX loads this package without torch."""

@@ -1,0 +1,56 @@
+"""Command dispatch: `python -m components COMMAND ...`, `skipwise COMMAND ...`, and what `torchx run dist.ddp` starts."""
+
+import importlib
+import os
+import sys
+from typing import NamedTuple
+
+from datapipes.errors import UserError
+
+
+class Command(NamedTuple):
+    """Where a command lives. Modules are imported on use, so that `prepare` never waits for torch."""
+
+    module: str
+    config: str
+    function: str
+    help: str
+
+
+COMMANDS = {
+    "synthesize": Command(
+        "datapipes.synthesize", "SynthesizeConfig", "synthesize", "write a synthetic log in MSSD's schema"
+    ),
+    "prepare": Command("datapipes.prepare", "PrepareConfig", "prepare", "turn raw logs into a dataset directory"),
+    "doctor": Command("components.doctor", "DoctorConfig", "doctor", "check versions, devices and the sharding plan"),
+}
+
+
+def run(argv: list[str]) -> None:
+    """Runs one command line; raises `UserError` for what the user can mend."""
+    if not argv or argv[0] in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        lines = [f"  {name:{width}}  {command.help}" for name, command in COMMANDS.items()]
+        print("\n".join(["usage: skipwise COMMAND [--help] ...", "", *lines]))
+        return
+    if argv[0] not in COMMANDS:
+        raise UserError(f"there is no command '{argv[0]}': expected one of {', '.join(COMMANDS)}")
+    from components.cli import parse
+
+    command = COMMANDS[argv[0]]
+    module = importlib.import_module(command.module)
+    getattr(module, command.function)(parse(getattr(module, command.config), argv[1:], argv[0]))
+
+
+def main() -> None:
+    """The console script: exit code 0, or 2 with one sentence on stderr."""
+    try:
+        run(sys.argv[1:])
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"skipwise: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
