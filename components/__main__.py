@@ -1,10 +1,12 @@
-"""Command dispatch: `python -m components COMMAND ...`, `skipwise COMMAND ...`, and what `torchx run dist.ddp` starts."""
+"""Command dispatch: `python -m components COMMAND`, `skipwise COMMAND`, and what `torchx run dist.ddp` starts."""
 
 import importlib
 import os
 import sys
+import traceback
 from typing import NamedTuple
 
+from components import failure
 from datapipes.errors import UserError
 
 
@@ -49,7 +51,16 @@ def main() -> None:
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"skipwise: {error}", file=sys.stderr)
+        failure.record(f"skipwise: {error}")
+        failure.let_rank_0_speak()
         sys.exit(2)
+    except SystemExit as stop:
+        if stop.code:
+            failure.let_rank_0_speak()
+        raise
+    except Exception:
+        failure.record(traceback.format_exc())
+        raise
 
 
 if __name__ == "__main__":

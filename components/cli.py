@@ -18,6 +18,6 @@ def parse(config_class: type[Config], argv: list[str], command: str, default: Co
         config_class,
         args=argv,
         prog=f"skipwise {command}",
-        default=tyro.MISSING if default is None else default,
+        default=tyro.MISSING_NONPROP if default is None else default,
         console_outputs=os.environ.get("RANK", "0") == "0",
     )

@@ -1,0 +1,82 @@
+# Every target sets up what it needs first. `make help` lists them, and the variables that may be set.
+
+VENV ?= .venv
+BASE_PYTHON ?= $(shell command -v python3.11 || command -v python3)
+DEVICE ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+RANKS ?= $(if $(filter gpu,$(DEVICE)),$(shell nvidia-smi -L | wc -l),4)
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+
+# Simply expanded, so that one `make` means one run.
+RUN := $(or $(RUN),runs/$(shell date +%Y%m%d-%H%M%S))
+EXPORT ?= exports/$(notdir $(RUN))
+
+ifeq ($(filter cpu gpu,$(DEVICE)),)
+$(error DEVICE is '$(DEVICE)': expected cpu or gpu)
+endif
+
+PYTHON := $(abspath $(VENV))/bin/python
+PIP_INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
+SETUP := $(VENV)/.setup-$(DEVICE)
+DEV := $(VENV)/.setup-dev
+OTHER_FBGEMM := $(if $(filter gpu,$(DEVICE)),fbgemm-gpu-cpu,fbgemm-gpu)
+DATA := data/sample
+
+# torchx starts `torchrun` by name.
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+
+.DELETE_ON_ERROR:
+.PHONY: help setup train test lint doctor clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo "  DEVICE=cpu|gpu   which wheels; gpu where an NVIDIA driver answers"
+	@echo "  RANKS=4          processes that train; on gpu one for each card"
+	@echo "  RUN=runs/NAME    the run directory; a new one for each make"
+	@echo "  VENV=.venv       the virtual environment, made with BASE_PYTHON=python3.11"
+	@echo "  PIP_ARGS=...     to pip install; on PyPI's Linux wheels, torch without CUDA needs"
+	@echo "                   PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'"
+	@echo "  PYTEST_ARGS=...  to pytest"
+
+setup: $(SETUP)  ## install the pinned packages into the virtual environment
+
+# A change of device takes torch out too: `torch==X` is met by the build for the other device.
+$(SETUP): requirements/common.txt requirements/$(DEVICE).txt requirements/torchrec.txt setup.py
+	@echo "Installing the $(DEVICE) set into $(VENV): a minute or two"
+	@test -x $(PYTHON) || $(BASE_PYTHON) -m venv $(VENV)
+	@rm -f $(VENV)/.setup-cpu $(VENV)/.setup-gpu
+	@if $(PYTHON) -m pip show --quiet $(OTHER_FBGEMM) 2>/dev/null; then \
+		$(PYTHON) -m pip uninstall --quiet --yes fbgemm-gpu fbgemm-gpu-cpu torch; fi
+	@$(PIP_INSTALL) -r requirements/common.txt -r requirements/$(DEVICE).txt
+	@$(PIP_INSTALL) --no-deps -r requirements/torchrec.txt
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV): requirements/dev.txt $(SETUP)
+	@$(PIP_INSTALL) -r requirements/dev.txt
+	@touch $@
+
+train: $(DATA)/manifest.json  ## synthesize and prepare a sample log where there is none, train on it, export, show
+	torchx --log_level WARNING run dist.ddp -j 1x$(RANKS) train --run-dir $(RUN)
+	$(PYTHON) -m components export --run $(RUN) --output $(EXPORT)
+	$(PYTHON) -m components show --run $(RUN)
+
+$(DATA).csv: | $(SETUP)
+	$(PYTHON) -m components synthesize --output $@
+
+$(DATA)/manifest.json: | $(DATA).csv $(SETUP)
+	$(PYTHON) -m components prepare --input $(DATA).csv --output $(DATA)
+
+test: $(DEV)  ## run the tests
+	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+lint: $(DEV)  ## run ruff
+	@$(PYTHON) -m ruff check .
+
+doctor: $(SETUP)  ## check versions, devices and the sharding plan
+	@$(PYTHON) -m components doctor
+
+clean:  ## remove caches and build output; data, runs, exports and the virtual environment stay
+	rm -rf build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

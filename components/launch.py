@@ -1,0 +1,68 @@
+"""Jobs as TorchX AppDefs: `torchx run components/launch.py:train --nproc 4 -- --data.path data/sample`.
+
+What follows `--` goes to the command itself. Nothing here imports torch.
+"""
+
+import torchx
+import torchx.components.dist as dist
+import torchx.specs as specs
+
+
+def train(*args: str, recipe: str = "", nproc: int = 4, nodes: int = 1, gpu: int = 0) -> specs.AppDef:
+    """Trains on `nodes` x `nproc` ranks.
+
+    Args:
+        args: options of `skipwise train`, after `--`
+        recipe: name of the recipe to start from
+        nproc: ranks on each node; on GPU one for each card
+        nodes: number of nodes
+        gpu: GPUs to ask of the scheduler for each node
+    """
+    return _ranks("train", *(["--recipe", recipe] if recipe else []), *args, nproc=nproc, nodes=nodes, gpu=gpu)
+
+
+def evaluate(*args: str, nproc: int = 4, nodes: int = 1, gpu: int = 0) -> specs.AppDef:
+    """Evaluates a run on `nodes` x `nproc` ranks.
+
+    Args:
+        args: options of `skipwise evaluate`, after `--`
+        nproc: ranks on each node; on GPU one for each card
+        nodes: number of nodes
+        gpu: GPUs to ask of the scheduler for each node
+    """
+    return _ranks("evaluate", *args, nproc=nproc, nodes=nodes, gpu=gpu)
+
+
+def prepare(*args: str, cpu: int = 2, memory_mb: int = 4096) -> specs.AppDef:
+    """Turns raw logs into a dataset directory, in one process.
+
+    Args:
+        args: options of `skipwise prepare`, after `--`
+        cpu: cores to ask of the scheduler
+        memory_mb: memory to ask of the scheduler, in MB
+    """
+    return specs.AppDef(
+        name="skipwise-prepare",
+        roles=[
+            specs.Role(
+                name="prepare",
+                image=torchx.IMAGE,
+                entrypoint="python",
+                args=["-m", "components", "prepare", *args],
+                resource=specs.Resource(cpu=cpu, gpu=0, memMB=memory_mb),
+            )
+        ],
+    )
+
+
+def _ranks(command: str, *args: str, nproc: int, nodes: int, gpu: int) -> specs.AppDef:
+    return dist.ddp(
+        command,
+        *args,
+        m="components",
+        name=f"skipwise-{command}",
+        j=f"{nodes}x{nproc}",
+        gpu=gpu,
+        tee=0,
+        env={"LOGLEVEL": "ERROR"},
+    )
