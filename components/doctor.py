@@ -111,7 +111,7 @@ def doctor(config: DoctorConfig) -> None:
         UserError: if anything is.
     """
     versions = {"python": platform.python_version(), **installed()}
-    problems = version_problems(versions) + import_problems()
+    problems = version_problems(versions) + import_problems(versions)
     machine = look_at_machine()
     shards = plan_rows(config.tracks, config.dimension, config.ranks or len(machine.gpu_names) or CPU_RANKS)
     problems += machine_problems(machine, shards, versions)

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 DISTRIBUTIONS = ("torch", "fbgemm-gpu", "fbgemm-gpu-cpu", "torchrec", "torchmetrics", "torchx", "pyarrow")
 FBGEMM_WHEELS = ("fbgemm-gpu", "fbgemm-gpu-cpu")
-IMPORTS = ("torch", "fbgemm_gpu", "torchrec")
+MODULES = {"torch": ("torch",), "fbgemm_gpu": FBGEMM_WHEELS, "torchrec": ("torchrec",)}
 TORCHMETRICS = "1.0.3"
 OLDEST_FBGEMM = 6
 TORCH_AHEAD = 5
@@ -52,17 +52,21 @@ def version_problems(versions: Mapping[str, str | None]) -> list[str]:
     return problems
 
 
-def import_problems(names: tuple[str, ...] = IMPORTS) -> list[str]:
-    """One sentence for each module that is there and does not import; what is missing is `version_problems`' to say."""
+def import_problems(versions: Mapping[str, str | None], modules: Mapping[str, tuple[str, ...]] = MODULES) -> list[str]:
+    """One sentence for each module whose distribution is installed and which does not import.
+
+    A module that fails for want of another in `modules` is left out: that one has a sentence of its own.
+    """
     problems = []
-    for name in names:
+    for name, distributions in modules.items():
+        if not any(versions.get(distribution) for distribution in distributions):
+            continue
         try:
             importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name not in names:
-                problems.append(_import_problem(name, error))
         except Exception as error:  # a shared library that does not load raises whatever it likes
-            problems.append(_import_problem(name, error))
+            wanting = getattr(error, "name", None)
+            if wanting == name or wanting not in modules:
+                problems.append(_import_problem(name, error))
     return problems
 
 

@@ -1,0 +1,119 @@
+"""The AppDefs as TorchX sees them, the short command of `.torchxconfig`, and the words that a failing job leaves."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from torchx.runner import get_runner
+from torchx.specs import AppDef
+
+from components import failure
+
+ROOT = Path(__file__).parents[2]
+TORCHX = Path(sys.executable).parent / "torchx"
+
+
+def app_of(component: str, *args: str) -> AppDef:
+    """The AppDef that `torchx run components/launch.py:COMPONENT ARGS` would submit."""
+    with get_runner() as runner:
+        info = runner.dryrun_component(f"{ROOT}/components/launch.py:{component}", list(args), "local_cwd")
+    return info._app
+
+
+def torchx(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    """Runs torchx as a user does, from `cwd`, with this environment's own programs first on PATH."""
+    environment = {"PATH": f"{TORCHX.parent}:/usr/bin:/bin", "HOME": str(Path.home()), "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [str(TORCHX), *args], cwd=cwd, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+
+
+def test_the_short_command_starts_the_train_command_on_four_ranks():
+    done = torchx("run", "--dryrun", "dist.ddp", "-j", "1x4", "train", "--data.path", "X")
+    assert done.returncode == 0, done.stderr
+    application = " ".join(done.stdout.replace('"', "").replace("'", "").split())
+    assert "--nproc_per_node 4" in application
+    assert "-m components train --data.path X" in application
+    assert "local_cwd://" in application
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_command_of_many_ranks_goes_through_torchrun(command):
+    app = app_of(command, "--nproc", "3", "--nodes", "2", "--gpu", "3", "--", "--data.path", "a b")
+    (role,) = app.roles
+    assert app.name == f"skipwise-{command}"
+    assert role.num_replicas == 2
+    assert role.resource.gpu == 3
+    assert "--nproc_per_node 3" in role.args[1]
+    assert role.args[1].endswith(f"-m components {command} --data.path 'a b'")
+
+
+def test_a_recipe_is_handed_on():
+    (role,) = app_of("train", "--recipe", "best", "--", "--seed", "1").roles
+    assert role.args[1].endswith("-m components train --recipe best --seed 1")
+
+
+def test_prepare_is_one_process():
+    (role,) = app_of("prepare", "--cpu", "8", "--memory_mb", "9000", "--", "--input", "log.csv").roles
+    assert (role.num_replicas, role.resource.cpu, role.resource.memMB) == (1, 8, 9000)
+    assert [role.entrypoint, *role.args] == ["python", "-m", "components", "prepare", "--input", "log.csv"]
+
+
+def test_torchx_loads_the_appdefs_without_torch():
+    program = "import sys; sys.modules['torch'] = None; import components.launch, components.failure"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_an_option_that_is_not_there_is_refused_by_torchx():
+    assert torchx("run", "--dryrun", "components/launch.py:train", "--nprocs", "2").returncode != 0
+
+
+def test_a_rank_that_fails_fails_the_job_and_its_words_come_last(tmp_path):
+    """Rank 1 alone fails, at once, on two real ranks: rank 0 has nothing to say of it."""
+    (tmp_path / ".torchxconfig").write_text((ROOT / ".torchxconfig").read_text().replace("m = components", "m = job"))
+    (tmp_path / "job.py").write_text(
+        textwrap.dedent(
+            """
+            import os, time
+            from components import __main__ as command
+            from datapipes.errors import UserError
+
+            def run(argv):
+                if os.environ["RANK"] == "1":
+                    raise UserError("part-1.parquet is torn: run prepare again")
+                time.sleep(60)
+
+            command.run = run
+            command.main()
+            """
+        )
+    )
+    done = torchx("run", "dist.ddp", "-j", "1x2", "train", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "exitcode  : 2" in done.stderr
+    status = done.stderr[done.stderr.index("AppStatus") :]
+    assert "skipwise: part-1.parquet is torn: run prepare again" in " ".join(status.split())
+
+
+def test_words_are_recorded_only_under_a_launcher(tmp_path, monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
+    failure.record("nobody listens")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    failure.record("heard")
+    assert json.loads((tmp_path / "error.json").read_text())["message"]["message"] == "heard"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "absent" / "error.json"))
+    failure.record("the launcher's folder is gone")
+
+
+def test_only_rank_0_fails_without_delay(monkeypatch):
+    slept = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        failure.let_rank_0_speak()
+    monkeypatch.delenv("RANK")
+    failure.let_rank_0_speak()
+    assert slept == [failure.GRACE_S]
