@@ -1,0 +1,43 @@
+"""Outputs that appear whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from datapipes.errors import UserError
+
+
+@contextmanager
+def aside(output: Path, overwrite: bool, replaceable: Callable[[Path], bool]) -> Iterator[Path]:
+    """Yields a scratch directory beside `output`; what the block leaves there as `result` becomes `output`.
+
+    After an exception, ctrl-C included, the scratch directory is gone and `output` is as it was. An `output` that
+    exists is refused with a `UserError`, unless `overwrite` is set and `replaceable(output)` holds.
+    """
+    refuse_existing(output, overwrite, replaceable)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
+    except OSError as error:
+        raise UserError(f"cannot write beside {output} ({error.strerror}): choose another --output") from None
+    try:
+        yield scratch
+        refuse_existing(output, overwrite, replaceable)
+        if output.exists():
+            os.rename(output, scratch / "replaced")
+        os.rename(scratch / "result", output)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def refuse_existing(output: Path, overwrite: bool, replaceable: Callable[[Path], bool]) -> None:
+    """Raises `UserError` where `output` exists and may not be replaced."""
+    if not (output.exists() or output.is_symlink()):
+        return
+    if not overwrite:
+        raise UserError(f"{output} exists: choose another --output, or replace it with --overwrite")
+    if output.is_symlink() or not replaceable(output):
+        raise UserError(f"{output} exists and is not what this command writes: move it away or choose another --output")

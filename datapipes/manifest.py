@@ -1,0 +1,69 @@
+"""`manifest.json`: what a dataset directory holds and how it came to be."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from datapipes.errors import UserError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+VOCABULARY = "vocabulary.parquet"
+SESSIONS = "sessions"
+SESSIONS_PER_ROW_GROUP = 4096
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The description of a dataset directory; equal inputs and options give equal manifests."""
+
+    counts: dict[str, int]
+    """How many `sessions`, `plays` and `tracks` the directory holds."""
+    session_lengths: dict[str, int]
+    """The `min` and `max` number of tracks of a session."""
+    skip_share: float
+    """Share of the plays that count as skipped: strength 1 or 2."""
+    context_columns: list[str]
+    """Context columns of the session files, beside `session_id`, `tracks` and `skips`."""
+    parts: dict[str, int]
+    """Session files in reading order, each with its number of sessions."""
+    vocabulary_hash: str
+    """SHA-256, in hex, over the track ids in row order, each followed by a newline."""
+    sources: list[dict[str, Any]]
+    """The files read: `file` (a name, not a whole path) and `bytes`."""
+    options: dict[str, Any]
+    """The options of `prepare` that decide the contents."""
+    dropped_sessions: dict[str, int]
+    """Sessions left out, by reason."""
+    dropped_rows: dict[str, int]
+    """Rows left out because the session they belong to cannot be told, by reason."""
+    versions: dict[str, str]
+    """The tools that wrote the directory."""
+    schema_version: int = SCHEMA_VERSION
+    """The version of this layout; a reader refuses any other."""
+
+    def write(self, directory: Path) -> None:
+        """Writes `manifest.json` into `directory`."""
+        text = json.dumps(asdict(self), indent=2, sort_keys=True, ensure_ascii=False)
+        (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, directory: Path) -> "Manifest":
+        """Reads `manifest.json` of a dataset directory; raises `UserError` where it is missing, broken or too new."""
+        path = Path(directory) / MANIFEST
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}): expected what prepare wrote") from None
+        except ValueError:
+            raise UserError(f"{path} is not JSON: prepare the dataset again") from None
+        version = content.get("schema_version") if isinstance(content, dict) else None
+        if version != SCHEMA_VERSION:
+            raise UserError(
+                f"{path} has schema_version {version}, this version reads {SCHEMA_VERSION}: prepare the dataset again"
+            )
+        names = {field.name for field in fields(cls)}
+        if missing := sorted(names - content.keys()):
+            raise UserError(f"{path} has no field '{missing[0]}': prepare the dataset again")
+        return cls(**{name: content[name] for name in names})

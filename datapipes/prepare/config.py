@@ -1,0 +1,105 @@
+"""The options of `prepare`."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+FILE_ORDER = "file"
+"""The value of `order` that means: rows stand in play order already."""
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+PLACES = ("input", "output", "overwrite", "memory", "threads")
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Turn raw listening logs into a dataset directory. The defaults read Spotify's MSSD; docs/data.md has the rest."""
+
+    input: tuple[Path, ...]
+    """Files, or folders of them: .csv, .tsv, .txt (each also with .gz) and .parquet."""
+    output: Path
+    """Dataset directory to write. It appears whole or not at all."""
+    overwrite: bool = False
+    """Replace an `output` that is a dataset directory already."""
+    columns: tuple[str, ...] = ()
+    """Names for the columns of files without a header line, in order."""
+    session: str = "session_id"
+    """Column of the session id, or of the user id with `gap`."""
+    track: str = "track_id_clean"
+    """Column of the track id."""
+    order: str = "session_position"
+    """Column that orders the plays of a session: a number or a date and time. `file` means as they stand."""
+    sort: bool = False
+    """Sort each session by `order` (equal values stay as they stand) in place of refusing rows out of order."""
+    gap: str | None = None
+    """Start a new session where the time in `order` jumps by more than this, e.g. 30m (units: s, m, h, d). Sorts."""
+    time_unit: Literal["s", "ms", "us", "ns"] = "s"
+    """Unit of a numeric `order` column when `gap` is set."""
+    skip: str | None = None
+    """Column that is true where a track was skipped (strength 2), in place of MSSD's flags."""
+    skip_strength: str | None = None
+    """Column of the skip strength, 0 to 3, in place of MSSD's flags."""
+    rating: str | None = None
+    """Column of a rating, in place of MSSD's flags: a low one counts as a skip (strength 2)."""
+    skip_below: float = 3.0
+    """Ratings below this are low."""
+    context: bool = True
+    """Keep the context columns that the source has."""
+    min_length: int = 3
+    """Drop sessions of fewer tracks; leave-one-out needs 3."""
+    drop_longer: int | None = None
+    """Drop sessions of more tracks than this."""
+    require_skip: bool = False
+    """Drop sessions without a track of strength 1 or 2."""
+    sample: int | None = None
+    """Keep this many of the sessions that pass the filters above, drawn uniformly."""
+    seed: int = 0
+    """Seed of `sample`: the same sessions whatever the order of rows and files."""
+    keep_last: int | None = None
+    """Cut longer sessions to their last tracks, this many; the filters see whole sessions."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """At a bad row: `stop` with a sentence, or `skip` its session and count it in the manifest."""
+    memory: float = 2.0
+    """GiB for sorting and joining, beyond which they spill to disk beside `output`."""
+    threads: int | None = None
+    """Threads; by default one a core."""
+
+    def __post_init__(self) -> None:
+        if not self.input:
+            raise ValueError("--input names no file: give at least one")
+        if self.gap is not None and not re.fullmatch(r"\d+(\.\d+)?[smhd]", self.gap):
+            raise ValueError(f"--gap must be a number and a unit of s, m, h or d such as 30m, not '{self.gap}'")
+        if self.gap is not None and self.order == FILE_ORDER:
+            raise ValueError("--gap needs a time to measure: name its column with --order")
+        if self.sort and self.order == FILE_ORDER:
+            raise ValueError("--sort needs a column to sort by: name it with --order")
+        if sum(option is not None for option in (self.skip, self.skip_strength, self.rating)) > 1:
+            raise ValueError("--skip, --skip-strength and --rating exclude each other: give one")
+        if self.min_length < 3:
+            raise ValueError("--min-length must be at least 3: a track each for training, validation and test")
+        for flag, value, least in (
+            ("--drop-longer", self.drop_longer, self.min_length),
+            ("--keep-last", self.keep_last, 3),
+            ("--sample", self.sample, 1),
+            ("--threads", self.threads, 1),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{flag} must be at least {least}, not {value}")
+        if not self.memory >= 0.25:
+            raise ValueError(f"--memory must be at least 0.25 GiB, not {self.memory}")
+
+    @property
+    def sorts(self) -> bool:
+        """Whether rows are brought into order, in place of being checked for it."""
+        return self.sort or self.gap is not None
+
+    @property
+    def gap_seconds(self) -> float | None:
+        """The gap in seconds."""
+        return None if self.gap is None else float(self.gap[:-1]) * SECONDS[self.gap[-1]]
+
+    def contents(self) -> dict[str, Any]:
+        """The options that decide what the dataset directory holds, for its manifest."""
+        return {name: value for name, value in vars(self).items() if name not in PLACES}

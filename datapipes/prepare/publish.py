@@ -1,0 +1,134 @@
+"""Sessions that passed become the files of a dataset directory."""
+
+import hashlib
+import platform
+from collections import Counter
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datapipes.errors import UserError
+from datapipes.manifest import SESSIONS, SESSIONS_PER_ROW_GROUP, VOCABULARY, Manifest
+from datapipes.prepare.chosen import draw_sample, read_chosen, row_groups
+from datapipes.prepare.config import PrepareConfig
+from datapipes.prepare.sources import Source
+from datapipes.progress import stage
+
+SESSIONS_PER_PART = 64 * SESSIONS_PER_ROW_GROUP
+
+
+class Parts:
+    """The session files: takes row groups one by one, opens the next file when one is full, and keeps count."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True)
+        self.directory = directory
+        self.sessions: dict[str, int] = {}
+        self.lengths: set[int] = set()
+        self.plays = self.skipped = 0
+        self._writer: pq.ParquetWriter | None = None
+
+    def write(self, table: pa.Table) -> None:
+        """Adds a row group of at most 4096 sessions."""
+        if self._writer is None or self.sessions[self._name] == SESSIONS_PER_PART:
+            self.close()
+            self._name = f"part-{len(self.sessions):05}.parquet"
+            self.sessions[self._name] = 0
+            self._writer = pq.ParquetWriter(self.directory / self._name, table.schema, compression="zstd")
+        self._writer.write_table(table, row_group_size=SESSIONS_PER_ROW_GROUP)
+        self.sessions[self._name] += len(table)
+        skips = table["skips"].combine_chunks()
+        strength = skips.flatten().to_numpy()
+        self.lengths.update(np.unique(skips.value_lengths().to_numpy()).tolist())
+        self.plays += len(strength)
+        self.skipped += int(np.count_nonzero((strength == 1) | (strength == 2)))
+
+    def close(self) -> None:
+        """Finishes the file that is open."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def publish(
+    engine: duckdb.DuckDBPyConnection,
+    sources: list[Source],
+    config: PrepareConfig,
+    scratch: Path,
+    dropped_sessions: Counter,
+    dropped_rows: Counter,
+) -> Manifest:
+    """Draws the sample, settles the vocabulary and writes the dataset directory `scratch/result`."""
+    staged, result = scratch / "sessions.parquet", scratch / "result"
+    sessions = pq.read_metadata(staged).num_rows if staged.exists() else 0
+    if sessions == 0:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in (dropped_sessions + dropped_rows).most_common())
+        raise UserError(f"no session is left, for the dropped are: {reasons}; loosen the filters or mend the log")
+    chosen = None
+    if config.sample is not None and config.sample < sessions:
+        chosen = draw_sample(engine, staged, config)
+        dropped_sessions["not in the sample"] = sessions - len(chosen)
+        sessions = len(chosen)
+    parts = Parts(result / SESSIONS)
+    counts = count_plays(engine, staged, chosen, sessions)
+    rows = (np.cumsum(counts > 0) - 1).astype(np.int32)
+    with stage("writing", sessions, "sessions") as advance:
+        try:
+            for group in row_groups(read_chosen(staged, chosen)):
+                parts.write(with_rows(group, rows))
+                advance(len(group))
+        finally:
+            parts.close()
+    manifest = Manifest(
+        counts={"sessions": sessions, "plays": parts.plays, "tracks": int(np.count_nonzero(counts))},
+        session_lengths={"min": min(parts.lengths), "max": max(parts.lengths)},
+        skip_share=round(parts.skipped / parts.plays, 6),
+        context_columns=[name for name in group.schema.names if name not in ("session_id", "tracks", "skips")],
+        parts=parts.sessions,
+        vocabulary_hash=write_vocabulary(engine, counts, result),
+        sources=[{"file": source.path.name, "bytes": source.path.stat().st_size} for source in sources],
+        options=config.contents(),
+        dropped_sessions=dict(dropped_sessions),
+        dropped_rows=dict(dropped_rows),
+        versions={"python": platform.python_version(), "duckdb": duckdb.__version__, "pyarrow": pa.__version__},
+    )
+    manifest.write(result)
+    return manifest
+
+
+def count_plays(
+    engine: duckdb.DuckDBPyConnection, staged: Path, chosen: np.ndarray | None, sessions: int
+) -> np.ndarray:
+    """How often each track, by its provisional code, is played in the sessions chosen."""
+    tracks = engine.execute("SELECT count(*) FROM codes").fetchall()[0][0]
+    counts = np.zeros(tracks, dtype=np.int64)
+    with stage("counting", sessions, "sessions") as advance:
+        for batch in read_chosen(staged, chosen, ["tracks"]):
+            counts += np.bincount(batch["tracks"].combine_chunks().flatten().to_numpy(), minlength=tracks)
+            advance(len(batch))
+    return counts
+
+
+def with_rows(table: pa.Table, rows: np.ndarray) -> pa.Table:
+    """Replaces the provisional codes of a table by vocabulary rows."""
+    tracks = table["tracks"].combine_chunks()
+    offsets = np.concatenate([[0], np.cumsum(tracks.value_lengths().to_numpy())])
+    mapped = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(rows[tracks.flatten().to_numpy()]))
+    return table.set_column(table.schema.get_field_index("tracks"), "tracks", mapped)
+
+
+def write_vocabulary(engine: duckdb.DuckDBPyConnection, counts: np.ndarray, result: Path) -> str:
+    """Writes the tracks that are played, in row order, and returns the hash of their ids."""
+    tracks = engine.sql("SELECT track FROM codes ORDER BY code").to_arrow_table()["track"]
+    tracks = tracks.filter(pa.array(counts > 0)).cast(pa.string())
+    played = counts[counts > 0]
+    table = pa.table(
+        {"track_id": tracks, "row": pa.array(np.arange(len(played), dtype=np.int32)), "count": pa.array(played)}
+    )
+    pq.write_table(table, result / VOCABULARY, compression="zstd", row_group_size=1 << 20)
+    digest = hashlib.sha256()
+    for chunk in table.to_batches(1 << 16):
+        digest.update("".join(f"{track}\n" for track in chunk.column("track_id").to_pylist()).encode())
+    return digest.hexdigest()

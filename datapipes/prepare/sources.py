@@ -1,0 +1,159 @@
+"""The files of a log, and which of their columns mean what."""
+
+import csv
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow.parquet as pq
+
+from datapipes.errors import UserError
+from datapipes.prepare.config import FILE_ORDER, PrepareConfig
+
+SUFFIXES = {".csv": ",", ".tsv": "\t", ".txt": " ", ".parquet": ""}
+PREFIX = "hist_user_behavior_"
+FLAGS = ("skip_1", "skip_2", "skip_3")
+CONTEXT = {
+    "context_type": ("context_type",),
+    "hour_of_day": ("hour_of_day",),
+    "premium": ("premium",),
+    "shuffle": ("is_shuffle", "shuffle"),
+    "reason_start": ("reason_start",),
+    "reason_end": ("reason_end",),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of a log."""
+
+    path: Path
+    suffix: str
+    """`.csv`, `.tsv`, `.txt` or `.parquet`."""
+    delimiter: str
+    """Between the fields of a line; empty for Parquet."""
+    names: tuple[str, ...]
+    """Its columns, in order."""
+    header: bool
+    """Whether its first line holds the names."""
+    roles: dict[str, str]
+    """From what a column means (`session`, `track`, `order`, `skip_1`, `premium`, ...) to its name in the file."""
+
+    def open(self) -> BinaryIO:
+        """The file's bytes, decompressed."""
+        return open_bytes(self.path)
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """Opens a file for reading, through gzip where its name ends in .gz."""
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix that tells the format: the last one before .gz."""
+    return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+
+
+def find_sources(config: PrepareConfig) -> list[Source]:
+    """The files that `config.input` names, sorted by name so that the order of the arguments is of no account."""
+    files: dict[Path, Path] = {}
+    for path in config.input:
+        if path.is_dir():
+            found = [file for file in path.iterdir() if suffix_of(file) in SUFFIXES and not file.name.startswith(".")]
+            if not found:
+                raise UserError(f"{path} holds no .csv, .tsv, .txt or .parquet file: expected a folder of logs")
+        elif not path.exists():
+            raise UserError(f"{path} does not exist: check --input")
+        elif suffix_of(path) not in SUFFIXES or (path.suffix == ".gz" and suffix_of(path) == ".parquet"):
+            raise UserError(f"{path} is of no known format: expected .csv, .tsv, .txt (also with .gz) or .parquet")
+        else:
+            found = [path]
+        files.update({file.resolve(): file for file in found})
+    sources: list[Source] = []
+    for path in sorted(files.values(), key=lambda file: (file.name, str(file))):
+        sources.append(inspect(path, config))
+        refuse_other_columns(sources[0], sources[-1])
+    return sources
+
+
+def inspect(path: Path, config: PrepareConfig) -> Source:
+    """Reads the first line of a file, or its schema, and settles what its columns mean."""
+    suffix = suffix_of(path)
+    if suffix == ".parquet":
+        try:
+            names = tuple(pq.read_schema(path).names)
+        except Exception:
+            raise UserError(f"{path} is not a Parquet file, or is cut short: copy it again") from None
+        return Source(path, suffix, "", names, True, roles_of(names, config, path))
+    line = first_line(path)
+    delimiter = "\t" if suffix == ".txt" and "\t" in line else SUFFIXES[suffix]
+    fields = tuple(next(csv.reader([line], delimiter=delimiter, quoting=quoting(suffix))))
+    if config.columns:
+        if len(config.columns) != len(fields):
+            raise UserError(f"{path} has {len(fields)} columns, --columns names {len(config.columns)}: name each")
+        return Source(path, suffix, delimiter, config.columns, False, roles_of(config.columns, config, path))
+    if suffix == ".txt" and len(fields) == 2 and all(field.isdigit() for field in fields):
+        return Source(path, suffix, delimiter, ("0", "1"), False, {"session": "0", "track": "1"})
+    return Source(path, suffix, delimiter, fields, True, roles_of(fields, config, path))
+
+
+def quoting(suffix: str) -> int:
+    """How the csv module reads a format: only .csv has quotes, elsewhere a quote is a character like any other."""
+    return csv.QUOTE_MINIMAL if suffix == ".csv" else csv.QUOTE_NONE
+
+
+def first_line(path: Path) -> str:
+    """The first line of a text file, without its end."""
+    try:
+        with open_bytes(path) as file:
+            line = file.readline(1 << 20).decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}, line 1 is not UTF-8: save the file as UTF-8") from None
+    except (OSError, EOFError):
+        raise UserError(f"{path} cannot be read, or is not the gzip file its name says: copy it again") from None
+    if not line:
+        raise UserError(f"{path} is empty, or its first line is: expected a header line and rows of plays")
+    return line
+
+
+def roles_of(names: tuple[str, ...], config: PrepareConfig, path: Path) -> dict[str, str]:
+    """Finds the column of each role; raises `UserError` for one that is missing or there twice."""
+
+    def find(wanted: str) -> str | None:
+        found = [name for name in names if name == wanted] or [name for name in names if name == PREFIX + wanted]
+        if len(found) > 1:
+            raise UserError(f"{path} has {len(found)} columns named '{wanted}': rename all but one")
+        return found[0] if found else None
+
+    def need(wanted: str, flag: str) -> str:
+        if (name := find(wanted)) is None:
+            raise UserError(
+                f"{path} has no column '{wanted}' (its columns are {', '.join(names)[:300]}): name the right one with "
+                f"{flag}, or the columns of a file without a header line with --columns"
+            )
+        return name
+
+    roles = {"session": need(config.session, "--session"), "track": need(config.track, "--track")}
+    if config.order != FILE_ORDER:
+        roles["order"] = need(config.order, "--order (or say --order file if rows stand in play order)")
+    chosen = {name: getattr(config, name) for name in ("skip", "skip_strength", "rating") if getattr(config, name)}
+    if chosen:
+        roles.update({role: need(name, "--" + role.replace("_", "-")) for role, name in chosen.items()})
+    elif any(find(flag) for flag in FLAGS):
+        roles.update({flag: need(flag, "--skip or --skip-strength") for flag in FLAGS})
+        if kept := find("not_skipped"):
+            roles["not_skipped"] = kept
+    if config.context:
+        present = {role: next(filter(None, map(find, options)), None) for role, options in CONTEXT.items()}
+        roles.update({role: name for role, name in present.items() if name and name not in roles.values()})
+    return roles
+
+
+def refuse_other_columns(first: Source, other: Source) -> None:
+    """Raises `UserError` where two files of a log do not hold the same information."""
+    for here, there in ((first, other), (other, first)):
+        if missing := sorted(here.roles.keys() - there.roles.keys()):
+            name = here.roles[missing[0]]
+            hint = ", or leave context columns out with --no-context" if missing[0] in CONTEXT else ""
+            raise UserError(f"{there.path} has no column '{name}', which {here.path} has: prepare them apart{hint}")

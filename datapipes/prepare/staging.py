@@ -1,0 +1,153 @@
+"""Rows on disk, parsed and checked one by one, and the provisional codes of their tracks."""
+
+from collections import Counter
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from datapipes.prepare.config import PER_SECOND, PrepareConfig
+from datapipes.prepare.faults import Fault, row_error, row_faults
+from datapipes.prepare.read import read, schema_of
+from datapipes.prepare.sources import CONTEXT, FLAGS, Source
+from datapipes.progress import stage
+
+MACROS = """
+CREATE MACRO missing(x) AS x IS NULL OR lower(trim(x)) IN ('', 'nan', 'null', 'none');
+CREATE MACRO flag(x) AS
+    CASE WHEN x IN ('true', 'True', '1', 'TRUE') THEN true WHEN x IN ('false', 'False', '0', 'FALSE') THEN false END;
+"""
+
+
+def connect(config: PrepareConfig, scratch: Path) -> duckdb.DuckDBPyConnection:
+    """An engine that keeps to `config.memory` and spills into `scratch`."""
+    engine = duckdb.connect(
+        config={
+            "memory_limit": f"{config.memory}GiB",
+            "temp_directory": str(scratch / "spill"),
+            "preserve_insertion_order": False,
+        }
+    )
+    if config.threads:
+        engine.execute(f"SET threads = {config.threads}")
+    engine.execute(MACROS).fetchall()
+    return engine
+
+
+def stage_rows(engine: duckdb.DuckDBPyConnection, sources: list[Source], config: PrepareConfig, scratch: Path) -> None:
+    """Writes the rows of every file to `scratch/rows-*.parquet` with their fault codes; raises for the first fault."""
+    total = sum(source.path.stat().st_size for source in sources)
+    faults = row_faults(sources[0].roles, config)
+    with stage("reading", total, "bytes") as advance:
+        for number, source in enumerate(sources):
+            failures: list[BaseException] = []
+
+            def batches(source: Source = source, failures: list[BaseException] = failures):
+                try:
+                    yield from read(source, advance)
+                except BaseException as error:
+                    failures.append(error)
+                    raise
+
+            target = scratch / f"rows-{number:05}.parquet"
+            engine.register("incoming", pa.RecordBatchReader.from_batches(schema_of(source), batches()))
+            try:
+                engine.execute(copy_rows(source, number, faults, config, target)).fetchall()
+            except duckdb.Error:
+                raise failures[0] if failures else None from None
+            finally:
+                engine.unregister("incoming")
+            refuse_faults(engine, source, target, faults, config)
+
+
+def copy_rows(source: Source, number: int, faults: list[Fault], config: PrepareConfig, target: Path) -> str:
+    """The statement that parses and checks the rows of `incoming`."""
+    roles = source.roles
+    cases = " ".join(f"WHEN {fault.condition} THEN {code}" for code, fault in enumerate(faults, 1))
+    context = "".join(f", {expression} AS {name}" for name, expression in context_of(roles).items())
+    return f"""
+        COPY (
+            SELECT session, track, {number}::INTEGER AS file, row, {"place" if "order" in roles else "0.0"} AS place,
+                ({strength_of(roles, config)})::TINYINT AS strength, (CASE {cases} ELSE 0 END)::UTINYINT AS fault
+                {context}
+            FROM (SELECT * {parsed(roles, config)} FROM incoming)
+        ) TO '{quoted(target)}' (FORMAT parquet, COMPRESSION lz4_raw)"""
+
+
+def parsed(roles: dict[str, str], config: PrepareConfig) -> str:
+    """Further columns: `place` (the order as a number), `level` (strength or rating), `hour` and `FLAG_flag`."""
+    columns = [f"flag({role}) AS {role}_flag" for role in roles if is_flag(role)]
+    if "order" in roles:
+        factor = PER_SECOND[config.time_unit] if config.gap else 1
+        columns.append(
+            f"""coalesce(try_cast("order" AS DOUBLE) / {factor}, epoch_us(try_cast("order" AS TIMESTAMP)) / 1e6)"""
+            " AS place"
+        )
+    for role in ("skip_strength", "rating"):
+        if role in roles:
+            columns.append(f"try_cast({role} AS DOUBLE) AS level")
+    if "hour_of_day" in roles:
+        columns.append("try_cast(hour_of_day AS TINYINT) AS hour")
+    return "".join(f", {column}" for column in columns)
+
+
+def is_flag(role: str) -> bool:
+    """Whether a role's values are true or false."""
+    return role in ("skip", *FLAGS, "not_skipped", "premium", "shuffle")
+
+
+def strength_of(roles: dict[str, str], config: PrepareConfig) -> str:
+    """SQL for the skip strength: 0 kept, 1 skipped very briefly in, 2 briefly in, 3 mostly played."""
+    if "skip" in roles:
+        return "CASE WHEN skip_flag THEN 2 ELSE 0 END"
+    if "skip_strength" in roles:
+        return "CASE WHEN level IN (0, 1, 2, 3) THEN level ELSE 0 END"
+    if "rating" in roles:
+        return f"CASE WHEN level < {config.skip_below} THEN 2 ELSE 0 END"
+    if "skip_1" in roles:
+        return "CASE WHEN skip_1_flag THEN 1 WHEN skip_2_flag THEN 2 WHEN skip_3_flag THEN 3 ELSE 0 END"
+    return "0"
+
+
+def context_of(roles: dict[str, str]) -> dict[str, str]:
+    """SQL for each context column that the source has."""
+    special = {"hour_of_day": "hour", "premium": "premium_flag", "shuffle": "shuffle_flag"}
+    return {role: special.get(role, f"nullif({role}, '')") for role in CONTEXT if role in roles}
+
+
+def refuse_faults(
+    engine: duckdb.DuckDBPyConnection, source: Source, rows: Path, faults: list[Fault], config: PrepareConfig
+) -> None:
+    """Raises the sentence for the first bad row of a file, unless its session can be dropped."""
+    fatal = [code for code, fault in enumerate(faults, 1) if fault.fatal]
+    wanted = "fault > 0" if config.on_error == "stop" else f"fault IN {tuple(fatal)}"
+    found = engine.execute(
+        f"SELECT row, fault FROM '{quoted(rows)}' WHERE {wanted} ORDER BY row NULLS FIRST LIMIT 1"
+    ).fetchall()
+    for row, code in found:
+        raise row_error(source, row, faults[code - 1])
+
+
+def count_homeless(
+    engine: duckdb.DuckDBPyConnection, sources: list[Source], config: PrepareConfig, scratch: Path
+) -> Counter:
+    """Bad rows that no session can be dropped for, by reason, since they do not tell their session."""
+    reasons = [fault.reason for fault in row_faults(sources[0].roles, config)]
+    found = engine.execute(
+        f"SELECT fault, count(*) FROM '{quoted(scratch)}/rows-*.parquet' WHERE missing(session) GROUP BY fault"
+    )
+    return Counter({reasons[code - 1]: count for code, count in found.fetchall()})
+
+
+def code_tracks(engine: duckdb.DuckDBPyConnection, scratch: Path) -> None:
+    """Numbers the tracks of all good rows by MD5, then id, in the table `codes`."""
+    engine.execute(
+        f"""
+        CREATE TABLE codes AS SELECT track, (row_number() OVER (ORDER BY md5(track), track) - 1)::INTEGER AS code
+        FROM (SELECT DISTINCT track FROM '{quoted(scratch)}/rows-*.parquet' WHERE fault = 0)"""
+    ).fetchall()
+
+
+def quoted(path: Path) -> str:
+    """A path inside an SQL literal."""
+    return str(path).replace("'", "''")
