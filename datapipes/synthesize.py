@@ -1,0 +1,195 @@
+"""Writes a synthetic listening log in MSSD's schema, with structure that a session model can learn."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from datapipes.aside import aside
+from datapipes.errors import UserError
+from datapipes.progress import stage
+
+SESSIONS_PER_CHUNK = 8192
+SHORTEST, LONGEST = 10, 20
+FOLLOW, WANDER = 0.6, 0.15
+SKIP_MATCH, SKIP_MISMATCH = 0.3, 0.9
+STRENGTHS_MATCH = (0.4, 0.3, 0.3)
+STRENGTHS_MISMATCH = (0.75, 0.2, 0.05)
+CONTEXTS = ("editorial_playlist", "user_collection", "catalog", "radio")
+
+
+@dataclass(frozen=True)
+class SynthesizeConfig:
+    """Write a synthetic log in MSSD's schema: no real listener is in it, and its numbers say nothing about real ones.
+
+    Tracks fall into taste clusters with Zipf popularity, and each has two successors in its cluster's playlist. A
+    listener has one cluster: they mostly go on from the track they last kept, sometimes jump within the cluster, and
+    sometimes are played a track of another one, which they mostly skip.
+    """
+
+    output: Path
+    """File to write: .csv, .csv.gz or .parquet by its name."""
+    sessions: int
+    """Number of sessions, each of 10 to 20 plays."""
+    tracks: int
+    """Number of tracks in the catalogue; rare ones may go unplayed."""
+    seed: int = 0
+    """Seed of everything drawn: the same seed writes the same bytes."""
+    clusters: int = 50
+    """Number of taste clusters, at least 2 tracks each."""
+    zipf: float = 1.0
+    """Exponent of popularity within a cluster: 0 is uniform, more is steeper."""
+    overwrite: bool = False
+    """Replace an `output` file that exists."""
+
+    def __post_init__(self) -> None:
+        for flag, value in (("--sessions", self.sessions), ("--clusters", self.clusters)):
+            if value < 1:
+                raise ValueError(f"{flag} must be at least 1, not {value}")
+        if self.tracks < 2 * self.clusters:
+            raise ValueError(
+                f"--tracks must be at least twice --clusters, {2 * self.clusters}, not {self.tracks}: "
+                f"raise it or lower --clusters"
+            )
+        if self.seed < 0:
+            raise ValueError(f"--seed must not be negative, not {self.seed}")
+        if not 0 <= self.zipf <= 5:
+            raise ValueError(f"--zipf must be from 0 to 5, not {self.zipf}")
+        if not self.output.name.endswith((".csv", ".csv.gz", ".parquet")):
+            raise ValueError(f"--output must end in .csv, .csv.gz or .parquet, not '{self.output.name}'")
+
+
+class Catalogue:
+    """The planted structure. Tracks are numbered by cluster, then popularity; only their ids are shuffled."""
+
+    def __init__(self, config: SynthesizeConfig) -> None:
+        random = np.random.default_rng([config.seed, 0])
+        self.starts = np.linspace(0, config.tracks, config.clusters + 1).astype(np.int64)
+        self.sizes = np.diff(self.starts)
+        weights = (1.0 + np.arange(self.sizes.max())) ** -config.zipf
+        self.cumulative = np.cumsum(weights) / weights.sum()
+        self.successors = np.empty((2, config.tracks), dtype=np.int32)
+        for row in self.successors:
+            for start, size in zip(self.starts[:-1], self.sizes, strict=True):
+                playlist = start + random.permutation(size)
+                row[playlist] = np.roll(playlist, -1)
+        width = len(str(config.tracks - 1))
+        numbers = pa.array(random.permutation(config.tracks)).cast(pa.string())
+        self.ids = pc.binary_join_element_wise("t", pc.utf8_lpad(numbers, width, "0"), "_")
+
+    def draw(self, random: np.random.Generator, cluster: np.ndarray) -> np.ndarray:
+        """A track for each of the given clusters, by popularity."""
+        rank = np.searchsorted(self.cumulative, random.random(len(cluster)), side="right")
+        return self.starts[cluster] + rank % self.sizes[cluster]
+
+
+def synthesize(config: SynthesizeConfig) -> None:
+    """Writes `config.output` whole; raises `UserError` where it exists already or cannot be written."""
+    try:
+        with aside(config.output, config.overwrite, Path.is_file) as scratch:
+            with stage("synthesizing", config.sessions, "sessions") as advance:
+                write(config, scratch / "result", advance)
+    except OSError as error:
+        raise UserError(f"{config.output} could not be written ({error.strerror or error}): check the disk") from None
+
+
+def write(config: SynthesizeConfig, path: Path, advance: Callable[[int], object]) -> None:
+    """Streams the chunks to `path` in the format of `config.output`."""
+    catalogue = Catalogue(config)
+    writer = None
+    compression = "gzip" if config.output.suffix == ".gz" else None
+    with pa.output_stream(str(path), compression=compression) as stream:
+        for first in range(0, config.sessions, SESSIONS_PER_CHUNK):
+            count = min(SESSIONS_PER_CHUNK, config.sessions - first)
+            table = play(catalogue, config, first, count)
+            if writer is None:
+                writer = open_writer(config, stream, table.schema)
+            writer.write_table(table)
+            advance(count)
+        writer.close()
+
+
+def open_writer(
+    config: SynthesizeConfig, stream: pa.NativeFile, schema: pa.Schema
+) -> pq.ParquetWriter | pa.csv.CSVWriter:
+    """A writer of the format that the name of `config.output` asks for."""
+    if config.output.suffix == ".parquet":
+        return pq.ParquetWriter(stream, schema)
+    return pa.csv.CSVWriter(stream, schema, write_options=pa.csv.WriteOptions(quoting_style="none"))
+
+
+def play(catalogue: Catalogue, config: SynthesizeConfig, first: int, count: int) -> pa.Table:
+    """The rows of `count` sessions from number `first`: a function of seed and chunk alone."""
+    random = np.random.default_rng([config.seed, 1, first // SESSIONS_PER_CHUNK])
+    home = random.integers(config.clusters, size=count)
+    lengths = random.integers(SHORTEST, LONGEST + 1, size=count)
+    kept = catalogue.draw(random, home)
+    track_SL = np.empty((count, LONGEST), dtype=np.int64)
+    strength_SL = np.empty((count, LONGEST), dtype=np.int8)
+    for position in range(LONGEST):
+        branch = random.random(count)
+        follow = catalogue.successors[(random.random(count) < 0.25).astype(np.int64), kept]
+        elsewhere = (home + random.integers(1, max(config.clusters, 2), size=count)) % config.clusters
+        wander = (branch < WANDER) & (config.clusters > 1)
+        jump = catalogue.draw(random, np.where(wander, elsewhere, home))
+        track = np.where(branch >= 1 - FOLLOW, follow, jump)
+        strength = draw_strengths(random, wander)
+        kept = np.where(~wander & ((strength == 0) | (strength == 3)), track, kept)
+        track_SL[:, position], strength_SL[:, position] = track, strength
+    return rows_of(catalogue, random, first, lengths, track_SL, strength_SL)
+
+
+def draw_strengths(random: np.random.Generator, mismatch: np.ndarray) -> np.ndarray:
+    """Skip strengths, 0 to 3: mismatches are skipped more often, and earlier."""
+    skipped = random.random(len(mismatch)) < np.where(mismatch, SKIP_MISMATCH, SKIP_MATCH)
+    draw = random.random(len(mismatch))
+    early, briefly = (np.where(mismatch, STRENGTHS_MISMATCH[i], STRENGTHS_MATCH[i]) for i in (0, 1))
+    strength = np.where(draw < early, 1, np.where(draw < early + briefly, 2, 3))
+    return np.where(skipped, strength, 0).astype(np.int8)
+
+
+def rows_of(
+    catalogue: Catalogue,
+    random: np.random.Generator,
+    first: int,
+    lengths: np.ndarray,
+    track_SL: np.ndarray,
+    strength_SL: np.ndarray,
+) -> pa.Table:
+    """The plays as rows in MSSD's columns, sessions one after the other."""
+    count, plays = len(lengths), int(lengths.sum())
+    inside = np.arange(LONGEST) < lengths[:, None]
+    strength = strength_SL[inside]
+    skipped = strength > 0
+    hour = random.integers(24, size=count)
+    premium, shuffle = random.random(count) < 0.8, random.random(count) < 0.3
+    context = pa.array(CONTEXTS).take(pa.array(random.integers(len(CONTEXTS), size=count)))
+    numbers = pc.utf8_lpad(pa.array(np.arange(first, first + count)).cast(pa.string()), 9, "0")
+    session = np.repeat(np.arange(count), lengths)
+    position = np.arange(plays) - np.repeat(np.cumsum(lengths) - lengths, lengths) + 1
+    after_skip = (position > 1) & np.roll(skipped, 1)
+    reason_end = np.where(skipped, "fwdbtn", "trackdone")
+    reason_start = np.where(position == 1, "clickrow", np.where(after_skip, "fwdbtn", "trackdone"))
+    return pa.table(
+        {
+            "session_id": pc.binary_join_element_wise("s", numbers, "_").take(pa.array(session)),
+            "session_position": position,
+            "session_length": np.repeat(lengths, lengths),
+            "track_id_clean": catalogue.ids.take(pa.array(track_SL[inside])),
+            "skip_1": strength == 1,
+            "skip_2": (strength == 1) | (strength == 2),
+            "skip_3": skipped,
+            "not_skipped": ~skipped,
+            "hist_user_behavior_is_shuffle": shuffle[session],
+            "hour_of_day": hour[session],
+            "premium": premium[session],
+            "context_type": context.take(pa.array(session)),
+            "hist_user_behavior_reason_start": reason_start,
+            "hist_user_behavior_reason_end": reason_end,
+        }
+    )
