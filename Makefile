@@ -20,7 +20,6 @@ PIP_INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check $(PI
 SETUP := $(VENV)/.setup-$(DEVICE)
 DEV := $(VENV)/.setup-dev
 OTHER_FBGEMM := $(if $(filter gpu,$(DEVICE)),fbgemm-gpu-cpu,fbgemm-gpu)
-DATA := data/sample
 
 # torchx starts `torchrun` by name.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
@@ -57,16 +56,10 @@ $(DEV): requirements/dev.txt $(SETUP)
 	@$(PIP_INSTALL) -r requirements/dev.txt
 	@touch $@
 
-train: $(DATA)/manifest.json  ## synthesize and prepare a sample log where there is none, train on it, export, show
+train: $(SETUP)  ## train on the sample, which the first run generates, then export and show the HR table
 	torchx --log_level WARNING run dist.ddp -j 1x$(RANKS) train --run-dir $(RUN)
 	$(PYTHON) -m components export --run $(RUN) --output $(EXPORT)
 	$(PYTHON) -m components show --run $(RUN)
-
-$(DATA).csv: | $(SETUP)
-	$(PYTHON) -m components synthesize --output $@
-
-$(DATA)/manifest.json: | $(DATA).csv $(SETUP)
-	$(PYTHON) -m components prepare --input $(DATA).csv --output $(DATA)
 
 test: $(DEV)  ## run the tests
 	@$(PYTHON) -m pytest $(PYTEST_ARGS)

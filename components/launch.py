@@ -13,12 +13,12 @@ def train(*args: str, recipe: str = "", nproc: int = 4, nodes: int = 1, gpu: int
 
     Args:
         args: options of `skipwise train`, after `--`
-        recipe: name of the recipe to start from
+        recipe: name of the recipe to start from; empty for the default one
         nproc: ranks on each node; on GPU one for each card
         nodes: number of nodes
         gpu: GPUs to ask of the scheduler for each node
     """
-    return _ranks("train", *(["--recipe", recipe] if recipe else []), *args, nproc=nproc, nodes=nodes, gpu=gpu)
+    return _ranks("train", *([recipe] if recipe else []), *args, nproc=nproc, nodes=nodes, gpu=gpu)
 
 
 def evaluate(*args: str, nproc: int = 4, nodes: int = 1, gpu: int = 0) -> specs.AppDef:

@@ -42,6 +42,10 @@ def version_problems(versions: Mapping[str, str | None]) -> list[str]:
             "fbgemm-gpu and fbgemm-gpu-cpu are both installed and overwrite each other's files: "
             "run `pip uninstall -y fbgemm-gpu fbgemm-gpu-cpu`, then `make -B setup`"
         )
+    if wheels == ["fbgemm-gpu"] and (versions.get("torch") or "").endswith("+cpu"):
+        problems.append(
+            "fbgemm-gpu needs a CUDA build of torch and this one is for CPU: run `make -B setup DEVICE=cpu`"
+        )
     problems += _rule_problems(versions, wheels)
     metrics = versions.get("torchmetrics")
     if metrics and metrics != TORCHMETRICS:

@@ -44,6 +44,7 @@ def test_versions_that_belong_together_have_no_problem(versions):
         ({"torch": None}, ["torch is not installed"]),
         ({"fbgemm-gpu-cpu": None}, ["fbgemm is not installed"]),
         ({"fbgemm-gpu": "1.8.0"}, ["both installed"]),
+        ({"fbgemm-gpu": "1.8.0", "fbgemm-gpu-cpu": None}, ["fbgemm-gpu needs a CUDA build of torch"]),
         ({"torchmetrics": "1.8.2"}, ["torchmetrics is 1.8.2 and torchrec needs 1.0.3"]),
         ({"pyarrow": None}, ["pyarrow is not installed"]),
     ],

@@ -53,7 +53,7 @@ def test_a_command_of_many_ranks_goes_through_torchrun(command):
 
 def test_a_recipe_is_handed_on():
     (role,) = app_of("train", "--recipe", "best", "--", "--seed", "1").roles
-    assert role.args[1].endswith("-m components train --recipe best --seed 1")
+    assert role.args[1].endswith("-m components train best --seed 1")
 
 
 def test_prepare_is_one_process():
