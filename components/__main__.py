@@ -3,7 +3,6 @@
 import importlib
 import os
 import sys
-import traceback
 from typing import NamedTuple
 
 from components import failure
@@ -14,7 +13,7 @@ class Command(NamedTuple):
     """Where a command lives. Modules are imported on use, so that `prepare` never waits for torch."""
 
     module: str
-    config: str
+    config: str  # empty: the function reads the command line itself
     function: str
     help: str
 
@@ -24,6 +23,10 @@ COMMANDS = {
         "datapipes.synthesize", "SynthesizeConfig", "synthesize", "write a synthetic log in MSSD's schema"
     ),
     "prepare": Command("datapipes.prepare", "PrepareConfig", "prepare", "turn raw logs into a dataset directory"),
+    "train": Command("components.train", "", "main", "train a recipe: train [RECIPE] [--section.field VALUE ...]"),
+    "evaluate": Command("components.evaluate", "EvaluateRunConfig", "evaluate", "measure a run's best weights again"),
+    "export": Command("retrieval.export", "ExportConfig", "export", "write embeddings and encoder for retrieval"),
+    "show": Command("components.show", "ShowConfig", "show", "print the HR table of a finished run"),
     "doctor": Command("components.doctor", "DoctorConfig", "doctor", "check versions, devices and the sharding plan"),
 }
 
@@ -37,11 +40,15 @@ def run(argv: list[str]) -> None:
         return
     if argv[0] not in COMMANDS:
         raise UserError(f"there is no command '{argv[0]}': expected one of {', '.join(COMMANDS)}")
-    from components.cli import parse
-
     command = COMMANDS[argv[0]]
     module = importlib.import_module(command.module)
-    getattr(module, command.function)(parse(getattr(module, command.config), argv[1:], argv[0]))
+    function = getattr(module, command.function)
+    if not command.config:
+        function(argv[1:])
+        return
+    from components.cli import parse
+
+    function(parse(getattr(module, command.config), argv[1:], argv[0]))
 
 
 def main() -> None:
@@ -58,8 +65,8 @@ def main() -> None:
         if stop.code:
             failure.let_rank_0_speak()
         raise
-    except Exception:
-        failure.record(traceback.format_exc())
+    except Exception as error:
+        failure.record(f"{type(error).__name__}: {error}")
         raise
 
 

@@ -1,0 +1,30 @@
+"""The sample data set: a generated log, prepared, so that `train` works in a fresh clone. Its numbers are synthetic."""
+
+from pathlib import Path
+
+from datapipes.errors import UserError
+from datapipes.pipe import DataConfig
+from datapipes.prepare import PrepareConfig, prepare
+from datapipes.synthesize import SynthesizeConfig, synthesize
+from training.distributed import broadcast_object, logger, rank
+
+SAMPLE = DataConfig().path
+_SESSIONS, _TRACKS = 20_000, 5_000
+
+
+def ensure_sample(path: str) -> None:
+    """Generates and prepares the sample on rank 0 where `path` is the default and does not exist."""
+    if path != SAMPLE or Path(path).exists():
+        return
+    error = None
+    if rank() == 0:
+        log = Path(f"{path}.csv")
+        logger.info(f"{path} is not there: generating a synthetic log of {_SESSIONS} sessions over {_TRACKS} tracks")
+        try:
+            if not log.exists():
+                synthesize(SynthesizeConfig(output=log, sessions=_SESSIONS, tracks=_TRACKS))
+            prepare(PrepareConfig(input=(log,), output=Path(path)))
+        except UserError as caught:
+            error = str(caught)
+    if error := broadcast_object(error):
+        raise UserError(error)

@@ -1,0 +1,48 @@
+"""`train [RECIPE] [--config FILE.yaml] [--section.field VALUE ...]`: recipe, then file, then flags, the last one wins."""
+
+from pathlib import Path
+
+from components.cli import parse
+from components.recipes import DEFAULT, RECIPES
+from datapipes.errors import UserError
+from training.config import RunConfig, from_mapping
+from training.run import read_yaml
+
+
+def read_command_line(argv: list[str]) -> tuple[str, RunConfig]:
+    """The recipe's name and the whole config that a command line asks for."""
+    recipe, argv = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (DEFAULT, argv)
+    if recipe not in RECIPES:
+        raise UserError(f"there is no recipe '{recipe}': expected one of {', '.join(RECIPES)}")
+    config = RECIPES[recipe]()
+    file, argv = _take_config_file(argv)
+    if file:
+        config = from_mapping(config, read_yaml(Path(file)), file)
+    return recipe, parse(RunConfig, argv, f"train {recipe}", default=config)
+
+
+def main(argv: list[str]) -> None:
+    """Trains; makes the sample data set first where it is asked for and not there."""
+    recipe, config = read_command_line(argv)
+    from components.sample import ensure_sample
+    from training.distributed import process_group
+    from training.loop import train
+
+    with process_group():
+        ensure_sample(config.data.path)
+        train(config, recipe)
+
+
+def _take_config_file(argv: list[str]) -> tuple[str | None, list[str]]:
+    rest, file = [], None
+    words = iter(argv)
+    for word in words:
+        if word == "--config":
+            file = next(words, None)
+            if file is None:
+                raise UserError("--config needs a YAML file")
+        elif word.startswith("--config="):
+            file = word.removeprefix("--config=")
+        else:
+            rest.append(word)
+    return file, rest

@@ -1,0 +1,70 @@
+"""The one contract between data and model.
+
+Shape legend, used in every name that carries a shape: B sessions on this rank, T positions, U bags of the lookup,
+K negatives, C candidates.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torchrec.streamable import Pipelineable
+
+FEATURE = "track"
+
+
+@dataclass
+class SessionBatch(Pipelineable):
+    """What one rank needs for one step. Every index but `session_B` points at a bag of `tracks`.
+
+    The last bag is always empty, so that its looked-up row is zero: padding points there. The number of bags is fixed
+    by the config, because a row-wise sharded lookup on gloo needs the same number on every rank.
+    """
+
+    tracks: KeyedJaggedTensor
+    """U bags of length one (the distinct rows of this step, ascending), then empty bags up to the fixed capacity."""
+    items_BT: Tensor
+    """int64: the session's tracks in play order, right-padded with the empty bag."""
+    skipped_BT: Tensor
+    """bool: the listener skipped this play at strength 1 or 2."""
+    inputs_B: Tensor
+    """int64: how many positions the encoder reads; in cloze mode for prediction this counts the appended mask."""
+    masked_BT: Tensor
+    """bool: positions whose track the encoder must not see (cloze)."""
+    targets_BT: Tensor
+    """int64: what the position should predict; the empty bag where there is nothing to predict."""
+    negatives: Tensor
+    """int64: [K] shared by the batch or [B, K] per session; [0] when evaluating."""
+    collides_BK: Tensor
+    """bool: shared negatives that the session contains and must not meet; [B, 0] otherwise."""
+    session_B: Tensor
+    """int64: the session's number in the dataset, -1 for a session that only fills up the batch."""
+    epoch: int
+    step: int
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "SessionBatch":
+        return self._map(lambda value: value.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "SessionBatch":
+        return self._map(lambda value: value.pin_memory())
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        self._map(lambda value: value.record_stream(stream))
+
+    def _map(self, function) -> "SessionBatch":
+        tensors = {field.name: function(getattr(self, field.name)) for field in fields(self) if field.type is not int}
+        return replace(self, **tensors)
+
+
+@dataclass
+class EvaluationBatch:
+    """A `SessionBatch` whose last input position predicts, and what its prediction is ranked among (track rows)."""
+
+    sessions: SessionBatch
+    target_B: Tensor
+    """int64 row of the held-out track, -1 for a session that only fills up the batch."""
+    history_BT: Tensor
+    """int64 rows of all tracks before the target, -1 where there is none."""
+    candidates_BC: Tensor
+    """int64 rows of uniform tracks that the whole session does not contain; [B, 0] for the full protocol."""

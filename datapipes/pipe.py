@@ -1,0 +1,114 @@
+"""Which sessions a rank reads at which step, and the loader that prepares their batches off the critical path.
+
+The epoch's order is cut into `lanes` equal stretches, and a global batch takes the same number of sessions from each;
+a rank serves whole lanes. So the global batch of a step is the same on any number of ranks that divides the lanes,
+all ranks take the same number of steps, and every session comes once an epoch.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from torch.utils.data import DataLoader, Dataset
+
+from datapipes.batch import EvaluationBatch, SessionBatch
+from datapipes.collate import BatchBuilder
+from datapipes.errors import UserError
+from datapipes.sessions import SessionOrder, SessionStore, pad
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read, and how a batch is made of it."""
+
+    path: str = "data/sample"
+    """Dataset directory, as `prepare` writes it."""
+    batch_size: int = 128
+    """Sessions of one global batch, over all ranks."""
+    negatives: int = 1000
+    """Uniform tracks the softmax compares the target with."""
+    sampling: Literal["shared", "per-session"] = "shared"
+    """One pool of negatives a batch (collisions masked), or one a session (the paper's text)."""
+    lanes: int = 16
+    """Stretches of the epoch's order that are read side by side; ranks must divide it, and it the batch size."""
+    shuffle_groups: int = 8
+    """Row groups (4096 sessions each) whose sessions are mixed with one another."""
+    workers: int = 1
+    """Processes a rank keeps for reading and drawing; 0 does it in the training process."""
+    prefetch: int = 4
+    """Batches each worker prepares ahead."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "negatives", "lanes", "shuffle_groups", "prefetch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--data.{name.replace('_', '-')} must be at least 1")
+        if self.workers < 0:
+            raise ValueError("--data.workers must not be negative")
+        if self.batch_size % self.lanes:
+            raise ValueError(
+                f"--data.batch-size {self.batch_size} must be a multiple of --data.lanes {self.lanes}: change either"
+            )
+
+
+class StepDataset(Dataset):
+    """Batches of this rank by `(epoch, step)`. A `UserError` is returned, not raised, so that workers can report it."""
+
+    def __init__(
+        self, store: SessionStore, config: DataConfig, builder: BatchBuilder, rank: int, ranks: int, limit: int = 0
+    ):
+        """`limit`: how many sessions of the order count (0: all); `builder` makes the batch."""
+        if config.lanes % ranks:
+            raise UserError(f"{ranks} ranks do not divide --data.lanes {config.lanes}: change either")
+        self._store, self._config, self._builder = store, config, builder
+        self._lanes = range(rank * config.lanes // ranks, (rank + 1) * config.lanes // ranks)
+        self._per_lane = config.batch_size // config.lanes
+        self._sessions = min(limit, len(store)) if limit else len(store)
+        self.steps = math.ceil(math.ceil(self._sessions / config.lanes) / self._per_lane)
+        self._order: tuple[int, SessionOrder] | None = None
+
+    def __getitem__(self, index: tuple[int, int]) -> SessionBatch | EvaluationBatch | UserError:
+        epoch, step = index
+        try:
+            if self._order is None or self._order[0] != epoch:
+                order = SessionOrder(
+                    self._store, self._builder.seed, epoch, self._config.shuffle_groups, len(self._lanes) + 1
+                )
+                self._order = epoch, order
+            pieces = []
+            for lane in self._lanes:
+                start, end = (number * self._sessions // self._config.lanes for number in (lane, lane + 1))
+                first = min(start + step * self._per_lane, end)
+                pieces += self._order[1].take(first, min(first + self._per_lane, end))
+            return self._builder.build(pad(pieces, len(self._lanes) * self._per_lane), epoch, step)
+        except UserError as error:
+            return error
+
+
+class StepLoader:
+    """Iterates a `StepDataset` over the steps of one epoch, from any step on; workers outlive the epoch."""
+
+    def __init__(self, dataset: StepDataset, pin_memory: bool):
+        config = dataset._config
+        self.steps = dataset.steps
+        self._indices: list[tuple[int, int]] = []
+        self._loader = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=self,
+            num_workers=config.workers,
+            prefetch_factor=config.prefetch if config.workers else None,
+            persistent_workers=config.workers > 0,
+            pin_memory=pin_memory,
+        )
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(self._indices)
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[SessionBatch | EvaluationBatch]:
+        """The batches of `epoch` from `first_step` on."""
+        self._indices = [(epoch, step) for step in range(first_step, self.steps)]
+        for batch in self._loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch

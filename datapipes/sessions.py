@@ -1,0 +1,155 @@
+"""Sessions on disk in an order that is a function of (seed, epoch) alone.
+
+The epoch's order is never written down whole: row groups are permuted, cut into windows of a few groups, and each
+window's sessions are permuted. Position p of that order is then found by arithmetic, so a reader can start anywhere,
+and a resumed or differently sharded run reads the same sessions at the same step.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datapipes.errors import UserError
+from datapipes.manifest import SESSIONS, Manifest
+
+
+@dataclass
+class Sessions:
+    """Padded sessions: `tracks_BT` int64 rows (-1 is padding), `skips_BT` int8 strengths, `number_B` int64."""
+
+    tracks_BT: np.ndarray
+    skips_BT: np.ndarray
+    length_B: np.ndarray
+    number_B: np.ndarray
+
+
+@dataclass
+class _Window:
+    """Sessions of a few row groups, flat: session i is `tracks[offsets[i] : offsets[i + 1]]`."""
+
+    offsets: np.ndarray
+    tracks: np.ndarray
+    skips: np.ndarray
+    numbers: np.ndarray
+    order: np.ndarray
+
+
+Chosen = tuple[_Window, np.ndarray]
+
+
+class SessionStore:
+    """Reads row groups of a dataset directory (DESIGN: "Dataset directory"). Opens files on use, so it pickles."""
+
+    def __init__(self, path: str):
+        self.path = Path(path)
+        self.manifest = Manifest.read(self.path)
+        self.tracks = self.manifest.counts["tracks"]
+        self.parts = [self.path / SESSIONS / name for name in sorted(self.manifest.parts)]
+        self._groups: list[tuple[int, int]] = []
+        sizes = []
+        for part, file in enumerate(self.parts):
+            try:
+                metadata = pq.read_metadata(file)
+            except (pa.ArrowException, OSError) as error:
+                raise UserError(f"{file} cannot be read ({error}): run prepare again") from error
+            for group in range(metadata.num_row_groups):
+                self._groups.append((part, group))
+                sizes.append(metadata.row_group(group).num_rows)
+        self.group_sizes = np.array(sizes, dtype=np.int64)
+        self._first_number = np.concatenate([[0], np.cumsum(self.group_sizes)])
+        if len(self) != self.manifest.counts["sessions"]:
+            raise UserError(
+                f"{self.path}/{SESSIONS} holds {len(self)} sessions where its manifest says "
+                f"{self.manifest.counts['sessions']}: "
+                "run prepare again"
+            )
+
+    def __len__(self) -> int:
+        return int(self._first_number[-1])
+
+    def read(self, groups: np.ndarray) -> _Window:
+        """The sessions of these row groups in file order; refuses a track row outside the vocabulary."""
+        offsets, tracks, skips, numbers = [np.zeros(1, dtype=np.int64)], [], [], []
+        for index in groups:
+            part, group = self._groups[index]
+            file = self.parts[part]
+            try:
+                with pq.ParquetFile(file) as parquet:
+                    table = parquet.read_row_group(group, columns=["tracks", "skips"], use_threads=False)
+            except (pa.ArrowException, OSError) as error:
+                raise UserError(f"{file}, row group {group}: cannot be read ({error}): run prepare again") from error
+            track_lists, skip_lists = (table[name].combine_chunks() for name in ("tracks", "skips"))
+            rows = track_lists.flatten().to_numpy()
+            if len(rows) and not (0 <= rows.min() and rows.max() < self.tracks):
+                raise UserError(
+                    f"{file}, row group {group}: a track row lies outside 0..{self.tracks - 1}: run prepare again"
+                )
+            lengths = np.diff(track_lists.offsets.to_numpy())
+            offsets.append(offsets[-1][-1] + np.cumsum(lengths))
+            tracks.append(rows)
+            skips.append(skip_lists.flatten().to_numpy())
+            numbers.append(self._first_number[index] + np.arange(len(lengths)))
+        flat = [np.concatenate(pieces) for pieces in (offsets, tracks, skips, numbers)]
+        return _Window(*flat, order=np.arange(len(flat[3])))
+
+
+class SessionOrder:
+    """One epoch's order over a store. Its positions run from 0 to `len(store)`."""
+
+    def __init__(self, store: SessionStore, seed: int, epoch: int, shuffle_groups: int, windows_kept: int):
+        """`shuffle_groups`: row groups whose sessions are mixed; `windows_kept`: decoded windows held in memory."""
+        self.store, self._seed, self._epoch, self._windows_kept = store, seed, epoch, windows_kept
+        groups = self._random(0).permutation(len(store.group_sizes))
+        self._windows = [groups[first : first + shuffle_groups] for first in range(0, len(groups), shuffle_groups)]
+        sizes = [int(store.group_sizes[window].sum()) for window in self._windows]
+        self._starts = np.concatenate([[0], np.cumsum(sizes)])
+        self._cache: OrderedDict[int, _Window] = OrderedDict()
+
+    def take(self, first: int, last: int) -> list[Chosen]:
+        """The sessions at positions `first` up to `last`, as pieces of windows for `pad`."""
+        pieces = []
+        window = int(np.searchsorted(self._starts, first, side="right")) - 1
+        while first < last:
+            stop = min(last, int(self._starts[window + 1]))
+            pieces.append(self._piece(window, first, stop))
+            first, window = stop, window + 1
+        return pieces
+
+    def _piece(self, number: int, first: int, last: int) -> Chosen:
+        if number not in self._cache:
+            window = self.store.read(self._windows[number])
+            window.order = self._random(1 + number).permutation(len(window.numbers))
+            self._cache[number] = window
+            if len(self._cache) > self._windows_kept:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(number)
+        window = self._cache[number]
+        return window, window.order[first - self._starts[number] : last - self._starts[number]]
+
+    def _random(self, purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, self._epoch, purpose])
+
+
+def pad(pieces: list[Chosen], rows: int) -> Sessions:
+    """Copies the chosen sessions of each window into one padded block, filled up to `rows` with empty sessions."""
+    lengths = [np.diff(window.offsets)[chosen] for window, chosen in pieces]
+    width = max((int(part.max()) for part in lengths if len(part)), default=1)
+    tracks_BT = np.full((rows, width), -1, dtype=np.int64)
+    skips_BT = np.zeros((rows, width), dtype=np.int8)
+    length_B = np.zeros(rows, dtype=np.int64)
+    number_B = np.full(rows, -1, dtype=np.int64)
+    row = 0
+    for (window, chosen), length in zip(pieces, lengths, strict=True):
+        block = slice(row, row + len(chosen))
+        valid = np.arange(width) < length[:, None]
+        source = (window.offsets[chosen][:, None] + np.arange(width))[valid]
+        tracks_BT[block][valid] = window.tracks[source]
+        skips_BT[block][valid] = window.skips[source]
+        length_B[block] = length
+        number_B[block] = window.numbers[chosen]
+        row += len(chosen)
+    return Sessions(tracks_BT, skips_BT, length_B, number_B)

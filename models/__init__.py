@@ -1,0 +1,1 @@
+"""Tensors in, tensors out. Knows TorchRec, not files or launchers."""

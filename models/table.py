@@ -1,0 +1,164 @@
+"""The track table: a sharded `EmbeddingBagCollection` used as a row lookup, its optimizer fused into backward."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from torch import Tensor, nn
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+from torchrec.distributed.sharding_plan import column_wise, construct_module_sharding_plan, row_wise, table_wise
+from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingPlan
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+TABLE = "tracks"
+_INIT_BLOCK = 4096
+_FUSED = EmbeddingComputeKernel.FUSED.value  # left to itself, TorchRec plans an unfused kernel on CPU
+
+_OPTIMIZERS = {
+    "rowwise_adagrad": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+    "adagrad": EmbOptimType.EXACT_ADAGRAD,
+    "sgd": EmbOptimType.EXACT_SGD,
+    "adam": EmbOptimType.ADAM,
+    "partial_rowwise_adam": EmbOptimType.PARTIAL_ROWWISE_ADAM,
+}
+_GPU_ONLY = ("adam", "partial_rowwise_adam")
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    """Size, sharding and optimizer of the track table."""
+
+    dim: int = 128
+    """Width of a row; a multiple of 4 (FBGEMM) and of the encoder's heads."""
+    optimizer: Literal["rowwise_adagrad", "adagrad", "sgd", "adam", "partial_rowwise_adam"] = "rowwise_adagrad"
+    """Fused FBGEMM optimizer; the two Adams need a GPU."""
+    learning_rate: float = 0.05
+    eps: float = 1e-8
+    """Added to the optimizer's denominator."""
+    sharding: Literal["row_wise", "column_wise", "table_wise", "planner"] = "row_wise"
+    """Where rows live: blocks of rows, blocks of columns, all on rank 0, or what TorchRec's planner finds cheapest."""
+    init_bound: float = 0.02
+    """Rows start as a normal of this deviation, truncated at plus and minus this bound (paper: 0.02)."""
+
+    def __post_init__(self) -> None:
+        if self.dim < 4 or self.dim % 4:
+            raise ValueError(f"--table.dim {self.dim} must be a positive multiple of 4")
+        for name in ("learning_rate", "eps", "init_bound"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"--table.{name.replace('_', '-')} must be positive")
+
+    def check_device(self, device: str) -> None:
+        """Raises `ValueError` where `device` ("cpu", "cuda") lacks the optimizer (DESIGN: measured facts)."""
+        if device == "cpu" and self.optimizer in _GPU_ONLY:
+            raise ValueError(
+                f"--table.optimizer {self.optimizer} needs a GPU: choose rowwise_adagrad, adagrad or sgd on CPU"
+            )
+
+
+def make_table(config: TableConfig, rows: int, feature: str) -> EmbeddingBagCollection:
+    """The unsharded collection on the meta device: one table, one feature, sum pooling of bags of length 0 or 1."""
+    return EmbeddingBagCollection(
+        device=torch.device("meta"),
+        tables=[
+            EmbeddingBagConfig(
+                name=TABLE,
+                embedding_dim=config.dim,
+                num_embeddings=rows,
+                feature_names=[feature],
+                pooling=PoolingType.SUM,
+                init_fn=torch.nn.init.zeros_,
+            )
+        ],
+    )
+
+
+def make_sharder(config: TableConfig) -> EmbeddingBagCollectionSharder:
+    """A sharder whose kernels carry the fused optimizer."""
+    return EmbeddingBagCollectionSharder(
+        fused_params={
+            "optimizer": _OPTIMIZERS[config.optimizer],
+            "learning_rate": config.learning_rate,
+            "eps": config.eps,
+        }
+    )
+
+
+def make_plan(config: TableConfig, model: nn.Module, path: str, ranks: int, device: str) -> ShardingPlan:
+    """The plan for the table at `path` of `model`. CPU's planner offers no row-wise, so those plans are built by hand."""
+    sharder = make_sharder(config)
+    if config.sharding == "planner":
+        planner = EmbeddingShardingPlanner(topology=Topology(world_size=ranks, compute_device=device))
+        return planner.collective_plan(model, [sharder]) if ranks > 1 else planner.plan(model, [sharder])
+    kinds = {
+        "row_wise": row_wise(compute_kernel=_FUSED),
+        "column_wise": column_wise(ranks=_column_ranks(config.dim, ranks), compute_kernel=_FUSED),
+        "table_wise": table_wise(rank=0, compute_kernel=_FUSED),
+    }
+    module_plan: EmbeddingModuleShardingPlan = construct_module_sharding_plan(
+        model.get_submodule(path),
+        {TABLE: kinds[config.sharding]},
+        sharder=sharder,
+        local_size=ranks,
+        world_size=ranks,
+        device_type=device,
+    )
+    return ShardingPlan(plan={path: module_plan})
+
+
+def _column_ranks(dim: int, ranks: int) -> list[int]:
+    """As many ranks as can hold equal column blocks of a multiple of 4."""
+    holders = max(count for count in range(1, ranks + 1) if dim % count == 0 and (dim // count) % 4 == 0)
+    return list(range(holders))
+
+
+@dataclass
+class Shard:
+    """One piece of the table on this rank: rows from `row`, columns from `column`, and the live tensor."""
+
+    row: int
+    column: int
+    tensor: Tensor
+
+
+def local_shards(state_value: object) -> list[Shard]:
+    """This rank's pieces of the table weight, from its entry in the sharded module's `state_dict()`."""
+    if isinstance(state_value, Tensor) and not hasattr(state_value, "local_shards"):
+        return [Shard(0, 0, state_value)]
+    return [Shard(*shard.metadata.shard_offsets, shard.tensor) for shard in state_value.local_shards()]
+
+
+def initialize(shards: list[Shard], dim: int, bound: float, seed: int) -> None:
+    """Fills shards in place. A row's values follow from (seed, row) alone, so any sharding starts from the same table."""
+    for shard in shards:
+        rows, columns = shard.tensor.shape
+        for block in range(shard.row // _INIT_BLOCK, math.ceil((shard.row + rows) / _INIT_BLOCK)):
+            values = _initial_block(block, dim, bound, seed)
+            first, last = max(shard.row, block * _INIT_BLOCK), min(shard.row + rows, (block + 1) * _INIT_BLOCK)
+            offset = block * _INIT_BLOCK
+            piece = values[first - offset : last - offset, shard.column : shard.column + columns]
+            with torch.no_grad():
+                shard.tensor[first - shard.row : last - shard.row].copy_(piece)
+
+
+def _initial_block(block: int, dim: int, bound: float, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed((seed << 32) + block)
+    values = torch.empty(_INIT_BLOCK, dim)
+    return torch.nn.init.trunc_normal_(values, std=bound, a=-bound, b=bound, generator=generator)
+
+
+def initial_rows(rows: int, dim: int, bound: float, seed: int) -> Tensor:
+    """The table that `initialize` spreads over ranks, whole: [rows, dim]. For references and small tables."""
+    table = torch.empty(rows, dim)
+    initialize([Shard(0, 0, table)], dim, bound, seed)
+    return table
+
+
+def row_block(rows: int, rank: int, ranks: int) -> tuple[int, int]:
+    """(first, last) of a rank's rows under row-wise sharding: blocks of ceil(rows / ranks)."""
+    block = math.ceil(rows / ranks)
+    return min(rank * block, rows), min((rank + 1) * block, rows)

@@ -1,0 +1,93 @@
+"""The whole model: look rows up first, then encode, then score. TorchRec pipelines the lookup, so it comes first."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+from datapipes.batch import SessionBatch
+from models.encoder import Encoder
+from models.heads import LossConfig, sampled_softmax, skip_infonce
+
+
+@dataclass
+class StepLosses:
+    """Detached means over the global batch, for the log: `total`, `nll` and `nce` (zero without a skip head)."""
+
+    total: Tensor
+    nll: Tensor
+    nce: Tensor
+
+
+class SessionTask(nn.Module):
+    """The table and what learns from its rows."""
+
+    def __init__(self, table: EmbeddingBagCollection, learner: "Learner"):
+        super().__init__()
+        self.table = table
+        self.learner = learner
+
+    def forward(self, batch: SessionBatch) -> tuple[Tensor, StepLosses]:
+        """The loss to run backward on, and its parts."""
+        rows_UD = self.table(batch.tracks).values()
+        return self.learner(rows_UD, batch)
+
+
+class Learner(nn.Module):
+    """Encoder and heads over looked-up rows [U, D]."""
+
+    def __init__(self, encoder: Encoder, loss: LossConfig, autocast: torch.dtype | None = None):
+        """`autocast`: the dtype of matrix products in training, none for the table's own."""
+        super().__init__()
+        self.encoder, self.loss, self.autocast = encoder, loss, autocast
+
+    def forward(self, rows_UD: Tensor, batch: SessionBatch) -> tuple[Tensor, StepLosses]:
+        """Means run over the positions of all ranks, so that any number of ranks takes the same step."""
+        with torch.autocast(rows_UD.device.type, self.autocast, enabled=self.autocast is not None):
+            items_BTD = nn.functional.embedding(batch.items_BT, rows_UD)
+            predictions_BTD = self.encoder(items_BTD, batch.inputs_B, batch.masked_BT)
+            nll_V = self._softmax_losses(rows_UD, predictions_BTD, batch)
+        nll = nll_V.sum()
+        nce, nce_count = nll.new_zeros(()), nll.new_zeros(())
+        if self.loss.context != "none":
+            context_BTD = items_BTD if self.loss.context == "track" else predictions_BTD.to(items_BTD.dtype)
+            valid_BT = batch.items_BT != len(rows_UD) - 1
+            nce_BT, counts_BT = skip_infonce(
+                context_BTD, items_BTD, batch.skipped_BT, valid_BT, self.loss.temperature
+            )
+            nce, nce_count = nce_BT.sum(), counts_BT.sum()
+        sums = torch.stack([nll.detach(), nce.detach(), nll.new_tensor(len(nll_V)), nce_count.to(nll.dtype)])
+        ranks = 1
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            ranks = dist.get_world_size()
+            dist.all_reduce(sums)
+        counts = sums[2:].clamp(min=1)
+        # TorchRec and DDP average gradients over ranks; times `ranks` makes that the sum a mean over all needs.
+        loss = ranks * (self.loss.beta * nll / counts[0] + self.loss.alpha * nce / counts[1])
+        means = sums[:2] / counts
+        total = self.loss.beta * means[0] + self.loss.alpha * means[1]
+        return loss, StepLosses(total, means[0], means[1])
+
+    def predict(self, rows_UD: Tensor, batch: SessionBatch) -> Tensor:
+        """Queries [B, D]: the prediction at each session's last input position, in full precision."""
+        items_BTD = nn.functional.embedding(batch.items_BT, rows_UD)
+        predictions_BTD = self.encoder(items_BTD, batch.inputs_B, batch.masked_BT)
+        last_B = (batch.inputs_B - 1).clamp(min=0)
+        return predictions_BTD[torch.arange(len(last_B), device=last_B.device), last_B]
+
+    def _softmax_losses(self, rows_UD: Tensor, predictions_BTD: Tensor, batch: SessionBatch) -> Tensor:
+        """[V], float32: one value a position with a target."""
+        predicts_BT = batch.targets_BT != len(rows_UD) - 1
+        session_V, place_V = predicts_BT.nonzero(as_tuple=True)
+        queries_VD = predictions_BTD[session_V, place_V]
+        targets_VD = nn.functional.embedding(batch.targets_BT[session_V, place_V], rows_UD)
+        target_V = (queries_VD * targets_VD).sum(-1).float()
+        negatives = nn.functional.embedding(batch.negatives, rows_UD)
+        if batch.negatives.dim() == 1:
+            logits_VK = (queries_VD @ negatives.T).float()
+            logits_VK = logits_VK.masked_fill(batch.collides_BK[session_V], float("-inf"))
+        else:
+            logits_VK = (predictions_BTD @ negatives.transpose(1, 2))[session_V, place_V].float()
+        return sampled_softmax(target_V, logits_VK)

@@ -1,0 +1,88 @@
+"""From a config to live objects: the sharded model, the loaders, and the checks that belong before any work."""
+
+import torch
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from datapipes.batch import FEATURE
+from datapipes.collate import EvaluationBuilder, TrainBuilder
+from datapipes.errors import UserError
+from datapipes.pipe import StepDataset, StepLoader
+from datapipes.sessions import SessionStore
+from models.encoder import Encoder
+from models.table import TABLE, initialize, local_shards, make_plan, make_sharder, make_table
+from models.task import Learner, SessionTask
+from training.config import RunConfig
+from training.distributed import device, rank, ranks
+
+TABLE_WEIGHT = f"table.embedding_bags.{TABLE}.weight"
+
+
+def check(config: RunConfig, store: SessionStore) -> None:
+    """Raises `UserError` for what cannot work with this device, these data or this number of ranks."""
+    try:
+        config.table.check_device(device().type)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    longest = store.manifest.session_lengths["max"]
+    if longest > config.encoder.max_length:
+        raise UserError(
+            f"{store.path} has sessions of {longest} tracks where --encoder.max-length is "
+            f"{config.encoder.max_length}: raise it, or prepare with --max-length {config.encoder.max_length}"
+        )
+    for flag, wanted in (("data.negatives", config.data.negatives), ("evaluate.candidates", config.evaluate.candidates)):
+        if wanted + longest > store.tracks:
+            raise UserError(
+                f"--{flag} {wanted} unseen tracks cannot be drawn from the {store.tracks} tracks of {store.path}: "
+                f"ask for at most {max(store.tracks - longest, 0)}"
+            )
+    if config.data.lanes % ranks():
+        raise UserError(f"{ranks()} ranks do not divide --data.lanes {config.data.lanes}: change either")
+
+
+def build_model(config: RunConfig, tracks: int) -> DistributedModelParallel:
+    """The sharded model, initialized from the config's seed alone: the same weights on any number of ranks."""
+    table = make_table(config.table, tracks, FEATURE)
+    encoder = Encoder(config.encoder, config.table.dim)
+    encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
+    autocast = torch.bfloat16 if config.train.precision == "bf16" else None
+    task = SessionTask(table, Learner(encoder, config.loss, autocast))
+    model = DistributedModelParallel(
+        task,
+        device=device(),
+        plan=make_plan(config.table, task, "table", ranks(), device().type),
+        sharders=[make_sharder(config.table)],
+    )
+    initialize(local_shards(table_weight(model)), config.table.dim, config.table.init_bound, config.train.seed)
+    return model
+
+
+def table_weight(model: DistributedModelParallel) -> torch.Tensor | ShardedTensor:
+    """The live table as `state_dict()` shows it: this rank's shards and where all others are."""
+    return model.state_dict()[TABLE_WEIGHT]
+
+
+def train_loader(config: RunConfig, store: SessionStore) -> StepLoader:
+    """This rank's training batches."""
+    builder = TrainBuilder(
+        seed=config.train.seed,
+        length=store.manifest.session_lengths["max"],
+        tracks=store.tracks,
+        negatives=config.data.negatives,
+        sampling=config.data.sampling,
+        mask_probability=config.cloze,
+    )
+    return StepLoader(StepDataset(store, config.data, builder, rank(), ranks()), device().type == "cuda")
+
+
+def evaluation_loader(config: RunConfig, store: SessionStore, protocol: str, split: str, sessions: int) -> StepLoader:
+    """This rank's evaluation batches of one split; `sessions`: how many are measured over all ranks (0: all)."""
+    builder = EvaluationBuilder(
+        seed=config.evaluate.seed,
+        length=store.manifest.session_lengths["max"],
+        tracks=store.tracks,
+        split=split,
+        candidates=config.evaluate.candidates if protocol == "uniform" else 0,
+        append_mask=config.cloze is not None,
+    )
+    return StepLoader(StepDataset(store, config.data, builder, rank(), ranks(), sessions), device().type == "cuda")

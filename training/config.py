@@ -1,0 +1,116 @@
+"""The whole config of a run, section by section; each section is defined by its owner."""
+
+from dataclasses import dataclass, field, is_dataclass, replace
+from typing import Any, Literal, get_args, get_type_hints
+
+from datapipes.errors import UserError
+from datapipes.pipe import DataConfig
+from models.encoder import EncoderConfig
+from models.heads import LossConfig
+from models.table import TableConfig
+from training.optimizer import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How a model is measured (DESIGN: "Evaluation")."""
+
+    candidates: int = 1000
+    """Uniform unseen tracks a target is ranked among in the `uniform` protocol."""
+    seed: int = 0
+    """Candidates follow from it, the split and the session alone, so that all models compared meet the same."""
+    sessions: int = 0
+    """Sessions measured, a fixed random choice; 0 is all of them."""
+    filter_history: bool = True
+    """`full` protocol: tracks already played in the session are no candidates."""
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1:
+            raise ValueError("--evaluate.candidates must be at least 1")
+        if self.sessions < 0 or self.seed < 0:
+            raise ValueError("--evaluate.sessions and --evaluate.seed must not be negative")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop's own settings."""
+
+    epochs: int = 60
+    patience: int = 6
+    """Epochs without a better validation HR@10 after which training stops; 0 never stops early."""
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 runs the dense layers' matrix products in bfloat16 (autocast); the table stays float32."""
+    matmul: Literal["highest", "high", "medium"] = "medium"
+    """`torch.set_float32_matmul_precision`: "medium" doubles float32 products on CPUs with bf16 instructions."""
+    validation_sessions: int = 50_000
+    """Sessions of the validation after each epoch, a fixed random choice; 0 is all of them."""
+    log_every: int = 20
+    """Steps between two lines of metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.log_every < 1:
+            raise ValueError("--train.epochs and --train.log-every must be at least 1")
+        if self.patience < 0 or self.seed < 0 or self.validation_sessions < 0:
+            raise ValueError("--train.patience, --train.seed and --train.validation-sessions must not be negative")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a run is a function of."""
+
+    run_dir: str = ""
+    """Where checkpoints, metrics and logs go; empty picks runs/RECIPE-NNN."""
+    data: DataConfig = field(default_factory=DataConfig)
+    table: TableConfig = field(default_factory=TableConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    def __post_init__(self) -> None:
+        if self.table.dim % self.encoder.heads:
+            raise ValueError(f"--table.dim {self.table.dim} must be a multiple of --encoder.heads {self.encoder.heads}")
+
+    @property
+    def cloze(self) -> float | None:
+        """The mask probability of a bidirectional encoder, None for a unidirectional one."""
+        return self.encoder.mask_probability if self.encoder.direction == "bidirectional" else None
+
+
+def from_mapping(default: Any, mapping: dict[str, Any], source: str, section: str = "") -> Any:
+    """`default` with the fields that `mapping` names replaced; raises `UserError` naming `source` and the field."""
+    hints = get_type_hints(type(default))
+    changes = {}
+    for name, value in mapping.items():
+        place = f"{section}{name}"
+        if name not in hints:
+            raise UserError(f"{source}: there is no field '{place}'; expected one of {', '.join(hints)}")
+        current = getattr(default, name)
+        if is_dataclass(current):
+            if not isinstance(value, dict):
+                raise UserError(f"{source}: '{place}' must be a section of fields, not {value!r}")
+            changes[name] = from_mapping(current, value, source, f"{place}.")
+        else:
+            changes[name] = _checked(hints[name], value, f"{source}: '{place}'")
+    try:
+        return replace(default, **changes)
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from error
+
+
+def _checked(kind: Any, value: Any, place: str) -> Any:
+    choices = get_args(kind)
+    if choices:
+        if value not in choices:
+            raise UserError(f"{place} must be one of {', '.join(map(str, choices))}, not {value!r}")
+        return value
+    if kind is float and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-3 as text
+        except (TypeError, ValueError):
+            pass
+    elif type(value) is kind:
+        return value
+    raise UserError(f"{place} must be of type {kind.__name__}, not {value!r}")

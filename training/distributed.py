@@ -1,0 +1,77 @@
+"""Ranks: joining and leaving the group, the device, and a logger that only rank 0 speaks through."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+logger = logging.getLogger("skipwise")
+
+
+def rank() -> int:
+    """This process's number among all ranks; 0 outside a group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def ranks() -> int:
+    """How many processes work together; 1 outside a group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def device() -> torch.device:
+    """This rank's GPU where there is one, the CPU otherwise."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Joins the ranks that torchrun started, or makes a group of one; leaves it at the end.
+
+    A group that exists already (a test's) is used and left alone.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+    if dist.is_initialized():
+        yield
+        return
+    backend = "nccl" if device().type == "cuda" else "gloo"
+    if device().type == "cuda":
+        torch.cuda.set_device(device())
+    if "RANK" in os.environ:
+        dist.init_process_group(backend)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        dist.init_process_group(backend, init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+
+def gather_rows(local_BX: Tensor) -> Tensor:
+    """Every rank's rows, stacked in rank order; all ranks give the same shape."""
+    if ranks() == 1:
+        return local_BX
+    pieces = [torch.empty_like(local_BX) for _ in range(ranks())]
+    dist.all_gather(pieces, local_BX.contiguous())
+    return torch.cat(pieces)
+
+
+def broadcast_object(value):
+    """Rank 0's `value`, on every rank."""
+    if ranks() == 1:
+        return value
+    holder = [value]
+    dist.broadcast_object_list(holder, src=0)
+    return holder[0]

@@ -1,0 +1,76 @@
+"""The training loop, top to bottom."""
+
+from collections.abc import Iterator
+
+import torch
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from datapipes.batch import SessionBatch
+from datapipes.sessions import SessionStore
+from models.task import StepLosses
+from training.build import build_model, check, train_loader
+from training.checkpoint import load_best, save_best
+from training.config import RunConfig
+from training.distributed import device, logger, rank
+from training.evaluate import SPLITS, Evaluator
+from training.optimizer import make_optimizer
+from training.progress import Progress
+from training.report import hit_rate_table
+from training.run import RunDirectory
+
+
+def train(config: RunConfig, recipe: str) -> RunDirectory:
+    """Trains, keeps the weights with the best validation HR@10, and tests those once at the end.
+
+    Needs a process group (`training.distributed.process_group`). Writes the run directory and returns it.
+    """
+    store = SessionStore(config.data.path)
+    check(config, store)
+    run = RunDirectory.create(config, recipe, store)
+    config = run.config
+    torch.set_float32_matmul_precision(config.train.matmul)
+    torch.manual_seed(config.train.seed + rank())
+    model = build_model(config, store.tracks)
+    loader = train_loader(config, store)
+    optimizer = make_optimizer(model, config.optimizer, config.table, loader.steps * config.train.epochs)
+    pipeline = TrainPipelineSparseDist(model, optimizer, device())
+    evaluator = Evaluator(config, store, model)
+    progress = Progress(run, loader.steps, len(store))
+    best, best_epoch = -1.0, 0
+    for epoch in range(1, config.train.epochs + 1):
+        model.train()
+        progress.steps(epoch, pipelined(pipeline, loader.epoch(epoch)))
+        pipeline.detach()
+        metrics = evaluator.measure("uniform", "validation", config.train.validation_sessions)
+        better = metrics["hr@10"] > best
+        progress.validation(epoch, metrics, better)
+        if better:
+            best, best_epoch = metrics["hr@10"], epoch
+            save_best(model, run.path)
+        elif config.train.patience and epoch - best_epoch >= config.train.patience:
+            break
+    progress.close()
+    load_best(model, run.path)
+    results = {
+        protocol: {split: evaluator.measure(protocol, split, config.evaluate.sessions) for split in SPLITS}
+        for protocol in ("uniform", "full")
+    }
+    results["train"] = {
+        "sessions_per_s": progress.sessions_per_s,
+        "epochs": progress.epochs,
+        "best_epoch": best_epoch,
+        "seconds": progress.seconds,
+    }
+    run.update_metrics(results)
+    logger.info(hit_rate_table(results, config))
+    logger.info(f"run directory: {run.path}")
+    return run
+
+
+def pipelined(pipeline: TrainPipelineSparseDist, batches: Iterator[SessionBatch]) -> Iterator[StepLosses]:
+    """Trains on every batch, the next one's ids already under way, and yields the losses."""
+    while True:
+        try:
+            yield pipeline.progress(batches)
+        except StopIteration:
+            return

@@ -1,0 +1,23 @@
+"""The HR table, as text."""
+
+from training.config import RunConfig
+
+_COLUMNS = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr")
+
+
+def hit_rate_table(metrics: dict, config: RunConfig) -> str:
+    """`metrics.json` as an aligned table; each row names its protocol, split and number of sessions."""
+    lines = [f"{'protocol':10}{'split':12}" + "".join(f"{column.upper():>9}" for column in _COLUMNS) + f"{'sessions':>10}"]
+    for protocol in ("uniform", "full"):
+        for split, values in metrics.get(protocol, {}).items():
+            cells = "".join(f"{values[column]:9.4f}" for column in _COLUMNS)
+            lines.append(f"{protocol:10}{split:12}{cells}{values['sessions']:10}")
+    history = "own history filtered" if config.evaluate.filter_history else "own history not filtered"
+    lines.append(f"uniform: among {config.evaluate.candidates} unseen tracks; full: exact, whole catalogue, {history}.")
+    if "train" in metrics:
+        train = metrics["train"]
+        lines.append(
+            f"trained {train['epochs']} epochs in {train['seconds']:.0f} s ({train['sessions_per_s']:.0f} sessions/s), "
+            f"best after epoch {train['best_epoch']} by validation HR@10."
+        )
+    return "\n".join(lines)

@@ -1,0 +1,140 @@
+"""The run directory: the config a run is a function of, what it was trained on, its metrics and its best weights."""
+
+import dataclasses
+import json
+import os
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from datapipes.errors import UserError
+from datapipes.sessions import SessionStore
+from training.config import RunConfig, from_mapping
+from training.distributed import broadcast_object, rank, ranks
+
+SCHEMA_VERSION = 1
+_PACKAGES = ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "torchmetrics")
+
+
+class RunDirectory:
+    """`config.yaml`, `run.json`, `metrics.jsonl`, `metrics.json`, `tensorboard/`, `checkpoint/`."""
+
+    def __init__(self, path: Path, config: RunConfig, record: dict[str, Any]):
+        self.path, self.config, self.record = path, config, record
+
+    @classmethod
+    def create(cls, config: RunConfig, recipe: str, store: SessionStore) -> "RunDirectory":
+        """Makes the directory on rank 0; refuses one that holds a run already. An empty name picks runs/RECIPE-NNN."""
+        error = None
+        if rank() == 0:
+            try:
+                config = dataclasses.replace(config, run_dir=str(_new_directory(config.run_dir, recipe)))
+            except (UserError, OSError) as caught:
+                error = str(caught)
+        config, error = broadcast_object((config, error))
+        if error:
+            raise UserError(error)
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "recipe": recipe,
+            "ranks": ranks(),
+            "vocabulary_hash": store.manifest.vocabulary_hash,
+            "counts": store.manifest.counts,
+            "versions": _versions(),
+        }
+        run = cls(Path(config.run_dir), config, record)
+        if rank() == 0:
+            write_text(run.path / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+            write_text(run.path / "run.json", json.dumps(record, indent=2) + "\n")
+        return run
+
+    @classmethod
+    def open(cls, path: str) -> "RunDirectory":
+        """Reads a run back; raises `UserError` for a missing, broken or other version's directory."""
+        folder = Path(path)
+        record = read_json(folder / "run.json", "a run directory that train wrote")
+        if record.get("schema_version") != SCHEMA_VERSION:
+            raise UserError(
+                f"{folder}/run.json has schema_version {record.get('schema_version')}, this version reads "
+                f"{SCHEMA_VERSION}: train again"
+            )
+        return cls(folder, from_mapping(RunConfig(), read_yaml(folder / "config.yaml"), str(folder / "config.yaml")), record)
+
+    def open_store(self) -> SessionStore:
+        """The dataset the run was trained on; refuses one whose rows mean other tracks."""
+        store = SessionStore(self.config.data.path)
+        if store.manifest.vocabulary_hash != self.record["vocabulary_hash"]:
+            raise UserError(
+                f"{store.path} has another vocabulary than the data {self.path} was trained on: "
+                "use that data set, or train again"
+            )
+        return store
+
+    def update_metrics(self, changes: dict[str, Any]) -> None:
+        """Merges `changes` into `metrics.json` (rank 0 only, at one blow)."""
+        if rank() == 0:
+            file = self.path / "metrics.json"
+            metrics = read_json(file, "metrics of a run") if file.exists() else {}
+            write_text(file, json.dumps(metrics | changes, indent=2) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes aside, then renames: a reader sees the old file or the new one."""
+    aside = file.with_name(f".{file.name}.partial")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, file)
+
+
+def read_json(file: Path, expected: str) -> dict[str, Any]:
+    """A JSON object from `file`, or a `UserError` that says what was `expected`."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}): expected {expected}") from error
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON: expected {expected}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} is not a JSON object: expected {expected}")
+    return content
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A YAML mapping from `file`, or a `UserError`."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}): expected a YAML config") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} is not a YAML mapping: expected sections such as 'data:' and 'train:'")
+    return content
+
+
+def _new_directory(wanted: str, recipe: str) -> Path:
+    if wanted:
+        path = Path(wanted)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path} exists and is not empty: choose another --run-dir")
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+    for number in range(1, 10_000):
+        path = Path("runs") / f"{recipe}-{number:03}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path
+    raise UserError("runs/ is full: name a directory with --run-dir")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
