@@ -29,12 +29,16 @@ def uniform_scores(queries_QD: Tensor, rows_QC: Tensor, first: int, rows_RD: Ten
 
 
 def full_target_scores(queries_QD: Tensor, target_Q: Tensor, first: int, rows_RD: Tensor) -> Tensor:
-    """Scores [Q] of the targets that are this rank's, zero for others; by matrix product, as the catalogue's are."""
+    """Scores [Q] of the targets that are this rank's, zero for others.
+
+    By a matrix product as wide as the catalogue's blocks, since a narrow one rounds differently and would break ties.
+    """
     own_Q = (target_Q >= first) & (target_Q < first + len(rows_RD))
     if not own_Q.any():
         return queries_QD.new_zeros(len(target_Q))
     local_Q = torch.where(own_Q, target_Q - first, 0)
-    return torch.where(own_Q, (queries_QD @ rows_RD[local_Q].T).diagonal(), 0.0)
+    wide_W = torch.nn.functional.pad(local_Q, (0, max(0, min(len(rows_RD), 256) - len(local_Q))))
+    return torch.where(own_Q, (queries_QD @ rows_RD[wide_W].T).diagonal(), 0.0)
 
 
 def full_counts(

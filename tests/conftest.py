@@ -1,0 +1,70 @@
+"""Fixtures: small dataset directories, made here, so that no test depends on data from elsewhere."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from datapipes.manifest import SESSIONS, Manifest
+
+Session = tuple[list[int], list[int]]
+"""Track rows in play order and their skip strengths."""
+
+
+def write_dataset(folder: Path, sessions: list[Session], tracks: int, group_size: int = 7, parts: int = 2) -> Path:
+    """A dataset directory as DESIGN describes it, with `group_size` sessions a row group."""
+    (folder / SESSIONS).mkdir(parents=True)
+    identities = [f"t_{row:05}" for row in range(tracks)]
+    counts = np.bincount([row for rows, _ in sessions for row in rows], minlength=tracks)
+    vocabulary = {"track_id": identities, "row": pa.array(range(tracks), pa.int32()), "count": counts}
+    pq.write_table(pa.table(vocabulary), folder / "vocabulary.parquet")
+    part_sizes = {}
+    for part, numbers in enumerate(np.array_split(np.arange(len(sessions)), parts)):
+        chosen = [sessions[number] for number in numbers]
+        name = f"part-{part:05}.parquet"
+        part_sizes[name] = len(chosen)
+        columns = {
+            "session_id": [f"s_{number:05}" for number in numbers],
+            "tracks": pa.array([rows for rows, _ in chosen], pa.list_(pa.int32())),
+            "skips": pa.array([skips for _, skips in chosen], pa.list_(pa.int8())),
+        }
+        pq.write_table(pa.table(columns), folder / SESSIONS / name, row_group_size=group_size)
+    lengths = [len(rows) for rows, _ in sessions]
+    Manifest(
+        counts={"sessions": len(sessions), "plays": sum(lengths), "tracks": tracks},
+        session_lengths={"min": min(lengths), "max": max(lengths)},
+        skip_share=0.5,
+        context_columns=[],
+        parts=part_sizes,
+        vocabulary_hash=hashlib.sha256("".join(f"{name}\n" for name in identities).encode()).hexdigest(),
+        sources=[],
+        options={},
+        dropped_sessions={},
+        dropped_rows={},
+        versions={},
+    ).write(folder)
+    return folder
+
+
+def random_sessions(count: int, tracks: int, longest: int = 12, seed: int = 0) -> list[Session]:
+    """Random sessions of 3 to `longest` tracks; every third one walks along neighbouring rows, so models can learn."""
+    random = np.random.default_rng(seed)
+    sessions = []
+    for number in range(count):
+        length = int(random.integers(3, longest + 1))
+        rows = random.integers(0, tracks, length)
+        if number % 3:
+            rows = (rows[0] + np.arange(length)) % tracks
+        sessions.append((rows.tolist(), random.integers(0, 4, length).tolist()))
+    return sessions
+
+
+@pytest.fixture
+def make_dataset(tmp_path: Path) -> Callable[..., Path]:
+    """`make_dataset(sessions, tracks, group_size, parts)` writes a directory and returns it."""
+    made = iter(range(1000))
+    return lambda *arguments, **options: write_dataset(tmp_path / f"data-{next(made)}", *arguments, **options)

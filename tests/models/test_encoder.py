@@ -1,0 +1,75 @@
+"""What a position may see, and that padding changes nothing."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from models.encoder import Encoder, EncoderConfig
+
+
+def make(direction: str, **options) -> Encoder:
+    encoder = Encoder(EncoderConfig(direction=direction, max_length=8, heads=2, hidden=16, **options), dim=16)
+    encoder.reset_parameters(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for parameter in encoder.parameters():  # larger than the paper's init, so that a leak shows
+            parameter.mul_(10)
+    return encoder.eval()
+
+
+def run(encoder: Encoder, items: torch.Tensor, length: int, masked: list[int] = ()) -> torch.Tensor:
+    masked_BT = torch.zeros(items.shape[:2], dtype=torch.bool)
+    masked_BT[0, list(masked)] = True
+    return encoder(items, torch.tensor([length]), masked_BT)[0]
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_unidirectional_positions_never_see_later_ones(norm_first: bool):
+    encoder, items = make("unidirectional", norm_first=norm_first), torch.randn(1, 6, 16)
+    changed = items.clone()
+    changed[0, 4] = torch.randn(16)
+    before, after = run(encoder, items, 6), run(encoder, changed, 6)
+    assert_close(before[:4], after[:4])
+    assert (before[4:] - after[4:]).abs().amax(dim=1).min() > 1e-4
+
+
+def test_bidirectional_positions_see_all_but_masked_tracks():
+    encoder, items = make("bidirectional"), torch.randn(1, 6, 16)
+    changed = items.clone()
+    changed[0, 4] = torch.randn(16)
+    assert (run(encoder, items, 6)[0] - run(encoder, changed, 6)[0]).abs().max() > 1e-4
+    assert_close(run(encoder, items, 6, [4]), run(encoder, changed, 6, [4]))
+
+
+@pytest.mark.parametrize("direction", ["unidirectional", "bidirectional"])
+def test_padding_changes_nothing(direction: str):
+    encoder, items = make(direction), torch.randn(1, 5, 16)
+    padded = torch.cat([items, torch.randn(1, 3, 16)], dim=1)
+    assert_close(run(encoder, padded, 5)[:5], run(encoder, items, 5))
+
+
+def test_the_last_position_is_the_same_for_any_length():
+    """Positions count from the end: the place that predicts at test time is the one that was trained."""
+    encoder, items = make("unidirectional"), torch.randn(1, 6, 16)
+
+    def last_outputs() -> list[torch.Tensor]:
+        return [run(encoder, items, length)[length - 1].clone() for length in (1, 3, 6)]
+
+    before = last_outputs()
+    with torch.no_grad():
+        encoder.positions[0] = torch.randn(16)  # the place before seven others: no session here is as long
+    assert all(torch.equal(*pair) for pair in zip(before, last_outputs(), strict=True))
+    with torch.no_grad():
+        encoder.positions[-1] = torch.randn(16)
+    assert not any(torch.allclose(*pair, atol=1e-4) for pair in zip(before, last_outputs(), strict=True))
+
+
+def test_a_session_without_inputs_gives_finite_outputs():
+    assert run(make("bidirectional"), torch.zeros(1, 3, 16), 0).isfinite().all()
+
+
+def test_parameters_start_truncated():
+    encoder = Encoder(EncoderConfig(), dim=128)
+    encoder.reset_parameters(torch.Generator().manual_seed(1))
+    weights = torch.cat([p.flatten() for name, p in encoder.named_parameters() if "norm" not in name])
+    assert weights.abs().max() <= 0.02
+    assert 0.005 < encoder.positions.std() < 0.02

@@ -1,0 +1,45 @@
+"""HR@K, NDCG and MRR by hand, on one rank and on several."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.ranks import run_on_ranks
+from training.distributed import rank
+from training.metrics import RankMetrics
+
+RANKS = [1, 3, 10, 11, 21, 5]
+EXPECTED = {
+    "hr@1": 1 / 6,
+    "hr@5": 3 / 6,
+    "hr@10": 4 / 6,
+    "hr@20": 5 / 6,
+    "ndcg@10": (1 + 1 / 2 + 1 / math.log2(11) + 1 / math.log2(6)) / 6,
+    "mrr": (1 + 1 / 3 + 1 / 10 + 1 / 11 + 1 / 21 + 1 / 5) / 6,
+    "sessions": 6,
+}
+
+
+def test_worked_by_hand():
+    metrics = RankMetrics()
+    metrics.update(torch.tensor(RANKS[:4]))
+    metrics.update(torch.tensor(RANKS[4:]))
+    assert metrics.compute() == pytest.approx(EXPECTED)
+
+
+def test_no_sessions_is_zero_not_nan():
+    assert RankMetrics().compute()["hr@10"] == 0
+
+
+def uneven_share() -> dict:
+    metrics = RankMetrics()
+    metrics.update(torch.tensor(RANKS[:1] if rank() == 0 else RANKS[1:]))
+    return metrics.compute()
+
+
+@pytest.mark.ranks
+def test_ranks_with_uneven_shares_agree(tmp_path: Path):
+    for result in run_on_ranks(tmp_path, 2, uneven_share):
+        assert result == pytest.approx(EXPECTED)
