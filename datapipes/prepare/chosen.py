@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from datapipes.manifest import SESSIONS_PER_ROW_GROUP
 from datapipes.prepare.config import PrepareConfig
-from datapipes.prepare.staging import quoted
+from datapipes.prepare.staging import pattern
 
 BATCH = 16 * SESSIONS_PER_ROW_GROUP
 
@@ -19,7 +19,7 @@ def draw_sample(engine: duckdb.DuckDBPyConnection, staged: Path, config: Prepare
     """Places in the staged file of `config.sample` sessions, those with the smallest hash of seed and session id."""
     draw = f"""
         SELECT place FROM (
-            SELECT file_row_number AS place, session_id FROM read_parquet('{quoted(staged)}', file_row_number = true)
+            SELECT file_row_number AS place, session_id FROM read_parquet('{pattern(staged)}', file_row_number = true)
             ORDER BY md5_number_upper('{config.seed}:' || session_id), session_id LIMIT {config.sample}
         ) ORDER BY place"""
     return engine.execute(draw).fetchnumpy()["place"]

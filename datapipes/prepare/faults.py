@@ -95,7 +95,7 @@ def row_error(source: Source, row: int | None, fault: Fault) -> UserError:
     return UserError(f"{where}: {name} is {value}: {fault.expected}; {mend}")
 
 
-def order_error(source: Source, row: int, previous: int, code: int, config: PrepareConfig) -> UserError:
+def order_error(source: Source, row: int, previous: int, code: int) -> UserError:
     """The sentence for a row whose order does not come after that of the row before it in its session."""
     line, fields = locate(source, row)
     earlier, _ = locate(source, previous)

@@ -14,7 +14,7 @@ from datapipes.errors import UserError
 from datapipes.manifest import SESSIONS, SESSIONS_PER_ROW_GROUP, VOCABULARY, Manifest
 from datapipes.prepare.chosen import draw_sample, read_chosen, row_groups
 from datapipes.prepare.config import PrepareConfig
-from datapipes.prepare.sources import Source
+from datapipes.prepare.sources import WORDS, Source
 from datapipes.progress import stage
 
 SESSIONS_PER_PART = 64 * SESSIONS_PER_ROW_GROUP
@@ -73,11 +73,12 @@ def publish(
         sessions = len(chosen)
     parts = Parts(result / SESSIONS)
     counts = count_plays(engine, staged, chosen, sessions)
+    words = pa.array(engine.execute("SELECT enum_range(NULL::word)").fetchall()[0][0], pa.string())
     rows = (np.cumsum(counts > 0) - 1).astype(np.int32)
     with stage("writing", sessions, "sessions") as advance:
         try:
             for group in row_groups(read_chosen(staged, chosen)):
-                parts.write(with_rows(group, rows))
+                parts.write(finished(group, rows, words))
                 advance(len(group))
         finally:
             parts.close()
@@ -102,7 +103,7 @@ def count_plays(
     engine: duckdb.DuckDBPyConnection, staged: Path, chosen: np.ndarray | None, sessions: int
 ) -> np.ndarray:
     """How often each track, by its provisional code, is played in the sessions chosen."""
-    tracks = engine.execute("SELECT count(*) FROM codes").fetchall()[0][0]
+    tracks = engine.execute("SELECT count(*) FROM tracks").fetchall()[0][0]
     counts = np.zeros(tracks, dtype=np.int64)
     with stage("counting", sessions, "sessions") as advance:
         for batch in read_chosen(staged, chosen, ["tracks"]):
@@ -111,17 +112,20 @@ def count_plays(
     return counts
 
 
-def with_rows(table: pa.Table, rows: np.ndarray) -> pa.Table:
-    """Replaces the provisional codes of a table by vocabulary rows."""
-    tracks = table["tracks"].combine_chunks()
-    offsets = np.concatenate([[0], np.cumsum(tracks.value_lengths().to_numpy())])
-    mapped = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(rows[tracks.flatten().to_numpy()]))
-    return table.set_column(table.schema.get_field_index("tracks"), "tracks", mapped)
+def finished(table: pa.Table, rows: np.ndarray, words: pa.Array) -> pa.Table:
+    """Replaces provisional codes: those of tracks by vocabulary rows, those of context columns by their words."""
+    values = {"tracks": pa.array(rows), **{name: words for name in WORDS if name in table.column_names}}
+    for name, meaning in values.items():
+        lists = table[name].combine_chunks()
+        offsets = np.concatenate([[0], np.cumsum(lists.value_lengths().to_numpy())])
+        column = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), meaning.take(lists.flatten()))
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table
 
 
 def write_vocabulary(engine: duckdb.DuckDBPyConnection, counts: np.ndarray, result: Path) -> str:
     """Writes the tracks that are played, in row order, and returns the hash of their ids."""
-    tracks = engine.sql("SELECT track FROM codes ORDER BY code").to_arrow_table()["track"]
+    tracks = engine.sql("SELECT id FROM tracks ORDER BY code").to_arrow_table()["id"]
     tracks = tracks.filter(pa.array(counts > 0)).cast(pa.string())
     played = counts[counts > 0]
     table = pa.table(

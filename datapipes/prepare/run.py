@@ -11,7 +11,7 @@ from datapipes.prepare.config import PrepareConfig
 from datapipes.prepare.publish import publish
 from datapipes.prepare.sessions import group_sessions
 from datapipes.prepare.sources import find_sources
-from datapipes.prepare.staging import code_tracks, connect, count_homeless, stage_rows
+from datapipes.prepare.staging import connect, count_homeless, number, stage_rows
 
 
 def prepare(config: PrepareConfig) -> Manifest:
@@ -26,7 +26,7 @@ def prepare(config: PrepareConfig) -> Manifest:
             with connect(config, scratch) as engine:
                 stage_rows(engine, sources, config, scratch)
                 dropped_rows = count_homeless(engine, sources, config, scratch)
-                code_tracks(engine, scratch)
+                number(engine, scratch, sources[0].roles)
                 dropped_sessions = group_sessions(engine, sources, config, scratch)
                 return publish(engine, sources, config, scratch, dropped_sessions, dropped_rows)
     except duckdb.OutOfMemoryException:

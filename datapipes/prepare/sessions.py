@@ -11,10 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from datapipes.errors import UserError
+from datapipes.prepare.checks import session_faults
 from datapipes.prepare.config import PrepareConfig
-from datapipes.prepare.faults import DISORDERED, REPEATED, SESSION_FAULTS, TWO_FILES, order_error, row_faults
-from datapipes.prepare.sources import CONTEXT, Source
-from datapipes.prepare.staging import quoted
+from datapipes.prepare.faults import SESSION_FAULTS, row_faults
+from datapipes.prepare.sources import CONTEXT, WORDS, Source
+from datapipes.prepare.staging import pattern
 from datapipes.progress import stage
 
 BATCH = 1 << 20
@@ -28,24 +29,24 @@ def group_sessions(
 
     Tracks are still provisional codes there. A session over 1,000,000 plays is refused: the column is the wrong one.
     """
-    rows = f"'{quoted(scratch)}/rows-*.parquet'"
-    total = engine.execute(f"SELECT count(*) FROM {rows} WHERE NOT missing(session)").fetchall()[0][0]
+    rows = f"'{pattern(scratch)}/rows-*.parquet'"
     context = [role for role in CONTEXT if role in sources[0].roles]
-    place = "place, " if config.sorts else ""
+    columns = [f"enum_code({name}::word) AS {name}" if name in WORDS else name for name in context]
+    by_place = "place, " if config.sorts else ""
     reader = engine.sql(
         f"""
-        SELECT session, file, row, place, strength, fault, coalesce(code, 0)::INTEGER AS code
-            {"".join(f", {name}" for name in context)}
-        FROM (SELECT md5_number_upper(session) AS key, * FROM {rows} WHERE NOT missing(session))
-        LEFT JOIN codes USING (track)
-        ORDER BY key, session, {place} file, row"""
+        SELECT sessions.code AS session, file, row, place, strength, fault, coalesce(tracks.code, 0)::INTEGER AS track
+            {"".join(f", {column}" for column in columns)}
+        FROM {rows} AS plays JOIN sessions ON session = sessions.id LEFT JOIN tracks ON track = tracks.id
+        ORDER BY sessions.code, {by_place} file, row"""
     ).to_arrow_reader(BATCH)
-    dropped: Counter = Counter()
+    builder = Builder(engine.cursor(), sources, config)
+    total = sum(pq.read_metadata(path).num_rows for path in scratch.glob("rows-*.parquet"))
     writer = None
     with stage("grouping", total, "rows") as advance:
         try:
             for block in whole_sessions(reader, config):
-                sessions = build_sessions(block, sources, context, config, dropped)
+                sessions = builder.build(block)
                 writer = writer or pq.ParquetWriter(scratch / "sessions.parquet", sessions.schema, compression="lz4")
                 if len(sessions):
                     writer.write_table(sessions)
@@ -53,7 +54,7 @@ def group_sessions(
         finally:
             if writer:
                 writer.close()
-    return dropped
+    return builder.dropped
 
 
 def whole_sessions(reader: pa.RecordBatchReader, config: PrepareConfig) -> Iterator[pa.Table]:
@@ -67,8 +68,8 @@ def whole_sessions(reader: pa.RecordBatchReader, config: PrepareConfig) -> Itera
         rest = table.slice(last)
         if len(rest) > MOST_PLAYS:
             raise UserError(
-                f"session '{rest['session'][0].as_py()[:40]}' has more than {MOST_PLAYS:,} plays: check that "
-                f"--session {config.session} is the column of the session"
+                f"a session has more than {MOST_PLAYS:,} plays: expected '{config.session}' to tell sessions apart; "
+                f"name another column with --session"
             )
     if len(rest):
         yield rest
@@ -76,93 +77,62 @@ def whole_sessions(reader: pa.RecordBatchReader, config: PrepareConfig) -> Itera
 
 def starts_of(table: pa.Table) -> np.ndarray:
     """Where each session starts."""
-    session = table["session"].combine_chunks()
-    changes = pc.not_equal(session.slice(1), session.slice(0, len(session) - 1))
-    return np.concatenate([[0], np.flatnonzero(changes.to_numpy(zero_copy_only=False)) + 1])
+    return np.flatnonzero(np.diff(table["session"].to_numpy(), prepend=-1))
 
 
-def build_sessions(
-    block: pa.Table, sources: list[Source], context: list[str], config: PrepareConfig, dropped: Counter
-) -> pa.Table:
-    """Turns the rows of whole sessions into one row a session, and counts what it drops in `dropped`."""
-    starts = starts_of(block)
-    faults = session_faults(block, starts, sources, config)
-    reasons = {code: fault.reason for code, fault in enumerate(row_faults(sources[0].roles, config), 1)}
-    for code, count in zip(*np.unique(faults[faults > 0], return_counts=True), strict=True):
-        dropped[{**reasons, **SESSION_FAULTS}[int(code)]] += int(count)
-    lengths = np.diff(np.append(starts, len(block)))
-    if faults.any():
-        block = block.filter(pa.array(np.repeat(faults == 0, lengths)))
-        starts = starts_of(block) if len(block) else np.zeros(0, dtype=np.int64)
-    names, starts = cut_at_gaps(block, starts, config.gap_seconds)
-    lengths = np.diff(np.append(starts, len(block)))
-    kept = filter_sessions(block, starts, lengths, config, dropped)
-    row_kept = np.repeat(kept, lengths)
-    if config.keep_last is not None:
-        ends = np.repeat(starts + lengths, lengths)
-        row_kept &= ends - np.arange(len(block)) <= config.keep_last
-        lengths = np.minimum(lengths, config.keep_last)
-    block = block.filter(pa.array(row_kept))
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths[kept])]), pa.int32())
+class Builder:
+    """Turns blocks of rows, whole sessions in order, into one row a session, and counts what it drops and why."""
 
-    def lists(name: str) -> pa.ListArray:
-        return pa.ListArray.from_arrays(offsets, block[name].combine_chunks())
+    def __init__(self, engine: duckdb.DuckDBPyConnection, sources: list[Source], config: PrepareConfig) -> None:
+        self.dropped: Counter = Counter()
+        self._engine, self._sources, self._config = engine, sources, config
+        self._context = [role for role in CONTEXT if role in sources[0].roles]
+        self._reasons = {code: fault.reason for code, fault in enumerate(row_faults(sources[0].roles, config), 1)}
+        self._reasons |= SESSION_FAULTS
 
-    columns = {"session_id": names.filter(pa.array(kept)), "tracks": lists("code"), "skips": lists("strength")}
-    return pa.table({**columns, **{name: lists(name) for name in context}})
+    def build(self, block: pa.Table) -> pa.Table:
+        """The sessions of `block` that pass, tracks as codes; raises for a bad one where that stops the run."""
+        config = self._config
+        starts = starts_of(block)
+        ids = self._ids(block["session"][0].as_py(), block["session"][-1].as_py())
+        faults = session_faults(block, starts, ids, self._sources, config)
+        for code, count in zip(*np.unique(faults[faults > 0], return_counts=True), strict=True):
+            self.dropped[self._reasons[int(code)]] += int(count)
+        if faults.any():
+            block = block.filter(pa.array(np.repeat(faults == 0, np.diff(np.append(starts, len(block))))))
+            ids, starts = ids.filter(pa.array(faults == 0)), starts_of(block)
+        if config.gap_seconds is not None:
+            ids, starts = cut_at_gaps(block, ids, starts, config.gap_seconds)
+        lengths = np.diff(np.append(starts, len(block)))
+        kept = passing(block, starts, lengths, config, self.dropped)
+        rows_kept = np.repeat(kept, lengths)
+        if config.keep_last is not None:
+            rows_kept &= np.repeat(starts + lengths, lengths) - np.arange(len(block)) <= config.keep_last
+            lengths = np.minimum(lengths, config.keep_last)
+        block = block.filter(pa.array(rows_kept))
+        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths[kept])]), pa.int32())
+        names = {"tracks": "track", "skips": "strength", **{name: name for name in self._context}}
+        lists = {
+            name: pa.ListArray.from_arrays(offsets, block[column].combine_chunks()) for name, column in names.items()
+        }
+        return pa.table({"session_id": ids.filter(pa.array(kept)), **lists})
 
-
-def session_faults(block: pa.Table, starts: np.ndarray, sources: list[Source], config: PrepareConfig) -> np.ndarray:
-    """The fault code of each session, 0 for a good one; raises for the first where bad rows stop the run."""
-    faults = block["fault"].to_numpy().copy()
-    if not config.sorts:
-        file, place = block["file"].to_numpy(), block["place"].to_numpy()
-        later = np.ones(len(block), dtype=bool)
-        later[starts] = False
-        later[1:] &= (faults[1:] == 0) & (faults[:-1] == 0)
-        before = np.flatnonzero(later) - 1
-        here = before + 1
-        moved = file[here] != file[before]
-        faults[here[moved]] = TWO_FILES
-        if "order" in sources[0].roles:
-            faults[here[~moved & (place[here] < place[before])]] = DISORDERED
-            faults[here[~moved & (place[here] == place[before])]] = REPEATED
-    if config.on_error == "stop" and faults.any():
-        raise session_error(block, int(np.flatnonzero(faults)[0]), int(faults[faults > 0][0]), sources, config)
-    return np.where(np.add.reduceat(faults, starts, dtype=np.int64) > 0, first_fault(faults, starts), 0)
+    def _ids(self, first: int, last: int) -> pa.Array:
+        """The ids of the sessions numbered `first` to `last`."""
+        query = f"SELECT id FROM sessions WHERE code BETWEEN {first} AND {last} ORDER BY code"
+        return self._engine.sql(query).to_arrow_table()["id"].combine_chunks()
 
 
-def first_fault(faults: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """The lowest fault code among the bad rows of each session."""
-    return np.minimum.reduceat(np.where(faults == 0, np.iinfo(faults.dtype).max, faults), starts)
-
-
-def session_error(block: pa.Table, at: int, code: int, sources: list[Source], config: PrepareConfig) -> UserError:
-    """The sentence for a session that is bad as a whole."""
-    now, before = block.slice(at, 1).to_pylist()[0], block.slice(at - 1, 1).to_pylist()[0]
-    source, other = sources[now["file"]], sources[before["file"]]
-    if code == TWO_FILES:
-        return UserError(
-            f"session '{now['session'][:40]}' is in {other.path} and in {source.path}: expected each session in one "
-            f"file; join them by order with --sort, or drop the session with --on-error skip"
-        )
-    return order_error(source, now["row"], before["row"], code, config)
-
-
-def cut_at_gaps(block: pa.Table, starts: np.ndarray, gap: float | None) -> tuple[pa.Array, np.ndarray]:
-    """Session ids and starts; with a gap in seconds, sessions are cut there and numbered from 1 as `id#number`."""
-    session = block["session"].combine_chunks()
-    if gap is None:
-        return session.take(pa.array(starts)), starts
+def cut_at_gaps(block: pa.Table, ids: pa.Array, starts: np.ndarray, gap: float) -> tuple[pa.Array, np.ndarray]:
+    """Ids and starts of sessions cut where time jumps by more than `gap` seconds; numbered from 1 as `id#number`."""
     jumps = np.flatnonzero(np.diff(block["place"].to_numpy()) > gap) + 1
     pieces = np.union1d(starts, jumps)
     owner = np.searchsorted(starts, pieces, side="right") - 1
     number = np.arange(len(pieces)) - np.searchsorted(pieces, starts)[owner] + 1
-    numbers = pa.array(number).cast(pa.string())
-    return pc.binary_join_element_wise(session.take(pa.array(pieces)), numbers, "#"), pieces
+    return pc.binary_join_element_wise(ids.take(pa.array(owner)), pa.array(number).cast(pa.string()), "#"), pieces
 
 
-def filter_sessions(
+def passing(
     block: pa.Table, starts: np.ndarray, lengths: np.ndarray, config: PrepareConfig, dropped: Counter
 ) -> np.ndarray:
     """Which sessions pass the filters, each of which counts what it drops and sees only what passed before."""
@@ -170,10 +140,10 @@ def filter_sessions(
     tests = [(f"shorter than {config.min_length}", lengths >= config.min_length)]
     if config.drop_longer is not None:
         tests.append((f"longer than {config.drop_longer}", lengths <= config.drop_longer))
-    if config.require_skip and len(starts):
+    if config.require_skip:
         strength = block["strength"].to_numpy()
-        skips = np.add.reduceat(((strength == 1) | (strength == 2)).astype(np.int64), starts)
-        tests.append(("without a skip", skips > 0))
+        skipped = np.concatenate([[0], np.cumsum((strength == 1) | (strength == 2))])
+        tests.append(("without a skip", skipped[starts + lengths] > skipped[starts]))
     for reason, passes in tests:
         if out := int(np.count_nonzero(kept & ~passes)):
             dropped[reason] += out

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -22,6 +23,7 @@ CONTEXT = {
     "reason_start": ("reason_start",),
     "reason_end": ("reason_end",),
 }
+WORDS = ("context_type", "reason_start", "reason_end")
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def first_line(path: Path) -> str:
             line = file.readline(1 << 20).decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
         raise UserError(f"{path}, line 1 is not UTF-8: save the file as UTF-8") from None
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         raise UserError(f"{path} cannot be read, or is not the gzip file its name says: copy it again") from None
     if not line:
         raise UserError(f"{path} is empty, or its first line is: expected a header line and rows of plays")

@@ -1,5 +1,6 @@
 """Rows on disk, parsed and checked one by one, and the provisional codes of their tracks."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import pyarrow as pa
 from datapipes.prepare.config import PER_SECOND, PrepareConfig
 from datapipes.prepare.faults import Fault, row_error, row_faults
 from datapipes.prepare.read import read, schema_of
-from datapipes.prepare.sources import CONTEXT, FLAGS, Source
+from datapipes.prepare.sources import CONTEXT, FLAGS, WORDS, Source
 from datapipes.progress import stage
 
 MACROS = """
-CREATE MACRO missing(x) AS x IS NULL OR lower(trim(x)) IN ('', 'nan', 'null', 'none');
+CREATE MACRO missing(x) AS
+    CASE WHEN x IS NULL THEN true WHEN strlen(x) > 8 THEN false ELSE lower(trim(x)) IN ('', 'nan', 'null', 'none') END;
 CREATE MACRO flag(x) AS
     CASE WHEN x IN ('true', 'True', '1', 'TRUE') THEN true WHEN x IN ('false', 'False', '0', 'FALSE') THEN false END;
 """
@@ -122,7 +124,7 @@ def refuse_faults(
     fatal = [code for code, fault in enumerate(faults, 1) if fault.fatal]
     wanted = "fault > 0" if config.on_error == "stop" else f"fault IN {tuple(fatal)}"
     found = engine.execute(
-        f"SELECT row, fault FROM '{quoted(rows)}' WHERE {wanted} ORDER BY row NULLS FIRST LIMIT 1"
+        f"SELECT row, fault FROM '{pattern(rows)}' WHERE {wanted} ORDER BY row NULLS FIRST LIMIT 1"
     ).fetchall()
     for row, code in found:
         raise row_error(source, row, faults[code - 1])
@@ -134,20 +136,37 @@ def count_homeless(
     """Bad rows that no session can be dropped for, by reason, since they do not tell their session."""
     reasons = [fault.reason for fault in row_faults(sources[0].roles, config)]
     found = engine.execute(
-        f"SELECT fault, count(*) FROM '{quoted(scratch)}/rows-*.parquet' WHERE missing(session) GROUP BY fault"
+        f"SELECT fault, count(*) FROM '{pattern(scratch)}/rows-*.parquet' WHERE missing(session) GROUP BY fault"
     )
     return Counter({reasons[code - 1]: count for code, count in found.fetchall()})
 
 
-def code_tracks(engine: duckdb.DuckDBPyConnection, scratch: Path) -> None:
-    """Numbers the tracks of all good rows by MD5, then id, in the table `codes`."""
-    engine.execute(
-        f"""
-        CREATE TABLE codes AS SELECT track, (row_number() OVER (ORDER BY md5(track), track) - 1)::INTEGER AS code
-        FROM (SELECT DISTINCT track FROM '{quoted(scratch)}/rows-*.parquet' WHERE fault = 0)"""
-    ).fetchall()
+def number(engine: duckdb.DuckDBPyConnection, scratch: Path, roles: dict[str, str]) -> None:
+    """Numbers what is text, so that sorting moves small rows.
+
+    Tables `tracks` and `sessions` take an `id` to a `code`, in the order of its MD5; the type `word` lists the values
+    of the context columns. Only tracks of good rows count.
+    """
+    rows = f"'{pattern(scratch)}/rows-*.parquet'"
+    for table, column, where, key in (
+        ("tracks", "track", "fault = 0", "md5(id)"),
+        ("sessions", "session", "NOT missing(session)", "md5_number_upper(id)"),
+    ):
+        engine.execute(
+            f"""
+            CREATE TABLE {table} AS SELECT id, row_number() OVER (ORDER BY {key}, id) - 1 AS code
+            FROM (SELECT DISTINCT {column} AS id FROM {rows} WHERE {where})"""
+        ).fetchall()
+    columns = [f"SELECT {role} FROM {rows} WHERE {role} IS NOT NULL" for role in WORDS if role in roles]
+    words = " UNION ".join(["SELECT ''", *columns])
+    engine.execute(f"CREATE TYPE word AS ENUM (SELECT word FROM ({words}) AS words(word) ORDER BY word)").fetchall()
 
 
 def quoted(path: Path) -> str:
-    """A path inside an SQL literal."""
+    """A path inside an SQL literal of a file to write."""
     return str(path).replace("'", "''")
+
+
+def pattern(path: Path) -> str:
+    """A path inside an SQL literal of files to read, where some characters would match others."""
+    return re.sub(r"([\[*?])", r"[\1]", quoted(path))
