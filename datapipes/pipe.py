@@ -60,7 +60,7 @@ class StepDataset(Dataset):
         """`limit`: how many sessions of the order count (0: all); `builder` makes the batch."""
         if config.lanes % ranks:
             raise UserError(f"{ranks} ranks do not divide --data.lanes {config.lanes}: change either")
-        self._store, self._config, self._builder = store, config, builder
+        self.config, self._store, self._builder = config, store, builder
         self._lanes = range(rank * config.lanes // ranks, (rank + 1) * config.lanes // ranks)
         self._per_lane = config.batch_size // config.lanes
         self._sessions = min(limit, len(store)) if limit else len(store)
@@ -72,12 +72,12 @@ class StepDataset(Dataset):
         try:
             if self._order is None or self._order[0] != epoch:
                 order = SessionOrder(
-                    self._store, self._builder.seed, epoch, self._config.shuffle_groups, len(self._lanes) + 1
+                    self._store, self._builder.seed, epoch, self.config.shuffle_groups, len(self._lanes) + 1
                 )
                 self._order = epoch, order
             pieces = []
             for lane in self._lanes:
-                start, end = (number * self._sessions // self._config.lanes for number in (lane, lane + 1))
+                start, end = (number * self._sessions // self.config.lanes for number in (lane, lane + 1))
                 first = min(start + step * self._per_lane, end)
                 pieces += self._order[1].take(first, min(first + self._per_lane, end))
             return self._builder.build(pad(pieces, len(self._lanes) * self._per_lane), epoch, step)
@@ -89,8 +89,8 @@ class StepLoader:
     """Iterates a `StepDataset` over the steps of one epoch, from any step on; workers outlive the epoch."""
 
     def __init__(self, dataset: StepDataset, pin_memory: bool):
-        config = dataset._config
-        self.steps = dataset.steps
+        config = dataset.config
+        self.dataset, self.steps = dataset, dataset.steps
         self._indices: list[tuple[int, int]] = []
         self._loader = DataLoader(
             dataset,

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.distributed.sharding_plan import column_wise, construct_module_sharding_plan, row_wise, table_wise
-from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingPlan
+from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingPlan, ShardingType
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
@@ -26,6 +27,7 @@ _OPTIMIZERS = {
     "adam": EmbOptimType.ADAM,
     "partial_rowwise_adam": EmbOptimType.PARTIAL_ROWWISE_ADAM,
 }
+_PLANNED = [kind.value for kind in (ShardingType.TABLE_WISE, ShardingType.COLUMN_WISE, ShardingType.ROW_WISE)]
 _GPU_ONLY = ("adam", "partial_rowwise_adam")
 
 
@@ -92,7 +94,11 @@ def make_plan(config: TableConfig, model: nn.Module, path: str, ranks: int, devi
     """The plan for the table at `path` of `model`. CPU's planner offers no row-wise, so those plans are built by hand."""
     sharder = make_sharder(config)
     if config.sharding == "planner":
-        planner = EmbeddingShardingPlanner(topology=Topology(world_size=ranks, compute_device=device))
+        # Unconstrained, it may replicate a small table, which would take it from the fused optimizer.
+        constraint = ParameterConstraints(sharding_types=_PLANNED, compute_kernels=[_FUSED])
+        planner = EmbeddingShardingPlanner(
+            topology=Topology(world_size=ranks, compute_device=device), constraints={TABLE: constraint}
+        )
         return planner.collective_plan(model, [sharder]) if ranks > 1 else planner.plan(model, [sharder])
     kinds = {
         "row_wise": row_wise(compute_kernel=_FUSED),

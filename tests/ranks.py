@@ -1,5 +1,7 @@
 """Real ranks on CPU for tests: forked processes that meet through a file, no ports."""
 
+import multiprocessing
+import pickle
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 
 
 def run_on_ranks(folder: Path, ranks: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -22,7 +23,7 @@ def run_on_ranks(folder: Path, ranks: int, function: Callable[..., Any], *argume
     ]
     for process in processes:
         process.start()
-    results = dict(queue.get() for _ in processes)
+    results = dict(pickle.loads(queue.get()) for _ in processes)
     for process in processes:
         process.join()
     failures = [f"rank {rank}: {value[1]}" for rank, value in results.items() if isinstance(value, tuple)]
@@ -39,4 +40,5 @@ def _rank(rendezvous: Path, rank: int, ranks: int, queue: Any, function: Callabl
         dist.destroy_process_group()
     except BaseException:
         result = (None, traceback.format_exc())
-    queue.put((rank, result))
+    # Pickled here: a tensor sent as it is would be shared memory that goes with this process.
+    queue.put(pickle.dumps((rank, result)))
