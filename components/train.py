@@ -1,4 +1,4 @@
-"""`train [RECIPE] [--config FILE.yaml] [--section.field VALUE ...]`: recipe, then file, then flags, the last one wins."""
+"""`train [RECIPE] [--config FILE.yaml] [--section.field VALUE ...]`: recipe, file, flags: the last wins."""
 
 from pathlib import Path
 

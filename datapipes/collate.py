@@ -1,4 +1,4 @@
-"""From padded sessions to the tensors of one step: splits, cloze, negatives, and all rows deduplicated for one lookup."""
+"""From padded sessions to the tensors of one step: splits, cloze, negatives, and every row once for one lookup."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol

@@ -57,8 +57,9 @@ class SessionStore:
             except (pa.ArrowException, OSError) as error:
                 raise UserError(f"{file} cannot be read ({error}): run prepare again") from error
             for group in range(metadata.num_row_groups):
-                self._groups.append((part, group))
-                sizes.append(metadata.row_group(group).num_rows)
+                if rows := metadata.row_group(group).num_rows:
+                    self._groups.append((part, group))
+                    sizes.append(rows)
         self.group_sizes = np.array(sizes, dtype=np.int64)
         self._first_number = np.concatenate([[0], np.cumsum(self.group_sizes)])
         if len(self) != self.manifest.counts["sessions"]:

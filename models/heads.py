@@ -15,7 +15,7 @@ class LossConfig:
     """Loss = alpha * InfoNCE over skips + beta * sampled softmax (Seshadri & Knees, arXiv 2309.11623, section 3)."""
 
     context: Literal["none", "output", "track"] = "track"
-    """What kept and skipped tracks are compared with: nothing (skip-blind), the encoder's output, the track's own row."""
+    """What kept and skipped tracks are compared with: nothing (skip-blind), the encoder's output, or a track's row."""
     alpha: float = 0.5
     """Weight of the skip InfoNCE."""
     beta: float = 0.5

@@ -36,13 +36,13 @@ def own_rows(weight: Tensor | ShardedTensor, rank: int, ranks: int) -> tuple[int
         _Piece(*shard.shard_offsets, *shard.shard_sizes, shard.placement.rank())
         for shard in weight.metadata().shards_metadata
     ]
-    local = {(shard.metadata.shard_offsets[0], shard.metadata.shard_offsets[1]): shard.tensor for shard in weight.local_shards()}
+    local = {tuple(shard.metadata.shard_offsets): shard.tensor.detach() for shard in weight.local_shards()}
     if all(
         piece.columns == dim and (piece.row, piece.row + piece.rows) == row_block(rows, piece.holder, ranks)
         for piece in layout
         if piece.rows
     ):
-        return first, local[first, 0].detach() if last > first else torch.empty(0, dim)
+        return first, local[first, 0] if last > first else torch.empty(0, dim)
     return first, _exchange(layout, local, rows, dim, rank, ranks)
 
 
@@ -52,13 +52,20 @@ def _exchange(
     """One all-to-all in which every holder sends each rank the part of its pieces that lies in that rank's block."""
     mine = [piece for piece in layout if piece.holder == rank]
     outgoing = [
-        torch.cat([local[piece.row, piece.column].detach()[low - piece.row : high - piece.row].reshape(-1)
-                   for piece, low, high in _overlaps(mine, rows, other, ranks)] or [torch.empty(0)])
+        torch.cat(
+            [
+                local[piece.row, piece.column][low - piece.row : high - piece.row].reshape(-1)
+                for piece, low, high in _overlaps(mine, rows, other, ranks)
+            ]
+            or [torch.empty(0)]
+        )
         for other in range(ranks)
     ]
     incoming = [
-        sum((high - low) * piece.columns for piece, low, high in _overlaps(
-            [piece for piece in layout if piece.holder == other], rows, rank, ranks))
+        sum(
+            (high - low) * piece.columns
+            for piece, low, high in _overlaps([piece for piece in layout if piece.holder == other], rows, rank, ranks)
+        )
         for other in range(ranks)
     ]
     device = outgoing[rank].device

@@ -91,7 +91,7 @@ def make_sharder(config: TableConfig) -> EmbeddingBagCollectionSharder:
 
 
 def make_plan(config: TableConfig, model: nn.Module, path: str, ranks: int, device: str) -> ShardingPlan:
-    """The plan for the table at `path` of `model`. CPU's planner offers no row-wise, so those plans are built by hand."""
+    """The plan for the table at `path` of `model`. CPU's planner offers no row-wise: that plan is built by hand."""
     sharder = make_sharder(config)
     if config.sharding == "planner":
         # Unconstrained, it may replicate a small table, which would take it from the fused optimizer.
@@ -139,7 +139,7 @@ def local_shards(state_value: object) -> list[Shard]:
 
 
 def initialize(shards: list[Shard], dim: int, bound: float, seed: int) -> None:
-    """Fills shards in place. A row's values follow from (seed, row) alone, so any sharding starts from the same table."""
+    """Fills shards in place. A row's values follow from (seed, row) alone: any sharding starts from the same table."""
     for shard in shards:
         rows, columns = shard.tensor.shape
         for block in range(shard.row // _INIT_BLOCK, math.ceil((shard.row + rows) / _INIT_BLOCK)):

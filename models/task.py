@@ -54,9 +54,7 @@ class Learner(nn.Module):
         if self.loss.context != "none":
             context_BTD = items_BTD if self.loss.context == "track" else predictions_BTD.to(items_BTD.dtype)
             valid_BT = batch.items_BT != len(rows_UD) - 1
-            nce_BT, counts_BT = skip_infonce(
-                context_BTD, items_BTD, batch.skipped_BT, valid_BT, self.loss.temperature
-            )
+            nce_BT, counts_BT = skip_infonce(context_BTD, items_BTD, batch.skipped_BT, valid_BT, self.loss.temperature)
             nce, nce_count = nce_BT.sum(), counts_BT.sum()
         sums = torch.stack([nll.detach(), nce.detach(), nll.new_tensor(len(nll_V)), nce_count.to(nll.dtype)])
         ranks = 1

@@ -19,7 +19,7 @@ def write_dataset(folder: Path, sessions: list[Session], tracks: int, group_size
     """A dataset directory as DESIGN describes it, with `group_size` sessions a row group."""
     (folder / SESSIONS).mkdir(parents=True)
     identities = [f"t_{row:05}" for row in range(tracks)]
-    counts = np.bincount([row for rows, _ in sessions for row in rows], minlength=tracks)
+    counts = np.bincount([row for rows, _ in sessions for row in rows], minlength=tracks)[:tracks]
     vocabulary = {"track_id": identities, "row": pa.array(range(tracks), pa.int32()), "count": counts}
     pq.write_table(pa.table(vocabulary), folder / "vocabulary.parquet")
     part_sizes = {}

@@ -30,7 +30,8 @@ def check(config: RunConfig, store: SessionStore) -> None:
             f"{store.path} has sessions of {longest} tracks where --encoder.max-length is "
             f"{config.encoder.max_length}: raise it, or prepare with --max-length {config.encoder.max_length}"
         )
-    for flag, wanted in (("data.negatives", config.data.negatives), ("evaluate.candidates", config.evaluate.candidates)):
+    draws = {"data.negatives": config.data.negatives, "evaluate.candidates": config.evaluate.candidates}
+    for flag, wanted in draws.items():
         if wanted + longest > store.tracks:
             raise UserError(
                 f"--{flag} {wanted} unseen tracks cannot be drawn from the {store.tracks} tracks of {store.path}: "

@@ -3,6 +3,7 @@
 import logging
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -36,11 +37,10 @@ def process_group() -> Iterator[None]:
 
     A group that exists already (a test's) is used and left alone.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     if dist.is_initialized():
         yield
         return
+    _quiet_libraries()
     backend = "nccl" if device().type == "cuda" else "gloo"
     if device().type == "cuda":
         torch.cuda.set_device(device())
@@ -57,6 +57,18 @@ def process_group() -> Iterator[None]:
             yield
         finally:
             dist.destroy_process_group()
+
+
+def _quiet_libraries() -> None:
+    """Rank 0 speaks, one plain line at a time; TorchRec's and torch's notes to their own developers are left out."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
+    logging.getLogger().setLevel(logging.ERROR)
+    for library in ("torch", "torchrec", "torch.fx._symbolic_trace"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, message=".*(ShardedTensor|broadcast_buffers).*")
 
 
 def gather_rows(local_BX: Tensor) -> Tensor:

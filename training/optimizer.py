@@ -41,21 +41,18 @@ def make_optimizer(
     """Dense Adam and the table's fused optimizer under one `step()`; the fused one has updated its rows in backward."""
     dense: KeyedOptimizer = KeyedOptimizerWrapper(
         dict(in_backward_optimizer_filter(model.named_parameters())),
-        lambda parameters: torch.optim.Adam(
-            parameters, lr=config.learning_rate, weight_decay=config.weight_decay
-        ),
+        lambda parameters: torch.optim.Adam(parameters, lr=config.learning_rate, weight_decay=config.weight_decay),
     )
     if config.clip_norm:
         dense = GradientClippingOptimizer(dense, clipping=GradientClipping.NORM, max_gradient=config.clip_norm)
-    return CombinedOptimizer(
-        [
-            ("dense", WarmupOptimizer(dense, _stages(config, total_steps), config.learning_rate)),
-            (
-                "table",
-                WarmupOptimizer(model.fused_optimizer, _stages(config, total_steps), table.learning_rate, param_name="__table"),
-            ),
-        ]
-    )
+    scheduled = [
+        (name, WarmupOptimizer(optimizer, _stages(config, total_steps), rate, param_name=f"__{name}_warmup"))
+        for name, optimizer, rate in (
+            ("dense", dense, config.learning_rate),
+            ("table", model.fused_optimizer, table.learning_rate),
+        )
+    ]
+    return CombinedOptimizer(scheduled)
 
 
 def _stages(config: OptimizerConfig, total_steps: int) -> list[WarmupStage]:

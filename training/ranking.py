@@ -41,9 +41,7 @@ def full_target_scores(queries_QD: Tensor, target_Q: Tensor, first: int, rows_RD
     return torch.where(own_Q, (queries_QD @ rows_RD[wide_W].T).diagonal(), 0.0)
 
 
-def full_counts(
-    queries_QD: Tensor, scores_Q: Tensor, excluded_QX: Tensor, first: int, rows_RD: Tensor
-) -> Tensor:
+def full_counts(queries_QD: Tensor, scores_Q: Tensor, excluded_QX: Tensor, first: int, rows_RD: Tensor) -> Tensor:
     """int64 [Q]: this rank's rows that score at least `scores_Q`, without the rows `excluded_QX` (-1: none)."""
     counts_Q = torch.zeros(len(queries_QD), dtype=torch.int64, device=queries_QD.device)
     for start in range(0, len(rows_RD), _BLOCK_ROWS):

@@ -7,7 +7,8 @@ _COLUMNS = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr")
 
 def hit_rate_table(metrics: dict, config: RunConfig) -> str:
     """`metrics.json` as an aligned table; each row names its protocol, split and number of sessions."""
-    lines = [f"{'protocol':10}{'split':12}" + "".join(f"{column.upper():>9}" for column in _COLUMNS) + f"{'sessions':>10}"]
+    heads = "".join(f"{column.upper():>9}" for column in _COLUMNS)
+    lines = [f"{'protocol':10}{'split':12}{heads}{'sessions':>10}"]
     for protocol in ("uniform", "full"):
         for split, values in metrics.get(protocol, {}).items():
             cells = "".join(f"{values[column]:9.4f}" for column in _COLUMNS)

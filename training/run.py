@@ -60,7 +60,8 @@ class RunDirectory:
                 f"{folder}/run.json has schema_version {record.get('schema_version')}, this version reads "
                 f"{SCHEMA_VERSION}: train again"
             )
-        return cls(folder, from_mapping(RunConfig(), read_yaml(folder / "config.yaml"), str(folder / "config.yaml")), record)
+        file = folder / "config.yaml"
+        return cls(folder, from_mapping(RunConfig(), read_yaml(file), str(file)), record)
 
     def open_store(self) -> SessionStore:
         """The dataset the run was trained on; refuses one whose rows mean other tracks."""

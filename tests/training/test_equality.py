@@ -48,7 +48,9 @@ def train_steps(config: RunConfig) -> dict:
     loader, losses, epoch = train_loader(config, store), [], 0
     while len(losses) < STEPS:
         epoch += 1
-        losses += [(step.total.item(), step.nll.item(), step.nce.item()) for step in pipelined(pipeline, loader.epoch(epoch))]
+        losses += [
+            (step.total.item(), step.nll.item(), step.nce.item()) for step in pipelined(pipeline, loader.epoch(epoch))
+        ]
         pipeline.detach()
     assert len(losses) == STEPS, "the test's epochs must add up to its steps"
     encoder = {name: value.detach().clone() for name, value in model.module.learner.named_parameters()}

@@ -16,9 +16,7 @@ def sharded_ranks(queries, table, target, extra, ranks: int, protocol: str) -> t
     if protocol == "uniform":
         scored = [uniform_scores(queries, torch.cat([target[:, None], extra], 1), *shard) for shard in shards]
         target_scores = sum(scores[:, 0] for scores, _ in scored)
-        return 1 + sum(
-            (~(scores[:, 1:] < target_scores[:, None]) & own[:, 1:]).sum(1) for scores, own in scored
-        )
+        return 1 + sum((~(scores[:, 1:] < target_scores[:, None]) & own[:, 1:]).sum(1) for scores, own in scored)
     target_scores = sum(full_target_scores(queries, target, *shard) for shard in shards)
     excluded = torch.cat([target[:, None], extra], 1)
     return 1 + sum(full_counts(queries, target_scores, excluded, *shard) for shard in shards)
@@ -43,7 +41,9 @@ def test_equal_to_brute_force(seed: int, tracks: int, ranks: int, protocol: str,
     scores = queries @ table.T
     expected = []
     for session in range(9):
-        rivals = set(extra[session].tolist()) if protocol == "uniform" else set(range(tracks)) - set(extra[session].tolist())
+        rivals = (
+            set(extra[session].tolist()) if protocol == "uniform" else set(range(tracks)) - set(extra[session].tolist())
+        )
         listed = extra[session].tolist() if protocol == "uniform" else sorted(rivals)
         goal = scores[session, target[session]]
         expected.append(1 + sum(bool(scores[session, row] >= goal) for row in listed if row != target[session]))

@@ -1,0 +1,141 @@
+"""One batch, worked by hand: what is predicted, what is cut off, what is never met as a negative."""
+
+import numpy as np
+import pytest
+
+from datapipes.collate import EvaluationBuilder, TrainBuilder
+from datapipes.sessions import Sessions
+
+TRACKS = 50
+ROWS = [[7, 3, 9, 3, 5, 8], [4, 6, 1], [2, 2]]
+SKIPS = [[0, 1, 2, 3, 1, 2], [1, 0, 0], [0, 1]]
+
+
+def sessions(width: int = 6) -> Sessions:
+    """The three sessions above and an empty one that fills the batch."""
+    tracks_BT = np.full((4, width), -1, dtype=np.int64)
+    skips_BT = np.zeros((4, width), dtype=np.int8)
+    for index, (rows, skips) in enumerate(zip(ROWS, SKIPS, strict=True)):
+        tracks_BT[index, : len(rows)], skips_BT[index, : len(rows)] = rows, skips
+    return Sessions(tracks_BT, skips_BT, np.array([6, 3, 2, 0]), np.array([10, 11, 12, -1]))
+
+
+def builder(sampling: str = "shared", cloze: float | None = None, negatives: int = 20) -> TrainBuilder:
+    return TrainBuilder(0, 6, TRACKS, negatives, sampling, cloze)
+
+
+def rows_at(batch, indices) -> list:
+    """Catalogue rows behind bag numbers; None for the empty bag."""
+    rows = batch.tracks.values().tolist()
+    return [[rows[bag] if bag < len(rows) else None for bag in session] for session in indices.tolist()]
+
+
+def test_next_track_targets_without_the_two_held_out():
+    batch = builder().build(sessions(), 1, 0)
+    none = [None] * 4
+    assert rows_at(batch, batch.items_BT) == [[7, 3, 9, 3], [4, None, None, None], none, none]
+    assert rows_at(batch, batch.targets_BT) == [[3, 9, 3, None], none, none, none]
+    assert batch.inputs_B.tolist() == [3, 0, 0, 0]
+    assert batch.session_B.tolist() == [10, 11, 12, -1]
+    assert not batch.masked_BT.any()
+
+
+def test_skipped_is_strength_one_or_two_and_cut_with_its_track():
+    batch = builder().build(sessions(), 1, 0)
+    assert batch.skipped_BT.tolist() == [[False, True, True, False], [True, False, False, False]] + [[False] * 4] * 2
+
+
+def test_shared_negatives_are_masked_for_the_sessions_that_contain_them():
+    batch = builder(negatives=40).build(sessions(), 1, 0)
+    negatives = [batch.tracks.values()[bag].item() for bag in batch.negatives]
+    assert len(set(negatives)) == 40
+    for session, rows in enumerate(({7, 3, 9}, {4}, set(), set())):
+        masked = {row for row, hit in zip(negatives, batch.collides_BK[session].tolist(), strict=True) if hit}
+        assert masked == rows & set(negatives)
+    assert batch.collides_BK.any(), "the example must contain a collision"
+
+
+def test_shared_negatives_are_drawn_anew_each_step_and_are_equal_on_all_ranks():
+    pools = {}
+    for epoch, step in ((1, 0), (1, 1), (2, 0)):
+        batch = builder().build(sessions(), epoch, step)
+        pools[epoch, step] = tuple(batch.tracks.values()[batch.negatives].tolist())
+    assert len(set(pools.values())) == 3
+    part = sessions()
+    other = Sessions(part.tracks_BT[2:], part.skips_BT[2:], part.length_B[2:], part.number_B[2:])
+    batch = builder().build(other, 1, 0)
+    assert tuple(batch.tracks.values()[batch.negatives].tolist()) == pools[1, 0]
+
+
+def test_per_session_negatives_avoid_their_own_session_and_ignore_the_others():
+    batch = builder("per-session", negatives=40).build(sessions(), 1, 0)
+    for session, rows in enumerate(({7, 3, 9}, {4}, set())):
+        negatives = batch.tracks.values()[batch.negatives[session]].tolist()
+        assert len(set(negatives)) == 40 and not set(negatives) & rows
+    alone = sessions()
+    alone = Sessions(alone.tracks_BT[:1], alone.skips_BT[:1], alone.length_B[:1], alone.number_B[:1])
+    single = builder("per-session", negatives=40).build(alone, 1, 7)
+    drawn = [b.tracks.values()[b.negatives[0]].tolist() for b in (batch, single)]
+    assert drawn[0] == drawn[1]
+
+
+def test_the_number_of_bags_never_changes():
+    capacities = {
+        len(builder().build(sessions(width), epoch, 0).tracks.lengths()) for epoch in range(3) for width in (6, 9)
+    }
+    assert capacities == {4 * 6 + 20 + 1}
+
+
+def test_cloze_targets_are_the_masked_tracks_themselves():
+    many = Sessions(
+        np.tile(np.arange(20), (500, 1)), np.zeros((500, 20), dtype=np.int8), np.full(500, 20), np.arange(500)
+    )
+    batch = TrainBuilder(0, 20, TRACKS, 20, "shared", 0.2).build(many, 1, 0)
+    masked = batch.masked_BT.numpy()
+    assert 0.18 < masked.mean() < 0.22
+    assert masked.any(axis=1).all(), "every session must predict something"
+    empty = len(batch.tracks.lengths()) - 1
+    targets = batch.targets_BT.numpy()
+    assert np.array_equal(targets[masked], batch.items_BT.numpy()[masked])
+    assert (targets[~masked] == empty).all()
+    assert (batch.inputs_B == 18).all()
+
+
+def evaluation(split: str, append_mask: bool = False, candidates: int = 30) -> EvaluationBuilder:
+    return EvaluationBuilder(0, 6, TRACKS, split, candidates, append_mask)
+
+
+@pytest.mark.parametrize(
+    ("split", "targets", "histories"),
+    [
+        ("test", [8, 1, 2, -1], [[7, 3, 9, 3, 5], [4, 6], [2], []]),
+        ("validation", [5, 6, -1, -1], [[7, 3, 9, 3], [4], [], []]),
+    ],
+)
+def test_all_that_precedes_the_target_is_input(split: str, targets: list, histories: list):
+    batch = evaluation(split).build(sessions(), 0, 0)
+    assert batch.target_B.tolist() == targets
+    assert [[row for row in rows if row >= 0] for rows in batch.history_BT.tolist()] == histories
+    inputs = rows_at(batch.sessions, batch.sessions.items_BT)
+    assert [[row for row in rows if row is not None] for rows in inputs] == histories
+    assert batch.sessions.inputs_B.tolist() == [len(history) for history in histories]
+
+
+def test_a_mask_is_appended_where_cloze_predicts():
+    batch = evaluation("test", append_mask=True).build(sessions(), 0, 0)
+    assert batch.sessions.inputs_B.tolist() == [6, 3, 2, 0]
+    assert [row.nonzero().flatten().tolist() for row in batch.sessions.masked_BT] == [[5], [2], [1], []]
+
+
+def test_candidates_are_unseen_and_depend_on_nothing_but_seed_split_and_session():
+    """The published code ranks each target among the other targets of its batch as well."""
+    together = evaluation("test").build(sessions(), 0, 0)
+    part = sessions()
+    alone = Sessions(part.tracks_BT[1:2], part.skips_BT[1:2], part.length_B[1:2], part.number_B[1:2])
+    single = evaluation("test").build(alone, 0, 3)
+    assert together.candidates_BC[1].tolist() == single.candidates_BC[0].tolist()
+    for session, rows in enumerate(ROWS):
+        candidates = together.candidates_BC[session].tolist()
+        assert len(set(candidates)) == 30 and not set(candidates) & set(rows)
+    other = evaluation("validation").build(sessions(), 0, 0)
+    assert together.candidates_BC.tolist() != other.candidates_BC.tolist()

@@ -1,0 +1,53 @@
+"""Reading a manifest that is not what this version wrote."""
+
+import json
+
+import pytest
+
+from datapipes.errors import UserError
+from datapipes.manifest import Manifest
+
+MANIFEST = Manifest(
+    counts={"sessions": 1, "plays": 3, "tracks": 2},
+    session_lengths={"min": 3, "max": 3},
+    skip_share=0.5,
+    context_columns=[],
+    parts={"part-00000.parquet": 1},
+    vocabulary_hash="0" * 64,
+    sources=[{"file": "log.csv", "bytes": 9}],
+    options={"seed": 0},
+    dropped_sessions={},
+    dropped_rows={},
+    versions={"python": "3"},
+)
+
+
+def test_what_is_written_is_read(tmp_path):
+    MANIFEST.write(tmp_path)
+    assert Manifest.read(tmp_path) == MANIFEST
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"schema_version": 2}, "has schema_version 2, this version reads 1: prepare the dataset again"),
+        ({"schema_version": None}, "has schema_version None"),
+        ({"counts": ...}, "has no field 'counts': prepare the dataset again"),
+    ],
+)
+def test_another_version_is_refused(change, says, tmp_path):
+    MANIFEST.write(tmp_path)
+    content = {**json.loads((tmp_path / "manifest.json").read_text()), **change}
+    kept = {name: value for name, value in content.items() if value is not ...}
+    (tmp_path / "manifest.json").write_text(json.dumps(kept))
+    with pytest.raises(UserError, match=says):
+        Manifest.read(tmp_path)
+
+
+def test_a_manifest_that_is_missing_or_broken_is_refused(tmp_path):
+    with pytest.raises(UserError, match="manifest.json cannot be read"):
+        Manifest.read(tmp_path)
+    for text in ("{", "[1]", "3", "\N{NULL}"):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(UserError, match="prepare the dataset again"):
+            Manifest.read(tmp_path)

@@ -1,0 +1,216 @@
+"""Bad input: one sentence that names the file and the line, nothing left behind, and sessions dropped on demand."""
+
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from datapipes.errors import UserError
+from datapipes.manifest import Manifest
+from datapipes.prepare import PrepareConfig, prepare
+
+HEAD = "session_id,session_position,track_id_clean,skip_1,skip_2,skip_3,not_skipped,hour_of_day,premium"
+GOOD = ["a,1,t1,0,0,0,1,7,1", "a,2,t2,0,0,0,1,7,1", "a,3,t3,0,0,0,1,7,1"]
+START = ["b,1,t1,0,0,0,1,7,1", "b,2,t2,1,1,1,0,7,1"]
+
+ROWS = {
+    "empty session": (",3,t,0,0,0,1,7,1", "session_id is empty: expected a session id", "no session id"),
+    "NaN session": ("NaN,3,t,0,0,0,1,7,1", "session_id is 'NaN': expected a session id", "no session id"),
+    "empty track": ("b,3,,0,0,0,1,7,1", "track_id_clean is empty: expected a track id", "no track id"),
+    "null track": ("b,3,null,0,0,0,1,7,1", "track_id_clean is 'null': expected a track id", "no track id"),
+    "blank track": ("b,3,   ,0,0,0,1,7,1", "track_id_clean is '   ': expected a track id", "no track id"),
+    "huge track": (
+        "b,3," + "x" * 10_000_000 + ",0,0,0,1,7,1",
+        "track_id_clean is 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...' (10,000,000 characters): expected at most 1024 bytes",
+        "track id too long",
+    ),
+    "empty order": ("b,,t,0,0,0,1,7,1", "session_position is empty: expected a number", "order is not a number"),
+    "NaN order": ("b,NaN,t,0,0,0,1,7,1", "session_position is 'NaN': expected a number", "order is not a number"),
+    "word order": ("b,third,t,0,0,0,1,7,1", "session_position is 'third': expected", "order is not a number"),
+    "word flag": ("b,3,t,0,0,maybe,1,7,1", "skip_3 is 'maybe': expected true, false, 1 or 0", "skip_3 is not a flag"),
+    "empty flag": ("b,3,t,,0,0,1,7,1", "skip_1 is empty: expected true, false, 1 or 0", "skip_1 is not a flag"),
+    "number flag": ("b,3,t,0,2,1,0,7,1", "skip_2 is '2': expected true, false, 1 or 0", "skip_2 is not a flag"),
+    "unnested": ("b,3,t,1,0,1,0,7,1", "skip_1 is '1': expected skip_1 to imply skip_2", "contradictory skip flags"),
+    "both": ("b,3,t,1,1,1,1,7,1", "not_skipped is '1': expected false beside a skip flag", "contradictory skip flags"),
+    "hour 24": (
+        "b,3,t,0,0,0,1,24,1",
+        "hour_of_day is '24': expected 0 to 23, or nothing",
+        "hour_of_day is not an hour",
+    ),
+    "word premium": ("b,3,t,0,0,0,1,7,gold", "premium is 'gold': expected true, false", "premium is not a flag"),
+    "short row": ("b,3,t,0,0", "has 5 fields: expected 9 as its columns", "wrong number of fields"),
+    "long row": ("b,3,t,0,0,0,1,7,1,9", "has 10 fields: expected 9 as its columns", "wrong number of fields"),
+    "Latin-1": ("b,3,caf\udce9,0,0,0,1,7,1", "has bytes that are not UTF-8", "not UTF-8"),
+    "repeated": ("b,2,t,0,0,0,1,7,1", "session_position '2' of session 'b' stands in line 6 already", "position twice"),
+    "disordered": ("b,1,t,0,0,0,1,7,1", "session 'b' comes after a greater one in line 6", "positions out of order"),
+}
+
+
+def write(path: Path, lines: list[str]) -> Path:
+    path.write_bytes("\n".join([*lines, ""]).encode(errors="surrogateescape"))
+    return path
+
+
+def refused(tmp_path: Path, *inputs: Path, **options) -> str:
+    """The sentence with which `prepare` refuses, having left nothing behind."""
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError) as caught:
+        prepare(PrepareConfig(input=inputs, output=tmp_path / "data", **options))
+    assert sorted(tmp_path.iterdir()) == before
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_a_bad_row_stops_with_its_line_or_drops_its_session(case, tmp_path):
+    row, says, reason = ROWS[case]
+    log = write(tmp_path / "log.csv", [HEAD, *GOOD, *START, row, "b,9,t9,0,0,0,1,7,1"])
+    sentence = refused(tmp_path, log)
+    assert sentence.startswith(f"{log}, line 7")
+    assert says in sentence
+    assert "--on-error skip" in sentence
+
+    manifest = prepare(PrepareConfig(input=(log,), output=tmp_path / "data", on_error="skip"))
+    if reason == "no session id":
+        assert manifest.dropped_rows == {reason: 1}
+        assert manifest.dropped_sessions == {}
+        assert manifest.counts["sessions"] == 2
+    else:
+        assert manifest.dropped_rows == {}
+        (found,) = manifest.dropped_sessions.items()
+        assert found[0].startswith(reason) and found[1] == 1
+        assert manifest.counts == {"sessions": 1, "plays": 3, "tracks": 3}
+
+
+def test_the_line_is_the_one_an_editor_shows(tmp_path):
+    head = "session_id,session_position,track_id_clean,title"
+    lines = [head, "", 'a,1,t,"two', 'lines"', "", "a,2,t,x", "a,3,,x"]
+    assert f"{tmp_path / 'log.csv'}, line 7: track_id_clean is empty" in refused(
+        tmp_path, write(tmp_path / "log.csv", lines)
+    )
+
+
+def test_a_session_of_several_faults_is_dropped_once(tmp_path):
+    log = write(tmp_path / "log.csv", [HEAD, *GOOD, "b,1,,0,0,0,1,7,1", "b,1,t,1,0,0,1,7,1", "b,x,t,0,0,0,1,7,1"])
+    manifest = prepare(PrepareConfig(input=(log,), output=tmp_path / "data", on_error="skip"))
+    assert manifest.dropped_sessions == {"no track id": 1}
+
+
+def test_a_short_row_that_ends_before_the_session_counts_as_a_row(tmp_path):
+    names = "session_position,track_id_clean,session_id"
+    log = write(tmp_path / "log.csv", [names, "1,t,a", "2,t,a", "3,t,a", "4,t"])
+    manifest = prepare(PrepareConfig(input=(log,), output=tmp_path / "data", on_error="skip"))
+    assert manifest.dropped_rows == {"wrong number of fields": 1}
+    assert manifest.counts["plays"] == 3
+
+
+def test_a_session_in_two_files(tmp_path):
+    one = write(tmp_path / "one.csv", [HEAD, *GOOD, *START])
+    two = write(tmp_path / "two.csv", [HEAD, "b,3,t9,0,0,0,1,7,1"])
+    sentence = refused(tmp_path, one, two)
+    assert f"session 'b' is in {one} and in {two}: expected each session in one file" in sentence
+    manifest = prepare(PrepareConfig(input=(one, two), output=tmp_path / "data", on_error="skip"))
+    assert manifest.dropped_sessions == {"session in two files": 1}
+    manifest = prepare(PrepareConfig(input=(one, two), output=tmp_path / "sorted", sort=True))
+    assert manifest.counts["sessions"] == 2
+
+
+def test_bad_strengths_and_ratings(tmp_path):
+    head, good = "session_id,session_position,track_id_clean,v", ["a,1,t,0", "a,2,t,1", "a,3,t,3"]
+    for value, option, says in (
+        ("4", "skip_strength", "v is '4': expected 0, 1, 2 or 3"),
+        ("1.5", "skip_strength", "v is '1.5': expected 0, 1, 2 or 3"),
+        ("nan", "rating", "v is 'nan': expected a number"),
+        ("", "rating", "v is empty: expected a number"),
+        ("yes", "skip", "v is 'yes': expected true, false, 1 or 0"),
+    ):
+        rows = [row[:-1] + "0" for row in good] if option == "skip" else good
+        log = write(tmp_path / "log.csv", [head, *rows, f"a,4,t,{value}"])
+        assert f"{log}, line 5: {says}" in refused(tmp_path, log, **{option: "v"})
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("log.csv", b"", "is empty, or its first line is: expected a header line and rows"),
+        ("log.csv", HEAD.encode() + b"\n", "has no rows: expected one a play"),
+        ("log.csv", b"session_id,track_id_clean\na,t\n", "has no column 'session_position'"),
+        ("log.csv", b"session_id,session_position,track\na,1,t\n", "has no column 'track_id_clean'"),
+        ("log.csv", b"1,10\n1,11\n", "has no column 'session_id' (its columns are 1, 10)"),
+        ("log.csv", HEAD.replace("skip_2,", "").encode() + b"\n", "has no column 'skip_2'"),
+        ("log.csv", (HEAD + ",premium\n").encode(), "has 2 columns named 'premium': rename all but one"),
+        ("log.csv", "\ufeffsession_id,".encode("utf-16"), "line 1 is not UTF-8: save the file as UTF-8"),
+        ("log.csv", (HEAD + '\na,1,"t1,0,0,0,1,7,1\n' + "a,2,t2,0,0,0,1,7,1\n" * 9).encode(), "line 2"),
+        ("log.csv", (HEAD + "\na,1," + "x" * 40_000_000 + ",0,0,0,1,7,1\n").encode(), "a line of tens of megabytes"),
+        ("log.csv.gz", gzip.compress("\n".join([HEAD, *GOOD * 999]).encode())[:-99], "is cut short or damaged"),
+        (
+            "log.csv.gz",
+            gzip.compress("\n".join([HEAD, *GOOD * 999]).encode())[:-8] + b"abcdefgh",
+            "is cut short or dam",
+        ),
+        ("log.csv.gz", b"not gzip at all", "cannot be read, or is not the gzip file its name says"),
+        ("log.parquet", b"PAR1 but not for long", "is not a Parquet file, or is cut short"),
+        ("log.json", b"{}", "is of no known format: expected .csv, .tsv, .txt"),
+    ],
+)
+def test_a_bad_file_is_refused_whatever_is_done_with_bad_rows(name, content, says, on_error, tmp_path):
+    log = tmp_path / name
+    log.write_bytes(content)
+    sentence = refused(tmp_path, log, on_error=on_error)
+    assert str(log) in sentence
+    assert says in sentence
+
+
+def test_files_of_one_log_hold_the_same_columns(tmp_path):
+    one = write(tmp_path / "one.csv", [HEAD, *GOOD])
+    two = write(tmp_path / "two.csv", ["session_id,session_position,track_id_clean", "c,1,t", "c,2,t", "c,3,t"])
+    assert f"{two} has no column 'hour_of_day', which {one} has" in refused(tmp_path, one, two)
+    assert f"{two} has no column 'not_skipped', which {one} has" in refused(tmp_path, one, two, context=False)
+
+
+def test_bad_rows_of_parquet(tmp_path):
+    table = {"session_id": ["a", "a", None], "session_position": [1, 2, 3], "track_id_clean": ["t", "t", "t"]}
+    pq.write_table(pa.table(table), tmp_path / "log.parquet", row_group_size=2)
+    assert f"{tmp_path / 'log.parquet'}, row 3: session_id is empty" in refused(tmp_path, tmp_path / "log.parquet")
+    pq.write_table(pa.table({**table, "session_id": [["a"], ["a"], []]}), tmp_path / "log.parquet")
+    assert "column 'session_id' holds lists or structs" in refused(tmp_path, tmp_path / "log.parquet")
+    pq.write_table(pa.table(table), tmp_path / "log.parquet")
+    whole = (tmp_path / "log.parquet").read_bytes()
+    (tmp_path / "log.parquet").write_bytes(whole[:40] + b"\0" * 60 + whole[100:])
+    assert str(tmp_path / "log.parquet") in refused(tmp_path, tmp_path / "log.parquet")
+
+
+def test_what_is_not_there(tmp_path):
+    assert "does not exist: check --input" in refused(tmp_path, tmp_path / "absent.csv")
+    (tmp_path / "empty").mkdir()
+    assert "holds no .csv" in refused(tmp_path, tmp_path / "empty")
+    log = write(tmp_path / "log.csv", [HEAD, *GOOD])
+    assert "has 9 columns, --columns names 2" in refused(tmp_path, log, columns=("a", "b"))
+    with pytest.raises(UserError, match="choose another --output"):
+        prepare(PrepareConfig(input=(log,), output=log / "data"))
+
+
+def test_the_command_exits_with_2_and_one_line(tmp_path):
+    log = write(tmp_path / "log.csv", [HEAD, *GOOD, ROWS["unnested"][0]])
+    command = [sys.executable, "-m", "components", "prepare", "--input", str(log), "--output", str(tmp_path / "data")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"skipwise: {log}, line 5: skip_1 is '1'")
+    assert "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+    done = subprocess.run(
+        [*command, "--min-length", "1"], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.returncode == 2
+    assert "--min-length must be at least 3" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = subprocess.run(
+        [*command, "--on-error", "skip"], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.returncode == 0
+    assert Manifest.read(tmp_path / "data").dropped_sessions == {"contradictory skip flags": 1}

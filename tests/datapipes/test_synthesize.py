@@ -1,0 +1,138 @@
+"""The structure that is planted can be found again, and the same seed writes the same bytes."""
+
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from datapipes.errors import UserError
+from datapipes.manifest import Manifest
+from datapipes.prepare import PrepareConfig, prepare
+from datapipes.synthesize import Catalogue, SynthesizeConfig, synthesize
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("synthetic")
+    synthesize(SynthesizeConfig(output=folder / "log.parquet", sessions=20_000, tracks=2_000, seed=3))
+    prepare(PrepareConfig(input=(folder / "log.parquet",), output=folder / "data"))
+    return folder
+
+
+def test_it_is_a_log_that_prepare_reads_without_a_fault(made):
+    manifest = Manifest.read(made / "data")
+    assert manifest.counts["sessions"] == 20_000
+    assert manifest.session_lengths == {"min": 10, "max": 20}
+    assert manifest.context_columns == [
+        "context_type",
+        "hour_of_day",
+        "premium",
+        "shuffle",
+        "reason_start",
+        "reason_end",
+    ]
+    log = pq.read_table(made / "log.parquet")
+    lengths = Counter(log["session_id"].to_pylist())
+    assert [lengths[session] for session in log["session_id"].to_pylist()] == log["session_length"].to_pylist()
+
+
+def test_markov_beats_popularity(made):
+    sessions = pq.read_table(made / "data" / "sessions", columns=["tracks"])["tracks"].to_pylist()
+    tracks = Manifest.read(made / "data").counts["tracks"]
+    popularity = np.zeros(tracks)
+    following: dict[int, Counter] = defaultdict(Counter)
+    for session in sessions:
+        np.add.at(popularity, session[:-1], 1)
+        for track, successor in zip(session[:-2], session[1:-1], strict=True):
+            following[track][successor] += 1
+    random = np.random.default_rng(0)
+    hits = {"popularity": 0, "markov": 0}
+    for session in sessions[:2_000]:
+        others = np.setdiff1d(random.permutation(tracks)[:1_100], session)[:1_000]
+        seen = following[session[-2]]
+        markov = np.array([seen[track] for track in others]) + popularity[others] * 1e-6
+        hits["popularity"] += np.count_nonzero(popularity[others] >= popularity[session[-1]]) < 10
+        hits["markov"] += np.count_nonzero(markov >= seen[session[-1]] + popularity[session[-1]] * 1e-6) < 10
+    assert hits["markov"] > 0.5 * 2_000
+    assert hits["markov"] > 3 * hits["popularity"]
+
+
+def test_skips_tell_of_a_track_out_of_the_listeners_cluster(made):
+    config = SynthesizeConfig(output=made / "log.parquet", sessions=20_000, tracks=2_000, seed=3)
+    catalogue = Catalogue(config)
+    cluster_of = {
+        track: cluster
+        for cluster, (start, end) in enumerate(zip(catalogue.starts[:-1], catalogue.starts[1:], strict=True))
+        for track in catalogue.ids[start:end].to_pylist()
+    }
+    log = pq.read_table(made / "log.parquet", columns=["session_id", "track_id_clean", "skip_2"]).to_pylist()
+    plays = defaultdict(list)
+    for row in log[:100_000]:
+        plays[row["session_id"]].append((cluster_of[row["track_id_clean"]], row["skip_2"]))
+    skipped = {True: [], False: []}
+    for session in plays.values():
+        ((home, _),) = Counter(cluster for cluster, _ in session).most_common(1)
+        for cluster, skip in session:
+            skipped[cluster == home].append(skip)
+    assert np.mean(skipped[False]) > 0.7
+    assert np.mean(skipped[True]) < 0.35
+
+
+def test_ids_do_not_tell_popularity(made):
+    counts = pq.read_table(made / "data" / "vocabulary.parquet").sort_by("track_id")["count"].to_numpy()
+    ranks = counts.argsort().argsort()
+    assert abs(np.corrcoef(ranks, np.arange(len(counts)))[0, 1]) < 0.08
+    assert np.sort(counts)[-200:].sum() > 2 * 200 * counts.mean()
+
+
+def test_the_same_seed_writes_the_same_bytes(tmp_path):
+    names = ("one.csv", "two.csv", "three.csv", "four.csv.gz", "five.csv.gz")
+    for name, seed in zip(names, (1, 1, 2, 1, 1), strict=True):
+        synthesize(SynthesizeConfig(output=tmp_path / name, sessions=9_000, tracks=200, seed=seed, clusters=5))
+    one, two, three, four, five = ((tmp_path / name).read_bytes() for name in names)
+    assert one == two != three
+    assert four == five
+    assert pyarrow.csv.read_csv(tmp_path / "one.csv").equals(pyarrow.csv.read_csv(tmp_path / "four.csv.gz"))
+
+
+def test_the_first_chunk_does_not_depend_on_how_many_follow(tmp_path):
+    for sessions in (8_192, 10_000):
+        synthesize(SynthesizeConfig(output=tmp_path / f"{sessions}.csv", sessions=sessions, tracks=100, seed=4))
+    short, long = ((tmp_path / f"{sessions}.csv").read_bytes() for sessions in (8_192, 10_000))
+    assert long.startswith(short)
+
+
+def test_an_output_that_exists_is_kept_unless_told(tmp_path):
+    output = tmp_path / "log.csv"
+    output.write_text("mine")
+    with pytest.raises(UserError, match="exists: choose another --output"):
+        synthesize(SynthesizeConfig(output=output, sessions=5, tracks=100))
+    assert output.read_text() == "mine"
+    synthesize(SynthesizeConfig(output=output, sessions=5, tracks=100, overwrite=True))
+    assert output.read_text().startswith("session_id") or output.read_text().startswith('"session_id"')
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"sessions": 0}, "--sessions must be at least 1"),
+        ({"sessions": -5}, "--sessions must be at least 1"),
+        ({"tracks": 99}, "--tracks must be at least twice --clusters, 100, not 99"),
+        ({"clusters": 0}, "--clusters must be at least 1"),
+        ({"seed": -1}, "--seed must not be negative"),
+        ({"zipf": float("nan")}, "--zipf must be from 0 to 5"),
+        ({"output": Path("log.xlsx")}, "--output must end in .csv, .csv.gz or .parquet"),
+    ],
+)
+def test_bad_options_are_named(options, says):
+    with pytest.raises(ValueError, match=says):
+        SynthesizeConfig(**{"output": Path("log.csv"), "sessions": 10, "tracks": 1_000, **options})
+
+
+def test_one_cluster_has_no_strangers(tmp_path):
+    synthesize(SynthesizeConfig(output=tmp_path / "log.parquet", sessions=10, tracks=2, clusters=1, zipf=0))
+    assert set(pq.read_table(tmp_path / "log.parquet")["track_id_clean"].to_pylist()) == {"t_0", "t_1"}
