@@ -102,4 +102,7 @@ class PrepareConfig:
 
     def contents(self) -> dict[str, Any]:
         """The options that decide what the dataset directory holds, for its manifest."""
-        return {name: value for name, value in vars(self).items() if name not in PLACES}
+        return {
+            **{name: value for name, value in vars(self).items() if name not in PLACES},
+            "columns": list(self.columns),
+        }

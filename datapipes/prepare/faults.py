@@ -3,14 +3,14 @@
 import csv
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import pyarrow.parquet as pq
 
 from datapipes.errors import UserError
 from datapipes.prepare.config import PrepareConfig
-from datapipes.prepare.read import NOT_UTF8, RAGGED
+from datapipes.prepare.read import NOT_UTF8, RAGGED, UNCLOSED
 from datapipes.prepare.sources import FLAGS, Source, quoting
 
 LONGEST_ID = 1024
@@ -42,13 +42,15 @@ SESSION_FAULTS = {
 
 def row_faults(roles: dict[str, str], config: PrepareConfig) -> list[Fault]:
     """The checks of one row, in the order in which they are made; a fault's code is its place, from 1."""
+    closed = "expected every quote closed on its line"
     faults = [
+        Fault("quote not closed", None, f"mark = {UNCLOSED}", closed, True),
         Fault("wrong number of fields", None, f"mark = {RAGGED}", "expected as many fields as columns"),
         Fault("not UTF-8", None, f"mark = {NOT_UTF8}", "expected text in UTF-8"),
     ]
     for role, noun in (("session", "session id"), ("track", "track id")):
-        broken = f"contains({role}, chr(10)) OR contains({role}, chr(13))"
-        faults.append(Fault(f"line break in the {noun}", role, broken, "expected every quote closed on its line", True))
+        lines = f"contains({role}, chr(10)) OR contains({role}, chr(13))"
+        faults.append(Fault(f"line break in the {noun}", role, lines, closed, True))
         faults.append(Fault(f"no {noun}", role, f"missing({role})", f"expected a {noun}"))
         long = f"strlen({role}) > {LONGEST_ID}"
         faults.append(Fault(f"{noun} too long", role, long, f"expected at most {LONGEST_ID} bytes"))
@@ -83,9 +85,12 @@ def row_faults(roles: dict[str, str], config: PrepareConfig) -> list[Fault]:
 
 def row_error(source: Source, row: int | None, fault: Fault) -> UserError:
     """The sentence for a bad row; a `row` of None means the file's first line with a wrong number of fields."""
-    line, fields = locate(source, row)
-    where = f"{source.path}, {'row' if source.suffix == '.parquet' else 'line'} {line}"
+    unclosed = fault.role is None and fault.fatal
+    line, fields = locate(source, row, broken if unclosed else None)
+    where = f"{source.path}, {counted(source)} {line}"
     mend = "mend the file" if fault.fatal else MEND
+    if unclosed:
+        return UserError(f"{where} opens a quote that is not closed on it: {fault.expected}; {mend}")
     if row is None:
         return UserError(f"{where} has {len(fields)} fields: expected {len(source.names)} as its columns; {mend}")
     if fault.role is None:
@@ -99,14 +104,28 @@ def order_error(source: Source, row: int, previous: int, code: int) -> UserError
     """The sentence for a row whose order does not come after that of the row before it in its session."""
     line, fields = locate(source, row)
     earlier, _ = locate(source, previous)
-    where = f"{source.path}, {'row' if source.suffix == '.parquet' else 'line'} {line}"
+    count = counted(source)
     order = source.roles["order"]
     session, place = (shown(fields[source.names.index(name)]) for name in (source.roles["session"], order))
-    what = f"stands in {earlier} already" if code == REPEATED else f"comes after a greater one in {earlier}"
-    return UserError(
-        f"{where}: {order} {place} of session {session} {what}: expected it to grow from row to row; sort the rows "
-        f"with --sort, or drop the session with --on-error skip"
+    what = (
+        f"stands in {count} {earlier} already"
+        if code == REPEATED
+        else f"comes after a greater one in {count} {earlier}"
     )
+    return UserError(
+        f"{source.path}, {count} {line}: {order} {place} of session {session} {what}: expected it to grow from row to "
+        f"row; sort the rows with --sort, or drop the session with --on-error skip"
+    )
+
+
+def counted(source: Source) -> str:
+    """What the rows of a file are counted as."""
+    return "row" if source.suffix == ".parquet" else "line"
+
+
+def broken(fields: list[str]) -> bool:
+    """Whether a row goes on over several lines."""
+    return any("\n" in field for field in fields)
 
 
 def shown(value: str | None) -> str:
@@ -116,8 +135,14 @@ def shown(value: str | None) -> str:
     return f"'{value}'" if len(value) <= 40 else f"'{value[:30]}...' ({len(value):,} characters)"
 
 
-def locate(source: Source, row: int | None) -> tuple[int, list[str | None]]:
-    """The number of a row as an editor or a table viewer counts, and its fields."""
+def locate(
+    source: Source, row: int | None, bad: Callable[[list[str]], bool] | None = None
+) -> tuple[int, list[str | None]]:
+    """The number of a row as an editor or a table viewer counts, and its fields.
+
+    Where `row` is None it is the first that is `bad`, which by default means a wrong number of fields.
+    """
+    bad = bad or (lambda fields: len(fields) != len(source.names))
     if source.suffix == ".parquet":
         return row + 1, parquet_row(source, row)
     limit = csv.field_size_limit(1 << 30)
@@ -126,7 +151,7 @@ def locate(source: Source, row: int | None) -> tuple[int, list[str | None]]:
             text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="backslashreplace", newline="")
             records = enumerate_records(text, source)
             if row is None:
-                return next((line, fields) for line, fields in records if len(fields) != len(source.names))
+                return next((line, fields) for line, fields in records if bad(fields))
             return next(itertools.islice(records, row, None))
     finally:
         csv.field_size_limit(limit)

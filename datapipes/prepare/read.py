@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from datapipes.errors import UserError
 from datapipes.prepare.sources import Source
 
-FINE, NOT_UTF8, RAGGED = range(3)
+FINE, NOT_UTF8, RAGGED, UNCLOSED = range(4)
 BLOCK = 16 << 20
 PARQUET_BATCH = 1 << 17
 
@@ -32,7 +32,7 @@ def read(source: Source, advance: Callable[[int], object]) -> Iterator[pa.Record
     schema, row = schema_of(source), 0
     for columns, mark in chunks:
         size = len(columns[0])
-        numbers = pa.nulls(size, pa.int64()) if mark == RAGGED else pa.array(np.arange(row, row + size))
+        numbers = pa.nulls(size, pa.int64()) if mark in (RAGGED, UNCLOSED) else pa.array(np.arange(row, row + size))
         texts, marks = decode(columns, np.full(size, mark, dtype=np.uint8))
         row += size
         yield pa.record_batch([numbers, pa.array(marks), *texts], schema=schema)
@@ -78,14 +78,15 @@ def text_batches(source: Source, advance: Callable[[int], object]) -> Iterator[t
         raise UserError(f"{source.path} is cut short or damaged: copy it again") from None
     except pa.ArrowInvalid as error:
         if "straddling" in str(error):
-            what = "holds a line of more than 16 MiB, or a quote that is never closed"
+            what = "holds a line of tens of megabytes, or a quote that is never closed"
         else:
             what = "cannot be read as a table"
         raise UserError(f"{source.path} {what}: expected a play a line") from None
     if ragged:
         rows = [text.encode().split(source.delimiter.encode()) for text in ragged]
-        places = [int(label) for label in wanted]
-        yield [pa.array([row[at] if at < len(row) else None for row in rows], pa.binary()) for at in places], RAGGED
+        columns = [[row[int(label)] if int(label) < len(row) else None for row in rows] for label in wanted]
+        unclosed = any("\n" in text for text in ragged)
+        yield [pa.array(column, pa.binary()) for column in columns], UNCLOSED if unclosed else RAGGED
 
 
 def parquet_batches(source: Source, advance: Callable[[int], object]) -> Iterator[tuple[list[pa.Array], int]]:
