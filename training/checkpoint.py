@@ -4,13 +4,12 @@ import os
 import shutil
 from pathlib import Path
 
-import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from datapipes.errors import UserError
-from training.distributed import rank
+from training.distributed import barrier, rank
 
 BEST = "checkpoint"
 
@@ -20,15 +19,15 @@ def save_best(model: DistributedModelParallel, run_path: Path) -> None:
     aside, target, old = (run_path / name for name in (f".{BEST}.partial", BEST, f".{BEST}.old"))
     if rank() == 0:
         shutil.rmtree(aside, ignore_errors=True)
-    dist.barrier()
+    barrier()
     dcp.save({"model": model.state_dict()}, checkpoint_id=str(aside))
-    dist.barrier()
+    barrier()
     if rank() == 0:
         if target.exists():
             os.replace(target, old)
         os.replace(aside, target)
         shutil.rmtree(old, ignore_errors=True)
-    dist.barrier()
+    barrier()
 
 
 def load_best(model: DistributedModelParallel, run_path: Path) -> None:

@@ -80,6 +80,12 @@ def gather_rows(local_BX: Tensor) -> Tensor:
     return torch.cat(pieces)
 
 
+def barrier() -> None:
+    """Waits until every rank is here."""
+    if ranks() > 1:
+        dist.barrier()
+
+
 def broadcast_object(value):
     """Rank 0's `value`, on every rank."""
     if ranks() == 1:

@@ -12,7 +12,7 @@ import yaml
 from datapipes.errors import UserError
 from datapipes.sessions import SessionStore
 from training.config import RunConfig, from_mapping
-from training.distributed import broadcast_object, rank, ranks
+from training.distributed import barrier, broadcast_object, rank, ranks
 
 SCHEMA_VERSION = 1
 _PACKAGES = ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "torchmetrics")
@@ -74,11 +74,12 @@ class RunDirectory:
         return store
 
     def update_metrics(self, changes: dict[str, Any]) -> None:
-        """Merges `changes` into `metrics.json` (rank 0 only, at one blow)."""
+        """Merges `changes` into `metrics.json` at one blow; every rank returns once it is there."""
         if rank() == 0:
             file = self.path / "metrics.json"
             metrics = read_json(file, "metrics of a run") if file.exists() else {}
             write_text(file, json.dumps(metrics | changes, indent=2) + "\n")
+        barrier()
 
 
 def write_text(file: Path, text: str) -> None:

@@ -1,0 +1,175 @@
+"""Whole runs: the run directory, early stopping on validation, a restart from the file, any number of ranks."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.recipes import RECIPES
+from datapipes.errors import UserError
+from tests.conftest import random_sessions
+from tests.ranks import run_on_ranks
+from training.build import build_model
+from training.checkpoint import load_best
+from training.config import RunConfig
+from training.distributed import process_group
+from training.evaluate import SPLITS, Evaluator
+from training.loop import train
+from training.run import RunDirectory
+
+TRACKS = 150
+
+
+def config_of(data: Path, run: Path, recipe: str = "best", **train_options) -> RunConfig:
+    config = RECIPES[recipe]()
+    return replace(
+        config,
+        run_dir=str(run),
+        data=replace(config.data, path=str(data), batch_size=32, lanes=4, negatives=40, workers=0),
+        table=replace(config.table, dim=16),
+        encoder=replace(config.encoder, heads=2, hidden=16, dropout=0.0),
+        train=replace(config.train, **({"epochs": 3, "matmul": "highest", "log_every": 2} | train_options)),
+        evaluate=replace(config.evaluate, candidates=100),
+    )
+
+
+def metrics_of(run: Path) -> dict:
+    return json.loads((run / "metrics.json").read_text())
+
+
+def flat(metrics: dict) -> dict[str, float]:
+    """One level of names; sums over sessions differ in their last bit with the order of ranks, hence approx."""
+    return {f"{outer} {name}": value for outer, values in metrics.items() for name, value in values.items()}
+
+
+@pytest.fixture
+def data(make_dataset) -> Path:
+    return make_dataset(random_sessions(160, TRACKS), TRACKS)
+
+
+def test_a_run_leaves_what_the_readme_promises(data: Path, tmp_path: Path):
+    with process_group():
+        run = train(config_of(data, tmp_path / "run"), "best")
+    metrics = metrics_of(run.path)
+    for protocol in ("uniform", "full"):
+        for split in SPLITS:
+            values = metrics[protocol][split]
+            assert set(values) == {"hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr", "sessions"}
+            assert 0 <= values["hr@1"] <= values["hr@5"] <= values["hr@10"] <= values["hr@20"] <= 1
+    assert metrics["uniform"]["test"]["sessions"] == 160
+    assert set(metrics["train"]) == {"sessions_per_s", "epochs", "best_epoch", "seconds"}
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if line["kind"] == "validation"] == [1, 2, 3]
+    assert all({"loss", "nll", "nce", "sessions_per_s"} <= set(line) for line in lines if line["kind"] == "train")
+    assert any((run.path / "tensorboard").iterdir())
+    best = max(line["hr@10"] for line in lines if line["kind"] == "validation")
+    assert metrics["uniform"]["validation"]["hr@10"] == best, "the tested weights are not the best ones"
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_every_recipe_trains_and_learns(recipe: str, data: Path, tmp_path: Path):
+    with process_group():
+        train(config_of(data, tmp_path / "run", recipe, epochs=6), recipe)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert losses[-1] < losses[0] - 0.05
+
+
+def train_and_read(config: RunConfig) -> dict:
+    return metrics_of(train(config, "best").path)
+
+
+@pytest.mark.ranks
+def test_any_number_of_ranks_ends_with_the_same_metrics(data: Path, tmp_path: Path):
+    results = []
+    for ranks in (1, 2, 4):
+        found = run_on_ranks(tmp_path, ranks, train_and_read, config_of(data, tmp_path / f"run-{ranks}"))
+        results.append(
+            flat({f"{name} {split}": found[0][name][split] for name in ("uniform", "full") for split in SPLITS})
+        )
+    assert results[1] == pytest.approx(results[0], abs=1e-12)
+    assert results[2] == pytest.approx(results[0], abs=1e-12)
+
+
+def evaluate_saved(path: Path) -> dict:
+    run = RunDirectory.open(str(path))
+    store = run.open_store()
+    model = build_model(run.config, store.tracks)
+    load_best(model, run.path)
+    evaluator = Evaluator(run.config, store, model)
+    return {name: evaluator.measure(name, "test", 0) for name in ("uniform", "full")}
+
+
+@pytest.mark.ranks
+def test_the_saved_best_gives_the_same_metrics_on_other_ranks(data: Path, tmp_path: Path):
+    run_on_ranks(tmp_path, 2, train_and_read, config_of(data, tmp_path / "run"))
+    expected = {name: metrics_of(tmp_path / "run")[name]["test"] for name in ("uniform", "full")}
+    for ranks in (1, 4):
+        for found in run_on_ranks(tmp_path, ranks, evaluate_saved, tmp_path / "run"):
+            assert flat(found) == pytest.approx(flat(expected), abs=1e-12)
+
+
+def test_full_protocol_equals_brute_force(data: Path, tmp_path: Path):
+    """Dense scores of every track, own history taken out, one session at a time."""
+    with process_group():
+        config = config_of(data, tmp_path / "run")
+        train(config, "best")
+        run = RunDirectory.open(str(tmp_path / "run"))
+        store = run.open_store()
+        model = build_model(run.config, store.tracks)
+        load_best(model, run.path)
+        evaluator = Evaluator(run.config, store, model)
+        measured = evaluator.measure("full", "test", 0)
+        model.eval()
+        table = next(value for name, value in model.state_dict().items() if "table" in name).local_tensor()
+        hits = {1: 0, 10: 0}
+        from training.build import evaluation_loader
+
+        for batch in evaluation_loader(run.config, store, "full", "test", 0).epoch(0):
+            with torch.no_grad():
+                task = model.module
+                queries = task.learner.predict(task.table(batch.sessions.tracks).values(), batch.sessions)
+            for query, target, history in zip(queries, batch.target_B.tolist(), batch.history_BT.tolist(), strict=True):
+                if target < 0:
+                    continue
+                scores = (table @ query).tolist()
+                rivals = set(range(TRACKS)) - set(history) - {target}
+                rank = 1 + sum(scores[row] >= scores[target] for row in rivals)
+                for cutoff in hits:
+                    hits[cutoff] += rank <= cutoff
+    assert measured["hr@10"] == pytest.approx(hits[10] / 160)
+    assert measured["hr@1"] == pytest.approx(hits[1] / 160)
+
+
+def test_a_run_is_a_function_of_config_and_seed(data: Path, tmp_path: Path):
+    results = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        with process_group():
+            config = config_of(data, tmp_path / name, seed=seed)
+            train(replace(config, encoder=replace(config.encoder, dropout=0.3)), "best")
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        results.append([json.loads(line)["loss"] for line in lines if '"train"' in line])
+    assert results[0] == results[1] != results[2]
+
+
+def test_early_stopping_counts_epochs_without_a_better_validation(data: Path, tmp_path: Path):
+    config = config_of(data, tmp_path / "run", epochs=30, patience=2)
+    # A rate this small changes no rank, so no epoch after the first is better.
+    frozen = replace(
+        config,
+        table=replace(config.table, learning_rate=1e-12),
+        optimizer=replace(config.optimizer, learning_rate=1e-12),
+    )
+    with process_group():
+        train(frozen, "best")
+    assert metrics_of(tmp_path / "run")["train"]["epochs"] == 3
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_sentence(data: Path, tmp_path: Path):
+    config = config_of(data, tmp_path / "run", epochs=3)
+    broken = replace(config, optimizer=replace(config.optimizer, learning_rate=1e30, clip_norm=0.0))
+    with process_group(), pytest.raises(UserError, match="the loss is (nan|inf) at epoch 1, step .*learning-rate"):
+        train(broken, "best")
