@@ -9,15 +9,15 @@ from datapipes.synthesize import SynthesizeConfig, synthesize
 from training.distributed import broadcast_object, logger, rank
 
 SAMPLE = DataConfig().path
-_SESSIONS, _TRACKS = 20_000, 5_000
+_SESSIONS, _TRACKS = 12_000, 3_000
 
 
 def ensure_sample(path: str) -> None:
     """Generates and prepares the sample on rank 0 where `path` is the default and does not exist."""
-    if path != SAMPLE or Path(path).exists():
+    if path != SAMPLE:
         return
     error = None
-    if rank() == 0:
+    if rank() == 0 and not Path(path).exists():
         log = Path(f"{path}.csv")
         logger.info(f"{path} is not there: generating a synthetic log of {_SESSIONS} sessions over {_TRACKS} tracks")
         try:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch import Tensor, nn
@@ -152,9 +153,11 @@ def initialize(shards: list[Shard], dim: int, bound: float, seed: int) -> None:
 
 
 def _initial_block(block: int, dim: int, bound: float, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed((seed << 32) + block)
-    values = torch.empty(_INIT_BLOCK, dim)
-    return torch.nn.init.trunc_normal_(values, std=bound, a=-bound, b=bound, generator=generator)
+    """[_INIT_BLOCK, dim] by the inverse of the normal's distribution function, cut at one deviation to both sides."""
+    # NumPy's generators take the pair as it is; torch's would keep 32 bits of it.
+    uniform = np.random.default_rng([seed, block]).random((_INIT_BLOCK, dim), dtype=np.float32)
+    share = math.erf(math.sqrt(0.5))  # of a normal within one deviation
+    return torch.erfinv((2 * torch.from_numpy(uniform) - 1) * share) * (math.sqrt(2) * bound)
 
 
 def initial_rows(rows: int, dim: int, bound: float, seed: int) -> Tensor:

@@ -11,7 +11,7 @@ from models.task import StepLosses
 from training.build import build_model, check, train_loader
 from training.checkpoint import load_best, save_best
 from training.config import RunConfig
-from training.distributed import device, logger, rank
+from training.distributed import device, logger, rank, ranks
 from training.evaluate import SPLITS, Evaluator
 from training.optimizer import make_optimizer
 from training.progress import Progress
@@ -29,7 +29,7 @@ def train(config: RunConfig, recipe: str) -> RunDirectory:
     run = RunDirectory.create(config, recipe, store)
     config = run.config
     torch.set_float32_matmul_precision(config.train.matmul)
-    torch.manual_seed(config.train.seed + rank())
+    torch.manual_seed(config.train.seed * ranks() + rank())
     model = build_model(config, store.tracks)
     loader = train_loader(config, store)
     optimizer = make_optimizer(model, config.optimizer, config.table, loader.steps * config.train.epochs)
