@@ -94,6 +94,8 @@ def synthesize(config: SynthesizeConfig) -> None:
         with aside(config.output, config.overwrite, Path.is_file) as scratch:
             with stage("synthesizing", config.sessions, "sessions") as advance:
                 write(config, scratch / "result", advance)
+    except KeyboardInterrupt:
+        raise UserError("stopped before the log was whole: nothing was written") from None
     except OSError as error:
         raise UserError(f"{config.output} could not be written ({error.strerror or error}): check the disk") from None
 

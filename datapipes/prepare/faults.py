@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from datapipes.errors import UserError
 from datapipes.prepare.config import PrepareConfig
-from datapipes.prepare.read import NOT_UTF8, RAGGED, UNCLOSED
+from datapipes.prepare.read import BROKEN, NOT_UTF8, RAGGED
 from datapipes.prepare.sources import FLAGS, Source, quoting
 
 LONGEST_ID = 1024
@@ -42,15 +42,12 @@ SESSION_FAULTS = {
 
 def row_faults(roles: dict[str, str], config: PrepareConfig) -> list[Fault]:
     """The checks of one row, in the order in which they are made; a fault's code is its place, from 1."""
-    closed = "expected every quote closed on its line"
     faults = [
-        Fault("quote not closed", None, f"mark = {UNCLOSED}", closed, True),
+        Fault("line break in a row", None, f"mark = {BROKEN}", "expected every quote closed on its line", True),
         Fault("wrong number of fields", None, f"mark = {RAGGED}", "expected as many fields as columns"),
         Fault("not UTF-8", None, f"mark = {NOT_UTF8}", "expected text in UTF-8"),
     ]
     for role, noun in (("session", "session id"), ("track", "track id")):
-        lines = f"contains({role}, chr(10)) OR contains({role}, chr(13))"
-        faults.append(Fault(f"line break in the {noun}", role, lines, closed, True))
         faults.append(Fault(f"no {noun}", role, f"missing({role})", f"expected a {noun}"))
         long = f"strlen({role}) > {LONGEST_ID}"
         faults.append(Fault(f"{noun} too long", role, long, f"expected at most {LONGEST_ID} bytes"))
@@ -85,12 +82,12 @@ def row_faults(roles: dict[str, str], config: PrepareConfig) -> list[Fault]:
 
 def row_error(source: Source, row: int | None, fault: Fault) -> UserError:
     """The sentence for a bad row; a `row` of None means the file's first line with a wrong number of fields."""
-    unclosed = fault.role is None and fault.fatal
-    line, fields = locate(source, row, broken if unclosed else None)
+    over_lines = fault.role is None and fault.fatal
+    line, fields = locate(source, row, broken if over_lines else None)
     where = f"{source.path}, {counted(source)} {line}"
     mend = "mend the file" if fault.fatal else MEND
-    if unclosed:
-        return UserError(f"{where} opens a quote that is not closed on it: {fault.expected}; {mend}")
+    if over_lines:
+        return UserError(f"{where} goes on over a line break: {fault.expected}; {mend}")
     if row is None:
         return UserError(f"{where} has {len(fields)} fields: expected {len(source.names)} as its columns; {mend}")
     if fault.role is None:

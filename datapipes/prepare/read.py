@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from datapipes.errors import UserError
 from datapipes.prepare.sources import Source
 
-FINE, NOT_UTF8, RAGGED, UNCLOSED = range(4)
+FINE, NOT_UTF8, RAGGED, BROKEN = range(4)
 BLOCK = 16 << 20
 PARQUET_BATCH = 1 << 17
 
@@ -32,8 +32,10 @@ def read(source: Source, advance: Callable[[int], object]) -> Iterator[pa.Record
     schema, row = schema_of(source), 0
     for columns, mark in chunks:
         size = len(columns[0])
-        numbers = pa.nulls(size, pa.int64()) if mark in (RAGGED, UNCLOSED) else pa.array(np.arange(row, row + size))
+        numbers = pa.nulls(size, pa.int64()) if mark in (RAGGED, BROKEN) else pa.array(np.arange(row, row + size))
         texts, marks = decode(columns, np.full(size, mark, dtype=np.uint8))
+        for role in ("session", "track"):
+            marks[lines_inside(texts[list(source.roles).index(role)])] = BROKEN
         row += size
         yield pa.record_batch([numbers, pa.array(marks), *texts], schema=schema)
     if row == 0:
@@ -86,7 +88,7 @@ def text_batches(source: Source, advance: Callable[[int], object]) -> Iterator[t
         rows = [text.encode().split(source.delimiter.encode()) for text in ragged]
         columns = [[row[int(label)] if int(label) < len(row) else None for row in rows] for label in wanted]
         unclosed = any("\n" in text for text in ragged)
-        yield [pa.array(column, pa.binary()) for column in columns], UNCLOSED if unclosed else RAGGED
+        yield [pa.array(column, pa.binary()) for column in columns], BROKEN if unclosed else RAGGED
 
 
 def parquet_batches(source: Source, advance: Callable[[int], object]) -> Iterator[tuple[list[pa.Array], int]]:
@@ -120,3 +122,13 @@ def decode(columns: list[pa.Array], marks: np.ndarray) -> tuple[list[pa.Array], 
             marks[np.flatnonzero(changed)] = NOT_UTF8
             texts.append(pa.array(escaped, pa.string()))
     return texts, marks
+
+
+def lines_inside(texts: pa.StringArray) -> np.ndarray:
+    """The places of texts with a line break in them, which a quote that is never closed leaves behind."""
+    characters = np.frombuffer(texts.buffers()[2] or b"", dtype=np.uint8)
+    if not ((characters == 10) | (characters == 13)).any():
+        return np.zeros(0, dtype=np.int64)
+    return np.flatnonzero(
+        pc.fill_null(pc.match_substring_regex(texts, "[\\n\\r]"), False).to_numpy(zero_copy_only=False)
+    )

@@ -13,6 +13,8 @@ from datapipes.prepare.sessions import group_sessions
 from datapipes.prepare.sources import find_sources
 from datapipes.prepare.staging import connect, count_homeless, number, stage_rows
 
+STOPPED = "stopped before the dataset was whole: nothing was written"
+
 
 def prepare(config: PrepareConfig) -> Manifest:
     """Writes the dataset directory `config.output` and returns its manifest.
@@ -31,8 +33,11 @@ def prepare(config: PrepareConfig) -> Manifest:
                 return publish(engine, sources, config, scratch, dropped_sessions, dropped_rows)
     except duckdb.OutOfMemoryException:
         raise UserError(f"--memory {config.memory} GiB does not suffice for this log: raise it") from None
-    except duckdb.InterruptException:
-        raise KeyboardInterrupt from None
+    except (KeyboardInterrupt, duckdb.InterruptException):
+        raise UserError(STOPPED) from None
+    except RuntimeError as error:
+        # What DuckDB makes of ctrl-C while it waits for a result.
+        raise (UserError(STOPPED) if "interrupted" in str(error) else error) from None
     except (duckdb.Error, OSError) as error:
         raise UserError(f"{config.output} could not be written ({first_line(error)}): check the disk") from None
 

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
@@ -54,12 +55,23 @@ def stage_rows(engine: duckdb.DuckDBPyConnection, sources: list[Source], config:
             target = scratch / f"rows-{number:05}.parquet"
             engine.register("incoming", pa.RecordBatchReader.from_batches(schema_of(source), batches()))
             try:
-                engine.execute(copy_rows(source, number, faults, config, target)).fetchall()
+                run_query(engine, copy_rows(source, number, faults, config, target))
             except duckdb.Error:
                 raise failures[0] if failures else None from None
             finally:
                 engine.unregister("incoming")
             refuse_faults(engine, source, target, faults, config)
+
+
+def run_query(engine: duckdb.DuckDBPyConnection, query: str) -> list[tuple]:
+    """Runs a query in a thread and waits, for ctrl-C to stop it at once: DuckDB alone may first finish the file."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(lambda: engine.execute(query).fetchall())
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            engine.interrupt()
+            raise
 
 
 def copy_rows(source: Source, number: int, faults: list[Fault], config: PrepareConfig, target: Path) -> str:

@@ -1,6 +1,7 @@
 """Bad input: one sentence that names the file and the line, nothing left behind, and sessions dropped on demand."""
 
 import gzip
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -214,3 +215,16 @@ def test_the_command_exits_with_2_and_one_line(tmp_path):
     )
     assert done.returncode == 0
     assert Manifest.read(tmp_path / "data").dropped_sessions == {"contradictory skip flags": 1}
+
+
+def test_ctrl_c_leaves_nothing_behind(tmp_path):
+    rows = (f"s{play // 10},{play % 10},t{play % 977},0,0,0,1,7,1" for play in range(600_000))
+    log = write(tmp_path / "log.csv", [HEAD, *rows])
+    command = [sys.executable, "-m", "components", "prepare", "--input", str(log), "--output", str(tmp_path / "data")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    assert process.stderr.readline().startswith("reading")
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert stderr.splitlines()[-1] == "skipwise: stopped before the dataset was whole: nothing was written"
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
