@@ -86,9 +86,12 @@ class StepDataset(Dataset):
 
 
 class StepLoader:
-    """Iterates a `StepDataset` over the steps of one epoch, from any step on; workers outlive the epoch."""
+    """Iterates a `StepDataset` over the steps of one epoch, from any step on.
 
-    def __init__(self, dataset: StepDataset, pin_memory: bool):
+    `pin_memory` for a GPU's sake; `keep_workers`: they outlive the epoch, for a loader that runs many.
+    """
+
+    def __init__(self, dataset: StepDataset, pin_memory: bool = False, keep_workers: bool = False):
         config = dataset.config
         self.dataset, self.steps = dataset, dataset.steps
         self._indices: list[tuple[int, int]] = []
@@ -98,7 +101,7 @@ class StepLoader:
             sampler=self,
             num_workers=config.workers,
             prefetch_factor=config.prefetch if config.workers else None,
-            persistent_workers=config.workers > 0,
+            persistent_workers=keep_workers and config.workers > 0,
             pin_memory=pin_memory,
         )
 

@@ -73,7 +73,8 @@ def train_loader(config: RunConfig, store: SessionStore) -> StepLoader:
         sampling=config.data.sampling,
         mask_probability=config.cloze,
     )
-    return StepLoader(StepDataset(store, config.data, builder, rank(), ranks()), device().type == "cuda")
+    dataset = StepDataset(store, config.data, builder, rank(), ranks())
+    return StepLoader(dataset, pin_memory=device().type == "cuda", keep_workers=True)
 
 
 def evaluation_loader(config: RunConfig, store: SessionStore, protocol: str, split: str, sessions: int) -> StepLoader:
@@ -86,4 +87,5 @@ def evaluation_loader(config: RunConfig, store: SessionStore, protocol: str, spl
         candidates=config.evaluate.candidates if protocol == "uniform" else 0,
         append_mask=config.cloze is not None,
     )
-    return StepLoader(StepDataset(store, config.data, builder, rank(), ranks(), sessions), device().type == "cuda")
+    dataset = StepDataset(store, config.data, builder, rank(), ranks(), sessions)
+    return StepLoader(dataset, pin_memory=device().type == "cuda")

@@ -68,7 +68,8 @@ def _quiet_libraries() -> None:
     logging.getLogger().setLevel(logging.ERROR)
     for library in ("torch", "torchrec", "torch.fx._symbolic_trace"):
         logging.getLogger(library).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning, message=".*(ShardedTensor|broadcast_buffers).*")
+    deprecations = ".*(ShardedTensor|broadcast_buffers|torch.distributed).*"
+    warnings.filterwarnings("ignore", category=FutureWarning, message=deprecations)
 
 
 def gather_rows(local_BX: Tensor) -> Tensor:

@@ -24,25 +24,22 @@ SPLITS = ("validation", "test")
 
 
 class Evaluator:
-    """Ranks held-out targets under the model's present weights. Loaders are kept, so that workers start once."""
+    """Ranks held-out targets under the model's present weights."""
 
     def __init__(self, config: RunConfig, store: SessionStore, model: DistributedModelParallel):
         self._config, self._store, self._model = config, store, model
-        self._loaders = {}
 
     @torch.no_grad()
     def measure(self, protocol: Protocol, split: str, sessions: int) -> dict[str, float | int]:
         """HR@{1,5,10,20}, NDCG@10 and MRR over `sessions` sessions (0: all), equal on every rank."""
-        key = protocol, split, sessions
-        if key not in self._loaders:
-            self._loaders[key] = evaluation_loader(self._config, self._store, protocol, split, sessions)
+        loader = evaluation_loader(self._config, self._store, protocol, split, sessions)
         metrics = RankMetrics().to(device())
         first, rows_RD = own_rows(table_weight(self._model), rank(), ranks())
         self._model.eval()
         with _exact_products():
             batches = tqdm(
-                self._loaders[key].epoch(0),
-                total=self._loaders[key].steps,
+                loader.epoch(0),
+                total=loader.steps,
                 desc=f"{protocol} {split}",
                 disable=rank() != 0,
                 leave=False,

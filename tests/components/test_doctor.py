@@ -122,3 +122,14 @@ def test_a_problem_raises_and_a_well_machine_says_so(monkeypatch, capsys):
 def test_a_config_that_means_nothing_is_refused():
     with pytest.raises(ValueError, match="ranks is 0"):
         DoctorConfig(ranks=0)
+
+
+def test_the_plan_shown_is_the_default_recipes():
+    from components.recipes import DEFAULT, RECIPES
+    from models.table import row_block
+
+    table = RECIPES[DEFAULT]().table
+    assert (table.dim, table.sharding, table.optimizer) == (DoctorConfig().dimension, "row_wise", "rowwise_adagrad")
+    for ranks in (1, 3, 4):
+        shards = plan_rows(10, table.dim, ranks)
+        assert [(shard.first, shard.end) for shard in shards] == [row_block(10, rank, ranks) for rank in range(ranks)]
