@@ -4,6 +4,7 @@ VENV ?= .venv
 BASE_PYTHON ?= $(shell command -v python3.11 || command -v python3)
 DEVICE ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 RANKS ?= $(if $(filter gpu,$(DEVICE)),$(shell nvidia-smi -L | wc -l),4)
+TRAIN_ARGS ?= --train.epochs 5
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 
@@ -32,6 +33,7 @@ help:  ## list the targets
 	@echo
 	@echo "  DEVICE=cpu|gpu   which wheels; gpu where an NVIDIA driver answers"
 	@echo "  RANKS=4          processes that train; on gpu one for each card"
+	@echo "  TRAIN_ARGS=...   to train; by default '$(TRAIN_ARGS)', enough to see it learn"
 	@echo "  RUN=runs/NAME    the run directory; a new one for each make"
 	@echo "  VENV=.venv       the virtual environment, made with BASE_PYTHON=python3.11"
 	@echo "  PIP_ARGS=...     to pip install; on PyPI's Linux wheels, torch without CUDA needs"
@@ -57,7 +59,7 @@ $(DEV): requirements/dev.txt $(SETUP)
 	@touch $@
 
 train: $(SETUP)  ## train on the sample, which the first run generates, then export and show the HR table
-	torchx --log_level WARNING run dist.ddp -j 1x$(RANKS) train --run-dir $(RUN)
+	torchx --log_level WARNING run dist.ddp -j 1x$(RANKS) train --run-dir $(RUN) $(TRAIN_ARGS)
 	$(PYTHON) -m components export --run $(RUN) --output $(EXPORT)
 	$(PYTHON) -m components show --run $(RUN)
 
