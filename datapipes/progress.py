@@ -16,3 +16,8 @@ def stage(name: str, total: int, unit: str) -> Iterator[Callable[[int], object]]
         return
     with tqdm(total=total, desc=name, unit=f" {unit}", unit_scale=True, file=sys.stderr) as bar:
         yield bar.update
+
+
+def note(text: str) -> None:
+    """Says one thing worth knowing on stderr."""
+    print(text, file=sys.stderr, flush=True)

@@ -42,6 +42,11 @@ class Source:
     roles: dict[str, str]
     """From what a column means (`session`, `track`, `order`, `skip_1`, `premium`, ...) to its name in the file."""
 
+    @property
+    def tells_skips(self) -> bool:
+        """Whether any column tells what was skipped."""
+        return bool(self.roles.keys() & {"skip", "skip_strength", "rating", *FLAGS})
+
     def open(self) -> BinaryIO:
         """The file's bytes, decompressed."""
         return open_bytes(self.path)

@@ -56,10 +56,8 @@ def stage_rows(engine: duckdb.DuckDBPyConnection, sources: list[Source], config:
             engine.register("incoming", pa.RecordBatchReader.from_batches(schema_of(source), batches()))
             try:
                 run_query(engine, copy_rows(source, number, faults, config, target))
-            except duckdb.Error:
-                raise failures[0] if failures else None from None
-            finally:
-                engine.unregister("incoming")
+            except duckdb.Error as error:
+                raise (failures[0] if failures else error) from None
             refuse_faults(engine, source, target, faults, config)
 
 
