@@ -37,7 +37,6 @@ setup(
     description="Session recommenders on TorchRec that learn from what listeners skip",
     python_requires=">=3.11",
     packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
-    package_data={"components": ["recipes/*"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={"console_scripts": ["skipwise = components.__main__:main"]},

@@ -64,5 +64,5 @@ def _ranks(command: str, *args: str, nproc: int, nodes: int, gpu: int) -> specs.
         j=f"{nodes}x{nproc}",
         gpu=gpu,
         tee=0,
-        env={"LOGLEVEL": "ERROR"},
+        env={"LOGLEVEL": "ERROR", "BASH_ENV": "components/torchrun.bash"},
     )

@@ -2,18 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 
 @dataclass(frozen=True)
 class ExportConfig:
     """What to export and where to."""
 
-    # Python 3.11's torchrun takes a bare --run, wherever it stands, for a prefix of its own --run-path and --run_path.
-    run: Annotated[str, tyro.conf.arg(aliases=("--run-dir",))]
-    """Run directory that train wrote. Under torchrun and TorchX it is named by --run-dir."""
+    run: str
+    """Run directory that train wrote."""
     output: Path
     """Directory to write: embeddings as Parquet, the encoder as a torch.export program, and a manifest."""
     overwrite: bool = False
