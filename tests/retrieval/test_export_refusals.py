@@ -1,0 +1,129 @@
+"""What export refuses and what it finds wrong: one sentence on every rank, and nothing left behind."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.distributed as dist
+
+from datapipes.errors import UserError
+from retrieval import encoder, exporter
+from retrieval.export import ExportConfig, export
+from retrieval.manifest import ExportManifest
+from tests.ranks import run_on_ranks
+from tests.retrieval.conftest import TRACKS
+
+pytestmark = pytest.mark.ranks
+
+
+def refusal(config: ExportConfig) -> str:
+    try:
+        export(config)
+    except UserError as error:
+        return str(error)
+    return "not refused"
+
+
+def refused(folder: Path, ranks: int, run: Path, output: Path, overwrite: bool = False) -> str:
+    """The sentence that every rank ends with; nothing may have appeared beside `output`."""
+    before = sorted(path.name for path in output.parent.iterdir())
+    sentences = set(run_on_ranks(folder, ranks, refusal, ExportConfig(str(run), output, overwrite)))
+    assert sorted(path.name for path in output.parent.iterdir()) == before
+    assert len(sentences) == 1
+    sentence = sentences.pop()
+    assert sentence != "not refused" and "\n" not in sentence
+    return sentence
+
+
+@pytest.fixture
+def run(folder: Path, tmp_path: Path) -> Path:
+    """A copy of a trained run, for a test to break."""
+    return Path(shutil.copytree(folder / "unidirectional", tmp_path / "run"))
+
+
+def test_existing_output(folder: Path, run: Path, tmp_path: Path):
+    output = tmp_path / "out"
+    shutil.copytree(folder / "unidirectional-1", output)
+    assert "--overwrite" in refused(folder, 2, run, output)
+    run_on_ranks(folder, 2, export, ExportConfig(str(run), output, overwrite=True))
+    assert len(ExportManifest.read(output).parts) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "run"]
+    assert "is not what this command writes" in refused(folder, 2, run, folder / "data", overwrite=True)
+
+
+def test_missing_run(folder: Path, tmp_path: Path):
+    assert "a run directory that train wrote" in refused(folder, 2, tmp_path / "none", tmp_path / "out")
+
+
+def test_missing_checkpoint(folder: Path, run: Path, tmp_path: Path):
+    shutil.rmtree(run / "checkpoint")
+    assert "checkpoint cannot be read" in refused(folder, 2, run, tmp_path / "out")
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("file", ["__0_0.distcp", ".metadata"])
+def test_corrupted_checkpoint(file: str, ranks: int, folder: Path, run: Path, tmp_path: Path):
+    damaged = run / "checkpoint" / file
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    assert "checkpoint cannot be read" in refused(folder, ranks, run, tmp_path / "out")
+
+
+def test_another_vocabulary(folder: Path, run: Path, tmp_path: Path):
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"vocabulary_hash": "0" * 64}))
+    assert "has another vocabulary" in refused(folder, 2, run, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda table: table.set_column(0, "track_id", table["row"].cast(pa.string())), "does not hold"),
+        (lambda table: table.take(list(range(TRACKS))[::-1]), "not in row order"),
+        (lambda table: table.slice(0, 200), "holds 200 tracks"),
+        (lambda table: table.drop("row"), "cannot be read"),
+    ],
+)
+def test_vocabulary_that_its_manifest_does_not_know(change, words: str, folder: Path, run: Path, tmp_path: Path):
+    """The hash in both manifests is right, and the file is not what it says."""
+    data = Path(shutil.copytree(folder / "data", tmp_path / "data"))
+    pq.write_table(change(pq.read_table(data / "vocabulary.parquet")), data / "vocabulary.parquet")
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace(str(folder / "data"), str(data)))
+    assert words in refused(folder, 2, run, tmp_path / "out")
+
+
+def test_part_that_differs_on_one_rank(monkeypatch, folder: Path, run: Path, tmp_path: Path):
+    write_part = exporter.write_part
+
+    def write_wrongly(file: Path, vocabulary, first: int, rows_RD: torch.Tensor) -> None:
+        rows_RD = rows_RD.clone()
+        if first:
+            rows_RD[-1, -1] = -rows_RD[-1, -1]
+        write_part(file, vocabulary, first, rows_RD)
+
+    monkeypatch.setattr(exporter, "write_part", write_wrongly)
+    assert "part-00001.parquet read back differs" in refused(folder, 2, run, tmp_path / "out")
+
+
+def test_program_that_differs(monkeypatch, folder: Path, run: Path, tmp_path: Path):
+    forward = encoder.QueryEncoder.forward
+    monkeypatch.setattr(
+        encoder.QueryEncoder, "forward", lambda self, items_BTD, lengths_B: forward(self, items_BTD, lengths_B) + 1e-3
+    )
+    assert "encoder program read back differs from the model by 1.0e-03" in refused(folder, 2, run, tmp_path / "out")
+
+
+def test_fault_of_one_rank_ends_all(monkeypatch, folder: Path, run: Path, tmp_path: Path):
+    write_part = exporter.write_part
+
+    def fail_on_one(*arguments) -> None:
+        if dist.get_rank() == 1:
+            raise OSError(28, "No space left on device")
+        write_part(*arguments)
+
+    monkeypatch.setattr(exporter, "write_part", fail_on_one)
+    assert "No space left" in refused(folder, 2, run, tmp_path / "out")
