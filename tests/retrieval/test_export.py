@@ -114,10 +114,11 @@ def test_column_wise_run_is_exported_in_blocks_of_rows(folder: Path):
 
 
 def test_snippets_of_the_manual_run(folder: Path, tmp_path: Path):
-    """In a fresh process that cannot import this package: what a server has."""
+    """In a fresh process, with nothing of this package or TorchRec: what a server has."""
     text = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
     shutil.copytree(folder / "bidirectional-2", tmp_path / "exports" / "demo")
     code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    code += "\nimport sys\nassert not {'models', 'retrieval', 'training', 'torchrec'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     shown = done.stdout.split()
