@@ -52,7 +52,7 @@ def run(argv: list[str]) -> None:
 
 
 def main() -> None:
-    """The console script: exit code 0, or 2 with one sentence on stderr."""
+    """The console script: exit code 0, 2 with one sentence on stderr, or 130 after ctrl-C."""
     try:
         run(sys.argv[1:])
     except UserError as error:
@@ -61,6 +61,9 @@ def main() -> None:
         failure.record(f"skipwise: {error}")
         failure.let_rank_0_speak()
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("skipwise: stopped", file=sys.stderr)
+        sys.exit(130)
     except SystemExit as stop:
         if stop.code:
             failure.let_rank_0_speak()

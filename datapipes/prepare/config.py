@@ -57,7 +57,7 @@ class PrepareConfig:
     """Keep this many of the sessions that pass the filters above, drawn uniformly."""
     seed: int = 0
     """Seed of `sample`: the same sessions whatever the order of rows and files."""
-    keep_last: int | None = None
+    max_length: int | None = None
     """Cut longer sessions to their last tracks, this many; the filters see whole sessions."""
     on_error: Literal["stop", "skip"] = "stop"
     """At a bad row: `stop` with a sentence, or `skip` its session and count it in the manifest."""
@@ -81,7 +81,7 @@ class PrepareConfig:
             raise ValueError("--min-length must be at least 3: a track each for training, validation and test")
         for flag, value, least in (
             ("--drop-longer", self.drop_longer, self.min_length),
-            ("--keep-last", self.keep_last, 3),
+            ("--max-length", self.max_length, 3),
             ("--sample", self.sample, 1),
             ("--threads", self.threads, 1),
         ):

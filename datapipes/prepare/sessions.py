@@ -106,9 +106,9 @@ class Builder:
         lengths = np.diff(np.append(starts, len(block)))
         kept = passing(block, starts, lengths, config, self.dropped)
         rows_kept = np.repeat(kept, lengths)
-        if config.keep_last is not None:
-            rows_kept &= np.repeat(starts + lengths, lengths) - np.arange(len(block)) <= config.keep_last
-            lengths = np.minimum(lengths, config.keep_last)
+        if config.max_length is not None:
+            rows_kept &= np.repeat(starts + lengths, lengths) - np.arange(len(block)) <= config.max_length
+            lengths = np.minimum(lengths, config.max_length)
         block = block.filter(pa.array(rows_kept))
         offsets = pa.array(np.concatenate([[0], np.cumsum(lengths[kept])]), pa.int32())
         names = {"tracks": "track", "skips": "strength", **{name: name for name in self._context}}

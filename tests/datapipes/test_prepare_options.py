@@ -96,8 +96,8 @@ def test_filters_count_what_they_drop(tmp_path):
     assert Manifest.read(tmp_path / "data").options["require_skip"] is True
 
 
-def test_keep_last_cuts_after_the_filters(tmp_path):
-    sessions = run(tmp_path, sessions_of([3, 4, 12]), keep_last=4, require_skip=True)
+def test_max_length_cuts_after_the_filters(tmp_path):
+    sessions = run(tmp_path, sessions_of([3, 4, 12]), max_length=4, require_skip=True)
     assert sessions == {
         "s4": (["t0", "t1", "t2", "t3"], [2, 0, 0, 0]),
         "s12": (["t8", "t9", "t10", "t11"], [0, 0, 0, 0]),
@@ -129,7 +129,7 @@ def test_a_sample_depends_on_seed_and_id_alone(tmp_path):
     [
         ({"min_length": 2}, "--min-length"),
         ({"drop_longer": 2}, "--drop-longer"),
-        ({"keep_last": 2}, "--keep-last"),
+        ({"max_length": 2}, "--max-length"),
         ({"sample": 0}, "--sample"),
         ({"threads": 0}, "--threads"),
         ({"gap": "30 parsecs", "order": "time"}, "--gap"),

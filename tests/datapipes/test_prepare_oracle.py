@@ -55,7 +55,7 @@ def expected(files: list[list[tuple]], config: PrepareConfig) -> dict[str, list[
         if len(plays) < config.min_length or len(plays) > (config.drop_longer or len(plays)):
             continue
         if skipped or not config.require_skip:
-            result[session] = [(track, strength) for _, track, strength in plays[-(config.keep_last or 0) :]]
+            result[session] = [(track, strength) for _, track, strength in plays[-(config.max_length or 0) :]]
     return result
 
 
@@ -79,7 +79,7 @@ def write(files: list[list[tuple]], folder: Path) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(files=logs(), options=st.sampled_from([{}, {"drop_longer": 5}, {"require_skip": True}, {"keep_last": 3}]))
+@given(files=logs(), options=st.sampled_from([{}, {"drop_longer": 5}, {"require_skip": True}, {"max_length": 3}]))
 def test_prepare_equals_a_plain_grouping(files, options):
     with tempfile.TemporaryDirectory() as folder:
         write(files, Path(folder))
