@@ -16,7 +16,7 @@ class EvaluateRunConfig:
 
 def evaluate(config: EvaluateRunConfig) -> None:
     """Writes the protocol's section of `RUN/metrics.json` and prints the table."""
-    from training.build import build_model, check
+    from training.build import build_model, check, stateless
     from training.checkpoint import load_best
     from training.distributed import logger, process_group
     from training.evaluate import SPLITS, Evaluator
@@ -26,8 +26,9 @@ def evaluate(config: EvaluateRunConfig) -> None:
     with process_group():
         run = RunDirectory.open(config.run)
         store = run.open_store()
-        check(run.config, store)
-        model = build_model(run.config, store.tracks)
+        reading = stateless(run.config)
+        check(reading, store)
+        model = build_model(reading, store.tracks)
         load_best(model, run.path)
         evaluator = Evaluator(run.config, store, model)
         results = {

@@ -52,7 +52,7 @@ def bidir_skip_track() -> RunConfig:
 def best() -> RunConfig:
     """The recommended recipe and the default: "Unidir S+, c = e" with a weaker skip loss and more dropout.
 
-    Chosen on the validation HR@10 of 8,000 real MSSD sessions on 2026-11-21, one seed each, out of seven variants.
+    Chosen on the validation HR@10 of 8,000 real MSSD sessions on 2026-11-21, one seed each, out of five variants.
     """
     return RunConfig(encoder=EncoderConfig(dropout=0.3), loss=LossConfig(alpha=0.25, beta=1.0))
 

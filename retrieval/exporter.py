@@ -19,7 +19,7 @@ from retrieval.manifest import ExportManifest, is_export
 from retrieval.parts import FileRecord, check_part, part_name, write_part
 from retrieval.together import aside_together, gather_objects, together
 from retrieval.vocabulary import Vocabulary
-from training.build import build_model, check, table_weight
+from training.build import build_model, check, stateless, table_weight
 from training.checkpoint import load_best
 from training.config import RunConfig
 from training.distributed import logger, rank, ranks
@@ -59,11 +59,11 @@ def _open(run_path: str) -> tuple[RunDirectory, SessionStore, RunConfig]:
     """The run, its data, and the config to build its model with here."""
     run = RunDirectory.open(run_path)
     store = run.open_store()
-    # Row-wise, so that no rank holds the whole table, whatever it was trained with; SGD, which keeps no state and
-    # runs on any device; as many lanes as ranks, so that any number of those will do.
+    # Row-wise, so that no rank holds the whole table, whatever it was trained with; as many lanes as ranks, so that
+    # any number of those will do.
     data = replace(run.config.data, batch_size=_BATCH * ranks(), lanes=ranks(), shuffle_groups=1, workers=0)
-    table = replace(run.config.table, sharding="row_wise", optimizer="sgd")
-    config = replace(run.config, data=data, table=table)
+    table = replace(run.config.table, sharding="row_wise")
+    config = stateless(replace(run.config, data=data, table=table))
     check(config, store)
     if rank() == 0:
         Vocabulary(store).check()

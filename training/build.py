@@ -1,5 +1,7 @@
 """From a config to live objects: the sharded model, the loaders, and the checks that belong before any work."""
 
+from dataclasses import replace
+
 import torch
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
@@ -56,6 +58,11 @@ def build_model(config: RunConfig, tracks: int) -> DistributedModelParallel:
     )
     initialize(local_shards(table_weight(model)), config.table.dim, config.table.init_bound, config.train.seed)
     return model
+
+
+def stateless(config: RunConfig) -> RunConfig:
+    """The config to read weights with: SGD, which keeps no state and runs on any device."""
+    return replace(config, table=replace(config.table, optimizer="sgd"))
 
 
 def table_weight(model: DistributedModelParallel) -> torch.Tensor | ShardedTensor:

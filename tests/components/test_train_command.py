@@ -160,3 +160,7 @@ def test_train_evaluate_and_show_in_a_row(run, make_dataset, tmp_path: Path):
     assert row in run("show", "--run", run_dir).said
     assert row in run("evaluate", "--run", run_dir, "--protocol", "full").said
     assert json.loads(Path(run_dir, "metrics.json").read_text()) == metrics
+    # What a GPU trained with Adam can be measured on a CPU.
+    config = Path(run_dir, "config.yaml")
+    config.write_text(config.read_text().replace("optimizer: rowwise_adagrad", "optimizer: adam"))
+    assert row in run("evaluate", "--run", run_dir, "--protocol", "full").said

@@ -1,0 +1,92 @@
+"""Every command of the README, run in a copy of the repository as a new user would."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+# `make train` trains the sample in minutes; here it is run on fewer epochs, and `make test` is this very run.
+QUICK = {"train": ["--train.epochs", "1"]}
+
+
+def commands() -> list[list[str]]:
+    """The lines of each bash block."""
+    return [block.strip().splitlines() for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """The files that git tracks or would track, and the environment these tests run in."""
+    target = tmp_path_factory.mktemp("clone")
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    return target
+
+
+def run(line: str, clone: Path) -> str:
+    words = line.split()
+    if words[0] == "torchx" and "train" in words:
+        line += " " + " ".join(QUICK["train"])
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment.pop("OMP_NUM_THREADS", None)
+    done = subprocess.run(line, shell=True, cwd=clone, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
+
+
+@pytest.mark.ranks
+def test_from_a_raw_log_to_embeddings(clone: Path):
+    said = {line: run(line, clone) for line in commands()[1]}
+    table = next(text for line, text in said.items() if " show " in line)
+    for row in ("uniform", "full"):
+        assert re.search(rf"{row} +test +0\.\d{{4}}", table)
+    assert (clone / "exports/mine/manifest.json").exists()
+    assert (clone / "runs/mine/metrics.json").exists()
+
+
+def test_tables_of_other_schemas(clone: Path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    events = [(f"u{user}", 1000 * user + 60 * play, f"t{(user + play) % 9}") for user in range(5) for play in range(6)]
+    columns = dict(zip(("user", "timestamp", "track"), map(list, zip(*events, strict=True)), strict=True))
+    pq.write_table(pa.table(columns), clone / "events.parquet")
+    (clone / "pairs.txt").write_text("".join(f"{user} {item}\n" for user in range(5) for item in range(6)))
+    for line in commands()[2]:
+        run(line, clone)
+    for name, sessions in (("events", 5), ("pairs", 5)):
+        assert f'"sessions": {sessions}' in (clone / f"data/{name}/manifest.json").read_text()
+
+
+@pytest.mark.ranks
+def test_make_train(clone: Path):
+    environment = os.environ | {"VENV": str(Path(sys.executable).parents[1]), "TRAIN_ARGS": "--train.epochs 1"}
+    assert commands()[0] == ["make train", "make test"]
+    done = subprocess.run(
+        ["make", "train", f"VENV={environment['VENV']}"],
+        cwd=clone,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=290,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"full +test +0\.\d{4}", done.stdout.split("Exporting")[-1])
+
+
+def test_ci_runs_the_readmes_test_command():
+    assert re.findall(r"^make .*$", (ROOT / ".ci/run").read_text(), re.MULTILINE) == [commands()[0][1]]
+
+
+def test_every_file_the_readme_links_to_exists():
+    for target in re.findall(r"\]\((?!http)([^)#]+)", README):
+        assert (ROOT / target).exists(), target
