@@ -61,9 +61,15 @@ def _open(run_path: str) -> tuple[RunDirectory, SessionStore, RunConfig]:
     store = run.open_store()
     # Row-wise, so that no rank holds the whole table, whatever it was trained with; as many lanes as ranks, so that
     # any number of those will do.
-    data = replace(run.config.data, batch_size=_BATCH * ranks(), lanes=ranks(), shuffle_groups=1, workers=0)
-    table = replace(run.config.table, sharding="row_wise")
-    config = stateless(replace(run.config, data=data, table=table))
+    batch = _BATCH * ranks()
+    config = stateless(
+        replace(
+            run.config,
+            data=replace(run.config.data, batch_size=batch, lanes=ranks(), shuffle_groups=1, workers=0),
+            evaluate=replace(run.config.evaluate, batch_size=batch),
+            table=replace(run.config.table, sharding="row_wise"),
+        )
+    )
     check(config, store)
     if rank() == 0:
         Vocabulary(store).check()

@@ -94,5 +94,6 @@ def evaluation_loader(config: RunConfig, store: SessionStore, protocol: str, spl
         candidates=config.evaluate.candidates if protocol == "uniform" else 0,
         append_mask=config.cloze is not None,
     )
-    dataset = StepDataset(store, config.data, builder, rank(), ranks(), sessions)
+    data = replace(config.data, batch_size=config.evaluate.batch_size)
+    dataset = StepDataset(store, data, builder, rank(), ranks(), sessions)
     return StepLoader(dataset, pin_memory=device().type == "cuda")

@@ -21,12 +21,14 @@ class EvaluateConfig:
     """Candidates follow from it, the split and the session alone, so that all models compared meet the same."""
     sessions: int = 0
     """Sessions measured, a fixed random choice; 0 is all of them."""
+    batch_size: int = 512
+    """Sessions of one batch, over all ranks; it changes the time and the memory, and no figure."""
     filter_history: bool = True
     """`full` protocol: tracks already played in the session are no candidates."""
 
     def __post_init__(self) -> None:
-        if self.candidates < 1:
-            raise ValueError("--evaluate.candidates must be at least 1")
+        if self.candidates < 1 or self.batch_size < 1:
+            raise ValueError("--evaluate.candidates and --evaluate.batch-size must be at least 1")
         if self.sessions < 0 or self.seed < 0:
             raise ValueError("--evaluate.sessions and --evaluate.seed must not be negative")
 
@@ -72,6 +74,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.table.dim % self.encoder.heads:
             raise ValueError(f"--table.dim {self.table.dim} must be a multiple of --encoder.heads {self.encoder.heads}")
+        if self.evaluate.batch_size % self.data.lanes:
+            raise ValueError(
+                f"--evaluate.batch-size {self.evaluate.batch_size} must be a multiple of --data.lanes {self.data.lanes}"
+            )
 
     @property
     def cloze(self) -> float | None:
