@@ -88,10 +88,11 @@ class StepDataset(Dataset):
 class StepLoader:
     """Iterates a `StepDataset` over the steps of one epoch, from any step on.
 
-    `pin_memory` for a GPU's sake; `keep_workers`: they outlive the epoch, for a loader that runs many.
+    Workers end with the epoch, whose order is new each time: training's do not take up memory while others evaluate.
     """
 
-    def __init__(self, dataset: StepDataset, pin_memory: bool = False, keep_workers: bool = False):
+    def __init__(self, dataset: StepDataset, pin_memory: bool = False):
+        """`pin_memory`: for copies to a GPU."""
         config = dataset.config
         self.dataset, self.steps = dataset, dataset.steps
         self._indices: list[tuple[int, int]] = []
@@ -101,7 +102,6 @@ class StepLoader:
             sampler=self,
             num_workers=config.workers,
             prefetch_factor=config.prefetch if config.workers else None,
-            persistent_workers=keep_workers and config.workers > 0,
             pin_memory=pin_memory,
         )
 

@@ -81,7 +81,7 @@ def train_loader(config: RunConfig, store: SessionStore) -> StepLoader:
         mask_probability=config.cloze,
     )
     dataset = StepDataset(store, config.data, builder, rank(), ranks())
-    return StepLoader(dataset, pin_memory=device().type == "cuda", keep_workers=True)
+    return StepLoader(dataset, pin_memory=device().type == "cuda")
 
 
 def evaluation_loader(config: RunConfig, store: SessionStore, protocol: str, split: str, sessions: int) -> StepLoader:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 _SESSIONS = 8
-_BLOCK_ROWS = 1 << 15
+_BLOCK_ROWS = 1 << 13
 
 
 def uniform_scores(queries_QD: Tensor, rows_QC: Tensor, first: int, rows_RD: Tensor) -> tuple[Tensor, Tensor]:

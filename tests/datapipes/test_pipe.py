@@ -95,7 +95,7 @@ def assert_same_batch(one: SessionBatch, other: SessionBatch) -> None:
 def test_the_loader_starts_at_any_step_and_its_workers_change_nothing(workers: int, make_dataset):
     path = make_dataset(random_sessions(70, TRACKS), TRACKS)
     dataset = dataset_of(path, config_of(), 0, 1)
-    loader = StepLoader(dataset_of(path, replace(config_of(), workers=workers), 0, 1), keep_workers=True)
+    loader = StepLoader(dataset_of(path, replace(config_of(), workers=workers), 0, 1))
     for epoch, first in ((1, 0), (2, 0), (2, 5)):
         batches = list(loader.epoch(epoch, first))
         assert len(batches) == loader.steps - first
@@ -106,7 +106,7 @@ def test_the_loader_starts_at_any_step_and_its_workers_change_nothing(workers: i
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_damaged_row_group_is_named(workers: int, make_dataset):
     path = make_dataset([([1, 2, 3], [0, 0, 0])] * 20 + [([1, 2, 999], [0, 0, 0])], TRACKS, parts=1)
-    loader = StepLoader(dataset_of(path, replace(config_of(), workers=workers), 0, 1), keep_workers=True)
+    loader = StepLoader(dataset_of(path, replace(config_of(), workers=workers), 0, 1))
     with pytest.raises(UserError, match=r"part-00000.parquet, row group 2: a track row lies outside 0..59"):
         list(loader.epoch(1))
 
