@@ -62,6 +62,7 @@ train: $(SETUP)  ## train on the sample, which the first run generates, then exp
 	torchx --log_level WARNING run dist.ddp -j 1x$(RANKS) train --run-dir $(RUN) $(TRAIN_ARGS)
 	$(PYTHON) -m components export --run $(RUN) --output $(EXPORT)
 	$(PYTHON) -m components show --run $(RUN)
+	@echo "The sample is synthetic: these figures show that training works, and say nothing of real listeners."
 
 test: $(DEV)  ## run the tests
 	@$(PYTHON) -m pytest $(PYTEST_ARGS)
