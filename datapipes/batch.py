@@ -44,17 +44,17 @@ class SessionBatch(Pipelineable):
     step: int
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "SessionBatch":
-        return self._map(lambda value: value.to(device, non_blocking=non_blocking))
+        return replace(self, **{name: value.to(device, non_blocking=non_blocking) for name, value in self._tensors()})
 
     def pin_memory(self) -> "SessionBatch":
-        return self._map(lambda value: value.pin_memory())
+        return replace(self, **{name: value.pin_memory() for name, value in self._tensors()})
 
     def record_stream(self, stream: torch.Stream) -> None:
-        self._map(lambda value: value.record_stream(stream))
+        for _, value in self._tensors():
+            value.record_stream(stream)
 
-    def _map(self, function) -> "SessionBatch":
-        tensors = {field.name: function(getattr(self, field.name)) for field in fields(self) if field.type is not int}
-        return replace(self, **tensors)
+    def _tensors(self) -> list[tuple[str, Tensor | KeyedJaggedTensor]]:
+        return [(field.name, getattr(self, field.name)) for field in fields(self) if field.type is not int]
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from datapipes.collate import EvaluationBuilder, TrainBuilder
 from datapipes.sessions import Sessions
@@ -77,6 +78,24 @@ def test_per_session_negatives_avoid_their_own_session_and_ignore_the_others():
     single = builder("per-session", negatives=40).build(alone, 1, 7)
     drawn = [b.tracks.values()[b.negatives[0]].tolist() for b in (batch, single)]
     assert drawn[0] == drawn[1]
+
+
+def test_a_batch_moves_whole():
+    batch = builder().build(sessions(), 3, 4)
+    moved = batch.to(torch.device("meta"))
+    assert (moved.epoch, moved.step) == (3, 4)
+    for name in (
+        "items_BT",
+        "skipped_BT",
+        "inputs_B",
+        "masked_BT",
+        "targets_BT",
+        "negatives",
+        "collides_BK",
+        "session_B",
+    ):
+        assert getattr(moved, name).is_meta and getattr(moved, name).shape == getattr(batch, name).shape
+    assert moved.tracks.values().is_meta
 
 
 def test_the_number_of_bags_never_changes():
