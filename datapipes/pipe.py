@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datapipes.batch import EvaluationBatch, SessionBatch
@@ -103,6 +104,8 @@ class StepLoader:
             num_workers=config.workers,
             prefetch_factor=config.prefetch if config.workers else None,
             pin_memory=pin_memory,
+            # Its own: DataLoader draws a seed at every start, and would take it from dropout's stream.
+            generator=torch.Generator(),
         )
 
     def __iter__(self) -> Iterator[tuple[int, int]]:

@@ -96,11 +96,13 @@ def test_the_loader_starts_at_any_step_and_its_workers_change_nothing(workers: i
     path = make_dataset(random_sessions(70, TRACKS), TRACKS)
     dataset = dataset_of(path, config_of(), 0, 1)
     loader = StepLoader(dataset_of(path, replace(config_of(), workers=workers), 0, 1))
+    random_state = torch.get_rng_state()
     for epoch, first in ((1, 0), (2, 0), (2, 5)):
         batches = list(loader.epoch(epoch, first))
         assert len(batches) == loader.steps - first
         for step, batch in enumerate(batches, start=first):
             assert_same_batch(batch, dataset[epoch, step])
+    assert torch.equal(torch.get_rng_state(), random_state), "the loader drew from dropout's random stream"
 
 
 @pytest.mark.parametrize("workers", [0, 1])
