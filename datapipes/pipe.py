@@ -51,6 +51,11 @@ class DataConfig:
                 f"--data.batch-size {self.batch_size} must be a multiple of --data.lanes {self.lanes}: change either"
             )
 
+    def check_ranks(self, ranks: int) -> None:
+        """Raises `UserError` for a number of ranks that cannot serve whole lanes."""
+        if self.lanes % ranks:
+            raise UserError(f"{ranks} ranks do not divide --data.lanes {self.lanes}: change either")
+
 
 class StepDataset(Dataset):
     """Batches of this rank by `(epoch, step)`. A `UserError` is returned, not raised, so that workers can report it."""
@@ -59,8 +64,7 @@ class StepDataset(Dataset):
         self, store: SessionStore, config: DataConfig, builder: BatchBuilder, rank: int, ranks: int, limit: int = 0
     ):
         """`limit`: how many sessions of the order count (0: all); `builder` makes the batch."""
-        if config.lanes % ranks:
-            raise UserError(f"{ranks} ranks do not divide --data.lanes {config.lanes}: change either")
+        config.check_ranks(ranks)
         self.config, self._store, self._builder = config, store, builder
         self._lanes = range(rank * config.lanes // ranks, (rank + 1) * config.lanes // ranks)
         self._per_lane = config.batch_size // config.lanes

@@ -35,10 +35,10 @@ class _Window:
     tracks: np.ndarray
     skips: np.ndarray
     numbers: np.ndarray
-    order: np.ndarray
 
 
 Chosen = tuple[_Window, np.ndarray]
+"""A window, and the places in it of the sessions meant."""
 
 
 class SessionStore:
@@ -65,8 +65,7 @@ class SessionStore:
         if len(self) != self.manifest.counts["sessions"]:
             raise UserError(
                 f"{self.path}/{SESSIONS} holds {len(self)} sessions where its manifest says "
-                f"{self.manifest.counts['sessions']}: "
-                "run prepare again"
+                f"{self.manifest.counts['sessions']}: run prepare again"
             )
 
     def __len__(self) -> int:
@@ -94,8 +93,7 @@ class SessionStore:
             tracks.append(rows)
             skips.append(skip_lists.flatten().to_numpy())
             numbers.append(self._first_number[index] + np.arange(len(lengths)))
-        flat = [np.concatenate(pieces) for pieces in (offsets, tracks, skips, numbers)]
-        return _Window(*flat, order=np.arange(len(flat[3])))
+        return _Window(*(np.concatenate(pieces) for pieces in (offsets, tracks, skips, numbers)))
 
 
 class SessionOrder:
@@ -108,7 +106,7 @@ class SessionOrder:
         self._windows = [groups[first : first + shuffle_groups] for first in range(0, len(groups), shuffle_groups)]
         sizes = [int(store.group_sizes[window].sum()) for window in self._windows]
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
-        self._cache: OrderedDict[int, _Window] = OrderedDict()
+        self._cache: OrderedDict[int, Chosen] = OrderedDict()
 
     def take(self, first: int, last: int) -> list[Chosen]:
         """The sessions at positions `first` up to `last`, as pieces of windows for `pad`."""
@@ -123,13 +121,12 @@ class SessionOrder:
     def _piece(self, number: int, first: int, last: int) -> Chosen:
         if number not in self._cache:
             window = self.store.read(self._windows[number])
-            window.order = self._random(1 + number).permutation(len(window.numbers))
-            self._cache[number] = window
+            self._cache[number] = window, self._random(1 + number).permutation(len(window.numbers))
             if len(self._cache) > self._windows_kept:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(number)
-        window = self._cache[number]
-        return window, window.order[first - self._starts[number] : last - self._starts[number]]
+        window, order = self._cache[number]
+        return window, order[first - self._starts[number] : last - self._starts[number]]
 
     def _random(self, purpose: int) -> np.random.Generator:
         return np.random.default_rng([self._seed, self._epoch, purpose])

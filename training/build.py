@@ -39,8 +39,7 @@ def check(config: RunConfig, store: SessionStore) -> None:
                 f"--{flag} {wanted} unseen tracks cannot be drawn from the {store.tracks} tracks of {store.path}: "
                 f"ask for at most {max(store.tracks - longest, 0)}"
             )
-    if config.data.lanes % ranks():
-        raise UserError(f"{ranks()} ranks do not divide --data.lanes {config.data.lanes}: change either")
+    config.data.check_ranks(ranks())
 
 
 def build_model(config: RunConfig, tracks: int) -> DistributedModelParallel:
