@@ -58,7 +58,7 @@ class TrainBuilder:
         else:
             session_keys = keys("negative", self.seed, epoch, sessions.number_B)
             negatives = draw_unseen(session_keys, self.tracks, self.negatives, inputs.rows_BT)
-        bags = _Bags(inputs, negatives, batch * self.length)
+        bags = _Bags(inputs, negatives, batch * self.length, self.tracks)
         targets_BT = np.full((batch, width), bags.empty)
         if self.mask_probability is None:
             targets_BT[:, :-1] = bags.items_BT[:, 1:]
@@ -92,7 +92,7 @@ class EvaluationBuilder:
         masked_BT = np.zeros((batch, width), dtype=bool)
         if self.append_mask:
             masked_BT[np.flatnonzero(real_B), inputs.length_B[real_B]] = True
-        bags = _Bags(inputs, np.zeros(0, dtype=np.int64), batch * self.length)
+        bags = _Bags(inputs, np.zeros(0, dtype=np.int64), batch * self.length, self.tracks)
         empty_BT = np.full((batch, width), bags.empty)
         candidates_BC = np.zeros((batch, 0), dtype=np.int64)
         if self.candidates:
@@ -128,13 +128,16 @@ class _Inputs:
 class _Bags:
     """Distinct rows of sessions and negatives as bags, and where each of them went."""
 
-    def __init__(self, inputs: _Inputs, negatives: np.ndarray, positions: int):
-        """`positions`: the most rows that the sessions of any batch can ask for; it fixes the number of bags."""
+    def __init__(self, inputs: _Inputs, negatives: np.ndarray, positions: int, tracks: int):
+        """`positions`: the most rows that the sessions of any batch can ask for; it fixes the number of bags.
+
+        A catalogue of `tracks` rows never needs more bags than that.
+        """
         wanted = np.concatenate([inputs.rows_BT[inputs.valid_BT], negatives.ravel()])
         rows, places = np.unique(wanted, return_inverse=True)
         count = len(wanted) - negatives.size
         self.rows = rows
-        self.capacity = positions + negatives.size + 1
+        self.capacity = min(positions + negatives.size, tracks) + 1
         self.empty = self.capacity - 1
         self.items_BT = np.full(inputs.rows_BT.shape, self.empty, dtype=np.int64)
         self.items_BT[inputs.valid_BT] = places[:count]
