@@ -33,7 +33,8 @@ def evaluate(config: EvaluateRunConfig) -> None:
         evaluator = Evaluator(run.config, store, model)
         results = {
             config.protocol: {
-                split: evaluator.measure(config.protocol, split, run.config.evaluate.sessions) for split in SPLITS
+                split: evaluator.measure(config.protocol, split, run.config.evaluate.sessions, run.path)
+                for split in SPLITS
             }
         }
         run.update_metrics(results)

@@ -1,7 +1,7 @@
 """The one contract between data and model.
 
-Shape legend, used in every name that carries a shape: B sessions on this rank, T positions, U bags of the lookup,
-K negatives, C candidates.
+Shape legend, used in every name that carries a shape: B sessions on this rank, T positions that are read, S positions
+of whole sessions, U bags of the lookup, K negatives, C candidates.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -38,6 +38,10 @@ class SessionBatch(Pipelineable):
     """int64: [K] shared by the batch or [B, K] per session; [0] when evaluating."""
     collides_BK: Tensor
     """bool: shared negatives that the session contains and must not meet; [B, 0] otherwise."""
+    skips_of_B: Tensor
+    """int64: the session of this batch whose skipped tracks are the InfoNCE's negatives; as a rule its own."""
+    log_q_U: Tensor
+    """float32: log of each bag's share of the training plays; [0] where no head corrects by it."""
     session_B: Tensor
     """int64: the session's number in the dataset, -1 for a session that only fills up the batch."""
     epoch: int
@@ -64,7 +68,11 @@ class EvaluationBatch:
     sessions: SessionBatch
     target_B: Tensor
     """int64 row of the held-out track, -1 for a session that only fills up the batch."""
-    history_BT: Tensor
+    history_BS: Tensor
     """int64 rows of all tracks before the target, -1 where there is none."""
     candidates_BC: Tensor
     """int64 rows of uniform tracks that the whole session does not contain; [B, 0] for the full protocol."""
+    target_skips_B: Tensor
+    """int8: skip strength of the held-out play."""
+    position_B: Tensor
+    """int64: how many tracks of the session precede the target."""

@@ -1,6 +1,6 @@
 """From padded sessions to the tensors of one step: splits, cloze, negatives, and every row once for one lookup."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -24,22 +24,47 @@ class BatchBuilder(Protocol):
 
 
 @dataclass(frozen=True)
+class View:
+    """How a builder sees the tracks that precede what it holds out."""
+
+    length: int
+    """The most tracks that are read: the last ones."""
+    skip_up_to: int = 2
+    """Strengths 1 up to this count as skipped."""
+    filter_skipped: bool = False
+    """Skipped tracks are taken out, as if they had never been played."""
+    shuffle_seed: int | None = None
+    """Where given, skip flags change places within each session, the same way in every epoch."""
+
+    def skipped(self, skips: np.ndarray) -> np.ndarray:
+        """bool: which of these strengths count as skipped."""
+        return (skips >= 1) & (skips <= self.skip_up_to)
+
+
+@dataclass(frozen=True)
 class TrainBuilder:
     """Training batches: next-track targets, or cloze where `mask_probability` is given.
 
-    `length`: most positions a session may have; `tracks`: the catalogue's size; `sampling`: see `DataConfig`.
+    `longest`: most tracks a session of the data has; `tracks`: the catalogue's size; `sampling`: see `DataConfig`.
+    `borrow_from`: 0, or the size of the groups of sessions within which each takes the skipped tracks of the next.
+    `log_q`: float32 [tracks], log of each track's share of the training plays, for heads that correct by it.
     """
 
     seed: int
-    length: int
+    view: View
+    longest: int
     tracks: int
     negatives: int
     sampling: Literal["shared", "per-session"]
     mask_probability: float | None
+    borrow_from: int = 0
+    log_q: np.ndarray | None = None
 
     def build(self, sessions: Sessions, epoch: int, step: int) -> SessionBatch:
         """Cuts the two held-out tracks off, with their skips, and draws cloze and negatives."""
-        inputs = _Inputs(sessions, np.maximum(sessions.length_B - 2, 0))
+        # What predicts the last of the read tracks must be read as well: one more, unless the cloze masks it.
+        spare = 1 if self.mask_probability is None else 0
+        inputs = _Inputs(sessions, np.maximum(sessions.length_B - 2, 0), replace_length(self.view, spare))
         batch, width = inputs.rows_BT.shape
         if self.mask_probability is None:
             masked_BT = np.zeros((batch, width), dtype=bool)
@@ -52,19 +77,31 @@ class TrainBuilder:
             without = np.flatnonzero(~masked_BT.any(axis=1) & (inputs.length_B > 0))
             masked_BT[without, inputs.length_B[without] - 1] = True
             predicts_BT, inputs_B = masked_BT, inputs.length_B
-        if self.sampling == "shared":
+        if not self.negatives:
+            negatives = np.zeros(0, dtype=np.int64)
+        elif self.sampling == "shared":
             step_key = keys("negative", self.seed, epoch, np.array([step]))
             negatives = draw_unseen(step_key, self.tracks, self.negatives, np.zeros((1, 0), dtype=np.int64))[0]
         else:
             session_keys = keys("negative", self.seed, epoch, sessions.number_B)
-            negatives = draw_unseen(session_keys, self.tracks, self.negatives, inputs.rows_BT)
-        bags = _Bags(inputs, negatives, batch * self.length, self.tracks)
+            negatives = draw_unseen(session_keys, self.tracks, self.negatives, inputs.seen_BS)
+        bags = _Bags(inputs, negatives, batch * min(self.longest, self.view.length + spare), self.tracks)
         targets_BT = np.full((batch, width), bags.empty)
         if self.mask_probability is None:
             targets_BT[:, :-1] = bags.items_BT[:, 1:]
         else:
             targets_BT[predicts_BT] = bags.items_BT[predicts_BT]
-        return bags.batch(inputs, inputs_B, masked_BT, targets_BT, sessions.number_B, epoch, step)
+        return bags.batch(
+            inputs,
+            inputs_B,
+            masked_BT,
+            targets_BT,
+            sessions.number_B,
+            epoch,
+            step,
+            skips_of_B=_lenders(batch, self.borrow_from),
+            log_q=self.log_q,
+        )
 
 
 @dataclass(frozen=True)
@@ -76,7 +113,8 @@ class EvaluationBuilder:
     """
 
     seed: int
-    length: int
+    view: View
+    longest: int
     tracks: int
     split: Literal["validation", "test"]
     candidates: int
@@ -85,15 +123,16 @@ class EvaluationBuilder:
     def build(self, sessions: Sessions, epoch: int, step: int) -> EvaluationBatch:
         """Holds the split's track out; its skip flag is cut with it. A session with no track before it is left out."""
         target_at_B = sessions.length_B - HELD_OUT[self.split]
-        inputs = _Inputs(sessions, np.maximum(target_at_B, 0), spare=1 if self.append_mask else 0)
-        batch, width = inputs.rows_BT.shape
         real_B = target_at_B >= 1
-        target_B = np.where(real_B, sessions.tracks_BT[np.arange(batch), np.maximum(target_at_B, 0)], -1)
+        spare = 1 if self.append_mask else 0
+        view = replace_length(self.view, -spare)
+        inputs = _Inputs(sessions, np.maximum(target_at_B, 0), view, padding=spare)
+        batch, width = inputs.rows_BT.shape
+        at_B = np.arange(batch), np.maximum(target_at_B, 0)
         masked_BT = np.zeros((batch, width), dtype=bool)
         if self.append_mask:
             masked_BT[np.flatnonzero(real_B), inputs.length_B[real_B]] = True
-        bags = _Bags(inputs, np.zeros(0, dtype=np.int64), batch * self.length, self.tracks)
-        empty_BT = np.full((batch, width), bags.empty)
+        bags = _Bags(inputs, np.zeros(0, dtype=np.int64), batch * min(self.longest, view.length), self.tracks)
         candidates_BC = np.zeros((batch, 0), dtype=np.int64)
         if self.candidates:
             key_B = keys("rank-" + self.split[:3], self.seed, 0, sessions.number_B)
@@ -103,26 +142,57 @@ class EvaluationBuilder:
                 inputs,
                 inputs.length_B + self.append_mask * real_B,
                 masked_BT,
-                empty_BT,
+                np.full((batch, width), bags.empty),
                 np.where(real_B, sessions.number_B, -1),
                 epoch,
                 step,
+                skips_of_B=_lenders(batch, 0),
             ),
-            torch.from_numpy(target_B),
-            torch.from_numpy(inputs.rows_BT),
-            torch.from_numpy(candidates_BC),
+            target_B=torch.from_numpy(np.where(real_B, sessions.tracks_BT[at_B], -1)),
+            history_BS=torch.from_numpy(inputs.seen_BS),
+            candidates_BC=torch.from_numpy(candidates_BC),
+            target_skips_B=torch.from_numpy(sessions.skips_BT[at_B]),
+            position_B=torch.from_numpy(target_at_B),
         )
 
 
-class _Inputs:
-    """The first `length_B` tracks of each session, `spare` padding positions kept behind the longest."""
+def replace_length(view: View, by: int) -> View:
+    """The view with `by` more tracks."""
+    return replace(view, length=view.length + by)
 
-    def __init__(self, sessions: Sessions, length_B: np.ndarray, spare: int = 0):
-        width = max(1, int(length_B.max(initial=0)) + spare)
-        self.length_B = length_B
-        self.valid_BT = np.arange(width) < length_B[:, None]
-        self.rows_BT = np.where(self.valid_BT, sessions.tracks_BT[:, :width], -1)
-        self.skipped_BT = self.valid_BT & np.isin(sessions.skips_BT[:, :width], (1, 2))
+
+def _lenders(batch: int, group: int) -> np.ndarray:
+    """int64 [B]: itself, or the next session in its group of `group`, the first after the last."""
+    place_B = np.arange(batch)
+    return place_B // group * group + (place_B + 1) % group if group else place_B
+
+
+class _Inputs:
+    """What a `view` shows of the first `past_B` tracks of each session, moved to the left, and `padding` behind it."""
+
+    def __init__(self, sessions: Sessions, past_B: np.ndarray, view: View, padding: int = 0):
+        past = max(1, int(past_B.max(initial=0)))
+        shown_BS = np.arange(past) < past_B[:, None]
+        tracks_BS, skips_BS = sessions.tracks_BT[:, :past], sessions.skips_BT[:, :past]
+        skipped_BS = shown_BS & view.skipped(skips_BS)
+        if view.shuffle_seed is not None:
+            draws_BS = uniforms(keys("shuffle", view.shuffle_seed, 0, sessions.number_B), past)
+            # Sorted, the draws of a session's own tracks come first, in random order.
+            order_BS = np.where(shown_BS, draws_BS, 2.0).argsort(axis=1)
+            skipped_BS = np.take_along_axis(skipped_BS, order_BS, axis=1)
+        self.seen_BS = np.where(shown_BS, tracks_BS, -1)
+        if view.filter_skipped:
+            shown_BS &= ~skipped_BS
+        self.length_B = np.minimum(shown_BS.sum(axis=1), view.length)
+        width = max(1, int(self.length_B.max(initial=0)) + padding)
+        place_T = np.arange(width)
+        self.valid_BT = place_T < self.length_B[:, None]
+        # The shown places in order, the last `length_B` of them.
+        places_BS = np.argsort(~shown_BS, axis=1, kind="stable")
+        first_B = shown_BS.sum(axis=1) - self.length_B
+        source_BT = np.take_along_axis(places_BS, np.minimum(first_B[:, None] + place_T, past - 1), axis=1)
+        self.rows_BT = np.where(self.valid_BT, np.take_along_axis(tracks_BS, source_BT, axis=1), -1)
+        self.skipped_BT = self.valid_BT & np.take_along_axis(skipped_BS, source_BT, axis=1)
 
 
 class _Bags:
@@ -152,9 +222,14 @@ class _Bags:
         session_B: np.ndarray,
         epoch: int,
         step: int,
+        skips_of_B: np.ndarray,
+        log_q: np.ndarray | None = None,
     ) -> SessionBatch:
         lengths = torch.zeros(self.capacity, dtype=torch.int32)
         lengths[: len(self.rows)] = 1
+        log_q_U = np.zeros(0 if log_q is None else self.capacity, dtype=np.float32)
+        if log_q is not None:
+            log_q_U[: len(self.rows)] = log_q[self.rows]
         return SessionBatch(
             tracks=KeyedJaggedTensor(keys=[FEATURE], values=torch.from_numpy(self.rows), lengths=lengths),
             items_BT=torch.from_numpy(self.items_BT),
@@ -164,6 +239,8 @@ class _Bags:
             targets_BT=torch.from_numpy(targets_BT),
             negatives=torch.from_numpy(self.negatives),
             collides_BK=torch.from_numpy(self._collisions()),
+            skips_of_B=torch.from_numpy(skips_of_B),
+            log_q_U=torch.from_numpy(log_q_U),
             session_B=torch.from_numpy(session_B),
             epoch=epoch,
             step=step,

@@ -28,9 +28,17 @@ class DataConfig:
     batch_size: int = 128
     """Sessions of one global batch, over all ranks."""
     negatives: int = 1000
-    """Uniform tracks the softmax compares the target with."""
+    """Uniform tracks the softmax compares the target with; 0 needs `loss.in_batch`."""
     sampling: Literal["shared", "per-session"] = "shared"
     """One pool of negatives a batch (collisions masked), or one a session (the paper's text)."""
+    skip_up_to: Literal[1, 2, 3] = 2
+    """Skip strengths 1 up to this count as skipped: 1 very briefly, 2 briefly, 3 mostly played."""
+    skip_flags: Literal["recorded", "shuffled"] = "recorded"
+    """`shuffled`: training's skip flags change places within each session (control: what is learned must vanish)."""
+    skipped_tracks: Literal["read", "filter"] = "read"
+    """`filter`: skipped tracks are taken out of every input, and of training's targets, as if never played."""
+    skip_negatives: Literal["own", "other"] = "own"
+    """Whose skipped tracks the InfoNCE pushes away: the session's, or those of another one of the batch."""
     lanes: int = 16
     """Stretches of the epoch's order that are read side by side; ranks must divide it, and it the batch size."""
     shuffle_groups: int = 8
@@ -41,15 +49,22 @@ class DataConfig:
     """Batches each worker prepares ahead."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "negatives", "lanes", "shuffle_groups", "prefetch"):
+        for name in ("batch_size", "lanes", "shuffle_groups", "prefetch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--data.{name.replace('_', '-')} must be at least 1")
-        if self.workers < 0:
-            raise ValueError("--data.workers must not be negative")
+        if self.workers < 0 or self.negatives < 0:
+            raise ValueError("--data.workers and --data.negatives must not be negative")
         if self.batch_size % self.lanes:
             raise ValueError(
                 f"--data.batch-size {self.batch_size} must be a multiple of --data.lanes {self.lanes}: change either"
             )
+        if self.skip_negatives == "other" and self.batch_size == self.lanes:
+            raise ValueError("--data.skip-negatives other needs a --data.batch-size above --data.lanes: change either")
+
+    @property
+    def borrow_from(self) -> int:
+        """Sessions of a group in which each borrows the next one's skips: a lane's, so that ranks change nothing."""
+        return self.batch_size // self.lanes if self.skip_negatives == "other" else 0
 
     def check_ranks(self, ranks: int) -> None:
         """Raises `UserError` for a number of ranks that cannot serve whole lanes."""

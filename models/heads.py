@@ -22,6 +22,8 @@ class LossConfig:
     """Weight of the sampled softmax."""
     temperature: float = 1.0
     """Divides the InfoNCE's cosines."""
+    in_batch: bool = False
+    """The targets of the whole global batch join the negatives, with log-q correction."""
 
     def __post_init__(self) -> None:
         if self.alpha < 0 or self.beta < 0 or self.alpha + self.beta == 0:

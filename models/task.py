@@ -38,7 +38,7 @@ class SessionTask(nn.Module):
 class Learner(nn.Module):
     """Encoder and heads over looked-up rows [U, D]."""
 
-    def __init__(self, encoder: Encoder, loss: LossConfig, autocast: torch.dtype | None = None):
+    def __init__(self, encoder: Encoder, loss: LossConfig, autocast: torch.dtype | None = None, tracks: int = 0):
         """`autocast`: the dtype of matrix products in training, none for the table's own."""
         super().__init__()
         self.encoder, self.loss, self.autocast = encoder, loss, autocast

@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
 import torch
+import torch.distributed as dist
+from datapipes.counts import train_counts
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from datapipes.batch import FEATURE
-from datapipes.collate import EvaluationBuilder, TrainBuilder
+from datapipes.collate import EvaluationBuilder, TrainBuilder, View
 from datapipes.errors import UserError
 from datapipes.pipe import StepDataset, StepLoader
 from datapipes.sessions import SessionStore
@@ -27,11 +30,6 @@ def check(config: RunConfig, store: SessionStore) -> None:
     except ValueError as error:
         raise UserError(str(error)) from error
     longest = store.manifest.session_lengths["max"]
-    if longest > config.encoder.max_length:
-        raise UserError(
-            f"{store.path} has sessions of {longest} tracks where --encoder.max-length is "
-            f"{config.encoder.max_length}: raise it, or prepare with --max-length {config.encoder.max_length}"
-        )
     draws = {"data.negatives": config.data.negatives, "evaluate.candidates": config.evaluate.candidates}
     for flag, wanted in draws.items():
         if wanted + longest > store.tracks:
@@ -48,7 +46,7 @@ def build_model(config: RunConfig, tracks: int) -> DistributedModelParallel:
     encoder = Encoder(config.encoder, config.table.dim)
     encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
     autocast = torch.bfloat16 if config.train.precision == "bf16" else None
-    task = SessionTask(table, Learner(encoder, config.loss, autocast))
+    task = SessionTask(table, Learner(encoder, config.loss, autocast, tracks))
     model = DistributedModelParallel(
         task,
         device=device(),
@@ -71,23 +69,43 @@ def table_weight(model: DistributedModelParallel) -> torch.Tensor | ShardedTenso
 
 def train_loader(config: RunConfig, store: SessionStore) -> StepLoader:
     """This rank's training batches."""
+    view = _view(config)
+    if config.data.skip_flags == "shuffled":
+        view = replace(view, shuffle_seed=config.train.seed)
     builder = TrainBuilder(
         seed=config.train.seed,
-        length=store.manifest.session_lengths["max"],
+        view=view,
+        longest=store.manifest.session_lengths["max"],
         tracks=store.tracks,
         negatives=config.data.negatives,
         sampling=config.data.sampling,
         mask_probability=config.cloze,
+        borrow_from=config.data.borrow_from,
+        log_q=_log_q(store) if config.loss.in_batch else None,
     )
     dataset = StepDataset(store, config.data, builder, rank(), ranks())
     return StepLoader(dataset, pin_memory=device().type == "cuda")
+
+
+def _view(config: RunConfig) -> View:
+    return View(config.encoder.max_length, config.data.skip_up_to, config.data.skipped_tracks == "filter")
+
+
+def _log_q(store: SessionStore) -> np.ndarray:
+    """float32 [tracks]: log of each track's share of the training plays; one never played there counts as one play."""
+    counts = torch.from_numpy(train_counts(store, rank(), ranks())).to(device())
+    if ranks() > 1:
+        dist.all_reduce(counts)
+    played = counts.clamp(min=1).double()
+    return (played / played.sum()).log().float().cpu().numpy()
 
 
 def evaluation_loader(config: RunConfig, store: SessionStore, protocol: str, split: str, sessions: int) -> StepLoader:
     """This rank's evaluation batches of one split; `sessions`: how many are measured over all ranks (0: all)."""
     builder = EvaluationBuilder(
         seed=config.evaluate.seed,
-        length=store.manifest.session_lengths["max"],
+        view=_view(config),
+        longest=store.manifest.session_lengths["max"],
         tracks=store.tracks,
         split=split,
         candidates=config.evaluate.candidates if protocol == "uniform" else 0,

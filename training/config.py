@@ -79,6 +79,13 @@ class RunConfig:
                 f"--evaluate.batch-size {self.evaluate.batch_size} must be a multiple of --data.lanes {self.data.lanes}"
             )
 
+        if self.data.negatives == 0 and not self.loss.in_batch:
+            raise ValueError("--data.negatives 0 leaves the softmax none: ask for some, or set --loss.in-batch")
+        if self.loss.in_batch and self.data.sampling != "shared":
+            raise ValueError("--loss.in-batch shares its negatives: it needs --data.sampling shared")
+        if self.encoder.direction == "bidirectional" and self.encoder.max_length < 2:
+            raise ValueError("--encoder.max-length must be at least 2 where the mask token takes one position")
+
     @property
     def cloze(self) -> float | None:
         """The mask probability of a bidirectional encoder, None for a unidirectional one."""

@@ -1,12 +1,14 @@
 """Leave-one-out evaluation over the sharded table: `uniform` (1000 unseen candidates) and exact `full` ranking."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torchmetrics import MetricCollection
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from tqdm import tqdm
 
@@ -16,10 +18,12 @@ from models.rows import own_rows
 from training.build import evaluation_loader, table_weight
 from training.config import RunConfig
 from training.distributed import device, gather_rows, rank, ranks
-from training.metrics import RankMetrics
+from training.metrics import RankMetrics, SkipRanking
 from training.ranking import full_counts, full_target_scores, uniform_scores
+from training.records import RankWriter
 
 Protocol = Literal["uniform", "full"]
+PROTOCOLS: tuple[Protocol, ...] = ("uniform", "full")
 SPLITS = ("validation", "test")
 
 
@@ -30,13 +34,18 @@ class Evaluator:
         self._config, self._store, self._model = config, store, model
 
     @torch.no_grad()
-    def measure(self, protocol: Protocol, split: str, sessions: int) -> dict[str, float | int]:
-        """HR@{1,5,10,20}, NDCG@10 and MRR over `sessions` sessions (0: all), equal on every rank."""
+    def measure(
+        self, protocol: Protocol, split: str, sessions: int, record_in: Path | None = None
+    ) -> dict[str, float | int]:
+        """HR@{1,5,10,20}, NDCG@10 and MRR over `sessions` sessions (0: all), and how far down skipped targets come.
+
+        Equal on every rank. Given a run directory to `record_in`, each session's rank is kept there.
+        """
         loader = evaluation_loader(self._config, self._store, protocol, split, sessions)
-        metrics = RankMetrics().to(device())
+        metrics = MetricCollection([RankMetrics(), SkipRanking()]).to(device())
         first, rows_RD = own_rows(table_weight(self._model), rank(), ranks())
         self._model.eval()
-        with _exact_products():
+        with _exact_products(), RankWriter(record_in, protocol, split) if record_in else nullcontext() as record:
             batches = tqdm(
                 loader.epoch(0),
                 total=loader.steps,
@@ -46,8 +55,19 @@ class Evaluator:
                 mininterval=1,
             )
             for batch in batches:
-                rank_B = self._ranks(batch, protocol, first, rows_RD)
-                metrics.update(rank_B[batch.target_B.to(device()) >= 0])
+                real_B = batch.target_B >= 0
+                columns = {
+                    "session": batch.sessions.session_B,
+                    "rank": self._ranks(batch, protocol, first, rows_RD),
+                    "candidates": self._candidates(batch, protocol),
+                    "skips": batch.target_skips_B,
+                    "position": batch.position_B,
+                    "target": batch.target_B,
+                }
+                columns = {name: values[real_B.to(values.device)] for name, values in columns.items()}
+                if record:
+                    record.write(**columns)
+                metrics.update(**{name: columns[name].to(device()) for name in ("rank", "candidates", "skips")})
         self._model.train()
         return metrics.compute()
 
@@ -68,10 +88,21 @@ class Evaluator:
             target_scores_Q = _sum(full_target_scores(queries_QD, target_Q, first, rows_RD))
             excluded_QX = target_Q[:, None]
             if self._config.evaluate.filter_history:
-                excluded_QX = torch.cat([excluded_QX, _gather_padded(batch.history_BT.to(device()))], dim=1)
+                excluded_QX = torch.cat([excluded_QX, _gather_padded(batch.history_BS.to(device()))], dim=1)
             counts_Q = full_counts(queries_QD, target_scores_Q, excluded_QX, first, rows_RD)
         own = slice(rank() * len(batch.target_B), (rank() + 1) * len(batch.target_B))
         return 1 + _sum(counts_Q)[own]
+
+    def _candidates(self, batch: EvaluationBatch, protocol: Protocol) -> Tensor:
+        """int64 [B]: how many tracks each target is ranked among, itself left out."""
+        if protocol == "uniform":
+            return torch.full_like(batch.target_B, batch.candidates_BC.shape[1])
+        others_B = torch.full_like(batch.target_B, self._store.tracks - 1)
+        if not self._config.evaluate.filter_history:
+            return others_B
+        history_BS = torch.where(batch.history_BS == batch.target_B[:, None], -1, batch.history_BS).sort(dim=1).values
+        first_BS = torch.nn.functional.pad(history_BS[:, 1:] != history_BS[:, :-1], (1, 0), value=True)
+        return others_B - (first_BS & (history_BS >= 0)).sum(dim=1)
 
 
 def _sum(values: Tensor) -> Tensor:
@@ -80,13 +111,13 @@ def _sum(values: Tensor) -> Tensor:
     return values
 
 
-def _gather_padded(history_BT: Tensor) -> Tensor:
+def _gather_padded(history_BS: Tensor) -> Tensor:
     """`gather_rows` for ranks whose longest sessions differ."""
-    width = torch.tensor(history_BT.shape[1], device=history_BT.device)
+    width = torch.tensor(history_BS.shape[1], device=history_BS.device)
     if ranks() > 1:
         dist.all_reduce(width, op=dist.ReduceOp.MAX)
-    padding = int(width) - history_BT.shape[1]
-    return gather_rows(torch.nn.functional.pad(history_BT, (0, padding), value=-1))
+    padding = int(width) - history_BS.shape[1]
+    return gather_rows(torch.nn.functional.pad(history_BS, (0, padding), value=-1))
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The training loop, top to bottom."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
@@ -12,17 +12,21 @@ from training.build import build_model, check, train_loader
 from training.checkpoint import load_best, save_best
 from training.config import RunConfig
 from training.distributed import device, logger, rank, ranks
-from training.evaluate import SPLITS, Evaluator
+from training.evaluate import PROTOCOLS, SPLITS, Evaluator
 from training.optimizer import make_optimizer
 from training.progress import Progress
 from training.report import hit_rate_table
 from training.run import RunDirectory
 
+Watch = Callable[[int, dict[str, float | int]], bool]
+"""Told the epoch and its validation metrics on every rank; where all return True, training ends."""
 
-def train(config: RunConfig, recipe: str) -> RunDirectory:
+
+def train(config: RunConfig, recipe: str, watch: Watch | None = None, test: bool = True) -> RunDirectory:
     """Trains, keeps the weights with the best validation HR@10, and tests those once at the end.
 
-    Needs a process group (`training.distributed.process_group`). Writes the run directory and returns it.
+    Needs a process group (`training.distributed.process_group`). Writes the run directory and returns it. Without
+    `test`, no test target is looked at, and the metrics end with the best weights' validation.
     """
     store = SessionStore(config.data.path)
     check(config, store)
@@ -47,14 +51,20 @@ def train(config: RunConfig, recipe: str) -> RunDirectory:
         if better:
             best, best_epoch = metrics["hr@10"], epoch
             save_best(model, run.path)
-        elif config.train.patience and epoch - best_epoch >= config.train.patience:
+        stop = watch is not None and watch(epoch, metrics)
+        if stop or (config.train.patience and epoch - best_epoch >= config.train.patience):
             break
     progress.close()
     load_best(model, run.path)
-    results = {
-        protocol: {split: evaluator.measure(protocol, split, config.evaluate.sessions) for split in SPLITS}
-        for protocol in ("uniform", "full")
-    }
+    if test:
+        results = {
+            protocol: {
+                split: evaluator.measure(protocol, split, config.evaluate.sessions, run.path) for split in SPLITS
+            }
+            for protocol in PROTOCOLS
+        }
+    else:
+        results = {"uniform": {"validation": evaluator.measure("uniform", "validation", config.evaluate.sessions)}}
     results["train"] = {
         "sessions_per_s": progress.sessions_per_s,
         "epochs": progress.epochs,

@@ -1,4 +1,4 @@
-"""HR@K, NDCG@10 and MRR as one torchmetrics class, correct over any number of ranks."""
+"""HR@K, NDCG@10, MRR and skip down-ranking as torchmetrics classes, correct over any number of ranks."""
 
 import torch
 from torch import Tensor
@@ -22,9 +22,9 @@ class RankMetrics(Metric):
         self.add_state("sums", zeros, dist_reduce_fx="sum")
         self.add_state("sessions", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, rank_B: Tensor) -> None:
-        """`rank_B`: int64, 1 is best."""
-        rank_B = rank_B.double()
+    def update(self, rank: Tensor) -> None:
+        """`rank`: int64 [B], 1 is best."""
+        rank_B = rank.double()
         hits = [(rank_B <= cutoff).double().sum() for cutoff in CUTOFFS]
         gain = torch.where(rank_B <= 10, 1 / torch.log2(rank_B + 1), 0.0).sum()
         self.sums += torch.stack([*hits, gain, (1 / rank_B).sum()])
@@ -35,3 +35,33 @@ class RankMetrics(Metric):
         names = [f"hr@{cutoff}" for cutoff in CUTOFFS] + ["ndcg@10", "mrr"]
         means = self.sums / self.sessions.clamp(min=1)
         return dict(zip(names, means.tolist(), strict=True)) | {"sessions": int(self.sessions)}
+
+
+class SkipRanking(Metric):
+    """How far down the list come next tracks that the listener skipped, and, beside them, those that were kept.
+
+    A target's percentile is 100 * (rank - 1) / candidates: 0 is first, 100 last. A model that learns from skips ranks
+    skipped tracks further down (Seshadri & Knees, arXiv 2309.11623) than kept ones.
+    """
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("sums", torch.zeros(2, 3, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, rank: Tensor, candidates: Tensor, skips: Tensor) -> None:
+        """int64 [B] each: the target's rank, among how many others, and the strength at which it was skipped."""
+        percentile_B = 100 * (rank - 1).double() / candidates.clamp(min=1)
+        columns = torch.stack([percentile_B, (rank <= 10).double(), torch.ones_like(percentile_B)])
+        skipped_B = ((skips == 1) | (skips == 2)).double()
+        self.sums += torch.stack([columns @ skipped_B, columns @ (1 - skipped_B)])
+
+    def compute(self) -> dict[str, float | int]:
+        """`{skipped,kept}_percentile`, `_hr@10` and `_sessions`."""
+        found: dict[str, float | int] = {}
+        for name, (percentile, hits, sessions) in zip(("skipped", "kept"), self.sums.tolist(), strict=True):
+            found[f"{name}_percentile"] = percentile / max(sessions, 1)
+            found[f"{name}_hr@10"] = hits / max(sessions, 1)
+            found[f"{name}_sessions"] = int(sessions)
+        return found

@@ -13,6 +13,14 @@ def hit_rate_table(metrics: dict, config: RunConfig) -> str:
         for split, values in metrics.get(protocol, {}).items():
             cells = "".join(f"{values[column]:9.4f}" for column in _COLUMNS)
             lines.append(f"{protocol:10}{split:12}{cells}{values['sessions']:10}")
+    for protocol in ("uniform", "full"):
+        for split, values in metrics.get(protocol, {}).items():
+            if values.get("skipped_sessions"):
+                lines.append(
+                    f"{protocol} {split}: skipped targets come at percentile {values['skipped_percentile']:.2f} "
+                    f"(HR@10 {values['skipped_hr@10']:.4f}, {values['skipped_sessions']} sessions), kept ones at "
+                    f"{values['kept_percentile']:.2f} (HR@10 {values['kept_hr@10']:.4f}); 0 is first, 100 last."
+                )
     history = "own history filtered" if config.evaluate.filter_history else "own history not filtered"
     lines.append(f"uniform: among {config.evaluate.candidates} unseen tracks; full: exact, whole catalogue, {history}.")
     if "train" in metrics:

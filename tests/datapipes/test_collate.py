@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from datapipes.collate import EvaluationBuilder, TrainBuilder
+from datapipes.collate import EvaluationBuilder, TrainBuilder, View
 from datapipes.sessions import Sessions
 
 TRACKS = 50
@@ -22,7 +22,7 @@ def sessions(width: int = 6) -> Sessions:
 
 
 def builder(sampling: str = "shared", cloze: float | None = None, negatives: int = 20) -> TrainBuilder:
-    return TrainBuilder(0, 6, TRACKS, negatives, sampling, cloze)
+    return TrainBuilder(0, View(6), 6, TRACKS, negatives, sampling, cloze)
 
 
 def rows_at(batch, indices) -> list:
@@ -92,6 +92,8 @@ def test_a_batch_moves_whole():
         "targets_BT",
         "negatives",
         "collides_BK",
+        "skips_of_B",
+        "log_q_U",
         "session_B",
     ):
         assert getattr(moved, name).is_meta and getattr(moved, name).shape == getattr(batch, name).shape
@@ -109,7 +111,7 @@ def test_cloze_targets_are_the_masked_tracks_themselves():
     many = Sessions(
         np.tile(np.arange(20), (500, 1)), np.zeros((500, 20), dtype=np.int8), np.full(500, 20), np.arange(500)
     )
-    batch = TrainBuilder(0, 20, TRACKS, 20, "shared", 0.2).build(many, 1, 0)
+    batch = TrainBuilder(0, View(20), 20, TRACKS, 20, "shared", 0.2).build(many, 1, 0)
     masked = batch.masked_BT.numpy()
     assert 0.18 < masked.mean() < 0.22
     assert masked.any(axis=1).all(), "every session must predict something"
@@ -121,7 +123,7 @@ def test_cloze_targets_are_the_masked_tracks_themselves():
 
 
 def evaluation(split: str, append_mask: bool = False, candidates: int = 30) -> EvaluationBuilder:
-    return EvaluationBuilder(0, 6, TRACKS, split, candidates, append_mask)
+    return EvaluationBuilder(0, View(6 + append_mask), 6, TRACKS, split, candidates, append_mask)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,7 @@ def evaluation(split: str, append_mask: bool = False, candidates: int = 30) -> E
 def test_all_that_precedes_the_target_is_input(split: str, targets: list, histories: list):
     batch = evaluation(split).build(sessions(), 0, 0)
     assert batch.target_B.tolist() == targets
-    assert [[row for row in rows if row >= 0] for rows in batch.history_BT.tolist()] == histories
+    assert [[row for row in rows if row >= 0] for rows in batch.history_BS.tolist()] == histories
     inputs = rows_at(batch.sessions, batch.sessions.items_BT)
     assert [[row for row in rows if row is not None] for rows in inputs] == histories
     assert batch.sessions.inputs_B.tolist() == [len(history) for history in histories]

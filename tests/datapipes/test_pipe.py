@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datapipes.batch import SessionBatch
-from datapipes.collate import TrainBuilder
+from datapipes.collate import TrainBuilder, View
 from datapipes.errors import UserError
 from datapipes.pipe import DataConfig, StepDataset, StepLoader
 from datapipes.sessions import SessionStore
@@ -20,7 +20,7 @@ TRACKS = 60
 
 
 def dataset_of(path: Path, config: DataConfig, rank: int, ranks: int, seed: int = 0, limit: int = 0) -> StepDataset:
-    builder = TrainBuilder(seed, 12, TRACKS, config.negatives, config.sampling, None)
+    builder = TrainBuilder(seed, View(12), 12, TRACKS, config.negatives, config.sampling, None)
     return StepDataset(SessionStore(str(path)), config, builder, rank, ranks, limit)
 
 

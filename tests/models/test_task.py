@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from datapipes.collate import TrainBuilder
+from datapipes.collate import TrainBuilder, View
 from datapipes.pipe import DataConfig, StepDataset
 from datapipes.sessions import SessionStore
 from models.encoder import Encoder, EncoderConfig
@@ -17,7 +17,7 @@ TRACKS, DIM, NEGATIVES = 50_000, 16, 20
 
 def make_batch(path: Path):
     config = DataConfig(lanes=1, batch_size=8, negatives=NEGATIVES, workers=0)
-    builder = TrainBuilder(0, 12, TRACKS, NEGATIVES, "shared", None)
+    builder = TrainBuilder(0, View(12), 12, TRACKS, NEGATIVES, "shared", None)
     return StepDataset(SessionStore(str(path)), config, builder, 0, 1)[1, 0]
 
 

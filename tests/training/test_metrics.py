@@ -8,7 +8,7 @@ import torch
 
 from tests.ranks import run_on_ranks
 from training.distributed import rank
-from training.metrics import RankMetrics
+from training.metrics import RankMetrics, SkipRanking
 
 RANKS = [1, 3, 10, 11, 21, 5]
 EXPECTED = {
@@ -43,3 +43,20 @@ def uneven_share() -> dict:
 def test_ranks_with_uneven_shares_agree(tmp_path: Path):
     for result in run_on_ranks(tmp_path, 2, uneven_share):
         assert result == pytest.approx(EXPECTED)
+
+
+def test_skip_ranking_worked_by_hand():
+    """Skipped targets (strength 1, 2) at ranks 1 and 31 of 100 others, kept ones (0, 3) at ranks 11, 2 and 2 of 50."""
+    metrics = SkipRanking()
+    metrics.update(torch.tensor([1, 11]), torch.tensor([100, 50]), torch.tensor([1, 0], dtype=torch.int8))
+    metrics.update(torch.tensor([31, 2, 2]), torch.tensor([100, 50, 50]), torch.tensor([2, 3, 0], dtype=torch.int8))
+    assert metrics.compute() == pytest.approx(
+        {
+            "skipped_percentile": (0 + 30) / 2,
+            "skipped_hr@10": 1 / 2,
+            "skipped_sessions": 2,
+            "kept_percentile": (20 + 2 + 2) / 3,
+            "kept_hr@10": 2 / 3,
+            "kept_sessions": 3,
+        }
+    )

@@ -4,11 +4,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from components.recipes import RECIPES
+from datapipes.collate import HELD_OUT
 from datapipes.errors import UserError
+from datapipes.sessions import SessionStore
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
 from training.build import build_model
@@ -17,6 +20,7 @@ from training.config import RunConfig
 from training.distributed import process_group
 from training.evaluate import SPLITS, Evaluator
 from training.loop import train
+from training.records import has_ranks, read_ranks
 from training.run import RunDirectory
 
 TRACKS = 150
@@ -56,7 +60,8 @@ def test_a_run_leaves_what_the_readme_promises(data: Path, tmp_path: Path):
     for protocol in ("uniform", "full"):
         for split in SPLITS:
             values = metrics[protocol][split]
-            assert set(values) == {"hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr", "sessions"}
+            skips = {f"{kind}_{what}" for kind in ("skipped", "kept") for what in ("percentile", "hr@10", "sessions")}
+            assert set(values) == {"hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr", "sessions"} | skips
             assert 0 <= values["hr@1"] <= values["hr@5"] <= values["hr@10"] <= values["hr@20"] <= 1
     assert metrics["uniform"]["test"]["sessions"] == 160
     assert set(metrics["train"]) == {"sessions_per_s", "epochs", "best_epoch", "seconds"}
@@ -66,6 +71,49 @@ def test_a_run_leaves_what_the_readme_promises(data: Path, tmp_path: Path):
     assert any((run.path / "tensorboard").iterdir())
     best = max(line["hr@10"] for line in lines if line["kind"] == "validation")
     assert metrics["uniform"]["validation"]["hr@10"] == best, "the tested weights are not the best ones"
+
+
+def test_records_tell_the_metrics_session_by_session(data: Path, tmp_path: Path):
+    with process_group():
+        run = train(config_of(data, tmp_path / "run"), "best")
+    store = SessionStore(str(data))
+    window = store.read(np.arange(len(store.group_sizes)))
+    for protocol in ("uniform", "full"):
+        for split, held_out in HELD_OUT.items():
+            ranks, values = read_ranks(run.path, protocol, split), metrics_of(run.path)[protocol][split]
+            assert (ranks.rank <= 10).mean() == pytest.approx(values["hr@10"], abs=1e-12)
+            percentile = 100 * (ranks.rank - 1) / ranks.candidates
+            skipped = np.isin(ranks.skips, (1, 2))
+            assert percentile[skipped].mean() == pytest.approx(values["skipped_percentile"], abs=1e-9)
+            assert (skipped.sum(), (~skipped).sum()) == (values["skipped_sessions"], values["kept_sessions"])
+            for session, position, target, skips, candidates in zip(
+                ranks.session, ranks.position, ranks.target, ranks.skips, ranks.candidates, strict=True
+            ):
+                first, last = window.offsets[session : session + 2]
+                assert (position, target, skips) == (
+                    last - first - held_out,
+                    window.tracks[last - held_out],
+                    window.skips[last - held_out],
+                )
+                heard = set(window.tracks[first : last - held_out].tolist()) - {target}
+                assert candidates == (100 if protocol == "uniform" else store.tracks - 1 - len(heard))
+
+
+def test_watched_and_untested(data: Path, tmp_path: Path):
+    """A sweep's view of a run: it may end it after any epoch, and sees no test target."""
+    seen = []
+
+    def watch(epoch: int, metrics: dict) -> bool:
+        seen.append((epoch, metrics["hr@10"]))
+        return epoch == 2
+
+    with process_group():
+        run = train(config_of(data, tmp_path / "run", epochs=5), "best", watch, test=False)
+    metrics = metrics_of(run.path)
+    assert [epoch for epoch, _ in seen] == [1, 2] and metrics["train"]["epochs"] == 2
+    assert set(metrics) == {"uniform", "train"} and set(metrics["uniform"]) == {"validation"}
+    assert metrics["uniform"]["validation"]["hr@10"] == max(value for _, value in seen)
+    assert not has_ranks(run.path, "uniform", "test")
 
 
 @pytest.mark.ranks
@@ -132,7 +180,7 @@ def test_full_protocol_equals_brute_force(data: Path, tmp_path: Path):
             with torch.no_grad():
                 task = model.module
                 queries = task.learner.predict(task.table(batch.sessions.tracks).values(), batch.sessions)
-            for query, target, history in zip(queries, batch.target_B.tolist(), batch.history_BT.tolist(), strict=True):
+            for query, target, history in zip(queries, batch.target_B.tolist(), batch.history_BS.tolist(), strict=True):
                 if target < 0:
                     continue
                 scores = (table @ query).tolist()

@@ -1,0 +1,20 @@
+"""What training sees, counted: plays of each track, streamed by row group."""
+
+import numpy as np
+
+from datapipes.collate import HELD_OUT
+from datapipes.sessions import SessionStore
+
+
+def train_counts(store: SessionStore, rank: int = 0, ranks: int = 1) -> np.ndarray:
+    """int64 [tracks]: plays of each track without each session's held-out ones, over this rank's share of row groups.
+
+    The shares of all ranks add up to the whole.
+    """
+    counts = np.zeros(store.tracks, dtype=np.int64)
+    for group in range(rank, len(store.group_sizes), ranks):
+        window = store.read(np.array([group]))
+        lengths = np.diff(window.offsets)
+        left = np.repeat(window.offsets[1:], lengths) - np.arange(len(window.tracks))
+        counts += np.bincount(window.tracks[left > max(HELD_OUT.values())], minlength=store.tracks)
+    return counts
