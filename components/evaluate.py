@@ -19,7 +19,7 @@ def evaluate(config: EvaluateRunConfig) -> None:
     from training.build import build_model, check, stateless
     from training.checkpoint import load_best
     from training.distributed import logger, process_group
-    from training.evaluate import SPLITS, Evaluator
+    from training.evaluate import Evaluator, measurable
     from training.report import hit_rate_table
     from training.run import RunDirectory
 
@@ -34,7 +34,7 @@ def evaluate(config: EvaluateRunConfig) -> None:
         results = {
             config.protocol: {
                 split: evaluator.measure(config.protocol, split, run.config.evaluate.sessions, run.path)
-                for split in SPLITS
+                for split in measurable(run.config)
             }
         }
         run.update_metrics(results)

@@ -46,6 +46,7 @@ class TrainBuilder:
     """Training batches: next-track targets, or cloze where `mask_probability` is given.
 
     `longest`: most tracks a session of the data has; `tracks`: the catalogue's size; `sampling`: see `DataConfig`.
+    `held_out`: tracks of each session's end that training does not see.
     `borrow_from`: 0, or the size of the groups of sessions within which each takes the skipped tracks of the next.
     `log_q`: float32 [tracks], log of each track's share of the training plays, for heads that correct by it.
     """
@@ -58,13 +59,14 @@ class TrainBuilder:
     sampling: Literal["shared", "per-session"]
     mask_probability: float | None
     borrow_from: int = 0
+    held_out: int = HELD_OUT["validation"]
     log_q: np.ndarray | None = None
 
     def build(self, sessions: Sessions, epoch: int, step: int) -> SessionBatch:
-        """Cuts the two held-out tracks off, with their skips, and draws cloze and negatives."""
+        """Cuts the held-out tracks off, with their skips, and draws cloze and negatives."""
         # What predicts the last of the read tracks must be read as well: one more, unless the cloze masks it.
         spare = 1 if self.mask_probability is None else 0
-        inputs = _Inputs(sessions, np.maximum(sessions.length_B - 2, 0), replace_length(self.view, spare))
+        inputs = _Inputs(sessions, np.maximum(sessions.length_B - self.held_out, 0), replace_length(self.view, spare))
         batch, width = inputs.rows_BT.shape
         if self.mask_probability is None:
             masked_BT = np.zeros((batch, width), dtype=bool)

@@ -6,8 +6,10 @@ from datapipes.collate import HELD_OUT
 from datapipes.sessions import SessionStore
 
 
-def train_counts(store: SessionStore, rank: int = 0, ranks: int = 1) -> np.ndarray:
-    """int64 [tracks]: plays of each track without each session's held-out ones, over this rank's share of row groups.
+def train_counts(
+    store: SessionStore, rank: int = 0, ranks: int = 1, held_out: int = HELD_OUT["validation"]
+) -> np.ndarray:
+    """int64 [tracks]: plays of each track, each session's last `held_out` left out, over this rank's row groups.
 
     The shares of all ranks add up to the whole.
     """
@@ -16,5 +18,5 @@ def train_counts(store: SessionStore, rank: int = 0, ranks: int = 1) -> np.ndarr
         window = store.read(np.array([group]))
         lengths = np.diff(window.offsets)
         left = np.repeat(window.offsets[1:], lengths) - np.arange(len(window.tracks))
-        counts += np.bincount(window.tracks[left > max(HELD_OUT.values())], minlength=store.tracks)
+        counts += np.bincount(window.tracks[left > held_out], minlength=store.tracks)
     return counts

@@ -20,6 +20,9 @@ class EncoderConfig:
     """Which positions a position sees: those before it, or all (trained by cloze)."""
     max_length: int = 20
     """Longest session, in positions; the bidirectional mask token counts as one of them."""
+    positions: Literal["learned", "relative"] = "learned"
+    """How order is told: a learned vector a position (the paper), or a learned bias a head and distance between two
+    positions (Shaw et al., arXiv 1803.02155; as a bias: Raffel et al., arXiv 1910.10683)."""
     blocks: int = 2
     heads: int = 8
     hidden: int = 128
@@ -47,7 +50,10 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig, dim: int):
         super().__init__()
         self.config = config
-        self.positions = nn.Parameter(torch.empty(config.max_length, dim))
+        learned = config.positions == "learned"
+        self.positions = nn.Parameter(torch.empty(config.max_length, dim)) if learned else None
+        distances = config.blocks, config.heads, 2 * config.max_length - 1
+        self.distance_bias = None if learned else nn.Parameter(torch.empty(distances))
         self.mask_token = nn.Parameter(torch.empty(dim)) if config.direction == "bidirectional" else None
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(config.dropout)
@@ -68,23 +74,33 @@ class Encoder(nn.Module):
         """Predictions [B, T, D].
 
         `inputs_B`: positions to read of each session; `masked_BT`: positions whose track is replaced by the mask
-        token. Positions count from the session's end, so the last one, which predicts, is the same for any length.
+        token. Learned positions count from the session's end: the last one, which predicts, is the same for any length.
         """
         length = items_BTD.shape[1]
         place_T = torch.arange(length, device=items_BTD.device)
         real_BT = place_T < inputs_B[:, None]
         if self.mask_token is not None:
             items_BTD = torch.where(masked_BT[:, :, None], self.mask_token.to(items_BTD.dtype), items_BTD)
-        from_end_BT = (place_T - inputs_B[:, None] + self.config.max_length).clamp(max=self.config.max_length - 1)
-        hidden_BTD = self.dropout(self.norm(items_BTD + nn.functional.embedding(from_end_BT, self.positions)))
+        if self.positions is not None:
+            from_end_BT = (place_T - inputs_B[:, None] + self.config.max_length).clamp(max=self.config.max_length - 1)
+            items_BTD = items_BTD + nn.functional.embedding(from_end_BT, self.positions)
+        hidden_BTD = self.dropout(self.norm(items_BTD))
         visible_BTT = real_BT[:, None, :].expand(-1, length, -1)
         if self.config.direction == "unidirectional":
             visible_BTT = visible_BTT & (place_T[:, None] >= place_T)
         # A row that sees nothing would turn into NaN: padding sees everything, and nobody sees padding.
         hidden_mask_B1TT = torch.where(visible_BTT | ~real_BT[:, :, None], 0.0, float("-inf"))[:, None]
-        for block in self.blocks:
-            hidden_BTD = block(hidden_BTD, hidden_mask_B1TT)
+        for number, block in enumerate(self.blocks):
+            mask_BHTT = hidden_mask_B1TT
+            if self.distance_bias is not None:
+                mask_BHTT = mask_BHTT + self.distance_bias[number][:, self._distances(place_T)]
+            hidden_BTD = block(hidden_BTD, mask_BHTT)
         return self.prediction(hidden_BTD)
+
+    def _distances(self, place_T: Tensor) -> Tensor:
+        """int64 [T, T]: the bias of the distance between two positions, the middle one for none."""
+        farthest = self.config.max_length - 1
+        return (place_T[:, None] - place_T).clamp(-farthest, farthest) + farthest
 
 
 class Block(nn.Module):
@@ -102,20 +118,20 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, hidden_BTD: Tensor, mask_B1TT: Tensor) -> Tensor:
-        """`mask_B1TT` is added to the attention scores: 0 where the row may look, -inf elsewhere."""
+    def forward(self, hidden_BTD: Tensor, mask_BHTT: Tensor) -> Tensor:
+        """`mask_BHTT` is added to the attention scores: -inf where the row may not look, elsewhere 0 or a bias."""
         if self.norm_first:
-            hidden_BTD = hidden_BTD + self.dropout(self._attend(self.attention_norm(hidden_BTD), mask_B1TT))
+            hidden_BTD = hidden_BTD + self.dropout(self._attend(self.attention_norm(hidden_BTD), mask_BHTT))
             return hidden_BTD + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_BTD)))
-        hidden_BTD = self.attention_norm(hidden_BTD + self.dropout(self._attend(hidden_BTD, mask_B1TT)))
+        hidden_BTD = self.attention_norm(hidden_BTD + self.dropout(self._attend(hidden_BTD, mask_BHTT)))
         return self.feed_forward_norm(hidden_BTD + self.dropout(self.feed_forward(hidden_BTD)))
 
-    def _attend(self, hidden_BTD: Tensor, mask_B1TT: Tensor) -> Tensor:
+    def _attend(self, hidden_BTD: Tensor, mask_BHTT: Tensor) -> Tensor:
         batch, length, dim = hidden_BTD.shape
         # B x T x 3D -> 3 x B x H x T x D/H
         parts = self.project(hidden_BTD).view(batch, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         query, key, value = parts.unbind(0)
         # Plain products: on sessions this short they beat CPU's fused attention by an order of magnitude.
-        scores_BHTT = query @ key.transpose(-1, -2) / math.sqrt(dim // self.heads) + mask_B1TT
+        scores_BHTT = query @ key.transpose(-1, -2) / math.sqrt(dim // self.heads) + mask_BHTT
         weights_BHTT = self.dropout(scores_BHTT.softmax(dim=-1))
         return self.merge((weights_BHTT @ value).transpose(1, 2).reshape(batch, length, dim))

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 import torch.distributed as dist
-from datapipes.counts import train_counts
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from datapipes.batch import FEATURE
-from datapipes.collate import EvaluationBuilder, TrainBuilder, View
+from datapipes.collate import HELD_OUT, EvaluationBuilder, TrainBuilder, View
+from datapipes.counts import train_counts
 from datapipes.errors import UserError
 from datapipes.pipe import StepDataset, StepLoader
 from datapipes.sessions import SessionStore
@@ -67,8 +67,8 @@ def table_weight(model: DistributedModelParallel) -> torch.Tensor | ShardedTenso
     return model.state_dict()[TABLE_WEIGHT]
 
 
-def train_loader(config: RunConfig, store: SessionStore) -> StepLoader:
-    """This rank's training batches."""
+def train_loader(config: RunConfig, store: SessionStore, held_out: int = HELD_OUT["validation"]) -> StepLoader:
+    """This rank's training batches, made of all but each session's last `held_out` tracks."""
     view = _view(config)
     if config.data.skip_flags == "shuffled":
         view = replace(view, shuffle_seed=config.train.seed)
@@ -81,7 +81,8 @@ def train_loader(config: RunConfig, store: SessionStore) -> StepLoader:
         sampling=config.data.sampling,
         mask_probability=config.cloze,
         borrow_from=config.data.borrow_from,
-        log_q=_log_q(store) if config.loss.in_batch else None,
+        held_out=held_out,
+        log_q=_log_q(store, held_out) if config.loss.in_batch else None,
     )
     dataset = StepDataset(store, config.data, builder, rank(), ranks())
     return StepLoader(dataset, pin_memory=device().type == "cuda")
@@ -91,9 +92,9 @@ def _view(config: RunConfig) -> View:
     return View(config.encoder.max_length, config.data.skip_up_to, config.data.skipped_tracks == "filter")
 
 
-def _log_q(store: SessionStore) -> np.ndarray:
+def _log_q(store: SessionStore, held_out: int) -> np.ndarray:
     """float32 [tracks]: log of each track's share of the training plays; one never played there counts as one play."""
-    counts = torch.from_numpy(train_counts(store, rank(), ranks())).to(device())
+    counts = torch.from_numpy(train_counts(store, rank(), ranks(), held_out)).to(device())
     if ranks() > 1:
         dist.all_reduce(counts)
     played = counts.clamp(min=1).double()

@@ -45,6 +45,9 @@ class TrainConfig:
     """bf16 runs the dense layers' matrix products in bfloat16 (autocast); the table stays float32."""
     matmul: Literal["highest", "high", "medium"] = "medium"
     """`torch.set_float32_matmul_precision`: "medium" doubles float32 products on CPUs with bf16 instructions."""
+    refit: bool = False
+    """Once the best epoch is known, train afresh for as many epochs with the validation targets among the training
+    data, and test that: twice the time for weights that know what came last."""
     validation_sessions: int = 50_000
     """Sessions of the validation after each epoch, a fixed random choice; 0 is all of them."""
     log_every: int = 20

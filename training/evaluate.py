@@ -27,6 +27,11 @@ PROTOCOLS: tuple[Protocol, ...] = ("uniform", "full")
 SPLITS = ("validation", "test")
 
 
+def measurable(config: RunConfig) -> tuple[str, ...]:
+    """The splits that a finished run's weights have not been trained on."""
+    return SPLITS[1:] if config.train.refit else SPLITS
+
+
 class Evaluator:
     """Ranks held-out targets under the model's present weights."""
 

@@ -27,11 +27,12 @@ class Progress:
         self.epochs = 0
         self._best_text = ""
 
-    def steps(self, epoch: int, losses: Iterator[StepLosses]) -> None:
+    def steps(self, epoch: int, losses: Iterator[StepLosses], kind: str = "train") -> None:
         """Runs through an epoch's steps; stops the run with a sentence when a logged loss is not finite."""
         began = time.perf_counter()
         log_every = self._run.config.train.log_every
-        bar = tqdm(losses, total=self._steps, desc=f"epoch {epoch}", disable=not self._loud, mininterval=1, leave=False)
+        name = f"epoch {epoch}" if kind == "train" else f"{kind} epoch {epoch}"
+        bar = tqdm(losses, total=self._steps, desc=name, disable=not self._loud, mininterval=1, leave=False)
         for step, loss in enumerate(bar, start=1):
             if step % log_every and step != self._steps:
                 continue
@@ -46,7 +47,7 @@ class Progress:
                 f"loss {values['loss']:.3f} (nll {values['nll']:.3f}, nce {values['nce']:.3f}) "
                 f"{rate:.0f} sessions/s{self._best_text}"
             )
-            self._write("train", (epoch - 1) * self._steps + step, values | {"epoch": epoch, "sessions_per_s": rate})
+            self._write(kind, (epoch - 1) * self._steps + step, values | {"epoch": epoch, "sessions_per_s": rate})
         self.seconds += time.perf_counter() - began
         self.epochs += 1
 

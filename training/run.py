@@ -74,11 +74,12 @@ class RunDirectory:
         return store
 
     def update_metrics(self, changes: dict[str, Any]) -> None:
-        """Merges `changes` into `metrics.json` at one blow; every rank returns once it is there."""
+        """Merges `changes` into `metrics.json`, section by section, at one blow; every rank returns once it is done."""
         if rank() == 0:
             file = self.path / "metrics.json"
             metrics = read_json(file, "metrics of a run") if file.exists() else {}
-            write_text(file, json.dumps(metrics | changes, indent=2) + "\n")
+            merged = {name: metrics.get(name, {}) | section for name, section in changes.items()}
+            write_text(file, json.dumps(metrics | merged, indent=2) + "\n")
         barrier()
 
 

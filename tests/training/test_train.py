@@ -18,8 +18,8 @@ from training.build import build_model
 from training.checkpoint import load_best
 from training.config import RunConfig
 from training.distributed import process_group
-from training.evaluate import SPLITS, Evaluator
-from training.loop import train
+from training.evaluate import SPLITS, Evaluator, measurable
+from training.loop import Training, train
 from training.records import has_ranks, read_ranks
 from training.run import RunDirectory
 
@@ -97,6 +97,26 @@ def test_records_tell_the_metrics_session_by_session(data: Path, tmp_path: Path)
                 )
                 heard = set(window.tracks[first : last - held_out].tolist()) - {target}
                 assert candidates == (100 if protocol == "uniform" else store.tracks - 1 - len(heard))
+
+
+def test_refit_trains_afresh_on_all_but_the_last_track(data: Path, tmp_path: Path):
+    config = config_of(data, tmp_path / "refit", epochs=3, refit=True)
+    with process_group():
+        plain = train(config_of(data, tmp_path / "plain", epochs=3), "best")
+        refit = train(config, "best")
+        metrics = [metrics_of(run.path) for run in (plain, refit)]
+        assert metrics[0]["uniform"]["validation"] == metrics[1]["uniform"]["validation"]
+        assert metrics[0]["uniform"]["test"] != metrics[1]["uniform"]["test"]
+        lines = [json.loads(line) for line in (refit.path / "metrics.jsonl").read_text().splitlines()]
+        epochs = metrics[1]["train"]["best_epoch"]
+        assert {line["epoch"] for line in lines if line["kind"] == "refit"} == set(range(1, epochs + 1))
+        store = SessionStore(str(data))
+        again = Training(refit.config, store, held_out=1)
+        for epoch in range(1, epochs + 1):
+            list(again.epoch(epoch))
+        test = Evaluator(refit.config, store, again.model).measure("uniform", "test", 0)
+        assert test == metrics[1]["uniform"]["test"]
+        assert measurable(refit.config) == ("test",), "its validation targets are training data"
 
 
 def test_watched_and_untested(data: Path, tmp_path: Path):

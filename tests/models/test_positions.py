@@ -1,0 +1,65 @@
+"""Relative positions: a bias by distance, of the right sign, in every block."""
+
+import pytest
+import torch
+
+from models.encoder import Encoder, EncoderConfig
+
+FAR = -1e9
+
+
+def make(direction: str) -> Encoder:
+    config = EncoderConfig(direction=direction, positions="relative", max_length=8, heads=2, hidden=16)
+    encoder = Encoder(config, dim=16)
+    encoder.reset_parameters(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.mul_(10)
+    return encoder.eval()
+
+
+def changes(encoder: Encoder, place: int, length: int = 6) -> list[bool]:
+    """Which positions' predictions move with the track at `place`."""
+    random = torch.Generator().manual_seed(3)
+    items = torch.randn(2, length, 16, generator=random)
+    items[1] = items[0]
+    items[1, place] = torch.randn(16, generator=random)
+    with torch.no_grad():
+        outputs = encoder(items, torch.tensor([length, length]), torch.zeros(2, length, dtype=torch.bool))
+    return ((outputs[0] - outputs[1]).abs().amax(dim=1) > 1e-6).tolist()
+
+
+@pytest.mark.parametrize("direction", ["unidirectional", "bidirectional"])
+def test_a_bias_that_shuts_out_all_but_the_track_before(direction: str):
+    """Two blocks that look one step back see two steps back, and nobody else."""
+    encoder = make(direction)
+    with torch.no_grad():
+        encoder.distance_bias.fill_(FAR)
+        encoder.distance_bias[:, :, [7, 8]] = 0  # distance 0 is the middle of 15; one step back is the next
+    assert changes(encoder, 1) == [False, True, True, True, False, False]
+
+
+def test_without_bias_order_is_not_told():
+    encoder = make("bidirectional")
+    with torch.no_grad():
+        encoder.distance_bias.zero_()
+    items = torch.randn(1, 6, 16, generator=torch.Generator().manual_seed(1))
+    swapped = items[:, [1, 0, 2, 3, 4, 5]]
+    nothing = torch.zeros(1, 6, dtype=torch.bool)
+    with torch.no_grad():
+        last = [encoder(given, torch.tensor([6]), nothing)[0, 5] for given in (items, swapped)]
+        torch.testing.assert_close(*last)
+        encoder.distance_bias[:, :, 12] = 1.0  # five steps back
+        last = [encoder(given, torch.tensor([6]), nothing)[0, 5] for given in (items, swapped)]
+    assert (last[0] - last[1]).abs().max() > 1e-4
+
+
+def test_the_bias_starts_at_nothing_and_learns():
+    encoder = Encoder(EncoderConfig(positions="relative", dropout=0.0), dim=128)
+    encoder.reset_parameters(torch.Generator().manual_seed(1))
+    assert encoder.positions is None and not encoder.distance_bias.any()
+    items = torch.randn(3, 7, 128, generator=torch.Generator().manual_seed(2))
+    encoder(items, torch.tensor([7, 7, 7]), torch.zeros(3, 7, dtype=torch.bool)).pow(2).sum().backward()
+    gradient = encoder.distance_bias.grad
+    assert gradient.isfinite().all() and gradient[:, :, 19:26].abs().amin(dim=(0, 1)).min() > 0
+    assert not gradient[:, :, :19].any(), "a unidirectional encoder never looks ahead"
