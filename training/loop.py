@@ -31,6 +31,9 @@ def train(config: RunConfig, recipe: str, watch: Watch | None = None, test: bool
     """
     store = SessionStore(config.data.path)
     check(config, store)
+    longest = store.manifest.session_lengths["max"]
+    if longest > config.encoder.max_length:
+        logger.info(f"sessions have up to {longest} tracks: the last {config.encoder.max_length} are read")
     run = RunDirectory.create(config, recipe, store)
     config = run.config
     torch.set_float32_matmul_precision(config.train.matmul)
