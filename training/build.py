@@ -30,12 +30,17 @@ def check(config: RunConfig, store: SessionStore) -> None:
     except ValueError as error:
         raise UserError(str(error)) from error
     longest = store.manifest.session_lengths["max"]
-    draws = {"data.negatives": config.data.negatives, "evaluate.candidates": config.evaluate.candidates}
-    for flag, wanted in draws.items():
-        if wanted + longest > store.tracks:
+    # One pool for the whole batch avoids nobody's session; what is drawn for a session avoids all of it.
+    avoided = 0 if config.data.sampling == "shared" else longest
+    draws = (
+        ("data.negatives", config.data.negatives, avoided),
+        ("evaluate.candidates", config.evaluate.candidates, longest),
+    )
+    for flag, wanted, avoids in draws:
+        if wanted + avoids > store.tracks:
             raise UserError(
                 f"--{flag} {wanted} unseen tracks cannot be drawn from the {store.tracks} tracks of {store.path}: "
-                f"ask for at most {max(store.tracks - longest, 0)}"
+                f"ask for at most {max(store.tracks - avoids, 0)}"
             )
     config.data.check_ranks(ranks())
 
