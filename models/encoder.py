@@ -29,6 +29,8 @@ class EncoderConfig:
     """Inner width of a block's feed-forward layer."""
     dropout: float = 0.2
     """Share of activations dropped in training, in [0, 1)."""
+    track_dropout: float = 0.0
+    """Share of the tracks read that training hides from the encoder, each whole, in [0, 1)."""
     norm_first: bool = False
     """Normalize before each sub-layer instead of after it."""
     mask_probability: float = 0.2
@@ -38,8 +40,9 @@ class EncoderConfig:
         for name in ("max_length", "blocks", "heads", "hidden"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--encoder.{name.replace('_', '-')} must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"--encoder.dropout {self.dropout} must lie in [0, 1)")
+        for name in ("dropout", "track_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"--encoder.{name.replace('_', '-')} {getattr(self, name)} must lie in [0, 1)")
         if not 0 < self.mask_probability < 1:
             raise ValueError(f"--encoder.mask-probability {self.mask_probability} must lie between 0 and 1")
 
@@ -79,6 +82,9 @@ class Encoder(nn.Module):
         length = items_BTD.shape[1]
         place_T = torch.arange(length, device=items_BTD.device)
         real_BT = place_T < inputs_B[:, None]
+        if self.training and self.config.track_dropout:
+            shown_BT = torch.rand(items_BTD.shape[:2], device=items_BTD.device) >= self.config.track_dropout
+            items_BTD = items_BTD * shown_BT[:, :, None]
         if self.mask_token is not None:
             items_BTD = torch.where(masked_BT[:, :, None], self.mask_token.to(items_BTD.dtype), items_BTD)
         if self.positions is not None:

@@ -1,4 +1,4 @@
-"""Relative positions: a bias by distance, of the right sign, in every block."""
+"""Relative positions: a bias by distance, of the right sign, in every block. And tracks hidden whole."""
 
 import pytest
 import torch
@@ -63,3 +63,24 @@ def test_the_bias_starts_at_nothing_and_learns():
     gradient = encoder.distance_bias.grad
     assert gradient.isfinite().all() and gradient[:, :, 19:26].abs().amin(dim=(0, 1)).min() > 0
     assert not gradient[:, :, :19].any(), "a unidirectional encoder never looks ahead"
+
+
+def test_track_dropout_hides_whole_tracks_in_training_alone():
+    """With all weight on itself, a position's output tells whether its track was hidden: it is then a zero's."""
+    config = EncoderConfig(positions="relative", max_length=8, heads=2, hidden=16, dropout=0.0, track_dropout=0.3)
+    encoder = Encoder(config, dim=16)
+    encoder.reset_parameters(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        encoder.distance_bias.fill_(FAR)
+        encoder.distance_bias[:, :, 7] = 0
+        encoder.norm.bias.fill_(0.5)
+    items = torch.randn(1, 1, 16, generator=torch.Generator().manual_seed(1)).expand(500, 8, 16)
+    given = torch.full((500,), 8), torch.zeros(500, 8, dtype=torch.bool)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        hidden = encoder(torch.zeros(1, 8, 16), given[0][:1], given[1][:1])[0, 0]
+        seen = encoder.eval()(items, *given)[0, 0]
+        trained = encoder.train()(items, *given).flatten(0, 1)
+    is_hidden = (trained - hidden).abs().amax(dim=1) < 1e-6
+    assert ((trained[~is_hidden] - seen).abs() < 1e-6).all() and not torch.allclose(seen, hidden, atol=1e-4)
+    assert 0.27 < is_hidden.float().mean() < 0.33
