@@ -1,4 +1,4 @@
-"""The two losses, as pure functions: each takes tensors and returns one value a position, without sampling anything.
+"""The losses, as pure functions: each takes tensors and returns one value a position, without sampling anything.
 
 Shape legend: B sessions, T positions, D width, V positions with a target, K negatives.
 """
@@ -12,32 +12,62 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Loss = alpha * InfoNCE over skips + beta * sampled softmax (Seshadri & Knees, arXiv 2309.11623, section 3)."""
+    """Loss = alpha * InfoNCE over skips + beta * next-track head (Seshadri & Knees, arXiv 2309.11623, section 3).
+
+    The defaults are the paper's losses.
+    """
 
     context: Literal["none", "output", "track"] = "track"
     """What kept and skipped tracks are compared with: nothing (skip-blind), the encoder's output, or a track's row."""
     alpha: float = 0.5
     """Weight of the skip InfoNCE."""
     beta: float = 0.5
-    """Weight of the sampled softmax."""
+    """Weight of the next-track head."""
     temperature: float = 1.0
     """Divides the InfoNCE's cosines."""
+    queries: Literal["all", "kept"] = "all"
+    """Positions the InfoNCE starts from: all, or kept tracks alone (ablation)."""
+    head: Literal["softmax", "gbce"] = "softmax"
+    """Sampled softmax, or gBCE (Petrov & Macdonald, "gSASRec", RecSys 2023, arXiv 2308.07192)."""
+    calibration: float = 0.75
+    """gBCE's t: 0 is plain binary cross-entropy, 1 undoes all the overconfidence of sampling (gSASRec takes 0.75)."""
     in_batch: bool = False
-    """The targets of the whole global batch join the negatives, with log-q correction."""
+    """Softmax: the targets of the global batch are negatives too, all with log-q correction (Yi et al., RecSys 2019;
+    with uniform ones besides, Yang et al., WWW 2020 companion). `data.negatives` 0 leaves the targets alone."""
 
     def __post_init__(self) -> None:
         if self.alpha < 0 or self.beta < 0 or self.alpha + self.beta == 0:
             raise ValueError("--loss.alpha and --loss.beta must not be negative, nor both zero")
         if not self.temperature > 0:
             raise ValueError(f"--loss.temperature {self.temperature} must be positive")
+        if not 0 <= self.calibration <= 1:
+            raise ValueError(f"--loss.calibration {self.calibration} must lie in [0, 1]")
+        if self.head == "gbce" and self.in_batch:
+            raise ValueError("--loss.head gbce takes uniform negatives: leave --loss.in-batch out, or take softmax")
 
 
 def sampled_softmax(target_V: Tensor, negatives_VK: Tensor) -> Tensor:
     """Negative log-likelihood [V] of the target's logit against itself and K negatives' logits (-inf: left out).
 
-    With every track but the target as a negative this is the full softmax.
+    With every track but the target as a negative this is the full softmax; without any left, zero.
     """
-    return torch.logaddexp(target_V, negatives_VK.logsumexp(dim=-1)) - target_V
+    # By hand, because the gradient of `logsumexp` is NaN where all its terms are -inf; the target's never is.
+    highest_V = torch.maximum(target_V, negatives_VK.amax(dim=-1)).detach()
+    negatives_V = (negatives_VK - highest_V.unsqueeze(-1)).exp().sum(dim=-1)
+    return ((target_V - highest_V).exp() + negatives_V).log() + highest_V - target_V
+
+
+def gbce(target_V: Tensor, negatives_VK: Tensor, tracks: int, calibration: float) -> Tensor:
+    """Generalised binary cross-entropy [V] of the target's logit and K negatives' (-inf: left out), over K + 1.
+
+    The target's probability is raised to 1 - t * (1 - a): `calibration` t, and a = K / (N - 1) the share of the
+    catalogue's other `tracks` that was drawn (Petrov & Macdonald, arXiv 2308.07192). K counts what is left out as
+    well, for it was drawn at the same rate; a pool of all tracks, the target left out, is a share of 1.
+    """
+    count = negatives_VK.shape[-1]
+    power = 1 - calibration * (1 - min(1, count / (tracks - 1)))
+    log_sigmoid = torch.nn.functional.logsigmoid
+    return -(power * log_sigmoid(target_V) + log_sigmoid(-negatives_VK).sum(dim=-1)) / (count + 1)
 
 
 def next_kept(skipped_BT: Tensor, valid_BT: Tensor) -> Tensor:
@@ -50,23 +80,31 @@ def next_kept(skipped_BT: Tensor, valid_BT: Tensor) -> Tensor:
 
 
 def skip_infonce(
-    context_BTD: Tensor, items_BTD: Tensor, skipped_BT: Tensor, valid_BT: Tensor, temperature: float
+    context_BTD: Tensor,
+    items_BTD: Tensor,
+    skipped_BT: Tensor,
+    valid_BT: Tensor,
+    skips_of_B: Tensor,
+    temperature: float,
+    queries: Literal["all", "kept"] = "all",
 ) -> tuple[Tensor, Tensor]:
-    """Pulls each context towards the next kept track, away from the skipped tracks of its own session.
+    """Pulls each context towards the next kept track, away from the skipped tracks of the session `skips_of_B`.
 
     Returns the loss [B, T] (zero where it is undefined) and a bool [B, T] of the positions that count: valid ones
-    with a kept track after them, in a session with at least one skipped track. Similarity is cosine / temperature.
+    with a kept track after them, whose lending session (as a rule their own) has at least one skipped track; kept
+    ones alone where `queries` says so. Similarity is cosine / temperature.
     """
     length = items_BTD.shape[1]
     kept_at_BT = next_kept(skipped_BT, valid_BT)
-    negative_BT = skipped_BT & valid_BT
+    negative_BT = (skipped_BT & valid_BT)[skips_of_B]
     counts_BT = valid_BT & (kept_at_BT < length) & negative_BT.any(dim=1, keepdim=True)
+    if queries == "kept":
+        counts_BT = counts_BT & ~skipped_BT
     normalize = torch.nn.functional.normalize
+    contexts_BTD, tracks_BTD = normalize(context_BTD, dim=-1), normalize(items_BTD, dim=-1)
     # All cosines of a session at once: B x T contexts x T tracks.
-    cosine_BTT = normalize(context_BTD, dim=-1) @ normalize(items_BTD, dim=-1).transpose(1, 2) / temperature
-    positive_BT = cosine_BTT.gather(2, kept_at_BT.clamp(max=length - 1)[:, :, None]).squeeze(2)
-    # A session without skips has only -inf to sum, whose gradient is NaN: give it a harmless zero instead.
-    negative_BT = negative_BT | ~negative_BT.any(dim=1, keepdim=True)
-    negatives_BTT = cosine_BTT.masked_fill(~negative_BT[:, None, :], float("-inf"))
-    loss_BT = sampled_softmax(positive_BT, negatives_BTT)
+    own_BTT = contexts_BTD @ tracks_BTD.transpose(1, 2) / temperature
+    positive_BT = own_BTT.gather(2, kept_at_BT.clamp(max=length - 1)[:, :, None]).squeeze(2)
+    lent_BTT = contexts_BTD @ tracks_BTD.index_select(0, skips_of_B).transpose(1, 2) / temperature
+    loss_BT = sampled_softmax(positive_BT, lent_BTT.masked_fill(~negative_BT[:, None, :], float("-inf")))
     return torch.where(counts_BT, loss_BT, 0.0), counts_BT

@@ -1,13 +1,16 @@
-"""The two heads against worked numbers, full softmax and a plain loop."""
+"""The losses against worked numbers, full softmax, binary cross-entropy and a plain loop."""
 
 import math
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from models.heads import next_kept, sampled_softmax, skip_infonce
+from models.heads import LossConfig, gbce, next_kept, sampled_softmax, skip_infonce
+
+OWN = torch.arange(1)
 
 
 def test_sampled_softmax_over_every_track_is_the_full_softmax():
@@ -24,6 +27,62 @@ def test_sampled_softmax_leaves_a_masked_negative_out():
     target, negatives = torch.tensor([2.0]), torch.tensor([[1.0, 5.0]])
     masked = negatives.masked_fill(torch.tensor([[False, True]]), -math.inf)
     assert_close(sampled_softmax(target, masked), torch.tensor([math.log(1 + math.exp(-1.0))]))
+
+
+def test_sampled_softmax_without_a_negative_left_is_zero_with_its_gradient():
+    target, negatives = torch.tensor([2.0], requires_grad=True), torch.full((1, 3), -math.inf, requires_grad=True)
+    loss = sampled_softmax(target, negatives)
+    loss.sum().backward()
+    assert loss.item() == 0
+    assert target.grad.item() == 0 and negatives.grad.tolist() == [[0.0, 0.0, 0.0]]
+
+
+def test_gbce_worked_by_hand():
+    """2 of 9 tracks, a = 2 / 8; with t = 0.5 the power is 1 - 0.5 * 0.75 = 0.625.
+
+    The target's logit log 3 has the probability 3/4, the negatives' 0 and -log 3 have 1/2 and 1/4.
+    """
+    loss = gbce(torch.tensor([math.log(3)]), torch.tensor([[0.0, -math.log(3)]]), tracks=9, calibration=0.5)
+    expected = -(0.625 * math.log(3 / 4) + math.log(1 / 2) + math.log(3 / 4)) / 3
+    assert_close(loss, torch.tensor([expected]))
+
+
+@pytest.mark.parametrize(("count", "calibration"), [(5, 0.0), (39, 1.0)])
+def test_gbce_is_plain_binary_cross_entropy_uncalibrated_or_over_every_track(count: int, calibration: float):
+    logits = torch.randn(6, 1 + count, generator=torch.Generator().manual_seed(0))
+    labels = torch.zeros_like(logits)
+    labels[:, 0] = 1
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)
+    assert_close(gbce(logits[:, 0], logits[:, 1:], 40, calibration), expected)
+
+
+def test_gbce_gives_a_masked_negative_no_loss_and_no_gradient():
+    """K stays 2, for two were drawn: only the masked one's term is gone."""
+    target, negatives = torch.tensor([0.0]), torch.tensor([[-math.inf, 0.0]], requires_grad=True)
+    loss = gbce(target, negatives, tracks=3, calibration=1.0)
+    loss.sum().backward()
+    assert_close(loss.detach(), torch.tensor([2 * math.log(2) / 3]))
+    assert_close(negatives.grad, torch.tensor([[0.0, 0.5 / 3]]))
+
+
+def test_gbce_over_a_pool_with_the_target_left_out_is_not_over_calibrated():
+    target, negatives = torch.tensor([1.0]), torch.tensor([[-math.inf, 0.5, 2.0]])
+    assert_close(gbce(target, negatives, 3, calibration=1.0), gbce(target, negatives, 3, calibration=0.0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [
+        ({"head": "gbce", "in_batch": True}, "--loss.in-batch"),
+        ({"calibration": 1.5}, "--loss.calibration"),
+        ({"calibration": -0.1}, "--loss.calibration"),
+        ({"alpha": 0.0, "beta": 0.0}, "--loss.alpha"),
+        ({"temperature": 0.0}, "--loss.temperature"),
+    ],
+)
+def test_a_loss_that_cannot_be_is_refused_by_its_flag(changes: dict, flag: str):
+    with pytest.raises(ValueError, match=flag):
+        LossConfig(**changes)
 
 
 def test_next_kept_never_wraps_to_the_first_track():
@@ -44,51 +103,74 @@ def test_two_sessions_worked_by_hand():
     items = torch.tensor([[x, y, x], [y, z, [0.0, 0.0]]])
     skipped = torch.tensor([[False, True, False], [False, False, False]])
     valid = torch.tensor([[True, True, True], [True, True, False]])
-    loss, counts = skip_infonce(items, items, skipped, valid, temperature=1.0)
+    loss, counts = skip_infonce(items, items, skipped, valid, torch.arange(2), temperature=1.0)
     assert counts.tolist() == [[True, True, False], [False, False, False]]
     e = math.e
     expected = [[-math.log(e / (e + 1)), -math.log(1 / (1 + e)), 0.0], [0.0, 0.0, 0.0]]
     assert_close(loss, torch.tensor(expected))
 
 
+def test_skips_of_another_session_worked_by_hand():
+    """Session 0 plays x, z and keeps both; session 1 keeps x and skips y. Each borrows the other's skips.
+
+    Session 0 at position 0 (x): positive z at cosine 1 / sqrt 2, negative y of session 1 at 0. Session 1 would have
+    no kept track to move on to, and meets no skips in session 0.
+    """
+    x, y, z = [2.0, 0.0], [0.0, 3.0], [1.0, 1.0]
+    items = torch.tensor([[x, z], [x, y]])
+    skipped, valid = torch.tensor([[False, False], [False, True]]), torch.ones(2, 2, dtype=torch.bool)
+    loss, counts = skip_infonce(items, items, skipped, valid, torch.tensor([1, 0]), temperature=1.0)
+    assert counts.tolist() == [[True, False], [False, False]]
+    positive = math.exp(math.sqrt(0.5))
+    assert_close(loss, torch.tensor([[-math.log(positive / (positive + 1)), 0.0], [0.0, 0.0]]))
+
+
 def test_the_temperature_divides_the_cosine():
     items = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]])
     skipped, valid = torch.tensor([[False, True, False]]), torch.ones(1, 3, dtype=torch.bool)
-    loss, _ = skip_infonce(items, items, skipped, valid, temperature=0.1)
+    loss, _ = skip_infonce(items, items, skipped, valid, OWN, temperature=0.1)
     assert_close(loss[0, 0], torch.tensor(math.log(1 + math.exp(-10.0))))
 
 
 def test_a_session_without_skips_sends_no_gradient_and_no_nan():
     items = torch.randn(1, 4, 8, requires_grad=True)
     nothing, valid = torch.zeros(1, 4, dtype=torch.bool), torch.ones(1, 4, dtype=torch.bool)
-    loss, counts = skip_infonce(items, items, nothing, valid, temperature=1.0)
+    loss, counts = skip_infonce(items, items, nothing, valid, OWN, temperature=1.0)
     loss.sum().backward()
     assert not counts.any()
     assert_close(items.grad, torch.zeros_like(items))
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10_000), sessions=st.integers(1, 4), length=st.integers(1, 7))
-def test_infonce_equals_a_plain_loop_over_own_sessions(seed: int, sessions: int, length: int):
-    """The published code tiles negatives against other sessions; the loop meets a session's own skips only."""
+@given(
+    seed=st.integers(0, 10_000),
+    sessions=st.integers(1, 4),
+    length=st.integers(1, 7),
+    own=st.booleans(),
+    queries=st.sampled_from(["all", "kept"]),
+)
+def test_infonce_equals_a_plain_loop(seed: int, sessions: int, length: int, own: bool, queries: str):
+    """The published code tiles negatives against other sessions; the loop meets the skips of the one session named."""
     generator = torch.Generator().manual_seed(seed)
     context, items = (torch.randn(sessions, length, 4, generator=generator) for _ in range(2))
     skipped = torch.rand(sessions, length, generator=generator) < 0.5
     lengths = torch.randint(0, length + 1, (sessions,), generator=generator)
     valid = torch.arange(length) < lengths[:, None]
     skipped &= valid
-    loss, counts = skip_infonce(context, items, skipped, valid, temperature=0.5)
-    for session in range(sessions):
-        negatives = [place for place in range(length) if skipped[session, place]]
+    lenders = torch.arange(sessions) if own else torch.randint(0, sessions, (sessions,), generator=generator)
+    loss, counts = skip_infonce(context, items, skipped, valid, lenders, temperature=0.5, queries=queries)
+    for session, lender in enumerate(lenders):
+        negatives = [items[lender, place] for place in range(length) if skipped[lender, place]]
         for place in range(length):
             later = [j for j in range(place + 1, lengths[session]) if not skipped[session, j]]
             defined = place < lengths[session] and bool(later) and bool(negatives)
+            defined &= queries == "all" or not skipped[session, place]
             assert bool(counts[session, place]) == defined
             if not defined:
                 assert loss[session, place] == 0
                 continue
             terms = [
-                math.exp(torch.cosine_similarity(context[session, place], items[session, other], dim=0) / 0.5)
-                for other in [later[0], *negatives]
+                math.exp(torch.cosine_similarity(context[session, place], other, dim=0) / 0.5)
+                for other in [items[session, later[0]], *negatives]
             ]
             assert_close(loss[session, place].item(), -math.log(terms[0] / sum(terms)), rtol=1e-4, atol=1e-5)

@@ -1,7 +1,10 @@
 """What a step costs and what it must not meet, on one batch made by the data pipe."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 
 from datapipes.collate import TrainBuilder, View
@@ -13,18 +16,25 @@ from models.task import Learner
 from tests.conftest import random_sessions
 
 TRACKS, DIM, NEGATIVES = 50_000, 16, 20
+LOG_Q = np.log(np.full(TRACKS, 1 / TRACKS, dtype=np.float32))
+LOSSES = {
+    "paper": LossConfig(),
+    "gbce": LossConfig(head="gbce"),
+    "mixed": LossConfig(in_batch=True),
+    "kept": LossConfig(queries="kept"),
+}
 
 
 def make_batch(path: Path):
     config = DataConfig(lanes=1, batch_size=8, negatives=NEGATIVES, workers=0)
-    builder = TrainBuilder(0, View(12), 12, TRACKS, NEGATIVES, "shared", None)
+    builder = TrainBuilder(0, View(12), 12, TRACKS, NEGATIVES, "shared", None, log_q=LOG_Q)
     return StepDataset(SessionStore(str(path)), config, builder, 0, 1)[1, 0]
 
 
 def learner(loss: LossConfig, autocast: torch.dtype | None = None) -> Learner:
     encoder = Encoder(EncoderConfig(heads=2, hidden=16, dropout=0.0, max_length=12), DIM)
     encoder.reset_parameters(torch.Generator().manual_seed(0))
-    return Learner(encoder, loss, autocast)
+    return Learner(encoder, loss, autocast, TRACKS)
 
 
 def looked_up(batch) -> torch.Tensor:
@@ -34,12 +44,13 @@ def looked_up(batch) -> torch.Tensor:
     return (rows * lengths[:, None]).requires_grad_()
 
 
-def test_a_step_keeps_no_tensor_as_wide_as_the_catalogue(make_dataset):
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_step_keeps_no_tensor_as_wide_as_the_catalogue(make_dataset, name: str):
     """The published code builds all batch x length x catalogue logits and then picks its candidates from them."""
     batch = make_batch(make_dataset(random_sessions(8, TRACKS), TRACKS))
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: (kept.append(tensor.numel()), tensor)[1], lambda t: t):
-        loss, _ = learner(LossConfig())(looked_up(batch), batch)
+        loss, _ = learner(LOSSES[name])(looked_up(batch), batch)
     loss.backward()
     assert max(kept) < TRACKS
 
@@ -66,9 +77,42 @@ def test_a_skip_blind_model_does_not_look_at_skips(make_dataset):
     assert before == after and parts.nce == 0
 
 
-def test_bf16_stays_near_float32(make_dataset):
+def test_the_config_chooses_the_loss(make_dataset):
+    """Each value differs from the paper's, and from the others."""
     batch = make_batch(make_dataset(random_sessions(8, TRACKS), TRACKS))
-    exact, _ = learner(LossConfig())(looked_up(batch), batch)
-    rough, _ = learner(LossConfig(), torch.bfloat16)(looked_up(batch), batch)
+    values = [learner(loss)(looked_up(batch), batch)[0].item() for loss in LOSSES.values()]
+    values.append(learner(LossConfig(head="gbce", calibration=0.0))(looked_up(batch), batch)[0].item())
+    values.append(
+        learner(LossConfig())(looked_up(batch), replace(batch, skips_of_B=batch.skips_of_B.flip(0)))[0].item()
+    )
+    assert len({round(value, 4) for value in values}) == len(values)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("sessions", ["without skips", "without targets", "empty"])
+def test_gradients_are_finite_where_there_is_little_to_learn(make_dataset, name: str, sessions: str):
+    batch = make_batch(make_dataset(random_sessions(8, TRACKS), TRACKS))
+    empty = len(batch.tracks.lengths()) - 1
+    if sessions == "without skips":
+        batch.skipped_BT = torch.zeros_like(batch.skipped_BT)
+    else:
+        batch.targets_BT = torch.full_like(batch.targets_BT, empty)
+    if sessions == "empty":
+        batch.items_BT, batch.inputs_B = torch.full_like(batch.items_BT, empty), torch.zeros_like(batch.inputs_B)
+        batch.skipped_BT = torch.zeros_like(batch.skipped_BT)
+    rows, model = looked_up(batch), learner(LOSSES[name])
+    loss, parts = model(rows, batch)
+    loss.backward()
+    assert loss.isfinite() and (parts.nll == 0) == (sessions != "without skips")
+    assert (parts.nce > 0) == (sessions == "without targets")
+    assert rows.grad.isfinite().all()
+    assert all(value.grad.isfinite().all() for value in model.parameters() if value.grad is not None)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_bf16_stays_near_float32(make_dataset, name: str):
+    batch = make_batch(make_dataset(random_sessions(8, TRACKS), TRACKS))
+    exact, _ = learner(LOSSES[name])(looked_up(batch), batch)
+    rough, _ = learner(LOSSES[name], torch.bfloat16)(looked_up(batch), batch)
     assert rough.dtype == torch.float32 and exact != rough
     torch.testing.assert_close(rough, exact, rtol=0.01, atol=0.01)

@@ -65,7 +65,7 @@ def dense_steps(config: RunConfig) -> dict:
     )
     encoder = Encoder(config.encoder, config.table.dim)
     encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
-    learner = Learner(encoder, config.loss)
+    learner = Learner(encoder, config.loss, None, store.tracks)
     adam = torch.optim.Adam(learner.parameters(), lr=config.optimizer.learning_rate)
     squares = torch.zeros(store.tracks)
     dataset: StepDataset = train_loader(config, store).dataset
@@ -113,6 +113,26 @@ def dataset(make_dataset) -> Path:
 def test_any_number_of_ranks_equals_dense(recipe: str, sampling: str, dataset: Path, tmp_path: Path):
     config = small(recipe, dataset)
     config = replace(config, data=replace(config.data, sampling=sampling))
+    expected = dense_steps(config)
+    assert abs(expected["losses"][0][0] - expected["losses"][-1][0]) > 1e-3, "nothing was learned"
+    for count in (1, 2, 4):
+        assert_equal(run_on_ranks(tmp_path, count, train_steps, config), expected)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize(
+    ("recipe", "data", "loss"),
+    [
+        ("unidir-skip-track", {"negatives": 0}, {"in_batch": True}),
+        ("bidir-skip-track", {}, {"in_batch": True}),
+        ("unidir-skip-context", {}, {"head": "gbce", "queries": "kept"}),
+    ],
+)
+def test_other_losses_take_the_same_steps_on_any_number_of_ranks(
+    recipe: str, data: dict, loss: dict, dataset: Path, tmp_path: Path
+):
+    config = small(recipe, dataset)
+    config = replace(config, data=replace(config.data, sampling="shared", **data), loss=replace(config.loss, **loss))
     expected = dense_steps(config)
     assert abs(expected["losses"][0][0] - expected["losses"][-1][0]) > 1e-3, "nothing was learned"
     for count in (1, 2, 4):

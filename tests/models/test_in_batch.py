@@ -1,0 +1,182 @@
+"""In-batch negatives with log-q correction: full softmax, worked numbers, a plain loop, and unlike batches on ranks."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.testing import assert_close
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from datapipes.batch import FEATURE, SessionBatch
+from models.heads import LossConfig
+from models.task import Learner
+from tests.ranks import run_on_ranks
+
+DIM, BAGS = 6, 40
+LOSS = LossConfig(context="none", alpha=0.0, beta=1.0, in_batch=True)
+
+Plays = list[list[int]]
+"""Sessions as track rows; each track but a session's first is the target of the one before it."""
+
+
+class Fixed(nn.Module):
+    """An encoder that has the predictions [B, T, D] already."""
+
+    def __init__(self, predictions_BTD: Tensor):
+        super().__init__()
+        self.predictions_BTD = predictions_BTD
+
+    def forward(self, *_: Tensor) -> Tensor:
+        return self.predictions_BTD
+
+
+def make_batch(sessions: Plays, share: Tensor, uniform: Sequence[int] = ()) -> SessionBatch:
+    """`share`: of the training plays, by track; `uniform`: the shared pool."""
+    rows = sorted({row for session in [*sessions, uniform] for row in session})
+    bag, width, empty = {row: number for number, row in enumerate(rows)}, max(map(len, sessions)), BAGS - 1
+    items, targets = torch.full((2, len(sessions), width), empty)
+    for number, session in enumerate(sessions):
+        items[number, : len(session)] = torch.tensor([bag[row] for row in session])
+        targets[number, : max(len(session) - 1, 0)] = items[number, 1 : len(session)]
+    log_q = torch.zeros(BAGS)
+    log_q[: len(rows)] = share[rows].log()
+    lengths = torch.tensor([1] * len(rows) + [0] * (BAGS - len(rows)))
+    return SessionBatch(
+        tracks=KeyedJaggedTensor(keys=[FEATURE], values=torch.tensor(rows, dtype=torch.long), lengths=lengths),
+        items_BT=items,
+        skipped_BT=torch.zeros_like(items, dtype=torch.bool),
+        inputs_B=torch.tensor([max(len(session) - 1, 0) for session in sessions]),
+        masked_BT=torch.zeros_like(items, dtype=torch.bool),
+        targets_BT=targets,
+        negatives=torch.tensor([bag[row] for row in uniform], dtype=torch.long),
+        collides_BK=torch.tensor([[row in session for row in uniform] for session in sessions], dtype=torch.bool),
+        skips_of_B=torch.arange(len(sessions)),
+        log_q_U=log_q,
+        session_B=torch.arange(len(sessions)),
+        epoch=1,
+        step=0,
+    )
+
+
+def run(table: Tensor, predictions_BTD: Tensor, batch: SessionBatch) -> tuple[Tensor, Tensor]:
+    """The loss to run backward on and the global mean."""
+    looked_up = table[batch.tracks.values()]
+    rows_UD = torch.cat([looked_up, torch.zeros(BAGS - len(looked_up), table.shape[1])])
+    loss, parts = Learner(Fixed(predictions_BTD), LOSS, None, len(table))(rows_UD, batch)
+    return loss, parts.nll
+
+
+def test_every_track_once_and_alike_is_the_full_softmax():
+    """Sessions (0, 1), (1, 2), ... (19, 0): each track is a target once, and each session's first track is left out."""
+    generator = torch.Generator().manual_seed(0)
+    table, queries = torch.randn(20, DIM, generator=generator), torch.randn(20, 1, DIM, generator=generator)
+    sessions = [[row, (row + 1) % 20] for row in range(20)]
+    _, mean = run(table, nn.functional.pad(queries, (0, 0, 0, 1)), make_batch(sessions, torch.full((20,), 1 / 20)))
+    logits = queries[:, 0] @ table.T
+    logits[torch.arange(20), torch.arange(20)] = -math.inf
+    assert_close(mean, nn.functional.cross_entropy(logits, (torch.arange(20) + 1) % 20))
+
+
+@pytest.mark.parametrize("uniform", [[], [5, 1]])
+def test_two_sessions_worked_by_hand(uniform: list[int]):
+    """Sessions (0, 1) and (2, 3, 4); of 10 tracks 1 is half of the plays, 3 and 4 a quarter each; all logits 0.
+
+    The three targets 1, 3, 4 are expected 3/2, 3/4 and 3/4 times, so they weigh 2/3, 4/3 and 4/3. The first session
+    meets 3 and 4: -log((2/3) / (2/3 + 4/3 + 4/3)) = log 5. The second meets 1 alone, from 3 and from 4: log(3/2).
+
+    With the uniform negatives 5 and 1 each track is expected 2/10 times more: 1.7 for 1, 0.95 for 3 and 4, 0.2 for 5.
+    The first session meets 3, 4 and 5, not the 1 it contains; the second meets 5 once and 1 twice.
+    """
+    share = torch.zeros(10).index_fill(0, torch.tensor([0, 2, 5]), 1e-30)
+    share[1], share[3], share[4] = 0.5, 0.25, 0.25
+    _, mean = run(torch.ones(10, DIM), torch.zeros(2, 3, DIM), make_batch([[0, 1], [2, 3, 4]], share, uniform))
+    expected = [math.log(5), math.log(3 / 2), math.log(3 / 2)]
+    if uniform:
+        one, three, five = 1 / 1.7, 1 / 0.95, 1 / 0.2
+        expected = [-math.log(one / (one + 2 * three + five)), *[-math.log(three / (three + 2 * one + five))] * 2]
+    assert_close(mean, torch.tensor(sum(expected) / 3))
+
+
+def plain_loop(table: Tensor, predictions_BTD: Tensor, sessions: Plays, share: Tensor, uniform: list[int]) -> Tensor:
+    """The mean loss, over the pool entry by entry."""
+    targets = [row for session in sessions for row in session[1:]]
+    log_p = [
+        math.log((len(targets) * share[row] + len(uniform) / len(table)) / (len(targets) + len(uniform)))
+        for row in range(len(table))
+    ]
+    losses = []
+    for number, session in enumerate(sessions):
+        for place, target in enumerate(session[1:]):
+            entries = [target, *(row for row in targets + uniform if row not in session)]
+            logits = torch.stack([predictions_BTD[number, place] @ table[row] - log_p[row] for row in entries])
+            losses.append(-logits.log_softmax(0)[0])
+    return torch.stack(losses).mean()
+
+
+PLAYS = st.lists(st.lists(st.integers(0, 11), min_size=0, max_size=5), min_size=1, max_size=5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    sessions=PLAYS.filter(lambda sessions: any(len(session) > 1 for session in sessions)),
+    uniform=st.lists(st.integers(0, 11), unique=True, max_size=4),
+)
+def test_loss_and_gradients_equal_a_plain_loop(seed: int, sessions: Plays, uniform: list[int]):
+    """Repeats within and between sessions, sessions with nothing to predict, and a session alone included."""
+    generator = torch.Generator().manual_seed(seed)
+    table = torch.randn(12, DIM, generator=generator, requires_grad=True)
+    shape = len(sessions), max(map(len, sessions)), DIM
+    predictions = torch.randn(shape, generator=generator, requires_grad=True)
+    share = torch.rand(12, generator=generator).softmax(0)
+    loss, mean = run(table, predictions, make_batch(sessions, share, uniform))
+    expected = plain_loop(table, predictions, sessions, share, uniform)
+    assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    assert_close(loss.detach(), mean)
+    for found, wanted in zip(
+        torch.autograd.grad(loss, [table, predictions]),
+        torch.autograd.grad(expected, [table, predictions]),
+        strict=True,
+    ):
+        assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+RANKS = [[[0, 1, 2, 3, 1], [4, 1]], [[5, 6], [1, 7]], [[], []]]
+"""Sessions by rank: longer on one than on another, one track on two of them, and a rank that only fills up."""
+
+
+def rank_gradients(uniform: list[int]) -> tuple[Tensor, Tensor]:
+    """The global mean, and the table's gradient averaged over ranks as TorchRec does it."""
+    rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    sessions = RANKS[rank] if ranks > 1 else sum(RANKS, [])
+    table, predictions, share = known()
+    places = 2 * rank, max(1, *map(len, sessions))
+    batch = make_batch(sessions or [[]], share, uniform)
+    loss, mean = run(table, predictions[places[0] : places[0] + len(sessions), : batch.items_BT.shape[1]], batch)
+    loss.backward()
+    torch.distributed.all_reduce(table.grad)
+    return mean, table.grad / ranks
+
+
+def known() -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    table = torch.randn(12, DIM, generator=generator, requires_grad=True)
+    predictions = torch.randn(6, 5, DIM, generator=generator)
+    return table, predictions, torch.rand(12, generator=generator).softmax(0)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("uniform", [[], [8, 1, 9]])
+def test_unlike_ranks_make_one_pool(uniform: list[int], tmp_path: Path):
+    table, predictions, share = known()
+    expected = plain_loop(table, predictions, sum(RANKS, []), share, uniform)
+    expected.backward()
+    for count in (1, 3):
+        for mean, gradient in run_on_ranks(tmp_path, count, rank_gradients, uniform):
+            assert_close(mean, expected.detach())
+            assert_close(gradient, table.grad, rtol=1e-4, atol=1e-6)
