@@ -82,7 +82,8 @@ ABLATIONS: dict[str, Ablation] = {
         "in-batch negatives, log-q", "shared", _changed(shared, data={"negatives": 0}, loss={"in_batch": True})
     ),
     "mixed": Ablation("1000 uniform and in-batch, log-q", "shared", _changed(shared, loss={"in_batch": True})),
-    "gbce": Ablation("gBCE", "shared", _changed(shared, loss={"head": "gbce"})),
+    # Against the skip-blind row: gBCE is a hundredth of the softmax in size, and any alpha would drown it.
+    "gbce": Ablation("gBCE", "shared-blind", _changed(shared_blind, loss={"head": "gbce"})),
     "length-10": Ablation("last 10 tracks read", "shared", _changed(shared, encoder={"max_length": 10})),
     "length-5": Ablation("last 5 tracks read", "shared", _changed(shared, encoder={"max_length": 5})),
     "bidir-shared": Ablation("Bidir S+, c = e, shared negatives", "bidir-skip-track", shared_bidir),

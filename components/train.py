@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from components.ablations import ABLATIONS
 from components.cli import parse
 from components.recipes import DEFAULT, RECIPES
 from datapipes.errors import UserError
@@ -12,9 +13,12 @@ from training.run import read_yaml
 def read_command_line(argv: list[str]) -> tuple[str, RunConfig]:
     """The recipe's name and the whole config that a command line asks for."""
     recipe, argv = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (DEFAULT, argv)
-    if recipe not in RECIPES:
-        raise UserError(f"there is no recipe '{recipe}': expected one of {', '.join(RECIPES)}")
-    config = RECIPES[recipe]()
+    if recipe not in RECIPES and recipe not in ABLATIONS:
+        raise UserError(
+            f"there is no recipe '{recipe}': expected one of {', '.join(RECIPES)}, "
+            f"or an ablation: {', '.join(ABLATIONS)}"
+        )
+    config = RECIPES[recipe]() if recipe in RECIPES else ABLATIONS[recipe].recipe()
     file, argv = _take_config_file(argv)
     if file:
         config = from_mapping(config, read_yaml(Path(file)), file)

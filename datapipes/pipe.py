@@ -95,12 +95,12 @@ class StepDataset(Dataset):
                     self._store, self._builder.seed, epoch, self.config.shuffle_groups, len(self._lanes) + 1
                 )
                 self._order = epoch, order
-            pieces = []
+            lanes = []
             for lane in self._lanes:
                 start, end = (number * self._sessions // self.config.lanes for number in (lane, lane + 1))
                 first = min(start + step * self._per_lane, end)
-                pieces += self._order[1].take(first, min(first + self._per_lane, end))
-            return self._builder.build(pad(pieces, len(self._lanes) * self._per_lane), epoch, step)
+                lanes.append(self._order[1].take(first, min(first + self._per_lane, end)))
+            return self._builder.build(pad(lanes, self._per_lane), epoch, step)
         except UserError as error:
             return error
 

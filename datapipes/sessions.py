@@ -132,22 +132,25 @@ class SessionOrder:
         return np.random.default_rng([self._seed, self._epoch, purpose])
 
 
-def pad(pieces: list[Chosen], rows: int) -> Sessions:
-    """Copies the chosen sessions of each window into one padded block, filled up to `rows` with empty sessions."""
-    lengths = [np.diff(window.offsets)[chosen] for window, chosen in pieces]
+def pad(lanes: list[list[Chosen]], rows: int) -> Sessions:
+    """Copies the chosen sessions of each lane's windows into one padded block, each lane filled up to `rows`."""
+    placed = [(lane * rows, piece) for lane, pieces in enumerate(lanes) for piece in pieces]
+    lengths = [np.diff(window.offsets)[chosen] for _, (window, chosen) in placed]
     width = max((int(part.max()) for part in lengths if len(part)), default=1)
-    tracks_BT = np.full((rows, width), -1, dtype=np.int64)
-    skips_BT = np.zeros((rows, width), dtype=np.int8)
-    length_B = np.zeros(rows, dtype=np.int64)
-    number_B = np.full(rows, -1, dtype=np.int64)
-    row = 0
-    for (window, chosen), length in zip(pieces, lengths, strict=True):
-        block = slice(row, row + len(chosen))
+    total = len(lanes) * rows
+    tracks_BT = np.full((total, width), -1, dtype=np.int64)
+    skips_BT = np.zeros((total, width), dtype=np.int8)
+    length_B = np.zeros(total, dtype=np.int64)
+    number_B = np.full(total, -1, dtype=np.int64)
+    end = 0
+    for (first, (window, chosen)), length in zip(placed, lengths, strict=True):
+        # A lane's second piece follows its first.
+        block = slice(max(first, end), max(first, end) + len(chosen))
+        end = block.stop
         valid = np.arange(width) < length[:, None]
         source = (window.offsets[chosen][:, None] + np.arange(width))[valid]
         tracks_BT[block][valid] = window.tracks[source]
         skips_BT[block][valid] = window.skips[source]
         length_B[block] = length
         number_B[block] = window.numbers[chosen]
-        row += len(chosen)
     return Sessions(tracks_BT, skips_BT, length_B, number_B)

@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from models.dropout import Dropout
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -59,7 +61,7 @@ class Encoder(nn.Module):
         self.distance_bias = None if learned else nn.Parameter(torch.empty(distances))
         self.mask_token = nn.Parameter(torch.empty(dim)) if config.direction == "bidirectional" else None
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, dim) for _ in range(config.blocks))
         self.prediction = nn.Sequential(nn.Linear(dim, dim), nn.GELU())
 
@@ -118,11 +120,11 @@ class Block(nn.Module):
         self.project = nn.Linear(dim, 3 * dim)
         self.merge = nn.Linear(dim, dim)
         self.feed_forward = nn.Sequential(
-            nn.Linear(dim, config.hidden), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(config.hidden, dim)
+            nn.Linear(dim, config.hidden), nn.ReLU(), Dropout(config.dropout), nn.Linear(config.hidden, dim)
         )
         self.attention_norm = nn.LayerNorm(dim)
         self.feed_forward_norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, hidden_BTD: Tensor, mask_BHTT: Tensor) -> Tensor:
         """`mask_BHTT` is added to the attention scores: -inf where the row may not look, elsewhere 0 or a bias."""

@@ -12,6 +12,9 @@ from models.encoder import Encoder
 from models.heads import LossConfig, gbce, sampled_softmax, skip_infonce
 from models.in_batch import in_batch_pool
 
+# Up to this many rows a negative, all rows' logits and a choice among them cost less than each session's own rows.
+_DENSE = 8
+
 
 @dataclass
 class StepLosses:
@@ -97,12 +100,15 @@ class Learner(nn.Module):
             pool = in_batch_pool(rows_UD, batch, self.tracks)
             logits_VW = (queries_VD @ pool.rows_WD.T).float() + pool.bias_BW[session_V]
             return sampled_softmax(target_V - pool.log_expected_U[target_at_V], logits_VW)
-        negatives = nn.functional.embedding(batch.negatives, rows_UD)
-        if batch.negatives.dim() == 1:
-            logits_VK = (queries_VD @ negatives.T).float()
+        negatives = batch.negatives
+        if negatives.dim() == 1:
+            logits_VK = (queries_VD @ nn.functional.embedding(negatives, rows_UD).T).float()
             logits_VK = logits_VK.masked_fill(batch.collides_BK[session_V], float("-inf"))
+        elif len(rows_UD) < _DENSE * negatives.shape[1]:
+            logits_VK = (queries_VD @ rows_UD.T).gather(1, negatives[session_V]).float()
         else:
-            logits_VK = (predictions_BTD @ negatives.transpose(1, 2))[session_V, place_V].float()
+            negatives_BKD = nn.functional.embedding(negatives, rows_UD)
+            logits_VK = (predictions_BTD @ negatives_BKD.transpose(1, 2))[session_V, place_V].float()
         if self.loss.head == "gbce":
             return gbce(target_V, logits_VK, self.tracks, self.loss.calibration)
         return sampled_softmax(target_V, logits_VK)

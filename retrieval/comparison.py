@@ -36,9 +36,7 @@ class Comparison:
 
 
 @torch.no_grad()
-def compare_program(
-    file: Path, config: RunConfig, store: SessionStore, model: DistributedModelParallel
-) -> Comparison:
+def compare_program(file: Path, config: RunConfig, store: SessionStore, model: DistributedModelParallel) -> Comparison:
     """Each rank compares its share of up to 1,000 validation and test sessions; `UserError` where any differs."""
     batches = together(lambda: _batches(config, store))
     program = together(lambda: torch.export.load(str(file)).module())

@@ -10,6 +10,7 @@ import torch
 from datapipes.collate import TrainBuilder, View
 from datapipes.pipe import DataConfig, StepDataset
 from datapipes.sessions import SessionStore
+from models import task
 from models.encoder import Encoder, EncoderConfig
 from models.heads import LossConfig
 from models.task import Learner
@@ -25,9 +26,9 @@ LOSSES = {
 }
 
 
-def make_batch(path: Path):
+def make_batch(path: Path, sampling: str = "shared"):
     config = DataConfig(lanes=1, batch_size=8, negatives=NEGATIVES, workers=0)
-    builder = TrainBuilder(0, View(12), 12, TRACKS, NEGATIVES, "shared", None, log_q=LOG_Q)
+    builder = TrainBuilder(0, View(12), 12, TRACKS, NEGATIVES, sampling, None, log_q=LOG_Q)
     return StepDataset(SessionStore(str(path)), config, builder, 0, 1)[1, 0]
 
 
@@ -116,3 +117,17 @@ def test_bf16_stays_near_float32(make_dataset, name: str):
     rough, _ = learner(LOSSES[name], torch.bfloat16)(looked_up(batch), batch)
     assert rough.dtype == torch.float32 and exact != rough
     torch.testing.assert_close(rough, exact, rtol=0.01, atol=0.01)
+
+
+def test_both_ways_to_a_sessions_own_logits_agree(make_dataset, monkeypatch):
+    """All rows' logits and a choice among them, or each session's own rows: the cheaper one by size, the same loss."""
+    batch = make_batch(make_dataset(random_sessions(8, TRACKS), TRACKS), "per-session")
+    found = []
+    for most in (0, 10**6):
+        monkeypatch.setattr(task, "_DENSE", most)
+        rows = looked_up(batch)
+        loss, _ = learner(LossConfig())(rows, batch)
+        loss.backward()
+        found.append((loss.detach(), rows.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)

@@ -126,6 +126,7 @@ def test_any_number_of_ranks_equals_dense(recipe: str, sampling: str, dataset: P
         ("unidir-skip-track", {"negatives": 0}, {"in_batch": True}),
         ("bidir-skip-track", {}, {"in_batch": True}),
         ("unidir-skip-context", {}, {"head": "gbce", "queries": "kept"}),
+        ("unidir-skip-track", {"skip_negatives": "other"}, {}),
     ],
 )
 def test_other_losses_take_the_same_steps_on_any_number_of_ranks(

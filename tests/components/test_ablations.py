@@ -1,0 +1,70 @@
+"""Each ablation changes one thing of the row it is compared with, and trains."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from components.ablations import ABLATIONS
+from components.recipes import RECIPES
+from components.train import read_command_line
+from tests.conftest import random_sessions, write_dataset
+from training.config import RunConfig
+from training.distributed import process_group
+from training.loop import train
+
+TRACKS, LONGEST = 300, 20
+CONFIGS = RECIPES | {name: ablation.recipe for name, ablation in ABLATIONS.items()}
+
+
+def fields_of(config: RunConfig) -> dict[str, object]:
+    sections = {name: value for name, value in asdict(config).items() if isinstance(value, dict)}
+    return {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_one_thing_is_changed(name: str):
+    mine, other = (fields_of(CONFIGS[row]()) for row in (name, ABLATIONS[name].baseline))
+    changed = {field for field in mine if mine[field] != other[field]}
+    skip_loss = {"loss.context", "loss.alpha", "loss.beta"}
+    # The skip loss goes or comes as a whole, and in-batch negatives alone are a change of two settings.
+    assert len(changed - skip_loss) <= (2 if name == "in-batch" else 1)
+    if name == "shared" or name.startswith("shuffled"):
+        assert skip_loss <= changed
+    else:
+        assert changed and not changed & skip_loss or changed == {"loss.alpha"}
+
+
+def test_every_ablation_is_a_recipe_of_train():
+    for name in ABLATIONS:
+        assert read_command_line([name]) == (name, ABLATIONS[name].recipe())
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("ablations") / "data"
+    return write_dataset(folder, random_sessions(60, TRACKS, LONGEST), TRACKS, 40, 1)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_ablation_trains(name: str, data: Path, tmp_path: Path):
+    config = ABLATIONS[name].recipe()
+    with process_group():
+        run = train(
+            replace(
+                config,
+                run_dir=str(tmp_path / "run"),
+                data=replace(
+                    config.data, path=str(data), workers=0, batch_size=32, negatives=min(config.data.negatives, 50)
+                ),
+                table=replace(config.table, dim=16),
+                encoder=replace(config.encoder, heads=2, hidden=16, dropout=0.0),
+                train=replace(config.train, epochs=4, log_every=1),
+                evaluate=replace(config.evaluate, candidates=50),
+            ),
+            name,
+        )
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert losses[-1] < losses[0]
