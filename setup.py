@@ -9,10 +9,12 @@ PACKAGES = ["components", "datapipes", "models", "training", "retrieval", "bench
 INSTALL_REQUIRES = [
     "duckdb==2.0.0",
     "iopath==0.1.10",
+    "matplotlib==3.11.2",
     "numpy==2.4.6",
     "pyarrow==26.0.1",
     "pyre-extensions==0.0.32",
     "PyYAML==6.0.3",
+    "scipy==1.17.1",
     "tensorboard==2.21.0",
     "tensordict==0.15.3",
     "torchmetrics==1.0.3",

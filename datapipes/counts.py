@@ -1,4 +1,4 @@
-"""What training sees, counted: plays of each track, streamed by row group."""
+"""What training sees, counted: plays of each track and pairs of successive ones, streamed by row group."""
 
 import numpy as np
 
@@ -20,3 +20,20 @@ def train_counts(
         left = np.repeat(window.offsets[1:], lengths) - np.arange(len(window.tracks))
         counts += np.bincount(window.tracks[left > held_out], minlength=store.tracks)
     return counts
+
+
+def transitions(store: SessionStore, held_out: int = HELD_OUT["validation"]) -> tuple[np.ndarray, np.ndarray]:
+    """Which track follows which, and how often: ascending int64 keys `track * tracks + next`, and int64 counts.
+
+    Each session's last `held_out` tracks are left out. Row groups are counted one by one and merged, so memory holds
+    the distinct pairs.
+    """
+    keys, counts = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    for group in range(len(store.group_sizes)):
+        window = store.read(np.array([group]))
+        last = np.repeat(window.offsets[1:] - held_out, np.diff(window.offsets)) - 1
+        first = np.flatnonzero(np.arange(len(window.tracks)) < last)
+        pairs = window.tracks[first].astype(np.int64) * store.tracks + window.tracks[first + 1]
+        keys, places = np.unique(np.concatenate([keys, pairs]), return_inverse=True)
+        counts = np.bincount(places, weights=np.concatenate([counts, np.ones(len(pairs))]), minlength=len(keys))
+    return keys, counts.astype(np.int64)

@@ -64,7 +64,9 @@ class Evaluator:
                 columns = {
                     "session": batch.sessions.session_B,
                     "rank": self._ranks(batch, protocol, first, rows_RD),
-                    "candidates": self._candidates(batch, protocol),
+                    "candidates": candidate_counts(
+                        batch, protocol, self._store.tracks, self._config.evaluate.filter_history
+                    ),
                     "skips": batch.target_skips_B,
                     "position": batch.position_B,
                     "target": batch.target_B,
@@ -98,16 +100,17 @@ class Evaluator:
         own = slice(rank() * len(batch.target_B), (rank() + 1) * len(batch.target_B))
         return 1 + _sum(counts_Q)[own]
 
-    def _candidates(self, batch: EvaluationBatch, protocol: Protocol) -> Tensor:
-        """int64 [B]: how many tracks each target is ranked among, itself left out."""
-        if protocol == "uniform":
-            return torch.full_like(batch.target_B, batch.candidates_BC.shape[1])
-        others_B = torch.full_like(batch.target_B, self._store.tracks - 1)
-        if not self._config.evaluate.filter_history:
-            return others_B
-        history_BS = torch.where(batch.history_BS == batch.target_B[:, None], -1, batch.history_BS).sort(dim=1).values
-        first_BS = torch.nn.functional.pad(history_BS[:, 1:] != history_BS[:, :-1], (1, 0), value=True)
-        return others_B - (first_BS & (history_BS >= 0)).sum(dim=1)
+
+def candidate_counts(batch: EvaluationBatch, protocol: Protocol, tracks: int, filter_history: bool) -> Tensor:
+    """int64 [B]: how many tracks each target is ranked among, itself left out."""
+    if protocol == "uniform":
+        return torch.full_like(batch.target_B, batch.candidates_BC.shape[1])
+    others_B = torch.full_like(batch.target_B, tracks - 1)
+    if not filter_history:
+        return others_B
+    history_BS = torch.where(batch.history_BS == batch.target_B[:, None], -1, batch.history_BS).sort(dim=1).values
+    first_BS = torch.nn.functional.pad(history_BS[:, 1:] != history_BS[:, :-1], (1, 0), value=True)
+    return others_B - (first_BS & (history_BS >= 0)).sum(dim=1)
 
 
 def _sum(values: Tensor) -> Tensor:

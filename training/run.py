@@ -47,7 +47,7 @@ class RunDirectory:
         run = cls(Path(config.run_dir), config, record)
         if rank() == 0:
             write_text(run.path / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
-            write_text(run.path / "run.json", json.dumps(record, indent=2) + "\n")
+            write_json(run.path / "run.json", record)
         return run
 
     @classmethod
@@ -79,7 +79,7 @@ class RunDirectory:
             file = self.path / "metrics.json"
             metrics = read_json(file, "metrics of a run") if file.exists() else {}
             merged = {name: metrics.get(name, {}) | section for name, section in changes.items()}
-            write_text(file, json.dumps(metrics | merged, indent=2) + "\n")
+            write_json(file, metrics | merged)
         barrier()
 
 
@@ -88,6 +88,11 @@ def write_text(file: Path, text: str) -> None:
     aside = file.with_name(f".{file.name}.partial")
     aside.write_text(text, encoding="utf-8")
     os.replace(aside, file)
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """`write_text` of a JSON object."""
+    write_text(file, json.dumps(content, indent=2) + "\n")
 
 
 def read_json(file: Path, expected: str) -> dict[str, Any]:

@@ -1,0 +1,160 @@
+"""Rows of a table compared: means over seeds and sessions, intervals, gains over a baseline, tests, breakdowns.
+
+Shape legend: N sessions, S seeds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datapipes.errors import UserError
+from training.records import Ranks, read_ranks
+from training.study.statistics import holm, interval, over_seeds, paired
+
+METRICS: dict[str, Callable[[Ranks], np.ndarray]] = {
+    **{f"hr@{cutoff}": lambda ranks, cutoff=cutoff: (ranks.rank <= cutoff).astype(float) for cutoff in (1, 5, 10, 20)},
+    "ndcg@10": lambda ranks: np.where(ranks.rank <= 10, 1 / np.log2(ranks.rank + 1.0), 0.0),
+    "mrr": lambda ranks: 1.0 / ranks.rank,
+}
+"""What a metric makes of each session."""
+TESTED = ("hr@1", "hr@10")
+"""The metrics whose differences are tested."""
+_SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model of the table, trained once a seed; or a reference that every model must beat."""
+
+    name: str
+    label: str
+    group: str
+    """Rows of a group stand together, and its best figures are marked."""
+    runs: tuple[Path, ...]
+    """Run directories, by ascending seed."""
+    baseline: str | None = None
+    """Name of the row it is compared with."""
+    paper: tuple[float, float, float, float] | None = None
+    """HR@1/5/10/20 that the paper's table 1 gives this model."""
+    reference: bool = False
+
+
+Grouping = dict[str, Callable[[Ranks], np.ndarray]]
+"""Breakdowns: what gives each session's label, in [N] strings."""
+
+
+def compare(rows: list[Row], protocol: str, groupings: Grouping | None = None) -> dict[str, Any]:
+    """Every figure of one protocol's test table, ready for JSON.
+
+    Raises `UserError` where rows were not measured on the same sessions and targets: nothing can be compared then.
+    """
+    measured = {row.name: [read_ranks(run, protocol, "test") for run in row.runs] for row in rows}
+    first = measured[rows[0].name][0]
+    for row in rows:
+        for run, ranks in zip(row.runs, measured[row.name], strict=True):
+            if not (np.array_equal(ranks.session, first.session) and np.array_equal(ranks.target, first.target)):
+                raise UserError(
+                    f"{run} was measured on other sessions than {rows[0].runs[0]}: "
+                    "compare runs of one data set and the same --evaluate.sessions"
+                )
+    table = {row.name: _figures(row, measured[row.name], groupings or {}) for row in rows}
+    _test(rows, measured, table)
+    reference = max(
+        (row.name for row in rows if row.reference), key=lambda name: table[name]["hr@10"]["mean"], default=None
+    )
+    broken = []
+    if reference:
+        floor = _over_seeds(measured[reference], METRICS["hr@10"])
+        for row in rows:
+            if not row.reference and paired(_over_seeds(measured[row.name], METRICS["hr@10"]), floor).low <= 0:
+                broken.append(row.name)
+    return {
+        "protocol": protocol,
+        "sessions": len(first.session),
+        "candidates": int(np.median(first.candidates)),
+        "reference": reference,
+        "broken": broken,
+        "rows": table,
+    }
+
+
+def _over_seeds(measured_S: list[Ranks], value: Callable[[Ranks], np.ndarray]) -> np.ndarray:
+    """[N]: each session's mean over seeds."""
+    return np.mean([value(ranks) for ranks in measured_S], axis=0)
+
+
+def _figures(row: Row, measured_S: list[Ranks], groupings: Grouping) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        "label": row.label,
+        "group": row.group,
+        "baseline": row.baseline,
+        "reference": row.reference,
+        "paper": row.paper,
+        "seeds": len(measured_S),
+    }
+    for metric, value in METRICS.items():
+        means_S = [float(value(ranks).mean()) for ranks in measured_S]
+        values_N = _over_seeds(measured_S, value)
+        low, high = interval(values_N)
+        spread = float(np.std(means_S, ddof=1)) if len(means_S) > 1 else None
+        figures[metric] = {"mean": float(values_N.mean()), "low": low, "high": high, "over_seeds": spread}
+    figures["skips"] = _skips(measured_S)
+    figures["by"] = {name: _by_group(measured_S, label) for name, label in groupings.items()}
+    return figures
+
+
+def _skips(measured_S: list[Ranks]) -> dict[str, Any]:
+    """Skip down-ranking: where skipped and kept targets come, as percentiles (0 is first) and HR@10."""
+    skipped_N = np.isin(measured_S[0].skips, (1, 2))
+    percentile_N = _over_seeds(measured_S, lambda ranks: 100 * (ranks.rank - 1) / np.maximum(ranks.candidates, 1))
+    hits_N = _over_seeds(measured_S, METRICS["hr@10"])
+    found: dict[str, Any] = {}
+    for name, chosen_N in (("skipped", skipped_N), ("kept", ~skipped_N)):
+        if chosen_N.any():
+            low, high = interval(percentile_N[chosen_N])
+            found[name] = {
+                "sessions": int(chosen_N.sum()),
+                "percentile": float(percentile_N[chosen_N].mean()),
+                "low": low,
+                "high": high,
+                "hr@10": float(hits_N[chosen_N].mean()),
+            }
+    return found
+
+
+def _by_group(measured_S: list[Ranks], label: Callable[[Ranks], np.ndarray]) -> dict[str, dict[str, float]]:
+    """HR@1 and HR@10 of the sessions of each label, and how many they are."""
+    labels_N = label(measured_S[0])
+    groups = {}
+    for name in np.unique(labels_N):
+        chosen_N = labels_N == name
+        shares = {metric: float(_over_seeds(measured_S, METRICS[metric])[chosen_N].mean()) for metric in TESTED}
+        groups[str(name)] = {"sessions": int(chosen_N.sum()), **shares}
+    return groups
+
+
+def _test(rows: list[Row], measured: dict[str, list[Ranks]], table: dict[str, dict[str, Any]]) -> None:
+    """Adds `gain` (in percent, all metrics) and, for the tested ones, `difference`, `p`, `p_holm` and `p_seeds`."""
+    tested = []
+    for row in rows:
+        if row.baseline not in table:
+            continue
+        for metric, value in METRICS.items():
+            mine, other = table[row.name][metric], table[row.baseline][metric]
+            mine["gain"] = 100 * (mine["mean"] / other["mean"] - 1) if other["mean"] else None
+            if metric in TESTED:
+                pair = measured[row.name], measured[row.baseline]
+                found = paired(*(_over_seeds(ranks_S, value) for ranks_S in pair))
+                means = [np.array([value(ranks).mean() for ranks in ranks_S]) for ranks_S in pair]
+                mine |= {"difference": [found.mean, found.low, found.high], "p": found.p, "p_seeds": over_seeds(*means)}
+                tested.append(mine)
+    for figures, adjusted in zip(tested, holm([figures["p"] for figures in tested]), strict=True):
+        figures["p_holm"] = adjusted
+
+
+def significant(figures: dict[str, Any]) -> bool:
+    """Whether a tested metric differs from its baseline's, after the correction."""
+    return figures.get("p_holm", 1.0) < _SIGNIFICANT

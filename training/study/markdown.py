@@ -1,0 +1,148 @@
+"""The comparison as Markdown: the paper's table 1 layout, skip down-ranking and breakdowns, for each protocol."""
+
+from typing import Any
+
+from training.study.comparison import METRICS, TESTED, significant
+
+_NAMES = {metric: metric.upper() for metric in METRICS}
+_PAPERS = ("hr@1", "hr@5", "hr@10", "hr@20")
+
+
+def table_markdown(comparisons: list[dict[str, Any]], title: str, notes: list[str]) -> str:
+    """A whole document; `notes` are lines on data, commit, machine and time."""
+    parts = [f"# {title}", "", *[f"- {note}" for note in notes], ""]
+    for comparison in comparisons:
+        parts += _protocol(comparison)
+    parts += _reading()
+    return "\n".join(parts) + "\n"
+
+
+def _protocol(comparison: dict[str, Any]) -> list[str]:
+    among = f"among {comparison['candidates']} unseen tracks" if comparison["protocol"] == "uniform" else "exact"
+    lines = [f"## `{comparison['protocol']}` ({among}, {comparison['sessions']:,} sessions, test split)", ""]
+    lines += _hit_rates(comparison)
+    lines += _verdicts(comparison)
+    lines += _tests(comparison)
+    lines += _skips(comparison)
+    for name in next(iter(comparison["rows"].values()))["by"]:
+        lines += _breakdown(comparison, name)
+    return lines
+
+
+def _hit_rates(comparison: dict[str, Any]) -> list[str]:
+    rows = comparison["rows"]
+    lines = ["| model | seeds | " + " | ".join(_NAMES.values()) + " |", "|---|---|" + "---|" * len(METRICS)]
+    best = {
+        (row["group"], metric): max(other[metric]["mean"] for other in rows.values() if other["group"] == row["group"])
+        for row in rows.values()
+        for metric in METRICS
+    }
+    for name, row in rows.items():
+        cells = []
+        for metric in METRICS:
+            text = _share(row[metric]["mean"])
+            if row[metric]["mean"] == best[row["group"], metric] and not row["reference"]:
+                text = f"**{text}**"
+            gain = row[metric].get("gain")
+            cells.append(text + (f" ({gain:+.1f} %)" if gain is not None else ""))
+        lines.append(f"| {row['label']} (`{name}`) | {row['seeds']} | " + " | ".join(cells) + " |")
+        if row["paper"] and comparison["protocol"] == "uniform":  # the paper's own protocol
+            paper = dict(zip(_PAPERS, row["paper"], strict=True))
+            base = rows.get(row["baseline"], {}).get("paper")
+            cells = []
+            for metric in METRICS:
+                text = _share(paper[metric]) if metric in paper else ""
+                if text and base:
+                    text += f" ({100 * (paper[metric] / base[_PAPERS.index(metric)] - 1):+.1f} %)"
+                cells.append(f"*{text}*" if text else "")
+            lines.append("| *the paper's, on other data* | *1* | " + " | ".join(cells) + " |")
+    return lines + [""]
+
+
+def _verdicts(comparison: dict[str, Any]) -> list[str]:
+    rows = comparison["rows"]
+    if not comparison["reference"]:
+        return []
+    reference = rows[comparison["reference"]]["label"]
+    if not comparison["broken"]:
+        return [f"Every model beats {reference} in HR@10.", ""]
+    names = ", ".join(f"`{name}`" for name in comparison["broken"])
+    return [f"**Broken, for it does not beat {reference} in HR@10: {names}.**", ""]
+
+
+def _tests(comparison: dict[str, Any]) -> list[str]:
+    lines = [
+        "| model | against | metric | value, 95 % interval | over seeds ± | difference, 95 % interval | p | Holm p | "
+        "p over seeds | |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in comparison["rows"].values():
+        for metric in TESTED:
+            figures = row[metric]
+            cells = [
+                row["label"],
+                "",
+                _NAMES[metric],
+                f"{_share(figures['mean'])} [{_share(figures['low'])}, {_share(figures['high'])}]",
+                "" if figures["over_seeds"] is None else f"{figures['over_seeds']:.4f}",
+            ]
+            if "difference" in figures:
+                mean, low, high = figures["difference"]
+                verdict = ("better" if mean > 0 else "worse") if significant(figures) else "no significant difference"
+                cells[1] = comparison["rows"][row["baseline"]]["label"]
+                cells += [f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]", _p(figures["p"]), _p(figures["p_holm"])]
+                cells += [_p(figures["p_seeds"]), verdict]
+            else:
+                cells += [""] * 5
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines + [""]
+
+
+def _skips(comparison: dict[str, Any]) -> list[str]:
+    rows = [row for row in comparison["rows"].values() if {"skipped", "kept"} <= row["skips"].keys()]
+    if not rows:
+        return []
+    lines = [
+        "| skip down-ranking | skipped targets' percentile, 95 % interval | kept targets' percentile | gap | "
+        "skipped targets' HR@10 | kept targets' HR@10 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        skipped, kept = row["skips"]["skipped"], row["skips"]["kept"]
+        lines.append(
+            f"| {row['label']} | {skipped['percentile']:.2f} [{skipped['low']:.2f}, {skipped['high']:.2f}] | "
+            f"{kept['percentile']:.2f} | {skipped['percentile'] - kept['percentile']:+.2f} | "
+            f"{_share(skipped['hr@10'])} | {_share(kept['hr@10'])} |"
+        )
+    return lines + [""]
+
+
+def _breakdown(comparison: dict[str, Any], name: str) -> list[str]:
+    rows = comparison["rows"]
+    labels = list(next(iter(rows.values()))["by"][name])
+    sizes = next(iter(rows.values()))["by"][name]
+    heads = [f"{label} ({sizes[label]['sessions']:,})" for label in labels]
+    lines = [f"| HR@10 by {name} (sessions) | " + " | ".join(heads) + " |", "|---|" + "---|" * len(labels)]
+    for row in rows.values():
+        lines.append(
+            f"| {row['label']} | " + " | ".join(_share(row["by"][name][one]["hr@10"]) for one in labels) + " |"
+        )
+    return lines + [""]
+
+
+def _reading() -> list[str]:
+    return [
+        "How to read this: in brackets the gain over the row's baseline, in bold the best of each group. With several "
+        "seeds a session's value is its mean over seeds. Intervals: percentile bootstrap over sessions, 10,000 "
+        "resamples. p: paired bootstrap on the same sessions and candidates; Holm p: corrected over all tests of the "
+        "protocol; p over seeds: paired t-test of the seeds' means. Percentile: 0 is ranked first, 100 last; skipped "
+        "targets should come further down than kept ones. A session's length is also its test target's position.",
+    ]
+
+
+def _share(value: float) -> str:
+    return f"{value:.4f}".removeprefix("0") if value < 1 else f"{value:.4f}"
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")

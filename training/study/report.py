@@ -1,0 +1,81 @@
+"""The files of a table: `table.md`, `table.json`, `table.png`, and what they were made of."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+from datapipes.counts import train_counts
+from datapipes.sessions import SessionStore
+from training.evaluate import PROTOCOLS
+from training.run import RunDirectory, read_json, write_json, write_text
+from training.study.comparison import Row, compare
+from training.study.groupings import groupings
+from training.study.markdown import table_markdown
+from training.study.picture import draw
+
+
+def write_report(output: Path, rows: list[Row], store: SessionStore, title: str) -> None:
+    """Compares the rows under both protocols and writes the three files, each at one blow."""
+    by = groupings(store, train_counts(store))
+    comparisons = [compare(rows, protocol, by) for protocol in PROTOCOLS]
+    made = _made_of(rows, store)
+    aside = output / ".table.png.partial"
+    draw(comparisons[0], aside)
+    os.replace(aside, output / "table.png")
+    write_json(output / "table.json", {"made": made, "comparisons": comparisons})
+    write_text(output / "table.md", table_markdown(comparisons, title, _notes(made)))
+
+
+def _made_of(rows: list[Row], store: SessionStore) -> dict:
+    """Data, machine, commit, and each run's recipe, versions, epochs and time."""
+    runs = {}
+    for row in rows:
+        for path in row.runs if not row.reference else ():
+            run, metrics = RunDirectory.open(str(path)), read_json(path / "metrics.json", "metrics of a run")
+            runs[path.name] = {"ranks": run.record["ranks"], "versions": run.record["versions"]} | metrics["train"]
+    return {
+        "data": {"name": store.path.name, "counts": store.manifest.counts, "skip_share": store.manifest.skip_share}
+        | {"options": store.manifest.options, "vocabulary_hash": store.manifest.vocabulary_hash},
+        "commit": _commit(),
+        "machine": {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count()},
+        "runs": runs,
+    }
+
+
+def _notes(made: dict) -> list[str]:
+    counts, runs = made["data"]["counts"], made["runs"].values()
+    seconds = sum(run["seconds"] for run in runs)
+    ranks = sorted({run["ranks"] for run in runs})
+    return [
+        f"data: `{made['data']['name']}`, {counts['sessions']:,} sessions, {counts['plays']:,} plays, "
+        f"{counts['tracks']:,} tracks, {100 * made['data']['skip_share']:.1f} % of the plays skipped",
+        f"machine: {made['machine']['processor']}, {made['machine']['cores']} cores",
+        f"commit: {made['commit']}",
+        f"{len(made['runs'])} runs on {', '.join(map(str, ranks))} rank{'s' if ranks != [1] else ''}, "
+        f"{seconds / 60:.0f} minutes of training steps in all, {seconds / max(len(runs), 1):.0f} s a run",
+    ]
+
+
+def _commit() -> str:
+    """The code's commit, where the code is a git checkout; marked where files differ from it."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=10"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,77 @@
+"""Intervals and tests over sessions and seeds.
+
+The bootstrap resamples sessions. What a metric makes of a session takes few distinct values, so a resample of all
+sessions is one draw of how often each value comes: the same distribution in a fraction of the time and the memory.
+Shape legend: N sessions, S seeds.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+RESAMPLES = 10_000
+_CHUNK = 2_000_000  # counts drawn at once
+_SIGNIFICANCE = 0.05
+
+
+def bootstrap_means(values_N: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """[resamples] means of N sessions drawn with replacement. Needs at least one session."""
+    values, counts = np.unique(values_N, return_counts=True)
+    random = np.random.default_rng(seed)
+    rows = max(1, _CHUNK // len(values))
+    shares = counts / counts.sum()
+    parts = [
+        random.multinomial(len(values_N), shares, size=min(rows, resamples - first)) @ values
+        for first in range(0, resamples, rows)
+    ]
+    return np.concatenate(parts) / len(values_N)
+
+
+def interval(values_N: np.ndarray) -> tuple[float, float]:
+    """The 95 % percentile bootstrap interval of the mean over sessions."""
+    low, high = np.quantile(bootstrap_means(values_N), [_SIGNIFICANCE / 2, 1 - _SIGNIFICANCE / 2])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row less its baseline, session by session."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    """Two-sided, of the paired bootstrap over sessions."""
+
+
+def paired(values_N: np.ndarray, baseline_N: np.ndarray) -> Difference:
+    """The mean difference over the same sessions, its 95 % interval, and how often a resample would cross zero.
+
+    Twice the smaller share of resamples on either side of zero, each resample counted with one more that lies beyond:
+    a p is never zero.
+    """
+    differences = values_N - baseline_N
+    means = bootstrap_means(differences)
+    low, high = np.quantile(means, [_SIGNIFICANCE / 2, 1 - _SIGNIFICANCE / 2])
+    beyond = min((means <= 0).sum(), (means >= 0).sum())
+    p = min(1.0, 2 * (beyond + 1) / (len(means) + 1))
+    return Difference(float(differences.mean()), float(low), float(high), float(p))
+
+
+def over_seeds(means_S: np.ndarray, baseline_S: np.ndarray) -> float | None:
+    """Two-sided p of Student's paired t-test of the seeds' means; None below two seeds, or where they never differ."""
+    if len(means_S) != len(baseline_S) or len(means_S) < 2:
+        return None
+    p = stats.ttest_rel(means_S, baseline_S).pvalue if np.ptp(means_S - baseline_S) > 0 else np.nan
+    return None if np.isnan(p) else float(p)
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Adjusted p-values that keep the chance of any false rejection among all of them (Holm 1979, step-down)."""
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for place, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        largest = max(largest, min(1.0, p_values[index] * (len(p_values) - place)))
+        adjusted[index] = largest
+    return adjusted
