@@ -56,9 +56,6 @@ ABLATIONS: dict[str, Ablation] = {
     "shuffled-track": Ablation(
         "S+, c = e, flags shuffled", "unidir", _changed(recipes.unidir_skip_track, data={"skip_flags": "shuffled"})
     ),
-    "best-blind": Ablation(
-        "best, S-", "unidir", _changed(recipes.best, loss={"context": "none", "alpha": 0.0, "beta": 1.0})
-    ),
     "shared-blind": Ablation("S-, shared negatives", "unidir", shared_blind),
     "shared": Ablation("S+, c = e, shared negatives", "shared-blind", shared),
     "filter": Ablation(

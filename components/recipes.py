@@ -60,6 +60,11 @@ def best() -> RunConfig:
     return RunConfig(encoder=EncoderConfig(dropout=0.3), loss=LossConfig(alpha=0.25, beta=1.0))
 
 
+def best_skip_blind() -> RunConfig:
+    """`best` without the skip head."""
+    return replace(best(), loss=_SKIP_BLIND)
+
+
 def long() -> RunConfig:
     """`best` for sequences of up to 200, as ratings data has them."""
     return replace(best(), encoder=replace(best().encoder, max_length=200))
@@ -80,6 +85,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
         bidir,
         bidir_skip_context,
         bidir_skip_track,
+        best_skip_blind,
         long,
         long_skip_blind,
     )
