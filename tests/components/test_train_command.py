@@ -1,51 +1,17 @@
 """The command line of `train`: recipe, file and flags; and one sentence, exit code 2, for whatever is wrong."""
 
 import json
-import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import yaml
 
-from components.__main__ import main
 from components.recipes import RECIPES
 from components.train import read_command_line
 from datapipes.errors import UserError
+from tests.components.conftest import refused
 from tests.conftest import random_sessions
-
-
-@dataclass
-class Result:
-    """How a command ended, and all it said."""
-
-    code: int
-    said: str
-
-
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """`skipwise ...`, in this process: its exit code and words."""
-
-    def run_command(*words: str) -> Result:
-        monkeypatch.setattr(sys, "argv", ["skipwise", *words])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-        said = "".join(capfd.readouterr())
-        return Result(code, " ".join(said.replace("│", " ").split()))
-
-    return run_command
-
-
-def refused(result: Result, *wanted: str) -> None:
-    """Exit code 2, a sentence that says all of `wanted`, no traceback."""
-    assert result.code == 2, result.said
-    assert "Traceback" not in result.said
-    for text in wanted:
-        assert text in result.said
 
 
 def test_best_is_the_default_recipe():

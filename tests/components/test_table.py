@@ -1,0 +1,115 @@
+"""`table` as a user runs it: every model at every seed, resumed where it was left, refused where it cannot be right."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.rows import MODELS, PAPER, with_baselines
+from datapipes.errors import UserError
+from tests.components.conftest import refused
+from tests.conftest import random_sessions
+
+TRACKS = 300
+SMALL = {
+    "data": {"batch_size": 32, "lanes": 4, "negatives": 40, "workers": 0},
+    "table": {"dim": 16},
+    "encoder": {"heads": 2, "hidden": 16},
+    "train": {"epochs": 2},
+    "evaluate": {"candidates": 100},
+}
+ASKED = ("--seeds", "2", "--recipes", "unidir-skip-track")
+
+
+@pytest.fixture
+def words(make_dataset, tmp_path: Path) -> tuple[str, ...]:
+    """`table` with data, an output and a small config."""
+    data = make_dataset(random_sessions(90, TRACKS), TRACKS)
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    return ("table", "--data", str(data), "--output", str(tmp_path / "out"), "--config", str(tmp_path / "small.yaml"))
+
+
+def hit_rates(run: Path) -> dict:
+    return json.loads((run / "metrics.json").read_text())["uniform"]
+
+
+def test_every_model_at_every_seed_and_again_without_training(run, words, tmp_path: Path):
+    out = tmp_path / "out"
+    done = run(*words, *ASKED)
+    assert done.code == 0, done.said
+    names = ["unidir-seed0", "unidir-seed1", "unidir-skip-track-seed0", "unidir-skip-track-seed1"]
+    assert sorted(path.name for path in (out / "runs").iterdir()) == sorted([*names, "popularity", "markov"])
+    assert {path.name for path in out.iterdir()} == {"runs", "table.md", "table.json", "table.png"}
+    table = json.loads((out / "table.json").read_text())
+    assert [comparison["protocol"] for comparison in table["comparisons"]] == ["uniform", "full"]
+    rows = table["comparisons"][0]["rows"]
+    assert list(rows) == ["unidir", "unidir-skip-track", "popularity", "markov"]
+    for model in ("unidir", "unidir-skip-track"):
+        tested = [hit_rates(out / "runs" / f"{model}-seed{seed}")["test"]["hr@10"] for seed in (0, 1)]
+        assert tested[0] != tested[1], "a seed must change the run"
+        assert rows[model]["hr@10"]["mean"] == pytest.approx(sum(tested) / 2)
+    assert set(table["made"]["runs"]) == set(names)
+    written = (out / "table.md").read_text()
+    assert "Unidir S+, c = e (`unidir-skip-track`)" in written and ".5867" in written
+
+    # One run lost and one cut short: only that one is trained again, to the same figures.
+    lost = out / "runs" / "unidir-seed1"
+    before = hit_rates(lost), (out / "runs" / "unidir-seed0" / "metrics.json").stat().st_mtime_ns
+    lost.rename(out / "runs" / ".unidir-seed1.partial")
+    done = run(*words, *ASKED)
+    assert done.code == 0 and "4 runs of 2 models, 3 of them there already" in done.said
+    assert (hit_rates(lost), (out / "runs" / "unidir-seed0" / "metrics.json").stat().st_mtime_ns) == before
+    assert not list((out / "runs").glob(".*")) and (out / "table.md").read_text() == written
+
+    # A model trained after others in one process is the model that train makes of the same config.
+    alone = tmp_path / "alone"
+    config = out / "runs" / "unidir-skip-track-seed1" / "config.yaml"
+    assert run("train", "unidir-skip-track", "--config", str(config), "--run-dir", str(alone)).code == 0
+    assert hit_rates(alone) == hit_rates(config.parent)
+
+
+def test_another_config_is_refused_not_mixed(run, words, tmp_path: Path):
+    assert run(*words, "--seeds", "1", "--recipes", "unidir").code == 0
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL | {"train": {"epochs": 3}}))
+    refused(run(*words, "--seeds", "1", "--recipes", "unidir"), "unidir-seed0 has another config", "remove it")
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (("--recipes", "unidirr"), ("there is no model 'unidirr'", "expected --recipes out of unidir")),
+        (("--seeds", "0"), ("--seeds must be at least 1",)),
+        (("--recipes",), ("--recipes",)),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(run, words, extra: tuple, said: tuple, tmp_path: Path):
+    refused(run(*words, *extra), *said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_files_are_refused(run, words, tmp_path: Path):
+    (tmp_path / "out").write_text("")
+    refused(run(*words, *ASKED), "out is a file: name a directory with --output")
+    (tmp_path / "out").unlink()
+    (tmp_path / "small.yaml").write_text("data: {negative: 3}")
+    refused(run(*words, *ASKED), "small.yaml: there is no field 'data.negative'")
+    shutil.rmtree(words[2])
+    refused(run(*words[:5], *ASKED), "manifest.json cannot be read")
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_bring_what_they_are_compared_with():
+    assert with_baselines(("unidir-skip-track", "unidir")) == ["unidir", "unidir-skip-track"]
+    assert with_baselines(("gbce", "shared")) == ["unidir", "shared-blind", "gbce", "shared"]
+    assert with_baselines(PAPER) == list(PAPER)
+    with pytest.raises(UserError, match="there is no model 'x'"):
+        with_baselines(("x",))
+
+
+def test_every_model_has_its_place():
+    for name, model in MODELS.items():
+        assert model.baseline is None or model.baseline in MODELS
+        assert (model.paper is None) == (name not in PAPER)
+        model.recipe()
