@@ -33,8 +33,10 @@ def config_of(data: Path, run: Path, recipe: str = "best", **train_options) -> R
         run_dir=str(run),
         data=replace(config.data, path=str(data), batch_size=32, lanes=4, negatives=40, workers=0),
         table=replace(config.table, dim=16),
-        encoder=replace(config.encoder, heads=2, hidden=16, dropout=0.0),
-        train=replace(config.train, **({"epochs": 3, "matmul": "highest", "log_every": 2} | train_options)),
+        encoder=replace(config.encoder, heads=2, hidden=16, dropout=0.0, track_dropout=0.0),
+        train=replace(
+            config.train, **({"epochs": 3, "refit": False, "matmul": "highest", "log_every": 2} | train_options)
+        ),
         evaluate=replace(config.evaluate, candidates=100),
     )
 

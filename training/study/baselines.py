@@ -1,7 +1,7 @@
 """What every model must beat: the most played tracks, and what most often followed the last one.
 
 Both are ranked as models are: the same sessions and candidates, ties against them, each rank its share of sessions.
-Shape legend: B sessions, S positions of whole sessions, C candidates, N tracks.
+Shape legend: B sessions, S positions of whole sessions, C candidates, N tracks, F followers of the last tracks.
 """
 
 from dataclasses import asdict
@@ -35,15 +35,16 @@ class Popularity:
         counts = torch.from_numpy(train_counts(store, rank(), ranks()))
         if ranks() > 1:
             dist.all_reduce(counts)
-        self.counts_N = counts.numpy().astype(np.float64)
+        self.counts_N = counts.numpy()
+        self._ascending_N = np.sort(self.counts_N)
 
     def of(self, last_B: np.ndarray, rows_BC: np.ndarray) -> np.ndarray:
-        """float64 [B, C]: scores of these tracks for sessions that played `last_B` last."""
+        """int64 [B, C]: scores of these tracks for sessions that played `last_B` last."""
         return self.counts_N[rows_BC]
 
-    def all(self, last_B: np.ndarray) -> np.ndarray:
-        """float64 [B, N]: scores of every track, the caller's to change."""
-        return np.tile(self.counts_N, (len(last_B), 1))
+    def at_least(self, last_B: np.ndarray, score_B: np.ndarray) -> np.ndarray:
+        """int64 [B]: how many tracks of the whole catalogue score that much or more."""
+        return len(self._ascending_N) - np.searchsorted(self._ascending_N, score_B)
 
 
 class Markov:
@@ -52,24 +53,31 @@ class Markov:
     label = "first-order Markov chain"
 
     def __init__(self, store: SessionStore):
-        self._tracks = store.tracks
-        self._keys, self._counts = transitions(store)
-        counts_N = Popularity(store).counts_N
-        self._below_one_N = counts_N / (counts_N.max() + 1)
+        self._tracks, self._popularity = store.tracks, Popularity(store)
+        self._keys, counts = transitions(store)
+        # One transition outweighs any popularity: int64 holds the sum up to three thousand million plays.
+        self._weights = counts * (self._popularity.counts_N.max() + 1)
 
     def of(self, last_B: np.ndarray, rows_BC: np.ndarray) -> np.ndarray:
-        """float64 [B, C]: scores of these tracks for sessions that played `last_B` last."""
+        """int64 [B, C]: scores of these tracks for sessions that played `last_B` last."""
         wanted_BC = last_B[:, None] * self._tracks + rows_BC
-        places_BC = np.minimum(np.searchsorted(self._keys, wanted_BC), len(self._keys) - 1)
-        return self._below_one_N[rows_BC] + self._counts[places_BC] * (self._keys[places_BC] == wanted_BC)
+        places_BC = np.searchsorted(self._keys, wanted_BC)
+        found_BC = np.append(self._keys, -1)[places_BC] == wanted_BC
+        return self._popularity.counts_N[rows_BC] + np.append(self._weights, 0)[places_BC] * found_BC
 
-    def all(self, last_B: np.ndarray) -> np.ndarray:
-        """float64 [B, N]: scores of every track, the caller's to change."""
-        scores_BN = np.tile(self._below_one_N, (len(last_B), 1))
-        for row, last in enumerate(last_B):
-            first, end = np.searchsorted(self._keys, [last * self._tracks, (last + 1) * self._tracks])
-            scores_BN[row, self._keys[first:end] % self._tracks] += self._counts[first:end]
-        return scores_BN
+    def at_least(self, last_B: np.ndarray, score_B: np.ndarray) -> np.ndarray:
+        """int64 [B]: how many tracks of the whole catalogue score that much or more.
+
+        Those that do so by popularity alone, and the followers of the last track that do so by their transitions: the
+        work grows with the followers, not with the catalogue.
+        """
+        first_B, end_B = (np.searchsorted(self._keys, (last_B + more) * self._tracks) for more in (0, 1))
+        followers_B = end_B - first_B
+        session_F = np.repeat(np.arange(len(last_B)), followers_B)
+        place_F = np.arange(len(session_F)) + np.repeat(end_B - followers_B.cumsum(), followers_B)
+        plays_F = self._popularity.counts_N[self._keys[place_F] % self._tracks]
+        lifted_F = (plays_F < score_B[session_F]) & (plays_F + self._weights[place_F] >= score_B[session_F])
+        return self._popularity.at_least(last_B, score_B) + np.bincount(session_F[lifted_F], minlength=len(last_B))
 
 
 BASELINES = {"popularity": Popularity, "markov": Markov}
@@ -91,7 +99,12 @@ def is_measured(folder: Path, config: RunConfig, store: SessionStore) -> bool:
 
 
 def _of(config: RunConfig, store: SessionStore) -> dict[str, Any]:
-    return {"vocabulary_hash": store.manifest.vocabulary_hash, "evaluate": asdict(config.evaluate)}
+    manifest = store.manifest
+    return {
+        "vocabulary_hash": manifest.vocabulary_hash,
+        "counts": manifest.counts,
+        "evaluate": asdict(config.evaluate),
+    }
 
 
 def _measure(
@@ -119,17 +132,15 @@ def _measure(
 def _ranks(baseline: Popularity | Markov, batch: EvaluationBatch, protocol: str, filter_history: bool) -> Tensor:
     """int64 [B]."""
     target_B, history_BS = batch.target_B.numpy(), batch.history_BS.numpy()
-    last_B = history_BS[np.arange(len(target_B)), np.clip(batch.position_B.numpy() - 1, 0, history_BS.shape[1] - 1)]
-    last_B = np.maximum(last_B, 0)
-    target_scores_B1 = baseline.of(last_B, target_B[:, None])
+    last_at_B = np.clip(batch.position_B.numpy() - 1, 0, history_BS.shape[1] - 1)
+    last_B = np.maximum(history_BS[np.arange(len(target_B)), last_at_B], 0)
+    score_B = baseline.of(last_B, target_B[:, None])[:, 0]
     if protocol == "uniform":
-        return torch.from_numpy(1 + (baseline.of(last_B, batch.candidates_BC.numpy()) >= target_scores_B1).sum(axis=1))
-    found_B = np.ones(len(target_B), dtype=np.int64)
-    for session in range(len(target_B)):
-        scores_N = baseline.all(last_B[session : session + 1])[0]
-        scores_N[target_B[session]] = -np.inf
-        if filter_history:
-            heard = history_BS[session]
-            scores_N[heard[heard >= 0]] = -np.inf
-        found_B[session] += (scores_N >= target_scores_B1[session]).sum()
-    return torch.from_numpy(found_B)
+        rivals_BC = baseline.of(last_B, batch.candidates_BC.numpy()) >= score_B[:, None]
+        return torch.from_numpy(1 + rivals_BC.sum(axis=1))
+    left_out_BX = target_B[:, None]
+    if filter_history:
+        left_out_BX = np.sort(np.concatenate([left_out_BX, history_BS], axis=1), axis=1)
+    counted_BX = (left_out_BX >= 0) & (baseline.of(last_B, np.maximum(left_out_BX, 0)) >= score_B[:, None])
+    counted_BX[:, 1:] &= left_out_BX[:, 1:] != left_out_BX[:, :-1]
+    return torch.from_numpy(1 + baseline.at_least(last_B, score_B) - counted_BX.sum(axis=1))
