@@ -26,8 +26,8 @@ def transitions(store: SessionStore, held_out: int = HELD_OUT["validation"]) -> 
     """Which track follows which, and how often: ascending int64 keys `track * tracks + next`, and int64 counts.
 
     Each session's last `held_out` tracks are left out. Row groups are read one by one, and their pairs merged once they
-    are as many as the distinct ones so far: memory holds about three times the distinct pairs, the time stays
-    proportional to the plays.
+    are as many as the distinct ones so far: memory grows with the distinct pairs and no faster, and each pair
+    is sorted once.
     """
     keys, counts = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     waiting: list[np.ndarray] = []
