@@ -12,7 +12,7 @@ import numpy as np
 
 from datapipes.errors import UserError
 from training.records import Ranks, read_ranks
-from training.study.statistics import holm, interval, over_seeds, paired
+from training.study.statistics import gap, holm, interval, over_seeds, paired
 
 METRICS: dict[str, Callable[[Ranks], np.ndarray]] = {
     **{f"hr@{cutoff}": lambda ranks, cutoff=cutoff: (ranks.rank <= cutoff).astype(float) for cutoff in (1, 5, 10, 20)},
@@ -49,7 +49,8 @@ Grouping = dict[str, Callable[[Ranks], np.ndarray]]
 def compare(rows: list[Row], protocol: str, groupings: Grouping | None = None) -> dict[str, Any]:
     """Every figure of one protocol's test table, ready for JSON.
 
-    Raises `UserError` where rows were not measured on the same sessions and targets: nothing can be compared then.
+    Raises `UserError` where rows were not measured on the same sessions and targets, among as many candidates:
+    nothing can be compared then.
     """
     measured = {row.name: [read_ranks(run, protocol, "test") for run in row.runs] for row in rows}
     first = measured[rows[0].name][0]
@@ -59,6 +60,11 @@ def compare(rows: list[Row], protocol: str, groupings: Grouping | None = None) -
                 raise UserError(
                     f"{run} was measured on other sessions than {rows[0].runs[0]}: "
                     "compare runs of one data set and the same --evaluate.sessions"
+                )
+            if not np.array_equal(ranks.candidates, first.candidates):
+                raise UserError(
+                    f"{run} was ranked among other candidates than {rows[0].runs[0]}: "
+                    "compare runs of the same --evaluate.candidates and --evaluate.filter-history"
                 )
     table = {row.name: _figures(row, measured[row.name], groupings or {}) for row in rows}
     _test(rows, measured, table)
@@ -108,8 +114,8 @@ def _figures(row: Row, measured_S: list[Ranks], groupings: Grouping) -> dict[str
 
 def _skips(measured_S: list[Ranks]) -> dict[str, Any]:
     """Skip down-ranking: where skipped and kept targets come, as percentiles (0 is first) and HR@10."""
-    skipped_N = np.isin(measured_S[0].skips, (1, 2))
-    percentile_N = _over_seeds(measured_S, lambda ranks: 100 * (ranks.rank - 1) / np.maximum(ranks.candidates, 1))
+    skipped_N = _skipped(measured_S[0])
+    percentile_N = _over_seeds(measured_S, _percentile)
     hits_N = _over_seeds(measured_S, METRICS["hr@10"])
     found: dict[str, Any] = {}
     for name, chosen_N in (("skipped", skipped_N), ("kept", ~skipped_N)):
@@ -122,26 +128,46 @@ def _skips(measured_S: list[Ranks]) -> dict[str, Any]:
                 "high": high,
                 "hr@10": float(hits_N[chosen_N].mean()),
             }
+    if len(found) == 2:
+        found["gap"] = gap(percentile_N, skipped_N)
     return found
 
 
-def _by_group(measured_S: list[Ranks], label: Callable[[Ranks], np.ndarray]) -> dict[str, dict[str, float]]:
-    """HR@1 and HR@10 of the sessions of each label, and how many they are."""
-    labels_N = label(measured_S[0])
-    groups = {}
+def _percentile(ranks: Ranks) -> np.ndarray:
+    """[N]: 0 is first, 100 last. In floating point, since a hundred times a rank may be too much for an int32."""
+    return 100.0 * (ranks.rank - 1) / np.maximum(ranks.candidates, 1)
+
+
+def _skipped(ranks: Ranks) -> np.ndarray:
+    return np.isin(ranks.skips, (1, 2))
+
+
+def _by_group(measured_S: list[Ranks], label: Callable[[Ranks], np.ndarray]) -> dict[str, dict[str, Any]]:
+    """HR@1 and HR@10 of the sessions of each label and of those whose target was kept, and how many they are."""
+    labels_N, kept_N = label(measured_S[0]), ~_skipped(measured_S[0])
+    hits_N = {metric: _over_seeds(measured_S, METRICS[metric]) for metric in TESTED}
+    groups: dict[str, dict[str, Any]] = {}
     for name in np.unique(labels_N):
-        chosen_N = labels_N == name
-        shares = {metric: float(_over_seeds(measured_S, METRICS[metric])[chosen_N].mean()) for metric in TESTED}
-        groups[str(name)] = {"sessions": int(chosen_N.sum()), **shares}
+        groups[str(name)] = figures = {}
+        for prefix, chosen_N in (("", labels_N == name), ("kept_", (labels_N == name) & kept_N)):
+            figures[f"{prefix}sessions"] = int(chosen_N.sum())
+            for metric in TESTED:
+                figures[prefix + metric] = float(hits_N[metric][chosen_N].mean()) if chosen_N.any() else None
     return groups
 
 
 def _test(rows: list[Row], measured: dict[str, list[Ranks]], table: dict[str, dict[str, Any]]) -> None:
-    """Adds `gain` (in percent, all metrics) and, for the tested ones, `difference`, `p`, `p_holm` and `p_seeds`."""
+    """Adds `gain` (in percent, all metrics) and, for the tested ones, `difference`, `p`, `p_holm` and `p_seeds`.
+
+    `skips` gets `gap_change`: the gap less the baseline's, session by session.
+    """
     tested = []
     for row in rows:
         if row.baseline not in table:
             continue
+        if "gap" in table[row.name]["skips"]:
+            percentile_N, other_N = (_over_seeds(measured[name], _percentile) for name in (row.name, row.baseline))
+            table[row.name]["skips"]["gap_change"] = gap(percentile_N - other_N, _skipped(measured[row.name][0]))
         for metric, value in METRICS.items():
             mine, other = table[row.name][metric], table[row.baseline][metric]
             mine["gain"] = 100 * (mine["mean"] / other["mean"] - 1) if other["mean"] else None

@@ -18,7 +18,9 @@ def table_markdown(comparisons: list[dict[str, Any]], title: str, notes: list[st
 
 
 def _protocol(comparison: dict[str, Any]) -> list[str]:
-    among = f"among {comparison['candidates']} unseen tracks" if comparison["protocol"] == "uniform" else "exact"
+    among = f"among {comparison['candidates']:,} unseen tracks"
+    if comparison["protocol"] == "full":
+        among = f"exact, among about {comparison['candidates']:,} tracks"
     lines = [f"## `{comparison['protocol']}` ({among}, {comparison['sessions']:,} sessions, test split)", ""]
     lines += _hit_rates(comparison)
     lines += _verdicts(comparison)
@@ -103,17 +105,17 @@ def _skips(comparison: dict[str, Any]) -> list[str]:
     if not rows:
         return []
     lines = [
-        "| skip down-ranking | skipped targets' percentile, 95 % interval | kept targets' percentile | gap | "
-        "skipped targets' HR@10 | kept targets' HR@10 |",
-        "|---|---|---|---|---|---|",
+        "| skip down-ranking | skipped targets' percentile, 95 % interval | kept targets' percentile, 95 % interval | "
+        "gap, 95 % interval | gap less the baseline's, 95 % interval | skipped targets' HR@10 | kept targets' HR@10 |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        skipped, kept = row["skips"]["skipped"], row["skips"]["kept"]
-        lines.append(
-            f"| {row['label']} | {skipped['percentile']:.2f} [{skipped['low']:.2f}, {skipped['high']:.2f}] | "
-            f"{kept['percentile']:.2f} | {skipped['percentile'] - kept['percentile']:+.2f} | "
-            f"{_share(skipped['hr@10'])} | {_share(kept['hr@10'])} |"
-        )
+        sides = row["skips"]["skipped"], row["skips"]["kept"]
+        cells = [f"{side['percentile']:.2f} [{side['low']:.2f}, {side['high']:.2f}]" for side in sides]
+        for name in ("gap", "gap_change"):
+            cells.append("{:+.2f} [{:+.2f}, {:+.2f}]".format(*row["skips"][name]) if name in row["skips"] else "")
+        cells += [_share(side["hr@10"]) for side in sides]
+        lines.append(f"| {row['label']} | " + " | ".join(cells) + " |")
     return lines + [""]
 
 
@@ -122,11 +124,15 @@ def _breakdown(comparison: dict[str, Any], name: str) -> list[str]:
     labels = list(next(iter(rows.values()))["by"][name])
     sizes = next(iter(rows.values()))["by"][name]
     heads = [f"{label} ({sizes[label]['sessions']:,})" for label in labels]
-    lines = [f"| HR@10 by {name} (sessions) | " + " | ".join(heads) + " |", "|---|" + "---|" * len(labels)]
+    skips = any(size["kept_sessions"] < size["sessions"] for size in sizes.values())
+    what = f"HR@10 by {name} (sessions){': all / kept targets' if skips else ''}"
+    lines = [f"| {what} | " + " | ".join(heads) + " |", "|---|" + "---|" * len(labels)]
     for row in rows.values():
-        lines.append(
-            f"| {row['label']} | " + " | ".join(_share(row["by"][name][one]["hr@10"]) for one in labels) + " |"
-        )
+        cells = []
+        for figures in (row["by"][name][one] for one in labels):
+            kept = "none" if figures["kept_hr@10"] is None else _share(figures["kept_hr@10"])
+            cells.append(_share(figures["hr@10"]) + (f" / {kept}" if skips else ""))
+        lines.append(f"| {row['label']} | " + " | ".join(cells) + " |")
     return lines + [""]
 
 
@@ -134,9 +140,11 @@ def _reading() -> list[str]:
     return [
         "How to read this: in brackets the gain over the row's baseline, in bold the best of each group. With several "
         "seeds a session's value is its mean over seeds. Intervals: percentile bootstrap over sessions, 10,000 "
-        "resamples. p: paired bootstrap on the same sessions and candidates; Holm p: corrected over all tests of the "
-        "protocol; p over seeds: paired t-test of the seeds' means. Percentile: 0 is ranked first, 100 last; skipped "
-        "targets should come further down than kept ones. A session's length is also its test target's position.",
+        "resamples; they leave the luck of training out, which `over seeds ±` shows (standard deviation of the seeds' "
+        "means). p: paired bootstrap on the same sessions and candidates, two-sided; Holm p: corrected over all tests "
+        "of the protocol, and what `better` and `worse` go by; p over seeds: paired t-test of the seeds' means. "
+        "Percentile: 0 is ranked first, 100 last; the gap is skipped less kept, and skipped targets should come "
+        "further down than kept ones. A session's length is also its test target's position.",
     ]
 
 

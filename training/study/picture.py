@@ -22,7 +22,9 @@ def draw(comparison: dict[str, Any], file: Path) -> None:
         for height, row in enumerate(rows.values()):
             mean, low, high = (row[metric][key] for key in ("mean", "low", "high"))
             colour = _COLOURS[groups.index(row["group"]) % len(_COLOURS)]
-            axis.errorbar(mean, height, xerr=[[mean - low], [high - mean]], fmt="o", color=colour, capsize=4)
+            # Where all sessions are alike, rounding may put the mean a hair outside.
+            sides = [[max(mean - low, 0)], [max(high - mean, 0)]]
+            axis.errorbar(mean, height, xerr=sides, fmt="o", color=colour, capsize=4)
             if row["paper"]:
                 paper = row["paper"][_PAPER_PLACE[metric]]
                 axis.plot(paper, height, "D", markerfacecolor="white", markeredgecolor=colour)

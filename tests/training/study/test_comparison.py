@@ -20,13 +20,13 @@ N = 400
 def write(tmp_path: Path) -> Callable[..., Path]:
     """`write(name, ranks, sessions)` keeps ranks as a run does; every second target was skipped."""
 
-    def run(name: str, ranks: list[int], first: int = 0) -> Path:
+    def run(name: str, ranks: list[int], first: int = 0, candidates: int = 1000) -> Path:
         number = torch.arange(len(ranks))
         with RankWriter(tmp_path / name, "uniform", "test") as record:
             record.write(
                 session=number + first,
                 rank=torch.tensor(ranks),
-                candidates=torch.full_like(number, 1000),
+                candidates=torch.full_like(number, candidates),
                 skips=number % 2 * 2,
                 position=number % 3 + 4,
                 target=number % 7,
@@ -62,14 +62,21 @@ def test_figures_by_hand(write):
     assert plain["skips"]["skipped"]["percentile"] == pytest.approx(100 * (1 + 14) / 2 / 1000)
     assert plain["skips"]["kept"]["percentile"] == pytest.approx(100 * (0 + 29) / 2 / 1000)
     assert plain["skips"]["skipped"]["hr@10"] == 0.5
+    assert plain["skips"]["gap"][0] == pytest.approx(100 * (7.5 - 14.5) / 1000)
+    # A quarter of the targets, all of them skipped, come one place higher, at one seed of two.
+    assert good["skips"]["gap_change"][0] == pytest.approx(-100 / 1000 / 2 / 2)
+    assert good["skips"]["gap_change"][2] < 0 and "gap_change" not in plain["skips"]
     difference = good["hr@1"]["difference"]
     assert difference[0] == pytest.approx(0.125) and difference[1] < 0.125 < difference[2]
     assert good["hr@1"]["p_holm"] < 0.01 and good["hr@10"]["p"] == good["hr@10"]["p_holm"] == 1
     assert good["hr@1"]["p_seeds"] == pytest.approx(0.5), "one seed gains, one does not: t = 1, one degree of freedom"
     assert good["hr@10"]["p_seeds"] is None
     assert {name: group["sessions"] for name, group in plain["by"]["length"].items()} == {"5": 134, "6": 133, "7": 133}
-    chosen = np.array([1, 2, 30, 15] * (N // 4))[np.arange(N) % 3 == 0]
-    assert plain["by"]["length"]["5"]["hr@10"] == pytest.approx((chosen <= 10).mean())
+    ranks, number = np.array([1, 2, 30, 15] * (N // 4)), np.arange(N)
+    assert plain["by"]["length"]["5"]["hr@10"] == pytest.approx((ranks[number % 3 == 0] <= 10).mean())
+    kept = ranks[(number % 3 == 0) & (number % 2 == 0)]
+    assert plain["by"]["length"]["5"]["kept_sessions"] == len(kept)
+    assert plain["by"]["length"]["5"]["kept_hr@10"] == pytest.approx((kept <= 10).mean())
 
 
 def test_a_model_that_does_not_beat_the_best_reference_is_broken(write):
@@ -88,6 +95,18 @@ def test_other_sessions_are_refused(write):
         compare(rows, "uniform")
 
 
+def test_other_candidates_are_refused(write):
+    rows = [Row("a", "A", "g", (write("a", [1, 2]), write("b", [1, 2], candidates=100)))]
+    with pytest.raises(UserError, match="b was ranked among other candidates than .*a: .*--evaluate.candidates"):
+        compare(rows, "uniform")
+
+
+def test_percentiles_of_a_vast_catalogue(write):
+    """100 * 30,000,000 is more than an int32 holds."""
+    found = compare([Row("a", "A", "g", (write("a", [30_000_001] * 2, candidates=60_000_000),))], "uniform")
+    assert found["rows"]["a"]["skips"]["kept"]["percentile"] == 50
+
+
 def test_the_table_says_gain_best_and_the_papers_own(write):
     text = table_markdown([compare(rows_of(write), "uniform", {"length": lambda ranks: ranks.position})], "T", ["n"])
     lines = text.splitlines()
@@ -98,7 +117,7 @@ def test_the_table_says_gain_best_and_the_papers_own(write):
     assert any("*.3000 (+50.0 %)* | *.3000 (+0.0 %)* | *.5000 (+25.0 %)*" in line for line in lines)
     assert any(line.startswith("| S+ | S- | HR@1 |") and line.endswith("| .500 | better |") for line in lines)
     assert any(line.startswith("| S+ | S- | HR@10 |") and "no significant difference" in line for line in lines)
-    assert "| HR@10 by length (sessions) | 4 (134) | 5 (133) | 6 (133) |" in lines
+    assert "| HR@10 by length (sessions): all / kept targets | 4 (134) | 5 (133) | 6 (133) |" in lines
     assert not any("**" in line for line in lines if "`markov`" in line and "Broken" not in line)
 
 
@@ -108,3 +127,12 @@ def test_the_picture_is_a_png_of_a_readable_size(write, tmp_path: Path):
     draw(compare(rows_of(write), "uniform"), tmp_path / "aside")
     height, width, _ = imread(tmp_path / "aside", format="png").shape
     assert width == 1200 and height > 200
+
+
+def test_the_picture_takes_sessions_that_are_all_alike(write, tmp_path: Path):
+    """Two seeds of three find every target: 2/3, but a mean of two thirds may be rounded past its interval."""
+    runs = tuple(write(f"alike{seed}", [rank] * 100) for seed, rank in enumerate((1, 1, 50)))
+    found = compare([Row("a", "A", "g", runs)], "uniform")
+    hits = found["rows"]["a"]["hr@1"]
+    assert hits["mean"] > hits["high"] == pytest.approx(2 / 3)
+    draw(found, tmp_path / "aside")

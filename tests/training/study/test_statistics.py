@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from training.study.statistics import Difference, bootstrap_means, holm, interval, over_seeds, paired
+from training.study import statistics
+from training.study.statistics import Difference, bootstrap_means, gap, holm, interval, over_seeds, paired
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
@@ -32,12 +33,56 @@ def test_resamples_have_the_bootstraps_mean_and_deviation():
 
 
 def test_chunks_change_nothing_but_the_memory(monkeypatch):
-    from training.study import statistics
-
     values = np.arange(50.0)
     whole = statistics.bootstrap_means(values, 100)
     monkeypatch.setattr(statistics, "_CHUNK", 7 * 50)
     assert np.array_equal(statistics.bootstrap_means(values, 100), whole)
+
+
+def test_many_values_are_pooled_and_the_distribution_stays(monkeypatch):
+    """Half of the values are 1, the others all different."""
+    values = 1 / np.random.default_rng(4).pareto(1, size=5000).clip(1)
+    pooled = bootstrap_means(values, 4000)
+    assert len(np.unique(values)) > statistics._DISTINCT
+    monkeypatch.setattr(statistics, "_DISTINCT", 10_000)
+    exact = bootstrap_means(values, 4000)
+    assert pooled.mean() == pytest.approx(exact.mean(), abs=5 * exact.std() / 4000**0.5)
+    assert pooled.std() == pytest.approx(exact.std(), rel=0.05)
+    assert np.quantile(pooled, [0.025, 0.975]) == pytest.approx(np.quantile(exact, [0.025, 0.975]), abs=exact.std() / 5)
+
+
+@given(st.integers(0, 1000), st.floats(0.1, 9))
+def test_pooling_keeps_mean_and_variance(seed: int, power: float):
+    values = np.unique(np.random.default_rng(seed).random(3000) ** power)
+    counts = np.random.default_rng(seed).integers(1, 5, len(values))
+    points, sizes = statistics._pooled(values, counts)
+    assert len(points) <= statistics._DISTINCT and sizes.sum() == counts.sum()
+    before, after = np.repeat(values, counts), np.repeat(points, sizes)
+    assert after.mean() == pytest.approx(before.mean(), rel=1e-9)
+    assert after.var() == pytest.approx(before.var(), rel=1e-9)
+
+
+def test_thirds_that_cancel_are_a_tie():
+    """Two sessions, three seeds: half of all resamples are ties, so that neither side of zero is below 3/4."""
+    row, baseline = np.array([3, 1]) / 3, np.array([2, 2]) / 3
+    assert (row - baseline).sum() != 0
+    assert paired(row, baseline).p == 1
+
+
+def test_gap_is_the_difference_of_two_samples():
+    random = np.random.default_rng(5)
+    values, marked = random.normal(size=600), np.arange(600) < 200
+    values[marked] = 3 * values[marked] + 2
+    mean, low, high = gap(values, marked)
+    assert mean == pytest.approx(values[:200].mean() - values[200:].mean())
+    error = (values[:200].var() / 200 + values[200:].var() / 400) ** 0.5
+    assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.1 * error)
+
+
+def test_sides_of_a_gap_are_drawn_apart():
+    """Alike on both sides: one stream for both would make every gap nought."""
+    mean, low, high = gap(np.tile([0.0, 1.0], 100), np.arange(200) < 100)
+    assert mean == 0 and low < -0.1 and high > 0.1
 
 
 def test_paired_sees_a_difference_that_unpaired_noise_hides():
