@@ -3,6 +3,7 @@
 Resumes: a run that is there whole is not trained again.
 """
 
+import gc
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,6 +99,8 @@ def _train(path: Path, recipe, name: str) -> None:
         shutil.rmtree(aside, ignore_errors=True)
     barrier()
     train(replace(recipe, run_dir=str(aside)), name)
+    # A sharded model refers to itself: left to chance, several tables would wait to be freed.
+    gc.collect()
     if rank() == 0:
         aside.rename(path)
     barrier()

@@ -1,10 +1,12 @@
 """`table` as a user runs it: every model at every seed, resumed where it was left, refused where it cannot be right."""
 
+import gc
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from components.rows import MODELS, PAPER, with_baselines
@@ -35,10 +37,18 @@ def hit_rates(run: Path) -> dict:
     return json.loads((run / "metrics.json").read_text())["uniform"]
 
 
+def live_tables() -> int:
+    """How many tensors of the track table's shape this process still holds."""
+    kinds = (torch.Tensor, torch.nn.Parameter)
+    shape = (TRACKS, SMALL["table"]["dim"])
+    return sum(type(one) in kinds and one.shape == shape for one in gc.get_objects())
+
+
 def test_every_model_at_every_seed_and_again_without_training(run, words, tmp_path: Path):
     out = tmp_path / "out"
     done = run(*words, *ASKED)
     assert done.code == 0, done.said
+    assert live_tables() == 0, "memory grows with every run"
     names = ["unidir-seed0", "unidir-seed1", "unidir-skip-track-seed0", "unidir-skip-track-seed1"]
     assert sorted(path.name for path in (out / "runs").iterdir()) == sorted([*names, "popularity", "markov"])
     assert {path.name for path in out.iterdir()} == {"runs", "table.md", "table.json", "table.png"}
