@@ -10,6 +10,7 @@ INSTALL_REQUIRES = [
     "duckdb==2.0.0",
     "iopath==0.1.10",
     "matplotlib==3.11.2",
+    "optuna==4.9.0",
     "numpy==2.4.6",
     "pyarrow==26.0.1",
     "pyre-extensions==0.0.32",

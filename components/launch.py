@@ -45,6 +45,18 @@ def table(*args: str, nproc: int = 4, nodes: int = 1, gpu: int = 0) -> specs.App
     return _ranks("table", *args, nproc=nproc, nodes=nodes, gpu=gpu)
 
 
+def sweep(*args: str, nproc: int = 4, nodes: int = 1, gpu: int = 0) -> specs.AppDef:
+    """Searches a recipe's settings, one trial after the other, each on `nodes` x `nproc` ranks.
+
+    Args:
+        args: options of `skipwise sweep`, after `--`
+        nproc: ranks on each node; on GPU one for each card
+        nodes: number of nodes
+        gpu: GPUs to ask of the scheduler for each node
+    """
+    return _ranks("sweep", *args, nproc=nproc, nodes=nodes, gpu=gpu)
+
+
 def prepare(*args: str, cpu: int = 2, memory_mb: int = 4096) -> specs.AppDef:
     """Turns raw logs into a dataset directory, in one process.
 

@@ -13,16 +13,22 @@ from training.run import read_yaml
 def read_command_line(argv: list[str]) -> tuple[str, RunConfig]:
     """The recipe's name and the whole config that a command line asks for."""
     recipe, argv = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (DEFAULT, argv)
-    if recipe not in RECIPES and recipe not in ABLATIONS:
-        raise UserError(
-            f"there is no recipe '{recipe}': expected one of {', '.join(RECIPES)}, "
-            f"or an ablation: {', '.join(ABLATIONS)}"
-        )
-    config = RECIPES[recipe]() if recipe in RECIPES else ABLATIONS[recipe].recipe()
+    config = named_recipe(recipe)
     file, argv = _take_config_file(argv)
     if file:
         config = from_mapping(config, read_yaml(Path(file)), file)
     return recipe, parse(RunConfig, argv, f"train {recipe}", default=config)
+
+
+def named_recipe(name: str) -> RunConfig:
+    """The config of a recipe or an ablation; raises `UserError` for any other name."""
+    if name in RECIPES:
+        return RECIPES[name]()
+    if name in ABLATIONS:
+        return ABLATIONS[name].recipe()
+    raise UserError(
+        f"there is no recipe '{name}': expected one of {', '.join(RECIPES)}, or an ablation: {', '.join(ABLATIONS)}"
+    )
 
 
 def main(argv: list[str]) -> None:

@@ -1,5 +1,6 @@
 """The training loop, top to bottom."""
 
+import gc
 from collections.abc import Callable, Iterator
 
 import torch
@@ -60,7 +61,8 @@ def train(config: RunConfig, recipe: str, watch: Watch | None = None, test: bool
         results[protocol] = {"validation": values}
     if test:
         if config.train.refit:
-            del training, evaluator  # its table makes room for the next
+            del training, evaluator
+            gc.collect()  # they hang together in cycles, and their table must make room for the next
             training = Training(config, store, HELD_OUT["test"])
             for epoch in range(1, best_epoch + 1):
                 progress.steps(epoch, training.epoch(epoch), "refit")

@@ -40,7 +40,7 @@ def test_the_short_command_starts_the_train_command_on_four_ranks():
     assert "local_cwd://" in application
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "table"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "table", "sweep"])
 def test_a_command_of_many_ranks_goes_through_torchrun(command):
     app = app_of(command, "--nproc", "3", "--nodes", "2", "--gpu", "3", "--", "--data.path", "a b")
     (role,) = app.roles

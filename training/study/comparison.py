@@ -22,7 +22,7 @@ METRICS: dict[str, Callable[[Ranks], np.ndarray]] = {
 """What a metric makes of each session."""
 TESTED = ("hr@1", "hr@10")
 """The metrics whose differences are tested."""
-_SIGNIFICANT = 0.05
+SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -183,4 +183,4 @@ def _test(rows: list[Row], measured: dict[str, list[Ranks]], table: dict[str, di
 
 def significant(figures: dict[str, Any]) -> bool:
     """Whether a tested metric differs from its baseline's, after the correction."""
-    return figures.get("p_holm", 1.0) < _SIGNIFICANT
+    return figures.get("p_holm", 1.0) < SIGNIFICANT

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from training.study.comparison import METRICS, TESTED, significant
+from training.study.comparison import METRICS, SIGNIFICANT, TESTED, significant
 
 _NAMES = {metric: metric.upper() for metric in METRICS}
 _PAPERS = ("hr@1", "hr@5", "hr@10", "hr@20")
@@ -72,6 +72,16 @@ def _verdicts(comparison: dict[str, Any]) -> list[str]:
     return [f"**Broken, for it does not beat {reference} in HR@10: {names}.**", ""]
 
 
+def _verdict(figures: dict[str, Any]) -> str:
+    """Sessions and seeds must both speak for a difference before it is called one."""
+    if not significant(figures):
+        return "no significant difference"
+    way = "better" if figures["difference"][0] > 0 else "worse"
+    if figures["p_seeds"] is None:
+        return f"{way} with this seed"
+    return way if figures["p_seeds"] < SIGNIFICANT else f"{way} with these seeds"
+
+
 def _tests(comparison: dict[str, Any]) -> list[str]:
     lines = [
         "| model | against | metric | value, 95 % interval | over seeds ± | difference, 95 % interval | p | Holm p | "
@@ -90,10 +100,9 @@ def _tests(comparison: dict[str, Any]) -> list[str]:
             ]
             if "difference" in figures:
                 mean, low, high = figures["difference"]
-                verdict = ("better" if mean > 0 else "worse") if significant(figures) else "no significant difference"
                 cells[1] = comparison["rows"][row["baseline"]]["label"]
                 cells += [f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]", _p(figures["p"]), _p(figures["p_holm"])]
-                cells += [_p(figures["p_seeds"]), verdict]
+                cells += [_p(figures["p_seeds"]), _verdict(figures)]
             else:
                 cells += [""] * 5
             lines.append("| " + " | ".join(cells) + " |")

@@ -94,7 +94,7 @@ def over_seeds(means_S: np.ndarray, baseline_S: np.ndarray) -> float | None:
     """Two-sided p of Student's paired t-test of the seeds' means; None below two seeds, or where they never differ."""
     if len(means_S) != len(baseline_S) or len(means_S) < 2:
         return None
-    p = stats.ttest_rel(means_S, baseline_S).pvalue if np.ptp(means_S - baseline_S) > 0 else np.nan
+    p = stats.ttest_rel(means_S, baseline_S).pvalue if np.ptp(means_S - baseline_S) > _ROUNDING else np.nan
     return None if np.isnan(p) else float(p)
 
 

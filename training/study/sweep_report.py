@@ -1,0 +1,62 @@
+"""The files of a sweep: `sweep.md`, `sweep.json`, and `best.yaml`, which `train RECIPE --config` takes."""
+
+import math
+from typing import Any
+
+import optuna
+import yaml
+
+from training.run import write_json, write_text
+from training.study.search import REFUSED, Sweep, best_trial, finished, trial_path
+from training.study.space import sections
+
+
+def write_sweep(sweep: Sweep, study: optuna.Study) -> None:
+    """Writes all three; `best.yaml` once a trial is complete."""
+    trials = sorted((_record(trial) for trial in finished(study)), key=lambda trial: -trial.get("hr@10", -1.0))
+    best = best_trial(study)
+    noise = None
+    if best is not None:
+        value, sessions = best.value, best.user_attrs["sessions"]
+        noise = math.sqrt(value * (1 - value) / max(sessions, 1))
+        write_text(sweep.output / "best.yaml", yaml.safe_dump(sections(best.params), sort_keys=False))
+    content = {"recipe": sweep.recipe, "best": best.number if best else None, "standard_error": noise, "trials": trials}
+    write_json(sweep.output / "sweep.json", content)
+    write_text(sweep.output / "sweep.md", _markdown(sweep, trials, best, noise))
+
+
+def _record(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    state = "refused" if REFUSED in trial.user_attrs else trial.state.name.lower()
+    return {"number": trial.number, "state": state, "values": trial.params} | trial.user_attrs
+
+
+def _markdown(
+    sweep: Sweep, trials: list[dict[str, Any]], best: optuna.trial.FrozenTrial | None, noise: float | None
+) -> str:
+    fields = list(sweep.space)
+    lines = [f"# Sweep of `{sweep.recipe}`", "", "Validation only: no test target was looked at.", ""]
+    if best is not None:
+        near = sum(trial.get("hr@10", -1.0) >= best.value - noise for trial in trials) - 1
+        others = f"{near} other trial{'s' if near != 1 else ''}"
+        kept = trial_path(sweep.output, best.number).relative_to(sweep.output)
+        lines += [
+            f"Best: trial {best.number}, validation HR@10 {best.value:.4f} on {best.user_attrs['sessions']:,} "
+            f"sessions, {others} within one standard error ({noise:.4f}, marked ≈): the choice among those is luck.",
+            f"Only the best trial's checkpoint is kept, in `{kept}`.",
+            "",
+        ]
+    heads = ["trial", *fields, "HR@10", "HR@1", "NDCG@10", "best epoch", "epochs", "state"]
+    lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for trial in trials:
+        near = best is not None and trial.get("hr@10", -1.0) >= best.value - noise
+        measured = [f"{trial[name]:.4f}" if name in trial else "" for name in ("hr@10", "hr@1", "ndcg@10")]
+        values = [_short(trial["values"].get(field)) for field in fields]
+        state = trial["state"] + (f": {trial[REFUSED]}" if REFUSED in trial else "")
+        ends = [str(trial.get(name, "")) for name in ("best_epoch", "epochs")]
+        mark = " ≈" if near else ""
+        lines.append("| " + " | ".join([f"{trial['number']}{mark}", *values, *measured, *ends, state]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
