@@ -10,7 +10,7 @@ import torch
 from datapipes.errors import UserError
 from training.records import RankWriter
 from training.study.comparison import Row, compare
-from training.study.markdown import table_markdown
+from training.study.markdown import _verdict, table_markdown
 from training.study.picture import draw
 
 N = 400
@@ -115,7 +115,9 @@ def test_the_table_says_gain_best_and_the_papers_own(write):
     good = next(line for line in lines if line.startswith("| S+ (`good`)"))
     assert good.startswith("| S+ (`good`) | 2 | **.3750** (+50.0 %) | **.5000** (+0.0 %) | **.5000** (+0.0 %)")
     assert any("*.3000 (+50.0 %)* | *.3000 (+0.0 %)* | *.5000 (+25.0 %)*" in line for line in lines)
-    assert any(line.startswith("| S+ | S- | HR@1 |") and line.endswith("| .500 | better |") for line in lines)
+    assert any(
+        line.startswith("| S+ | S- | HR@1 |") and line.endswith("| .500 | better with these seeds |") for line in lines
+    )
     assert any(line.startswith("| S+ | S- | HR@10 |") and "no significant difference" in line for line in lines)
     assert "| HR@10 by length (sessions): all / kept targets | 4 (134) | 5 (133) | 6 (133) |" in lines
     assert not any("**" in line for line in lines if "`markov`" in line and "Broken" not in line)
@@ -136,3 +138,17 @@ def test_the_picture_takes_sessions_that_are_all_alike(write, tmp_path: Path):
     hits = found["rows"]["a"]["hr@1"]
     assert hits["mean"] > hits["high"] == pytest.approx(2 / 3)
     draw(found, tmp_path / "aside")
+
+
+@pytest.mark.parametrize(
+    ("p_holm", "p_seeds", "difference", "said"),
+    [
+        (0.04, 0.04, 0.1, "better"),
+        (0.04, 0.04, -0.1, "worse"),
+        (0.04, 0.06, 0.1, "better with these seeds"),
+        (0.04, None, -0.1, "worse with this seed"),
+        (0.06, 0.01, 0.1, "no significant difference"),
+    ],
+)
+def test_sessions_and_seeds_must_both_speak(p_holm: float, p_seeds: float | None, difference: float, said: str):
+    assert _verdict({"p_holm": p_holm, "p_seeds": p_seeds, "difference": [difference, 0, 0]}) == said
