@@ -53,6 +53,19 @@ def test_from_a_raw_log_to_embeddings(clone: Path):
     assert (clone / "runs/mine/metrics.json").exists()
 
 
+@pytest.mark.ranks
+def test_a_table_and_a_sweep_of_it(clone: Path):
+    (quick,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (clone / "quick.yaml").write_text(quick)
+    if not (clone / "data/mine").exists():
+        for line in commands()[1][:2]:
+            run(line, clone)
+    for line in commands()[3]:
+        run(line, clone)
+    assert "first-order Markov chain" in (clone / "tables/mine/table.md").read_text()
+    assert (clone / "sweeps/mine/best.yaml").exists()
+
+
 def test_tables_of_other_schemas(clone: Path):
     import pyarrow as pa
     import pyarrow.parquet as pq
