@@ -44,9 +44,8 @@ def sweep(config: SweepConfig) -> None:
     from training.study.space import read_space
     from training.study.sweep_report import write_sweep
 
-    base = named_recipe(config.recipe)
-    if config.config:
-        base = from_mapping(base, read_yaml(Path(config.config)), config.config)
+    plain = named_recipe(config.recipe)
+    base = from_mapping(plain, read_yaml(Path(config.config)), config.config) if config.config else plain
     store = SessionStore(config.data)
     base = replace(base, run_dir="", data=replace(base.data, path=config.data))
     space = read_space(config.space, base)
@@ -58,16 +57,16 @@ def sweep(config: SweepConfig) -> None:
         "recipe or --config": _digest([config.recipe, asdict(same)]),
         "space": _digest({field: repr(what) for field, what in space.items()}),
         "seed": str(config.seed),
-        "data": store.manifest.vocabulary_hash,
+        "data": _digest([store.manifest.vocabulary_hash, store.manifest.counts, store.manifest.parts]),
     }
-    what = Sweep(output, config.recipe, base, space, config.seed, identity)
+    what = Sweep(output, config.recipe, plain, base, space, config.seed, identity)
     with process_group():
         check(base, store)
         study, sentence = None, None
         if rank() == 0:
             try:
                 study = open_study(what)
-            except (UserError, OSError) as error:
+            except UserError as error:
                 sentence = str(error)
         if sentence := broadcast_object(sentence):
             raise UserError(sentence)
@@ -79,7 +78,8 @@ def sweep(config: SweepConfig) -> None:
                 write_sweep(what, study)
         if study:
             write_sweep(what, study)
-        logger.info(f"wrote {output / 'sweep.md'}, sweep.json and best.yaml")
+        best = "best.yaml" if (output / "best.yaml").exists() else "no best.yaml, for no trial was completed"
+        logger.info(f"wrote {output / 'sweep.md'}, sweep.json and {best}")
 
 
 def _digest(content: object) -> str:

@@ -1,22 +1,28 @@
 """A sweep: a function of its seed, continued where it was cut, blind to the test split, and its best is a config."""
 
+import gc
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
+import torch
 import yaml
 
 from components.recipes import RECIPES
 from components.train import read_command_line
 from datapipes.errors import UserError
 from tests.components.conftest import refused
-from tests.conftest import random_sessions
+from tests.conftest import random_sessions, write_dataset
 from tests.ranks import run_on_ranks
 from training.checkpoint import BEST
+from training.config import from_mapping
+from training.loop import train
 from training.run import RunDirectory
-from training.study.space import Choices, Range, read_space, sections
+from training.study import search
+from training.study.space import SPACES, Choices, Range, read_space, sections
+from training.study.sweep_report import _importances
 
 TRACKS = 300
 SMALL = {
@@ -34,6 +40,7 @@ def folder(make_dataset, tmp_path: Path) -> Path:
     make_dataset(random_sessions(90, TRACKS), TRACKS).rename(tmp_path / "data")
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(SPACE))
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump({"loss.alpha": [0.25, 1.0, 4.0]}))
     return tmp_path
 
 
@@ -47,26 +54,46 @@ def trials_of(output: Path) -> list[dict]:
     return sorted(json.loads((output / "sweep.json").read_text())["trials"], key=lambda trial: trial["number"])
 
 
-def test_a_sweep_continued_is_the_sweep_that_never_stopped(run, folder: Path):
-    whole = run(*words(folder, "whole", 4))
-    assert whole.code == 0, whole.said
-    assert run(*words(folder, "parts", 2)).code == 0
-    # What a killed process leaves: a trial that runs for ever, and half a directory.
-    study = optuna.load_study(study_name="sweep", storage=_storage(folder / "parts"))
-    study.sampler = optuna.samplers.TPESampler(seed=2)
-    trial = study.ask()
-    (
-        trial.suggest_categorical("loss.alpha", [0.25, 4.0]),
-        trial.suggest_float("table.learning_rate", 0.01, 0.2, log=True),
-    )
-    (folder / "parts" / "trials" / ".0002.partial").mkdir()
-    assert run(*words(folder, "parts", 4)).code == 0
+def cut_short(monkeypatch, number: int, after: bool) -> None:
+    """The process dies in the `number`-th training from here on, before it or `after` it."""
+    left = iter(range(number, -1, -1))
+
+    def train_or_die(*arguments, **options):
+        dies = next(left, None) == 1
+        if not dies or after:
+            train(*arguments, **options)
+        if dies:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(search, "train", train_or_die)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(("space", "trials"), [("space.yaml", 5), ("grid.yaml", 3)])
+def test_a_sweep_cut_short_is_the_sweep_that_never_stopped(
+    run, monkeypatch, folder: Path, space: str, trials: int, after: bool
+):
+    """Cut in its second trial and in its last, which for the grid is the last point of all."""
+    assert run(*words(folder, "whole", trials, space)).code == 0
+    for number in (2, trials - 1):
+        cut_short(monkeypatch, number, after)
+        assert run(*words(folder, "parts", trials, space)).code == 130
+    monkeypatch.undo()
+    done = run(*words(folder, "parts", trials, space))
+    assert done.code == 0, done.said
     expected, found = trials_of(folder / "whole"), trials_of(folder / "parts")
-    assert [trial["number"] for trial in found] == [0, 1, 3, 4], "the trial that was cut short does not count"
-    for one, other in zip(expected[:3], found[:3], strict=True):
-        assert one["values"] == other["values"] and one["hr@10"] == other["hr@10"]
-    assert not list((folder / "parts" / "trials").glob(".*"))
-    assert run(*words(folder, "whole", 4)).code == 0 and trials_of(folder / "whole") == expected
+    assert len(found) == len(expected) == trials
+    for one, other in zip(expected, found, strict=True):
+        assert one | {"number": 0} == other | {"number": 0}
+    left = {path.name for path in (folder / "parts" / "trials").iterdir()}
+    assert left == {f"{trial['number']:04}" for trial in found}, "what was cut short leaves nothing behind"
+    assert run(*words(folder, "whole", trials, space)).code == 0 and trials_of(folder / "whole") == expected
+
+
+def test_memory_does_not_grow_with_trials(run, folder: Path):
+    assert run(*words(folder, "out", 2)).code == 0
+    shape, kinds = (TRACKS, SMALL["table"]["dim"]), (torch.Tensor, torch.nn.Parameter)
+    assert not any(type(one) in kinds and one.shape == shape for one in gc.get_objects())
 
 
 def test_no_test_target_is_looked_at_and_only_the_best_weights_stay(run, folder: Path):
@@ -90,16 +117,45 @@ def test_the_best_is_a_config_file_of_train(run, folder: Path):
     assert run(*words(folder, "out", 2)).code == 0
     best = json.loads((folder / "out" / "sweep.json").read_text())["best"]
     kept = RunDirectory.open(str(folder / "out" / "trials" / f"{best:04}")).config
-    (folder / "both.yaml").write_text(yaml.safe_dump({name: fields for name, fields in _merged(folder).items()}))
-    _, config = read_command_line(["unidir-skip-track", "--config", str(folder / "both.yaml")])
-    assert replace(config, run_dir="", data=replace(config.data, path="")) == replace(
-        kept, run_dir="", data=replace(kept.data, path="")
-    )
+    _, config = read_command_line(["unidir-skip-track", "--config", str(folder / "out" / "best.yaml")])
+    assert config == replace(kept, run_dir="")
+    settings = yaml.safe_load((folder / "out" / "best.yaml").read_text())
+    assert settings["loss"].keys() == {"alpha"}, "what is searched and what --config changed, no more"
 
 
-def _merged(folder: Path) -> dict:
-    best = yaml.safe_load((folder / "out" / "best.yaml").read_text())
-    return {name: SMALL.get(name, {}) | best.get(name, {}) for name in {*SMALL, *best}}
+def test_a_trial_below_the_median_is_pruned(monkeypatch, tmp_path: Path):
+    """Trials that are told these hit rates: Optuna waits for five of them, then for the third epoch.
+
+    One that falls behind in its last epoch alone has been trained whole: it is complete.
+    """
+
+    def train_as_told(config, recipe, watch, test):
+        Path(config.run_dir).mkdir(parents=True)
+        first, last = next(rates)
+        told = [dict.fromkeys(("hr@10", "hr@1", "ndcg@10"), rate) | {"sessions": 9} for rate in [first] * 4 + [last]]
+        epochs.append(next((epoch for epoch, metrics in enumerate(told, start=1) if watch(epoch, metrics)), 5))
+
+    rates = iter([(0.5, 0.5), (0.4, 0.6), (0.3, 0.6), (0.6, 0.6), (0.7, 0.7), (0.2, 0.2), (0.55, 0.1), (0.8, 0.8)])
+    epochs: list[int] = []
+    monkeypatch.setattr(search, "train", train_as_told)
+    plain = from_mapping(RECIPES["unidir"](), {"train": {"epochs": 5}}, "")
+    sweep = search.Sweep(tmp_path / "out", "unidir", plain, plain, {"loss.beta": Range(0.1, 1.0)}, 0, {})
+    study = search.open_study(sweep)
+    for _ in range(8):
+        assert search.run_trial(sweep, study)
+    states = [trial.state.name for trial in search.finished(study)]
+    assert states == ["COMPLETE"] * 5 + ["PRUNED", "COMPLETE", "COMPLETE"] and epochs == [5] * 5 + [3, 5, 5]
+    assert search.best_trial(study).number == 7
+
+
+def test_importances_name_what_matters():
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(0))
+    for number in range(24):
+        assert number >= 20 or not _importances(study), "too few trials to tell"
+        trial = study.ask()
+        alpha, _ = (trial.suggest_float(field, 0, 1) for field in ("loss.alpha", "loss.beta"))
+        study.tell(trial, alpha)
+    assert _importances(study)["loss.alpha"] > 0.7
 
 
 def test_a_grid_is_gone_through_once(run, folder: Path):
@@ -107,6 +163,10 @@ def test_a_grid_is_gone_through_once(run, folder: Path):
     assert run(*words(folder, "out", 9, "grid.yaml")).code == 0
     tried = [tuple(trial["values"].values()) for trial in trials_of(folder / "out")]
     assert sorted(tried) == [(0.25, 0.5), (0.25, 1.0), (1.0, 0.5), (1.0, 1.0)]
+    orders = {str(search.grid(SPACES["paper"], seed)) for seed in (0, 0, 1)}
+    assert len(orders) == 2 and len(search.grid(SPACES["paper"], 0)) == 64
+    assert search.grid(SPACES["extended"], 0) is None
+    assert search.grid({"loss.alpha": Choices(tuple(range(10_001)))}, 0) is None
 
 
 def sweep_on_rank(arguments: tuple[str, ...]) -> None:
@@ -156,6 +216,15 @@ def test_another_sweep_is_not_continued(run, folder: Path):
     refused(run(*words(folder, "out", 2, seed="1")), "was swept with another seed: choose another --output")
     refused(run(*words(folder, "out", 2, "paper")), "was swept with another space")
     refused(run(*words(folder, "out", 2, recipe="unidir-skip-context")), "was swept with another recipe or --config")
+    write_dataset(folder / "more", random_sessions(91, TRACKS), TRACKS)
+    refused(run(*words(folder, "out", 2, data=str(folder / "more"))), "was swept with another data")
+
+
+def test_a_store_that_is_none_is_refused(run, folder: Path):
+    (folder / "out").mkdir()
+    for content in ("not a study\nat all\n", "{}\n{}\n", "[]\n[]\n"):
+        (folder / "out" / "study.jsonl").write_text(content)
+        refused(run(*words(folder, "out", 2)), "study.jsonl is not a study that sweep wrote: choose another --output")
 
 
 @pytest.mark.parametrize(
@@ -166,7 +235,16 @@ def test_another_sweep_is_not_continued(run, folder: Path):
         ("loss.temperature: [1.0, 0.0]", "--loss.temperature 0.0 must be positive"),
         ("loss.alpha: 1.0", "'loss.alpha' must be a list of choices"),
         ("loss.alpha: {low: 2, high: 1}", "with low below high"),
-        ("table.learning_rate: {low: 0, high: 1, log: true}", "log above zero"),
+        ("loss.alpha: {low: 0, high: 1, log: true}", "log above zero"),
+        ("loss.alpha: {low: 0, high: .inf}", "with low below high"),
+        ("loss.alpha: {low: 0, high: 1, log: maybe}", "with low below high"),
+        ("encoder.blocks: {low: 1, high: 3, step: 0.5}", "a whole step where the field is whole"),
+        ("encoder.blocks: {low: 1, high: 2.5}", "'encoder.blocks' must be of type int"),
+        ("1: [1.0]", "there is no field '1'"),
+        ("loss: [1.0]", "'loss' must be a section"),
+        ("loss.alpha: [[1.0]]", "'loss.alpha' must be of type float"),
+        ("data.path: [a, b]", "'data.path' cannot be searched"),
+        ("evaluate.candidates: [10, 100]", "'evaluate.candidates' cannot be searched"),
         ("{}", "names no field"),
     ],
 )
@@ -183,15 +261,18 @@ def test_spaces_as_they_are_read(tmp_path: Path):
     assert read_space("paper", config)["optimizer.learning_rate"] == Choices((0.0001, 0.0005, 0.001, 0.005))
     assert read_space("extended", config).keys() > read_space("paper", config).keys()
     (tmp_path / "space.yaml").write_text(
-        "{encoder.blocks: {low: 1, high: 3}, encoder.dropout: {low: 0, high: 0.6, step: 0.2}}"
+        "{encoder.blocks: {low: 1, high: 3}, loss.beta: {low: 0, high: 1}, loss.alpha: [1e-3, 1, 1.0]}"
     )
     space = read_space(str(tmp_path / "space.yaml"), config)
-    assert space == {"encoder.blocks": Range(1, 3), "encoder.dropout": Range(0, 0.6, step=0.2)}
+    assert space == {
+        "encoder.blocks": Range(1, 3),
+        "loss.beta": Range(0.0, 1.0),
+        "loss.alpha": Choices((0.001, 1.0)),
+    }
+    trial = optuna.trial.FixedTrial({"encoder.blocks": 2, "loss.beta": 0.5})
+    assert [space[field].suggest(trial, field) for field in ("encoder.blocks", "loss.beta")] == [2, 0.5]
+    assert type(space["loss.beta"].low) is float, "the field's type decides, not how its bounds are written"
     assert sections({"loss.alpha": 1, "loss.beta": 2, "table.dim": 4}) == {
         "loss": {"alpha": 1, "beta": 2},
         "table": {"dim": 4},
     }
-
-
-def _storage(output: Path) -> optuna.storages.JournalStorage:
-    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(output / "study.jsonl")))

@@ -1,17 +1,22 @@
 """The search itself: Optuna asks, ranks train, validation answers. No test target is ever looked at.
 
-What a trial tries follows from the seed, its number and the trials before it: an interrupted sweep goes on as it would
+What a trial tries follows from the seed and the finished trials before it: an interrupted sweep goes on as it would
 have. Rank 0 alone talks to Optuna.
 """
 
+import gc
+import itertools
+import math
+import random
 import shutil
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
-from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -21,10 +26,11 @@ from training.checkpoint import BEST
 from training.config import RunConfig
 from training.distributed import barrier, broadcast_object, logger
 from training.loop import train
-from training.study.space import Choices, Space, changed
+from training.study.space import Choices, Space, Values, changed
 
 REFUSED = "refused"
 _PRUNE_AFTER_TRIALS, _PRUNE_AFTER_EPOCHS = 5, 3
+_LARGEST_GRID = 10_000
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class Sweep:
 
     output: Path
     recipe: str
+    plain: RunConfig
+    """The recipe itself, which `best.yaml` is read on top of."""
     config: RunConfig
     """What every trial starts from."""
     space: Space
@@ -45,15 +53,21 @@ def open_study(sweep: Sweep) -> optuna.Study:
     """The study under `output`, new or as it was left; refuses another sweep's. Trials cut short are tried again."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    sweep.output.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(sweep.output / "study.jsonl"))),
-        study_name="sweep",
-        direction="maximize",
-        load_if_exists=True,
-        # A trial whose validation is below the median of those before at the same epoch is not worth its time.
-        pruner=optuna.pruners.MedianPruner(_PRUNE_AFTER_TRIALS, _PRUNE_AFTER_EPOCHS),
-    )
+    file = sweep.output / "study.jsonl"
+    try:
+        sweep.output.mkdir(parents=True, exist_ok=True)
+        study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(file))),
+            study_name="sweep",
+            direction="maximize",
+            load_if_exists=True,
+            # A trial whose validation is below the median of those before at the same epoch is not worth its time.
+            pruner=optuna.pruners.MedianPruner(_PRUNE_AFTER_TRIALS, _PRUNE_AFTER_EPOCHS),
+        )
+    except OSError as error:
+        raise UserError(f"cannot write to {sweep.output} ({error.strerror}): choose another --output") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is not a study that sweep wrote: choose another --output") from error
     kept = study.user_attrs
     for name, value in sweep.identity.items():
         if name not in kept:
@@ -62,8 +76,9 @@ def open_study(sweep: Sweep) -> optuna.Study:
             raise UserError(f"{sweep.output} was swept with another {name}: choose another --output")
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(trial.params)
-        shutil.rmtree(_aside(trial_path(sweep.output, trial.number)), ignore_errors=True)
+        path = trial_path(sweep.output, trial.number)
+        for left in (path, _aside(path)):
+            shutil.rmtree(left, ignore_errors=True)
     return study
 
 
@@ -77,30 +92,31 @@ def run_trial(sweep: Sweep, study: optuna.Study | None) -> bool:
     """Asks for, runs and tells one trial on all ranks (`study`: rank 0's alone); False where nothing is left to try."""
     trial, asked = None, None
     if study is not None:
-        study.sampler = _sampler(sweep, len(study.get_trials(deepcopy=False)))
-        if not (isinstance(study.sampler, GridSampler) and study.sampler.is_exhausted(study)):
+        sampler = _sampler(sweep, len(finished(study)))
+        if sampler is not None:
+            study.sampler = sampler
             trial = study.ask()
             asked = trial.number, {field: what.suggest(trial, field) for field, what in sweep.space.items()}
-            # A grid that is exhausted would stop the study when told, which Optuna allows inside `optimize` alone.
-            study.sampler = RandomSampler(seed=0)
     asked = broadcast_object(asked)
     if asked is None:
         return False
     number, values = asked
     path = trial_path(sweep.output, number)
-    watch = _Watch(trial)
+    refusal = None
     try:
         config = replace(changed(sweep.config, values, f"trial {number}"), run_dir=str(_aside(path)))
+        watch = _Watch(trial, config.train.epochs)
         train(config, sweep.recipe, watch, test=False)
-    except UserError as error:
-        logger.info(f"trial {number} is refused: {error}")
-        if study is not None:
-            trial.set_user_attr(REFUSED, str(error))
-            study.tell(trial, state=TrialState.FAIL)
-            shutil.rmtree(_aside(path), ignore_errors=True)
-        barrier()
-        return True
-    if study is not None:
+    except UserError as error:  # raised on all ranks alike: the config is theirs, and so is the loss
+        refusal = str(error)
+        logger.info(f"trial {number} is refused: {refusal}")
+    # A sharded model refers to itself: left to chance, several tables would wait to be freed.
+    gc.collect()
+    if study is not None and refusal:
+        trial.set_user_attr(REFUSED, refusal)
+        study.tell(trial, state=TrialState.FAIL)
+        shutil.rmtree(_aside(path), ignore_errors=True)
+    elif study is not None:
         _aside(path).rename(path)
         for name, value in watch.best.items():
             trial.set_user_attr(name, value)
@@ -116,8 +132,8 @@ def run_trial(sweep: Sweep, study: optuna.Study | None) -> bool:
 class _Watch:
     """Keeps the best validation of a trial and asks Optuna, through rank 0, whether to go on."""
 
-    def __init__(self, trial: Trial | None):
-        self._trial = trial
+    def __init__(self, trial: Trial | None, epochs: int):
+        self._trial, self._epochs = trial, epochs
         self.best: dict[str, Any] = {"hr@10": -1.0}
         self.pruned = False
 
@@ -128,7 +144,7 @@ class _Watch:
         self.best["epochs"] = epoch
         if self._trial is not None:
             self._trial.report(metrics["hr@10"], epoch)
-            self.pruned = self._trial.should_prune()
+            self.pruned = epoch < self._epochs and self._trial.should_prune()
         self.pruned = broadcast_object(self.pruned)
         return self.pruned
 
@@ -148,12 +164,29 @@ def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
-def _sampler(sweep: Sweep, number: int) -> BaseSampler:
-    """A grid where all is choices, TPE otherwise; made anew for each trial, so that a restart changes nothing."""
-    if all(isinstance(what, Choices) for what in sweep.space.values()):
-        grid = {field: list(what.values) for field, what in sweep.space.items()}
-        return GridSampler(grid, seed=sweep.seed)  # which numbers the grid's points: the same for all trials
-    return TPESampler(seed=sweep.seed * 1_000_003 + number)
+def _sampler(sweep: Sweep, done: int) -> BaseSampler | None:
+    """What decides on the next trial once `done` are finished; None where the grid is.
+
+    Made anew for each trial: a restart changes nothing, nor does a trial that was cut short.
+    """
+    seed = int(np.random.SeedSequence((sweep.seed, done)).generate_state(1)[0])
+    points = grid(sweep.space, sweep.seed)
+    if points is None:
+        return TPESampler(seed=seed)
+    return PartialFixedSampler(points[done], RandomSampler(seed)) if done < len(points) else None
+
+
+def grid(space: Space, seed: int) -> list[Values] | None:
+    """Every point once, in the seed's order, where all is choices; None for ranges, and for more than 10,000 points.
+
+    Optuna's own `GridSampler` takes the point of a trial that was cut short as tried.
+    """
+    choices = [what.values for what in space.values() if isinstance(what, Choices)]
+    if len(choices) < len(space) or math.prod(map(len, choices)) > _LARGEST_GRID:
+        return None
+    points = [dict(zip(space, values, strict=True)) for values in itertools.product(*choices)]
+    random.Random(seed).shuffle(points)
+    return points
 
 
 def _keep_best_checkpoint(output: Path, study: optuna.Study) -> None:

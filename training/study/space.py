@@ -1,6 +1,9 @@
 """What a sweep tries: fields of a run's config, each with choices or a range."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Container
+from dataclasses import dataclass, fields, is_dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ from training.run import read_yaml
 
 Values = dict[str, Any]
 """Field paths such as `loss.alpha`, and a value for each."""
+_FIXED = ("run_dir", "data.path", "train.validation_sessions", "evaluate.")
+"""What a trial is measured on and with must be the same for all."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Range:
-    """A number from `low` to `high`, by logarithm or in steps where asked; whole where both bounds are."""
+    """A number from `low` to `high`, by logarithm or in steps where asked; whole where the field is."""
 
     low: float
     high: float
@@ -37,8 +42,8 @@ class Range:
     step: float | None = None
 
     def suggest(self, trial: Trial, field: str) -> Any:
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            return trial.suggest_int(field, self.low, self.high, step=int(self.step or 1), log=self.log)
+        if isinstance(self.low, int):
+            return trial.suggest_int(field, self.low, self.high, step=self.step or 1, log=self.log)
         return trial.suggest_float(field, self.low, self.high, step=self.step, log=self.log)
 
     def examples(self) -> tuple[Any, ...]:
@@ -70,7 +75,7 @@ def read_space(name: str, config: RunConfig) -> Space:
     if name in SPACES:
         space = SPACES[name]
     elif name.endswith((".yaml", ".yml")):
-        space = {field: _read(field, text, name) for field, text in read_yaml(Path(name)).items()}
+        space = {field: _read(str(field), text, config, name) for field, text in read_yaml(Path(name)).items()}
     else:
         raise UserError(f"there is no space '{name}': expected --space {', '.join(SPACES)} or a .yaml file")
     if not space:
@@ -98,16 +103,43 @@ def sections(values: Values) -> dict[str, Any]:
     return found
 
 
-def _read(field: str, text: Any, source: str) -> Choices | Range:
+def settings(start: RunConfig, end: RunConfig, shown: Container[str]) -> dict[str, Any]:
+    """Sections that make `end` of `start` but for `run_dir`; the field paths `shown` stand there even where equal."""
+    return _settings(start, end, shown, "")
+
+
+def _settings(start: Any, end: Any, shown: Container[str], section: str) -> dict[str, Any]:
+    found = {}
+    for name in (field.name for field in fields(end)):
+        before, after, path = getattr(start, name), getattr(end, name), f"{section}{name}"
+        if is_dataclass(after):
+            if inner := _settings(before, after, shown, f"{path}."):
+                found[name] = inner
+        elif path != "run_dir" and (before != after or path in shown):
+            found[name] = after
+    return found
+
+
+def _read(field: str, text: Any, config: RunConfig, source: str) -> Choices | Range:
+    if field.startswith(_FIXED):
+        raise UserError(
+            f"{source}: '{field}' cannot be searched: it must be the same in all trials, set it by --config"
+        )
+
+    def taken(value: Any) -> Any:
+        """As the config takes it: a field's own type decides, and YAML reads 1e-3 as text."""
+        return reduce(getattr, field.split("."), changed(config, {field: value}, source))
+
     if isinstance(text, list) and text:
-        return Choices(tuple(text))
+        return Choices(tuple(dict.fromkeys(map(taken, text))))
     if isinstance(text, dict) and {"low", "high"} <= text.keys() <= {"low", "high", "log", "step"}:
-        bounds = text["low"], text["high"], text.get("step") or 0
-        numbers = all(isinstance(bound, int | float) and not isinstance(bound, bool) for bound in bounds)
-        log = text.get("log", False)
-        if numbers and bounds[0] < bounds[1] and bounds[2] >= 0 and not (log and (bounds[0] <= 0 or bounds[2])):
-            return Range(text["low"], text["high"], bool(log), text.get("step"))
+        low, high, log, step = taken(text["low"]), taken(text["high"]), text.get("log", False), text.get("step")
+        kinds = (int,) if type(low) is int else (int, float)
+        numbers = all(type(bound) in (int, float) and math.isfinite(bound) for bound in (low, high))
+        steps = step is None or (type(step) in kinds and 0 < step < math.inf and not log)
+        if numbers and low < high and isinstance(log, bool) and steps and not (log and low <= 0):
+            return Range(low, high, log, step)
     raise UserError(
         f"{source}: '{field}' must be a list of choices or {{low, high, log, step}} with low below high, log above "
-        "zero and without a step"
+        "zero and without a step, a whole step where the field is whole"
     )

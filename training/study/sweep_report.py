@@ -5,10 +5,14 @@ from typing import Any
 
 import optuna
 import yaml
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from training.run import write_json, write_text
 from training.study.search import REFUSED, Sweep, best_trial, finished, trial_path
-from training.study.space import sections
+from training.study.space import changed, settings
+
+_IMPORTANCES_FROM, _BEST_SHARE = 20, 0.25
+"""Complete trials, and the share of them whose settings are set apart: Optuna advises five trials at least."""
 
 
 def write_sweep(sweep: Sweep, study: optuna.Study) -> None:
@@ -19,10 +23,27 @@ def write_sweep(sweep: Sweep, study: optuna.Study) -> None:
     if best is not None:
         value, sessions = best.value, best.user_attrs["sessions"]
         noise = math.sqrt(value * (1 - value) / max(sessions, 1))
-        write_text(sweep.output / "best.yaml", yaml.safe_dump(sections(best.params), sort_keys=False))
-    content = {"recipe": sweep.recipe, "best": best.number if best else None, "standard_error": noise, "trials": trials}
+        config = changed(sweep.config, best.params, f"trial {best.number}")
+        text = yaml.safe_dump(settings(sweep.plain, config, best.params), sort_keys=False)
+        write_text(sweep.output / "best.yaml", text)
+    importances = _importances(study)
+    content = {
+        "recipe": sweep.recipe,
+        "best": best.number if best else None,
+        "standard_error": noise,
+        "importances": importances,
+        "trials": trials,
+    }
     write_json(sweep.output / "sweep.json", content)
-    write_text(sweep.output / "sweep.md", _markdown(sweep, trials, best, noise))
+    write_text(sweep.output / "sweep.md", _markdown(sweep, trials, best, noise, importances))
+
+
+def _importances(study: optuna.Study) -> dict[str, float]:
+    """Each field's share in what sets the best trials apart, by PED-ANOVA (Watanabe et al., arXiv 2304.10255)."""
+    complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    if len(complete) < _IMPORTANCES_FROM:
+        return {}
+    return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=_BEST_SHARE))
 
 
 def _record(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
@@ -31,7 +52,11 @@ def _record(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
 
 
 def _markdown(
-    sweep: Sweep, trials: list[dict[str, Any]], best: optuna.trial.FrozenTrial | None, noise: float | None
+    sweep: Sweep,
+    trials: list[dict[str, Any]],
+    best: optuna.trial.FrozenTrial | None,
+    noise: float | None,
+    importances: dict[str, float],
 ) -> str:
     fields = list(sweep.space)
     lines = [f"# Sweep of `{sweep.recipe}`", "", "Validation only: no test target was looked at.", ""]
@@ -55,6 +80,9 @@ def _markdown(
         ends = [str(trial.get(name, "")) for name in ("best_epoch", "epochs")]
         mark = " ≈" if near else ""
         lines.append("| " + " | ".join([f"{trial['number']}{mark}", *values, *measured, *ends, state]) + " |")
+    if importances:
+        shares = ", ".join(f"`{field}` {share:.0%}" for field, share in importances.items())
+        lines += ["", f"What sets the best quarter of the complete trials apart (PED-ANOVA): {shares}."]
     return "\n".join(lines) + "\n"
 
 
