@@ -1,13 +1,15 @@
 """Fixtures: small dataset directories, made here, so that no test depends on data from elsewhere."""
 
 import hashlib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from datapipes.manifest import SESSIONS, Manifest
 
@@ -61,6 +63,22 @@ def random_sessions(count: int, tracks: int, longest: int = 12, seed: int = 0) -
             rows = (rows[0] + np.arange(length)) % tracks
         sessions.append((rows.tolist(), random.integers(0, 4, length).tolist()))
     return sessions
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """What a test draws from torch is the same whichever tests run before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def own_logger() -> Iterator[None]:
+    """`process_group` makes a handler for the stderr of the moment, which a test that captures its own then closes."""
+    logger = logging.getLogger("skipwise")
+    before = logger.handlers, logger.propagate, logger.level
+    yield
+    logger.handlers, logger.propagate = before[:2]
+    logger.setLevel(before[2])
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ def make(direction: str, **options) -> Encoder:
     encoder = Encoder(EncoderConfig(direction=direction, max_length=8, heads=2, hidden=16, **options), dim=16)
     encoder.reset_parameters(torch.Generator().manual_seed(0))
     with torch.no_grad():
-        for parameter in encoder.parameters():  # larger than the paper's init, so that a leak shows
-            parameter.mul_(10)
+        for name, parameter in encoder.named_parameters():  # larger than the paper's init, so that a leak shows
+            if "norm" not in name:  # larger norms would let attention see one position alone
+                parameter.mul_(10)
     return encoder.eval()
 
 
@@ -29,7 +30,7 @@ def test_unidirectional_positions_never_see_later_ones(norm_first: bool):
     changed[0, 4] = torch.randn(16)
     before, after = run(encoder, items, 6), run(encoder, changed, 6)
     assert_close(before[:4], after[:4])
-    assert (before[4:] - after[4:]).abs().amax(dim=1).min() > 1e-4
+    assert (before[4:] - after[4:]).abs().amax(dim=1).min() > 1e-3
 
 
 def test_bidirectional_positions_see_all_but_masked_tracks():

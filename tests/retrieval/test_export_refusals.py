@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,10 +30,17 @@ def refusal(config: ExportConfig) -> str:
     return "not refused"
 
 
-def refused(folder: Path, ranks: int, run: Path, output: Path, overwrite: bool = False) -> str:
-    """The sentence that every rank ends with; nothing may have appeared beside `output`."""
+def refused(
+    folder: Path,
+    ranks: int,
+    run: Path,
+    output: Path,
+    overwrite: bool = False,
+    attempt: Callable[[ExportConfig], str] = refusal,
+) -> str:
+    """The sentence that every rank's `attempt` ends with; nothing may have appeared beside `output`."""
     before = sorted(path.name for path in output.parent.iterdir())
-    sentences = set(run_on_ranks(folder, ranks, refusal, ExportConfig(str(run), output, overwrite)))
+    sentences = set(run_on_ranks(folder, ranks, attempt, ExportConfig(str(run), output, overwrite)))
     assert sorted(path.name for path in output.parent.iterdir()) == before
     assert len(sentences) == 1
     sentence = sentences.pop()
@@ -96,7 +105,7 @@ def test_vocabulary_that_its_manifest_does_not_know(change, words: str, folder: 
     assert words in refused(folder, 2, run, tmp_path / "out")
 
 
-def test_part_that_differs_on_one_rank(monkeypatch, folder: Path, run: Path, tmp_path: Path):
+def wrong_part(config: ExportConfig) -> str:
     write_part = exporter.write_part
 
     def write_wrongly(file: Path, vocabulary, first: int, rows_RD: torch.Tensor) -> None:
@@ -105,19 +114,31 @@ def test_part_that_differs_on_one_rank(monkeypatch, folder: Path, run: Path, tmp
             rows_RD[-1, -1] = -rows_RD[-1, -1]
         write_part(file, vocabulary, first, rows_RD)
 
-    monkeypatch.setattr(exporter, "write_part", write_wrongly)
-    assert "part-00001.parquet read back differs" in refused(folder, 2, run, tmp_path / "out")
+    with patch.object(exporter, "write_part", write_wrongly):
+        return refusal(config)
 
 
-def test_program_that_differs(monkeypatch, folder: Path, run: Path, tmp_path: Path):
+def test_part_that_differs_on_one_rank(folder: Path, run: Path, tmp_path: Path):
+    sentence = refused(folder, 2, run, tmp_path / "out", attempt=wrong_part)
+    assert "part-00001.parquet read back differs" in sentence
+
+
+def wrong_program(config: ExportConfig) -> str:
     forward = encoder.QueryEncoder.forward
-    monkeypatch.setattr(
-        encoder.QueryEncoder, "forward", lambda self, items_BTD, lengths_B: forward(self, items_BTD, lengths_B) + 1e-3
-    )
-    assert "encoder program read back differs from the model by 1.0e-03" in refused(folder, 2, run, tmp_path / "out")
+
+    def forward_wrongly(self, items_BTD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+        return forward(self, items_BTD, lengths_B) + 1e-3
+
+    with patch.object(encoder.QueryEncoder, "forward", forward_wrongly):
+        return refusal(config)
 
 
-def test_fault_of_one_rank_ends_all(monkeypatch, folder: Path, run: Path, tmp_path: Path):
+def test_program_that_differs(folder: Path, run: Path, tmp_path: Path):
+    sentence = refused(folder, 2, run, tmp_path / "out", attempt=wrong_program)
+    assert "encoder program read back differs from the model by 1.0e-03" in sentence
+
+
+def full_disk_on_one(config: ExportConfig) -> str:
     write_part = exporter.write_part
 
     def fail_on_one(*arguments) -> None:
@@ -125,5 +146,9 @@ def test_fault_of_one_rank_ends_all(monkeypatch, folder: Path, run: Path, tmp_pa
             raise OSError(28, "No space left on device")
         write_part(*arguments)
 
-    monkeypatch.setattr(exporter, "write_part", fail_on_one)
-    assert "No space left" in refused(folder, 2, run, tmp_path / "out")
+    with patch.object(exporter, "write_part", fail_on_one):
+        return refusal(config)
+
+
+def test_fault_of_one_rank_ends_all(folder: Path, run: Path, tmp_path: Path):
+    assert "No space left" in refused(folder, 2, run, tmp_path / "out", attempt=full_disk_on_one)
