@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 from components import failure
@@ -53,13 +54,13 @@ def run(argv: list[str]) -> None:
     function(parse(getattr(module, command.config), argv[1:], argv[0]))
 
 
-def main() -> None:
-    """The console script: exit code 0, 2 with one sentence on stderr, or 130 after ctrl-C."""
+def guarded(program: Callable[[list[str]], None], argv: list[str]) -> None:
+    """Ends the process as a command should: exit code 0, 2 with one sentence on stderr, or 130 after ctrl-C."""
     # Read when torch is loaded. Without it OpenMP's threads spin for milliseconds on a core that another process
     # needs (its own data worker, say): measured 20 times slower there, and no faster on idle cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        run(sys.argv[1:])
+        program(argv)
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"skipwise: {error}", file=sys.stderr)
@@ -76,6 +77,11 @@ def main() -> None:
     except Exception as error:
         failure.record(f"{type(error).__name__}: {error}")
         raise
+
+
+def main() -> None:
+    """The console script."""
+    guarded(run, sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,13 @@ import tyro
 Config = TypeVar("Config")
 
 
-def parse(config_class: type[Config], argv: list[str], command: str, default: Config | None = None) -> Config:
+def parse(
+    config_class: type[Config],
+    argv: list[str],
+    command: str,
+    default: Config | None = None,
+    program: str = "skipwise",
+) -> Config:
     """Reads `argv` into a `config_class`, starting from `default` where there is one.
 
     What cannot be read, or what the config's `__post_init__` refuses with a `ValueError`, is said by rank 0 alone and
@@ -17,7 +23,7 @@ def parse(config_class: type[Config], argv: list[str], command: str, default: Co
     return tyro.cli(
         config_class,
         args=argv,
-        prog=f"skipwise {command}",
+        prog=f"{program} {command}",
         default=tyro.MISSING_NONPROP if default is None else default,
         console_outputs=os.environ.get("RANK", "0") == "0",
     )

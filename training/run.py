@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ from datapipes.errors import UserError
 from datapipes.sessions import SessionStore
 from training.config import RunConfig, from_mapping
 from training.distributed import barrier, broadcast_object, rank, ranks
+from training.provenance import versions
 
 SCHEMA_VERSION = 1
-_PACKAGES = ("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "torchmetrics")
 
 
 class RunDirectory:
@@ -42,7 +41,7 @@ class RunDirectory:
             "ranks": ranks(),
             "vocabulary_hash": store.manifest.vocabulary_hash,
             "counts": store.manifest.counts,
-            "versions": _versions(),
+            "versions": versions(),
         }
         run = cls(Path(config.run_dir), config, record)
         if rank() == 0:
@@ -136,13 +135,3 @@ def _new_directory(wanted: str, recipe: str) -> Path:
             continue
         return path
     raise UserError("runs/ is full: name a directory with --run-dir")
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

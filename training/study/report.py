@@ -1,13 +1,12 @@
 """The files of a table: `table.md`, `table.json`, `table.png`, and what they were made of."""
 
 import os
-import platform
-import subprocess
 from pathlib import Path
 
 from datapipes.counts import train_counts
 from datapipes.sessions import SessionStore
 from training.evaluate import PROTOCOLS
+from training.provenance import commit, machine
 from training.run import RunDirectory, read_json, write_json, write_text
 from training.study.comparison import Row, compare
 from training.study.groupings import groupings
@@ -37,8 +36,8 @@ def _made_of(rows: list[Row], store: SessionStore) -> dict:
     return {
         "data": {"name": store.path.name, "counts": store.manifest.counts, "skip_share": store.manifest.skip_share}
         | {"options": store.manifest.options, "vocabulary_hash": store.manifest.vocabulary_hash},
-        "commit": _commit(),
-        "machine": {"system": platform.system(), "processor": _processor(), "cores": os.cpu_count()},
+        "commit": commit(),
+        "machine": machine(),
         "runs": runs,
     }
 
@@ -55,27 +54,3 @@ def _notes(made: dict) -> list[str]:
         f"{len(made['runs'])} runs on {', '.join(map(str, ranks))} rank{'s' if ranks != [1] else ''}, "
         f"{seconds / 60:.0f} minutes of training steps in all, {seconds / max(len(runs), 1):.0f} s a run",
     ]
-
-
-def _commit() -> str:
-    """The code's commit, where the code is a git checkout; marked where files differ from it."""
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=10"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return described.stdout.strip()
-
-
-def _processor() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,39 @@
+"""`python -m benchmarks NAME [--option VALUE ...]`, alone or on the ranks that torchrun starts."""
+
+import importlib
+import sys
+from typing import NamedTuple
+
+from components.__main__ import guarded
+from components.cli import parse
+from datapipes.errors import UserError
+
+
+class Benchmark(NamedTuple):
+    """Where a benchmark lives: its module has a `CONFIG` dataclass and a function `measure` of it."""
+
+    module: str
+    help: str
+
+
+BENCHMARKS = {
+    "step": Benchmark("benchmarks.step", "one training step, its parts, the plain baseline and the machine's floor"),
+    "compare": Benchmark("benchmarks.compare", "compare A.json B.json: exit code 1 where B is slower beyond the noise"),
+}
+
+
+def run(argv: list[str]) -> None:
+    """Runs one command line; raises `UserError` for what the user can mend."""
+    if not argv or argv[0] in ("-h", "--help"):
+        width = max(map(len, BENCHMARKS))
+        lines = [f"  {name:{width}}  {benchmark.help}" for name, benchmark in BENCHMARKS.items()]
+        print("\n".join(["usage: python -m benchmarks NAME [--help] ...", "", *lines]))
+        return
+    if argv[0] not in BENCHMARKS:
+        raise UserError(f"there is no benchmark '{argv[0]}': expected one of {', '.join(BENCHMARKS)}")
+    module = importlib.import_module(BENCHMARKS[argv[0]].module)
+    module.measure(parse(module.CONFIG, argv[1:], argv[0], program="python -m benchmarks"))
+
+
+if __name__ == "__main__":
+    guarded(run, sys.argv[1:])

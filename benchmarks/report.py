@@ -1,0 +1,130 @@
+"""What every benchmark leaves behind: a dated Markdown page, the raw JSON beside it, and a plot.
+
+The JSON is what `compare` reads: `samples` holds, for each figure that is judged, one value a round; higher is better.
+"""
+
+import os
+import resource
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from training.distributed import device, logger, rank, ranks
+from training.provenance import commit, machine, versions
+from training.run import write_json, write_text
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Where a report goes."""
+
+    output: str = "benchmarks/results"
+    """Directory of DATE-NAME.md, .json and .png."""
+    json: str = ""
+    """One more copy of the JSON, in this file."""
+
+
+@dataclass
+class Report:
+    """A benchmark's result."""
+
+    name: str
+    title: str
+    config: Any
+    """The dataclass that was asked for."""
+    figures: dict[str, Any]
+    """What was measured; goes to the top level of the JSON."""
+    samples: dict[str, list[float]]
+    """For each figure that `compare` judges, one value a round, higher is better: ratios to a baseline as a rule."""
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
+    draw: Callable[[Figure], None] | None = None
+
+
+def write(report: Report, to: ReportConfig) -> None:
+    """Writes the files on rank 0 and says what is in them."""
+    made = _made_of()  # every rank has a peak of its own to tell
+    if rank() != 0:
+        return
+    name = f"{date.today().isoformat()}-{report.name}"
+    folder = Path(to.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"schema_version": SCHEMA_VERSION, "benchmark": report.name, "date": date.today().isoformat()}
+    content |= {"made": made, "config": asdict(report.config)} | report.figures | {"samples": report.samples}
+    text = _markdown(report, made, name if report.draw else "")
+    if report.draw:
+        figure = Figure(figsize=(9, 4.5), dpi=100, layout="constrained")
+        FigureCanvasAgg(figure)
+        report.draw(figure)
+        aside = folder / f".{name}.png.partial"
+        figure.savefig(aside, format="png")
+        os.replace(aside, folder / f"{name}.png")
+    write_json(folder / f"{name}.json", content)
+    write_text(folder / f"{name}.md", text)
+    if to.json:
+        write_json(Path(to.json), content)
+    logger.info("\n".join([report.title, "", *table(report.header, report.rows), "", *report.notes]))
+    logger.info(f"wrote {folder / name}.md and .json")
+
+
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """A Markdown table's lines, its columns aligned for the eye as well."""
+    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
+
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+
+    return [line(header), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, rows)]
+
+
+def _made_of() -> dict[str, Any]:
+    peak = torch.tensor(_peak_bytes(), dtype=torch.int64)
+    peaks = [peak]
+    if ranks() > 1:
+        peaks = [torch.empty_like(peak).to(device()) for _ in range(ranks())]
+        torch.distributed.all_gather(peaks, peak.to(device()))
+    return {
+        "machine": machine() | ({"device": torch.cuda.get_device_name()} if device().type == "cuda" else {}),
+        "versions": versions(),
+        "commit": commit(),
+        "ranks": ranks(),
+        "threads": torch.get_num_threads(),
+        "peak_bytes": [int(value) for value in peaks],
+    }
+
+
+def _peak_bytes() -> int:
+    """The most this process has held: GPU memory where there is one, else resident memory."""
+    if device().type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _markdown(report: Report, made: dict[str, Any], picture: str) -> str:
+    peak = ", ".join(f"{value / 2**20:,.0f}" for value in made["peak_bytes"])
+    lines = [
+        f"# {report.title}",
+        "",
+        f"{date.today().isoformat()}, commit {made['commit']}; {made['machine']['processor']}, "
+        f"{made['machine']['cores']} cores, {made['ranks']} rank{'s' * (made['ranks'] > 1)} of {made['threads']} "
+        f"threads; {', '.join(f'{name} {value}' for name, value in made['versions'].items())}; "
+        f"peak memory of the process {peak} MiB.",
+        "",
+        "Options: " + ", ".join(f"{name} {value}" for name, value in asdict(report.config).items()) + ".",
+        "",
+        *table(report.header, report.rows),
+        "",
+        *report.notes,
+    ]
+    if picture:
+        lines += ["", f"![{report.name}]({picture}.png)"]
+    return "\n".join(lines) + "\n"
