@@ -18,6 +18,12 @@ class Benchmark(NamedTuple):
 
 BENCHMARKS = {
     "step": Benchmark("benchmarks.step", "one training step, its parts, the plain baseline and the machine's floor"),
+    "scale": Benchmark("benchmarks.scale", "the training step over table sizes and batch sizes, with fitted costs"),
+    "lookup": Benchmark("benchmarks.lookup", "EmbeddingBagCollection, EmbeddingCollection and nn.Embedding, one-hot"),
+    "pipeline": Benchmark("benchmarks.pipeline", "sessions/s from Parquet, and what a training step waits for them"),
+    "peers": Benchmark("benchmarks.peers", "RePlay and RecTools on the same work, in environments of their own"),
+    "evaluate": Benchmark("benchmarks.evaluate", "users ranked per second, uniform and exact full, against plain"),
+    "export": Benchmark("benchmarks.export", "GB/s of the export for retrieval, against numpy.save"),
     "compare": Benchmark("benchmarks.compare", "compare A.json B.json: exit code 1 where B is slower beyond the noise"),
 }
 

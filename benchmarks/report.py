@@ -4,7 +4,6 @@ The JSON is what `compare` reads: `samples` holds, for each figure that is judge
 """
 
 import os
-import resource
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import date
@@ -15,6 +14,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from benchmarks.clock import peak_bytes
 from training.distributed import device, logger, rank, ranks
 from training.provenance import commit, machine, versions
 from training.run import write_json, write_text
@@ -87,7 +87,7 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _made_of() -> dict[str, Any]:
-    peak = torch.tensor(_peak_bytes(), dtype=torch.int64)
+    peak = torch.tensor(peak_bytes(), dtype=torch.int64)
     peaks = [peak]
     if ranks() > 1:
         peaks = [torch.empty_like(peak).to(device()) for _ in range(ranks())]
@@ -100,13 +100,6 @@ def _made_of() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "peak_bytes": [int(value) for value in peaks],
     }
-
-
-def _peak_bytes() -> int:
-    """The most this process has held: GPU memory where there is one, else resident memory."""
-    if device().type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _markdown(report: Report, made: dict[str, Any], picture: str) -> str:

@@ -1,7 +1,8 @@
 """Cases timed in turn (A B A B), so that whatever else the machine does meets all of them alike."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,6 +63,17 @@ def timed(case: Callable[[], object]) -> float:
 def ratios(fast: Times, slow: Times) -> tuple[float, ...]:
     """How many times faster, one value a call: each call of one case against the other's at the same place."""
     return tuple(b / a for a, b in zip(fast.seconds, slow.seconds, strict=True))
+
+
+@contextmanager
+def whole_machine() -> Iterator[None]:
+    """Rank 0 with the threads of all ranks, which sleep in a barrier meanwhile."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads * ranks())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _slowest_rank(seconds: list[float]) -> list[float]:

@@ -1,7 +1,8 @@
 """The one contract between data and model.
 
 Shape legend, used in every name that carries a shape: B sessions on this rank, T positions that are read, S positions
-of whole sessions, U bags of the lookup, K negatives, C candidates.
+of whole sessions, U bags of the lookup, N positions read, V positions with a target, P pool of negatives, X collisions,
+C candidates.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -34,16 +35,24 @@ class SessionBatch(Pipelineable):
     """bool: positions whose track the encoder must not see (cloze)."""
     targets_BT: Tensor
     """int64: what the position should predict; the empty bag where there is nothing to predict."""
-    negatives: Tensor
-    """int64: [K] shared by the batch or [B, K] per session; [0] when evaluating."""
-    collides_BK: Tensor
-    """bool: shared negatives that the session contains and must not meet; [B, 0] otherwise."""
+    tokens_N: Tensor
+    """int64: b * T + t of each position that the encoder reads, ascending: all but padding."""
+    queries_V: Tensor
+    """int64: b * T + t of each position with a target, ascending."""
+    negatives_P: Tensor
+    """int64: the batch's pool of negatives; [0] when evaluating."""
+    window_B2: Tensor
+    """int64: from and until which place of the pool a session's negatives lie; places ascend with the session."""
+    collides_X2: Tensor
+    """int64: (session, place of the pool) of what lies in a session's window though the session contains it."""
     skips_of_B: Tensor
-    """int64: the session of this batch whose skipped tracks are the InfoNCE's negatives; as a rule its own."""
+    """int64: the session of this batch whose skipped tracks are the InfoNCE's negatives; [0] where it is its own."""
     log_q_U: Tensor
     """float32: log of each bag's share of the training plays; [0] where no head corrects by it."""
     session_B: Tensor
     """int64: the session's number in the dataset, -1 for a session that only fills up the batch."""
+    negatives: int
+    """How many each session is compared with, its own tracks among them where the pool is shared."""
     epoch: int
     step: int
 

@@ -8,7 +8,7 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from datapipes.batch import FEATURE, EvaluationBatch, SessionBatch
-from datapipes.negatives import draw_unseen, keys, uniforms
+from datapipes.negatives import STRIDE, Windows, draw_pool, draw_unseen, keys, own_windows, shared_windows, uniforms
 from datapipes.sessions import Sessions
 
 HELD_OUT = {"validation": 2, "test": 1}
@@ -49,6 +49,7 @@ class TrainBuilder:
     `held_out`: tracks of each session's end that training does not see.
     `borrow_from`: 0, or the size of the groups of sessions within which each takes the skipped tracks of the next.
     `log_q`: float32 [tracks], log of each track's share of the training plays, for heads that correct by it.
+    `first_place`: the first session's place in the global batch, which tells where in the pool its negatives begin.
     """
 
     seed: int
@@ -61,6 +62,7 @@ class TrainBuilder:
     borrow_from: int = 0
     held_out: int = HELD_OUT["validation"]
     log_q: np.ndarray | None = None
+    first_place: int = 0
 
     def build(self, sessions: Sessions, epoch: int, step: int) -> SessionBatch:
         """Cuts the held-out tracks off, with their skips, and draws cloze and negatives."""
@@ -79,15 +81,18 @@ class TrainBuilder:
             without = np.flatnonzero(~masked_BT.any(axis=1) & (inputs.length_B > 0))
             masked_BT[without, inputs.length_B[without] - 1] = True
             predicts_BT, inputs_B = masked_BT, inputs.length_B
-        if not self.negatives:
-            negatives = np.zeros(0, dtype=np.int64)
-        elif self.sampling == "shared":
-            step_key = keys("negative", self.seed, epoch, np.array([step]))
-            negatives = draw_unseen(step_key, self.tracks, self.negatives, np.zeros((1, 0), dtype=np.int64))[0]
-        else:
-            session_keys = keys("negative", self.seed, epoch, sessions.number_B)
-            negatives = draw_unseen(session_keys, self.tracks, self.negatives, inputs.seen_BS)
+        pool_key = keys("negative", self.seed, epoch, np.array([step]))[0]
+        pool = self.negatives
+        if self.sampling == "per-session":
+            pool += (batch - 1) * STRIDE + self.longest
+        first = self.first_place * STRIDE if self.sampling == "per-session" else 0
+        negatives = draw_pool(pool_key, first, pool, self.tracks)
         bags = _Bags(inputs, negatives, batch * min(self.longest, self.view.length + spare), self.tracks)
+        places_BS = bags.places(inputs.seen_BS)
+        if self.sampling == "shared":
+            windows = shared_windows(places_BS, self.negatives)
+        else:
+            windows = own_windows(places_BS, self.negatives, self.tracks)
         targets_BT = np.full((batch, width), bags.empty)
         if self.mask_probability is None:
             targets_BT[:, :-1] = bags.items_BT[:, 1:]
@@ -101,7 +106,9 @@ class TrainBuilder:
             sessions.number_B,
             epoch,
             step,
-            skips_of_B=_lenders(batch, self.borrow_from),
+            windows,
+            self.negatives,
+            skips_of_B=_lenders(batch, self.borrow_from) if self.borrow_from else None,
             log_q=self.log_q,
         )
 
@@ -148,7 +155,8 @@ class EvaluationBuilder:
                 np.where(real_B, sessions.number_B, -1),
                 epoch,
                 step,
-                skips_of_B=_lenders(batch, 0),
+                shared_windows(np.zeros((batch, 0), dtype=np.int64), 0),
+                negatives=0,
             ),
             target_B=torch.from_numpy(np.where(real_B, sessions.tracks_BT[at_B], -1)),
             history_BS=torch.from_numpy(inputs.seen_BS),
@@ -164,9 +172,9 @@ def replace_length(view: View, by: int) -> View:
 
 
 def _lenders(batch: int, group: int) -> np.ndarray:
-    """int64 [B]: itself, or the next session in its group of `group`, the first after the last."""
+    """int64 [B]: the next session in its group of `group`, the first after the last."""
     place_B = np.arange(batch)
-    return place_B // group * group + (place_B + 1) % group if group else place_B
+    return place_B // group * group + (place_B + 1) % group
 
 
 class _Inputs:
@@ -213,7 +221,16 @@ class _Bags:
         self.empty = self.capacity - 1
         self.items_BT = np.full(inputs.rows_BT.shape, self.empty, dtype=np.int64)
         self.items_BT[inputs.valid_BT] = places[:count]
-        self.negatives = places[count:].reshape(negatives.shape)
+        self.negatives_P = places[count:]
+
+    def places(self, tracks_BS: np.ndarray) -> np.ndarray:
+        """int64 [B, S]: the first place of each track in the pool of negatives, -1 for what is not in it."""
+        place_of_bag = np.full(self.capacity, -1)
+        # Backwards, so that of several places the first stays.
+        place_of_bag[self.negatives_P[::-1]] = np.arange(len(self.negatives_P))[::-1]
+        bag_BS = np.searchsorted(self.rows, tracks_BS)
+        there_BS = np.append(self.rows, -2)[bag_BS] == tracks_BS
+        return np.where(there_BS, place_of_bag[bag_BS], -1)
 
     def batch(
         self,
@@ -224,7 +241,9 @@ class _Bags:
         session_B: np.ndarray,
         epoch: int,
         step: int,
-        skips_of_B: np.ndarray,
+        windows: Windows,
+        negatives: int,
+        skips_of_B: np.ndarray | None = None,
         log_q: np.ndarray | None = None,
     ) -> SessionBatch:
         lengths = torch.zeros(self.capacity, dtype=torch.int32)
@@ -239,23 +258,15 @@ class _Bags:
             inputs_B=torch.from_numpy(inputs_B),
             masked_BT=torch.from_numpy(masked_BT),
             targets_BT=torch.from_numpy(targets_BT),
-            negatives=torch.from_numpy(self.negatives),
-            collides_BK=torch.from_numpy(self._collisions()),
-            skips_of_B=torch.from_numpy(skips_of_B),
+            tokens_N=torch.from_numpy(np.flatnonzero(np.arange(targets_BT.shape[1]) < inputs_B[:, None])),
+            queries_V=torch.from_numpy(np.flatnonzero(targets_BT != self.empty)),
+            negatives_P=torch.from_numpy(self.negatives_P),
+            window_B2=torch.from_numpy(windows.window_B2),
+            collides_X2=torch.from_numpy(windows.collides_X2),
+            skips_of_B=torch.from_numpy(np.zeros(0, dtype=np.int64) if skips_of_B is None else skips_of_B),
             log_q_U=torch.from_numpy(log_q_U),
             session_B=torch.from_numpy(session_B),
+            negatives=negatives,
             epoch=epoch,
             step=step,
         )
-
-    def _collisions(self) -> np.ndarray:
-        """bool [B, K] for a shared pool, [B, 0] otherwise: per-session draws exclude the session already."""
-        batch = len(self.items_BT)
-        shared = self.negatives if self.negatives.ndim == 1 else self.negatives[:0, 0]
-        column_of_bag = np.full(self.capacity, -1)
-        column_of_bag[shared] = np.arange(len(shared))
-        column_BT = column_of_bag[self.items_BT]
-        collides_BK = np.zeros((batch, len(shared)), dtype=bool)
-        session, position = np.nonzero(column_BT >= 0)
-        collides_BK[session, column_BT[session, position]] = True
-        return collides_BK

@@ -4,7 +4,13 @@ A keyed permutation of all rows (a Feistel network, walked until it lands inside
 uniform tracks without a table of the catalogue's size: Black & Rogaway, "Ciphers with Arbitrary Finite Domains", 2002.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
+
+STRIDE = 64
+"""Places of the pool between the windows of one session and the next: a batch of 256 with 1000 negatives each draws
+from 17,000 rows instead of 256,000."""
 
 
 def mix(values: np.ndarray) -> np.ndarray:
@@ -49,17 +55,76 @@ def _feistel(values: np.ndarray, round_keys: np.ndarray, bits: int) -> np.ndarra
 
 def permuted(key_B: np.ndarray, count: int, size: int) -> np.ndarray:
     """uint32 [B, count]: where each key's permutation of `range(size)` sends 0, 1, ... count - 1."""
+    places = np.tile(np.arange(count, dtype=np.uint32), len(key_B))
+    return _permute(key_B, np.repeat(np.arange(len(key_B)), count), places, size).reshape(len(key_B), count)
+
+
+def draw_pool(key: np.uint64, first: int, count: int, tracks: int) -> np.ndarray:
+    """int64 [count]: places `first` up to `first + count` of an endless list of tracks that any rank can start in.
+
+    The list is one permutation of all tracks over and over, so any `tracks` neighbours are distinct.
+    """
+    places = (first + np.arange(min(count, tracks))) % tracks
+    rows = _permute(np.array([key]), np.zeros(1, dtype=np.int64), places.astype(np.uint32), tracks).astype(np.int64)
+    return rows if count <= tracks else rows[np.arange(count) % tracks]
+
+
+def _permute(key_B: np.ndarray, owner_M: np.ndarray, places_M: np.ndarray, size: int) -> np.ndarray:
+    """uint32 [M]: where the permutation of each place's owner sends it; one owner may stand for all."""
     bits = max(2, (size - 1).bit_length())
     rounds = 4 if bits >= 12 else 16  # halves of a few bits need more rounds before every order is equally likely
     round_keys_RB = np.stack([mix(key_B + np.uint64(number)).astype(np.uint32) for number in range(rounds)])
-    sessions = np.repeat(np.arange(len(key_B)), count)
-    values = np.tile(np.arange(count, dtype=np.uint32), len(key_B))
+    values = places_M.copy()
     pending = np.arange(len(values))
     while len(pending):
-        walked = _feistel(values[pending], round_keys_RB[:, sessions[pending]], bits)
+        owners = owner_M if len(owner_M) == 1 else owner_M[pending]
+        walked = _feistel(values[pending], round_keys_RB[:, owners], bits)
         values[pending] = walked
         pending = pending[walked >= size]
-    return values.reshape(len(key_B), count)
+    return values
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Which stretch of a pool each session's negatives are, and what must be left out of it."""
+
+    window_B2: np.ndarray
+    """int64: from and until which place."""
+    collides_X2: np.ndarray
+    """int64: (session, place) of what lies in a session's window though the session contains it, ascending."""
+
+
+def shared_windows(place_BS: np.ndarray, count: int) -> Windows:
+    """All sessions take the whole pool of `count`, less their own tracks; `place_BS`: where those lie in it, or -1."""
+    sessions = len(place_BS)
+    window_B2 = np.tile(np.array([0, count]), (sessions, 1))
+    return Windows(window_B2, _distinct(*_hits(place_BS, np.zeros(sessions, dtype=np.int64), count), count))
+
+
+def own_windows(place_BS: np.ndarray, count: int, tracks: int) -> Windows:
+    """Each session starts `STRIDE` places after the one before, and takes `count` tracks that it does not contain.
+
+    A window therefore ends as many places later as it holds tracks of its session. `place_BS`: the first place of
+    each of them in the pool, or -1; in a small catalogue they come again every `tracks` places.
+    """
+    start_B = np.arange(len(place_BS)) * STRIDE
+    session_X, after_X = _distinct(*_hits(place_BS, start_B, tracks), tracks).T
+    # The n-th own track after the start is met if `count` others have not been found before it.
+    met = after_X - (np.arange(len(session_X)) - np.searchsorted(session_X, session_X)) < count
+    session_X, after_X = session_X[met], after_X[met]
+    until_B = start_B + count + np.bincount(session_X, minlength=len(start_B))
+    return Windows(np.stack([start_B, until_B], axis=1), np.stack([session_X, start_B[session_X] + after_X], axis=1))
+
+
+def _hits(place_BS: np.ndarray, start_B: np.ndarray, period: int) -> tuple[np.ndarray, np.ndarray]:
+    """(session, places after its start) of every place, each taken at or after the start."""
+    session_X, column_X = np.nonzero(place_BS >= 0)
+    return session_X, (place_BS[session_X, column_X] - start_B[session_X]) % period
+
+
+def _distinct(session_X: np.ndarray, after_X: np.ndarray, period: int) -> np.ndarray:
+    """int64 [X, 2]: the pairs, each once, ascending."""
+    return np.stack(np.divmod(np.unique(session_X * period + after_X), period), axis=1)
 
 
 def draw_unseen(key_B: np.ndarray, tracks: int, count: int, seen_BT: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from models.attention import HeadRows, attend
 from models.dropout import Dropout
 
 
@@ -75,24 +76,33 @@ class Encoder(nn.Module):
             else:
                 nn.init.trunc_normal_(parameter, std=0.02, a=-0.02, b=0.02, generator=generator)
 
-    def forward(self, items_BTD: Tensor, inputs_B: Tensor, masked_BT: Tensor) -> Tensor:
-        """Predictions [B, T, D].
+    def padded(self, items_BTD: Tensor, inputs_B: Tensor, masked_BT: Tensor) -> Tensor:
+        """Predictions [B, T, D], padding computed along: where shapes must be free of the data.
 
         `inputs_B`: positions to read of each session; `masked_BT`: positions whose track is replaced by the mask
         token. Learned positions count from the session's end: the last one, which predicts, is the same for any length.
         """
-        length = items_BTD.shape[1]
-        place_T = torch.arange(length, device=items_BTD.device)
+        batch, length, dim = items_BTD.shape
+        places = Padded(batch, length)
+        return self(items_BTD.reshape(-1, dim), places, inputs_B, masked_BT).view(batch, length, dim)
+
+    def forward(self, items_ND: Tensor, places: "Padded | Packed", inputs_B: Tensor, masked_BT: Tensor) -> Tensor:
+        """Predictions [N, D] at the positions that `places` holds; they meet as sessions in attention alone."""
+        length, device = places.length, items_ND.device
+        place_T = torch.arange(length, device=device)
         real_BT = place_T < inputs_B[:, None]
+        if self.training:
+            width = max(items_ND.shape[1], self.config.hidden)
+            self.dropout.renew(max(len(items_ND) * width, self.config.heads * length * real_BT.numel()), device)
         if self.training and self.config.track_dropout:
-            shown_BT = torch.rand(items_BTD.shape[:2], device=items_BTD.device) >= self.config.track_dropout
-            items_BTD = items_BTD * shown_BT[:, :, None]
+            shown_N1 = torch.rand(len(items_ND), 1, device=device) >= self.config.track_dropout
+            items_ND = items_ND * shown_N1
         if self.mask_token is not None:
-            items_BTD = torch.where(masked_BT[:, :, None], self.mask_token.to(items_BTD.dtype), items_BTD)
+            items_ND = torch.where(places.collect(masked_BT)[:, None], self.mask_token.to(items_ND.dtype), items_ND)
         if self.positions is not None:
             from_end_BT = (place_T - inputs_B[:, None] + self.config.max_length).clamp(max=self.config.max_length - 1)
-            items_BTD = items_BTD + nn.functional.embedding(from_end_BT, self.positions)
-        hidden_BTD = self.dropout(self.norm(items_BTD))
+            items_ND = items_ND + nn.functional.embedding(places.collect(from_end_BT), self.positions)
+        hidden_ND = self.dropout(self.norm(items_ND))
         visible_BTT = real_BT[:, None, :].expand(-1, length, -1)
         if self.config.direction == "unidirectional":
             visible_BTT = visible_BTT & (place_T[:, None] >= place_T)
@@ -102,13 +112,49 @@ class Encoder(nn.Module):
             mask_BHTT = hidden_mask_B1TT
             if self.distance_bias is not None:
                 mask_BHTT = mask_BHTT + self.distance_bias[number][:, self._distances(place_T)]
-            hidden_BTD = block(hidden_BTD, mask_BHTT)
-        return self.prediction(hidden_BTD)
+            hidden_ND = block(hidden_ND, places, mask_BHTT, self.dropout)
+        return self.prediction(hidden_ND)
 
     def _distances(self, place_T: Tensor) -> Tensor:
         """int64 [T, T]: the bias of the distance between two positions, the middle one for none."""
         farthest = self.config.max_length - 1
         return (place_T[:, None] - place_T).clamp(-farthest, farthest) + farthest
+
+
+@dataclass(frozen=True)
+class Padded:
+    """All B x T positions, padding among them, as one list."""
+
+    batch: int
+    length: int
+
+    def collect(self, values_BT: Tensor) -> Tensor:
+        """[B * T, ...] of [B, T, ...]."""
+        return values_BT.flatten(0, 1)
+
+
+class Packed:
+    """The N positions that are read, as one list: what is done to each alone is not done to padding."""
+
+    def __init__(self, batch: int, length: int, tokens_N: Tensor):
+        """`tokens_N`: int64, b * T + t of each, ascending."""
+        self.batch, self.length, self.tokens_N = batch, length, tokens_N
+        self._head_rows: HeadRows | None = None
+
+    def collect(self, values_BT: Tensor) -> Tensor:
+        """[N, ...] of [B, T, ...]."""
+        return _Collect.apply(values_BT.flatten(0, 1), self.tokens_N)
+
+    def spread(self, values_NX: Tensor) -> Tensor:
+        """[B, T, X] of [N, X], zero at padding."""
+        spread_PX = values_NX.new_zeros(self.batch * self.length, values_NX.shape[1])
+        return spread_PX.index_copy_(0, self.tokens_N, values_NX).view(self.batch, self.length, -1)
+
+    def head_rows(self, heads: int) -> HeadRows:
+        """The same for all blocks."""
+        if self._head_rows is None:
+            self._head_rows = HeadRows.of(self.tokens_N, self.batch, self.length, heads)
+        return self._head_rows
 
 
 class Block(nn.Module):
@@ -119,27 +165,51 @@ class Block(nn.Module):
         self.heads, self.norm_first = config.heads, config.norm_first
         self.project = nn.Linear(dim, 3 * dim)
         self.merge = nn.Linear(dim, dim)
-        self.feed_forward = nn.Sequential(
-            nn.Linear(dim, config.hidden), nn.ReLU(), Dropout(config.dropout), nn.Linear(config.hidden, dim)
-        )
+        self.widen = nn.Linear(dim, config.hidden)
+        self.narrow = nn.Linear(config.hidden, dim)
         self.attention_norm = nn.LayerNorm(dim)
         self.feed_forward_norm = nn.LayerNorm(dim)
-        self.dropout = Dropout(config.dropout)
 
-    def forward(self, hidden_BTD: Tensor, mask_BHTT: Tensor) -> Tensor:
+    def forward(self, hidden_ND: Tensor, places: Padded | Packed, mask_BHTT: Tensor, dropout: Dropout) -> Tensor:
         """`mask_BHTT` is added to the attention scores: -inf where the row may not look, elsewhere 0 or a bias."""
-        if self.norm_first:
-            hidden_BTD = hidden_BTD + self.dropout(self._attend(self.attention_norm(hidden_BTD), mask_BHTT))
-            return hidden_BTD + self.dropout(self.feed_forward(self.feed_forward_norm(hidden_BTD)))
-        hidden_BTD = self.attention_norm(hidden_BTD + self.dropout(self._attend(hidden_BTD, mask_BHTT)))
-        return self.feed_forward_norm(hidden_BTD + self.dropout(self.feed_forward(hidden_BTD)))
 
-    def _attend(self, hidden_BTD: Tensor, mask_BHTT: Tensor) -> Tensor:
-        batch, length, dim = hidden_BTD.shape
-        # B x T x 3D -> 3 x B x H x T x D/H
-        parts = self.project(hidden_BTD).view(batch, length, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        def attention(values_ND: Tensor) -> Tensor:
+            return dropout(self._attend(values_ND, places, mask_BHTT, dropout))
+
+        def feed_forward(values_ND: Tensor) -> Tensor:
+            return dropout(self.narrow(dropout(self.widen(values_ND).relu())))
+
+        if self.norm_first:
+            hidden_ND = hidden_ND + attention(self.attention_norm(hidden_ND))
+            return hidden_ND + feed_forward(self.feed_forward_norm(hidden_ND))
+        hidden_ND = self.attention_norm(hidden_ND + attention(hidden_ND))
+        return self.feed_forward_norm(hidden_ND + feed_forward(hidden_ND))
+
+    def _attend(self, hidden_ND: Tensor, places: Padded | Packed, mask_BHTT: Tensor, dropout: Dropout) -> Tensor:
+        projected_NX = self.project(hidden_ND)
+        if isinstance(places, Packed):
+            kept_BHTT = dropout.mask((places.batch, self.heads, places.length, places.length), mask_BHTT)
+            return self.merge(attend(projected_NX, places.head_rows(self.heads), mask_BHTT, kept_BHTT, self.heads))
+        dim, width = hidden_ND.shape[1], hidden_ND.shape[1] // self.heads
+        # B * T x 3D -> 3 x B x H x T x D/H
+        parts = projected_NX.view(places.batch, places.length, 3, self.heads, width).permute(2, 0, 3, 1, 4)
         query, key, value = parts.unbind(0)
         # Plain products: on sessions this short they beat CPU's fused attention by an order of magnitude.
-        scores_BHTT = query @ key.transpose(-1, -2) / math.sqrt(dim // self.heads) + mask_BHTT
-        weights_BHTT = self.dropout(scores_BHTT.softmax(dim=-1))
-        return self.merge((weights_BHTT @ value).transpose(1, 2).reshape(batch, length, dim))
+        scores_BHTT = query @ key.transpose(-1, -2) / math.sqrt(width) + mask_BHTT
+        seen_BHTW = dropout(scores_BHTT.softmax(dim=-1)) @ value
+        return self.merge(seen_BHTW.transpose(1, 2).reshape(-1, dim))
+
+
+class _Collect(torch.autograd.Function):
+    """`index_select` of rows that differ, whose gradient therefore is a copy to where they came from and not a sum."""
+
+    @staticmethod
+    def forward(context: torch.autograd.function.FunctionCtx, values_PX: Tensor, index_N: Tensor) -> Tensor:
+        context.save_for_backward(index_N)
+        context.rows = values_PX.shape[0]
+        return values_PX.index_select(0, index_N)
+
+    @staticmethod
+    def backward(context: torch.autograd.function.FunctionCtx, gradient_NX: Tensor) -> tuple[Tensor, None]:
+        (index_N,) = context.saved_tensors
+        return gradient_NX.new_zeros(context.rows, *gradient_NX.shape[1:]).index_copy_(0, index_N, gradient_NX), None

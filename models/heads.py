@@ -9,6 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+_SHORTEST = 1e-24
+"""Least squared length of a row, so that a row of zeros has a direction: torch's `normalize` takes its root."""
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -57,17 +60,22 @@ def sampled_softmax(target_V: Tensor, negatives_VK: Tensor) -> Tensor:
     return ((target_V - highest_V).exp() + negatives_V).log() + highest_V - target_V
 
 
+def gbce_power(calibration: float, negatives: int, tracks: int) -> float:
+    """What the target's probability is raised to: 1 - t * (1 - a), where `calibration` is t and a = K / (N - 1) is the
+    share of the catalogue's other tracks that was drawn (Petrov & Macdonald, arXiv 2308.07192)."""
+    return 1 - calibration * (1 - min(1, negatives / (tracks - 1)))
+
+
 def gbce(target_V: Tensor, negatives_VK: Tensor, tracks: int, calibration: float) -> Tensor:
     """Generalised binary cross-entropy [V] of the target's logit and K negatives' (-inf: left out), over K + 1.
 
-    The target's probability is raised to 1 - t * (1 - a): `calibration` t, and a = K / (N - 1) the share of the
-    catalogue's other `tracks` that was drawn (Petrov & Macdonald, arXiv 2308.07192). K counts what is left out as
-    well, for it was drawn at the same rate; a pool of all tracks, the target left out, is a share of 1.
+    K counts what is left out as well, for it was drawn at the same rate; a pool of all tracks, the target left out, is
+    a share of 1.
     """
     count = negatives_VK.shape[-1]
-    power = 1 - calibration * (1 - min(1, count / (tracks - 1)))
     log_sigmoid = torch.nn.functional.logsigmoid
-    return -(power * log_sigmoid(target_V) + log_sigmoid(-negatives_VK).sum(dim=-1)) / (count + 1)
+    positive_V = gbce_power(calibration, count, tracks) * log_sigmoid(target_V)
+    return -(positive_V + log_sigmoid(-negatives_VK).sum(dim=-1)) / (count + 1)
 
 
 def next_kept(skipped_BT: Tensor, valid_BT: Tensor) -> Tensor:
@@ -80,31 +88,48 @@ def next_kept(skipped_BT: Tensor, valid_BT: Tensor) -> Tensor:
 
 
 def skip_infonce(
-    context_BTD: Tensor,
+    context_BTD: Tensor | None,
     items_BTD: Tensor,
     skipped_BT: Tensor,
     valid_BT: Tensor,
-    skips_of_B: Tensor,
+    skips_of_B: Tensor | None,
     temperature: float,
     queries: Literal["all", "kept"] = "all",
 ) -> tuple[Tensor, Tensor]:
     """Pulls each context towards the next kept track, away from the skipped tracks of the session `skips_of_B`.
 
+    `context_BTD`: None for the tracks themselves; `skips_of_B`: None for each session's own.
     Returns the loss [B, T] (zero where it is undefined) and a bool [B, T] of the positions that count: valid ones
     with a kept track after them, whose lending session (as a rule their own) has at least one skipped track; kept
     ones alone where `queries` says so. Similarity is cosine / temperature.
     """
     length = items_BTD.shape[1]
     kept_at_BT = next_kept(skipped_BT, valid_BT)
-    negative_BT = (skipped_BT & valid_BT)[skips_of_B]
+    negative_BT = skipped_BT & valid_BT
+    if skips_of_B is not None:
+        negative_BT = negative_BT[skips_of_B]
     counts_BT = valid_BT & (kept_at_BT < length) & negative_BT.any(dim=1, keepdim=True)
     if queries == "kept":
         counts_BT = counts_BT & ~skipped_BT
-    normalize = torch.nn.functional.normalize
-    contexts_BTD, tracks_BTD = normalize(context_BTD, dim=-1), normalize(items_BTD, dim=-1)
-    # All cosines of a session at once: B x T contexts x T tracks.
-    own_BTT = contexts_BTD @ tracks_BTD.transpose(1, 2) / temperature
+    if context_BTD is None and skips_of_B is None:
+        own_BTT = _cosines(items_BTD) / temperature
+    else:
+        tracks_BTD = torch.nn.functional.normalize(items_BTD, dim=-1)
+        contexts_BTD = tracks_BTD if context_BTD is None else torch.nn.functional.normalize(context_BTD, dim=-1)
+        own_BTT = contexts_BTD @ tracks_BTD.transpose(1, 2) / temperature
     positive_BT = own_BTT.gather(2, kept_at_BT.clamp(max=length - 1)[:, :, None]).squeeze(2)
-    lent_BTT = contexts_BTD @ tracks_BTD.index_select(0, skips_of_B).transpose(1, 2) / temperature
+    lent_BTT = own_BTT
+    if skips_of_B is not None:
+        lent_BTT = contexts_BTD @ tracks_BTD.index_select(0, skips_of_B).transpose(1, 2) / temperature
     loss_BT = sampled_softmax(positive_BT, lent_BTT.masked_fill(~negative_BT[:, None, :], float("-inf")))
     return torch.where(counts_BT, loss_BT, 0.0), counts_BT
+
+
+def _cosines(rows_BTD: Tensor) -> Tensor:
+    """[B, T, T]: each row's cosine with each of its session.
+
+    From inner products alone, whose diagonal holds the squared lengths: T numbers a row instead of D.
+    """
+    products_BTT = rows_BTD @ rows_BTD.transpose(1, 2)
+    inverse_BT = products_BTT.diagonal(dim1=1, dim2=2).clamp(min=_SHORTEST).rsqrt()
+    return products_BTT * inverse_BT[:, :, None] * inverse_BT[:, None, :]

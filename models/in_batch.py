@@ -44,7 +44,7 @@ def in_batch_pool(rows_UD: Tensor, batch: SessionBatch, tracks: int) -> Pool:
     weight_U = torch.zeros(bags, device=held.device).index_add_(0, targets, torch.ones_like(targets, dtype=torch.float))
     weight_U[-1] = 0
     # All ranks drew the same uniform negatives, and each brings its part of their weight.
-    uniform = batch.negatives
+    uniform = batch.negatives_P
     weight_U.index_add_(0, uniform, torch.full_like(uniform, 1 / ranks, dtype=torch.float))
     # float64 holds row numbers exactly.
     row_W, weight_W, log_q_W = _gather(torch.stack([row_U, weight_U, batch.log_q_U], dim=1).double()).unbind(1)

@@ -8,12 +8,10 @@ from torch import Tensor, nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from datapipes.batch import SessionBatch
-from models.encoder import Encoder
-from models.heads import LossConfig, gbce, sampled_softmax, skip_infonce
+from models.encoder import Encoder, Packed
+from models.heads import LossConfig, gbce_power, sampled_softmax, skip_infonce
 from models.in_batch import in_batch_pool
-
-# Up to this many rows a negative, all rows' logits and a choice among them cost less than each session's own rows.
-_DENSE = 8
+from models.pool import Negatives, gbce_head, pool_losses, softmax_head
 
 
 @dataclass
@@ -51,26 +49,38 @@ class Learner(nn.Module):
 
     def forward(self, rows_UD: Tensor, batch: SessionBatch) -> tuple[Tensor, StepLosses]:
         """Means run over the positions of all ranks, so that any number of ranks takes the same step."""
+        batch_size, length = batch.items_BT.shape
+        target_at_V = batch.targets_BT.flatten()[batch.queries_V]
+        sought = batch.items_BT.flatten(), target_at_V, batch.negatives_P
+        # One gather of all that is needed, hence one sum of gradients into the rows.
+        items_PD, targets_VD, pool_PD = nn.functional.embedding(torch.cat(sought), rows_UD).split(
+            list(map(len, sought))
+        )
+        items_BTD = items_PD.view(batch_size, length, rows_UD.shape[1])
+        places = Packed(batch_size, length, batch.tokens_N)
         with torch.autocast(rows_UD.device.type, self.autocast, enabled=self.autocast is not None):
-            items_BTD = nn.functional.embedding(batch.items_BT, rows_UD)
-            predictions_BTD = self.encoder(items_BTD, batch.inputs_B, batch.masked_BT)
-            nll_V = self._next_track_losses(rows_UD, predictions_BTD, batch)
-        nll = nll_V.sum()
+            predictions_ND = self.encoder(places.collect(items_BTD), places, batch.inputs_B, batch.masked_BT)
+        queries_VD = predictions_ND
+        if len(batch.queries_V) != len(batch.tokens_N):
+            queries_VD = predictions_ND[torch.searchsorted(batch.tokens_N, batch.queries_V)]
+        if self.loss.in_batch:
+            nll = self._in_batch_losses(rows_UD, queries_VD, targets_VD, target_at_V, batch)
+        else:
+            nll = self._pool_losses(queries_VD, targets_VD, pool_PD, batch)
         nce, nce_count = nll.new_zeros(()), nll.new_zeros(())
         if self.loss.context != "none":
-            context_BTD = items_BTD if self.loss.context == "track" else predictions_BTD.to(items_BTD.dtype)
-            valid_BT = batch.items_BT != len(rows_UD) - 1
+            output_BTD = places.spread(predictions_ND).float() if self.loss.context == "output" else None
             nce_BT, counts_BT = skip_infonce(
-                context_BTD,
+                output_BTD,
                 items_BTD,
                 batch.skipped_BT,
-                valid_BT,
-                batch.skips_of_B,
+                batch.items_BT != len(rows_UD) - 1,
+                batch.skips_of_B if len(batch.skips_of_B) else None,
                 self.loss.temperature,
                 self.loss.queries,
             )
             nce, nce_count = nce_BT.sum(), counts_BT.sum()
-        sums = torch.stack([nll.detach(), nce.detach(), nll.new_tensor(len(nll_V)), nce_count.to(nll.dtype)])
+        sums = torch.stack([nll.detach(), nce.detach(), nll.new_tensor(len(queries_VD)), nce_count.to(nll.dtype)])
         ranks = 1
         if dist.is_initialized() and dist.get_world_size() > 1:
             ranks = dist.get_world_size()
@@ -85,30 +95,37 @@ class Learner(nn.Module):
     def predict(self, rows_UD: Tensor, batch: SessionBatch) -> Tensor:
         """Queries [B, D]: the prediction at each session's last input position, in full precision."""
         items_BTD = nn.functional.embedding(batch.items_BT, rows_UD)
-        predictions_BTD = self.encoder(items_BTD, batch.inputs_B, batch.masked_BT)
+        predictions_BTD = self.encoder.padded(items_BTD, batch.inputs_B, batch.masked_BT)
         last_B = (batch.inputs_B - 1).clamp(min=0)
         return predictions_BTD[torch.arange(len(last_B), device=last_B.device), last_B]
 
-    def _next_track_losses(self, rows_UD: Tensor, predictions_BTD: Tensor, batch: SessionBatch) -> Tensor:
-        """[V], float32: one value a position with a target."""
-        predicts_BT = batch.targets_BT != len(rows_UD) - 1
-        session_V, place_V = predicts_BT.nonzero(as_tuple=True)
-        queries_VD, target_at_V = predictions_BTD[session_V, place_V], batch.targets_BT[session_V, place_V]
-        targets_VD = nn.functional.embedding(target_at_V, rows_UD)
-        target_V = (queries_VD * targets_VD).sum(-1).float()
-        if self.loss.in_batch:
-            pool = in_batch_pool(rows_UD, batch, self.tracks)
-            logits_VW = (queries_VD @ pool.rows_WD.T).float() + pool.bias_BW[session_V]
-            return sampled_softmax(target_V - pool.log_expected_U[target_at_V], logits_VW)
-        negatives = batch.negatives
-        if negatives.dim() == 1:
-            logits_VK = (queries_VD @ nn.functional.embedding(negatives, rows_UD).T).float()
-            logits_VK = logits_VK.masked_fill(batch.collides_BK[session_V], float("-inf"))
-        elif len(rows_UD) < _DENSE * negatives.shape[1]:
-            logits_VK = (queries_VD @ rows_UD.T).gather(1, negatives[session_V]).float()
-        else:
-            negatives_BKD = nn.functional.embedding(negatives, rows_UD)
-            logits_VK = (predictions_BTD @ negatives_BKD.transpose(1, 2))[session_V, place_V].float()
-        if self.loss.head == "gbce":
-            return gbce(target_V, logits_VK, self.tracks, self.loss.calibration)
-        return sampled_softmax(target_V, logits_VK)
+    def _in_batch_losses(
+        self, rows_UD: Tensor, queries_VD: Tensor, targets_VD: Tensor, target_at_V: Tensor, batch: SessionBatch
+    ) -> Tensor:
+        """The sum of the losses, as is `_pool_losses`."""
+        pool = in_batch_pool(rows_UD, batch, self.tracks)
+        with torch.autocast(rows_UD.device.type, self.autocast, enabled=self.autocast is not None):
+            logits_VW = (queries_VD @ pool.rows_WD.T).float() + pool.bias_BW[batch.queries_V // batch.items_BT.shape[1]]
+            target_V = (queries_VD * targets_VD).sum(-1).float()
+        return sampled_softmax(target_V - pool.log_expected_U[target_at_V], logits_VW).sum()
+
+    def _pool_losses(self, queries_VD: Tensor, targets_VD: Tensor, pool_PD: Tensor, batch: SessionBatch) -> Tensor:
+        session_V = batch.queries_V // batch.items_BT.shape[1]
+        window_V2 = batch.window_B2[session_V]
+        negatives = Negatives(pool_PD, window_V2, _by_position(batch.collides_X2, session_V, len(batch.items_BT)))
+        if self.loss.head == "softmax":
+            return pool_losses(queries_VD, targets_VD, negatives, softmax_head)
+        count = batch.negatives
+        power = gbce_power(self.loss.calibration, count, self.tracks)
+        return pool_losses(queries_VD, targets_VD, negatives, gbce_head(power)) / (count + 1)
+
+
+def _by_position(collides_X2: Tensor, session_V: Tensor, sessions: int) -> Tensor:
+    """(position, place) of each position of each collision's session, ascending by position."""
+    first_S = torch.searchsorted(session_V, torch.arange(sessions + 1, device=session_V.device))
+    session_X, place_X = collides_X2.unbind(1)
+    count_X = first_S[session_X + 1] - first_S[session_X]
+    source_Y = torch.repeat_interleave(count_X)
+    nth_Y = torch.arange(len(source_Y), device=source_Y.device) - (count_X.cumsum(0) - count_X)[source_Y]
+    pairs_Y2 = torch.stack([first_S[session_X][source_Y] + nth_Y, place_X[source_Y]], dim=1)
+    return pairs_Y2[pairs_Y2[:, 0].argsort()]

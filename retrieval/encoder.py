@@ -27,7 +27,7 @@ class QueryEncoder(nn.Module):
         items_BTD = nn.functional.pad(items_BTD, (0, 0, 0, self.appended))
         inputs_B = lengths_B + self.appended
         place_T = torch.arange(items_BTD.shape[1], device=items_BTD.device)
-        predictions_BTD = self.encoder(items_BTD, inputs_B, place_T == lengths_B[:, None])
+        predictions_BTD = self.encoder.padded(items_BTD, inputs_B, place_T == lengths_B[:, None])
         last_B = (inputs_B - 1).clamp(min=0)
         # By shape, not by `len`, which would nail the program to the number of sessions it was traced with.
         return predictions_BTD[torch.arange(items_BTD.shape[0], device=items_BTD.device), last_B]

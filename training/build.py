@@ -88,6 +88,7 @@ def train_loader(config: RunConfig, store: SessionStore, held_out: int = HELD_OU
         borrow_from=config.data.borrow_from,
         held_out=held_out,
         log_q=_log_q(store, held_out) if config.loss.in_batch else None,
+        first_place=rank() * config.data.batch_size // ranks(),
     )
     dataset = StepDataset(store, config.data, builder, rank(), ranks())
     return StepLoader(dataset, pin_memory=device().type == "cuda")

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from training.memory import keep_freed_memory
+
 logger = logging.getLogger("skipwise")
 
 
@@ -41,6 +43,7 @@ def process_group() -> Iterator[None]:
         yield
         return
     _quiet_libraries()
+    keep_freed_memory()
     backend = "nccl" if device().type == "cuda" else "gloo"
     if device().type == "cuda":
         torch.cuda.set_device(device())

@@ -18,8 +18,9 @@ from models.rows import own_rows
 from training.build import evaluation_loader, table_weight
 from training.config import RunConfig
 from training.distributed import device, gather_rows, rank, ranks
+from training.full import full_counts, full_target_scores
 from training.metrics import RankMetrics, SkipRanking
-from training.ranking import full_counts, full_target_scores, uniform_scores
+from training.ranking import uniform_scores
 from training.records import RankWriter
 
 Protocol = Literal["uniform", "full"]

@@ -41,7 +41,9 @@ def make_optimizer(
     """Dense Adam and the table's fused optimizer under one `step()`; the fused one has updated its rows in backward."""
     dense: KeyedOptimizer = KeyedOptimizerWrapper(
         dict(in_backward_optimizer_filter(model.named_parameters())),
-        lambda parameters: torch.optim.Adam(parameters, lr=config.learning_rate, weight_decay=config.weight_decay),
+        lambda parameters: torch.optim.Adam(
+            parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        ),
     )
     if config.clip_norm:
         dense = GradientClippingOptimizer(dense, clipping=GradientClipping.NORM, max_gradient=config.clip_norm)

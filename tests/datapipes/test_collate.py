@@ -1,5 +1,7 @@
 """One batch, worked by hand: what is predicted, what is cut off, what is never met as a negative."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -37,6 +39,7 @@ def test_next_track_targets_without_the_two_held_out():
     assert rows_at(batch, batch.items_BT) == [[7, 3, 9, 3], [4, None, None, None], none, none]
     assert rows_at(batch, batch.targets_BT) == [[3, 9, 3, None], none, none, none]
     assert batch.inputs_B.tolist() == [3, 0, 0, 0]
+    assert batch.tokens_N.tolist() == batch.queries_V.tolist() == [0, 1, 2]
     assert batch.session_B.tolist() == [10, 11, 12, -1]
     assert not batch.masked_BT.any()
 
@@ -46,38 +49,71 @@ def test_skipped_is_strength_one_or_two_and_cut_with_its_track():
     assert batch.skipped_BT.tolist() == [[False, True, True, False], [True, False, False, False]] + [[False] * 4] * 2
 
 
-def test_shared_negatives_are_masked_for_the_sessions_that_contain_them():
+def met(batch, session: int) -> list[int]:
+    """Rows of the negatives that a session is compared with."""
+    first, last = batch.window_B2[session].tolist()
+    left_out = [place for where, place in batch.collides_X2.tolist() if where == session]
+    assert all(first <= place < last for place in left_out)
+    places = [place for place in range(first, last) if place not in left_out]
+    return batch.tracks.values()[batch.negatives_P[places]].tolist()
+
+
+def test_shared_negatives_are_left_out_for_the_sessions_that_contain_them():
     batch = builder(negatives=40).build(sessions(), 1, 0)
-    negatives = [batch.tracks.values()[bag].item() for bag in batch.negatives]
-    assert len(set(negatives)) == 40
+    pool = batch.tracks.values()[batch.negatives_P].tolist()
+    assert len(set(pool)) == 40
     for session, rows in enumerate(({7, 3, 9}, {4}, set(), set())):
-        masked = {row for row, hit in zip(negatives, batch.collides_BK[session].tolist(), strict=True) if hit}
-        assert masked == rows & set(negatives)
-    assert batch.collides_BK.any(), "the example must contain a collision"
+        assert met(batch, session) == [row for row in pool if row not in rows]
+    assert len(batch.collides_X2), "the example must contain a collision"
 
 
 def test_shared_negatives_are_drawn_anew_each_step_and_are_equal_on_all_ranks():
     pools = {}
     for epoch, step in ((1, 0), (1, 1), (2, 0)):
         batch = builder().build(sessions(), epoch, step)
-        pools[epoch, step] = tuple(batch.tracks.values()[batch.negatives].tolist())
+        pools[epoch, step] = tuple(batch.tracks.values()[batch.negatives_P].tolist())
     assert len(set(pools.values())) == 3
     part = sessions()
     other = Sessions(part.tracks_BT[2:], part.skips_BT[2:], part.length_B[2:], part.number_B[2:])
     batch = builder().build(other, 1, 0)
-    assert tuple(batch.tracks.values()[batch.negatives].tolist()) == pools[1, 0]
+    assert tuple(batch.tracks.values()[batch.negatives_P].tolist()) == pools[1, 0]
 
 
-def test_per_session_negatives_avoid_their_own_session_and_ignore_the_others():
-    batch = builder("per-session", negatives=40).build(sessions(), 1, 0)
-    for session, rows in enumerate(({7, 3, 9}, {4}, set())):
-        negatives = batch.tracks.values()[batch.negatives[session]].tolist()
-        assert len(set(negatives)) == 40 and not set(negatives) & rows
-    alone = sessions()
-    alone = Sessions(alone.tracks_BT[:1], alone.skips_BT[:1], alone.length_B[:1], alone.number_B[:1])
-    single = builder("per-session", negatives=40).build(alone, 1, 7)
-    drawn = [b.tracks.values()[b.negatives[0]].tolist() for b in (batch, single)]
-    assert drawn[0] == drawn[1]
+@pytest.mark.parametrize("tracks", [TRACKS, 5000])
+def test_a_sessions_own_negatives_avoid_it_and_are_the_same_on_any_rank(tracks: int):
+    """In the small catalogue the pool of 4 * 64 + 40 places comes round five times."""
+    whole = replace(builder("per-session", negatives=40), tracks=tracks)
+    batch = whole.build(sessions(), 1, 0)
+    drawn = [met(batch, session) for session in range(4)]
+    for negatives, rows in zip(drawn, ({7, 3, 9}, {4}, set(), set()), strict=True):
+        assert len(negatives) == len(set(negatives)) == 40 and not set(negatives) & rows
+    assert len({tuple(negatives) for negatives in drawn}) == 4
+    part = sessions()
+    other = Sessions(part.tracks_BT[2:], part.skips_BT[2:], part.length_B[2:], part.number_B[2:])
+    second_rank = replace(whole, first_place=2).build(other, 1, 0)
+    assert [met(second_rank, session) for session in range(2)] == drawn[2:]
+    assert met(whole.build(sessions(), 1, 1), 0) != drawn[0] != met(whole.build(sessions(), 2, 0), 0)
+
+
+def test_each_sessions_own_negatives_are_uniform_over_what_it_does_not_contain():
+    """Over 400 steps every other track is met as often as any: chi-square at 46, 48, 49 degrees of freedom < 100."""
+    counts = np.zeros((3, TRACKS))
+    for step in range(400):
+        batch = builder("per-session", negatives=10).build(sessions(), 1, step)
+        for session in range(3):
+            counts[session, met(batch, session)] += 1
+    for count, rows in zip(counts, ([7, 3, 9], [4], []), strict=True):
+        others = np.delete(count, rows)
+        assert count[rows].sum() == 0
+        assert ((others - others.mean()) ** 2 / others.mean()).sum() < 100
+
+
+def test_sessions_far_enough_apart_share_no_negative():
+    many = Sessions(np.arange(16 * 6).reshape(16, 6), np.zeros((16, 6), dtype=np.int8), np.full(16, 6), np.arange(16))
+    batch = replace(builder("per-session", negatives=100), tracks=10_000).build(many, 1, 0)
+    drawn = [set(met(batch, session)) for session in range(16)]
+    assert all(len(drawn[n] & drawn[n + 1]) in range(30, 40) for n in range(15)), "64 places on: 36 of 100 are left"
+    assert not any(drawn[n] & drawn[n + 2] for n in range(14))
 
 
 def test_a_batch_moves_whole():
@@ -90,8 +126,11 @@ def test_a_batch_moves_whole():
         "inputs_B",
         "masked_BT",
         "targets_BT",
-        "negatives",
-        "collides_BK",
+        "tokens_N",
+        "queries_V",
+        "negatives_P",
+        "window_B2",
+        "collides_X2",
         "skips_of_B",
         "log_q_U",
         "session_B",

@@ -87,7 +87,8 @@ def assert_same_batch(one: SessionBatch, other: SessionBatch) -> None:
     assert (one.epoch, one.step) == (other.epoch, other.step)
     assert torch.equal(one.tracks.values(), other.tracks.values())
     assert torch.equal(one.tracks.lengths(), other.tracks.lengths())
-    for name in ("items_BT", "skipped_BT", "inputs_B", "masked_BT", "targets_BT", "negatives", "collides_BK"):
+    names = "items_BT", "skipped_BT", "inputs_B", "masked_BT", "targets_BT", "negatives_P", "window_B2", "collides_X2"
+    for name in names:
         assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 

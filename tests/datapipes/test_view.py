@@ -100,7 +100,7 @@ def test_borrowed_skips_are_the_next_sessions_of_the_group():
     four = Sessions(*twice, np.arange(6))
     builder = TrainBuilder(0, View(6), 7, TRACKS, 20, "shared", None, borrow_from=3)
     assert builder.build(four, 1, 0).skips_of_B.tolist() == [1, 2, 0, 4, 5, 3]
-    assert train(View(6)).skips_of_B.tolist() == [0, 1, 2]
+    assert not len(train(View(6)).skips_of_B)
 
 
 def test_log_q_follows_the_bags():

@@ -20,7 +20,7 @@ def make(direction: str, **options) -> Encoder:
 def run(encoder: Encoder, items: torch.Tensor, length: int, masked: list[int] = ()) -> torch.Tensor:
     masked_BT = torch.zeros(items.shape[:2], dtype=torch.bool)
     masked_BT[0, list(masked)] = True
-    return encoder(items, torch.tensor([length]), masked_BT)[0]
+    return encoder.padded(items, torch.tensor([length]), masked_BT)[0]
 
 
 @pytest.mark.parametrize("norm_first", [False, True])

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from datapipes.batch import FEATURE, SessionBatch
+from models.encoder import Packed
 from models.heads import LossConfig
 from models.task import Learner
 from tests.ranks import run_on_ranks
@@ -31,8 +32,8 @@ class Fixed(nn.Module):
         super().__init__()
         self.predictions_BTD = predictions_BTD
 
-    def forward(self, *_: Tensor) -> Tensor:
-        return self.predictions_BTD
+    def forward(self, items_ND: Tensor, places: Packed, *_: Tensor) -> Tensor:
+        return places.collect(self.predictions_BTD)
 
 
 def make_batch(sessions: Plays, share: Tensor, uniform: Sequence[int] = ()) -> SessionBatch:
@@ -43,6 +44,10 @@ def make_batch(sessions: Plays, share: Tensor, uniform: Sequence[int] = ()) -> S
     for number, session in enumerate(sessions):
         items[number, : len(session)] = torch.tensor([bag[row] for row in session])
         targets[number, : max(len(session) - 1, 0)] = items[number, 1 : len(session)]
+    reads_N = torch.tensor(
+        [number * width + place for number, session in enumerate(sessions) for place in range(len(session) - 1)],
+        dtype=torch.long,
+    )
     log_q = torch.zeros(BAGS)
     log_q[: len(rows)] = share[rows].log()
     lengths = torch.tensor([1] * len(rows) + [0] * (BAGS - len(rows)))
@@ -53,11 +58,15 @@ def make_batch(sessions: Plays, share: Tensor, uniform: Sequence[int] = ()) -> S
         inputs_B=torch.tensor([max(len(session) - 1, 0) for session in sessions]),
         masked_BT=torch.zeros_like(items, dtype=torch.bool),
         targets_BT=targets,
-        negatives=torch.tensor([bag[row] for row in uniform], dtype=torch.long),
-        collides_BK=torch.tensor([[row in session for row in uniform] for session in sessions], dtype=torch.bool),
-        skips_of_B=torch.arange(len(sessions)),
+        tokens_N=reads_N,
+        queries_V=reads_N,
+        negatives_P=torch.tensor([bag[row] for row in uniform], dtype=torch.long),
+        window_B2=torch.tensor([[0, len(uniform)]] * len(sessions)),
+        collides_X2=torch.zeros(0, 2, dtype=torch.long),
+        skips_of_B=torch.zeros(0, dtype=torch.long),
         log_q_U=log_q,
         session_B=torch.arange(len(sessions)),
+        negatives=len(uniform),
         epoch=1,
         step=0,
     )

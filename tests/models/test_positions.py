@@ -25,7 +25,7 @@ def changes(encoder: Encoder, place: int, length: int = 6) -> list[bool]:
     items[1] = items[0]
     items[1, place] = torch.randn(16, generator=random)
     with torch.no_grad():
-        outputs = encoder(items, torch.tensor([length, length]), torch.zeros(2, length, dtype=torch.bool))
+        outputs = encoder.padded(items, torch.tensor([length, length]), torch.zeros(2, length, dtype=torch.bool))
     return ((outputs[0] - outputs[1]).abs().amax(dim=1) > 1e-6).tolist()
 
 
@@ -47,10 +47,10 @@ def test_without_bias_order_is_not_told():
     swapped = items[:, [1, 0, 2, 3, 4, 5]]
     nothing = torch.zeros(1, 6, dtype=torch.bool)
     with torch.no_grad():
-        last = [encoder(given, torch.tensor([6]), nothing)[0, 5] for given in (items, swapped)]
+        last = [encoder.padded(given, torch.tensor([6]), nothing)[0, 5] for given in (items, swapped)]
         torch.testing.assert_close(*last)
         encoder.distance_bias[:, :, 12] = 1.0  # five steps back
-        last = [encoder(given, torch.tensor([6]), nothing)[0, 5] for given in (items, swapped)]
+        last = [encoder.padded(given, torch.tensor([6]), nothing)[0, 5] for given in (items, swapped)]
     assert (last[0] - last[1]).abs().max() > 1e-4
 
 
@@ -59,7 +59,7 @@ def test_the_bias_starts_at_nothing_and_learns():
     encoder.reset_parameters(torch.Generator().manual_seed(1))
     assert encoder.positions is None and not encoder.distance_bias.any()
     items = torch.randn(3, 7, 128, generator=torch.Generator().manual_seed(2))
-    encoder(items, torch.tensor([7, 7, 7]), torch.zeros(3, 7, dtype=torch.bool)).pow(2).sum().backward()
+    encoder.padded(items, torch.tensor([7, 7, 7]), torch.zeros(3, 7, dtype=torch.bool)).pow(2).sum().backward()
     gradient = encoder.distance_bias.grad
     assert gradient.isfinite().all() and gradient[:, :, 19:26].abs().amin(dim=(0, 1)).min() > 0
     assert not gradient[:, :, :19].any(), "a unidirectional encoder never looks ahead"
@@ -78,9 +78,9 @@ def test_track_dropout_hides_whole_tracks_in_training_alone():
     given = torch.full((500,), 8), torch.zeros(500, 8, dtype=torch.bool)
     torch.manual_seed(0)
     with torch.no_grad():
-        hidden = encoder(torch.zeros(1, 8, 16), given[0][:1], given[1][:1])[0, 0]
-        seen = encoder.eval()(items, *given)[0, 0]
-        trained = encoder.train()(items, *given).flatten(0, 1)
+        hidden = encoder.padded(torch.zeros(1, 8, 16), given[0][:1], given[1][:1])[0, 0]
+        seen = encoder.eval().padded(items, *given)[0, 0]
+        trained = encoder.train().padded(items, *given).flatten(0, 1)
     is_hidden = (trained - hidden).abs().amax(dim=1) < 1e-6
     assert ((trained[~is_hidden] - seen).abs() < 1e-6).all() and not torch.allclose(seen, hidden, atol=1e-4)
     assert 0.27 < is_hidden.float().mean() < 0.33

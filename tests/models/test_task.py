@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,9 +11,8 @@ import torch
 from datapipes.collate import TrainBuilder, View
 from datapipes.pipe import DataConfig, StepDataset
 from datapipes.sessions import SessionStore
-from models import task
 from models.encoder import Encoder, EncoderConfig
-from models.heads import LossConfig
+from models.heads import LossConfig, gbce, sampled_softmax, skip_infonce
 from models.task import Learner
 from tests.conftest import random_sessions
 
@@ -26,16 +26,23 @@ LOSSES = {
 }
 
 
-def make_batch(path: Path, sampling: str = "shared"):
-    config = DataConfig(lanes=1, batch_size=8, negatives=NEGATIVES, workers=0)
-    builder = TrainBuilder(0, View(12), 12, TRACKS, NEGATIVES, sampling, None, log_q=LOG_Q)
+def make_batch(
+    path: Path, sampling: str = "shared", tracks: int = TRACKS, cloze: float | None = None, sessions: int = 8
+):
+    config = DataConfig(lanes=1, batch_size=sessions, negatives=NEGATIVES, workers=0)
+    builder = TrainBuilder(0, View(12), 12, tracks, NEGATIVES, sampling, cloze, log_q=LOG_Q)
     return StepDataset(SessionStore(str(path)), config, builder, 0, 1)[1, 0]
 
 
-def learner(loss: LossConfig, autocast: torch.dtype | None = None) -> Learner:
-    encoder = Encoder(EncoderConfig(heads=2, hidden=16, dropout=0.0, max_length=12), DIM)
+def learner(
+    loss: LossConfig,
+    autocast: torch.dtype | None = None,
+    tracks: int = TRACKS,
+    direction: Literal["unidirectional", "bidirectional"] = "unidirectional",
+) -> Learner:
+    encoder = Encoder(EncoderConfig(direction, heads=2, hidden=16, dropout=0.0, max_length=12), DIM)
     encoder.reset_parameters(torch.Generator().manual_seed(0))
-    return Learner(encoder, loss, autocast, TRACKS)
+    return Learner(encoder, loss, autocast, tracks)
 
 
 def looked_up(batch) -> torch.Tensor:
@@ -83,9 +90,7 @@ def test_the_config_chooses_the_loss(make_dataset):
     batch = make_batch(make_dataset(random_sessions(8, TRACKS), TRACKS))
     values = [learner(loss)(looked_up(batch), batch)[0].item() for loss in LOSSES.values()]
     values.append(learner(LossConfig(head="gbce", calibration=0.0))(looked_up(batch), batch)[0].item())
-    values.append(
-        learner(LossConfig())(looked_up(batch), replace(batch, skips_of_B=batch.skips_of_B.flip(0)))[0].item()
-    )
+    values.append(learner(LossConfig())(looked_up(batch), replace(batch, skips_of_B=torch.arange(8).flip(0)))[0].item())
     assert len({round(value, 4) for value in values}) == len(values)
 
 
@@ -98,9 +103,10 @@ def test_gradients_are_finite_where_there_is_little_to_learn(make_dataset, name:
         batch.skipped_BT = torch.zeros_like(batch.skipped_BT)
     else:
         batch.targets_BT = torch.full_like(batch.targets_BT, empty)
+        batch.queries_V = batch.queries_V[:0]
     if sessions == "empty":
         batch.items_BT, batch.inputs_B = torch.full_like(batch.items_BT, empty), torch.zeros_like(batch.inputs_B)
-        batch.skipped_BT = torch.zeros_like(batch.skipped_BT)
+        batch.skipped_BT, batch.tokens_N = torch.zeros_like(batch.skipped_BT), batch.tokens_N[:0]
     rows, model = looked_up(batch), learner(LOSSES[name])
     loss, parts = model(rows, batch)
     loss.backward()
@@ -119,15 +125,41 @@ def test_bf16_stays_near_float32(make_dataset, name: str):
     torch.testing.assert_close(rough, exact, rtol=0.01, atol=0.01)
 
 
-def test_both_ways_to_a_sessions_own_logits_agree(make_dataset, monkeypatch):
-    """All rows' logits and a choice among them, or each session's own rows: the cheaper one by size, the same loss."""
-    batch = make_batch(make_dataset(random_sessions(8, TRACKS), TRACKS), "per-session")
-    found = []
-    for most in (0, 10**6):
-        monkeypatch.setattr(task, "_DENSE", most)
-        rows = looked_up(batch)
-        loss, _ = learner(LossConfig())(rows, batch)
-        loss.backward()
-        found.append((loss.detach(), rows.grad))
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other)
+@pytest.mark.parametrize("sampling", ["shared", "per-session"])
+@pytest.mark.parametrize("tracks", [NEGATIVES + 12, 90, TRACKS])
+@pytest.mark.parametrize("head", ["softmax", "gbce"])
+@pytest.mark.parametrize("cloze", [None, 0.2])
+def test_losses_and_gradients_are_those_of_the_definition(make_dataset, sampling, tracks, head, cloze):
+    """One position after the other, over padded sessions, by autograd: small catalogues, where pools come round."""
+    batch = make_batch(make_dataset(random_sessions(11, tracks), tracks), sampling, tracks, cloze, sessions=11)
+    model = learner(LossConfig(head=head), None, tracks, "unidirectional" if cloze is None else "bidirectional")
+    for parameter in model.parameters():
+        parameter.data.mul_(5)
+    rows = looked_up(batch)
+    loss, _ = model(rows, batch)
+    loss.backward()
+    found = [rows.grad, *(value.grad for value in model.parameters())]
+    rows.grad = None
+    model.zero_grad()
+    items_BTD = rows[batch.items_BT]
+    predictions_BTD = model.encoder.padded(items_BTD, batch.inputs_B, batch.masked_BT)
+    losses = []
+    for session, place in (batch.targets_BT != len(rows) - 1).nonzero().tolist():
+        first, last = batch.window_B2[session].tolist()
+        left_out = {there for where, there in batch.collides_X2.tolist() if where == session}
+        negatives = batch.negatives_P[[there for there in range(first, last) if there not in left_out]]
+        query_D = predictions_BTD[session, place]
+        target_1 = rows[batch.targets_BT[session, place]] @ query_D[:, None]
+        logits_1K = (rows[negatives] @ query_D)[None]
+        if head == "softmax":
+            losses.append(sampled_softmax(target_1, logits_1K))
+        else:
+            # What is left out counts among the negatives.
+            nothing_1X = torch.full((1, NEGATIVES - len(negatives)), float("-inf"))
+            losses.append(gbce(target_1, torch.cat([logits_1K, nothing_1X], dim=1), tracks, 0.75))
+    nce_BT, counts_BT = skip_infonce(None, items_BTD, batch.skipped_BT, batch.items_BT != len(rows) - 1, None, 1.0)
+    expected = 0.5 * torch.cat(losses).mean() + 0.5 * nce_BT.sum() / counts_BT.sum()
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    for one, other in zip(found, [rows.grad, *(value.grad for value in model.parameters())], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,226 @@
+"""`evaluate`: users ranked per second, `uniform` and exact `full` with the best rows, against plain PyTorch.
+
+The table has the values training starts from, targets and candidates are drawn uniformly, so that about half of all
+rows come before a target: no shortcut that a trained model's high targets would allow is in the figures.
+
+Floor of `full`, for a user: 2 operations for each number of the table at the rate of a float32 product on these shapes,
+and the table's bytes, read once for all users of a call. Of `uniform`: the same for the target's and candidates' rows,
+whose bytes are each user's own. Left out: comparing, counting, selecting, and what ranks tell one another.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import torch
+import torch.distributed as dist
+import tyro
+from torch import Tensor
+
+from benchmarks.floor import Rates, Work, measure_rates
+from benchmarks.plain_ranking import plain_full, plain_uniform
+from benchmarks.report import Report, ReportConfig, write
+from benchmarks.timing import Times, alternate, ratios, whole_machine
+from models.table import Shard, initialize, row_block
+from training.best import merge_best
+from training.distributed import barrier, broadcast_object, device, process_group, rank, ranks
+from training.full import full_ranking, full_target_scores
+from training.ranking import uniform_scores
+
+PROTOCOLS = ("full", "uniform")
+_PLAYED = 10
+"""Rows of its history that each user is not recommended."""
+_FLOOR_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Time the ranking of held-out tracks on a random table."""
+
+    tracks: int = 1_000_000
+    """Rows of the table."""
+    dim: int = 128
+    """Width of a row; a multiple of 4."""
+    users: int = 512
+    """Queries of one call, of all ranks together."""
+    top: int = 20
+    """Best rows that `full` lists for each user."""
+    candidates: int = 1000
+    """Rows that `uniform` compares each target with."""
+    rounds: int = 5
+    """Calls that are timed, of each side."""
+    warmup: int = 1
+    """Calls of each side before them."""
+    threads: int = 0
+    """Of each rank; 0 leaves torch's choice. Plain runs on rank 0 with the threads of all ranks."""
+    seed: int = 0
+    """Table, queries, targets and candidates follow from it."""
+    report: Annotated[ReportConfig, tyro.conf.arg(name="")] = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        if self.dim < 4 or self.dim % 4:
+            raise ValueError(f"--dim {self.dim} must be a positive multiple of 4")
+        for name in ("tracks", "users", "top", "candidates", "rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1")
+        if self.warmup < 0 or self.threads < 0 or self.seed < 0:
+            raise ValueError("--warmup, --threads and --seed must not be negative")
+        if self.top + _PLAYED > self.tracks:
+            raise ValueError(f"--top {self.top} must leave {_PLAYED} of --tracks {self.tracks} for each user's history")
+
+
+CONFIG = EvaluateConfig
+
+
+def measure(config: EvaluateConfig) -> None:
+    """Times both protocols in turn with plain and writes the report."""
+    with process_group():
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        torch.set_float32_matmul_precision("highest")
+        users = draw_users(config)
+        first, last = row_block(config.tracks, rank(), ranks())
+        whole_RD = _rows(config, 0, config.tracks) if rank() == 0 else None
+        rows_RD = _rows(config, first, last) if whole_RD is None else whole_RD[first:last]
+        cases: dict[str, Callable[[], Any]] = {
+            "full": lambda: ours_full(users, config.top, first, rows_RD),
+            "plain full": _alone(lambda: plain_full(*users.asked(), config.top, whole_RD)),
+            "uniform": lambda: ours_uniform(users, first, rows_RD),
+            "plain uniform": _alone(
+                lambda: plain_uniform(users.queries_QD, users.target_Q, users.candidates_QC, whole_RD)
+            ),
+        }
+        agreement = _agreement(cases)
+        times = alternate(cases, config.rounds, config.warmup)
+        barrier()
+        rates = _alone(lambda: measure_rates(_floor_work(config), config.users, "fp32", device()))()
+        write(_report(config, times, broadcast_object(rates), broadcast_object(agreement)), config.report)
+
+
+@dataclass(frozen=True)
+class Users:
+    """What is asked of both sides, equal on every rank."""
+
+    queries_QD: Tensor
+    target_Q: Tensor
+    played_QX: Tensor
+    candidates_QC: Tensor
+
+    def asked(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, targets, and the rows to leave out of the others: history and the target itself."""
+        return self.queries_QD, self.target_Q, torch.cat([self.target_Q[:, None], self.played_QX], dim=1)
+
+
+def draw_users(config: EvaluateConfig) -> Users:
+    """Queries normal, rows uniform."""
+    generator = torch.Generator().manual_seed(config.seed)
+
+    def rows(*shape: int) -> Tensor:
+        return torch.randint(config.tracks, shape, generator=generator).to(device())
+
+    queries_QD = torch.randn(config.users, config.dim, generator=generator).to(device())
+    return Users(queries_QD, rows(config.users), rows(config.users, _PLAYED), rows(config.users, config.candidates))
+
+
+def ours_full(users: Users, top: int, first: int, rows_RD: Tensor) -> tuple[Tensor, Tensor]:
+    """(ranks [Q], best rows [Q, K]), equal on every rank, by the functions that evaluation runs."""
+    queries_QD, target_Q, excluded_QX = users.asked()
+    target_scores_Q = _sum(full_target_scores(queries_QD, target_Q, first, rows_RD))
+    counts_Q, *best = full_ranking(queries_QD, target_scores_Q, top, excluded_QX, first, rows_RD)
+    return 1 + _sum(counts_Q), merge_best(*best)[0]
+
+
+def ours_uniform(users: Users, first: int, rows_RD: Tensor) -> Tensor:
+    """Ranks [Q], equal on every rank, as `training.evaluate` takes them."""
+    rows_QC = torch.cat([users.target_Q[:, None], users.candidates_QC], dim=1)
+    scores_QC, own_QC = uniform_scores(users.queries_QD, rows_QC, first, rows_RD)
+    target_scores_Q = _sum(scores_QC[:, 0].contiguous())
+    return 1 + _sum((~(scores_QC[:, 1:] < target_scores_Q[:, None]) & own_QC[:, 1:]).sum(dim=1))
+
+
+def floor_users(config: EvaluateConfig, rates: Rates) -> dict[str, float]:
+    """Users per second of each protocol by the terms above."""
+    table_bytes = 4 * config.tracks * config.dim
+    listed = (1 + config.candidates) * config.dim
+    return {
+        "full": 1 / (2 * config.tracks * config.dim / rates.logits + table_bytes / config.users / rates.copy),
+        "uniform": 1 / (2 * listed / rates.logits + 4 * listed / rates.copy),
+    }
+
+
+def _floor_work(config: EvaluateConfig) -> Work:
+    """Of the step's shapes, only that of the logits is asked for: all queries by a block of rows."""
+    rows = min(config.tracks, _FLOOR_ROWS)
+    return Work(config.users, config.users, config.users, rows, False, rows, rows, config.dim, config.dim, 1, 4)
+
+
+def _rows(config: EvaluateConfig, first: int, last: int) -> Tensor:
+    rows_RD = torch.empty(last - first, config.dim)
+    initialize([Shard(first, 0, rows_RD)], config.dim, 0.02, config.seed)
+    return rows_RD.to(device())
+
+
+def _alone(case: Callable[[], Any]) -> Callable[[], Any]:
+    """The case on rank 0 with the threads of all ranks; the others' turn is empty."""
+
+    def turn() -> Any:
+        if rank() != 0:
+            return None
+        with whole_machine():
+            return case()
+
+    return turn
+
+
+def _sum(values: Tensor) -> Tensor:
+    if ranks() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def _agreement(cases: dict[str, Callable[[], Any]]) -> dict[str, float] | None:
+    """Shares of the answers that equal plain's, on rank 0. Sums of other order may differ in the last bit."""
+    found = {name: case() for name, case in cases.items()}
+    if rank() != 0:
+        return None
+    (ranks_Q, rows_QK), (plain_ranks_Q, plain_rows_QK) = found["full"], found["plain full"]
+    return {
+        "full_ranks": float((ranks_Q == plain_ranks_Q).double().mean()),
+        "full_rows": float((rows_QK == plain_rows_QK).double().mean()),
+        "uniform_ranks": float((found["uniform"] == found["plain uniform"]).double().mean()),
+    }
+
+
+def _report(config: EvaluateConfig, times: dict[str, Times], rates: Rates, agreement: dict[str, float]) -> Report:
+    floor = floor_users(config, rates)
+    figures: dict[str, Any] = {}
+    for protocol in PROTOCOLS:
+        ours, plain = (config.users / times[name].p50 for name in (protocol, f"plain {protocol}"))
+        figures[protocol] = {
+            "users_per_s": ours,
+            "plain_users_per_s": plain,
+            "ratio": ours / plain,
+            "floor_users_per_s": floor[protocol],
+            "of_floor": ours / floor[protocol],
+        }
+    rows = [
+        [name, *(f"{of[key]:,.0f}" for key in ("users_per_s", "plain_users_per_s"))]
+        + [f"{of['ratio']:.2f}", f"{of['floor_users_per_s']:,.0f}", f"{of['of_floor']:.2f}"]
+        for name, of in figures.items()
+    ]
+    samples = {f"{name}_ratio": list(ratios(times[name], times[f"plain {name}"])) for name in PROTOCOLS}
+    notes = [
+        f"Ranks equal to plain's: {agreement['full_ranks']:.2%} of full's, {agreement['uniform_ranks']:.2%} of "
+        f"uniform's; best rows {agreement['full_rows']:.2%}. The rest are sums rounded in another order.",
+        f"Rates measured: float32 product {rates.logits / 1e9:,.0f} GFLOP/s, copy {rates.copy / 1e9:,.1f} GB/s.",
+    ]
+    return Report(
+        name="evaluate",
+        title=f"Ranking {config.tracks:,} tracks x {config.dim}, {config.users} users a call, best {config.top}",
+        config=config,
+        figures=figures | {"agreement": agreement, "seconds": {name: of.seconds for name, of in times.items()}},
+        samples=samples,
+        header=["protocol", "users/s", "plain", "x plain", "floor", "of floor"],
+        rows=rows,
+        notes=notes,
+    )

@@ -1,0 +1,174 @@
+"""`export`: bytes of embeddings exported for retrieval per second, against `numpy.save` of the same rows.
+
+`export` is all that the command does after its imports: it reads the checkpoint, writes Parquet with track ids, reads
+it back and compares, takes checksums, traces the encoder and compares it with the model. `write` and `check` are the
+first write and the reading back with its checksum, alone. Nothing is forced to the disk on either side (no fsync), so
+the figures are those of the page cache where memory is ample. A GB is 10^9 bytes of embeddings.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+from benchmarks.report import Report, ReportConfig, write
+from benchmarks.small_run import LONGEST, make_run
+from benchmarks.timing import Times, alternate, ratios
+from datapipes.errors import UserError
+from models.rows import own_rows
+from retrieval.exporter import write_export
+from retrieval.parts import FileRecord, check_part, write_part
+from retrieval.vocabulary import Vocabulary
+from training.build import build_model, table_weight
+from training.checkpoint import load_best
+from training.distributed import barrier, broadcast_object, logger, process_group, rank, ranks
+from training.run import RunDirectory
+
+_CASES = ("export", "write", "check")
+
+
+@dataclass(frozen=True)
+class ExportBenchmarkConfig:
+    """Time the export of an untrained run with a table of this size."""
+
+    tracks: int = 1_000_000
+    """Rows of the table."""
+    dim: int = 128
+    """Width of a row; a multiple of 4."""
+    rounds: int = 5
+    """Exports that are timed."""
+    warmup: int = 1
+    """Exports before them."""
+    threads: int = 0
+    """Of each rank; 0 leaves torch's choice."""
+    seed: int = 0
+    """Sessions and weights follow from it."""
+    scratch: str = ""
+    """Directory on the disk to measure, for about four times the table; what is written there is removed. Empty: the
+    system's directory for temporary files."""
+    report: Annotated[ReportConfig, tyro.conf.arg(name="")] = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        if self.dim < 4 or self.dim % 4:
+            raise ValueError(f"--dim {self.dim} must be a positive multiple of 4")
+        if self.tracks <= LONGEST:
+            raise ValueError(f"--tracks {self.tracks} must be more than {LONGEST}, the longest session's")
+        if self.rounds < 1:
+            raise ValueError("--rounds must be at least 1")
+        if self.warmup < 0 or self.threads < 0 or self.seed < 0:
+            raise ValueError("--warmup, --threads and --seed must not be negative")
+
+
+CONFIG = ExportBenchmarkConfig
+
+
+def measure(config: ExportBenchmarkConfig) -> None:
+    """Makes a run, exports it again and again, in turn with plain, and writes the report."""
+    with process_group():
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        with _scratch(config.scratch) as folder:
+            run = make_run(folder, config.tracks, config.dim, config.seed)
+            with _silence():
+                times = alternate(_cases(run, folder), config.rounds, config.warmup)
+        write(_report(config, times), config.report)
+
+
+def _cases(run: RunDirectory, folder: Path) -> dict[str, Callable[[], object]]:
+    """On each rank, its own rows; they are what `write_export` reads for itself."""
+    store = run.open_store()
+    vocabulary = Vocabulary(store)
+    first, rows_RD = _own_rows(run, store.tracks)
+    part, plain = folder / f"{rank()}.parquet", folder / f"{rank()}.npy"
+
+    def check() -> None:
+        check_part(part, vocabulary, first, rows_RD)
+        FileRecord.of(folder, part.name)
+
+    return {
+        "export": lambda: write_export(str(run.path), folder / "export", overwrite=True),
+        "write": lambda: write_part(part, vocabulary, first, rows_RD),
+        "check": check,
+        "plain": lambda: np.save(plain, rows_RD.cpu().numpy()),
+    }
+
+
+def _own_rows(run: RunDirectory, tracks: int) -> tuple[int, Tensor]:
+    model = build_model(run.config, tracks)
+    load_best(model, run.path)
+    return own_rows(table_weight(model), rank(), ranks())
+
+
+@contextmanager
+def _scratch(parent: str) -> Iterator[Path]:
+    """A new directory that all ranks share, removed at the end."""
+    folder, error = None, ""
+    if rank() == 0:
+        try:
+            folder = tempfile.TemporaryDirectory(dir=parent or None)
+        except OSError as caught:
+            error = f"--scratch {parent} cannot be written ({caught.strerror}): name a directory that exists"
+    name, error = broadcast_object((folder and folder.name, error))
+    if error:
+        raise UserError(error)
+    try:
+        yield Path(name)
+        barrier()
+    finally:
+        if folder:
+            folder.cleanup()
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Every export would say what it wrote."""
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = False
+
+
+def _report(config: ExportBenchmarkConfig, times: dict[str, Times]) -> Report:
+    gigabytes = 4 * config.tracks * config.dim / 1e9
+    plain = times["plain"]
+    figures = {
+        name: {
+            "gb_per_s": gigabytes / times[name].p50,
+            "plain_gb_per_s": gigabytes / plain.p50,
+            "ratio": plain.p50 / times[name].p50,
+        }
+        for name in _CASES
+    }
+    rows = [
+        [
+            name,
+            *(f"{value:.2f}" for value in figures[name].values()),
+            f"{times[name].p50:.2f}",
+            f"{times[name].p90:.2f}",
+        ]
+        for name in _CASES
+    ]
+    return Report(
+        name="export",
+        title=f"Export of {config.tracks:,} tracks x {config.dim} on {ranks()} rank{'s' * (ranks() > 1)}",
+        config=config,
+        figures=figures | {"seconds": {name: of.seconds for name, of in times.items()}},
+        samples={
+            "ratio": list(ratios(times["export"], plain)),
+            "write_ratio": list(ratios(times["write"], plain)),
+        },
+        header=["part", "GB/s", "plain GB/s", "x plain", "s P50", "P90"],
+        rows=rows,
+        notes=[
+            "Plain is numpy.save of each rank's rows, without ids, checks, encoder or manifest; no side calls fsync.",
+            "'write' and 'check' are parts of 'export', each timed alone.",
+        ],
+    )

@@ -1,0 +1,201 @@
+"""`peers`: other libraries on the work of `step`, each in an environment of its own, in turn with ours."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import tyro
+
+from benchmarks.batches import MemoryStore
+from benchmarks.environments import SCRIPTS, python_of
+from benchmarks.report import Report, ReportConfig, write
+from components.train import named_recipe
+from datapipes.errors import UserError
+from training.distributed import logger, process_group, ranks
+
+SESSIONS = 4096
+LENGTH = 20
+"""Tracks of the longest session, as in `step`."""
+RECIPE = "unidir"
+"""What of ours is compared: no skip loss, for the peers have none."""
+
+Name = Literal["replay-shared", "replay-per-session", "rectools-bce", "rectools-sampled"]
+
+
+class Peer(NamedTuple):
+    """A peer's work and ours beside it."""
+
+    environment: str
+    negatives: str
+    """As `peer_scripts/work.py` names them."""
+    ours: str
+    """Our kind of negatives: the same, or the next kind that asks for no less of us."""
+    loss: str
+
+
+PEERS: dict[Name, Peer] = {
+    "replay-shared": Peer("replay", "shared", "shared", "RePlay SasRec, CESampled, negatives shared"),
+    "replay-per-session": Peer("replay", "per-session", "per-session", "RePlay SasRec, CESampled, a session's own"),
+    "rectools-bce": Peer("rectools", "one", "shared", "RecTools SASRec, BCE, 1 negative a position"),
+    "rectools-sampled": Peer(
+        "rectools", "per-position", "per-session", "RecTools SASRec, sampled softmax, a position's"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class PeersConfig:
+    """Time training steps of RePlay and RecTools, each in turn with ours; the first run installs them."""
+
+    peers: tuple[Name, ...] = tuple(PEERS)
+    """Which ones."""
+    tracks: int = 1_000_000
+    """Rows of the table; RePlay and RecTools keep four times it in memory, and their gradients."""
+    batch: int = 256
+    """Sessions of a batch, of 10 to 20 tracks."""
+    rounds: int = 3
+    """Processes of each side, in turn."""
+    steps: int = 10
+    """Steps timed in each process."""
+    warmup: int = 2
+    """Steps of each process before them."""
+    threads: int = 0
+    """Of each process; 0 leaves torch's choice."""
+    environments: str = "benchmarks/.environments"
+    """Directory of the peers' virtual environments, about 1.5 GB each."""
+    report: Annotated[ReportConfig, tyro.conf.arg(name="")] = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        if not self.peers:
+            raise ValueError(f"--peers names none: choose from {', '.join(PEERS)}")
+        for name in ("tracks", "batch", "rounds", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1")
+        if self.warmup < 0 or self.threads < 0:
+            raise ValueError("--warmup and --threads must not be negative")
+
+
+CONFIG = PeersConfig
+
+
+def measure(config: PeersConfig) -> None:
+    """Starts a process of ours and one of the peer in turn, for each peer."""
+    with process_group():
+        if ranks() > 1:
+            raise UserError("peers run in one process each: start `peers` without torchrun")
+        folder = Path(config.environments)
+        pythons = {name: python_of(PEERS[name].environment, folder) for name in config.peers}
+        found: dict[Name, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+        with tempfile.TemporaryDirectory() as scratch:
+            write_sessions(config, Path(scratch))
+            for name in config.peers:
+                logger.info(f"{name}: {config.rounds} rounds of ours and the peer")
+                found[name] = [
+                    (run_ours(config, PEERS[name], Path(scratch)), run_peer(config, name, pythons[name], Path(scratch)))
+                    for _ in range(config.rounds)
+                ]
+        write(make_report(config, found), config.report)
+
+
+def write_sessions(config: PeersConfig, scratch: Path) -> None:
+    """The sessions that `step` draws, for the peers' scripts."""
+    flat = MemoryStore(SESSIONS, config.tracks, LENGTH, seed=0).read(np.zeros(1, dtype=np.int64))
+    np.savez(scratch / "sessions.npz", tracks=flat.tracks, offsets=flat.offsets)
+
+
+def run_ours(config: PeersConfig, peer: Peer, scratch: Path) -> dict[str, Any]:
+    """What `step` reports of our side, in a process of its own."""
+    result = scratch / "ours.json"
+    options = {
+        "recipe": RECIPE,
+        "baseline": "none",
+        "negatives": peer.ours,
+        "tracks": config.tracks,
+        "batch": config.batch,
+        "length": LENGTH,
+        "rounds": config.steps,
+        "warmup": config.warmup,
+        "threads": config.threads,
+        "json": result,
+        "output": scratch / "step",
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    _finish("our step", [sys.executable, "-m", "benchmarks", "step", *words])
+    return json.loads(result.read_text(encoding="utf-8"))["ours"]
+
+
+def run_peer(config: PeersConfig, name: Name, python: Path, scratch: Path) -> dict[str, Any]:
+    """What the peer's script prints: `seconds` of each step, `peak_bytes` and `versions`."""
+    peer, recipe = PEERS[name], named_recipe(RECIPE)
+    work = {
+        "sessions": str(scratch / "sessions.npz"),
+        "tracks": config.tracks,
+        "dim": recipe.table.dim,
+        "blocks": recipe.encoder.blocks,
+        "heads": recipe.encoder.heads,
+        "hidden": recipe.encoder.hidden,
+        "dropout": recipe.encoder.dropout,
+        "length": LENGTH,
+        "batch": config.batch,
+        "negatives": peer.negatives,
+        "count": 1 if peer.negatives == "one" else recipe.data.negatives,
+        "steps": config.steps,
+        "warmup": config.warmup,
+        "threads": config.threads,
+    }
+    file = scratch / "work.json"
+    file.write_text(json.dumps(work), encoding="utf-8")
+    output = _finish(name, [str(python), str(SCRIPTS / f"run_{peer.environment}.py"), str(file)])
+    return json.loads(output.splitlines()[-1])
+
+
+def _finish(name: str, command: list[str]) -> str:
+    """What a process prints; raises `UserError` with its last words where it fails."""
+    alone = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    done = subprocess.run(command, capture_output=True, text=True, env=alone)
+    if done.returncode < 0:
+        raise UserError(
+            f"{name} was ended by signal {-done.returncode}, as for want of memory: lower --tracks or --batch"
+        )
+    if done.returncode:
+        words = (done.stderr.strip() or "it does not say why").splitlines()[-1]
+        raise UserError(f"{name} failed ({words}): see its versions, or leave it out with --peers")
+    return done.stdout
+
+
+def make_report(config: PeersConfig, found: dict[Name, list[tuple[dict[str, Any], dict[str, Any]]]]) -> Report:
+    """A row a peer: medians over the rounds of each process's median step."""
+    rows, samples, figures = [], {}, {}
+    for name, rounds in found.items():
+        ours = [of["p50_ms"] for of, _ in rounds]
+        theirs = [1000 * float(np.median(of["seconds"])) for _, of in rounds]
+        samples[name] = [slow / fast for fast, slow in zip(ours, theirs, strict=True)]
+        figures[name] = {"ours_ms": ours, "peer_ms": theirs, "peer": [of for _, of in rounds]}
+        versions = rounds[0][1]["versions"]
+        rows.append(
+            [
+                PEERS[name].loss,
+                " ".join(next(iter(versions.items()))),
+                f"{np.median(theirs):.0f}",
+                f"{1000 * config.batch / np.median(theirs):,.0f}",
+                f"{PEERS[name].ours}: {np.median(ours):.0f}",
+                f"{np.median(theirs) / np.median(ours):.1f}",
+                f"{max(of['peak_bytes'] for _, of in rounds) / 2**20:,.0f}",
+            ]
+        )
+    recipe = asdict(named_recipe(RECIPE).encoder)
+    notes = [
+        f"x: times faster ours is, as the ratio of medians over {config.rounds} processes each, in turn. Ours is the "
+        f"recipe {RECIPE}; width, {recipe['blocks']} blocks, {recipe['heads']} heads and dropout are the same.",
+        "1000 negatives where no other number stands. RecTools' BCE compares with one, ours beside it with 1000.",
+        "Batches are made before the clock starts, on both sides. RecTools' full softmax would need "
+        f"{config.batch * LENGTH * config.tracks * 4 / 2**30:,.0f} GiB of logits a batch and is left out.",
+    ]
+    header = ["peer", "version", "ms P50", "sessions/s", "ours ms", "x", "peak MiB"]
+    return Report("peers", "Other libraries on the same step", config, {"peers": figures}, samples, header, rows, notes)

@@ -1,0 +1,248 @@
+"""`pipeline`: how fast batches come from Parquet, beside a plain DataLoader, and what training waits for them."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import count, islice
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from benchmarks.plain_pipe import PlainDataset, plain_loader
+from benchmarks.report import Report, ReportConfig, write
+from benchmarks.timing import Times, alternate, ratios
+from components.recipes import DEFAULT
+from components.train import named_recipe
+from datapipes.batch import SessionBatch
+from datapipes.collate import HELD_OUT
+from datapipes.errors import UserError
+from datapipes.pipe import StepLoader
+from datapipes.prepare import PrepareConfig, prepare
+from datapipes.sessions import SessionStore
+from datapipes.synthesize import SynthesizeConfig, synthesize
+from training.build import check, train_loader
+from training.config import RunConfig
+from training.distributed import barrier, broadcast_object, device, gather_rows, process_group, rank, ranks
+from training.loop import Training
+
+TARGET_WAIT = 0.02
+START = 10
+"""Steps of each turn of training that fill the pipeline and the caches, and are not counted."""
+AHEAD = 2
+"""Batches that TorchRec's pipeline holds in flight; as many more are read, so that every step timed asks for one."""
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """Sessions a second from Parquet through the data pipe, and the share of a training step that waits for them."""
+
+    data: str = ""
+    """Dataset directory to read; empty writes a synthetic one to a temporary folder."""
+    sessions: int = 20_000
+    """Sessions of the synthetic dataset."""
+    tracks: int = 1_000_000
+    """Catalogue of the synthetic dataset (Zipf 1.0); tracks that nobody plays get no row."""
+    recipe: str = DEFAULT
+    """Recipe whose batches are built and whose model trains."""
+    batch: int = 256
+    """Sessions of one global batch."""
+    steps: int = 40
+    """Training steps timed in each round, after 10 that are not."""
+    rounds: int = 5
+    """Times each case runs, in turn."""
+    warmup: int = 1
+    """Rounds before them that are not counted."""
+    report: Annotated[ReportConfig, tyro.conf.arg(name="")] = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("sessions", "tracks", "batch", "steps", "rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1")
+        if self.warmup < 0:
+            raise ValueError("--warmup must not be negative")
+
+
+CONFIG = PipelineConfig
+
+
+def run_config(config: PipelineConfig, path: str) -> RunConfig:
+    """The recipe's config with these data and this batch; raises `UserError` for a batch that cannot be."""
+    recipe = named_recipe(config.recipe)
+    try:
+        return replace(recipe, data=replace(recipe.data, path=path, batch_size=config.batch))
+    except ValueError as error:
+        raise UserError(f"--batch {config.batch} does not go with --recipe {config.recipe}: {error}") from error
+
+
+def measure(config: PipelineConfig) -> None:
+    """Times one epoch of each way to batches, and a stretch of training, in turn."""
+    run_config(config, config.data)  # refuses before anything is written
+    with process_group(), dataset(config) as path:
+        run = run_config(config, path)
+        store = SessionStore(path)
+        check(run, store)
+        wanted = START + config.steps + AHEAD
+        loader = train_loader(run, store)
+        if loader.steps < wanted:
+            raise UserError(
+                f"{len(store)} sessions are {loader.steps} batches of --batch {config.batch}, and {wanted} are needed: "
+                "raise --sessions or lower --steps or --batch"
+            )
+        torch.set_float32_matmul_precision(run.train.matmul)
+        stretch = _Stretch(run, store, config.steps)
+        times = alternate(
+            {
+                "pipe, 0 workers": _epochs(run, store, 0),
+                "pipe, 1 worker": _epochs(run, store, 1),
+                "plain": lambda: _drain(plain_loader(run, PlainDataset(store, rank(), ranks()), store.tracks, ranks())),
+                "plain, in memory": _in_memory(run, store),
+                "training": stretch,
+            },
+            config.rounds,
+            config.warmup,
+        )
+        write(_report(config, store, times, stretch.counted(config.warmup)), config.report)
+
+
+@contextmanager
+def dataset(config: PipelineConfig) -> Iterator[str]:
+    """The dataset directory to read: the user's, or a synthetic one that is gone afterwards."""
+    if config.data:
+        yield config.data
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        folder, error = broadcast_object(folder), None
+        if rank() == 0:
+            log, path = Path(folder) / "log.parquet", Path(folder) / "data"
+            try:
+                synthesize(SynthesizeConfig(log, config.sessions, config.tracks))
+                prepare(PrepareConfig(input=(log,), output=path))
+            except (UserError, ValueError) as caught:
+                error = str(caught)
+        if error := broadcast_object(error):
+            raise UserError(error)
+        yield f"{folder}/data"
+        barrier()
+
+
+def _epochs(run: RunConfig, store: SessionStore, workers: int) -> Callable[[], None]:
+    """A case that reads one epoch, a new one each time, from the first file opened to the last batch."""
+    loader = train_loader(replace(run, data=replace(run.data, workers=workers)), store)
+    numbers = count(1)
+    return lambda: _drain(loader.epoch(next(numbers)))
+
+
+def _in_memory(run: RunConfig, store: SessionStore) -> Callable[[], None]:
+    loader = plain_loader(run, PlainDataset(store, rank(), ranks()), store.tracks, ranks())
+    return lambda: _drain(loader)
+
+
+def _drain(batches: Iterator) -> None:
+    """Reads all batches on one thread, as a data worker does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in batches:
+            pass
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Stretch:
+    """A case that trains a few steps as the training loop does, and keeps how long they took and waited."""
+
+    def __init__(self, run: RunConfig, store: SessionStore, steps: int):
+        self._training = Training(run, store, HELD_OUT["validation"])
+        self._training.loader = self._watch = Watch(self._training.loader, START + steps + AHEAD)
+        self._steps = steps
+        self._epochs = count(1)
+        self._calls: list[list[float]] = []
+
+    def __call__(self) -> None:
+        losses = self._training.epoch(next(self._epochs))
+        for _ in range(START):
+            loss = next(losses)
+        float(loss.total)  # waits for the device
+        before, began = self._watch.waited, time.perf_counter()
+        for loss in islice(losses, self._steps):
+            last = loss
+        float(last.total)
+        seconds = time.perf_counter() - began
+        self._calls.append([seconds / self._steps, (self._watch.waited - before) / seconds])
+        for _ in losses:  # empties the pipeline
+            pass
+
+    def counted(self, warmup: int) -> torch.Tensor:
+        """float64 [rounds, 2]: seconds of a step and the share of it that waited for data, the worst rank's."""
+        calls_R2 = torch.tensor(self._calls[warmup:], dtype=torch.float64, device=device())
+        return gather_rows(calls_R2[None]).amax(dim=0).cpu()
+
+
+class Watch:
+    """A loader that stops after `steps` batches of an epoch and adds up the seconds its caller waits for them."""
+
+    def __init__(self, loader: StepLoader, steps: int):
+        self.steps, self._loader = steps, loader
+        self.waited = 0.0
+
+    def epoch(self, number: int) -> Iterator[SessionBatch]:
+        """The first batches of an epoch."""
+        batches = islice(self._loader.epoch(number), self.steps)
+        while True:
+            began = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch
+
+
+def _report(config: PipelineConfig, store: SessionStore, times: dict[str, Times], trained_R2: torch.Tensor) -> Report:
+    step_s, wait = trained_R2.median(dim=0).values.tolist()
+    trains_per_s = config.batch / step_s
+    pipe = times["pipe, 0 workers"]
+    rows = []
+    for name, case in times.items():
+        if name == "training":
+            continue
+        rate = len(store) / case.p50
+        rows.append(
+            [
+                name,
+                f"{rate:,.0f}",
+                f"{len(store) / case.p90:,.0f}",
+                f"{case.p50 / len(store) * config.batch * 1000:.2f}",
+                f"{rate * times['plain'].p50 / len(store):.2f}",
+                f"{rate / trains_per_s:.1f}",
+            ]
+        )
+    samples = {
+        "pipe on one core / plain": list(ratios(pipe, times["plain"])),
+        "pipe on one core / plain in memory": list(ratios(pipe, times["plain, in memory"])),
+        "pipe with a worker / plain": list(ratios(times["pipe, 1 worker"], times["plain"])),
+        "pipe on one core / training": [
+            len(store) / seconds / (config.batch / step)
+            for seconds, step in zip(pipe.seconds, trained_R2[:, 0].tolist(), strict=True)
+        ],
+        "share of a step that does not wait": (1 - trained_R2[:, 1]).tolist(),
+    }
+    figures = {
+        "sessions": len(store),
+        "tracks": store.tracks,
+        "epoch_seconds": {name: case.seconds for name, case in times.items() if name != "training"},
+        "step_seconds": trained_R2[:, 0].tolist(),
+        "wait_share": trained_R2[:, 1].tolist(),
+    }
+    notes = [
+        f"A training step of {config.batch} sessions takes {1000 * step_s:.1f} ms ({trains_per_s:,.0f} sessions/s) and "
+        f"waits {100 * wait:.2f} % of that for data (target: under {100 * TARGET_WAIT:.0f} %).",
+        f"{len(store):,} sessions over {store.tracks:,} tracks; each turn is one epoch from Parquet to batches, start "
+        "of the worker included; 'plain, in memory' has read and decoded the files before.",
+        "The plain loader checks no negative against its session and finds no distinct rows.",
+    ]
+    header = ["case", "sessions/s P50", "P90", "ms a batch", "x plain", "x training"]
+    return Report("pipeline", "The data pipe", config, figures, samples, header, rows, notes)

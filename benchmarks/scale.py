@@ -1,0 +1,236 @@
+"""`scale`: the training step over sizes of table and batch, and what either costs."""
+
+import itertools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import tyro
+from matplotlib.figure import Figure
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from benchmarks.batches import MemoryStore, own_batches
+from benchmarks.report import Report, ReportConfig, write
+from benchmarks.step import StepConfig, run_config
+from benchmarks.timing import Times, alternate, ratios
+from datapipes.errors import UserError
+from training.build import build_model
+from training.config import RunConfig
+from training.distributed import device, process_group, rank, ranks
+from training.loop import pipelined
+from training.optimizer import make_optimizer
+
+BATCHES = 4
+"""Batches in memory for each case, used in turn."""
+AHEAD = 2
+"""Batches that TorchRec's pipeline holds in flight."""
+REFERENCE = 1_000_000
+TARGET = 0.9
+"""Least rate on ten times the reference's tracks, as a share of the reference's."""
+
+
+@dataclass(frozen=True)
+class ScaleConfig:
+    """Time the training step for every pair of a table size and a batch size; all tables are in memory at once."""
+
+    tracks: tuple[int, ...] = (100_000, 1_000_000, 10_000_000)
+    """Rows of the table."""
+    batches: tuple[int, ...] = (64, 256, 1024, 4096)
+    """Sessions of the global batch, over all ranks."""
+    recipe: str = "unidir-skip-track"
+    """A recipe or an ablation, as in `step`."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Matrix products in float32 or bfloat16."""
+    negatives: Literal["shared", "per-session"] = "shared"
+    """One pool of negatives a batch, or one a session."""
+    dim: int = 128
+    """Width of a row."""
+    sharding: Literal["row_wise", "column_wise", "table_wise", "planner"] = "row_wise"
+    """Where the tables' rows live."""
+    rounds: int = 10
+    """Steps that are timed, of each case; tables of all sizes in turn."""
+    warmup: int = 3
+    """Steps of each case before them."""
+    report: Annotated[ReportConfig, tyro.conf.arg(name="")] = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("tracks", "batches"):
+            values = getattr(self, name)
+            if not values or min(values) < 1 or len(set(values)) < len(values):
+                raise ValueError(f"--{name} must be distinct numbers of at least 1")
+        if self.rounds < 1 or self.warmup < 0:
+            raise ValueError("--rounds must be at least 1 and --warmup not negative")
+        for batch in self.batches:
+            self.step(self.tracks[0], batch)  # refuses a batch that cannot be
+
+    def step(self, tracks: int, batch: int) -> StepConfig:
+        """The benchmark `step` of one case."""
+        return StepConfig(
+            recipe=self.recipe,
+            precision=self.precision,
+            negatives=self.negatives,
+            tracks=tracks,
+            dim=self.dim,
+            batch=batch,
+            sharding=self.sharding,
+            baseline="none",
+        )
+
+
+CONFIG = ScaleConfig
+Case = tuple[int, int]
+"""Tracks and batch."""
+
+
+def measure(config: ScaleConfig) -> None:
+    """Times every case and writes the report."""
+    runs = {
+        (tracks, batch): run_config(config.step(tracks, batch))
+        for batch in sorted(config.batches)
+        for tracks in sorted(config.tracks)
+    }
+    with process_group():
+        for run in runs.values():
+            run.data.check_ranks(ranks())
+        check_memory(config)
+        learners = {tracks: _Learner(runs[tracks, min(config.batches)], tracks) for tracks in sorted(config.tracks)}
+        times: dict[Case, Times] = {}
+        for batch in sorted(config.batches):
+            # A pipeline takes hold of its model: all of one batch size, let go before the next.
+            cases: dict[Case, Callable[[], object]] = {
+                (tracks, batch): learner.start(runs[tracks, batch], config.warmup + config.rounds)
+                for tracks, learner in learners.items()
+            }
+            times |= alternate(cases, config.rounds, config.warmup)
+            for learner in learners.values():
+                learner.finish()
+        write(make_report(config, times), config.report)
+
+
+def check_memory(config: ScaleConfig) -> None:
+    """Raises `UserError` where the tables alone do not fit beside one another."""
+    needed = sum(config.tracks) * config.dim * 4
+    if device().type == "cuda":
+        there = torch.cuda.mem_get_info()[1] * ranks()
+    else:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > 0.8 * there:
+        raise UserError(
+            f"--tracks are tables of {needed / 2**30:.1f} GiB together and the machine has {there / 2**30:.1f}: "
+            "ask for fewer or smaller ones"
+        )
+
+
+class _Learner:
+    """A model of one table size, trained with one batch size after the other."""
+
+    def __init__(self, config: RunConfig, tracks: int):
+        torch.manual_seed(config.train.seed * ranks() + rank())
+        self._tracks = tracks
+        self._model = build_model(config, tracks).train()
+        self._optimizer = make_optimizer(self._model, config.optimizer, config.table, total_steps=1 << 20)
+
+    def start(self, config: RunConfig, steps: int) -> Callable[[], object]:
+        """One step as a call; there are batches for as many as asked for, and for those that fly ahead."""
+        torch.set_float32_matmul_precision(config.train.matmul)
+        store = MemoryStore(
+            BATCHES * config.data.batch_size, self._tracks, config.encoder.max_length, config.train.seed
+        )
+        batches = itertools.cycle(own_batches(config, store))
+        self._batches = itertools.islice(batches, steps + AHEAD)
+        self._pipeline = TrainPipelineSparseDist(self._model, self._optimizer, device())
+        return lambda: self._pipeline.progress(self._batches)
+
+    def finish(self) -> None:
+        """Trains what is in flight and gives the model back."""
+        for _ in pipelined(self._pipeline, self._batches):
+            pass
+        self._pipeline.detach()
+
+
+@dataclass(frozen=True)
+class Line:
+    """y = intercept + slope * x."""
+
+    intercept: float
+    slope: float
+
+    @classmethod
+    def through(cls, x: list[float], y: list[float]) -> "Line":
+        """The line of least squares; level through a single point."""
+        if len(x) < 2:
+            return cls(float(np.mean(y)), 0.0)
+        slope, intercept = np.polyfit(x, y, 1)
+        return cls(float(intercept), float(slope))
+
+
+def make_report(config: ScaleConfig, times: dict[Case, Times]) -> Report:
+    """Rows by case, the fitted lines, and the rates' ratios to the reference size of the table."""
+    sizes, batches = sorted(config.tracks), sorted(config.batches)
+    reference = REFERENCE if REFERENCE in sizes else sizes[0]
+    ms = {case: 1000 * of.p50 for case, of in times.items()}
+    by_batch = {tracks: Line.through(batches, [ms[tracks, batch] for batch in batches]) for tracks in sizes}
+    decades = [float(np.log10(tracks)) for tracks in sizes]
+    by_tracks = {batch: Line.through(decades, [ms[tracks, batch] for tracks in sizes]) for batch in batches}
+    rows = [
+        [
+            f"{tracks:,}",
+            f"{batch:,}",
+            f"{ms[tracks, batch]:.1f}",
+            f"{1000 * times[tracks, batch].p90:.1f}",
+            f"{1000 * batch / ms[tracks, batch]:,.0f}",
+            f"{ms[reference, batch] / ms[tracks, batch]:.2f}",
+        ]
+        for tracks in sizes
+        for batch in batches
+    ]
+    samples = {
+        f"rate on {tracks:,} : {reference:,} tracks, batch {batch}": list(
+            ratios(times[tracks, batch], times[reference, batch])
+        )
+        for tracks in sizes
+        for batch in batches
+        if tracks != reference
+    }
+    notes = [
+        f"{tracks:,} tracks: {line.intercept:.1f} ms + {1000 * line.slope:.1f} µs a session."
+        for tracks, line in by_batch.items()
+    ] + [f"Batch {batch:,}: {line.slope:+.1f} ms for ten times the tracks." for batch, line in by_tracks.items()]
+    for batch in batches:
+        if reference == REFERENCE and (10 * REFERENCE, batch) in ms:
+            ratio = ms[REFERENCE, batch] / ms[10 * REFERENCE, batch]
+            notes.append(f"Batch {batch:,}: 10M tracks run at {ratio:.2f} x the rate of 1M (target: {TARGET} at 256).")
+    figures = {
+        "cases": [{"tracks": tracks, "batch": batch, "seconds": of.seconds} for (tracks, batch), of in times.items()],
+        "ms_by_batch": {str(key): vars(line) for key, line in by_batch.items()},
+        "ms_by_log10_tracks": {str(key): vars(line) for key, line in by_tracks.items()},
+    }
+    return Report(
+        name="scale",
+        title=f"Training step by table and batch: {config.recipe}, {config.precision}, {config.negatives}",
+        config=config,
+        figures=figures,
+        samples=samples,
+        header=["tracks", "batch", "ms P50", "P90", "sessions/s", f"rate x {reference:,}"],
+        rows=rows,
+        notes=notes,
+        draw=lambda figure: draw(figure, sizes, batches, ms, by_batch),
+    )
+
+
+def draw(figure: Figure, sizes: list[int], batches: list[int], ms: dict[Case, float], fits: dict[int, Line]) -> None:
+    """Left: step over batch with the fitted lines; right: step over tracks."""
+    left, right = figure.subplots(1, 2)
+    for tracks in sizes:
+        (points,) = left.plot(batches, [ms[tracks, batch] for batch in batches], "o", label=f"{tracks:,} tracks")
+        x = np.geomspace(batches[0], batches[-1], 50)
+        left.plot(x, fits[tracks].intercept + fits[tracks].slope * x, color=points.get_color(), linewidth=1)
+    for batch in batches:
+        right.plot(sizes, [ms[tracks, batch] for tracks in sizes], "o-", label=f"batch {batch:,}")
+    for axes, name in ((left, "sessions of a batch"), (right, "tracks")):
+        axes.set(xscale="log", yscale="log", xlabel=name, ylabel="ms a step")
+        axes.grid(alpha=0.3)
+        axes.legend()

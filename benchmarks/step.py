@@ -1,0 +1,238 @@
+"""`step`: one training step, its parts, the plain baseline in turn with it, and the machine's floor."""
+
+import itertools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.distributed as dist
+import tyro
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from benchmarks.batches import SHORTEST, MemoryStore, global_work, own_batches, plain_batches
+from benchmarks.clock import peak_bytes
+from benchmarks.floor import Rates, Work, floor_seconds, measure_rates
+from benchmarks.parts import measure_parts
+from benchmarks.plain import check_plain
+from benchmarks.plain_process import PlainProcess, plain_process
+from benchmarks.report import Report, ReportConfig, table, write
+from benchmarks.timing import Times, alternate, ratios, whole_machine
+from components.train import named_recipe
+from datapipes.errors import UserError
+from datapipes.pipe import DataConfig
+from training.build import build_model
+from training.config import RunConfig
+from training.distributed import barrier, broadcast_object, device, process_group, rank, ranks
+from training.optimizer import make_optimizer
+
+_BATCHES = 16
+_CALLS = 5  # in a turn: the first finds the caches full of the other side's data
+_LANES = DataConfig().lanes
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """What is trained, on how much, and how often it is timed."""
+
+    recipe: str = "unidir-skip-track"
+    """A recipe or an ablation; the options below replace its settings."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of both sides: matrix products in float32 or bfloat16."""
+    negatives: Literal["shared", "per-session"] = "shared"
+    """One pool of negatives a batch, or one a session."""
+    tracks: int = 1_000_000
+    """Rows of the table."""
+    dim: int = 128
+    """Width of a row."""
+    batch: int = 256
+    """Sessions of the global batch, over all ranks."""
+    length: int = 20
+    """Tracks of the longest session; the shortest has 10, and all lengths between are as frequent."""
+    sharding: Literal["row_wise", "column_wise", "table_wise", "planner"] = "row_wise"
+    """Where the table's rows live."""
+    rounds: int = 10
+    """Turns of 5 steps that are timed, of each side."""
+    warmup: int = 1
+    """Turns of each side before them."""
+    threads: int = 0
+    """Of each rank; 0 leaves torch's choice."""
+    baseline: Literal["plain", "none"] = "plain"
+    """`plain`: the same in plain PyTorch runs in turn, as one process with the threads of all ranks."""
+    seed: int = 0
+    """Sessions, negatives and weights follow from it."""
+    report: Annotated[ReportConfig, tyro.conf.arg(name="")] = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.batch % _LANES:
+            raise ValueError(f"--batch {self.batch} must be a multiple of {_LANES}")
+        if self.length < SHORTEST:
+            raise ValueError(f"--length {self.length} must be at least {SHORTEST}, the shortest session's")
+        if self.rounds < 1:
+            raise ValueError("--rounds must be at least 1")
+        if self.warmup < 0 or self.threads < 0 or self.seed < 0:
+            raise ValueError("--warmup, --threads and --seed must not be negative")
+
+
+CONFIG = StepConfig
+
+
+def run_config(config: StepConfig) -> RunConfig:
+    """The recipe with this benchmark's settings; raises `UserError` for what does not go together."""
+    recipe = named_recipe(config.recipe)
+    try:
+        run = replace(
+            recipe,
+            data=replace(recipe.data, batch_size=config.batch, sampling=config.negatives, workers=0),
+            table=replace(recipe.table, dim=config.dim, sharding=config.sharding),
+            encoder=replace(recipe.encoder, max_length=config.length),
+            train=replace(recipe.train, precision=config.precision, seed=config.seed),
+        )
+        run.table.check_device(device().type)
+    except ValueError as error:
+        # The sections' sentences name their own flags.
+        sentence = str(error).replace("--table.", "--").replace("--data.sampling", "--negatives")
+        raise UserError(sentence) from error
+    least = run.data.negatives + config.length
+    if config.tracks < least:
+        raise UserError(
+            f"--tracks {config.tracks} are too few for {run.data.negatives} negatives and sessions of "
+            f"{config.length}: ask for at least {least}"
+        )
+    if config.baseline == "plain":
+        check_plain(run)
+    return run
+
+
+def measure(config: StepConfig) -> None:
+    """Times the step and writes the report."""
+    run = run_config(config)
+    with process_group():
+        if _LANES % ranks():
+            raise UserError(f"{ranks()} ranks cannot share a batch of {_LANES} lanes: start 1, 2, 4, 8 or {_LANES}")
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        store = MemoryStore(_BATCHES * config.batch, config.tracks, config.length, config.seed)
+        ours = _Ours(run, store)
+        for _ in range(3):
+            ours.step()
+        peaks = _of_all_ranks(peak_bytes())
+        global_batches = plain_batches(run, store) if rank() == 0 else []
+        cases: dict[str, Callable[[], object]] = {"ours": ours.step}
+        with _plain(config, run, store) as plain:
+            if config.baseline == "plain":
+                # The other ranks' turn is empty.
+                cases["plain"] = plain.step if plain else lambda: None
+            times = alternate(cases, config.rounds, config.warmup, _CALLS)
+            plain_peak = plain.peak_bytes() if plain else 0
+        parts = measure_parts(ours.step, ours.model, ours.optimizer, config.rounds)
+        barrier()
+        floor = None
+        if rank() == 0:
+            work = global_work(run, global_batches)
+            with whole_machine():
+                floor = _Floor(work, measure_rates(work, config.batch, config.precision, device()))
+        write(_report(config, times, broadcast_object(floor), parts, peaks, plain_peak), config.report)
+
+
+@dataclass(frozen=True)
+class _Floor:
+    work: Work
+    rates: Rates
+
+    @property
+    def seconds(self) -> float:
+        return floor_seconds(self.work, self.rates)
+
+
+class _Ours:
+    """The project's training, as `training.loop` sets it up, over a cycle of batches in memory."""
+
+    def __init__(self, config: RunConfig, store: MemoryStore):
+        torch.set_float32_matmul_precision(config.train.matmul)
+        torch.manual_seed(config.train.seed * ranks() + rank())
+        self.model = build_model(config, store.tracks)
+        self.optimizer = make_optimizer(self.model, config.optimizer, config.table, total_steps=1 << 20)
+        self._pipeline = TrainPipelineSparseDist(self.model, self.optimizer, device())
+        self._batches = itertools.cycle(own_batches(config, store))
+        self.model.train()
+
+    def step(self) -> None:
+        self._pipeline.progress(self._batches)
+
+
+def _plain(config: StepConfig, run: RunConfig, store: MemoryStore) -> AbstractContextManager[PlainProcess | None]:
+    """The baseline, started by rank 0 with the threads of all ranks."""
+    if config.baseline == "none" or rank() != 0:
+        return nullcontext()
+    return plain_process(run, store, torch.get_num_threads() * ranks())
+
+
+def _of_all_ranks(value: int) -> list[int]:
+    values = [value]
+    if ranks() > 1:
+        values = [0] * ranks()
+        dist.all_gather_object(values, value)
+    return values
+
+
+def _report(
+    config: StepConfig,
+    times: dict[str, Times],
+    floor: _Floor,
+    parts: dict[str, dict[str, float]],
+    peaks: list[int],
+    plain_peak: int,
+) -> Report:
+    figures: dict[str, Any] = {
+        side: {
+            "sessions_per_s": config.batch / of.p50,
+            "tokens_per_s": floor.work.positions / of.p50,
+            "p50_ms": 1000 * of.p50,
+            "p90_ms": 1000 * of.p90,
+        }
+        for side, of in times.items()
+    }
+    figures["ours"]["peak_bytes"] = peaks
+    figures["floor_sessions_per_s"] = config.batch / floor.seconds
+    figures["of_floor"] = floor.seconds / times["ours"].p50
+    figures["parts"] = parts
+    header = ["", "sessions/s", "tokens/s", "P50 ms", "P90 ms"]
+    rows = [
+        [side, *(f"{figures[side][name]:,.0f}" for name in ("sessions_per_s", "tokens_per_s"))]
+        + [f"{1000 * value:.1f}" for value in (of.p50, of.p90)]
+        for side, of in times.items()
+    ]
+    rows.append(["floor", f"{figures['floor_sessions_per_s']:,.0f}", "", f"{1000 * floor.seconds:.1f}", ""])
+    samples = {"sessions_per_s": [config.batch / seconds for seconds in times["ours"].seconds]}
+    notes = []
+    if "plain" in times:
+        figures["plain"]["peak_bytes"] = plain_peak
+        figures["ratio"] = times["plain"].p50 / times["ours"].p50
+        samples = {"ratio": list(ratios(times["ours"], times["plain"]))}
+        notes.append(f"Ours takes {figures['ratio']:.2f} times plain's sessions per second.")
+    rates = ", ".join(
+        f"{name.replace('_', ' ')} {value / 1e9:,.0f}" for name, value in asdict(floor.rates).items() if name != "copy"
+    )
+    notes += [
+        f"It reaches {figures['of_floor']:.2f} of the floor. Rates measured: {rates} GFLOP/s; "
+        f"copy {floor.rates.copy / 1e9:,.1f} GB/s.",
+        f"Peak memory: ours {', '.join(f'{peak / 2**20:,.0f}' for peak in peaks)} MiB"
+        + (f", plain {plain_peak / 2**20:,.0f} MiB." if plain_peak else "."),
+        "",
+        *table(
+            ["part", "P50 ms", "P90 ms"],
+            [[name, f"{of['p50_ms']:.1f}", f"{of['p90_ms']:.1f}"] for name, of in parts.items()],
+        ),
+    ]
+    return Report(
+        name="step",
+        title=f"Training step: {config.recipe}, {config.precision}, negatives {config.negatives}",
+        config=config,
+        figures=figures,
+        samples=samples,
+        header=header,
+        rows=rows,
+        notes=notes,
+    )

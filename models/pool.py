@@ -1,0 +1,125 @@
+"""The next-track heads against a pool of negatives, a few positions at a time.
+
+Neither all logits nor anything of their size is kept for backward: each chunk's share of the gradient is worked out
+while its logits are in the cache, since the sum of the losses is all that is ever differentiated.
+Shape legend: V positions with a target, in order of their sessions; D width; P pool; X collisions; v and p: the rows
+and columns of one chunk.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+_SHARED_ROWS = 256
+_OWN_ROWS = 128
+_CUDA_ELEMENTS = 1 << 27
+
+Head = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Takes the targets' logits [v] and the negatives' [v, p] (-inf: left out), float32; returns the losses [v] and their
+gradient by the targets' logits [v], and leaves their gradient by the negatives' in the second argument."""
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """Which places of the pool each position is compared with."""
+
+    pool_PD: Tensor
+    window_V2: Tensor
+    """int64: from and until which place; ascending."""
+    collides_X2: Tensor
+    """int64: (position, place) pairs that are left out, ascending."""
+
+
+def pool_losses(queries_VD: Tensor, targets_VD: Tensor, negatives: Negatives, head: Head) -> Tensor:
+    """The sum of the head's losses of queries [V, D] against their targets' rows and their windows of the pool."""
+    return _PoolLosses.apply(
+        queries_VD, targets_VD, negatives.pool_PD, negatives.window_V2, negatives.collides_X2, head
+    )
+
+
+def softmax_head(target_v: Tensor, logits_vp: Tensor) -> tuple[Tensor, Tensor]:
+    """`heads.sampled_softmax` as a `Head`: a logit's gradient is its probability, less one for the target's."""
+    highest_v = torch.maximum(target_v, logits_vp.amax(dim=1))
+    exponential_v = (target_v - highest_v).exp_()
+    total_v = logits_vp.sub_(highest_v[:, None]).exp_().sum(dim=1).add_(exponential_v)
+    logits_vp.mul_(total_v.reciprocal()[:, None])
+    return total_v.log() + highest_v - target_v, exponential_v.div_(total_v).sub_(1)
+
+
+def gbce_head(power: float) -> Head:
+    """`heads.gbce` as a `Head`, but for the division by the number of negatives and the target."""
+
+    def head(target_v: Tensor, logits_vp: Tensor) -> tuple[Tensor, Tensor]:
+        log_sigmoid = torch.nn.functional.logsigmoid
+        losses_v = -(power * log_sigmoid(target_v) + log_sigmoid(-logits_vp).sum(dim=1))
+        logits_vp.sigmoid_()
+        return losses_v, -power * torch.sigmoid(-target_v)
+
+    return head
+
+
+class _PoolLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: FunctionCtx,
+        queries_VD: Tensor,
+        targets_VD: Tensor,
+        pool_PD: Tensor,
+        window_V2: Tensor,
+        collides_X2: Tensor,
+        head: Head,
+    ) -> Tensor:
+        kind = queries_VD.dtype  # bfloat16 under autocast; sums over chunks stay float32
+        rows_PD, tracks_VD = pool_PD.to(kind), targets_VD.to(kind)
+        target_V = (queries_VD * tracks_VD).sum(dim=1, dtype=torch.float32)
+        by_query_VD, by_target_V = torch.empty_like(queries_VD), torch.empty_like(target_V)
+        by_pool_PD = torch.zeros_like(pool_PD, dtype=torch.float32)
+        total = target_V.new_zeros(())
+        for rows, columns, whole, collides in _chunks(window_V2, collides_X2, len(pool_PD)):
+            logits_vp = (queries_VD[rows] @ rows_PD[columns].T).float()
+            if not whole:
+                place_p = torch.arange(columns.start, columns.stop, device=logits_vp.device)
+                window_v2 = window_V2[rows]
+                logits_vp.masked_fill_((place_p < window_v2[:, :1]) | (place_p >= window_v2[:, 1:]), float("-inf"))
+            if len(collides):
+                logits_vp[collides[:, 0] - rows.start, collides[:, 1] - columns.start] = float("-inf")
+            losses_v, by_target_V[rows] = head(target_V[rows], logits_vp)
+            total += losses_v.sum()
+            by_logit_vp = logits_vp.to(kind)
+            torch.mm(by_logit_vp, rows_PD[columns], out=by_query_VD[rows])
+            if kind == torch.float32:
+                by_pool_PD[columns].addmm_(by_logit_vp.T, queries_VD[rows])
+            else:
+                by_pool_PD[columns] += by_logit_vp.T @ queries_VD[rows]
+        by_target_VD = queries_VD * by_target_V[:, None]
+        by_query_VD.addcmul_(tracks_VD, by_target_V[:, None].to(kind))
+        context.save_for_backward(by_query_VD, by_target_VD.to(targets_VD.dtype), by_pool_PD.to(pool_PD.dtype))
+        return total
+
+    @staticmethod
+    def backward(context: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        by_query_VD, by_target_VD, by_pool_PD = context.saved_tensors
+        return by_query_VD * gradient, by_target_VD * gradient, by_pool_PD * gradient, None, None, None
+
+
+def _chunks(window_V2: Tensor, collides_X2: Tensor, pool: int) -> Iterator[tuple[slice, slice, bool, Tensor]]:
+    """(positions, places that any of them meets, whether all meet all of these, collisions among them)."""
+    positions = len(window_V2)
+    if not positions:
+        return
+    shared = bool(((window_V2[:, 0] == 0) & (window_V2[:, 1] == pool)).all())
+    size = _SHARED_ROWS if shared else _OWN_ROWS
+    if window_V2.device.type == "cuda" and shared:
+        size = max(size, _CUDA_ELEMENTS // max(pool, 1))
+    starts = list(range(0, positions, size))
+    limits = torch.tensor([*starts, positions], device=window_V2.device)
+    bounds = torch.searchsorted(collides_X2[:, 0].contiguous(), limits).tolist()
+    for number, start in enumerate(starts):
+        rows = slice(start, min(start + size, positions))
+        columns = slice(0, pool)
+        if not shared:
+            columns = slice(int(window_V2[rows, 0].min()), int(window_V2[rows, 1].max()))
+        yield rows, columns, shared, collides_X2[bounds[number] : bounds[number + 1]]

@@ -1,0 +1,93 @@
+"""The plain loader's batches worked by hand, the watch over waiting, and the report's figures."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.__main__ import run
+from benchmarks.pipeline import Watch
+from benchmarks.plain_pipe import PlainCollate, PlainDataset, plain_loader
+from components.recipes import RECIPES
+from datapipes.errors import UserError
+from datapipes.sessions import SessionStore
+from tests.conftest import random_sessions
+
+
+def test_plain_batch_as_worked_by_hand():
+    """The last two tracks are held out; a position's target is the next track."""
+    rows = [([5, 6, 7, 8, 9], [0, 1, 2, 3, 0]), ([1, 2, 3], [2, 0, 0])]
+    batch = PlainCollate(RECIPES["best"](), tracks=50)(rows)
+    assert batch.tracks_BT.tolist() == [[5, 6, 7], [1, -1, -1]]
+    assert batch.targets_BT.tolist() == [[6, 7, -1], [-1, -1, -1]]
+    assert batch.skipped_BT.tolist() == [[False, True, True], [True, False, False]]
+    assert batch.negatives.shape == (1000,) and 0 <= batch.negatives.min() <= batch.negatives.max() < 50
+
+
+def test_plain_batch_of_a_cloze_recipe():
+    rows = [(list(range(40)), [0] * 40)] * 64
+    batch = PlainCollate(RECIPES["bidir"](), tracks=50)(rows)
+    assert batch.tracks_BT.tolist() == [list(range(18, 38))] * 64
+    assert torch.equal(batch.targets_BT, batch.tracks_BT.where(batch.masked_BT, -1))
+    assert batch.masked_BT.float().mean() == pytest.approx(0.2, abs=0.05)
+    assert batch.negatives.shape == (64, 1000)
+
+
+def test_plain_ranks_read_every_session_once(make_dataset: Callable[..., Path]):
+    sessions = random_sessions(40, 30)
+    store = SessionStore(str(make_dataset(sessions, 30)))
+    shares = [PlainDataset(store, rank, 3) for rank in range(3)]
+    assert sorted(row for share in shares for row in share.rows) == sorted(sessions)
+    config = RECIPES["best"]()
+    config = replace(config, data=replace(config.data, batch_size=32))
+    assert [len(batch.tracks_BT) for batch in plain_loader(config, shares[0], 30, 2)] == [16] * (
+        len(shares[0]) // 16
+    ) + ([len(shares[0]) % 16] if len(shares[0]) % 16 else [])
+
+
+class SlowLoader:
+    def epoch(self, number: int) -> Iterator[int]:
+        for step in range(10):
+            time.sleep(0.02)
+            yield step
+
+
+def test_watch_counts_waiting_alone():
+    watch = Watch(SlowLoader(), 3)
+    steps = []
+    for step in watch.epoch(1):
+        time.sleep(0.05)
+        steps.append(step)
+    assert steps == [0, 1, 2]
+    assert 0.06 <= watch.waited < 0.14
+
+
+def test_report(make_dataset: Callable[..., Path], tmp_path: Path):
+    data, file = make_dataset(random_sessions(256, 1200), 1200, 64), tmp_path / "pipeline.json"
+    words = ["--data", str(data), "--batch", "16", "--steps", "3", "--rounds", "2", "--warmup", "0"]
+    run(["pipeline", *words, "--output", str(tmp_path), "--json", str(file)])
+    content = json.loads(file.read_text())
+    assert (content["sessions"], content["tracks"]) == (256, 1200)
+    seconds, samples = content["epoch_seconds"], content["samples"]
+    expected = [slow / fast for fast, slow in zip(seconds["pipe, 0 workers"], seconds["plain"], strict=True)]
+    assert samples["pipe on one core / plain"] == pytest.approx(expected)
+    assert samples["share of a step that does not wait"] == pytest.approx(
+        [1 - share for share in content["wait_share"]]
+    )
+    assert all(0 <= share < 1 for share in content["wait_share"])
+    rate, step = 256 / seconds["pipe, 0 workers"][0], 16 / content["step_seconds"][0]
+    assert samples["pipe on one core / training"][0] == pytest.approx(rate / step)
+
+
+def test_refusals(make_dataset: Callable[..., Path]):
+    data = str(make_dataset(random_sessions(64, 1200), 1200))
+    with pytest.raises(UserError, match="64 sessions are 4 batches of --batch 16, and 14 are needed: raise --sessions"):
+        run(["pipeline", "--data", data, "--batch", "16", "--steps", "2"])
+    with pytest.raises(UserError, match="--batch 17 does not go with --recipe best: .* multiple of --data.lanes 16"):
+        run(["pipeline", "--data", data, "--batch", "17"])
+    with pytest.raises(UserError, match="there is no recipe 'nope'"):
+        run(["pipeline", "--recipe", "nope"])

@@ -1,0 +1,97 @@
+"""The best rows against a full sort: ties, rows left out, broken scores, too few rows, several ranks, any order."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from models.table import row_block
+from tests.ranks import run_on_ranks
+from training import full
+from training.best import Best, _best_of, merge_best
+from training.distributed import rank, ranks
+from training.full import full_counts, full_ranking, full_target_scores, full_topk
+
+
+def brute_force(scores_QR: Tensor, excluded_QX: Tensor, k: int) -> tuple[list[list[int]], list[list[float]]]:
+    """Python's own sort by (no number first, score, lower row); what is missing is row -1."""
+    rows, scores = [], []
+    for query, row_scores in enumerate(scores_QR.tolist()):
+        left = set(range(len(row_scores))) - set(excluded_QX[query].tolist())
+        order = sorted(left, key=lambda row: (row_scores[row] == row_scores[row], -row_scores[row], row))[:k]
+        rows.append(order + [-1] * (k - len(order)))
+        scores.append([row_scores[row] for row in order] + [float("-inf")] * (k - len(order)))
+    return rows, scores
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    tracks=st.integers(1, 400),
+    k=st.sampled_from([1, 3, 20, 70]),
+    shards=st.integers(1, 3),
+    values=st.integers(1, 9),
+    order=st.sampled_from(["random", "ascending", "descending"]),
+)
+def test_equal_to_brute_force(seed: int, tracks: int, k: int, shards: int, values: int, order: str):
+    generator = torch.Generator().manual_seed(seed)
+    queries = torch.randint(-values, values + 1, (7, 4), generator=generator).float()  # whole numbers: exact, many ties
+    table = torch.randint(-values, values + 1, (tracks, 4), generator=generator).float()
+    if order != "random":  # the best rows last: all that has been kept must go again
+        table = table[(table @ queries[0]).argsort(descending=order == "descending")]
+    excluded = torch.randint(-1, tracks, (7, 5), generator=generator)
+    target = torch.randint(0, tracks, (7,), generator=generator)
+    expected = brute_force(queries @ table.T, excluded, k)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(full, "_BLOCK_ROWS", 64)
+        pieces = [row_block(tracks, number, shards) for number in range(shards)]
+        pieces = [(first, table[first:last]) for first, last in pieces]
+        target_scores = sum(full_target_scores(queries, target, *piece) for piece in pieces)
+        best = [full_topk(queries, k, excluded, *piece) for piece in pieces]
+        for piece, (rows, scores) in zip(pieces, best, strict=True):
+            counts, *both = full_ranking(queries, target_scores, k, excluded, *piece)
+            assert torch.equal(counts, full_counts(queries, target_scores, excluded, *piece))
+            assert torch.equal(both[0], rows) and torch.equal(both[1], scores)
+    merged = _best_of(*(torch.cat(values, dim=1) for values in zip(*best, strict=True)), k)
+    assert (merged[0].tolist(), merged[1].tolist()) == expected
+
+
+def test_rows_that_score_no_number_come_first():
+    queries, table = torch.ones(3, 4), torch.arange(200.0)[:, None].expand(200, 4).clone()
+    table[[150, 70]] = float("nan")
+    queries[1] = float("nan")
+    excluded = torch.tensor([[-1, -1], [0, 2], [150, 199]])
+    rows, scores = full_topk(queries, 4, excluded, 0, table)
+    assert rows.tolist() == [[70, 150, 199, 198], [1, 3, 4, 5], [70, 198, 197, 196]]
+    assert scores.isnan().tolist() == [[True, True, False, False], [True] * 4, [True, False, False, False]]
+
+
+def test_equal_rows_are_listed_from_the_lowest():
+    rows, scores = full_topk(torch.ones(2, 8), 5, torch.tensor([[1], [-1]]), 1000, torch.ones(9000, 8))
+    assert rows.tolist() == [[1000, 1001, 1002, 1003, 1004]] * 2 and (scores == 8).all()
+
+
+def test_rows_of_infinite_scores():
+    best = Best(1, 3, torch.device("cpu"))
+    scores = torch.full((1, 64), float("-inf"))
+    scores[0, [5, 9]] = float("inf")
+    best.add(scores, 0)
+    best.add(torch.full((1, 64), float("inf")), 64)
+    assert best.result()[0].tolist() == [[5, 9, 64]]
+
+
+def best_of_own_rows(queries: Tensor, table: Tensor, excluded: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    first, last = row_block(len(table), rank(), ranks())
+    return merge_best(*full_topk(queries, k, excluded, first, table[first:last]))
+
+
+@pytest.mark.ranks
+def test_two_ranks_agree_on_the_best(tmp_path: Path):
+    queries, table = torch.randint(-2, 3, (5, 4)).float(), torch.randint(-2, 3, (151, 4)).float()
+    excluded = torch.randint(-1, 151, (5, 3))
+    expected = brute_force(queries @ table.T, excluded, 100)
+    for rows, scores in run_on_ranks(tmp_path, 2, best_of_own_rows, queries, table, excluded, 100):
+        assert (rows.tolist(), scores.tolist()) == expected
