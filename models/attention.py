@@ -50,7 +50,8 @@ def attend(projected_NX: Tensor, rows: HeadRows, mask_BHTT: Tensor, kept_BHTT: T
     """
     if not len(projected_NX):  # a rank whose sessions only fill up the batch
         return projected_NX[:, : projected_NX.shape[1] // 3]
-    return _Attend.apply(projected_NX, rows, mask_BHTT, kept_BHTT, heads)
+    with torch.autocast(projected_NX.device.type, enabled=False):
+        return _Attend.apply(projected_NX, rows, mask_BHTT, kept_BHTT, heads)
 
 
 class _Attend(torch.autograd.Function):

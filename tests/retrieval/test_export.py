@@ -101,7 +101,7 @@ def by_hand(live: Encoder, items_LD: torch.Tensor) -> torch.Tensor:
     if live.mask_token is not None:
         items_LD = torch.cat([items_LD, torch.zeros(1, DIM)])
         masked = torch.arange(len(items_LD))[None] == len(items_LD) - 1
-    return live(items_LD[None], torch.tensor([len(items_LD)]), masked)[0, -1]
+    return live.padded(items_LD[None], torch.tensor([len(items_LD)]), masked)[0, -1]
 
 
 def test_column_wise_run_is_exported_in_blocks_of_rows(folder: Path):
