@@ -27,7 +27,7 @@ class ReportConfig:
     """Where a report goes."""
 
     output: str = "benchmarks/results"
-    """Directory of DATE-NAME.md, .json and .png."""
+    """Directory of DATE-NAME.md and .json, where there is a plot .png."""
     json: str = ""
     """One more copy of the JSON, in this file."""
 
@@ -37,6 +37,7 @@ class Report:
     """A benchmark's result."""
 
     name: str
+    """The benchmark's."""
     title: str
     config: Any
     """The dataclass that was asked for."""
@@ -48,6 +49,8 @@ class Report:
     rows: list[list[str]]
     notes: list[str] = field(default_factory=list)
     draw: Callable[[Figure], None] | None = None
+    variant: str = ""
+    """Tells reports of one day and benchmark apart, in their files' names."""
 
 
 def write(report: Report, to: ReportConfig) -> None:
@@ -55,7 +58,9 @@ def write(report: Report, to: ReportConfig) -> None:
     made = _made_of()  # every rank has a peak of its own to tell
     if rank() != 0:
         return
-    name = f"{date.today().isoformat()}-{report.name}"
+    variant = [report.variant] if report.variant else []
+    ranked = [f"{ranks()}-ranks"] if ranks() > 1 else []
+    name = "-".join([date.today().isoformat(), report.name, *variant, *ranked])
     folder = Path(to.output)
     folder.mkdir(parents=True, exist_ok=True)
     content = {"schema_version": SCHEMA_VERSION, "benchmark": report.name, "date": date.today().isoformat()}

@@ -228,6 +228,7 @@ def _report(
     ]
     return Report(
         name="step",
+        variant="-".join([config.recipe, config.precision, config.negatives]),
         title=f"Training step: {config.recipe}, {config.precision}, negatives {config.negatives}",
         config=config,
         figures=figures,
