@@ -76,13 +76,13 @@ class MemoryStore(SessionStore):
 def own_batches(config: RunConfig, store: MemoryStore) -> list[SessionBatch]:
     """This rank's part of one epoch. No track is held out: a session's length is what is trained on."""
     dataset = train_loader(config, store, held_out=0).dataset
-    return [_made(dataset[1, step]) for step in range(dataset.steps)]
+    return [dataset[1, step] for step in range(dataset.steps)]
 
 
 def plain_batches(config: RunConfig, store: MemoryStore) -> list[PlainBatch]:
     """The same global batches for the plain step, which draws its own negatives."""
     dataset = StepDataset(store, config.data, _PlainBuilder(config, store.tracks), rank=0, ranks=1)
-    return [_made(dataset[1, step]) for step in range(dataset.steps)]
+    return [dataset[1, step] for step in range(dataset.steps)]
 
 
 def global_work(config: RunConfig, batches: list[PlainBatch]) -> Work:
@@ -112,12 +112,6 @@ def global_work(config: RunConfig, batches: list[PlainBatch]) -> Work:
         blocks=config.encoder.blocks,
         number_bytes=2 if config.train.precision == "bf16" else 4,
     )
-
-
-def _made(batch):
-    if isinstance(batch, Exception):  # a dataset hands its errors over, so that a worker process can
-        raise batch
-    return batch
 
 
 def _met(negatives_BK: np.ndarray, sessions: Sessions) -> np.ndarray:

@@ -6,12 +6,13 @@ all ranks take the same number of steps, and every session comes once an epoch.
 """
 
 import math
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
+from threading import Lock
 from typing import Literal
-
-import torch
-from torch.utils.data import DataLoader, Dataset
 
 from datapipes.batch import EvaluationBatch, SessionBatch
 from datapipes.collate import BatchBuilder
@@ -44,7 +45,7 @@ class DataConfig:
     shuffle_groups: int = 8
     """Row groups (4096 sessions each) whose sessions are mixed with one another."""
     workers: int = 1
-    """Processes a rank keeps for reading and drawing; 0 does it in the training process."""
+    """Threads a rank keeps for reading and drawing; 0 does it between two steps."""
     prefetch: int = 4
     """Batches each worker prepares ahead."""
 
@@ -72,8 +73,8 @@ class DataConfig:
             raise UserError(f"{ranks} ranks do not divide --data.lanes {self.lanes}: change either")
 
 
-class StepDataset(Dataset):
-    """Batches of this rank by `(epoch, step)`. A `UserError` is returned, not raised, so that workers can report it."""
+class StepDataset:
+    """Batches of this rank by `(epoch, step)`, from any thread."""
 
     def __init__(
         self, store: SessionStore, config: DataConfig, builder: BatchBuilder, rank: int, ranks: int, limit: int = 0
@@ -86,10 +87,11 @@ class StepDataset(Dataset):
         self._sessions = min(limit, len(store)) if limit else len(store)
         self.steps = math.ceil(math.ceil(self._sessions / config.lanes) / self._per_lane)
         self._order: tuple[int, SessionOrder] | None = None
+        self._reading = Lock()
 
-    def __getitem__(self, index: tuple[int, int]) -> SessionBatch | EvaluationBatch | UserError:
+    def __getitem__(self, index: tuple[int, int]) -> SessionBatch | EvaluationBatch:
         epoch, step = index
-        try:
+        with self._reading:  # the order keeps decoded windows
             if self._order is None or self._order[0] != epoch:
                 order = SessionOrder(
                     self._store, self._builder.seed, epoch, self.config.shuffle_groups, len(self._lanes) + 1
@@ -100,40 +102,42 @@ class StepDataset(Dataset):
                 start, end = (number * self._sessions // self.config.lanes for number in (lane, lane + 1))
                 first = min(start + step * self._per_lane, end)
                 lanes.append(self._order[1].take(first, min(first + self._per_lane, end)))
-            return self._builder.build(pad(lanes, self._per_lane), epoch, step)
-        except UserError as error:
-            return error
+        return self._builder.build(pad(lanes, self._per_lane), epoch, step)
 
 
 class StepLoader:
     """Iterates a `StepDataset` over the steps of one epoch, from any step on.
 
-    Workers end with the epoch, whose order is new each time: training's do not take up memory while others evaluate.
+    Its workers are threads: building is NumPy's work, which leaves the interpreter free, and a batch handed over from
+    another process costs more than it does to build.
     """
 
     def __init__(self, dataset: StepDataset, pin_memory: bool = False):
         """`pin_memory`: for copies to a GPU."""
-        config = dataset.config
-        self.dataset, self.steps = dataset, dataset.steps
-        self._indices: list[tuple[int, int]] = []
-        self._loader = DataLoader(
-            dataset,
-            batch_size=None,
-            sampler=self,
-            num_workers=config.workers,
-            prefetch_factor=config.prefetch if config.workers else None,
-            pin_memory=pin_memory,
-            # Its own: DataLoader draws a seed at every start, and would take it from dropout's stream.
-            generator=torch.Generator(),
-        )
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter(self._indices)
+        self.dataset, self.steps, self._pin_memory = dataset, dataset.steps, pin_memory
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[SessionBatch | EvaluationBatch]:
         """The batches of `epoch` from `first_step` on."""
-        self._indices = [(epoch, step) for step in range(first_step, self.steps)]
-        for batch in self._loader:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        steps = iter(range(first_step, self.steps))
+        workers = self.dataset.config.workers
+        if not workers:
+            for step in steps:
+                yield self._batch(epoch, step)
+            return
+        with ThreadPoolExecutor(workers, thread_name_prefix="batches") as threads:
+            ahead = deque(
+                threads.submit(self._batch, epoch, step)
+                for step in islice(steps, workers * self.dataset.config.prefetch)
+            )
+            try:
+                while ahead:
+                    batch = ahead.popleft().result()
+                    ahead.extend(threads.submit(self._batch, epoch, step) for step in islice(steps, 1))
+                    yield batch
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _batch(self, epoch: int, step: int) -> SessionBatch | EvaluationBatch:
+        batch = self.dataset[epoch, step]
+        return batch.pin_memory() if self._pin_memory else batch

@@ -96,6 +96,13 @@ def test_make_train(clone: Path):
     assert re.search(r"full +test +0\.\d{4}", done.stdout.split("Exporting")[-1])
 
 
+def test_a_benchmark_of_it(clone: Path):
+    (line,) = commands()[4]
+    said = run(line, clone)
+    assert re.search(r"Ours takes \d+\.\d\d times plain's", said)
+    assert list((clone / "benchmarks/mine").glob("*-step-*.json"))
+
+
 def test_ci_runs_the_readmes_test_command():
     called = re.findall(r"^exec (make \w+)", (ROOT / ".ci/run").read_text(), re.MULTILINE)
     assert called == [commands()[0][1]]
