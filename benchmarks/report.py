@@ -27,7 +27,7 @@ class ReportConfig:
     """Where a report goes."""
 
     output: str = "benchmarks/results"
-    """Directory of DATE-NAME.md and .json, where there is a plot .png."""
+    """Directory of DATE-NAME.md, .json and .png."""
     json: str = ""
     """One more copy of the JSON, in this file."""
 
@@ -49,6 +49,7 @@ class Report:
     rows: list[list[str]]
     notes: list[str] = field(default_factory=list)
     draw: Callable[[Figure], None] | None = None
+    """The plot, where it is not to show each round's samples."""
     variant: str = ""
     """Tells reports of one day and benchmark apart, in their files' names."""
 
@@ -65,20 +66,41 @@ def write(report: Report, to: ReportConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     content = {"schema_version": SCHEMA_VERSION, "benchmark": report.name, "date": date.today().isoformat()}
     content |= {"made": made, "config": asdict(report.config)} | report.figures | {"samples": report.samples}
-    text = _markdown(report, made, name if report.draw else "")
-    if report.draw:
-        figure = Figure(figsize=(9, 4.5), dpi=100, layout="constrained")
-        FigureCanvasAgg(figure)
-        report.draw(figure)
-        aside = folder / f".{name}.png.partial"
-        figure.savefig(aside, format="png")
-        os.replace(aside, folder / f"{name}.png")
+    text = _markdown(report, made, name)
+    plot(report.draw or rounds_of(report.samples), folder / f"{name}.png")
     write_json(folder / f"{name}.json", content)
     write_text(folder / f"{name}.md", text)
     if to.json:
         write_json(Path(to.json), content)
     logger.info("\n".join([report.title, "", *table(report.header, report.rows), "", *report.notes]))
     logger.info(f"wrote {folder / name}.md and .json")
+
+
+def plot(draw: Callable[[Figure], None], file: Path) -> None:
+    """Writes a PNG 900 pixels wide, at one blow."""
+    figure = Figure(figsize=(9, 4.5), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(figure)
+    aside = file.with_name(f".{file.name}.partial")
+    figure.savefig(aside, format="png")
+    os.replace(aside, file)
+
+
+def rounds_of(samples: dict[str, list[float]]) -> Callable[[Figure], None]:
+    """Draws every round of each figure as a point, and their quartiles as a box."""
+
+    def draw(figure: Figure) -> None:
+        axis = figure.subplots()
+        axis.boxplot(list(samples.values()), orientation="horizontal", tick_labels=list(samples), showfliers=False)
+        for place, values in enumerate(samples.values(), start=1):
+            axis.plot(values, [place] * len(values), ".", color="#33658a", alpha=0.6)
+        axis.set_xlabel("each round's figure; more is better")
+        axis.set_xlim(left=0)
+        axis.invert_yaxis()
+        axis.grid(axis="x", color="0.9")
+        axis.spines[["top", "right"]].set_visible(False)
+
+    return draw
 
 
 def table(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -107,7 +129,7 @@ def _made_of() -> dict[str, Any]:
     }
 
 
-def _markdown(report: Report, made: dict[str, Any], picture: str) -> str:
+def _markdown(report: Report, made: dict[str, Any], name: str) -> str:
     peak = ", ".join(f"{value / 2**20:,.0f}" for value in made["peak_bytes"])
     lines = [
         f"# {report.title}",
@@ -123,6 +145,4 @@ def _markdown(report: Report, made: dict[str, Any], picture: str) -> str:
         "",
         *report.notes,
     ]
-    if picture:
-        lines += ["", f"![{report.name}]({picture}.png)"]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", f"![{report.name}]({name}.png)"]) + "\n"
