@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.floor import Work
 from benchmarks.plain import PlainBatch
+from benchmarks.zipf import Zipf
 from datapipes.batch import SessionBatch
 from datapipes.manifest import Manifest
 from datapipes.pipe import StepDataset
@@ -39,13 +40,9 @@ class MemoryStore(SessionStore):
         random = np.random.default_rng(seed)
         lengths = random.integers(SHORTEST, longest + 1, sessions)
         plays = int(lengths.sum())
-        # Popular tracks lie anywhere: under row-wise sharding, no rank has more to do than another.
-        row_of_place = random.permutation(tracks)
-        share = np.cumsum(1 / np.arange(1, tracks + 1))
-        places = np.searchsorted(share, random.random(plays) * share[-1])
         self._flat = Flat(
             offsets=np.concatenate([[0], np.cumsum(lengths)]),
-            tracks=row_of_place[places],
+            tracks=Zipf(tracks, random).draw(plays, random),
             skips=random.integers(0, 4, plays).astype(np.int8),
             numbers=np.arange(sessions),
         )

@@ -5,7 +5,7 @@ import time
 
 import torch
 
-from training.distributed import device
+from training.distributed import device, gather_rows
 
 
 def clock() -> float:
@@ -25,3 +25,8 @@ def peak_bytes() -> int:
     if device().type == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def peaks_of_ranks() -> list[int]:
+    """Every rank's `peak_bytes`."""
+    return gather_rows(torch.tensor([peak_bytes()], device=device())).tolist()

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import torch
-import torch.distributed as dist
 import tyro
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from benchmarks.report import Report, ReportConfig, write
 from benchmarks.timing import Times, alternate, ratios, whole_machine
 from models.table import Shard, initialize, row_block
 from training.best import merge_best
-from training.distributed import barrier, broadcast_object, device, process_group, rank, ranks
+from training.distributed import barrier, broadcast_object, device, process_group, rank, ranks, sum_ranks
 from training.full import full_ranking, full_target_scores
 from training.ranking import uniform_scores
 
@@ -125,17 +124,17 @@ def draw_users(config: EvaluateConfig) -> Users:
 def ours_full(users: Users, top: int, first: int, rows_RD: Tensor) -> tuple[Tensor, Tensor]:
     """(ranks [Q], best rows [Q, K]), equal on every rank, by the functions that evaluation runs."""
     queries_QD, target_Q, excluded_QX = users.asked()
-    target_scores_Q = _sum(full_target_scores(queries_QD, target_Q, first, rows_RD))
+    target_scores_Q = sum_ranks(full_target_scores(queries_QD, target_Q, first, rows_RD))
     counts_Q, *best = full_ranking(queries_QD, target_scores_Q, top, excluded_QX, first, rows_RD)
-    return 1 + _sum(counts_Q), merge_best(*best)[0]
+    return 1 + sum_ranks(counts_Q), merge_best(*best)[0]
 
 
 def ours_uniform(users: Users, first: int, rows_RD: Tensor) -> Tensor:
     """Ranks [Q], equal on every rank, as `training.evaluate` takes them."""
     rows_QC = torch.cat([users.target_Q[:, None], users.candidates_QC], dim=1)
     scores_QC, own_QC = uniform_scores(users.queries_QD, rows_QC, first, rows_RD)
-    target_scores_Q = _sum(scores_QC[:, 0].contiguous())
-    return 1 + _sum((~(scores_QC[:, 1:] < target_scores_Q[:, None]) & own_QC[:, 1:]).sum(dim=1))
+    target_scores_Q = sum_ranks(scores_QC[:, 0].contiguous())
+    return 1 + sum_ranks((~(scores_QC[:, 1:] < target_scores_Q[:, None]) & own_QC[:, 1:]).sum(dim=1))
 
 
 def floor_users(config: EvaluateConfig, rates: Rates) -> dict[str, float]:
@@ -170,12 +169,6 @@ def _alone(case: Callable[[], Any]) -> Callable[[], Any]:
             return case()
 
     return turn
-
-
-def _sum(values: Tensor) -> Tensor:
-    if ranks() > 1:
-        dist.all_reduce(values)
-    return values
 
 
 def _agreement(cases: dict[str, Callable[[], Any]]) -> dict[str, float] | None:

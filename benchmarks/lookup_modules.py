@@ -16,6 +16,7 @@ from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from benchmarks.zipf import Zipf
 from datapipes.batch import FEATURE
 from models.table import TABLE, TableConfig, make_plan, make_sharder, make_table
 from training.distributed import device, rank, ranks
@@ -48,13 +49,11 @@ class Ids:
 
 def draw_ids(tracks: int, lookups: int, seed: int) -> list[Ids]:
     """This rank's ids: popularity falls as Zipf's law with exponent 1, popular rows lie anywhere in the table."""
-    row_of_place = np.random.default_rng(seed).permutation(tracks)
-    share = np.cumsum(1 / np.arange(1, tracks + 1))
+    zipf = Zipf(tracks, np.random.default_rng(seed))
     random = np.random.default_rng([seed, 1 + rank()])
     sets = []
     for _ in range(ID_SETS):
-        places = np.searchsorted(share, random.random(lookups) * share[-1])
-        ids_L = torch.from_numpy(row_of_place[places]).to(device())
+        ids_L = torch.from_numpy(zipf.draw(lookups, random)).to(device())
         sets.append(Ids(ids_L, *torch.unique(ids_L, return_inverse=True)))
     return sets
 

@@ -14,7 +14,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.clock import peak_bytes
+from benchmarks.clock import peaks_of_ranks
 from training.distributed import device, logger, rank, ranks
 from training.provenance import commit, machine, versions
 from training.run import write_json, write_text
@@ -114,18 +114,13 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _made_of() -> dict[str, Any]:
-    peak = torch.tensor(peak_bytes(), dtype=torch.int64)
-    peaks = [peak]
-    if ranks() > 1:
-        peaks = [torch.empty_like(peak).to(device()) for _ in range(ranks())]
-        torch.distributed.all_gather(peaks, peak.to(device()))
     return {
         "machine": machine() | ({"device": torch.cuda.get_device_name()} if device().type == "cuda" else {}),
         "versions": versions(),
         "commit": commit(),
         "ranks": ranks(),
         "threads": torch.get_num_threads(),
-        "peak_bytes": [int(value) for value in peaks],
+        "peak_bytes": peaks_of_ranks(),
     }
 
 

@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import torch
-import torch.distributed as dist
 import tyro
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from benchmarks.batches import SHORTEST, MemoryStore, global_work, own_batches, plain_batches
-from benchmarks.clock import peak_bytes
+from benchmarks.clock import peaks_of_ranks
 from benchmarks.floor import Rates, Work, floor_seconds, measure_rates
 from benchmarks.parts import measure_parts
 from benchmarks.plain import check_plain
@@ -117,7 +116,7 @@ def measure(config: StepConfig) -> None:
         ours = _Ours(run, store)
         for _ in range(3):
             ours.step()
-        peaks = _of_all_ranks(peak_bytes())
+        peaks = peaks_of_ranks()
         global_batches = plain_batches(run, store) if rank() == 0 else []
         cases: dict[str, Callable[[], object]] = {"ours": ours.step}
         with _plain(config, run, store) as plain:
@@ -167,14 +166,6 @@ def _plain(config: StepConfig, run: RunConfig, store: MemoryStore) -> AbstractCo
     if config.baseline == "none" or rank() != 0:
         return nullcontext()
     return plain_process(run, store, torch.get_num_threads() * ranks())
-
-
-def _of_all_ranks(value: int) -> list[int]:
-    values = [value]
-    if ranks() > 1:
-        values = [0] * ranks()
-        dist.all_gather_object(values, value)
-    return values
 
 
 def _report(

@@ -84,6 +84,13 @@ def gather_rows(local_BX: Tensor) -> Tensor:
     return torch.cat(pieces)
 
 
+def sum_ranks(values: Tensor) -> Tensor:
+    """The sum of all ranks' `values`, which it replaces."""
+    if ranks() > 1:
+        dist.all_reduce(values)
+    return values
+
+
 def barrier() -> None:
     """Waits until every rank is here."""
     if ranks() > 1:

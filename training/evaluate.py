@@ -17,7 +17,7 @@ from datapipes.sessions import SessionStore
 from models.rows import own_rows
 from training.build import evaluation_loader, table_weight
 from training.config import RunConfig
-from training.distributed import device, gather_rows, rank, ranks
+from training.distributed import device, gather_rows, rank, ranks, sum_ranks
 from training.full import full_counts, full_target_scores
 from training.metrics import RankMetrics, SkipRanking
 from training.ranking import uniform_scores
@@ -90,16 +90,16 @@ class Evaluator:
             scores_QC, own_QC = uniform_scores(
                 queries_QD, torch.cat([target_Q[:, None], candidates_QC], dim=1), first, rows_RD
             )
-            target_scores_Q = _sum(scores_QC[:, 0].contiguous())
+            target_scores_Q = sum_ranks(scores_QC[:, 0].contiguous())
             counts_Q = (~(scores_QC[:, 1:] < target_scores_Q[:, None]) & own_QC[:, 1:]).sum(dim=1)
         else:
-            target_scores_Q = _sum(full_target_scores(queries_QD, target_Q, first, rows_RD))
+            target_scores_Q = sum_ranks(full_target_scores(queries_QD, target_Q, first, rows_RD))
             excluded_QX = target_Q[:, None]
             if self._config.evaluate.filter_history:
                 excluded_QX = torch.cat([excluded_QX, _gather_padded(batch.history_BS.to(device()))], dim=1)
             counts_Q = full_counts(queries_QD, target_scores_Q, excluded_QX, first, rows_RD)
         own = slice(rank() * len(batch.target_B), (rank() + 1) * len(batch.target_B))
-        return 1 + _sum(counts_Q)[own]
+        return 1 + sum_ranks(counts_Q)[own]
 
 
 def candidate_counts(batch: EvaluationBatch, protocol: Protocol, tracks: int, filter_history: bool) -> Tensor:
@@ -112,12 +112,6 @@ def candidate_counts(batch: EvaluationBatch, protocol: Protocol, tracks: int, fi
     history_BS = torch.where(batch.history_BS == batch.target_B[:, None], -1, batch.history_BS).sort(dim=1).values
     first_BS = torch.nn.functional.pad(history_BS[:, 1:] != history_BS[:, :-1], (1, 0), value=True)
     return others_B - (first_BS & (history_BS >= 0)).sum(dim=1)
-
-
-def _sum(values: Tensor) -> Tensor:
-    if ranks() > 1:
-        dist.all_reduce(values)
-    return values
 
 
 def _gather_padded(history_BS: Tensor) -> Tensor:
