@@ -13,10 +13,11 @@ from components.recipes import RECIPES
 from datapipes.manifest import SESSIONS, VOCABULARY, Manifest
 from datapipes.sessions import SessionStore
 from training.build import build_model
-from training.checkpoint import save_best
+from training.checkpoint import Checkpoints, Position
 from training.config import RunConfig
 from training.distributed import barrier, rank
 from training.run import RunDirectory
+from training.state import model_tensors
 
 RECIPE = "best"
 LONGEST = 12
@@ -31,8 +32,10 @@ def make_run(folder: Path, tracks: int, dim: int, seed: int) -> RunDirectory:
     barrier()
     config = run_config(folder, dim, seed)
     store = SessionStore(config.data.path)
-    run = RunDirectory.create(config, RECIPE, store)
-    save_best(build_model(config, tracks), run.path)
+    run = RunDirectory.begin(config, RECIPE, store)
+    checkpoints, begun = Checkpoints(run.path, keep=1, facts={}), Position()
+    checkpoints.save(model_tensors(build_model(config, tracks)), replace(begun, best_checkpoint=begun.name))
+    checkpoints.close()
     return run
 
 

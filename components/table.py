@@ -4,7 +4,6 @@ Resumes: a run that is there whole is not trained again.
 """
 
 import gc
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,32 +77,23 @@ def _run(output: Path, name: str, seed: int) -> Path:
 
 def _is_done(path: Path, wanted, store) -> bool:
     """Whether this run is there; refuses one of another config or other data."""
-    from training.run import RunDirectory
+    from training.run import RunDirectory, first_difference
 
-    if not path.exists():
+    if not (path / "run.json").exists():
         return False
     run = RunDirectory.open(str(path))
-    same = replace(run.config, run_dir="", data=replace(run.config.data, path=wanted.data.path)) == wanted
-    if not same or run.record["vocabulary_hash"] != store.manifest.vocabulary_hash:
+    if first_difference(run.config, wanted) or run.record["vocabulary_hash"] != store.manifest.vocabulary_hash:
         raise UserError(f"{path} has another config or other data: remove it, or choose another --output")
-    return True
+    return run.finished
 
 
 def _train(path: Path, recipe, name: str) -> None:
-    """Trains aside and renames: a run that is there is whole."""
-    from training.distributed import barrier, rank
+    """Trains, or goes on where this run was stopped."""
     from training.loop import train
 
-    aside = path.with_name(f".{path.name}.partial")
-    if rank() == 0:
-        shutil.rmtree(aside, ignore_errors=True)
-    barrier()
-    train(replace(recipe, run_dir=str(aside)), name)
+    train(replace(recipe, run_dir=str(path)), name)
     # A sharded model refers to itself: left to chance, several tables would wait to be freed.
     gc.collect()
-    if rank() == 0:
-        aside.rename(path)
-    barrier()
 
 
 def _baselines(output: Path, config, store) -> None:

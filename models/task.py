@@ -46,6 +46,9 @@ class Learner(nn.Module):
         size, which tells how thinly negatives were drawn."""
         super().__init__()
         self.encoder, self.loss, self.autocast, self.tracks = encoder, loss, autocast, tracks
+        # This rank's own, of the last step, for whoever asks which rank and which sessions went wrong.
+        self.own_loss = self.own_row_gradient = torch.zeros(())
+        self.own_sessions = torch.empty(0, dtype=torch.int64)
 
     def forward(self, rows_UD: Tensor, batch: SessionBatch) -> tuple[Tensor, StepLosses]:
         """Means run over the positions of all ranks, so that any number of ranks takes the same step."""
@@ -80,6 +83,7 @@ class Learner(nn.Module):
                 self.loss.queries,
             )
             nce, nce_count = nce_BT.sum(), counts_BT.sum()
+        self._note(rows_UD, (nll + nce).detach(), batch.session_B)
         sums = torch.stack([nll.detach(), nce.detach(), nll.new_tensor(len(queries_VD)), nce_count.to(nll.dtype)])
         ranks = 1
         if dist.is_initialized() and dist.get_world_size() > 1:
@@ -91,6 +95,14 @@ class Learner(nn.Module):
         means = sums[:2] / counts
         total = self.loss.beta * means[0] + self.loss.alpha * means[1]
         return loss, StepLosses(total, means[0], means[1])
+
+    def _note(self, rows_UD: Tensor, loss: Tensor, session_B: Tensor) -> None:
+        def note_gradient(gradient_UD: Tensor) -> None:
+            self.own_row_gradient = gradient_UD.sum()
+
+        self.own_loss, self.own_sessions = loss, session_B
+        if rows_UD.requires_grad:
+            rows_UD.register_hook(note_gradient)
 
     def predict(self, rows_UD: Tensor, batch: SessionBatch) -> Tensor:
         """Queries [B, D]: the prediction at each session's last input position, in full precision."""

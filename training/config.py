@@ -52,12 +52,34 @@ class TrainConfig:
     """Sessions of the validation after each epoch, a fixed random choice; 0 is all of them."""
     log_every: int = 20
     """Steps between two lines of metrics.jsonl."""
+    hang_s: float = 600.0
+    """Seconds without a step after which a rank counts as hung: it is named, and the ranks end; 0 waits for ever."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.log_every < 1:
             raise ValueError("--train.epochs and --train.log-every must be at least 1")
         if self.patience < 0 or self.seed < 0 or self.validation_sessions < 0:
             raise ValueError("--train.patience, --train.seed and --train.validation-sessions must not be negative")
+        if not self.hang_s >= 0:
+            raise ValueError(f"--train.hang-s {self.hang_s} must not be negative")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When the whole state is written, beside the end of every epoch that is the best so far. It changes no figure."""
+
+    minutes: float = 10.0
+    """Minutes of training after which a checkpoint is due; 0 leaves it to `every`."""
+    every: int = 0
+    """Steps after which a checkpoint is due; 0 leaves it to `minutes`."""
+    keep: int = 2
+    """Checkpoints kept, the newest ones, beside the best."""
+
+    def __post_init__(self) -> None:
+        if not self.minutes >= 0 or self.every < 0:
+            raise ValueError("--checkpoint.minutes and --checkpoint.every must not be negative")
+        if self.keep < 1:
+            raise ValueError(f"--checkpoint.keep {self.keep} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -66,6 +88,12 @@ class RunConfig:
 
     run_dir: str = ""
     """Where checkpoints, metrics and logs go; empty picks runs/RECIPE-NNN."""
+    resume: Literal["auto", "never"] = "auto"
+    """`auto` goes on from the newest whole checkpoint where `run_dir` holds an unfinished run of this config."""
+    init_from: str = ""
+    """Run directory whose best weights and optimizer state this run starts from, on other data; empty starts afresh."""
+    vanished: Literal["keep", "drop"] = "keep"
+    """With `init_from`: rows of tracks that the new data lack stay in the table and its export, or go."""
     data: DataConfig = field(default_factory=DataConfig)
     table: TableConfig = field(default_factory=TableConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -73,6 +101,7 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
         if self.table.dim % self.encoder.heads:

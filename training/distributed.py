@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,7 @@ from torch import Tensor
 from training.memory import keep_freed_memory
 
 logger = logging.getLogger("skipwise")
+_side_groups: dict[str, tuple[dist.ProcessGroup, dist.ProcessGroup]] = {}
 
 
 def rank() -> int:
@@ -73,6 +75,25 @@ def _quiet_libraries() -> None:
         logging.getLogger(library).setLevel(logging.ERROR)
     deprecations = ".*(ShardedTensor|broadcast_buffers|torch.distributed).*"
     warnings.filterwarnings("ignore", category=FutureWarning, message=deprecations)
+
+
+def side_group(purpose: str) -> dist.ProcessGroup:
+    """A gloo group of all ranks for one purpose: what two threads say to other ranks must not share a group.
+
+    All ranks must ask for a purpose at the same place. It lives as long as the default group.
+    """
+    if purpose not in _side_groups or _side_groups[purpose][0] is not dist.group.WORLD:
+        _side_groups[purpose] = dist.group.WORLD, dist.new_group(backend="gloo")
+    return _side_groups[purpose][1]
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Every rank's `value`, in rank order; for small things."""
+    if ranks() == 1:
+        return [value]
+    values = [None] * ranks()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def gather_rows(local_BX: Tensor) -> Tensor:

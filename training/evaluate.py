@@ -1,6 +1,6 @@
 """Leave-one-out evaluation over the sharded table: `uniform` (1000 unseen candidates) and exact `full` ranking."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
@@ -36,8 +36,15 @@ def measurable(config: RunConfig) -> tuple[str, ...]:
 class Evaluator:
     """Ranks held-out targets under the model's present weights."""
 
-    def __init__(self, config: RunConfig, store: SessionStore, model: DistributedModelParallel):
-        self._config, self._store, self._model = config, store, model
+    def __init__(
+        self,
+        config: RunConfig,
+        store: SessionStore,
+        model: DistributedModelParallel,
+        between_batches: Callable[[], None] | None = None,
+    ):
+        """`between_batches` is called on every rank after each batch; what it raises ends the measuring."""
+        self._config, self._store, self._model, self._between_batches = config, store, model, between_batches
 
     @torch.no_grad()
     def measure(
@@ -76,6 +83,8 @@ class Evaluator:
                 if record:
                     record.write(**columns)
                 metrics.update(**{name: columns[name].to(device()) for name in ("rank", "candidates", "skips")})
+                if self._between_batches:
+                    self._between_batches()
         self._model.train()
         return metrics.compute()
 

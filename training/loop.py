@@ -2,7 +2,10 @@
 
 import gc
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
 
+import numpy as np
 import torch
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
@@ -11,14 +14,18 @@ from datapipes.collate import HELD_OUT
 from datapipes.sessions import SessionStore
 from models.task import StepLosses
 from training.build import build_model, check, train_loader
-from training.checkpoint import load_best, save_best
+from training.checkpoint import Checkpoints, Position, find_newest, load_best, load_tensors
 from training.config import RunConfig
-from training.distributed import device, logger, rank, ranks
+from training.control import Action, Control, Stopped
+from training.distributed import device, logger, rank
 from training.evaluate import PROTOCOLS, Evaluator
+from training.health import Health
 from training.optimizer import make_optimizer
 from training.progress import Progress
 from training.report import hit_rate_table
-from training.run import RunDirectory
+from training.run import CHECKPOINTS, RunDirectory
+from training.state import Tensors, set_steps, training_tensors
+from training.storage import Index
 
 Watch = Callable[[int, dict[str, float | int]], bool]
 """Told the epoch and its validation metrics on every rank; where all return True, training ends."""
@@ -27,78 +34,164 @@ Watch = Callable[[int, dict[str, float | int]], bool]
 def train(config: RunConfig, recipe: str, watch: Watch | None = None, test: bool = True) -> RunDirectory:
     """Trains, keeps the weights with the best validation HR@10, and tests those once at the end.
 
-    Needs a process group (`training.distributed.process_group`). Writes the run directory and returns it. Without
-    `test`, no test target is looked at, and the metrics end with the best weights' validation.
+    Needs a process group (`training.distributed.process_group`). Writes the run directory and returns it; goes on
+    where an unfinished run of this config stands there. Without `test`, no test target is looked at, and the metrics
+    end with the best weights' validation. SIGTERM ends it with `Stopped`, the state saved.
     """
     store = SessionStore(config.data.path)
     check(config, store)
     longest = store.manifest.session_lengths["max"]
     if longest > config.encoder.max_length:
         logger.info(f"sessions have up to {longest} tracks: the last {config.encoder.max_length} are read")
-    run = RunDirectory.create(config, recipe, store)
-    config = run.config
+    run = RunDirectory.begin(config, recipe, store)
     torch.set_float32_matmul_precision(config.train.matmul)
-    training = Training(config, store, HELD_OUT["validation"])
-    evaluator = Evaluator(config, store, training.model)
-    progress = Progress(run, training.loader.steps, len(store))
-    best, best_epoch = -1.0, 0
-    for epoch in range(1, config.train.epochs + 1):
-        progress.steps(epoch, training.epoch(epoch))
-        metrics = evaluator.measure("uniform", "validation", config.train.validation_sessions)
-        better = metrics["hr@10"] > best
-        progress.validation(epoch, metrics, better)
-        if better:
-            best, best_epoch = metrics["hr@10"], epoch
-            save_best(training.model, run.path)
-        stop = watch is not None and watch(epoch, metrics)
-        if stop or (config.train.patience and epoch - best_epoch >= config.train.patience):
-            break
-    load_best(training.model, run.path)
-    results = {}
-    for protocol in PROTOCOLS if test else PROTOCOLS[:1]:
-        record_in = run.path if test else None
-        values = evaluator.measure(protocol, "validation", config.evaluate.sessions, record_in)
-        results[protocol] = {"validation": values}
-    if test:
-        if config.train.refit:
-            del training, evaluator
-            gc.collect()  # they hang together in cycles, and their table must make room for the next
-            training = Training(config, store, HELD_OUT["test"])
-            for epoch in range(1, best_epoch + 1):
-                progress.steps(epoch, training.epoch(epoch), "refit")
-            save_best(training.model, run.path)
-            evaluator = Evaluator(config, store, training.model)
-        for protocol in PROTOCOLS:
-            results[protocol]["test"] = evaluator.measure(protocol, "test", config.evaluate.sessions, run.path)
-    progress.close()
-    results["train"] = {
-        "sessions_per_s": progress.sessions_per_s,
-        "epochs": progress.epochs,
-        "best_epoch": best_epoch,
-        "seconds": progress.seconds,
-    }
-    run.update_metrics(results)
-    logger.info(hit_rate_table(results, config))
-    logger.info(f"run directory: {run.path}")
-    return run
+    with Control(config.checkpoint.minutes) as control:
+        return Job(run, store, control).run(watch, test)
 
 
-class Training:
-    """A fresh model and what trains it, on all but each session's last `held_out` tracks."""
+class Job:
+    """One run under way: where it stands, and what it is trained, saved and reported by."""
 
-    def __init__(self, config: RunConfig, store: SessionStore, held_out: int):
-        torch.manual_seed(config.train.seed * ranks() + rank())
-        self.model = build_model(config, store.tracks)
-        self.loader = train_loader(config, store, held_out)
-        steps = self.loader.steps * config.train.epochs
-        optimizer = make_optimizer(self.model, config.optimizer, config.table, steps)
-        self._pipeline = TrainPipelineSparseDist(self.model, optimizer, device())
+    def __init__(self, run: RunDirectory, store: SessionStore, control: Control):
+        self._run, self._config, self._store, self._control = run, run.config, store, control
+        newest = find_newest(run.path)
+        self._position = newest[2] if newest else Position()
+        facts = {"vocabulary_hash": run.record["vocabulary_hash"], "config": asdict(run.config)}
+        self._checkpoints = Checkpoints(run.path, run.config.checkpoint.keep, facts)
+        self._training = Training(self._config, store, self._held_out)
+        if newest:
+            name, index, position = newest
+            self._training.load(run.path / CHECKPOINTS / name, index, position)
+            self._checkpoints.resume(position)
+            logger.info(f"goes on from checkpoint {name} of {run.path}")
+        self._progress = Progress(run, self._training.steps, len(store), self._position)
 
-    def epoch(self, number: int) -> Iterator[StepLosses]:
-        """Trains through one epoch, yielding each step's losses."""
-        self.model.train()
-        yield from pipelined(self._pipeline, self.loader.epoch(number))
-        self._pipeline.detach()
+    @property
+    def _held_out(self) -> int:
+        return HELD_OUT["validation" if self._position.phase == "train" else "test"]
+
+    def run(self, watch: Watch | None, test: bool) -> RunDirectory:
+        """Trains what is left, and tests."""
+        config, run = self._config, self._run
+        results = self._position.results
+        if self._position.phase == "train":
+            self._train(watch)
+            results = self._best_validation(test)
+            if test and config.train.refit:
+                self._begin_refit(results)
+        if self._position.phase == "refit":
+            while self._position.epoch <= self._position.best_epoch:
+                self._epoch()
+                self._next_epoch()
+            self._save(best=True)
+        self._checkpoints.close()
+        load_best(self._training.model, run.path)
+        if test:
+            evaluator = self._evaluator()
+            for protocol in PROTOCOLS:
+                values = evaluator.measure(protocol, "test", config.evaluate.sessions, run.path)
+                results[protocol] = results.get(protocol, {}) | {"test": values}
+        self._progress.close()
+        results["train"] = {
+            "sessions_per_s": self._progress.sessions_per_s,
+            "epochs": self._progress.epochs,
+            "best_epoch": self._position.best_epoch,
+            "seconds": self._progress.seconds,
+        }
+        run.update_metrics(results)
+        logger.info(hit_rate_table(results, config))
+        logger.info(f"run directory: {run.path}")
+        return run
+
+    def _train(self, watch: Watch | None) -> None:
+        """Until the last epoch, or the last that patience or `watch` allows."""
+        config, evaluator, stop = self._config.train, self._evaluator(), False
+        while not stop and self._position.epoch <= config.epochs and not self._out_of_patience():
+            self._epoch()
+            epoch = self._position.epoch
+            metrics = evaluator.measure("uniform", "validation", config.validation_sessions)
+            better = metrics["hr@10"] > self._position.best
+            self._progress.validation(epoch, metrics, better)
+            if better:
+                self._position = replace(self._position, best=metrics["hr@10"], best_epoch=epoch)
+            self._next_epoch()
+            if better:
+                self._save(best=True)
+            stop = watch is not None and watch(epoch, metrics)
+        self._save()
+
+    def _out_of_patience(self) -> bool:
+        waited = self._position.epoch - 1 - self._position.best_epoch
+        return 0 < self._config.train.patience <= waited
+
+    def _epoch(self) -> None:
+        """The rest of the epoch under way, with the checkpoints that fall due in it."""
+        training, every = self._training, self._config.checkpoint.every
+        health = Health(training.model.module.learner)
+        losses = training.epoch(self._position.epoch, self._position.step)
+        for step in self._progress.steps(self._position, losses):
+            self._position = replace(
+                self._position, step=step, steps=self._progress.trained, seconds=self._progress.seconds
+            )
+            health.step(self._position.epoch, step)
+            if step % self._config.train.log_every == 0:
+                health.look()
+            action = self._control.agree(failed=health.fault is not None or self._checkpoints.failed)
+            if action == Action.GO_ON and every and step % every == 0 and step < training.steps:
+                action = Action.SAVE
+            if action != Action.GO_ON or step == training.steps:
+                health.check(self._run.path)
+            if action == Action.FAIL:
+                self._checkpoints.wait()
+            elif action == Action.STOP:
+                self._stop()
+            elif action == Action.SAVE:
+                self._save()
+
+    def _next_epoch(self) -> None:
+        self._position = replace(self._position, epoch=self._position.epoch + 1, step=0)
+
+    def _best_validation(self, test: bool) -> dict:
+        """The best weights' validation metrics, those of every session among them."""
+        self._checkpoints.wait()
+        load_best(self._training.model, self._run.path)
+        evaluator, record_in = self._evaluator(), self._run.path if test else None
+        return {
+            protocol: {
+                "validation": evaluator.measure(protocol, "validation", self._config.evaluate.sessions, record_in)
+            }
+            for protocol in (PROTOCOLS if test else PROTOCOLS[:1])
+        }
+
+    def _begin_refit(self, results: dict) -> None:
+        self._position = replace(self._position, phase="refit", epoch=1, step=0, results=results)
+        self._checkpoints.close()
+        del self._training
+        gc.collect()  # its parts hang together in cycles, and their table must make room for the next
+        self._training = Training(self._config, self._store, self._held_out)
+
+    def _evaluator(self) -> Evaluator:
+        return Evaluator(self._config, self._store, self._training.model, self._between_batches)
+
+    def _between_batches(self) -> None:
+        action = self._control.agree(failed=self._checkpoints.failed)
+        if action == Action.FAIL:
+            self._checkpoints.wait()
+        elif action == Action.STOP:
+            self._stop()
+
+    def _save(self, best: bool = False) -> None:
+        if best:
+            self._position = replace(self._position, best_checkpoint=self._position.name)
+        self._checkpoints.save(self._training.tensors(), self._position)
+        self._control.saved()
+
+    def _stop(self) -> None:
+        self._save()
+        self._checkpoints.close()
+        self._progress.close()
+        logger.info(f"stopped by SIGTERM, saved as {self._position.name}: the same command goes on from there")
+        raise Stopped(0)
 
 
 def pipelined(pipeline: TrainPipelineSparseDist, batches: Iterator[SessionBatch]) -> Iterator[StepLosses]:
@@ -108,3 +201,39 @@ def pipelined(pipeline: TrainPipelineSparseDist, batches: Iterator[SessionBatch]
             yield pipeline.progress(batches)
         except StopIteration:
             return
+
+
+class Training:
+    """A fresh model and what trains it, on all but each session's last `held_out` tracks."""
+
+    def __init__(self, config: RunConfig, store: SessionStore, held_out: int):
+        self._seed = config.train.seed
+        self.model = build_model(config, store.tracks)
+        self._loader = train_loader(config, store, held_out)
+        self.steps = self._loader.steps
+        """Steps of an epoch."""
+        total = self.steps * config.train.epochs
+        self._optimizer = make_optimizer(self.model, config.optimizer, config.table, total)
+        self._pipeline = TrainPipelineSparseDist(self.model, self._optimizer, device())
+
+    def epoch(self, number: int, first_step: int = 0) -> Iterator[StepLosses]:
+        """Trains through the steps of one epoch from `first_step` on, yielding each step's losses.
+
+        Dropout follows from (seed, epoch, step, rank) as all else does, so a run that goes on draws what it would have.
+        """
+        self.model.train()
+        losses = pipelined(self._pipeline, self._loader.epoch(number, first_step))
+        for step in range(first_step, self.steps):
+            draw = np.random.SeedSequence([self._seed, number, step, rank()]).generate_state(1)
+            torch.manual_seed(int(draw[0]))
+            yield next(losses)
+        self._pipeline.detach()
+
+    def tensors(self) -> Tensors:
+        """All that a checkpoint holds, live."""
+        return training_tensors(self.model, self._optimizer)
+
+    def load(self, path: Path, index: Index, position: Position) -> None:
+        """Takes over the state saved at `position`."""
+        load_tensors(self.tensors(), path, index)
+        set_steps(self._optimizer, (position.epoch - 1) * self.steps + position.step)

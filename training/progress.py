@@ -1,55 +1,68 @@
 """What a person and a plot see of a run: progress bar, `metrics.jsonl`, TensorBoard. Rank 0 only."""
 
 import json
-import math
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from datapipes.errors import UserError
 from models.task import StepLosses
+from training.checkpoint import Position
 from training.distributed import logger, rank
-from training.run import RunDirectory
+from training.run import RunDirectory, write_text
 
 
 class Progress:
-    """Counts sessions and time in training steps, and reports."""
+    """Counts steps and the time they took, and reports."""
 
-    def __init__(self, run: RunDirectory, steps_per_epoch: int, sessions_per_epoch: int):
+    def __init__(self, run: RunDirectory, steps_per_epoch: int, sessions_per_epoch: int, begun: Position):
+        """`begun`: where the run stands; what was reported of later steps, by ranks that were stopped, is dropped."""
         self._run, self._steps, self._sessions = run, steps_per_epoch, sessions_per_epoch
         self._loud = rank() == 0
-        self._file = open(run.path / "metrics.jsonl", "a", encoding="utf-8") if self._loud else None
-        self._board = SummaryWriter(str(run.path / "tensorboard")) if self._loud else None
-        self.seconds = 0.0
-        self.epochs = 0
+        self._file, self._board = None, None
+        if self._loud:
+            file = run.path / "metrics.jsonl"
+            trained = (begun.epoch - 1) * steps_per_epoch + begun.step
+            _cut(file, begun, trained)
+            self._file = open(file, "a", encoding="utf-8")
+            self._board = SummaryWriter(str(run.path / "tensorboard"), purge_step=trained + 1 if trained else None)
+        self.seconds = begun.seconds
+        self.trained = begun.steps
         self._best_text = ""
 
-    def steps(self, epoch: int, losses: Iterator[StepLosses], kind: str = "train") -> None:
-        """Runs through an epoch's steps; stops the run with a sentence when a logged loss is not finite."""
+    def steps(self, position: Position, losses: Iterator[StepLosses]) -> Iterator[int]:
+        """Runs through the rest of an epoch's steps and yields how many of the epoch's are done after each."""
         began = time.perf_counter()
         log_every = self._run.config.train.log_every
+        epoch, kind = position.epoch, position.phase
         name = f"epoch {epoch}" if kind == "train" else f"{kind} epoch {epoch}"
-        bar = tqdm(losses, total=self._steps, desc=name, disable=not self._loud, mininterval=1, leave=False)
-        for step, loss in enumerate(bar, start=1):
-            if step % log_every and step != self._steps:
-                continue
-            values = {"loss": float(loss.total), "nll": float(loss.nll), "nce": float(loss.nce)}
-            if not math.isfinite(values["loss"]):
-                raise UserError(
-                    f"the loss is {values['loss']} at epoch {epoch}, step {step}: "
-                    "lower --optimizer.learning-rate or --table.learning-rate"
+        bar = tqdm(
+            losses,
+            total=self._steps,
+            initial=position.step,
+            desc=name,
+            disable=not self._loud,
+            mininterval=1,
+            leave=False,
+        )
+        last = began
+        for step, loss in enumerate(bar, start=position.step + 1):
+            self.trained += 1
+            now = time.perf_counter()
+            self.seconds += now - last
+            if step % log_every == 0 or step == self._steps:
+                values = {"loss": float(loss.total), "nll": float(loss.nll), "nce": float(loss.nce)}
+                rate = (step - position.step) / self._steps * self._sessions / (now - began)
+                bar.set_postfix_str(
+                    f"loss {values['loss']:.3f} (nll {values['nll']:.3f}, nce {values['nce']:.3f}) "
+                    f"{rate:.0f} sessions/s{self._best_text}"
                 )
-            rate = step / self._steps * self._sessions / (time.perf_counter() - began)
-            bar.set_postfix_str(
-                f"loss {values['loss']:.3f} (nll {values['nll']:.3f}, nce {values['nce']:.3f}) "
-                f"{rate:.0f} sessions/s{self._best_text}"
-            )
-            self._write(kind, (epoch - 1) * self._steps + step, values | {"epoch": epoch, "sessions_per_s": rate})
-        self.seconds += time.perf_counter() - began
-        self.epochs += 1
+                self._write(kind, (epoch - 1) * self._steps + step, values | {"epoch": epoch, "sessions_per_s": rate})
+            yield step
+            last = time.perf_counter()
 
     def validation(self, epoch: int, metrics: dict[str, float | int], better: bool) -> None:
         """One line an epoch, on screen and on file."""
@@ -63,7 +76,12 @@ class Progress:
     @property
     def sessions_per_s(self) -> float:
         """Sessions trained on per second of training steps, over all ranks; validation is not counted."""
-        return self.epochs * self._sessions / max(self.seconds, 1e-9)
+        return self.trained / self._steps * self._sessions / max(self.seconds, 1e-9)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained, those of a refit among them."""
+        return self.trained // self._steps
 
     def close(self) -> None:
         """Flushes both files."""
@@ -77,3 +95,20 @@ class Progress:
             self._file.flush()
             for name, value in values.items():
                 self._board.add_scalar(f"{kind}/{name}", value, step)
+
+
+def _cut(file: Path, position: Position, trained: int) -> None:
+    """Keeps the lines of what `position` has behind it."""
+    if not file.exists():
+        return
+    here = position.phase == "refit", position.epoch, trained
+    kept = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            values = json.loads(line)
+            step = values["step"] if values["kind"] != "validation" else float("inf")
+            if (values["kind"] == "refit", values["epoch"], step) <= here:
+                kept.append(f"{line}\n")
+        except (ValueError, KeyError, TypeError):
+            continue  # torn when its writer was killed
+    write_text(file, "".join(kept))

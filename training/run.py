@@ -3,51 +3,70 @@
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from datapipes.errors import UserError
+from datapipes.manifest import VOCABULARY
 from datapipes.sessions import SessionStore
 from training.config import RunConfig, from_mapping
 from training.distributed import barrier, broadcast_object, rank, ranks
 from training.provenance import versions
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+CHECKPOINTS = "checkpoints"
+_FREE_TO_CHANGE = (
+    "run_dir",
+    "resume",
+    "data.path",
+    "data.workers",
+    "data.prefetch",
+    "table.sharding",
+    "train.log_every",
+    "train.hang_s",
+    "evaluate.batch_size",
+    "checkpoint.minutes",
+    "checkpoint.every",
+    "checkpoint.keep",
+)
+"""Fields that change no figure of a run; all others must stay as they were for it to go on."""
+_OWN_FILES = {"config.yaml", "run.json", VOCABULARY} | {
+    f".{name}.partial" for name in ("config.yaml", "run.json", VOCABULARY)
+}
 
 
 class RunDirectory:
-    """`config.yaml`, `run.json`, `metrics.jsonl`, `metrics.json`, `tensorboard/`, `checkpoint/`."""
+    """`config.yaml`, `run.json`, `vocabulary.parquet`, `checkpoints/`, `metrics.jsonl`, `metrics.json`, and more."""
 
     def __init__(self, path: Path, config: RunConfig, record: dict[str, Any]):
         self.path, self.config, self.record = path, config, record
 
     @classmethod
-    def create(cls, config: RunConfig, recipe: str, store: SessionStore) -> "RunDirectory":
-        """Makes the directory on rank 0; refuses one that holds a run already. An empty name picks runs/RECIPE-NNN."""
-        error = None
+    def begin(cls, config: RunConfig, recipe: str, store: SessionStore) -> "RunDirectory":
+        """Makes the directory on rank 0, or opens the unfinished run of this config that is there.
+
+        An empty name picks runs/RECIPE-NNN, and finds that one again when the launcher restarts its ranks. Raises
+        `UserError` on every rank for a directory that holds anything else.
+        """
+        path, error = None, None
         if rank() == 0:
             try:
-                config = dataclasses.replace(config, run_dir=str(_new_directory(config.run_dir, recipe)))
+                path = _directory(config, recipe, store)
             except (UserError, OSError) as caught:
                 error = str(caught)
-        config, error = broadcast_object((config, error))
+        path, error = broadcast_object((path, error))
         if error:
             raise UserError(error)
-        record = {
-            "schema_version": SCHEMA_VERSION,
-            "recipe": recipe,
-            "ranks": ranks(),
-            "vocabulary_hash": store.manifest.vocabulary_hash,
-            "counts": store.manifest.counts,
-            "versions": versions(),
-        }
-        run = cls(Path(config.run_dir), config, record)
-        if rank() == 0:
-            write_text(run.path / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
-            write_json(run.path / "run.json", record)
-        return run
+        return cls(path, dataclasses.replace(config, run_dir=str(path)), read_json(path / "run.json", "a run"))
+
+    @property
+    def finished(self) -> bool:
+        """Whether training has ended and its metrics are written."""
+        file = self.path / "metrics.json"
+        return file.exists() and "train" in read_json(file, "metrics of a run")
 
     @classmethod
     def open(cls, path: str) -> "RunDirectory":
@@ -120,13 +139,95 @@ def read_yaml(file: Path) -> dict[str, Any]:
     return content
 
 
-def _new_directory(wanted: str, recipe: str) -> Path:
-    if wanted:
-        path = Path(wanted)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(f"{path} exists and is not empty: choose another --run-dir")
-        path.mkdir(parents=True, exist_ok=True)
+def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
+    """The run's directory, with its config, its vocabulary and its record in it."""
+    path = Path(config.run_dir) if config.run_dir else _own_directory(recipe) or _new_directory(recipe)
+    if (path / "run.json").exists() and config.resume == "auto":
+        _check_same(path, config, recipe, store)
         return path
+    if path.exists() and not (path.is_dir() and {file.name for file in path.iterdir()} <= _OWN_FILES):
+        raise UserError(f"{path} exists and is not empty: choose another --run-dir")
+    path.mkdir(parents=True, exist_ok=True)
+    config = dataclasses.replace(config, run_dir=str(path))
+    write_text(path / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+    _keep_vocabulary(store.path / VOCABULARY, path / VOCABULARY)
+    write_json(
+        path / "run.json",
+        {
+            "schema_version": SCHEMA_VERSION,
+            "recipe": recipe,
+            "ranks": ranks(),
+            "vocabulary_hash": store.manifest.vocabulary_hash,
+            "counts": store.manifest.counts,
+            "versions": versions(),
+            "launch": os.environ.get("TORCHELASTIC_RUN_ID"),
+        },
+    )
+    return path
+
+
+def _keep_vocabulary(source: Path, target: Path) -> None:
+    """A run's rows must keep their meaning when the dataset directory is replaced; a link costs no space."""
+    aside = target.with_name(f".{target.name}.partial")
+    aside.unlink(missing_ok=True)
+    try:
+        os.link(source, aside)
+    except OSError:
+        shutil.copyfile(source, aside)
+    os.replace(aside, target)
+
+
+def _check_same(path: Path, config: RunConfig, recipe: str, store: SessionStore) -> None:
+    """Raises `UserError` unless the run there is this one, unfinished."""
+    run = RunDirectory.open(str(path))
+    if run.finished:
+        raise UserError(f"{path} holds a finished run: choose another --run-dir")
+    if run.record["recipe"] != recipe:
+        raise UserError(
+            f"{path} holds an unfinished run of {run.record['recipe']}, not {recipe}: choose another --run-dir"
+        )
+    if difference := first_difference(run.config, config):
+        raise UserError(
+            f"{path} holds an unfinished run with {difference}: go on with that, or choose another --run-dir"
+        )
+    if (store.manifest.vocabulary_hash, store.manifest.counts) != (
+        run.record["vocabulary_hash"],
+        run.record["counts"],
+    ):
+        raise UserError(
+            f"{path} holds an unfinished run on other data than {store.path}: go on with those, or choose another "
+            "--run-dir, which may start from this run with --init-from"
+        )
+
+
+def first_difference(before: RunConfig, now: RunConfig) -> str:
+    """The first field, as a flag with both values, in which two configs make different runs; empty where none is."""
+    values, others = (_flat(dataclasses.asdict(config)) for config in (before, now))
+    for name, value in values.items():
+        if value != others[name] and name not in _FREE_TO_CHANGE:
+            return f"--{name.replace('_', '-')} {value}, not {others[name]}"
+    return ""
+
+
+def _flat(sections: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in sections.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _own_directory(recipe: str) -> Path | None:
+    """The directory that this launch made before its ranks were restarted."""
+    launch = os.environ.get("TORCHELASTIC_RUN_ID")
+    if not launch or not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        return None
+    for file in Path("runs").glob(f"{recipe}-[0-9][0-9][0-9]*/run.json"):
+        if read_json(file, "a run").get("launch") == launch:
+            return file.parent
+    return None
+
+
+def _new_directory(recipe: str) -> Path:
     for number in range(1, 10_000):
         path = Path("runs") / f"{recipe}-{number:03}"
         try:

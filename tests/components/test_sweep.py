@@ -16,10 +16,9 @@ from datapipes.errors import UserError
 from tests.components.conftest import refused
 from tests.conftest import random_sessions, write_dataset
 from tests.ranks import run_on_ranks
-from training.checkpoint import BEST
 from training.config import from_mapping
 from training.loop import train
-from training.run import RunDirectory
+from training.run import CHECKPOINTS, RunDirectory
 from training.study import search
 from training.study.space import SPACES, Choices, Range, read_space, sections
 from training.study.sweep_report import _importances
@@ -104,7 +103,7 @@ def test_no_test_target_is_looked_at_and_only_the_best_weights_stay(run, folder:
     for place in folders:
         metrics = json.loads((place / "metrics.json").read_text())
         assert set(metrics) == {"uniform", "train"} and set(metrics["uniform"]) == {"validation"}
-        assert (place / BEST).exists() == (int(place.name) == best)
+        assert (place / CHECKPOINTS).exists() == (int(place.name) == best)
         assert not (place / "ranks").exists()
     values = {trial["number"]: trial["hr@10"] for trial in trials_of(folder / "out")}
     assert values[best] == max(values.values())

@@ -13,10 +13,11 @@ from retrieval.export import ExportConfig, export
 from tests.conftest import random_sessions, write_dataset
 from tests.ranks import run_on_ranks
 from training.build import build_model, table_weight
-from training.checkpoint import load_best, save_best
+from training.checkpoint import Checkpoints, Position, load_best
 from training.config import RunConfig
 from training.loop import train
 from training.run import RunDirectory
+from training.state import model_tensors
 
 TRACKS, DIM, LONGEST = 203, 16, 12
 DIRECTIONS = {"unidirectional": "best", "bidirectional": "bidir"}
@@ -64,4 +65,6 @@ def train_quietly(config: RunConfig, recipe: str) -> None:
 
 def save_untrained(config: RunConfig) -> None:
     store = SessionStore(config.data.path)
-    save_best(build_model(config, store.tracks), RunDirectory.create(config, "best", store).path)
+    checkpoints = Checkpoints(RunDirectory.begin(config, "best", store).path, keep=1, facts={})
+    checkpoints.save(model_tensors(build_model(config, store.tracks)), Position(best_checkpoint=Position().name))
+    checkpoints.close()

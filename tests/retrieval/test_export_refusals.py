@@ -18,6 +18,7 @@ from retrieval.export import ExportConfig, export
 from retrieval.manifest import ExportManifest
 from tests.ranks import run_on_ranks
 from tests.retrieval.conftest import TRACKS
+from training.checkpoint import best_checkpoint
 
 pytestmark = pytest.mark.ranks
 
@@ -69,16 +70,16 @@ def test_missing_run(folder: Path, tmp_path: Path):
 
 
 def test_missing_checkpoint(folder: Path, run: Path, tmp_path: Path):
-    shutil.rmtree(run / "checkpoint")
-    assert "checkpoint cannot be read" in refused(folder, 2, run, tmp_path / "out")
+    shutil.rmtree(run / "checkpoints")
+    assert "checkpoints/best cannot be read" in refused(folder, 2, run, tmp_path / "out")
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("file", ["__0_0.distcp", ".metadata"])
+@pytest.mark.parametrize("file", ["part-00000.safetensors", "checkpoint.json"])
 def test_corrupted_checkpoint(file: str, ranks: int, folder: Path, run: Path, tmp_path: Path):
-    damaged = run / "checkpoint" / file
+    damaged = best_checkpoint(run) / file
     damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
-    assert "checkpoint cannot be read" in refused(folder, ranks, run, tmp_path / "out")
+    assert "expected a whole checkpoint" in refused(folder, ranks, run, tmp_path / "out")
 
 
 def test_another_vocabulary(folder: Path, run: Path, tmp_path: Path):

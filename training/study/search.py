@@ -22,10 +22,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from datapipes.errors import UserError
-from training.checkpoint import BEST
 from training.config import RunConfig
 from training.distributed import barrier, broadcast_object, logger
 from training.loop import train
+from training.run import CHECKPOINTS
 from training.study.space import Choices, Space, Values, changed
 
 REFUSED = "refused"
@@ -194,4 +194,4 @@ def _keep_best_checkpoint(output: Path, study: optuna.Study) -> None:
     best = best_trial(study)
     for trial in finished(study):
         if best is None or trial.number != best.number:
-            shutil.rmtree(trial_path(output, trial.number) / BEST, ignore_errors=True)
+            shutil.rmtree(trial_path(output, trial.number) / CHECKPOINTS, ignore_errors=True)

@@ -1,0 +1,280 @@
+"""Resuming equals not stopping: to the last bit on the same ranks, to 1e-6 on others; what cannot go on is refused."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.recipes import RECIPES
+from datapipes.errors import UserError
+from tests.conftest import random_sessions
+from tests.ranks import run_on_ranks
+from training import control
+from training.checkpoint import Position, best_checkpoint, find_newest
+from training.config import RunConfig
+from training.control import Action, Control, Stopped
+from training.distributed import process_group
+from training.loop import train
+from training.run import CHECKPOINTS
+from training.storage import read_index, read_rows
+
+TRACKS, SESSIONS, BATCH = 150, 160, 32
+STEPS = SESSIONS // BATCH
+"""Steps of an epoch."""
+
+
+def config_of(data: Path, run: Path, recipe: str = "best", dropout: float = 0.0, **train_options) -> RunConfig:
+    config = RECIPES[recipe]()
+    return replace(
+        config,
+        run_dir=str(run),
+        data=replace(config.data, path=str(data), batch_size=BATCH, lanes=4, negatives=40, shuffle_groups=2),
+        table=replace(config.table, dim=16),
+        encoder=replace(config.encoder, heads=2, hidden=16, dropout=dropout, track_dropout=dropout),
+        optimizer=replace(config.optimizer, warmup_steps=7, decay_to=0.5),
+        train=replace(
+            config.train,
+            **({"epochs": 3, "patience": 0, "refit": False, "matmul": "highest", "log_every": 1} | train_options),
+        ),
+        evaluate=replace(config.evaluate, candidates=100, batch_size=64),
+    )
+
+
+@pytest.fixture
+def data(make_dataset) -> Path:
+    return make_dataset(random_sessions(SESSIONS, TRACKS), TRACKS)
+
+
+def train_stopped_at(config: RunConfig, stops: list[int]) -> None:
+    """Trains to the end, stopped as by SIGTERM at the n-th time that the ranks ask each other, for each n in turn."""
+    wish = Control._wish
+    for stop in stops:
+        left = [stop]
+
+        def wish_once(self: Control, failed: bool, left: list[int] = left) -> Action:
+            left[0] -= 1
+            return Action.STOP if left[0] == 0 else wish(self, failed)
+
+        Control._wish = wish_once
+        try:
+            train(config, "best")
+        except Stopped as stopped:
+            assert stopped.code == 0
+        else:
+            raise AssertionError(f"asked only {stop - left[0]} times, not {stop}")
+        finally:
+            Control._wish = wish
+    train(config, "best")
+
+
+def story_of(run: Path) -> tuple[list[dict], dict, dict[str, torch.Tensor]]:
+    """What a run logged and measured, times left out, and the tensors of its last checkpoint."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    logged = [{name: value for name, value in line.items() if name != "sessions_per_s"} for line in lines]
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["train"] = {name: metrics["train"][name] for name in ("epochs", "best_epoch")}
+    return logged, metrics, tensors_of(best_checkpoint(run))
+
+
+def tensors_of(checkpoint: Path) -> dict[str, torch.Tensor]:
+    index = read_index(checkpoint / "checkpoint.json")
+    return {
+        name: read_rows(checkpoint, index, name, 0, tensor["shape"][0])
+        for name, tensor in index["tensors"].items()
+        if tensor["shape"]
+    }
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float = 0.0) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=0, atol=tolerance, msg=name)
+
+
+# 5 steps and 3 batches of validation make an epoch; then 6 batches of validation, 5 to 15 steps of refit, 6 of test.
+STOPS = {
+    "in the first step, in the middle, at an epoch's last step": [1, 2, 1],
+    "in a validation, twice": [6, 2],
+    "after the last epoch": [26],
+    "in the refit and in the test": [33, 8],
+}
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("where", STOPS)
+def test_on_the_same_ranks_to_the_last_bit(ranks: int, where: str, data: Path, tmp_path: Path):
+    """Dropout, warm-up, decay, a refit and a thread that reads ahead: all go on as if nothing had been."""
+    stories = []
+    for name, stops in (("whole", []), ("stopped", STOPS[where])):
+        config = config_of(data, tmp_path / name, dropout=0.2, refit=True)
+        run_on_ranks(tmp_path, ranks, train_stopped_at, config, stops)
+        stories.append(story_of(tmp_path / name))
+    assert stories[0][:2] == stories[1][:2]
+    assert_equal(stories[0][2], stories[1][2])
+
+
+@pytest.mark.ranks
+def test_on_4_2_1_and_4_ranks(data: Path, tmp_path: Path):
+    config = config_of(data, tmp_path / "whole")
+    run_on_ranks(tmp_path, 4, train_stopped_at, config, [])
+    moved = replace(config, run_dir=str(tmp_path / "moved"))
+    for ranks, steps in ((4, 3), (2, 5), (1, 4)):
+        run_on_ranks(tmp_path, ranks, stop_once, moved, steps)
+    run_on_ranks(tmp_path, 4, train_stopped_at, moved, [])
+    whole, parts = (story_of(tmp_path / name) for name in ("whole", "moved"))
+    assert len(whole[0]) == 3 * STEPS + 3
+    for line, other in zip(whole[0], parts[0], strict=True):
+        assert line == pytest.approx(other, abs=1e-6)
+    assert whole[1]["train"] == parts[1]["train"]
+    assert_equal(whole[2], parts[2], tolerance=1e-6)
+
+
+def stop_once(config: RunConfig, steps: int) -> None:
+    wish, left = Control._wish, [steps]
+
+    def wish_once(self: Control, failed: bool) -> Action:
+        left[0] -= 1
+        return Action.STOP if left[0] == 0 else wish(self, failed)
+
+    Control._wish = wish_once
+    with pytest.raises(Stopped):
+        train(config, "best")
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (("table_wise", "rowwise_adagrad", 2), ("row_wise", "rowwise_adagrad", 4)),
+        (("row_wise", "rowwise_adagrad", 4), ("table_wise", "rowwise_adagrad", 2)),
+        (("column_wise", "adagrad", 2), ("row_wise", "adagrad", 4)),
+        (("column_wise", "rowwise_adagrad", 2), ("column_wise", "rowwise_adagrad", 2)),
+    ],
+)
+def test_other_shardings_go_on(before: tuple, after: tuple, data: Path, tmp_path: Path):
+    stories = []
+    for name, legs in (("whole", [(before, 0)]), ("moved", [(before, 7), (after, 0)])):
+        for (sharding, optimizer, ranks), stop in legs:
+            config = config_of(data, tmp_path / name)
+            config = replace(config, table=replace(config.table, sharding=sharding, optimizer=optimizer))
+            if stop:
+                run_on_ranks(tmp_path, ranks, stop_once, config, stop)
+            else:
+                run_on_ranks(tmp_path, ranks, train_stopped_at, config, [])
+        stories.append(story_of(tmp_path / name))
+    assert_equal(stories[0][2], stories[1][2], tolerance=1e-6)
+
+
+def refusal_of(config: RunConfig) -> str:
+    with pytest.raises(UserError) as caught:
+        train(config, "best")
+    return str(caught.value)
+
+
+@pytest.mark.ranks
+def test_column_shards_with_a_state_each_are_refused_on_other_ranks(data: Path, tmp_path: Path):
+    config = config_of(data, tmp_path / "run")
+    config = replace(config, table=replace(config.table, sharding="column_wise"))
+    run_on_ranks(tmp_path, 2, stop_once, config, 3)
+    for sharding, ranks in (("column_wise", 4), ("row_wise", 2)):
+        other = replace(config, table=replace(config.table, sharding=sharding))
+        for sentence in run_on_ranks(tmp_path, ranks, refusal_of, other):
+            assert "column shards keep a state each" in sentence
+
+
+def test_checkpoints_kept_and_named(data: Path, tmp_path: Path):
+    config = config_of(data, tmp_path / "run", epochs=4)
+    config = replace(config, checkpoint=replace(config.checkpoint, every=2, keep=3))
+    with process_group():
+        train(config, "best")
+    folder = tmp_path / "run" / CHECKPOINTS
+    best = (folder / "best").read_text().strip()
+    epoch = json.loads((tmp_path / "run" / "metrics.json").read_text())["train"]["best_epoch"]
+    assert best == Position(epoch=epoch + 1).name
+    assert (folder / "latest").read_text().strip() == Position(epoch=5).name
+    newest = {Position(epoch=5).name, Position(epoch=4, step=4).name, Position(epoch=4, step=2).name}
+    assert {path.name for path in folder.iterdir()} == newest | {best, "best", "latest"}
+
+
+def test_the_clock_asks_for_checkpoints(data: Path, tmp_path: Path, monkeypatch):
+    """One a step when each step takes a minute."""
+    ticks = iter(range(10_000))
+    monkeypatch.setattr(control.time, "monotonic", lambda: 60.0 * next(ticks))
+    config = config_of(data, tmp_path / "run", epochs=1)
+    config = replace(config, checkpoint=replace(config.checkpoint, minutes=2.0, keep=10))
+    with process_group():
+        train(config, "best")
+    names = {path.name for path in (tmp_path / "run" / CHECKPOINTS).glob("*/")}
+    assert {Position(step=step).name for step in (2, 4)} <= names
+
+
+@pytest.mark.parametrize("damage", ["flipped bit", "cut short", "missing part", "torn index", "other content"])
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_damaged_checkpoint_is_skipped_with_a_sentence(damage: str, left: int, data: Path, tmp_path: Path, caplog):
+    """With `left` whole ones beside it."""
+    config = config_of(data, tmp_path / "whole")
+    stopped = replace(config, run_dir=str(tmp_path / "stopped"), checkpoint=replace(config.checkpoint, every=1, keep=2))
+    with process_group():
+        train(config, "best")
+        stop_once(stopped, 4)
+        names = sorted((tmp_path / "stopped" / CHECKPOINTS).glob("*/"))
+        assert [name.name for name in names] == [Position(step=step).name for step in (3, 4)]
+        for name in names[left:]:
+            spoil(name, damage)
+        if not left:
+            spoil(names[0], damage)
+        caplog.clear()
+        train_stopped_at(stopped, [])
+    said = [message for message in caplog.messages if "skipped a damaged checkpoint" in message]
+    assert len(said) == 2 - left and all("\n" not in message for message in said)
+    assert len(list((tmp_path / "stopped" / CHECKPOINTS).glob("damaged-*/"))) == 2 - left
+    stories = [story_of(tmp_path / name) for name in ("whole", "stopped")]
+    assert stories[0][:2] == stories[1][:2]
+    assert_equal(stories[0][2], stories[1][2])
+
+
+def spoil(checkpoint: Path, damage: str) -> None:
+    part, index = checkpoint / "part-00000.safetensors", checkpoint / "checkpoint.json"
+    content = bytearray(part.read_bytes())
+    if damage == "flipped bit":
+        content[len(content) // 2] ^= 4
+        part.write_bytes(content)
+    elif damage == "cut short":
+        part.write_bytes(content[:-1])
+    elif damage == "missing part":
+        part.unlink()
+    elif damage == "torn index":
+        index.write_text(index.read_text()[:-100])
+    else:
+        index.write_text(index.read_text().replace('"step": 4', '"step": 3').replace('"step": 3', '"step": 2'))
+
+
+def test_what_is_not_this_run_is_refused(data: Path, make_dataset, tmp_path: Path):
+    config = config_of(data, tmp_path / "run")
+    with process_group():
+        stop_once(config, 3)
+        before = find_newest(tmp_path / "run")
+        other = replace(config, optimizer=replace(config.optimizer, learning_rate=0.5))
+        assert "with --optimizer.learning-rate 0.001, not 0.5" in refusal_of(other).replace("0.005", "0.001")
+        with pytest.raises(UserError, match="an unfinished run of best, not bidir"):
+            train(config, "bidir")
+        elsewhere = make_dataset(random_sessions(SESSIONS, TRACKS - 1, seed=1), TRACKS - 1)
+        assert "on other data than" in refusal_of(replace(config, data=replace(config.data, path=str(elsewhere))))
+        assert "choose another --run-dir" in refusal_of(replace(config, resume="never"))
+        assert find_newest(tmp_path / "run") == before
+        # The same data elsewhere, other threads and another log are the same run.
+        moved = tmp_path / "moved"
+        shutil.copytree(data, moved)
+        train_stopped_at(
+            replace(
+                config,
+                data=replace(config.data, path=str(moved), workers=0),
+                train=replace(config.train, log_every=2),
+            ),
+            [],
+        )
+        assert "holds a finished run" in refusal_of(config)
