@@ -121,7 +121,6 @@ class ShardReader(StorageReader):
         """One reader serves one checkpoint."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        dtypes = {name: dtype for dtype, name in _DTYPES.items()}
         tensors, files = {}, {}
         for name, tensor in self._index["tensors"].items():
             chunks = [
@@ -129,7 +128,7 @@ class ShardReader(StorageReader):
                 for chunk in tensor["chunks"]
             ]
             tensors[name] = TensorStorageMetadata(
-                TensorProperties(dtypes[tensor["dtype"]]), torch.Size(tensor["shape"]), chunks
+                TensorProperties(_dtype(tensor["dtype"])), torch.Size(tensor["shape"]), chunks
             )
             for chunk in tensor["chunks"]:
                 files[MetadataIndex(name, chunk["offsets"])] = chunk["file"]
@@ -162,16 +161,18 @@ class ShardReader(StorageReader):
 
 
 def read_rows(folder: Path, index: Index, name: str, first: int, last: int) -> Tensor:
-    """Rows `first` up to `last` of a tensor that was saved in blocks of rows (or whole), from whichever files."""
+    """Rows `first` up to `last` of a tensor, from whichever files hold a piece of them."""
     tensor = index["tensors"][name]
-    pieces = []
-    for chunk in sorted(tensor["chunks"], key=lambda chunk: chunk["offsets"]):
-        start, rows = chunk["offsets"][0], chunk["shape"][0]
-        low, high = max(first, start), min(last, start + rows)
+    rows = torch.empty(last - first, *tensor["shape"][1:], dtype=_dtype(tensor["dtype"]))
+    for chunk in tensor["chunks"]:
+        (start, *offsets), (length, *lengths) = chunk["offsets"], chunk["shape"]
+        low, high = max(first, start), min(last, start + length)
         if low < high:
+            others = [slice(offset, offset + size) for offset, size in zip(offsets, lengths, strict=True)]
             where = [slice(low - start, high - start)]
-            pieces.append(_read(folder, chunk["file"], MetadataIndex(name, chunk["offsets"]), where))
-    return torch.cat(pieces) if pieces else torch.empty(0, *tensor["shape"][1:])
+            index_of_chunk = MetadataIndex(name, chunk["offsets"])
+            rows[(slice(low - first, high - first), *others)] = _read(folder, chunk["file"], index_of_chunk, where)
+    return rows
 
 
 def check_file(folder: Path, record: FileRecord) -> None:
@@ -212,6 +213,10 @@ def read_index(file: Path) -> dict[str, Any]:
 
 def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _dtype(name: str) -> torch.dtype:
+    return next(dtype for dtype, known in _DTYPES.items() if known == name)
 
 
 def _key(index: MetadataIndex) -> str:
