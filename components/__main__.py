@@ -59,12 +59,15 @@ def guarded(program: Callable[[list[str]], None], argv: list[str]) -> None:
     # Read when torch is loaded. Without it OpenMP's threads spin for milliseconds on a core that another process
     # needs (its own data worker, say): measured 20 times slower there, and no faster on idle cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if failure.refused_before():
+        # The launcher restarts ranks whatever they died of, and what the user must mend is still as it was.
+        sys.exit(2)
     try:
         program(argv)
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
-            print(f"skipwise: {error}", file=sys.stderr)
-        failure.record(f"skipwise: {error}")
+            print(f"{failure.REFUSAL}{error}", file=sys.stderr)
+        failure.record(f"{failure.REFUSAL}{error}")
         failure.let_rank_0_speak()
         sys.exit(2)
     except KeyboardInterrupt:

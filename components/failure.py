@@ -3,8 +3,11 @@
 import json
 import os
 import time
+from pathlib import Path
 
 GRACE_S = 3.0
+REFUSAL = "skipwise: "
+"""What a sentence for the user begins with."""
 
 
 def record(message: str) -> None:
@@ -19,6 +22,27 @@ def record(message: str) -> None:
     except OSError:
         # The failure itself is what the user must see.
         return
+
+
+def refused_before() -> bool:
+    """Whether torchrun has restarted this rank after one of its group ended with a sentence for the user.
+
+    Then leaves that sentence again, as the last words of this attempt.
+    """
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not (attempt and path):
+        return False
+    # .../attempt_N/LOCAL_RANK/error.json
+    for file in (Path(path).parents[2] / f"attempt_{attempt - 1}").glob("*/error.json"):
+        try:
+            message = json.loads(file.read_text())["message"]["message"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if str(message).startswith(REFUSAL):
+            record(message)
+            return True
+    return False
 
 
 def let_rank_0_speak() -> None:

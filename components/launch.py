@@ -8,7 +8,9 @@ import torchx.components.dist as dist
 import torchx.specs as specs
 
 
-def train(*args: str, recipe: str = "", nproc: int = 4, nodes: int = 1, gpu: int = 0) -> specs.AppDef:
+def train(
+    *args: str, recipe: str = "", nproc: int = 4, nodes: int = 1, gpu: int = 0, max_retries: int = 0
+) -> specs.AppDef:
     """Trains on `nodes` x `nproc` ranks.
 
     Args:
@@ -17,11 +19,14 @@ def train(*args: str, recipe: str = "", nproc: int = 4, nodes: int = 1, gpu: int
         nproc: ranks on each node; on GPU one for each card
         nodes: number of nodes
         gpu: GPUs to ask of the scheduler for each node
+        max_retries: how often the ranks are started again after one has died
     """
-    return _ranks("train", *([recipe] if recipe else []), *args, nproc=nproc, nodes=nodes, gpu=gpu)
+    return _ranks(
+        "train", *([recipe] if recipe else []), *args, nproc=nproc, nodes=nodes, gpu=gpu, max_retries=max_retries
+    )
 
 
-def evaluate(*args: str, nproc: int = 4, nodes: int = 1, gpu: int = 0) -> specs.AppDef:
+def evaluate(*args: str, nproc: int = 4, nodes: int = 1, gpu: int = 0, max_retries: int = 0) -> specs.AppDef:
     """Evaluates a run on `nodes` x `nproc` ranks.
 
     Args:
@@ -29,11 +34,12 @@ def evaluate(*args: str, nproc: int = 4, nodes: int = 1, gpu: int = 0) -> specs.
         nproc: ranks on each node; on GPU one for each card
         nodes: number of nodes
         gpu: GPUs to ask of the scheduler for each node
+        max_retries: how often the ranks are started again after one has died
     """
-    return _ranks("evaluate", *args, nproc=nproc, nodes=nodes, gpu=gpu)
+    return _ranks("evaluate", *args, nproc=nproc, nodes=nodes, gpu=gpu, max_retries=max_retries)
 
 
-def table(*args: str, nproc: int = 4, nodes: int = 1, gpu: int = 0) -> specs.AppDef:
+def table(*args: str, nproc: int = 4, nodes: int = 1, gpu: int = 0, max_retries: int = 0) -> specs.AppDef:
     """Trains and compares models at several seeds on `nodes` x `nproc` ranks.
 
     Args:
@@ -41,11 +47,12 @@ def table(*args: str, nproc: int = 4, nodes: int = 1, gpu: int = 0) -> specs.App
         nproc: ranks on each node; on GPU one for each card
         nodes: number of nodes
         gpu: GPUs to ask of the scheduler for each node
+        max_retries: how often the ranks are started again after one has died
     """
-    return _ranks("table", *args, nproc=nproc, nodes=nodes, gpu=gpu)
+    return _ranks("table", *args, nproc=nproc, nodes=nodes, gpu=gpu, max_retries=max_retries)
 
 
-def sweep(*args: str, nproc: int = 4, nodes: int = 1, gpu: int = 0) -> specs.AppDef:
+def sweep(*args: str, nproc: int = 4, nodes: int = 1, gpu: int = 0, max_retries: int = 0) -> specs.AppDef:
     """Searches a recipe's settings, one trial after the other, each on `nodes` x `nproc` ranks.
 
     Args:
@@ -53,8 +60,9 @@ def sweep(*args: str, nproc: int = 4, nodes: int = 1, gpu: int = 0) -> specs.App
         nproc: ranks on each node; on GPU one for each card
         nodes: number of nodes
         gpu: GPUs to ask of the scheduler for each node
+        max_retries: how often the ranks are started again after one has died
     """
-    return _ranks("sweep", *args, nproc=nproc, nodes=nodes, gpu=gpu)
+    return _ranks("sweep", *args, nproc=nproc, nodes=nodes, gpu=gpu, max_retries=max_retries)
 
 
 def prepare(*args: str, cpu: int = 2, memory_mb: int = 4096) -> specs.AppDef:
@@ -79,7 +87,7 @@ def prepare(*args: str, cpu: int = 2, memory_mb: int = 4096) -> specs.AppDef:
     )
 
 
-def _ranks(command: str, *args: str, nproc: int, nodes: int, gpu: int) -> specs.AppDef:
+def _ranks(command: str, *args: str, nproc: int, nodes: int, gpu: int, max_retries: int) -> specs.AppDef:
     return dist.ddp(
         command,
         *args,
@@ -88,5 +96,11 @@ def _ranks(command: str, *args: str, nproc: int, nodes: int, gpu: int) -> specs.
         j=f"{nodes}x{nproc}",
         gpu=gpu,
         tee=0,
-        env={"LOGLEVEL": "ERROR", "BASH_ENV": "components/torchrun.bash"},
+        max_retries=max_retries,
+        # torchrun reads options from PET_*: it restarts the ranks itself, sooner than a scheduler would.
+        env={
+            "LOGLEVEL": "ERROR",
+            "BASH_ENV": "components/torchrun.bash",
+            "PET_MAX_RESTARTS": str(max_retries),
+        },
     )

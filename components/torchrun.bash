@@ -1,6 +1,14 @@
 # Sourced by the bash that TorchX starts (BASH_ENV in .torchxconfig). Python 3.11's torchrun takes a program's `--run`
 # for a prefix of its own --run-path and stops; behind `--` it reads no options.
+#
+# TorchX 0.7's local scheduler knows no retries, so dist.ddp's --max_retries is lost there: torchrun restarts the ranks
+# that often itself (PET_MAX_RESTARTS), as the line says that started this shell.
 torchrun() {
+    if [ -z "${PET_MAX_RESTARTS:-}" ] && [ -r "/proc/$PPID/cmdline" ]; then
+        local line
+        line=$(tr '\0' ' ' <"/proc/$PPID/cmdline")
+        if [[ $line =~ --max_retries[=\ ]([0-9]+) ]]; then export PET_MAX_RESTARTS=${BASH_REMATCH[1]}; fi
+    fi
     local words=() word
     for word; do
         words+=("$word")

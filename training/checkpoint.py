@@ -111,6 +111,10 @@ class Checkpoints:
         )
         self.saved = position.name
 
+    def prepare(self, tensors: Tensors) -> None:
+        """Takes the memory that `save` copies into, so that the first one is no slower than the others."""
+        self._staging.stage(tensors)
+
     def resume(self, position: Position) -> None:
         """The run goes on from `position`: what was marked as best after it is so no longer."""
         self.saved = position.name

@@ -44,6 +44,10 @@ def train(config: RunConfig, recipe: str, watch: Watch | None = None, test: bool
     if longest > config.encoder.max_length:
         logger.info(f"sessions have up to {longest} tracks: the last {config.encoder.max_length} are read")
     run = RunDirectory.begin(config, recipe, store)
+    if run.finished:
+        logger.info(f"{run.path} is finished already; choose another --run-dir to train again")
+        logger.info(hit_rate_table(run.metrics(), run.config))
+        return run
     torch.set_float32_matmul_precision(config.train.matmul)
     with Control(config.checkpoint.minutes) as control:
         return Job(run, store, control).run(watch, test)
@@ -64,6 +68,7 @@ class Job:
             self._training.load(run.path / CHECKPOINTS / name, index, position)
             self._checkpoints.resume(position)
             logger.info(f"goes on from checkpoint {name} of {run.path}")
+        self._checkpoints.prepare(self._training.tensors())
         self._progress = Progress(run, self._training.steps, len(store), self._position)
 
     @property
@@ -169,6 +174,7 @@ class Job:
         del self._training
         gc.collect()  # its parts hang together in cycles, and their table must make room for the next
         self._training = Training(self._config, self._store, self._held_out)
+        self._checkpoints.prepare(self._training.tensors())
 
     def _evaluator(self) -> Evaluator:
         return Evaluator(self._config, self._store, self._training.model, self._between_batches)

@@ -46,7 +46,7 @@ class RunDirectory:
 
     @classmethod
     def begin(cls, config: RunConfig, recipe: str, store: SessionStore) -> "RunDirectory":
-        """Makes the directory on rank 0, or opens the unfinished run of this config that is there.
+        """Makes the directory on rank 0, or opens the run of this config that is there.
 
         An empty name picks runs/RECIPE-NNN, and finds that one again when the launcher restarts its ranks. Raises
         `UserError` on every rank for a directory that holds anything else.
@@ -65,8 +65,12 @@ class RunDirectory:
     @property
     def finished(self) -> bool:
         """Whether training has ended and its metrics are written."""
+        return "train" in self.metrics()
+
+    def metrics(self) -> dict[str, Any]:
+        """What `metrics.json` holds so far."""
         file = self.path / "metrics.json"
-        return file.exists() and "train" in read_json(file, "metrics of a run")
+        return read_json(file, "metrics of a run") if file.exists() else {}
 
     @classmethod
     def open(cls, path: str) -> "RunDirectory":
@@ -94,10 +98,9 @@ class RunDirectory:
     def update_metrics(self, changes: dict[str, Any]) -> None:
         """Merges `changes` into `metrics.json`, section by section, at one blow; every rank returns once it is done."""
         if rank() == 0:
-            file = self.path / "metrics.json"
-            metrics = read_json(file, "metrics of a run") if file.exists() else {}
+            metrics = self.metrics()
             merged = {name: metrics.get(name, {}) | section for name, section in changes.items()}
-            write_json(file, metrics | merged)
+            write_json(self.path / "metrics.json", metrics | merged)
         barrier()
 
 
@@ -178,24 +181,19 @@ def _keep_vocabulary(source: Path, target: Path) -> None:
 
 
 def _check_same(path: Path, config: RunConfig, recipe: str, store: SessionStore) -> None:
-    """Raises `UserError` unless the run there is this one, unfinished."""
+    """Raises `UserError` unless the run there is this one."""
     run = RunDirectory.open(str(path))
-    if run.finished:
-        raise UserError(f"{path} holds a finished run: choose another --run-dir")
+    state = "a finished" if run.finished else "an unfinished"
     if run.record["recipe"] != recipe:
-        raise UserError(
-            f"{path} holds an unfinished run of {run.record['recipe']}, not {recipe}: choose another --run-dir"
-        )
+        raise UserError(f"{path} holds {state} run of {run.record['recipe']}, not {recipe}: choose another --run-dir")
     if difference := first_difference(run.config, config):
-        raise UserError(
-            f"{path} holds an unfinished run with {difference}: go on with that, or choose another --run-dir"
-        )
+        raise UserError(f"{path} holds {state} run with {difference}: go on with that, or choose another --run-dir")
     if (store.manifest.vocabulary_hash, store.manifest.counts) != (
         run.record["vocabulary_hash"],
         run.record["counts"],
     ):
         raise UserError(
-            f"{path} holds an unfinished run on other data than {store.path}: go on with those, or choose another "
+            f"{path} holds {state} run on other data than {store.path}: go on with those, or choose another "
             "--run-dir, which may start from this run with --init-from"
         )
 
