@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -50,9 +51,16 @@ def process_group() -> Iterator[None]:
     if device().type == "cuda":
         torch.cuda.set_device(device())
     if "RANK" in os.environ:
-        dist.init_process_group(backend)
+        number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        dist.init_process_group(backend, store=_launchers_store(), rank=number, world_size=count)
         try:
             yield
+        except RuntimeError as error:
+            if not _lost_a_rank(error):
+                raise
+            # Its own launcher has the reason; this rank's part is to make room for the restart.
+            print(f"skipwise: rank {number} ends, as it lost another rank: {str(error)[:200]}", file=sys.stderr)
+            raise SystemExit(1) from None
         finally:
             dist.destroy_process_group()
         return
@@ -62,6 +70,26 @@ def process_group() -> Iterator[None]:
             yield
         finally:
             dist.destroy_process_group()
+
+
+def _launchers_store() -> dist.Store:
+    """The store of torchrun's agent, where ranks find each other, with names of their own for each restart.
+
+    torch 2.13 leaves the addresses of the ranks that died there, and new ones try to reach them.
+    """
+    served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=not served and os.environ["RANK"] == "0",
+    )
+    return dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def _lost_a_rank(error: RuntimeError) -> bool:
+    if isinstance(error, dist.DistNetworkError | dist.DistBackendError):
+        return True
+    return any(words in str(error) for words in ("gloo", "Gloo", "Connection reset", "Connection closed", "NCCL"))
 
 
 def _quiet_libraries() -> None:
