@@ -5,8 +5,13 @@ class UserError(Exception):
     """Something the user can mend: bad input, a bad option, a file of another version.
 
     Its message is one sentence that names the file, the row or the field, says what was expected and how to mend
-    it. The command line prints it without a traceback and exits with code 2.
+    it. The command line prints it without a traceback and exits with code 2. What a name or a value brings along that
+    cannot be printed, a line break or a terminal's control character, is written as its escape.
     """
+
+    def __init__(self, sentence: str) -> None:
+        characters = (one if one.isprintable() else one.encode("unicode_escape").decode() for one in sentence)
+        super().__init__("".join(characters))
 
 
 def brief(error: BaseException) -> str:

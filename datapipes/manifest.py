@@ -76,6 +76,9 @@ class Manifest:
         needed = {one.name for one in fields(cls) if one.default is one.default_factory is MISSING}
         if missing := sorted(needed - content.keys()):
             raise UserError(f"{path} has no field '{missing[0]}': prepare the dataset again")
+        names = {one.name for one in fields(cls)}
+        if unknown := sorted(content.keys() - names - {HASH}):
+            raise UserError(f"{path} has an unknown field {shown(unknown[0])}: prepare the dataset again")
         for name, (fits, expected) in FIELDS.items():
             if name in content and not fits(content[name]):
                 raise UserError(
@@ -83,8 +86,7 @@ class Manifest:
                 )
         if HASH in content and digest(content) != content[HASH]:
             raise UserError(f"{path} is not as prepare wrote it, by its {HASH}: prepare the dataset again")
-        names = {one.name for one in fields(cls)} & content.keys()
-        return cls(**{name: content[name] for name in names})
+        return cls(**{name: content[name] for name in names & content.keys()})
 
 
 def digest(content: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from datapipes.regular import need_regular
 TYPES = {"tracks": pa.int32(), "skips": pa.int8()}
 STRENGTHS = 3
 """The greatest skip strength."""
-BROKEN = (pa.ArrowException, OSError, ValueError, KeyError, MemoryError)
+DAMAGED = (pa.ArrowException, OSError, ValueError, KeyError, MemoryError)
 """What Arrow raises for a damaged file."""
 
 
@@ -39,7 +39,7 @@ def sizes(file: Path) -> list[int]:
         need_regular(file)
         metadata = pq.read_metadata(file)
         return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-    except BROKEN as error:
+    except DAMAGED as error:
         raise UserError(f"{file} cannot be read ({brief(error)}): run prepare again") from error
 
 
@@ -51,7 +51,7 @@ def read(file: Path, group: int) -> Rows:
         with pq.ParquetFile(file) as parquet:
             table = parquet.read_row_group(group, columns=list(TYPES), use_threads=False)
         lists = {name: _lists(table, name, where) for name in TYPES}
-    except BROKEN as error:
+    except DAMAGED as error:
         raise UserError(f"{where}: cannot be read ({brief(error)}): run prepare again") from error
     lengths, skip_lengths = (np.diff(column.offsets.to_numpy()).astype(np.int64) for column in lists.values())
     if not np.array_equal(lengths, skip_lengths):

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from datapipes.errors import UserError, brief
 from datapipes.manifest import VOCABULARY
 from datapipes.regular import need_regular
-from datapipes.row_group import BROKEN
+from datapipes.row_group import DAMAGED
 from datapipes.sessions import SessionStore
 
 BLOCK_ROWS = 1 << 16
@@ -40,11 +40,12 @@ class Vocabulary:
                 ):
                     if not np.array_equal(batch["row"].to_numpy(), np.arange(row, row + len(batch))):
                         raise self._error(f"is not in row order near row {row}")
+                    batch["track_id"].validate(full=True)  # Parquet takes any bytes for text
                     low, high = max(first, row), min(last, row + len(batch))
                     if low < high:
                         yield low, batch["track_id"].slice(low - row, high - low).cast(pa.string())
                     row += len(batch)
-        except BROKEN as error:
+        except DAMAGED as error:
             raise self._error(f"cannot be read ({brief(error)})") from error
 
     def check(self) -> None:

@@ -45,6 +45,10 @@ def copy(intact, tmp_path) -> Path:
 @example(file=MANIFEST, changes=[Mutation("insert", 0, 1, b"[" * 100_000)]).via("nested beyond the parser's depth")
 @example(file=MANIFEST, changes=[Mutation("truncate", 0, 1, b"")]).via("an empty manifest")
 @example(file=PARTS[0], changes=[Mutation("truncate", 0, 1, b"")]).via("an empty part")
+@example(file=VOCABULARY, changes=[Mutation("flip", 39, 7, b"")]).via("a track id that is not UTF-8")
+@example(file=MANIFEST, changes=[Mutation("insert", 4006420043, 15, b"NaN"), Mutation("flip", 1127459, 59, b"")]).via(
+    "a digit flipped where the field that holds the hash has another name"
+)
 def test_bytes_of_any_file(file, changes, intact, copy):
     path, before = intact
     (copy / file).write_bytes(applied((path / file).read_bytes(), changes))
