@@ -17,8 +17,8 @@ def aside(output: Path, overwrite: bool, replaceable: Callable[[Path], bool]) ->
     After an exception, ctrl-C included, the scratch directory is gone and `output` is as it was. An `output` that
     exists is refused with a `UserError`, unless `overwrite` is set and `replaceable(output)` holds.
     """
-    refuse_existing(output, overwrite, replaceable)
     try:
+        refuse_existing(output, overwrite, replaceable)
         output.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
     except OSError as error:

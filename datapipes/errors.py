@@ -5,5 +5,21 @@ class UserError(Exception):
     """Something the user can mend: bad input, a bad option, a file of another version.
 
     Its message is one sentence that names the file, the row or the field, says what was expected and how to mend
-    it. The command line prints it without a traceback and exits with code 2.
+    it. The command line prints it without a traceback and exits with code 2. What a name or a value brings along that
+    cannot be printed, a line break or a terminal's control character, is written as its escape.
     """
+
+    def __init__(self, sentence: str) -> None:
+        characters = (one if one.isprintable() else one.encode("unicode_escape").decode() for one in sentence)
+        super().__init__("".join(characters))
+
+
+def brief(error: BaseException) -> str:
+    """What a library says of an error, in one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def shown(value: object) -> str:
+    """A value of another's making as a message shows it: one line, and short."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:50]}..."

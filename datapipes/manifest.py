@@ -1,14 +1,18 @@
 """`manifest.json`: what a dataset directory holds and how it came to be."""
 
+import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from datapipes.errors import UserError
+from datapipes.errors import UserError, shown
+from datapipes.manifest_fields import FIELDS
+from datapipes.regular import need_regular
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+HASH = "manifest_hash"
 VOCABULARY = "vocabulary.parquet"
 SESSIONS = "sessions"
 SESSIONS_PER_ROW_GROUP = 4096
@@ -40,30 +44,52 @@ class Manifest:
     """Rows left out because the session they belong to cannot be told, by reason."""
     versions: dict[str, str]
     """The tools that wrote the directory."""
+    checksums: dict[str, list[str]] = field(default_factory=dict)
+    """Of each session file, `row_group.checksum` of its row groups; empty in a directory older than these."""
     schema_version: int = SCHEMA_VERSION
     """The version of this layout; a reader refuses any other."""
 
     def write(self, directory: Path) -> None:
         """Writes `manifest.json` into `directory`."""
-        text = json.dumps(asdict(self), indent=2, sort_keys=True, ensure_ascii=False)
-        (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        content = asdict(self)
+        content[HASH] = digest(content)
+        text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
+        (directory / MANIFEST).write_text(text + "\n", encoding="utf-8", errors="surrogatepass")
 
     @classmethod
     def read(cls, directory: Path) -> "Manifest":
         """Reads `manifest.json` of a dataset directory; raises `UserError` where it is missing, broken or too new."""
         path = Path(directory) / MANIFEST
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            need_regular(path)
+            content = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}): expected what prepare wrote") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise UserError(f"{path} is not JSON: prepare the dataset again") from None
         version = content.get("schema_version") if isinstance(content, dict) else None
-        if version != SCHEMA_VERSION:
+        if version != SCHEMA_VERSION or not isinstance(version, int) or isinstance(version, bool):
             raise UserError(
-                f"{path} has schema_version {version}, this version reads {SCHEMA_VERSION}: prepare the dataset again"
+                f"{path} has schema_version {shown(version)}, this version reads {SCHEMA_VERSION}: "
+                f"prepare the dataset again"
             )
-        names = {field.name for field in fields(cls)}
-        if missing := sorted(names - content.keys()):
+        needed = {one.name for one in fields(cls) if one.default is one.default_factory is MISSING}
+        if missing := sorted(needed - content.keys()):
             raise UserError(f"{path} has no field '{missing[0]}': prepare the dataset again")
-        return cls(**{name: content[name] for name in names})
+        names = {one.name for one in fields(cls)}
+        if unknown := sorted(content.keys() - names - {HASH}):
+            raise UserError(f"{path} has an unknown field {shown(unknown[0])}: prepare the dataset again")
+        for name, (fits, expected) in FIELDS.items():
+            if name in content and not fits(content[name]):
+                raise UserError(
+                    f"{path}: {name} is {shown(content[name])}: expected {expected}; prepare the dataset again"
+                )
+        if HASH in content and digest(content) != content[HASH]:
+            raise UserError(f"{path} is not as prepare wrote it, by its {HASH}: prepare the dataset again")
+        return cls(**{name: content[name] for name in names & content.keys()})
+
+
+def digest(content: dict[str, Any]) -> str:
+    """SHA-256, in hex, over what a manifest says, however it is laid out, its own `manifest_hash` left out."""
+    rest = {name: value for name, value in content.items() if name != HASH}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

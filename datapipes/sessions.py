@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from datapipes import row_group
 from datapipes.errors import UserError
 from datapipes.manifest import SESSIONS, Manifest
 
@@ -52,14 +51,11 @@ class SessionStore:
         self._groups: list[tuple[int, int]] = []
         sizes = []
         for part, file in enumerate(self.parts):
-            try:
-                metadata = pq.read_metadata(file)
-            except (pa.ArrowException, OSError) as error:
-                raise UserError(f"{file} cannot be read ({error}): run prepare again") from error
-            for group in range(metadata.num_row_groups):
-                if rows := metadata.row_group(group).num_rows:
-                    self._groups.append((part, group))
-                    sizes.append(rows)
+            found = row_group.sizes(file)
+            self._refuse_other_sizes(file, found)
+            filled = [group for group, rows in enumerate(found) if rows]
+            self._groups += [(part, group) for group in filled]
+            sizes += [found[group] for group in filled]
         self.group_sizes = np.array(sizes, dtype=np.int64)
         self._first_number = np.concatenate([[0], np.cumsum(self.group_sizes)])
         if len(self) != self.manifest.counts["sessions"]:
@@ -72,28 +68,44 @@ class SessionStore:
         return int(self._first_number[-1])
 
     def read(self, groups: np.ndarray) -> _Window:
-        """The sessions of these row groups in file order; refuses a track row outside the vocabulary."""
+        """The sessions of these row groups in file order; raises `UserError` where they are not those of the manifest.
+
+        That is: as many and as long as it says, rows inside the vocabulary, strengths, and the same checksum.
+        """
         offsets, tracks, skips, numbers = [np.zeros(1, dtype=np.int64)], [], [], []
         for index in groups:
-            part, group = self._groups[index]
-            file = self.parts[part]
-            try:
-                with pq.ParquetFile(file) as parquet:
-                    table = parquet.read_row_group(group, columns=["tracks", "skips"], use_threads=False)
-            except (pa.ArrowException, OSError) as error:
-                raise UserError(f"{file}, row group {group}: cannot be read ({error}): run prepare again") from error
-            track_lists, skip_lists = (table[name].combine_chunks() for name in ("tracks", "skips"))
-            rows = track_lists.flatten().to_numpy()
-            if len(rows) and not (0 <= rows.min() and rows.max() < self.tracks):
-                raise UserError(
-                    f"{file}, row group {group}: a track row lies outside 0..{self.tracks - 1}: run prepare again"
-                )
-            lengths = np.diff(track_lists.offsets.to_numpy())
-            offsets.append(offsets[-1][-1] + np.cumsum(lengths))
-            tracks.append(rows)
-            skips.append(skip_lists.flatten().to_numpy())
-            numbers.append(self._first_number[index] + np.arange(len(lengths)))
+            rows = self._checked(int(index))
+            offsets.append(offsets[-1][-1] + np.cumsum(rows.lengths))
+            tracks.append(rows.tracks)
+            skips.append(rows.skips)
+            numbers.append(self._first_number[index] + np.arange(len(rows.lengths)))
         return _Window(*(np.concatenate(pieces) for pieces in (offsets, tracks, skips, numbers)))
+
+    def _checked(self, index: int) -> row_group.Rows:
+        part, group = self._groups[index]
+        file = self.parts[part]
+        rows, where = row_group.read(file, group), f"{file}, row group {group}"
+        if len(rows.lengths) != self.group_sizes[index]:
+            raise UserError(f"{where}: holds {len(rows.lengths)} sessions, not {self.group_sizes[index]} as before")
+        shortest, longest = (self.manifest.session_lengths[name] for name in ("min", "max"))
+        row_group.refuse_faults(rows, self.tracks, shortest, longest, where)
+        checksums = self.manifest.checksums.get(file.name)
+        if checksums and row_group.checksum(rows) != checksums[group]:
+            raise UserError(f"{where}: its data are not those that prepare wrote, by their checksum: run prepare again")
+        return rows
+
+    def _refuse_other_sizes(self, file: Path, sizes: list[int]) -> None:
+        if sum(sizes) != self.manifest.parts[file.name]:
+            raise UserError(
+                f"{file} holds {sum(sizes)} sessions where the manifest says {self.manifest.parts[file.name]}: "
+                f"run prepare again"
+            )
+        checksums = self.manifest.checksums
+        if checksums and len(sizes) != len(checksums.get(file.name, [])):
+            raise UserError(
+                f"{file} holds {len(sizes)} row groups where the manifest has {len(checksums.get(file.name, []))} "
+                f"checksums: run prepare again"
+            )
 
 
 class SessionOrder:

@@ -1,5 +1,6 @@
 """The options of `prepare`."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ FILE_ORDER = "file"
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+SKIPS = ("skip", "skip_strength", "rating")
+MOST_NUMBER, MOST_THREADS, MOST_MEMORY = 2**31 - 1, 1024, 1_000_000
 PLACES = ("input", "output", "overwrite", "memory", "threads")
 
 
@@ -69,26 +72,36 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         if not self.input:
             raise ValueError("--input names no file: give at least one")
+        for field in ("input", "output", "columns", "session", "track", "order", *SKIPS):
+            value = getattr(self, field)
+            for text in value if isinstance(value, tuple) else (value,):
+                if not utf8(str(text)):
+                    raise ValueError(f"--{field.replace('_', '-')} must be UTF-8, not {str(text)!r}: rename it")
         if self.gap is not None and not re.fullmatch(r"\d+(\.\d+)?[smhd]", self.gap):
             raise ValueError(f"--gap must be a number and a unit of s, m, h or d such as 30m, not '{self.gap}'")
         if self.gap is not None and self.order == FILE_ORDER:
             raise ValueError("--gap needs a time to measure: name its column with --order")
         if self.sort and self.order == FILE_ORDER:
             raise ValueError("--sort needs a column to sort by: name it with --order")
-        if sum(option is not None for option in (self.skip, self.skip_strength, self.rating)) > 1:
+        if sum(getattr(self, name) is not None for name in SKIPS) > 1:
             raise ValueError("--skip, --skip-strength and --rating exclude each other: give one")
         if self.min_length < 3:
             raise ValueError("--min-length must be at least 3: a track each for training, validation and test")
-        for flag, value, least in (
-            ("--drop-longer", self.drop_longer, self.min_length),
-            ("--max-length", self.max_length, 3),
-            ("--sample", self.sample, 1),
-            ("--threads", self.threads, 1),
+        for flag, value, least, most in (
+            ("--min-length", self.min_length, 3, MOST_NUMBER),
+            ("--drop-longer", self.drop_longer, self.min_length, MOST_NUMBER),
+            ("--max-length", self.max_length, 3, MOST_NUMBER),
+            ("--sample", self.sample, 1, MOST_NUMBER),
+            ("--threads", self.threads, 1, MOST_THREADS),
         ):
             if value is not None and value < least:
                 raise ValueError(f"{flag} must be at least {least}, not {value}")
-        if not self.memory >= 0.25:
-            raise ValueError(f"--memory must be at least 0.25 GiB, not {self.memory}")
+            if value is not None and value > most:
+                raise ValueError(f"{flag} must be at most {most:,}")
+        if not math.isfinite(self.skip_below):
+            raise ValueError(f"--skip-below must be a number, not {self.skip_below}")
+        if not 0.25 <= self.memory <= MOST_MEMORY:
+            raise ValueError(f"--memory must be at least 0.25 GiB, and at most {MOST_MEMORY:,}, not {self.memory}")
 
     @property
     def sorts(self) -> bool:
@@ -106,3 +119,8 @@ class PrepareConfig:
             **{name: value for name, value in vars(self).items() if name not in PLACES},
             "columns": list(self.columns),
         }
+
+
+def utf8(text: str) -> bool:
+    """Whether a word of the command line or the name of a file was UTF-8: other bytes come as lone surrogates."""
+    return not any("\ud800" <= one <= "\udfff" for one in text)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from datapipes.errors import UserError
 from datapipes.prepare.config import PrepareConfig
-from datapipes.prepare.read import BROKEN, NOT_UTF8, RAGGED
+from datapipes.prepare.read import BROKEN, NOT_UTF8, RAGGED, bytes_of
 from datapipes.prepare.sources import FLAGS, Source, quoting
 
 LONGEST_ID = 1024
@@ -148,10 +148,17 @@ def locate(
             text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="backslashreplace", newline="")
             records = enumerate_records(text, source)
             if row is None:
-                return next((line, fields) for line, fields in records if bad(fields))
-            return next(itertools.islice(records, row, None))
+                found = next(((line, fields) for line, fields in records if bad(fields)), None)
+            else:
+                found = next(itertools.islice(records, row, None), None)
     finally:
         csv.field_size_limit(limit)
+    if found is None or (row is not None and len(found[1]) != len(source.names)):
+        raise UserError(
+            f"{source.path} has quotes that can be read in two ways: expected them around whole fields, and doubled "
+            f"inside; mend the file"
+        )
+    return found
 
 
 def enumerate_records(text: io.TextIOWrapper, source: Source) -> Iterator[tuple[int, list[str]]]:
@@ -170,12 +177,15 @@ def filter_blank(reader: Iterator[list[str]]) -> Iterator[list[str]]:
 
 
 def parquet_row(source: Source, row: int) -> list[str | None]:
-    """One row of a Parquet file as text."""
+    """One row of a Parquet file as text; columns without a role are left out, for they may hold anything."""
+    names = [*dict.fromkeys(source.roles.values())]
     with pq.ParquetFile(source.path) as file:
         for group in range(file.num_row_groups):
             size = file.metadata.row_group(group).num_rows
             if row < size:
-                values = file.read_row_group(group).slice(row, 1).to_pylist()[0].values()
-                return [None if value is None else str(value) for value in values]
+                table = file.read_row_group(group, columns=names).slice(row, 1).combine_chunks()
+                values = {name: bytes_of(table[name].chunk(0), source, name)[0].as_py() for name in names}
+                texts = {name: value and value.decode(errors="backslashreplace") for name, value in values.items()}
+                return [texts.get(name) for name in source.names]
             row -= size
     raise IndexError(row)

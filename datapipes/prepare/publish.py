@@ -16,6 +16,7 @@ from datapipes.prepare.chosen import draw_sample, read_chosen, row_groups
 from datapipes.prepare.config import PrepareConfig
 from datapipes.prepare.sources import WORDS, Source
 from datapipes.progress import stage
+from datapipes.row_group import Rows, checksum
 
 SESSIONS_PER_PART = 64 * SESSIONS_PER_ROW_GROUP
 
@@ -28,6 +29,7 @@ class Parts:
         self.directory = directory
         self.sessions: dict[str, int] = {}
         self.lengths: set[int] = set()
+        self.checksums: dict[str, list[str]] = {}
         self.plays = self.skipped = 0
         self._writer: pq.ParquetWriter | None = None
 
@@ -36,15 +38,16 @@ class Parts:
         if self._writer is None or self.sessions[self._name] == SESSIONS_PER_PART:
             self.close()
             self._name = f"part-{len(self.sessions):05}.parquet"
-            self.sessions[self._name] = 0
+            self.sessions[self._name], self.checksums[self._name] = 0, []
             self._writer = pq.ParquetWriter(self.directory / self._name, table.schema, compression="zstd")
         self._writer.write_table(table, row_group_size=SESSIONS_PER_ROW_GROUP)
         self.sessions[self._name] += len(table)
-        skips = table["skips"].combine_chunks()
-        strength = skips.flatten().to_numpy()
-        self.lengths.update(np.unique(skips.value_lengths().to_numpy()).tolist())
-        self.plays += len(strength)
-        self.skipped += int(np.count_nonzero((strength == 1) | (strength == 2)))
+        tracks, skips = (table[name].combine_chunks() for name in ("tracks", "skips"))
+        rows = Rows(tracks.value_lengths().to_numpy(), tracks.flatten().to_numpy(), skips.flatten().to_numpy())
+        self.checksums[self._name].append(checksum(rows))
+        self.lengths.update(np.unique(rows.lengths).tolist())
+        self.plays += len(rows.skips)
+        self.skipped += int(np.count_nonzero((rows.skips == 1) | (rows.skips == 2)))
 
     def close(self) -> None:
         """Finishes the file that is open."""
@@ -88,6 +91,7 @@ def publish(
         skip_share=round(parts.skipped / parts.plays, 6),
         context_columns=[name for name in group.schema.names if name not in ("session_id", "tracks", "skips")],
         parts=parts.sessions,
+        checksums=parts.checksums,
         vocabulary_hash=write_vocabulary(engine, counts, result),
         sources=[{"file": source.path.name, "bytes": source.path.stat().st_size} for source in sources],
         options=config.contents(),

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from datapipes.errors import UserError
 from datapipes.prepare.sources import Source
+from datapipes.row_group import DAMAGED
 
 FINE, NOT_UTF8, RAGGED, BROKEN = range(4)
 BLOCK = 16 << 20
@@ -92,19 +93,31 @@ def text_batches(source: Source, advance: Callable[[int], object]) -> Iterator[t
 
 
 def parquet_batches(source: Source, advance: Callable[[int], object]) -> Iterator[tuple[list[pa.Array], int]]:
-    """Reads a Parquet file, numbers and booleans as text."""
+    """Reads a Parquet file; the columns come as the bytes of their text, numbers and booleans too."""
     names = list(source.roles.values())
     size = source.path.stat().st_size
     try:
         with pq.ParquetFile(source.path) as file:
             for batch in file.iter_batches(PARQUET_BATCH, columns=list(dict.fromkeys(names))):
                 advance(size * len(batch) // file.metadata.num_rows)
-                yield [pc.cast(batch.column(name), pa.string()) for name in names], FINE
-    except pa.ArrowNotImplementedError:
-        wrong = next(name for name in names if pa.types.is_nested(pq.read_schema(source.path).field(name).type))
-        raise UserError(f"{source.path}, column '{wrong}' holds lists or structs: expected one value a row") from None
-    except (OSError, pa.ArrowInvalid):
+                yield [bytes_of(batch.column(name), source, name) for name in names], FINE
+    except DAMAGED:
         raise UserError(f"{source.path} is cut short or damaged: copy it again") from None
+
+
+def bytes_of(column: pa.Array, source: Source, name: str) -> pa.BinaryArray:
+    """A column of a Parquet file as the bytes of its text, which nobody has looked at yet: Parquet takes any."""
+    kind = column.type
+    try:
+        return pc.cast(column if is_bytes(kind) else pc.cast(column, pa.string()), pa.binary())
+    except pa.ArrowNotImplementedError:
+        what = "lists or structs" if pa.types.is_nested(kind) else kind
+        raise UserError(f"{source.path}, column '{name}' holds {what}: expected one value a row") from None
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether a column is bytes or text as it is."""
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
 
 
 def decode(columns: list[pa.Array], marks: np.ndarray) -> tuple[list[pa.Array], np.ndarray]:

@@ -9,8 +9,9 @@ from typing import BinaryIO
 
 import pyarrow.parquet as pq
 
-from datapipes.errors import UserError
-from datapipes.prepare.config import FILE_ORDER, PrepareConfig
+from datapipes.errors import UserError, brief
+from datapipes.prepare.config import FILE_ORDER, PrepareConfig, utf8
+from datapipes.regular import need_regular
 
 SUFFIXES = {".csv": ",", ".tsv": "\t", ".txt": " ", ".parquet": ""}
 PREFIX = "hist_user_behavior_"
@@ -66,22 +67,34 @@ def find_sources(config: PrepareConfig) -> list[Source]:
     """The files that `config.input` names, sorted by name so that the order of the arguments is of no account."""
     files: dict[Path, Path] = {}
     for path in config.input:
-        if path.is_dir():
-            found = [file for file in path.iterdir() if suffix_of(file) in SUFFIXES and not file.name.startswith(".")]
-            if not found:
-                raise UserError(f"{path} holds no .csv, .tsv, .txt or .parquet file: expected a folder of logs")
-        elif not path.exists():
-            raise UserError(f"{path} does not exist: check --input")
-        elif suffix_of(path) not in SUFFIXES or (path.suffix == ".gz" and suffix_of(path) == ".parquet"):
-            raise UserError(f"{path} is of no known format: expected .csv, .tsv, .txt (also with .gz) or .parquet")
-        else:
-            found = [path]
-        files.update({file.resolve(): file for file in found})
+        try:
+            files.update({file.resolve(): file for file in files_of(path)})
+        except OSError as error:
+            raise UserError(f"{error.filename or path} cannot be read ({error.strerror}): check --input") from None
     sources: list[Source] = []
     for path in sorted(files.values(), key=lambda file: (file.name, str(file))):
         sources.append(inspect(path, config))
         refuse_other_columns(sources[0], sources[-1])
     return sources
+
+
+def files_of(path: Path) -> list[Path]:
+    """`path`, or the logs in it where it is a folder."""
+    if path.is_dir():
+        found = [file for file in path.iterdir() if suffix_of(file) in SUFFIXES and not file.name.startswith(".")]
+        if not found:
+            raise UserError(f"{path} holds no .csv, .tsv, .txt or .parquet file: expected a folder of logs")
+    elif not path.exists():
+        raise UserError(f"{path} does not exist: check --input")
+    elif suffix_of(path) not in SUFFIXES or (path.suffix == ".gz" and suffix_of(path) == ".parquet"):
+        raise UserError(f"{path} is of no known format: expected .csv, .tsv, .txt (also with .gz) or .parquet")
+    else:
+        found = [path]
+    for file in found:
+        need_regular(file)
+        if not utf8(str(file)):
+            raise UserError(f"the name of {file} is not UTF-8: rename it")
+    return found
 
 
 def inspect(path: Path, config: PrepareConfig) -> Source:
@@ -95,7 +108,13 @@ def inspect(path: Path, config: PrepareConfig) -> Source:
         return Source(path, suffix, "", names, True, roles_of(names, config, path))
     line = first_line(path)
     delimiter = "\t" if suffix == ".txt" and "\t" in line else SUFFIXES[suffix]
-    fields = tuple(next(csv.reader([line], delimiter=delimiter, quoting=quoting(suffix))))
+    try:
+        fields = tuple(next(csv.reader([line], delimiter=delimiter, quoting=quoting(suffix), strict=True)))
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line 1 cannot be read ({brief(error).split(' - ')[0]}): expected fields of less than 128 KiB, "
+            f"quotes that are closed, and a line feed at its end"
+        ) from None
     if config.columns:
         if len(config.columns) != len(fields):
             raise UserError(f"{path} has {len(fields)} columns, --columns names {len(config.columns)}: name each")

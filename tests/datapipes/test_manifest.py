@@ -32,7 +32,14 @@ def test_what_is_written_is_read(tmp_path):
     [
         ({"schema_version": 2}, "has schema_version 2, this version reads 1: prepare the dataset again"),
         ({"schema_version": None}, "has schema_version None"),
+        ({"schema_version": True}, "has schema_version True"),
         ({"counts": ...}, "has no field 'counts': prepare the dataset again"),
+        ({"counts": {"sessions": 1, "plays": 3}}, "counts is .*: expected whole numbers of sessions, plays and tracks"),
+        ({"counts": {"sessions": 1, "plays": 3, "tracks": 2.0}}, "counts is .*'tracks': 2.0"),
+        ({"parts": {"../part.parquet": 1}}, "parts is .*: expected plain file names"),
+        ({"skip_share": float("nan")}, "skip_share is nan: expected a number from 0 to 1"),
+        ({"skip_share": 0.25}, "is not as prepare wrote it, by its manifest_hash: prepare the dataset again"),
+        ({"skip_shar": 0.5}, "has an unknown field 'skip_shar'"),
     ],
 )
 def test_another_version_is_refused(change, says, tmp_path):
@@ -51,3 +58,19 @@ def test_a_manifest_that_is_missing_or_broken_is_refused(tmp_path):
         (tmp_path / "manifest.json").write_text(text)
         with pytest.raises(UserError, match="prepare the dataset again"):
             Manifest.read(tmp_path)
+
+
+def test_the_layout_of_the_text_is_of_no_account(tmp_path):
+    MANIFEST.write(tmp_path)
+    content = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(dict(reversed(content.items()))))
+    assert Manifest.read(tmp_path) == MANIFEST
+
+
+def test_a_manifest_older_than_its_hash_is_read(tmp_path):
+    MANIFEST.write(tmp_path)
+    content = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(
+        json.dumps({name: content[name] for name in content.keys() - {"checksums", "manifest_hash"}})
+    )
+    assert Manifest.read(tmp_path) == MANIFEST

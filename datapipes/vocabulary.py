@@ -7,8 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datapipes.errors import UserError
+from datapipes.errors import UserError, brief
 from datapipes.manifest import VOCABULARY
+from datapipes.regular import need_regular
+from datapipes.row_group import DAMAGED
 from datapipes.sessions import SessionStore
 
 BLOCK_ROWS = 1 << 16
@@ -24,6 +26,7 @@ class Vocabulary:
     def ids(self, first: int, last: int) -> Iterator[tuple[int, pa.Array]]:
         """The ids of rows `first` to `last` (exclusive), as (row of a block's first id, at most 65,536 ids)."""
         try:
+            need_regular(self.file)
             with pq.ParquetFile(self.file) as parquet:
                 if (rows := parquet.metadata.num_rows) != self._tracks:
                     raise self._error(f"holds {rows} tracks where the manifest says {self._tracks}")
@@ -37,12 +40,13 @@ class Vocabulary:
                 ):
                     if not np.array_equal(batch["row"].to_numpy(), np.arange(row, row + len(batch))):
                         raise self._error(f"is not in row order near row {row}")
+                    batch["track_id"].validate(full=True)  # Parquet takes any bytes for text
                     low, high = max(first, row), min(last, row + len(batch))
                     if low < high:
                         yield low, batch["track_id"].slice(low - row, high - low).cast(pa.string())
                     row += len(batch)
-        except (pa.ArrowException, OSError, KeyError) as error:
-            raise self._error(f"cannot be read ({' '.join(str(error).split())})") from error
+        except DAMAGED as error:
+            raise self._error(f"cannot be read ({brief(error)})") from error
 
     def check(self) -> None:
         """Raises `UserError` unless the ids are those that the dataset's manifest vouches for."""
