@@ -22,10 +22,10 @@ from benchmarks.report import Report, ReportConfig, write
 from benchmarks.small_run import LONGEST, make_run
 from benchmarks.timing import Times, alternate, ratios
 from datapipes.errors import UserError
+from datapipes.vocabulary import Vocabulary
 from models.rows import own_rows
 from retrieval.exporter import write_export
 from retrieval.parts import FileRecord, check_part, write_part
-from retrieval.vocabulary import Vocabulary
 from training.build import build_model, table_weight
 from training.checkpoint import load_best
 from training.distributed import barrier, broadcast_object, logger, process_group, rank, ranks
@@ -84,7 +84,7 @@ def measure(config: ExportBenchmarkConfig) -> None:
 def _cases(run: RunDirectory, folder: Path) -> dict[str, Callable[[], object]]:
     """On each rank, its own rows; they are what `write_export` reads for itself."""
     store = run.open_store()
-    vocabulary = Vocabulary(store)
+    vocabulary = Vocabulary.of(store)
     first, rows_RD = _own_rows(run, store.tracks)
     part, plain = folder / f"{rank()}.parquet", folder / f"{rank()}.npy"
 

@@ -156,7 +156,7 @@ class _Stretch:
     """A case that trains a few steps as the training loop does, and keeps how long they took and waited."""
 
     def __init__(self, run: RunConfig, store: SessionStore, steps: int):
-        self._training = Training(run, store, HELD_OUT["validation"])
+        self._training = Training(run, store, HELD_OUT["validation"], store.tracks)
         self._training.loader = self._watch = Watch(self._training.loader, START + steps + AHEAD)
         self._steps = steps
         self._epochs = count(1)

@@ -28,7 +28,7 @@ def evaluate(config: EvaluateRunConfig) -> None:
         store = run.open_store()
         reading = stateless(run.config)
         check(reading, store)
-        model = build_model(reading, store.tracks)
+        model = build_model(reading, store.tracks, run.record["rows"])
         load_best(model, run.path)
         evaluator = Evaluator(run.config, store, model)
         results = {

@@ -1,7 +1,10 @@
 """Outputs that appear whole or not at all."""
 
+import glob
 import os
+import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,9 +21,12 @@ def aside(output: Path, overwrite: bool, replaceable: Callable[[Path], bool]) ->
     exists is refused with a `UserError`, unless `overwrite` is set and `replaceable(output)` holds.
     """
     try:
+        _tidy(output)
         refuse_existing(output, overwrite, replaceable)
         output.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
+        scratch = Path(
+            tempfile.mkdtemp(prefix=f".{output.name}.{_owner(os.getpid())}.", suffix=".partial", dir=output.parent)
+        )
     except OSError as error:
         raise UserError(f"cannot write beside {output} ({error.strerror}): choose another --output") from None
     try:
@@ -31,6 +37,32 @@ def aside(output: Path, overwrite: bool, replaceable: Callable[[Path], bool]) ->
         os.rename(scratch / "result", output)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _tidy(output: Path) -> None:
+    """Removes what killed processes of this machine left beside `output`, and puts back what they had taken away."""
+    owned = re.compile(re.escape(f".{output.name}.") + _owner(r"(\d+)") + r"\..*\.partial")
+    for scratch in output.parent.glob(f".{glob.escape(output.name)}.*.partial"):
+        found = owned.fullmatch(scratch.name)
+        if not found or _alive(int(found[1])):
+            continue
+        if (scratch / "replaced").exists() and not output.exists():
+            os.rename(scratch / "replaced", output)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _owner(process: int | str) -> str:
+    return f"{socket.gethostname()}-{process}"
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return True
 
 
 def refuse_existing(output: Path, overwrite: bool, replaceable: Callable[[Path], bool]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,19 +18,24 @@ BLOCK_ROWS = 1 << 16
 
 
 class Vocabulary:
-    """`vocabulary.parquet` of a dataset directory."""
+    """`vocabulary.parquet` of a dataset directory, or a run's own."""
 
-    def __init__(self, store: SessionStore):
-        self.file = store.path / VOCABULARY
-        self._tracks, self._hash = store.tracks, store.manifest.vocabulary_hash
+    def __init__(self, file: Path, tracks: int, digest: str):
+        """`digest`: SHA-256, in hex, over the ids in row order, each followed by a newline."""
+        self.file, self.tracks, self._digest = file, tracks, digest
+
+    @classmethod
+    def of(cls, store: SessionStore) -> "Vocabulary":
+        """A dataset's, as its manifest vouches for it."""
+        return cls(store.path / VOCABULARY, store.tracks, store.manifest.vocabulary_hash)
 
     def ids(self, first: int, last: int) -> Iterator[tuple[int, pa.Array]]:
         """The ids of rows `first` to `last` (exclusive), as (row of a block's first id, at most 65,536 ids)."""
         try:
             need_regular(self.file)
             with pq.ParquetFile(self.file) as parquet:
-                if (rows := parquet.metadata.num_rows) != self._tracks:
-                    raise self._error(f"holds {rows} tracks where the manifest says {self._tracks}")
+                if (rows := parquet.metadata.num_rows) != self.tracks:
+                    raise self._error(f"holds {rows} tracks where the manifest says {self.tracks}")
                 groups = parquet.metadata.num_row_groups
                 sizes = [parquet.metadata.row_group(group).num_rows for group in range(groups)]
                 ends = np.cumsum(sizes)
@@ -48,12 +54,16 @@ class Vocabulary:
         except DAMAGED as error:
             raise self._error(f"cannot be read ({brief(error)})") from error
 
+    def digest(self) -> str:
+        """SHA-256, in hex, over the ids that are there."""
+        digest = hashlib.sha256()
+        for _, ids in self.ids(0, self.tracks):
+            digest.update("".join(f"{track}\n" for track in ids.to_pylist()).encode())
+        return digest.hexdigest()
+
     def check(self) -> None:
         """Raises `UserError` unless the ids are those that the dataset's manifest vouches for."""
-        digest = hashlib.sha256()
-        for _, ids in self.ids(0, self._tracks):
-            digest.update("".join(f"{track}\n" for track in ids.to_pylist()).encode())
-        if digest.hexdigest() != self._hash:
+        if self.digest() != self._digest:
             raise self._error("does not hold the tracks of the manifest beside it")
 
     def _error(self, trouble: str) -> UserError:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from datapipes.sessions import SessionStore
+from datapipes.vocabulary import Vocabulary
 from models.encoder import Encoder
 from models.rows import own_rows
 from retrieval.comparison import Comparison, compare_program
@@ -18,7 +19,6 @@ from retrieval.encoder import input_contract, write_program
 from retrieval.manifest import ExportManifest, is_export
 from retrieval.parts import FileRecord, check_part, part_name, write_part
 from retrieval.together import aside_together, gather_objects, together
-from retrieval.vocabulary import Vocabulary
 from training.build import build_model, check, stateless, table_weight
 from training.checkpoint import load_best
 from training.config import RunConfig
@@ -37,18 +37,18 @@ def write_export(run_path: str, output: Path, overwrite: bool) -> None:
     with aside_together(output, overwrite, is_export) as scratch:
         result = scratch / "result"
         together(lambda: (result / part_name(rank())).parent.mkdir(parents=True, exist_ok=True))
-        model = build_model(config, store.tracks)
+        model = build_model(config, store.tracks, run.record["rows"])
         load_best(model, run.path)
         model.eval()
         encoder, dim = model.module.learner.encoder, config.table.dim
         first, rows_RD = own_rows(table_weight(model), rank(), ranks())
-        part = together(lambda: _write_rows(result, Vocabulary(store), first, rows_RD))
+        part = together(lambda: _write_rows(result, run.vocabulary, first, rows_RD))
         together(lambda: write_program(result / PROGRAM, encoder, dim) if rank() == 0 else None)
         compared = compare_program(result / PROGRAM, config, store, model)
         parts = gather_objects(part)
         together(lambda: _write_manifest(result, run, encoder, parts, compared) if rank() == 0 else None)
     logger.info(
-        f"{output}: {store.tracks:,} rows of {dim} in {len(parts)} part{'s' if len(parts) > 1 else ''}, "
+        f"{output}: {run.record['rows']:,} rows of {dim} in {len(parts)} part{'s' if len(parts) > 1 else ''}, "
         f"{sum(part['bytes'] for part in parts):,} bytes, in {time.perf_counter() - began:.1f} s; every part equals "
         f"the table bit for bit, the encoder program the model to {compared.largest_difference:.1e} on "
         f"{compared.sessions:,} sessions"
@@ -72,7 +72,7 @@ def _open(run_path: str) -> tuple[RunDirectory, SessionStore, RunConfig]:
     )
     check(config, store)
     if rank() == 0:
-        Vocabulary(store).check()
+        run.vocabulary.check()
     return run, store, config
 
 
@@ -90,10 +90,10 @@ def _write_manifest(
 ) -> None:
     dim = run.config.table.dim
     ExportManifest(
-        rows=run.record["counts"]["tracks"],
+        rows=run.record["rows"],
         dim=dim,
         dtype="float32",
-        vocabulary_hash=run.record["vocabulary_hash"],
+        vocabulary_hash=run.record["rows_hash"],
         parts=parts,
         encoder=asdict(FileRecord.of(result, PROGRAM)) | input_contract(encoder, dim),
         compared=asdict(compared),

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from datapipes.errors import UserError
-from retrieval.vocabulary import Vocabulary
+from datapipes.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,12 @@ def check(config: RunConfig, store: SessionStore) -> None:
     config.data.check_ranks(ranks())
 
 
-def build_model(config: RunConfig, tracks: int) -> DistributedModelParallel:
-    """The sharded model, initialized from the config's seed alone: the same weights on any number of ranks."""
-    table = make_table(config.table, tracks, FEATURE)
+def build_model(config: RunConfig, tracks: int, rows: int | None = None) -> DistributedModelParallel:
+    """The sharded model, initialized from the config's seed alone: the same weights on any number of ranks.
+
+    `rows` of the table, where it holds others than the data's `tracks` (`RunConfig.vanished`).
+    """
+    table = make_table(config.table, rows or tracks, FEATURE)
     encoder = Encoder(config.encoder, config.table.dim)
     encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
     autocast = torch.bfloat16 if config.train.precision == "bf16" else None

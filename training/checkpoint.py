@@ -243,6 +243,14 @@ def best_checkpoint(run_path: Path) -> Path:
     return file.parent / name
 
 
+def start_checkpoint(run_path: Path) -> Path:
+    """Where another run may start from: the best, or the newest of a run that has not validated yet."""
+    names = _names(run_path / CHECKPOINTS)
+    if names and not (run_path / CHECKPOINTS / "best").exists():
+        return run_path / CHECKPOINTS / names[0]
+    return best_checkpoint(run_path)
+
+
 def load_best(model: DistributedModelParallel, run_path: Path) -> None:
     """Reads a run's best weights into `model`, in place, on any number of ranks."""
     path = best_checkpoint(run_path)

@@ -57,6 +57,7 @@ class Evaluator:
         loader = evaluation_loader(self._config, self._store, protocol, split, sessions)
         metrics = MetricCollection([RankMetrics(), SkipRanking()]).to(device())
         first, rows_RD = own_rows(table_weight(self._model), rank(), ranks())
+        rows_RD = rows_RD[: max(self._store.tracks - first, 0)]  # rows after those are of tracks the data lack
         self._model.eval()
         with _exact_products(), RankWriter(record_in, protocol, split) if record_in else nullcontext() as record:
             batches = tqdm(

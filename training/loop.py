@@ -26,6 +26,7 @@ from training.report import hit_rate_table
 from training.run import CHECKPOINTS, RunDirectory
 from training.state import Tensors, set_steps, training_tensors
 from training.storage import Index
+from training.warm_start import start_from_run
 
 Watch = Callable[[int, dict[str, float | int]], bool]
 """Told the epoch and its validation metrics on every rank; where all return True, training ends."""
@@ -62,7 +63,7 @@ class Job:
         self._position = newest[2] if newest else Position()
         facts = {"vocabulary_hash": run.record["vocabulary_hash"], "config": asdict(run.config)}
         self._checkpoints = Checkpoints(run.path, run.config.checkpoint.keep, facts)
-        self._training = Training(self._config, store, self._held_out)
+        self._training = self._new_training(fresh=newest is None)
         if newest:
             name, index, position = newest
             self._training.load(run.path / CHECKPOINTS / name, index, position)
@@ -173,8 +174,15 @@ class Job:
         self._checkpoints.close()
         del self._training
         gc.collect()  # its parts hang together in cycles, and their table must make room for the next
-        self._training = Training(self._config, self._store, self._held_out)
+        self._training = self._new_training(fresh=True)
         self._checkpoints.prepare(self._training.tensors())
+
+    def _new_training(self, fresh: bool) -> "Training":
+        """A training from its first step, which with `fresh` takes over what `init_from` names."""
+        training = Training(self._config, self._store, self._held_out, self._run.record["rows"])
+        if fresh and self._config.init_from:
+            training.warm_start(self._run)
+        return training
 
     def _evaluator(self) -> Evaluator:
         return Evaluator(self._config, self._store, self._training.model, self._between_batches)
@@ -212,9 +220,10 @@ def pipelined(pipeline: TrainPipelineSparseDist, batches: Iterator[SessionBatch]
 class Training:
     """A fresh model and what trains it, on all but each session's last `held_out` tracks."""
 
-    def __init__(self, config: RunConfig, store: SessionStore, held_out: int):
+    def __init__(self, config: RunConfig, store: SessionStore, held_out: int, rows: int):
+        """`rows` of the table."""
         self._seed = config.train.seed
-        self.model = build_model(config, store.tracks)
+        self.model = build_model(config, store.tracks, rows)
         self._loader = train_loader(config, store, held_out)
         self.steps = self._loader.steps
         """Steps of an epoch."""
@@ -238,6 +247,10 @@ class Training:
     def tensors(self) -> Tensors:
         """All that a checkpoint holds, live."""
         return training_tensors(self.model, self._optimizer)
+
+    def warm_start(self, run: RunDirectory) -> None:
+        """Takes over what the run named by `init_from` learned; the schedule begins anew."""
+        set_steps(self._optimizer, 0, start_from_run(self.tensors(), run))
 
     def load(self, path: Path, index: Index, position: Position) -> None:
         """Takes over the state saved at `position`."""

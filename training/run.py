@@ -10,10 +10,12 @@ from typing import Any
 import yaml
 
 from datapipes.errors import UserError
+from datapipes.growth import match
 from datapipes.manifest import VOCABULARY
 from datapipes.sessions import SessionStore
+from datapipes.vocabulary import Vocabulary
 from training.config import RunConfig, from_mapping
-from training.distributed import barrier, broadcast_object, rank, ranks
+from training.distributed import barrier, broadcast_object, logger, rank, ranks
 from training.provenance import versions
 
 SCHEMA_VERSION = 2
@@ -33,9 +35,9 @@ _FREE_TO_CHANGE = (
     "checkpoint.keep",
 )
 """Fields that change no figure of a run; all others must stay as they were for it to go on."""
-_OWN_FILES = {"config.yaml", "run.json", VOCABULARY} | {
-    f".{name}.partial" for name in ("config.yaml", "run.json", VOCABULARY)
-}
+_BEGINNING = ("config.yaml", "run.json", VOCABULARY, "matches.parquet")
+_OWN_FILES = {*_BEGINNING, *(f".{name}.partial" for name in _BEGINNING)}
+"""What a directory may hold whose run was killed before it began."""
 
 
 class RunDirectory:
@@ -43,6 +45,16 @@ class RunDirectory:
 
     def __init__(self, path: Path, config: RunConfig, record: dict[str, Any]):
         self.path, self.config, self.record = path, config, record
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tracks of the table's rows: the data's, and then those kept from the run that this one started from."""
+        return Vocabulary(self.path / VOCABULARY, self.record["rows"], self.record["rows_hash"])
+
+    @property
+    def matches(self) -> Path:
+        """Which rows of the run that this one started from went where."""
+        return self.path / "matches.parquet"
 
     @classmethod
     def begin(cls, config: RunConfig, recipe: str, store: SessionStore) -> "RunDirectory":
@@ -153,7 +165,7 @@ def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     config = dataclasses.replace(config, run_dir=str(path))
     write_text(path / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
-    _keep_vocabulary(store.path / VOCABULARY, path / VOCABULARY)
+    rows = _take_vocabulary(config, store, path)
     write_json(
         path / "run.json",
         {
@@ -162,6 +174,8 @@ def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
             "ranks": ranks(),
             "vocabulary_hash": store.manifest.vocabulary_hash,
             "counts": store.manifest.counts,
+            "rows": rows.tracks,
+            "rows_hash": rows.digest() if config.init_from else store.manifest.vocabulary_hash,
             "versions": versions(),
             "launch": os.environ.get("TORCHELASTIC_RUN_ID"),
         },
@@ -169,15 +183,36 @@ def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
     return path
 
 
-def _keep_vocabulary(source: Path, target: Path) -> None:
-    """A run's rows must keep their meaning when the dataset directory is replaced; a link costs no space."""
-    aside = target.with_name(f".{target.name}.partial")
-    aside.unlink(missing_ok=True)
-    try:
-        os.link(source, aside)
-    except OSError:
-        shutil.copyfile(source, aside)
-    os.replace(aside, target)
+def _take_vocabulary(config: RunConfig, store: SessionStore, path: Path) -> Vocabulary:
+    """A run's rows must keep their meaning when the dataset directory is replaced: it has a vocabulary of its own."""
+    own = Vocabulary.of(store)
+    if not config.init_from:
+        aside = path / f".{VOCABULARY}.partial"
+        shutil.copyfile(own.file, aside)
+        os.replace(aside, path / VOCABULARY)
+        return Vocabulary(path / VOCABULARY, own.tracks, store.manifest.vocabulary_hash)
+    source = RunDirectory.open(config.init_from)
+    check_start(source, config)
+    source.vocabulary.check()
+    own.check()
+    run = RunDirectory(path, config, {})
+    rows, kept, known = match(source.vocabulary, own, config.vanished == "keep", path / VOCABULARY, run.matches)
+    logger.info(
+        f"starts from {source.path}: {known:,} of the {store.tracks:,} tracks have rows there, "
+        f"{source.vocabulary.tracks - known:,} of its tracks are not in {store.path} and {kept:,} of those are kept"
+    )
+    return Vocabulary(path / VOCABULARY, rows, "")
+
+
+def check_start(source: RunDirectory, config: RunConfig) -> None:
+    """Raises `UserError` where the rows of `source` are no rows of this config's table."""
+    for field in ("dim", "optimizer"):
+        before, now = (getattr(each.table, field) for each in (source.config, config))
+        if before != now:
+            raise UserError(
+                f"{source.path} was trained with --table.{field} {before}, not {now}: start from it with the same, or "
+                "leave --init-from out"
+            )
 
 
 def _check_same(path: Path, config: RunConfig, recipe: str, store: SessionStore) -> None:

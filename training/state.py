@@ -34,9 +34,12 @@ def training_tensors(model: DistributedModelParallel, optimizer: CombinedOptimiz
     return model_tensors(model) | state
 
 
-def set_steps(optimizer: CombinedOptimizer, steps: int) -> None:
-    """Puts both learning-rate schedules, and the step count of a fused optimizer, where `steps` steps leave them."""
-    optimizer.set_optimizer_step(steps)
+def set_steps(optimizer: CombinedOptimizer, steps: int, trained_before: int = 0) -> None:
+    """Puts both learning-rate schedules where `steps` steps leave them.
+
+    A fused Adam's moments are counted from their own beginning, `trained_before` this schedule's.
+    """
+    optimizer.set_optimizer_step(steps + trained_before)
     for _, scheduled in optimizer.optimizers:
         _set_schedule(scheduled, steps)
     # The fused optimizer hears of a learning rate when it is told to forget gradients, of which it has none.

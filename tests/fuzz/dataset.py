@@ -12,7 +12,7 @@ from datapipes.errors import UserError
 from datapipes.manifest import HASH, MANIFEST, VOCABULARY, digest
 from datapipes.prepare import PrepareConfig, prepare
 from datapipes.sessions import SessionOrder, SessionStore, pad
-from retrieval.vocabulary import Vocabulary
+from datapipes.vocabulary import Vocabulary
 from tests.conftest import random_sessions
 from tests.fuzz.tally import patience
 
@@ -41,11 +41,11 @@ def make(folder: Path) -> Path:
 def everything(path: Path) -> dict[str, Any]:
     """All that training, evaluation and export read of a dataset directory."""
     store = SessionStore(str(path))
-    Vocabulary(store).check()
+    Vocabulary.of(store).check()
     order = SessionOrder(store, seed=0, epoch=1, shuffle_groups=2, windows_kept=9)
     sessions = pad([order.take(0, len(store))], len(store))
     window = store.read(np.arange(len(store.group_sizes)))
-    ids = [name for _, block in Vocabulary(store).ids(0, store.tracks) for name in block.to_pylist()]
+    ids = [name for _, block in Vocabulary.of(store).ids(0, store.tracks) for name in block.to_pylist()]
     arrays = {**vars(sessions), **vars(window), "counts": train_counts(store)}
     arrays |= dict(zip(("keys", "pairs"), transitions(store), strict=True))
     values = {name: (array.shape, array.astype(np.int64).tobytes()) for name, array in arrays.items()}

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from components.__main__ import run
 from datapipes.errors import UserError
 from datapipes.sessions import SessionStore
-from retrieval.vocabulary import Vocabulary
+from datapipes.vocabulary import Vocabulary
 from tests.fuzz.dataset import check_sentence
 from tests.fuzz.logs import SUFFIXES, Log
 from tests.fuzz.tally import patience
@@ -42,7 +42,7 @@ def came_of(log: Log, words: list[str]) -> str:
 def check_dataset(output: Path, log: Log, words: list[str]) -> None:
     """A directory is whole, its counts are those of a plain count, its sessions those of a plain grouping."""
     store = SessionStore(str(output))
-    Vocabulary(store).check()
+    Vocabulary.of(store).check()
     window = store.read(np.arange(len(store.group_sizes)))
     lengths, manifest = np.diff(window.offsets), store.manifest
     assert manifest.counts == {

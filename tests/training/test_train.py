@@ -113,7 +113,7 @@ def test_refit_trains_afresh_on_all_but_the_last_track(data: Path, tmp_path: Pat
         epochs = metrics[1]["train"]["best_epoch"]
         assert {line["epoch"] for line in lines if line["kind"] == "refit"} == set(range(1, epochs + 1))
         store = SessionStore(str(data))
-        again = Training(refit.config, store, held_out=1)
+        again = Training(refit.config, store, held_out=1, rows=store.tracks)
         for epoch in range(1, epochs + 1):
             list(again.epoch(epoch))
         test = Evaluator(refit.config, store, again.model).measure("uniform", "test", 0)

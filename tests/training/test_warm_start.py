@@ -1,0 +1,162 @@
+"""Starting from another run: each track takes its own row and state along, whatever row that is now."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from datapipes.errors import UserError
+from datapipes.manifest import VOCABULARY
+from datapipes.sessions import SessionStore
+from models.table import initial_rows
+from retrieval.exporter import write_export
+from tests.conftest import random_sessions, write_dataset
+from tests.ranks import run_on_ranks
+from tests.training.test_resume import TRACKS, config_of, stop_once, tensors_of
+from training.checkpoint import best_checkpoint
+from training.config import RunConfig
+from training.control import Control
+from training.distributed import process_group
+from training.loop import Job, train
+from training.run import RunDirectory
+
+TABLE = "model.table.embedding_bags.tracks.weight"
+STATE = "optimizer.table.table.embedding_bags.tracks.weight.tracks.momentum1"
+NEW = 170
+
+
+def named(folder: Path, names: list[str]) -> Path:
+    """Gives the tracks of a dataset directory other names."""
+    table = pq.read_table(folder / VOCABULARY)
+    pq.write_table(table.set_column(0, "track_id", pa.array(names)), folder / VOCABULARY)
+    text = (folder / "manifest.json").read_text()
+    manifest = json.loads(text)
+    manifest["vocabulary_hash"] = hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
+    manifest.pop("manifest_hash", None)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> tuple[Path, Path, list[str], list[str]]:
+    """Two datasets: of the first one's 150 tracks the second lacks 30, and has 50 others, all in other rows."""
+    random = np.random.default_rng(3)
+    names = [f"track {number}" for number in random.permutation(TRACKS + 50)]
+    old = sorted(names[:TRACKS])
+    new = sorted(names[30 : TRACKS + 50], reverse=True)
+    assert len(new) == NEW
+    first = named(write_dataset(tmp_path / "first", random_sessions(160, TRACKS), TRACKS), old)
+    second = named(write_dataset(tmp_path / "second", random_sessions(160, NEW, seed=1), NEW), new)
+    return first, second, old, new
+
+
+def started(config: RunConfig) -> dict[str, list[tuple[list[int], torch.Tensor]]]:
+    """The shards that a run begins with on this rank, and one dense weight and moment whole."""
+    store = SessionStore(config.data.path)
+    with Control(0) as control:
+        tensors = Job(RunDirectory.begin(config, "best", store), store, control)._training.tensors()
+    shards = {
+        name: [(shard.metadata.shard_offsets, shard.tensor.clone()) for shard in tensors[name].local_shards()]
+        for name in (TABLE, STATE)
+    }
+    return shards | {name: tensors[name].clone() for name in DENSE}
+
+
+DENSE = (
+    "model.learner.encoder.prediction.0.weight",
+    "optimizer.dense.learner.encoder.prediction.0.weight.exp_avg_sq",
+    "optimizer.dense.learner.encoder.prediction.0.weight.step",
+)
+
+
+def whole(parts: list, name: str, like: torch.Tensor, rows: int) -> torch.Tensor:
+    found = torch.full((rows, *like.shape[1:]), float("nan"))
+    for offsets, piece in [shard for part in parts for shard in part[name]]:
+        found[tuple(slice(at, at + size) for at, size in zip(offsets, piece.shape, strict=True))] = piece
+    return found
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize(("vanished", "ranks"), [("keep", 1), ("drop", 4), ("keep", 2)])
+def test_rows_follow_their_tracks(vanished: str, ranks: int, data: tuple, tmp_path: Path):
+    first, second, old, new = data
+    run_on_ranks(tmp_path, 2, train, config_of(first, tmp_path / "before"), "best")
+    after = replace(config_of(second, tmp_path / "after"), init_from=str(tmp_path / "before"), vanished=vanished)
+    parts = run_on_ranks(tmp_path, ranks, started, after)
+    saved = tensors_of(best_checkpoint(tmp_path / "before"))
+    kept = [name for name in old if name not in new] if vanished == "keep" else []
+    fresh = initial_rows(NEW + len(kept), 16, after.table.init_bound, after.train.seed)
+    rows, state = (whole(parts, name, saved[name], NEW + len(kept)) for name in (TABLE, STATE))
+    for row, name in enumerate(new + kept):
+        if name in old:
+            assert torch.equal(rows[row], saved[TABLE][old.index(name)])
+            assert state[row] == saved[STATE][old.index(name)] > 0
+        else:
+            assert torch.equal(rows[row], fresh[row]) and state[row] == 0
+    for name in DENSE:
+        assert all(torch.equal(part[name], parts[0][name]) for part in parts)
+    assert torch.equal(parts[0][DENSE[0]], saved[DENSE[0]]) and torch.equal(parts[0][DENSE[1]], saved[DENSE[1]])
+    assert parts[0][DENSE[2]] > 0
+    vocabulary = pq.read_table(tmp_path / "after" / VOCABULARY)
+    assert vocabulary["track_id"].to_pylist() == new + kept
+    assert vocabulary["row"].to_pylist() == list(range(NEW + len(kept)))
+
+
+def test_kept_tracks_are_exported_and_never_drawn_or_ranked(data: tuple, tmp_path: Path):
+    first, second, old, new = data
+    with process_group():
+        train(config_of(first, tmp_path / "before", epochs=1), "best")
+        results = {}
+        for vanished in ("keep", "drop"):
+            config = replace(
+                config_of(second, tmp_path / vanished), init_from=str(tmp_path / "before"), vanished=vanished
+            )
+            train(config, "best")
+            results[vanished] = json.loads((tmp_path / vanished / "metrics.json").read_text())
+            write_export(str(tmp_path / vanished), tmp_path / f"export-{vanished}", False)
+        for protocol in ("uniform", "full"):
+            assert results["keep"][protocol] == results["drop"][protocol]
+        kept = [name for name in old if name not in new]
+        tables = {
+            vanished: pq.read_table(tmp_path / f"export-{vanished}" / "embeddings") for vanished in ("keep", "drop")
+        }
+        assert tables["drop"]["track_id"].to_pylist() == new
+        assert tables["keep"]["track_id"].to_pylist() == new + kept
+        saved = tensors_of(best_checkpoint(tmp_path / "before"))[TABLE]
+        exported = np.array(tables["keep"]["embedding"].to_pylist(), dtype=np.float32)
+        assert np.array_equal(exported[len(new) :], saved[[old.index(name) for name in kept]].numpy())
+        # And from there to data that has them again.
+        third = replace(config_of(first, tmp_path / "third"), init_from=str(tmp_path / "keep"))
+        parts = [started(third)]
+        again = tensors_of(best_checkpoint(tmp_path / "keep"))[TABLE]
+        rows = whole(parts, TABLE, again, TRACKS + 50)
+        for row, name in enumerate(old):
+            assert torch.equal(rows[row], again[(new + kept).index(name)])
+
+
+def test_what_cannot_be_taken_over_is_refused(data: tuple, tmp_path: Path):
+    first, second, *_ = data
+    with process_group():
+        stop_once(config_of(first, tmp_path / "before"), 3)
+        config = replace(config_of(second, tmp_path / "after"), init_from=str(tmp_path / "before"))
+        for section, changes, sentence in (
+            ("table", {"dim": 32}, "--table.dim 16, not 32"),
+            ("table", {"optimizer": "sgd"}, "--table.optimizer rowwise_adagrad, not sgd"),
+            ("encoder", {"hidden": 32}, "has shape"),
+        ):
+            other = replace(config, **{section: replace(getattr(config, section), **changes)})
+            with pytest.raises(UserError, match=sentence):
+                train(replace(other, run_dir=str(tmp_path / sentence[:9])), "best")
+        with pytest.raises(UserError, match="cannot be read .*: expected a run directory that train wrote"):
+            train(replace(config, init_from=str(tmp_path / "nothing")), "best")
+        vocabulary = tmp_path / "before" / VOCABULARY
+        pq.write_table(pq.read_table(vocabulary).slice(0, 100), vocabulary)
+        with pytest.raises(UserError, match="holds 100 tracks"):
+            train(config, "best")
+        assert not (tmp_path / "after" / "run.json").exists()
