@@ -1,24 +1,13 @@
 """How a failing rank is heard under torchrun and TorchX, whose own last words are otherwise an exit code."""
 
-import json
 import os
 import time
 
+from training.failure import record
+
+__all__ = ["GRACE_S", "let_rank_0_speak", "record"]
+
 GRACE_S = 3.0
-
-
-def record(message: str) -> None:
-    """Leaves `message` where torchrun and TorchX read a rank's last words; does nothing outside of them."""
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if not path:
-        return
-    words = {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}
-    try:
-        with open(path, "w") as file:
-            json.dump({"message": words}, file)
-    except OSError:
-        # The failure itself is what the user must see.
-        return
 
 
 def let_rank_0_speak() -> None:
