@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from components import failure
 from datapipes.errors import UserError
+from training.failure import record
 
 
 class Command(NamedTuple):
@@ -66,8 +67,8 @@ def guarded(program: Callable[[list[str]], None], argv: list[str]) -> None:
         program(argv)
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
-            print(f"{failure.REFUSAL}{error}", file=sys.stderr)
-        failure.record(f"{failure.REFUSAL}{error}")
+            print(f"skipwise: {error}", file=sys.stderr)
+        record(f"skipwise: {error}", refused=True)
         failure.let_rank_0_speak()
         sys.exit(2)
     except KeyboardInterrupt:
@@ -78,7 +79,7 @@ def guarded(program: Callable[[list[str]], None], argv: list[str]) -> None:
             failure.let_rank_0_speak()
         raise
     except Exception as error:
-        failure.record(f"{type(error).__name__}: {error}")
+        record(f"{type(error).__name__}: {error}")
         raise
 
 

@@ -5,23 +5,9 @@ import os
 import time
 from pathlib import Path
 
+from training.failure import REFUSED, record
+
 GRACE_S = 3.0
-REFUSAL = "skipwise: "
-"""What a sentence for the user begins with."""
-
-
-def record(message: str) -> None:
-    """Leaves `message` where torchrun and TorchX read a rank's last words; does nothing outside of them."""
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if not path:
-        return
-    words = {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}
-    try:
-        with open(path, "w") as file:
-            json.dump({"message": words}, file)
-    except OSError:
-        # The failure itself is what the user must see.
-        return
 
 
 def refused_before() -> bool:
@@ -36,11 +22,12 @@ def refused_before() -> bool:
     # .../attempt_N/LOCAL_RANK/error.json
     for file in (Path(path).parents[2] / f"attempt_{attempt - 1}").glob("*/error.json"):
         try:
-            message = json.loads(file.read_text())["message"]["message"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if str(message).startswith(REFUSAL):
-            record(message)
+            words = json.loads(file.read_text())["message"]
+            refused, message = words["extraInfo"].get(REFUSED), words["message"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # what another program left, or torchrun itself
+        if refused:
+            record(message, refused=True)
             return True
     return False
 

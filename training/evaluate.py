@@ -41,10 +41,10 @@ class Evaluator:
         config: RunConfig,
         store: SessionStore,
         model: DistributedModelParallel,
-        between_batches: Callable[[], None] | None = None,
+        followed: Callable[[Iterator[EvaluationBatch], str], Iterator[EvaluationBatch]] | None = None,
     ):
-        """`between_batches` is called on every rank after each batch; what it raises ends the measuring."""
-        self._config, self._store, self._model, self._between_batches = config, store, model, between_batches
+        """`followed` passes on the batches of what is measured, on every rank; what it raises ends the measuring."""
+        self._config, self._store, self._model, self._followed = config, store, model, followed
 
     @torch.no_grad()
     def measure(
@@ -60,8 +60,11 @@ class Evaluator:
         rows_RD = rows_RD[: max(self._store.tracks - first, 0)]  # rows after those are of tracks the data lack
         self._model.eval()
         with _exact_products(), RankWriter(record_in, protocol, split) if record_in else nullcontext() as record:
+            batches = loader.epoch(0)
+            if self._followed:
+                batches = self._followed(batches, f"measuring {protocol} {split}")
             batches = tqdm(
-                loader.epoch(0),
+                batches,
                 total=loader.steps,
                 desc=f"{protocol} {split}",
                 disable=rank() != 0,
@@ -84,8 +87,6 @@ class Evaluator:
                 if record:
                     record.write(**columns)
                 metrics.update(**{name: columns[name].to(device()) for name in ("rank", "candidates", "skips")})
-                if self._between_batches:
-                    self._between_batches()
         self._model.train()
         return metrics.compute()
 

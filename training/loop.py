@@ -1,15 +1,17 @@
 """The training loop, top to bottom."""
 
 import gc
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from datapipes.batch import SessionBatch
+from datapipes.batch import EvaluationBatch, SessionBatch
 from datapipes.collate import HELD_OUT
 from datapipes.sessions import SessionStore
 from models.task import StepLosses
@@ -27,9 +29,13 @@ from training.run import CHECKPOINTS, RunDirectory
 from training.state import Tensors, set_steps, training_tensors
 from training.storage import Index
 from training.warm_start import start_from_run
+from training.watch import Watch as HangWatch
 
 Watch = Callable[[int, dict[str, float | int]], bool]
 """Told the epoch and its validation metrics on every rank; where all return True, training ends."""
+At = Callable[..., None]
+"""`training.watch.Watch.at`."""
+Batch = TypeVar("Batch")
 
 
 def train(config: RunConfig, recipe: str, watch: Watch | None = None, test: bool = True) -> RunDirectory:
@@ -50,15 +56,16 @@ def train(config: RunConfig, recipe: str, watch: Watch | None = None, test: bool
         logger.info(hit_rate_table(run.metrics(), run.config))
         return run
     torch.set_float32_matmul_precision(config.train.matmul)
-    with Control(config.checkpoint.minutes) as control:
-        return Job(run, store, control).run(watch, test)
+    with Control(config.checkpoint.minutes) as control, HangWatch(config.train.hang_s) as hang_watch:
+        return Job(run, store, control, hang_watch).run(watch, test)
 
 
 class Job:
     """One run under way: where it stands, and what it is trained, saved and reported by."""
 
-    def __init__(self, run: RunDirectory, store: SessionStore, control: Control):
-        self._run, self._config, self._store, self._control = run, run.config, store, control
+    def __init__(self, run: RunDirectory, store: SessionStore, control: Control, hang_watch: HangWatch):
+        self._run, self._config, self._store = run, run.config, store
+        self._control, self._hang_watch = control, hang_watch
         newest = find_newest(run.path)
         self._position = newest[2] if newest else Position()
         facts = {"vocabulary_hash": run.record["vocabulary_hash"], "config": asdict(run.config)}
@@ -134,7 +141,7 @@ class Job:
         """The rest of the epoch under way, with the checkpoints that fall due in it."""
         training, every = self._training, self._config.checkpoint.every
         health = Health(training.model.module.learner)
-        losses = training.epoch(self._position.epoch, self._position.step)
+        losses = training.epoch(self._position.epoch, self._position.step, self._hang_watch.at)
         for step in self._progress.steps(self._position, losses):
             self._position = replace(
                 self._position, step=step, steps=self._progress.trained, seconds=self._progress.seconds
@@ -179,24 +186,29 @@ class Job:
 
     def _new_training(self, fresh: bool) -> "Training":
         """A training from its first step, which with `fresh` takes over what `init_from` names."""
+        self._hang_watch.at("making the model")
         training = Training(self._config, self._store, self._held_out, self._run.record["rows"])
         if fresh and self._config.init_from:
             training.warm_start(self._run)
         return training
 
     def _evaluator(self) -> Evaluator:
-        return Evaluator(self._config, self._store, self._training.model, self._between_batches)
+        return Evaluator(self._config, self._store, self._training.model, self._followed)
 
-    def _between_batches(self) -> None:
-        action = self._control.agree(failed=self._checkpoints.failed)
-        if action == Action.FAIL:
-            self._checkpoints.wait()
-        elif action == Action.STOP:
-            self._stop()
+    def _followed(self, batches: Iterator[EvaluationBatch], measured: str) -> Iterator[EvaluationBatch]:
+        """Batches to measure, with what the ranks agree on before each."""
+        for batch in told(batches, self._hang_watch.at, f"{measured}, batch {{}}"):
+            action = self._control.agree(failed=self._checkpoints.failed)
+            if action == Action.FAIL:
+                self._checkpoints.wait()
+            elif action == Action.STOP:
+                self._stop()
+            yield batch
 
     def _save(self, best: bool = False) -> None:
         if best:
             self._position = replace(self._position, best_checkpoint=self._position.name)
+        self._hang_watch.at("writing checkpoint {}", self._position.name)
         self._checkpoints.save(self._training.tensors(), self._position)
         self._control.saved()
 
@@ -206,6 +218,17 @@ class Job:
         self._progress.close()
         logger.info(f"stopped by SIGTERM, saved as {self._position.name}: the same command goes on from there")
         raise Stopped(0)
+
+
+def told(batches: Iterator[Batch], at: At, place: str, before: int = 0) -> Iterator[Batch]:
+    """The batches from number `before` + 1 on; `at` hears when each is waited for, and when it has come."""
+    for number in itertools.count(before + 1):
+        at(f"waiting for data, {place}", number)
+        batch = next(batches, None)
+        at(place, number)
+        if batch is None:
+            return
+        yield batch
 
 
 def pipelined(pipeline: TrainPipelineSparseDist, batches: Iterator[SessionBatch]) -> Iterator[StepLosses]:
@@ -231,13 +254,16 @@ class Training:
         self._optimizer = make_optimizer(self.model, config.optimizer, config.table, total)
         self._pipeline = TrainPipelineSparseDist(self.model, self._optimizer, device())
 
-    def epoch(self, number: int, first_step: int = 0) -> Iterator[StepLosses]:
-        """Trains through the steps of one epoch from `first_step` on, yielding each step's losses.
+    def epoch(self, number: int, first_step: int = 0, at: At | None = None) -> Iterator[StepLosses]:
+        """Trains through the steps of one epoch from `first_step` on, yielding each step's losses; tells `at` its way.
 
         Dropout follows from (seed, epoch, step, rank) as all else does, so a run that goes on draws what it would have.
         """
         self.model.train()
-        losses = pipelined(self._pipeline, self._loader.epoch(number, first_step))
+        batches = self._loader.epoch(number, first_step)
+        if at:
+            batches = told(batches, at, f"training epoch {number}, step {{}}", first_step)
+        losses = pipelined(self._pipeline, batches)
         for step in range(first_step, self.steps):
             draw = np.random.SeedSequence([self._seed, number, step, rank()]).generate_state(1)
             torch.manual_seed(int(draw[0]))

@@ -11,6 +11,7 @@ from torchx.runner import get_runner
 from torchx.specs import AppDef
 
 from components import failure
+from training.failure import record
 
 ROOT = Path(__file__).parents[2]
 TORCHX = Path(sys.executable).parent / "torchx"
@@ -38,6 +39,24 @@ def test_the_short_command_starts_the_train_command_on_four_ranks():
     assert "--nproc_per_node 4" in application
     assert "-m components train --data.path X" in application
     assert "local_cwd://" in application
+
+
+def test_retries_reach_torchrun(tmp_path):
+    """By its own environment through an AppDef, and on a local scheduler, which knows none, off the command's line."""
+    (role,) = app_of("train", "--max_retries", "2").roles
+    assert (role.max_retries, role.env["PET_MAX_RESTARTS"]) == (2, "2")
+    (tmp_path / "torchrun").write_text("#!/bin/sh\necho restarts=$PET_MAX_RESTARTS $@\n")
+    (tmp_path / "torchrun").chmod(0o755)
+    for given, expected in (("dist.ddp --max_retries 3 train", "restarts=3"), ("dist.ddp train", "restarts=")):
+        # `sh -c` stands for TorchX: its words are what the shell beneath sees as its parent's.
+        line = "bash -c 'torchrun --nnodes 1 -m components train --run x'; true"
+        done = subprocess.run(
+            ["sh", "-c", line, *given.split()],
+            env={"PATH": f"{tmp_path}:/usr/bin:/bin", "BASH_ENV": str(ROOT / "components" / "torchrun.bash")},
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout.split() == f"{expected} --nnodes 1 -m -- components train --run x".split()
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "table", "sweep"])
@@ -100,12 +119,32 @@ def test_a_rank_that_fails_fails_the_job_and_its_words_come_last(tmp_path):
 
 def test_words_are_recorded_only_under_a_launcher(tmp_path, monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_ERROR_FILE", raising=False)
-    failure.record("nobody listens")
+    record("nobody listens")
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
-    failure.record("heard")
+    record("heard")
     assert json.loads((tmp_path / "error.json").read_text())["message"]["message"] == "heard"
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "absent" / "error.json"))
-    failure.record("the launcher's folder is gone")
+    record("the launcher's folder is gone")
+
+
+def test_a_refusal_is_not_tried_again_and_a_death_is(tmp_path, monkeypatch):
+    """torchrun keeps last words in attempt_N/LOCAL_RANK/error.json, and starts ranks anew whatever they said."""
+
+    def at(attempt: int) -> bool:
+        folder = tmp_path / f"attempt_{attempt}" / "0"
+        folder.mkdir(parents=True, exist_ok=True)
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(attempt))
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(folder / "error.json"))
+        return failure.refused_before()
+
+    assert not at(0)
+    record("skipwise: rank 1 has not moved")
+    assert not at(1)
+    (tmp_path / "attempt_1" / "0" / "error.json").write_text('{"message": "torn')
+    assert not at(2)
+    record("skipwise: part-1.parquet is torn", refused=True)
+    assert at(3) and at(4), "it is said again at every further attempt"
+    assert "part-1.parquet is torn" in (tmp_path / "attempt_4" / "0" / "error.json").read_text()
 
 
 def test_only_rank_0_fails_without_delay(monkeypatch):

@@ -61,12 +61,11 @@ DEATHS = [
 
 
 def job(config: RunConfig, output: Path, death: Death | None) -> None:
-    """What a restarted job does: trains, or finds that done, and exports, or finds that done."""
+    """What a restarted job does: trains, or finds that done, and exports in place of what may be there."""
     if death and death.rank == rank():
         _arm(death)
     run = train(config, "best")
-    if not output.exists():
-        write_export(str(run.path), output, overwrite=False)
+    write_export(str(run.path), output, overwrite=True)
 
 
 def _arm(death: Death) -> None:

@@ -21,6 +21,7 @@ from training.distributed import process_group
 from training.loop import Job, train
 from training.run import CHECKPOINTS, RunDirectory
 from training.storage import read_index, read_rows
+from training.watch import Watch
 
 TRACKS, SESSIONS, BATCH = 150, 160, 32
 STEPS = SESSIONS // BATCH
@@ -95,12 +96,13 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], t
         torch.testing.assert_close(tensor, other[name], rtol=0, atol=tolerance, msg=name)
 
 
-# 5 steps and 3 batches of validation make an epoch; then 6 batches of validation, 5 to 15 steps of refit, 6 of test.
+# They ask at each of 5 steps and before each of 3 batches of validation: 24 times in 3 epochs; before 6 batches of the
+# best weights' validation; at 5 to 15 steps of the refit, and before 6 batches of the test.
 STOPS = {
     "in the first step, in the middle, at an epoch's last step": [1, 2, 1],
     "in a validation, twice": [6, 2],
-    "after the last epoch": [26],
-    "in the refit and in the test": [33, 8],
+    "after the last epoch": [29],
+    "in the refit and in the test": [37, 8],
 }
 
 
@@ -186,7 +188,7 @@ def shards_read(config: RunConfig, _: int) -> dict[str, list[tuple[list[int], to
     """What `train` reads at its start into this rank's shards of the rows and of the fused optimizer's state."""
     store = SessionStore(config.data.path)
     with Control(0) as control:
-        tensors = Job(RunDirectory.begin(config, "best", store), store, control)._training.tensors()
+        tensors = Job(RunDirectory.begin(config, "best", store), store, control, Watch(0))._training.tensors()
     return {
         name: [(shard.metadata.shard_offsets, shard.tensor.clone()) for shard in tensors[name].local_shards()]
         for name in TABLE_TENSORS
@@ -300,4 +302,7 @@ def test_what_is_not_this_run_is_refused(data: Path, make_dataset, tmp_path: Pat
             ),
             [],
         )
-        assert "holds a finished run" in refusal_of(config)
+        metrics = (tmp_path / "run" / "metrics.json").read_bytes()
+        train(config, "best")
+        assert (tmp_path / "run" / "metrics.json").read_bytes() == metrics, "a finished run is left as it is"
+        assert "holds a finished run with --optimizer.learning-rate" in refusal_of(other)
