@@ -1,6 +1,9 @@
 """The rows of one file as Arrow batches of text: a column a role, `row` (from 0) and `mark`."""
 
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -48,6 +51,7 @@ def text_batches(source: Source, advance: Callable[[int], object]) -> Iterator[t
     labels = [str(index) for index in range(len(source.names))]
     wanted = [str(source.names.index(name)) for name in source.roles.values()]
     ragged: list[str] = []
+    lost: list[bytes] = []
 
     def keep(row: pa.csv.InvalidRow) -> str:
         ragged.append(row.text)
@@ -56,7 +60,7 @@ def text_batches(source: Source, advance: Callable[[int], object]) -> Iterator[t
     try:
         file = pa.OSFile(str(source.path))
         stream = pa.CompressedInputStream(file, "gzip") if source.path.suffix == ".gz" else file
-        with file, stream:
+        with undecodable(keep) as lost, file, stream:
             reader = pa.csv.open_csv(
                 stream,
                 read_options=pa.csv.ReadOptions(column_names=labels, skip_rows=int(source.header), block_size=BLOCK),
@@ -80,6 +84,12 @@ def text_batches(source: Source, advance: Callable[[int], object]) -> Iterator[t
     except OSError:
         raise UserError(f"{source.path} is cut short or damaged: copy it again") from None
     except pa.ArrowInvalid as error:
+        if lost:
+            row = lost[0].decode(errors="backslashreplace")
+            raise UserError(
+                f"{source.path} has a row of a wrong number of fields that is not UTF-8 either, '{row[:60]}': "
+                f"expected {len(source.names)} fields as its columns; mend the row"
+            ) from None
         if "straddling" in str(error):
             what = "holds a line of tens of megabytes, or a quote that is never closed"
         else:
@@ -90,6 +100,25 @@ def text_batches(source: Source, advance: Callable[[int], object]) -> Iterator[t
         columns = [[row[int(label)] if int(label) < len(row) else None for row in rows] for label in wanted]
         unclosed = any("\n" in text for text in ragged)
         yield [pa.array(column, pa.binary()) for column in columns], BROKEN if unclosed else RAGGED
+
+
+@contextmanager
+def undecodable(handler: Callable[[pa.csv.InvalidRow], str]) -> Iterator[list[bytes]]:
+    """Collects the rows that Arrow, which decodes a row before its `handler` sees it, would print a traceback for."""
+    lost: list[bytes] = []
+    before = sys.unraisablehook
+
+    def keep(unraisable: Any) -> None:
+        if unraisable.object is handler and isinstance(unraisable.exc_value, UnicodeDecodeError):
+            lost.append(unraisable.exc_value.object)
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = keep
+    try:
+        yield lost
+    finally:
+        sys.unraisablehook = before
 
 
 def parquet_batches(source: Source, advance: Callable[[int], object]) -> Iterator[tuple[list[pa.Array], int]]:

@@ -4,8 +4,10 @@ import gzip
 import io
 import tempfile
 from collections import defaultdict
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,9 +21,17 @@ from tests.fuzz.logs import SUFFIXES, Log
 from tests.fuzz.tally import patience
 
 
+@contextmanager
+def nothing_unraisable() -> Iterator[None]:
+    """Fails where a traceback is printed though nothing is raised: an error in a callback of a library."""
+    with patch("sys.unraisablehook") as hook:
+        yield
+    assert not hook.called, hook.call_args
+
+
 def came_of(log: Log, words: list[str]) -> str:
     """`refused` by one sentence with nothing left behind, or `taken` as a plain reading has it; or it fails."""
-    with tempfile.TemporaryDirectory() as name, chdir(name):
+    with tempfile.TemporaryDirectory() as name, chdir(name), nothing_unraisable():
         (Path(name) / log.name).write_bytes(log.data)
         try:
             with patience(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
