@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from training.memory import keep_freed_memory
 
@@ -50,7 +51,10 @@ def process_group() -> Iterator[None]:
     if device().type == "cuda":
         torch.cuda.set_device(device())
     if "RANK" in os.environ:
-        dist.init_process_group(backend)
+        # Where torchrun starts the ranks anew, its store still holds the addresses of those that have ended.
+        store, number, count = next(rendezvous("env://"))
+        store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group(backend, store=store, rank=number, world_size=count)
         try:
             yield
         finally:
