@@ -64,6 +64,7 @@ class Watch:
         self._now: tuple[int, str, tuple] = 0, "the start", ()
         self._leaving = threading.Event()
         self._thread: threading.Thread | None = None
+        self._deserted = False
         self._turn, self._still, self._count = 0, 0, 0
         self._sights: dict[int, Sight] = {}
         self._silent: dict[int, int] = {}  # turns since each other rank's last sign of life
@@ -97,22 +98,28 @@ class Watch:
             return
         self._leaving.set()
         self._thread.join(self._turn_s + 1)
-        if self._thread.is_alive():
-            return  # it waits for a store that does not answer
+        if self._thread.is_alive() or self._deserted:
+            return  # the store does not answer
         try:
             # What the first rank to end does to the collectives of the others is not the failure to show.
             if isinstance(error, Exception) and self._store.check([_VERDICT]):
                 self._end(self._store.get(_VERDICT).decode())
             self._publish()
         except RuntimeError:
-            pass  # the store is gone, and its launcher with it
+            pass  # it has gone
 
     def _run(self) -> None:
+        """Ends without a word when the launcher does, and its store with it: the main thread fails by itself."""
+        launcher = os.getppid()
         try:
             while not self._leaving.wait(self._turn_s):
+                # Asked first, since torch prints a stack for every message to a store that is gone.
+                if os.getppid() != launcher:
+                    self._deserted = True
+                    return
                 self._take_turn()
         except RuntimeError:
-            return  # the store is gone: the main thread fails by itself
+            self._deserted = True
 
     def _take_turn(self) -> None:
         count = self._now[0]

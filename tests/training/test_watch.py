@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -142,6 +143,34 @@ def test_a_failure_is_shown_and_not_taken_for_a_hang(tmp_path: Path):
     outcome = Outcome(tmp_path, a_rank_leaves_by_a_failure, [0, 1, 2])
     assert outcome.sentences == []
     assert "ValueError: its own failure" in outcome.stderr[HUNG]
+
+
+HANGS_ONCE = """
+import os, time
+import torch.distributed as dist
+from training.distributed import process_group, rank
+from training.watch import Watch
+
+attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+with process_group():
+    with Watch(2.0) as watch:
+        dist.barrier()
+        watch.at("work of its own")
+        time.sleep(0 if attempt or rank() == 0 else 60)
+        watch.at("the last barrier")
+        dist.barrier()
+    print(f"rank {rank()} ended well at attempt {attempt}", flush=True)
+"""
+
+
+@pytest.mark.ranks
+def test_torchrun_starts_the_ranks_anew_after_a_hang(tmp_path: Path):
+    (tmp_path / "job.py").write_text(HANGS_ONCE)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    done = subprocess.run([sys.executable, *torchrun, tmp_path / "job.py"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0
+    assert sorted(done.stdout.splitlines()) == [f"rank {number} ended well at attempt 1" for number in range(2)]
+    assert done.stderr.count("has not moved since work of its own, and all others have waited for 2 s") == 1
 
 
 def slow_steps() -> bool:

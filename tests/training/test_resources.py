@@ -1,0 +1,252 @@
+"""Memory and disk against figures worked by hand, and against the memory that a real table takes."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from datapipes.errors import UserError
+from models.encoder import EncoderConfig
+from models.table import TableConfig
+from tests.ranks import run_on_ranks
+from training.config import EvaluateConfig, RunConfig
+from training.resources import check_disk, check_machines, check_memory, checkpoint_bytes, size, training_bytes
+
+GB = 10**9
+TRACKS = 100_000_000
+
+
+def config(**table) -> RunConfig:
+    return replace(RunConfig(), table=TableConfig(**table))
+
+
+def sizes(config: RunConfig, tracks: int, ranks: int, longest: int = 20) -> dict[str, int]:
+    return {need.name: need.bytes for need in training_bytes(config, tracks, ranks, longest)}
+
+
+TABLE, STATE, COPY = "table", "its optimizer's state", "a copy of both for checkpoints"
+
+
+@pytest.mark.parametrize(
+    "table, ranks, holders, weight, state",
+    [
+        (TableConfig(dim=8), 2, 2, 51 * 8 * 4, 51 * 4),  # 101 rows: 51 and 50
+        (TableConfig(dim=8, sharding="planner"), 2, 2, 51 * 8 * 4, 51 * 4),
+        (TableConfig(dim=8, sharding="table_wise"), 2, 1, 101 * 8 * 4, 101 * 4),
+        (TableConfig(dim=8, sharding="column_wise"), 4, 2, 101 * 4 * 4, 101 * 4),  # blocks of 4 columns at least
+        (TableConfig(dim=8, optimizer="adagrad"), 1, 1, 101 * 8 * 4, 101 * 8 * 4),
+        (TableConfig(dim=8, optimizer="adagrad", sharding="column_wise"), 2, 2, 101 * 4 * 4, 101 * 4 * 4),
+        (TableConfig(dim=8, optimizer="sgd"), 1, 1, 101 * 8 * 4, None),
+        (TableConfig(dim=8, optimizer="adam"), 1, 1, 101 * 8 * 4, 101 * 16 * 4),
+        (TableConfig(dim=8, optimizer="partial_rowwise_adam"), 1, 1, 101 * 8 * 4, 101 * 9 * 4),
+    ],
+)
+def test_table_and_state_by_hand(table: TableConfig, ranks: int, holders: int, weight: int, state: int | None):
+    needs = {need.name: need for need in training_bytes(replace(RunConfig(), table=table), 101, ranks, 20)}
+    assert needs[TABLE].bytes == weight and needs[TABLE].holders == holders
+    assert (needs[STATE].bytes if state else needs.get(STATE)) == state
+    assert needs[COPY].bytes == weight + (state or 0)
+    assert not needs[COPY].on_device and needs[TABLE].on_device
+
+
+def small(sampling: str, **encoder) -> RunConfig:
+    """Global batches of 32, 2 threads that keep 3 each, next to no candidates."""
+    base = RunConfig()
+    return replace(
+        base,
+        data=replace(base.data, batch_size=32, negatives=100, sampling=sampling, workers=2, prefetch=3),
+        table=TableConfig(dim=8),
+        encoder=EncoderConfig(max_length=5, heads=2, blocks=3, hidden=4, **encoder),
+        evaluate=EvaluateConfig(batch_size=32, candidates=1),
+    )
+
+
+# Of one of 2 ranks: 16 sessions of 6 positions, one more than are read, but 5 where the mask token replaces it.
+@pytest.mark.parametrize(
+    "config, longest, positions, pool, bags",
+    [
+        (small("shared"), 20, 6, 100, 16 * 6 + 100 + 1),
+        (small("shared", direction="bidirectional"), 20, 5, 100, 16 * 5 + 100 + 1),
+        (small("shared"), 5, 3, 100, 16 * 5 + 100 + 1),  # two are held out of the longest session
+        (small("per-session"), 20, 6, 100 + 15 * 64 + 20, 16 * 6 + 100 + 15 * 64 + 20 + 1),
+    ],
+)
+def test_batches_and_steps_by_hand(config: RunConfig, longest: int, positions: int, pool: int, bags: int):
+    found = sizes(config, 1_000_000, 2, longest)
+    assert found["the batches that wait"] == 6 * (18 * 16 * positions + 8 * pool + 4 * bags)
+    rows = 2 * bags * 8 + 2 * (16 * positions + pool) * 8
+    scores = 16 * 2 * positions**2
+    attention = 3 * (3 * 16 * positions * 8 + scores) + scores
+    assert found["a step"] == 4 * (rows + attention) + 16 * dense(config)
+
+
+def dense(config: RunConfig) -> int:
+    """Weights of `small`'s encoder: 8 wide, 5 positions, 3 blocks of 4 hidden."""
+    block = (8 * 24 + 24) + (8 * 8 + 8) + (8 * 4 + 4) + (4 * 8 + 8) + 2 * 16
+    return 5 * 8 + 16 + 3 * block + (8 * 8 + 8) + (8 if config.cloze else 0)
+
+
+def test_evaluation_batches_count_where_they_are_larger():
+    config = replace(small("shared"), evaluate=EvaluateConfig(batch_size=512, candidates=1000))
+    assert sizes(config, 10**6, 2)["the batches that wait"] == 6 * 256 * 1000 * 8
+    alone = replace(config, data=replace(config.data, workers=0))
+    assert "the batches that wait" not in sizes(alone, 10**6, 2)
+
+
+def test_half_precision_halves_attention_alone():
+    config = small("shared")
+    half = replace(config, train=replace(config.train, precision="bf16"))
+    attention = 3 * (3 * 16 * 6 * 8 + 16 * 2 * 36) + 16 * 2 * 36
+    assert sizes(config, 10**6, 2)["a step"] - sizes(half, 10**6, 2)["a step"] == 2 * attention
+
+
+def test_a_checkpoint_by_hand():
+    config = small("shared")
+    assert checkpoint_bytes(config, 101) == 101 * 8 * 4 + 101 * 4 + 12 * dense(config)
+    columns = replace(config, table=TableConfig(dim=8, sharding="column_wise"))
+    assert checkpoint_bytes(columns, 101, 2) == 101 * 8 * 4 + 2 * 101 * 4 + 12 * dense(config)
+    adam = replace(config, table=TableConfig(dim=8, optimizer="adam"))
+    assert checkpoint_bytes(adam, 101, 2) == 101 * 8 * 4 * 3 + 12 * dense(config)
+
+
+def refusal(config: RunConfig, ranks: int, here: range, **free: int) -> str | None:
+    try:
+        check_memory(config, training_bytes(config, TRACKS, ranks, 20), here, **free)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def test_the_sentence_of_a_full_host():
+    sentence = refusal(config(), 2, range(2), host=int(11.2 * GB))
+    assert sentence.startswith(
+        "training needs 103.2 GB of memory on the 2 ranks of this machine (each: table 100,000,000 x 128 x 4 / 2 = "
+        "25.6 GB, its optimizer's state 100,000,000 x 1 x 4 / 2 = 0.2 GB, a copy of both for checkpoints 25.8 GB, the "
+        "batches that wait "
+    )
+    assert sentence.endswith(" and 11.2 GB are free: use more machines or a smaller --table.dim")
+
+
+def test_what_fits_is_let_pass():
+    needs = training_bytes(config(), TRACKS, 2, 20)
+    total = 2 * sum(need.bytes for need in needs)
+    assert refusal(config(), 2, range(2), host=total) is None
+    assert refusal(config(), 2, range(2), host=total - 1) is not None
+    assert refusal(config(), 2, range(1), host=total // 2) is None  # the other rank is elsewhere
+    assert refusal(config(), 2, range(2)) is None  # nobody knows
+
+
+def test_a_table_on_one_rank_counts_on_its_machine_once():
+    whole = config(sharding="table_wise")
+    assert refusal(whole, 4, range(2), host=104 * GB) is None  # 51.2 + 0.4 GB, and their copy
+    assert refusal(whole, 4, range(2, 4), host=GB) is None
+    sentence = refusal(whole, 4, range(2), host=100 * GB)
+    assert "table 100,000,000 x 128 x 4 = 51.2 GB on 1 of them" in sentence
+    assert "use --table.sharding row_wise on more machines or a smaller --table.dim" in sentence
+
+
+def test_a_gpu_holds_the_table_and_its_host_the_copy():
+    assert refusal(config(), 2, range(2), host=53 * GB, gpu=26 * GB) is None
+    sentence = refusal(config(optimizer="adam"), 2, range(2), host=200 * GB, gpu=26 * GB)
+    assert sentence.startswith("training needs 76.8 GB of memory on a GPU of this machine (table ")
+    assert "copy" not in sentence and "2 x 128 x 4 / 2 = 51.2 GB" in sentence
+    assert sentence.endswith("use more GPUs or --table.optimizer rowwise_adagrad or a smaller --table.dim")
+    sentence = refusal(config(), 2, range(2), host=51 * GB, gpu=26 * GB)
+    assert "copy of both for checkpoints 25.8 GB" in sentence and "(each: table" not in sentence
+
+
+def test_only_ways_that_help_are_named():
+    base = RunConfig()
+    wide = replace(base, data=replace(base.data, batch_size=16_384), encoder=replace(base.encoder, max_length=500))
+    needs = training_bytes(wide, 1000, 1, 500)
+    batch = sum(need.bytes for need in needs if not need.of_table)
+    table = sum(need.bytes for need in needs if need.of_table)
+    for free, ways in (
+        (batch, "use more machines or a smaller --table.dim, or a smaller --data.batch-size or --encoder.max-length"),
+        (batch - 1, "use a smaller --data.batch-size or --encoder.max-length"),
+        (
+            table - 1,
+            "use more machines or a smaller --table.dim, and a smaller --data.batch-size or --encoder.max-length",
+        ),
+    ):
+        with pytest.raises(UserError) as refused:
+            check_memory(wide, needs, range(1), host=free)
+        assert str(refused.value).endswith(f"free: {ways}")
+
+
+def test_the_sentence_of_a_full_disk(tmp_path: Path):
+    folder = tmp_path / "absent" / "run"
+    check_disk(folder, 10, 5, free=50)
+    with pytest.raises(UserError) as refused:
+        check_disk(folder, 10 * GB, 5, free=39 * GB)
+    assert str(refused.value) == (
+        f"{folder} needs room for 5 checkpoints (--checkpoint.keep 3 and two) of 10.0 GB, 50.0 GB in all, and its "
+        "disk has 39.0 GB free: lower --checkpoint.keep to 1, or choose a --run-dir on another disk"
+    )
+    with pytest.raises(UserError, match="29.0 GB free: choose a --run-dir on another disk$"):
+        check_disk(folder, 10 * GB, 5, free=29 * GB)
+    with pytest.raises(UserError, match="needs room for"):
+        check_disk(folder, 1 << 60, 5)
+    assert not folder.parent.exists()
+
+
+def test_sizes_are_told_in_units():
+    assert [size(count) for count in (25_600_000_000, 200_000_000, 3_200_000, 99, 0)] == [
+        "25.6 GB",
+        "0.2 GB",
+        "3.2 MB",
+        "99 bytes",
+        "0 bytes",
+    ]
+
+
+def refused_on_every_rank(folder: Path) -> list[str | None]:
+    said = []
+    for tracks in (1000, 10**13):
+        try:
+            said.append(check_machines(RunConfig(), tracks, 20, folder))
+        except UserError as error:
+            said.append(str(error))
+    return said
+
+
+@pytest.mark.ranks
+@pytest.mark.skipif(not os.path.exists("/proc/meminfo"), reason="needs /proc")
+def test_all_ranks_refuse_in_the_same_words(tmp_path: Path):
+    first, second = run_on_ranks(tmp_path, 2, refused_on_every_rank, tmp_path)
+    assert first == second
+    assert first[0] is None and first[1].startswith("training needs ")
+
+
+GROWTH = """
+import json
+from dataclasses import replace
+from training.build import build_model
+from training.config import RunConfig
+from training.distributed import process_group
+from training.resources import training_bytes
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+base = RunConfig()
+config = replace(base, table=replace(base.table, dim=64, optimizer="adagrad"))
+with process_group():
+    warm = build_model(config, 1000)
+    before = resident()
+    model = build_model(config, 300_000)
+    grown = resident() - before
+print(json.dumps([grown, sum(need.bytes for need in training_bytes(config, 300_000, 1, 20)[:2])]))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
+def test_a_table_takes_what_was_worked_out():
+    done = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, check=True, text=True)
+    grown, worked_out = json.loads(done.stdout.splitlines()[-1])
+    assert worked_out == 300_000 * 64 * 4 * 2
+    assert grown == pytest.approx(worked_out, rel=0.25)
