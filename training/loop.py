@@ -25,16 +25,17 @@ from training.health import Health
 from training.optimizer import make_optimizer
 from training.progress import Progress
 from training.report import hit_rate_table
+from training.resources import check_machines
 from training.run import CHECKPOINTS, RunDirectory
 from training.state import Tensors, set_steps, training_tensors
 from training.storage import Index
 from training.warm_start import start_from_run
-from training.watch import Watch as HangWatch
+from training.watch import HangWatch
 
 Watch = Callable[[int, dict[str, float | int]], bool]
 """Told the epoch and its validation metrics on every rank; where all return True, training ends."""
 At = Callable[..., None]
-"""`training.watch.Watch.at`."""
+"""`training.watch.HangWatch.at`."""
 Batch = TypeVar("Batch")
 
 
@@ -50,6 +51,7 @@ def train(config: RunConfig, recipe: str, watch: Watch | None = None, test: bool
     longest = store.manifest.session_lengths["max"]
     if longest > config.encoder.max_length:
         logger.info(f"sessions have up to {longest} tracks: the last {config.encoder.max_length} are read")
+    check_machines(config, store.tracks, longest, Path(config.run_dir or "runs"))
     run = RunDirectory.begin(config, recipe, store)
     if run.finished:
         logger.info(f"{run.path} is finished already; choose another --run-dir to train again")

@@ -21,6 +21,7 @@ from models.table import TableConfig, column_ranks
 from training.config import RunConfig
 from training.distributed import device, gather_objects, rank, ranks
 from training.machine import available_memory, device_memory, free_disk
+from training.run import CHECKPOINTS
 
 _FLOAT = 4
 
@@ -108,7 +109,7 @@ def check_disk(path: Path, bytes_each: int, copies: int, free: int | None = None
     keep = free // bytes_each - 2
     lower = f"lower --checkpoint.keep to {keep}, or " if keep >= 1 else ""
     raise UserError(
-        f"{path} needs room for {copies} checkpoints (--checkpoint.keep {copies - 2} and two) of {size(bytes_each)}, "
+        f"{path} needs room for {copies} checkpoints (--checkpoint.keep, the best and the next) of {size(bytes_each)}, "
         f"{size(bytes_each * copies)} in all, and its disk has {size(free)} free: "
         f"{lower}choose a --run-dir on another disk"
     )
@@ -128,7 +129,9 @@ def check_machines(config: RunConfig, tracks: int, longest: int, run_dir: Path) 
     try:
         check_memory(config, training_bytes(config, tracks, ranks(), longest), here, *free, socket.gethostname())
         if rank() == 0:
-            check_disk(run_dir, checkpoint_bytes(config, tracks, ranks()), config.checkpoint.keep + 2)
+            there = len(list((run_dir / CHECKPOINTS).glob("*/")))  # of a run that goes on
+            copies = max(config.checkpoint.keep + 2 - there, 1)
+            check_disk(run_dir, checkpoint_bytes(config, tracks, ranks()), copies)
     except UserError as error:
         sentence = str(error)
     if sentence := next(filter(None, gather_objects(sentence)), None):

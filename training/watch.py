@@ -38,7 +38,7 @@ class Sight:
     """How far a rank says it has come."""
 
     count: int = -1
-    """Calls of `Watch.at`."""
+    """Calls of `HangWatch.at`."""
     place: str = "it was started"
     """The last one's."""
     still_s: float = 0.0
@@ -48,11 +48,11 @@ class Sight:
     turn: int = 0
     """Grows as long as the process runs, whatever its main loop does."""
     left: bool = False
-    """It has left its `Watch`, and is waited for by nobody."""
+    """It has left its `HangWatch`, and is waited for by nobody."""
 
 
-class Watch:
-    """`with Watch(limit_s) as watch:` around work in step, entered by all ranks; with one rank, or 0, nothing is done.
+class HangWatch:
+    """`with HangWatch(limit_s) as watch:` around work in step, entered by all ranks; one rank, or 0, watches nothing.
 
     Once no rank has moved for `limit_s`, one of them prints a sentence that names the rank all wait for, and every
     process ends with code 1, for the launcher to start them anew.
@@ -78,7 +78,7 @@ class Watch:
         """
         self._now = self._now[0] + 1, place, numbers
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "HangWatch":
         if ranks() == 1 or not self._limit_s:
             return self
         # A name of its own: the store outlives a watch, and under some launchers the ranks' restart.

@@ -184,8 +184,8 @@ def test_the_sentence_of_a_full_disk(tmp_path: Path):
     with pytest.raises(UserError) as refused:
         check_disk(folder, 10 * GB, 5, free=39 * GB)
     assert str(refused.value) == (
-        f"{folder} needs room for 5 checkpoints (--checkpoint.keep 3 and two) of 10.0 GB, 50.0 GB in all, and its "
-        "disk has 39.0 GB free: lower --checkpoint.keep to 1, or choose a --run-dir on another disk"
+        f"{folder} needs room for 5 checkpoints (--checkpoint.keep, the best and the next) of 10.0 GB, 50.0 GB in all, "
+        "and its disk has 39.0 GB free: lower --checkpoint.keep to 1, or choose a --run-dir on another disk"
     )
     with pytest.raises(UserError, match="29.0 GB free: choose a --run-dir on another disk$"):
         check_disk(folder, 10 * GB, 5, free=29 * GB)

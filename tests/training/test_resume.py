@@ -21,7 +21,7 @@ from training.distributed import process_group
 from training.loop import Job, train
 from training.run import CHECKPOINTS, RunDirectory
 from training.storage import read_index, read_rows
-from training.watch import Watch
+from training.watch import HangWatch
 
 TRACKS, SESSIONS, BATCH = 150, 160, 32
 STEPS = SESSIONS // BATCH
@@ -188,7 +188,7 @@ def shards_read(config: RunConfig, _: int) -> dict[str, list[tuple[list[int], to
     """What `train` reads at its start into this rank's shards of the rows and of the fused optimizer's state."""
     store = SessionStore(config.data.path)
     with Control(0) as control:
-        tensors = Job(RunDirectory.begin(config, "best", store), store, control, Watch(0))._training.tensors()
+        tensors = Job(RunDirectory.begin(config, "best", store), store, control, HangWatch(0))._training.tensors()
     return {
         name: [(shard.metadata.shard_offsets, shard.tensor.clone()) for shard in tensors[name].local_shards()]
         for name in TABLE_TENSORS

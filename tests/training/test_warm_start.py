@@ -25,7 +25,7 @@ from training.control import Control
 from training.distributed import process_group
 from training.loop import Job, train
 from training.run import RunDirectory
-from training.watch import Watch
+from training.watch import HangWatch
 
 TABLE = "model.table.embedding_bags.tracks.weight"
 STATE = "optimizer.table.table.embedding_bags.tracks.weight.tracks.momentum1"
@@ -61,7 +61,7 @@ def started(config: RunConfig) -> dict[str, list[tuple[list[int], torch.Tensor]]
     """The shards that a run begins with on this rank, and one dense weight and moment whole."""
     store = SessionStore(config.data.path)
     with Control(0) as control:
-        tensors = Job(RunDirectory.begin(config, "best", store), store, control, Watch(0))._training.tensors()
+        tensors = Job(RunDirectory.begin(config, "best", store), store, control, HangWatch(0))._training.tensors()
     shards = {
         name: [(shard.metadata.shard_offsets, shard.tensor.clone()) for shard in tensors[name].local_shards()]
         for name in (TABLE, STATE)

@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from tests.ranks import CONTEXT, run_on_ranks
 from training.distributed import rank
-from training.watch import Sight, Watch, describe, find_hung
+from training.watch import HangWatch, Sight, describe, find_hung
 
 RANKS = 3
 LIMIT_S = 2.0
@@ -29,7 +29,7 @@ HUNG = 1
 READING, TRAINING = "reading the batch of epoch {}, step {}", "training epoch {}, step {}"
 
 
-def step(watch: Watch, number: int, own_work: Callable[[], None] = lambda: None) -> None:
+def step(watch: HangWatch, number: int, own_work: Callable[[], None] = lambda: None) -> None:
     """What a rank does in a training step: work of its own, then a collective."""
     watch.at(READING, 3, number)
     own_work()
@@ -38,26 +38,26 @@ def step(watch: Watch, number: int, own_work: Callable[[], None] = lambda: None)
 
 
 def sleeps_before_a_collective() -> None:
-    with Watch(LIMIT_S) as watch:
+    with HangWatch(LIMIT_S) as watch:
         for number in range(40, 50):
             step(watch, number, lambda: time.sleep(PATIENCE_S if (rank(), number) == (HUNG, 41) else 0))  # noqa: B023
 
 
 def stops_in_its_own_work() -> None:
-    with Watch(LIMIT_S) as watch:
+    with HangWatch(LIMIT_S) as watch:
         for number in range(40, 50):
             stops = (rank(), number) == (HUNG, 41)
             step(watch, number, lambda: os.kill(os.getpid(), signal.SIGSTOP) if stops else time.sleep(0.3))  # noqa: B023
 
 
 def all_sleep_at_one_place() -> None:
-    with Watch(LIMIT_S) as watch:
+    with HangWatch(LIMIT_S) as watch:
         watch.at(TRAINING, 3, 41)
         time.sleep(PATIENCE_S)
 
 
 def a_rank_leaves_by_a_failure() -> None:
-    with Watch(LIMIT_S) as watch:
+    with HangWatch(LIMIT_S) as watch:
         step(watch, 41)
         if rank() == HUNG:
             raise ValueError("its own failure")
@@ -149,11 +149,11 @@ HANGS_ONCE = """
 import os, time
 import torch.distributed as dist
 from training.distributed import process_group, rank
-from training.watch import Watch
+from training.watch import HangWatch
 
 attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 with process_group():
-    with Watch(2.0) as watch:
+    with HangWatch(2.0) as watch:
         dist.barrier()
         watch.at("work of its own")
         time.sleep(0 if attempt or rank() == 0 else 60)
@@ -175,7 +175,7 @@ def test_torchrun_starts_the_ranks_anew_after_a_hang(tmp_path: Path):
 
 def slow_steps() -> bool:
     """Steps of 0.6 of the limit, longer than it together; ends far apart. Returns whether a thread watched."""
-    with Watch(LIMIT_S / 2) as watch:
+    with HangWatch(LIMIT_S / 2) as watch:
         watched = any(thread.name == "watch" for thread in threading.enumerate())
         for number in range(3):
             step(watch, number, lambda: time.sleep(0.6 * LIMIT_S / 2) if rank() == HUNG else None)
@@ -184,7 +184,7 @@ def slow_steps() -> bool:
             for _ in range(4):
                 watch.at("work of its own")
                 time.sleep(0.6 * LIMIT_S / 2)
-    with Watch(LIMIT_S):  # one after the other, in one group
+    with HangWatch(LIMIT_S):  # one after the other, in one group
         pass
     return watched and not any(thread.name == "watch" for thread in threading.enumerate())
 
@@ -195,7 +195,7 @@ def test_slow_ranks_and_ranks_that_end_apart_are_left_alone(tmp_path: Path):
 
 
 def watch_threads(limit_s: float) -> int:
-    with Watch(limit_s) as watch:
+    with HangWatch(limit_s) as watch:
         watch.at("anywhere")
         return sum(thread.name == "watch" for thread in threading.enumerate())
 
@@ -210,7 +210,7 @@ def test_one_rank_is_not_watched():
 
 
 def test_a_call_costs_less_than_ten_microseconds():
-    watch = Watch(LIMIT_S)
+    watch = HangWatch(LIMIT_S)
     assert min(timeit.repeat(lambda: watch.at(TRAINING, 3, 41), number=1000, repeat=5)) < 1000 * 10e-6
 
 
