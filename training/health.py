@@ -12,6 +12,8 @@ from training.distributed import gather_objects, rank
 from training.run import write_json
 
 FILE = "non-finite.json"
+LOOKED_AT_ONCE = ("cpu",)
+"""Devices whose numbers are there without waiting."""
 _NAMED = 8
 
 
@@ -43,7 +45,7 @@ class Health:
         loss, rows = self._learner.own_loss, self._learner.own_row_gradient
         signs = torch.stack([loss, rows, norms.sum()]).isfinite()
         self._seen.append((epoch, step, signs, self._learner.own_sessions))
-        if signs.device.type == "cpu":
+        if signs.device.type in LOOKED_AT_ONCE:
             self.look()
 
     def look(self) -> None:
