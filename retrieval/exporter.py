@@ -17,10 +17,11 @@ from models.rows import own_rows
 from retrieval.comparison import Comparison, compare_program
 from retrieval.encoder import input_contract, write_program
 from retrieval.manifest import ExportManifest, is_export
-from retrieval.parts import FileRecord, check_part, part_name, write_part
+from retrieval.parts import check_part, part_name, write_part
 from retrieval.together import aside_together, gather_objects, together
 from training.build import build_model, check, stateless, table_weight
 from training.checkpoint import load_best
+from training.checkpoint_index import FileRecord
 from training.config import RunConfig
 from training.distributed import logger, rank, ranks
 from training.run import RunDirectory

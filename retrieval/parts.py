@@ -3,9 +3,7 @@
 Shape legend: R rows of this rank, D width.
 """
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,23 +13,6 @@ from torch import Tensor
 
 from datapipes.errors import UserError
 from datapipes.vocabulary import Vocabulary
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """What a manifest says of a file, so that a copy of it can be checked."""
-
-    file: str
-    """Path inside the export."""
-    bytes: int
-    sha256: str
-    """In hex, over the whole file."""
-
-    @classmethod
-    def of(cls, folder: Path, name: str) -> "FileRecord":
-        """Reads `folder / name` once."""
-        with open(folder / name, "rb") as file:
-            return cls(name, (folder / name).stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def part_name(rank: int) -> str:

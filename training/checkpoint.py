@@ -4,10 +4,11 @@
 `RUN/checkpoints/latest` and `best` are files that hold the name of one.
 """
 
+import math
 import os
 import shutil
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,20 +17,14 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from datapipes.errors import UserError
+from datapipes.errors import UserError, brief
+from datapipes.manifest_fields import whole
+from datapipes.regular import need_regular
+from training.checkpoint_index import FileRecord, Index, StorageError, check_file, read_index, write_index
 from training.distributed import barrier, broadcast_object, gather_objects, logger, rank, ranks, side_group
 from training.run import CHECKPOINTS, write_text
 from training.state import Staging, Tensors, model_tensors
-from training.storage import (
-    FileRecord,
-    Index,
-    ShardReader,
-    ShardWriter,
-    StorageError,
-    check_file,
-    read_index,
-    write_index,
-)
+from training.storage import ShardReader, ShardWriter
 
 INDEX = "checkpoint.json"
 _SCHEMA_VERSION = 1
@@ -56,6 +51,23 @@ class Position:
     """Time those steps took."""
     results: dict[str, Any] = field(default_factory=dict)
     """Metrics measured before the phase began."""
+
+    @classmethod
+    def of(cls, index: Index, file: Path) -> "Position":
+        """A checkpoint's; raises `StorageError` for what is none."""
+        values = index.get("position")
+        if isinstance(values, dict) and values.keys() == {field.name for field in fields(cls)}:
+            counts = [values[name] for name in ("epoch", "step", "best_epoch", "steps")]
+            real = [values[name] for name in ("best", "seconds")]
+            if (
+                values["phase"] in _PHASES
+                and all(map(whole, counts))
+                and all(isinstance(number, int | float) and math.isfinite(number) for number in real)
+                and isinstance(values["best_checkpoint"], str)
+                and isinstance(values["results"], dict)
+            ):
+                return cls(**values)
+        raise StorageError(f"{file} describes a position that no run has")
 
     @property
     def name(self) -> str:
@@ -180,7 +192,7 @@ def find_newest(run_path: Path) -> tuple[str, Index, Position] | None:
                 os.rename(folder / name, folder / f"damaged-{name}")
             barrier()
             continue
-        return name, index, Position(**index["position"])
+        return name, index, Position.of(index, folder / name / INDEX)
     return None
 
 
@@ -192,12 +204,8 @@ def open_checkpoint(path: Path) -> Index:
     index, sentence = None, None
     if rank() == 0:
         try:
-            index = read_index(path / INDEX)
-            if index.get("schema_version") != _SCHEMA_VERSION:
-                raise StorageError(
-                    f"{path / INDEX} has schema_version {index.get('schema_version')}, this version reads "
-                    f"{_SCHEMA_VERSION}"
-                )
+            index = read_index(path / INDEX, _SCHEMA_VERSION)
+            Position.of(index, path / INDEX)
         except StorageError as error:
             sentence = str(error)
     index, sentence = broadcast_object((index, sentence))
@@ -235,6 +243,7 @@ def best_checkpoint(run_path: Path) -> Path:
     """Where a run's best weights are; raises `UserError` where there are none."""
     file = run_path / CHECKPOINTS / "best"
     try:
+        need_regular(file)
         name = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read: expected the name of a run's best checkpoint; train first") from error
@@ -290,4 +299,4 @@ def _sync(folder: Path) -> None:
 
 
 def _words(error: BaseException) -> str:
-    return " ".join(str(getattr(error, "strerror", None) or error).split())[:300]
+    return getattr(error, "strerror", None) or brief(error)

@@ -17,6 +17,7 @@ from datapipes.sessions import SessionStore
 from models.task import StepLosses
 from training.build import build_model, check, train_loader
 from training.checkpoint import Checkpoints, Position, find_newest, load_best, load_tensors
+from training.checkpoint_index import Index
 from training.config import RunConfig
 from training.control import Action, Control, Stopped
 from training.distributed import device, logger, rank
@@ -28,7 +29,6 @@ from training.report import hit_rate_table
 from training.resources import check_machines
 from training.run import CHECKPOINTS, RunDirectory
 from training.state import Tensors, set_steps, training_tensors
-from training.storage import Index
 from training.warm_start import start_from_run
 from training.watch import HangWatch
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,32 +28,11 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
+from datapipes.errors import brief
+from training.checkpoint_index import DTYPES, FileRecord, Index, StorageError, check_file
+
 _PIECE = 8 << 20
-_DTYPES = {
-    torch.float32: "F32",
-    torch.float64: "F64",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-}
-
-
-class StorageError(Exception):
-    """What is wrong with a checkpoint's files, in words that begin with the file's name."""
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """What an index says of a file."""
-
-    file: str
-    bytes: int
-    sha256: str
-
-
-Index = dict[str, Any]
-"""`tensors`: by name, `dtype`, `shape` and `chunks` (each `offsets`, `shape`, `file`); `files`: a `FileRecord` each."""
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class ShardWriter(StorageWriter):
@@ -99,7 +78,7 @@ class ShardWriter(StorageWriter):
                 for chunk in tensor.chunks
             ]
             tensors[name] = {
-                "dtype": _DTYPES[tensor.properties.dtype],
+                "dtype": _NAMES[tensor.properties.dtype],
                 "shape": list(tensor.size),
                 "chunks": chunks,
             }
@@ -128,7 +107,7 @@ class ShardReader(StorageReader):
                 for chunk in tensor["chunks"]
             ]
             tensors[name] = TensorStorageMetadata(
-                TensorProperties(_dtype(tensor["dtype"])), torch.Size(tensor["shape"]), chunks
+                TensorProperties(DTYPES[tensor["dtype"]]), torch.Size(tensor["shape"]), chunks
             )
             for chunk in tensor["chunks"]:
                 files[MetadataIndex(name, chunk["offsets"])] = chunk["file"]
@@ -163,7 +142,7 @@ class ShardReader(StorageReader):
 def read_rows(folder: Path, index: Index, name: str, first: int, last: int) -> Tensor:
     """Rows `first` up to `last` of a tensor, from whichever files hold a piece of them."""
     tensor = index["tensors"][name]
-    rows = torch.empty(last - first, *tensor["shape"][1:], dtype=_dtype(tensor["dtype"]))
+    rows = torch.empty(last - first, *tensor["shape"][1:], dtype=DTYPES[tensor["dtype"]])
     for chunk in tensor["chunks"]:
         (start, *offsets), (length, *lengths) = chunk["offsets"], chunk["shape"]
         low, high = max(first, start), min(last, start + length)
@@ -173,50 +152,6 @@ def read_rows(folder: Path, index: Index, name: str, first: int, last: int) -> T
             index_of_chunk = MetadataIndex(name, chunk["offsets"])
             rows[(slice(low - first, high - first), *others)] = _read(folder, chunk["file"], index_of_chunk, where)
     return rows
-
-
-def check_file(folder: Path, record: FileRecord) -> None:
-    """Raises `StorageError` unless the file is there, whole and unchanged."""
-    file = folder / record.file
-    try:
-        size = file.stat().st_size
-        if size != record.bytes:
-            raise StorageError(f"{file} has {size:,} bytes where its index says {record.bytes:,}")
-        with open(file, "rb") as source:
-            if hashlib.file_digest(source, "sha256").hexdigest() != record.sha256:
-                raise StorageError(f"{file} differs from what was written (SHA-256)")
-    except OSError as error:
-        raise StorageError(f"{file} cannot be read ({error.strerror})") from error
-
-
-def write_index(file: Path, content: dict[str, Any]) -> None:
-    """Writes `content` as JSON together with its own SHA-256, and waits for the disk."""
-    text = json.dumps({"content": content, "sha256": _digest(content)}, indent=1)
-    with open(file, "w", encoding="utf-8") as target:
-        target.write(text + "\n")
-        target.flush()
-        os.fsync(target.fileno())
-
-
-def read_index(file: Path) -> dict[str, Any]:
-    """What `write_index` wrote; raises `StorageError` for anything else."""
-    try:
-        whole = json.loads(file.read_text(encoding="utf-8"))
-        if whole["sha256"] == _digest(whole["content"]):
-            return whole["content"]
-    except OSError as error:
-        raise StorageError(f"{file} cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError, KeyError, RecursionError):
-        pass
-    raise StorageError(f"{file} differs from what was written (SHA-256)")
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _dtype(name: str) -> torch.dtype:
-    return next(dtype for dtype, known in _DTYPES.items() if known == name)
 
 
 def _key(index: MetadataIndex) -> str:
@@ -229,7 +164,7 @@ def _write(file: Path, tensors: dict[str, Tensor]) -> FileRecord:
     header, end = {}, 0
     for key, tensor in tensors.items():
         first, end = end, end + tensor.numel() * tensor.element_size()
-        header[key] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [first, end]}
+        header[key] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [first, end]}
     head = json.dumps(header).encode()
     head += b" " * (-len(head) % 8)
     digest = hashlib.sha256()
@@ -262,6 +197,9 @@ def _read(folder: Path, file: str, index: MetadataIndex, where: list[slice]) -> 
         with safe_open(folder / file, framework="pt") as source:
             if not where:
                 return source.get_tensor(_key(index))
-            return source.get_slice(_key(index))[tuple(where)]
+            found = source.get_slice(_key(index))[tuple(where)]
     except (SafetensorError, OSError) as error:
-        raise StorageError(f"{folder / file} cannot be read ({' '.join(str(error).split())})") from error
+        raise StorageError(f"{folder / file} cannot be read ({brief(error)})") from error
+    if list(found.shape[: len(where)]) != [part.stop - part.start for part in where]:
+        raise StorageError(f"{folder / file} holds another '{_key(index)}' than its index says")
+    return found

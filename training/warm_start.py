@@ -9,9 +9,10 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from datapipes.errors import UserError
 from training.checkpoint import load_tensors, open_checkpoint, start_checkpoint
+from training.checkpoint_index import Index, StorageError
 from training.run import RunDirectory
 from training.state import Tensors
-from training.storage import Index, read_rows
+from training.storage import read_rows
 
 _BLOCK_ROWS = 1 << 18
 
@@ -52,7 +53,10 @@ def _take_rows(shard: Tensor, offsets: list[int], run: RunDirectory, path: Path,
     while first < len(source_X):
         last = int(np.searchsorted(source_X, source_X[first] + _BLOCK_ROWS))
         low, high = int(source_X[first]), int(source_X[last - 1]) + 1
-        block = read_rows(path, index, name, low, high)
+        try:
+            block = read_rows(path, index, name, low, high)
+        except StorageError as error:
+            raise UserError(f"{error}: expected a whole checkpoint; start from another run") from error
         if block.dim() > 1:
             block = block[:, offsets[1] : offsets[1] + shard.shape[1]]
         shard[target_X[first:last] - offsets[0]] = block[source_X[first:last] - low].to(shard)

@@ -15,12 +15,13 @@ from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
 from training import checkpoint, control
 from training.checkpoint import Position, best_checkpoint, find_newest
+from training.checkpoint_index import read_index
 from training.config import RunConfig
 from training.control import Action, Control, Stopped
 from training.distributed import process_group
 from training.loop import Job, train
 from training.run import CHECKPOINTS, RunDirectory
-from training.storage import read_index, read_rows
+from training.storage import read_rows
 from training.watch import HangWatch
 
 TRACKS, SESSIONS, BATCH = 150, 160, 32
@@ -82,7 +83,7 @@ def story_of(run: Path) -> tuple[list[dict], dict, dict[str, torch.Tensor]]:
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
-    index = read_index(folder / "checkpoint.json")
+    index = read_index(folder / "checkpoint.json", 1)
     return {
         name: read_rows(folder, index, name, 0, tensor["shape"][0])
         for name, tensor in index["tensors"].items()
