@@ -20,14 +20,15 @@ BLOCK_ROWS = 1 << 16
 class Vocabulary:
     """`vocabulary.parquet` of a dataset directory, or a run's own."""
 
-    def __init__(self, file: Path, tracks: int, digest: str):
-        """`digest`: SHA-256, in hex, over the ids in row order, each followed by a newline."""
-        self.file, self.tracks, self._digest = file, tracks, digest
+    def __init__(self, file: Path, tracks: int, digest: str, mending: str):
+        """`digest`: SHA-256, in hex, over the ids in row order, each followed by a newline; `mending`: what to do
+        about a file that is not so."""
+        self.file, self.tracks, self._digest, self._mending = file, tracks, digest, mending
 
     @classmethod
     def of(cls, store: SessionStore) -> "Vocabulary":
         """A dataset's, as its manifest vouches for it."""
-        return cls(store.path / VOCABULARY, store.tracks, store.manifest.vocabulary_hash)
+        return cls(store.path / VOCABULARY, store.tracks, store.manifest.vocabulary_hash, "prepare the dataset again")
 
     def ids(self, first: int, last: int) -> Iterator[tuple[int, pa.Array]]:
         """The ids of rows `first` to `last` (exclusive), as (row of a block's first id, at most 65,536 ids)."""
@@ -35,7 +36,7 @@ class Vocabulary:
             need_regular(self.file)
             with pq.ParquetFile(self.file) as parquet:
                 if (rows := parquet.metadata.num_rows) != self.tracks:
-                    raise self._error(f"holds {rows} tracks where the manifest says {self.tracks}")
+                    raise self._error(f"holds {rows} tracks where there should be {self.tracks}")
                 groups = parquet.metadata.num_row_groups
                 sizes = [parquet.metadata.row_group(group).num_rows for group in range(groups)]
                 ends = np.cumsum(sizes)
@@ -67,4 +68,4 @@ class Vocabulary:
             raise self._error("does not hold the tracks of the manifest beside it")
 
     def _error(self, trouble: str) -> UserError:
-        return UserError(f"{self.file} {trouble}: prepare the dataset again")
+        return UserError(f"{self.file} {trouble}: {self._mending}")

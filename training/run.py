@@ -49,7 +49,7 @@ class RunDirectory:
     @property
     def vocabulary(self) -> Vocabulary:
         """The tracks of the table's rows: the data's, and then those kept from the run that this one started from."""
-        return Vocabulary(self.path / VOCABULARY, self.record["rows"], self.record["rows_hash"])
+        return Vocabulary(self.path / VOCABULARY, self.record["rows"], self.record["rows_hash"], "train again")
 
     @property
     def matches(self) -> Path:
@@ -165,7 +165,7 @@ def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     config = dataclasses.replace(config, run_dir=str(path))
     write_text(path / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
-    rows = _take_vocabulary(config, store, path)
+    rows, rows_hash = _take_vocabulary(config, store, path)
     write_json(
         path / "run.json",
         {
@@ -174,8 +174,8 @@ def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
             "ranks": ranks(),
             "vocabulary_hash": store.manifest.vocabulary_hash,
             "counts": store.manifest.counts,
-            "rows": rows.tracks,
-            "rows_hash": rows.digest() if config.init_from else store.manifest.vocabulary_hash,
+            "rows": rows,
+            "rows_hash": rows_hash,
             "versions": versions(),
             "launch": os.environ.get("TORCHELASTIC_RUN_ID"),
         },
@@ -183,25 +183,28 @@ def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
     return path
 
 
-def _take_vocabulary(config: RunConfig, store: SessionStore, path: Path) -> Vocabulary:
-    """A run's rows must keep their meaning when the dataset directory is replaced: it has a vocabulary of its own."""
+def _take_vocabulary(config: RunConfig, store: SessionStore, path: Path) -> tuple[int, str]:
+    """A run's rows must keep their meaning when the dataset directory is replaced: it has a vocabulary of its own.
+
+    Returns how many rows its table has, and the hash of their ids.
+    """
     own = Vocabulary.of(store)
+    own.check()
     if not config.init_from:
         aside = path / f".{VOCABULARY}.partial"
         shutil.copyfile(own.file, aside)
         os.replace(aside, path / VOCABULARY)
-        return Vocabulary(path / VOCABULARY, own.tracks, store.manifest.vocabulary_hash)
+        return own.tracks, store.manifest.vocabulary_hash
     source = RunDirectory.open(config.init_from)
     check_start(source, config)
     source.vocabulary.check()
-    own.check()
     run = RunDirectory(path, config, {})
     rows, kept, known = match(source.vocabulary, own, config.vanished == "keep", path / VOCABULARY, run.matches)
     logger.info(
         f"starts from {source.path}: {known:,} of the {store.tracks:,} tracks have rows there, "
         f"{source.vocabulary.tracks - known:,} of its tracks are not in {store.path} and {kept:,} of those are kept"
     )
-    return Vocabulary(path / VOCABULARY, rows, "")
+    return rows, Vocabulary(path / VOCABULARY, rows, "", "train again").digest()
 
 
 def check_start(source: RunDirectory, config: RunConfig) -> None:
