@@ -32,6 +32,8 @@ class TableConfig:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise ValueError("--seeds must be at least 1")
+        if self.seeds > 1000:
+            raise ValueError(f"--seeds {self.seeds} must be at most 1000")
         if not self.recipes:
             raise ValueError("--recipes must name at least one model")
 

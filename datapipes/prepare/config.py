@@ -87,8 +87,10 @@ class PrepareConfig:
         ):
             if value is not None and value < least:
                 raise ValueError(f"{flag} must be at least {least}, not {value}")
-        if not self.memory >= 0.25:
-            raise ValueError(f"--memory must be at least 0.25 GiB, not {self.memory}")
+        if self.threads is not None and self.threads > 1024:
+            raise ValueError(f"--threads must be at most 1024, not {self.threads}")
+        if not 0.25 <= self.memory <= 1 << 20:
+            raise ValueError(f"--memory must be from 0.25 GiB to {1 << 20}, not {self.memory}")
 
     @property
     def sorts(self) -> bool:
