@@ -10,9 +10,11 @@ import yaml
 
 from datapipes.errors import UserError
 from datapipes.sessions import SessionStore
+from datapipes.values import shown
 from training.config import RunConfig, from_mapping
 from training.distributed import barrier, broadcast_object, rank, ranks
 from training.provenance import versions
+from training.text import read_text, read_yaml
 
 SCHEMA_VERSION = 1
 
@@ -54,11 +56,13 @@ class RunDirectory:
         """Reads a run back; raises `UserError` for a missing, broken or other version's directory."""
         folder = Path(path)
         record = read_json(folder / "run.json", "a run directory that train wrote")
-        if record.get("schema_version") != SCHEMA_VERSION:
+        version = record.get("schema_version")
+        if type(version) is not int or version != SCHEMA_VERSION:
             raise UserError(
-                f"{folder}/run.json has schema_version {record.get('schema_version')}, this version reads "
-                f"{SCHEMA_VERSION}: train again"
+                f"{folder}/run.json has schema_version {shown(version)}, this version reads {SCHEMA_VERSION}: "
+                "train again"
             )
+        _check_record(folder / "run.json", record)
         file = folder / "config.yaml"
         return cls(folder, from_mapping(RunConfig(), read_yaml(file), str(file)), record)
 
@@ -76,7 +80,7 @@ class RunDirectory:
         """Merges `changes` into `metrics.json`, section by section, at one blow; every rank returns once it is done."""
         if rank() == 0:
             file = self.path / "metrics.json"
-            metrics = read_json(file, "metrics of a run") if file.exists() else {}
+            metrics = read_metrics(file, "metrics of a run") if file.exists() else {}
             merged = {name: metrics.get(name, {}) | section for name, section in changes.items()}
             write_json(file, metrics | merged)
         barrier()
@@ -96,28 +100,37 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
 
 def read_json(file: Path, expected: str) -> dict[str, Any]:
     """A JSON object from `file`, or a `UserError` that says what was `expected`."""
+    text = read_text(file, expected, 64 << 20)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}): expected {expected}") from error
-    except ValueError as error:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not JSON: expected {expected}") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} is not a JSON object: expected {expected}")
     return content
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
-    """A YAML mapping from `file`, or a `UserError`."""
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}): expected a YAML config") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} is not a YAML mapping: expected sections such as 'data:' and 'train:'")
+def read_metrics(file: Path, expected: str) -> dict[str, dict[str, Any]]:
+    """The sections of a run's `metrics.json`, or a `UserError`."""
+    content = read_json(file, expected)
+    for name, section in content.items():
+        if not isinstance(section, dict):
+            raise UserError(f"{file} holds no section at {shown(name)}: expected {expected}")
     return content
+
+
+def _check_record(file: Path, record: dict[str, Any]) -> None:
+    counts = record.get("counts")
+    counts = counts if isinstance(counts, dict) else {}
+    for name, right in (
+        ("recipe", isinstance(record.get("recipe"), str)),
+        ("vocabulary_hash", isinstance(record.get("vocabulary_hash"), str)),
+        ("ranks", type(record.get("ranks")) is int),
+        ("counts", "tracks" in counts and all(type(number) is int and number >= 0 for number in counts.values())),
+        ("versions", isinstance(record.get("versions"), dict)),
+    ):
+        if not right:
+            raise UserError(f"{file} has no '{name}' that train wrote: restore the file, or train again")
 
 
 def _new_directory(wanted: str, recipe: str) -> Path:
