@@ -25,9 +25,10 @@ from datapipes.errors import UserError
 from datapipes.vocabulary import Vocabulary
 from models.rows import own_rows
 from retrieval.exporter import write_export
-from retrieval.parts import FileRecord, check_part, write_part
+from retrieval.parts import check_part, write_part
 from training.build import build_model, table_weight
 from training.checkpoint import load_best
+from training.checkpoint_index import FileRecord
 from training.distributed import barrier, broadcast_object, logger, process_group, rank, ranks
 from training.run import RunDirectory
 

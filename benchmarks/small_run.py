@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from components.recipes import RECIPES
 from datapipes.manifest import SESSIONS, VOCABULARY, Manifest
 from datapipes.sessions import SessionStore
+from training.begin import begin_run
 from training.build import build_model
 from training.checkpoint import Checkpoints, Position
 from training.config import RunConfig
@@ -32,7 +33,7 @@ def make_run(folder: Path, tracks: int, dim: int, seed: int) -> RunDirectory:
     barrier()
     config = run_config(folder, dim, seed)
     store = SessionStore(config.data.path)
-    run = RunDirectory.begin(config, RECIPE, store)
+    run = begin_run(config, RECIPE, store)
     checkpoints, begun = Checkpoints(run.path, keep=1, facts={}), Position()
     checkpoints.save(model_tensors(build_model(config, tracks)), replace(begun, best_checkpoint=begun.name))
     checkpoints.close()

@@ -10,6 +10,7 @@ from datapipes.errors import UserError
 FLOAT32_BYTES = 4
 CPU_RANKS = 4
 MIB = 2**20
+MOST = {"tracks": 1 << 40, "dimension": 1 << 14, "ranks": 1 << 12}
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class DoctorConfig:
     def __post_init__(self) -> None:
         for name in ("tracks", "dimension", "ranks"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: expected 1 or more")
+            if value is not None and not 1 <= value <= MOST[name]:
+                raise ValueError(f"--{name} is {value}: expected 1 to {MOST[name]}")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from datapipes.errors import UserError
+
 
 @dataclass(frozen=True)
 class ShowConfig:
@@ -14,7 +16,13 @@ class ShowConfig:
 def show(config: ShowConfig) -> None:
     """Prints the table from `RUN/metrics.json`; trains and computes nothing."""
     from training.report import hit_rate_table
-    from training.run import RunDirectory, read_json
+    from training.run import RunDirectory, read_metrics
 
     run = RunDirectory.open(config.run)
-    print(hit_rate_table(read_json(run.path / "metrics.json", "the metrics of a finished run"), run.config))
+    file = run.path / "metrics.json"
+    metrics = read_metrics(file, "the metrics of a finished run")
+    try:
+        table = hit_rate_table(metrics, run.config)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"{file} lacks figures of a finished run ({error}): evaluate it again") from error
+    print(table)

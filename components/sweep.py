@@ -39,10 +39,10 @@ def sweep(config: SweepConfig) -> None:
     from training.build import check
     from training.config import from_mapping
     from training.distributed import broadcast_object, logger, process_group, rank
-    from training.run import read_yaml
     from training.study.search import Sweep, finished, open_study, run_trial
     from training.study.space import read_space
     from training.study.sweep_report import write_sweep
+    from training.text import read_yaml
 
     plain = named_recipe(config.recipe)
     base = from_mapping(plain, read_yaml(Path(config.config)), config.config) if config.config else plain

@@ -31,6 +31,8 @@ class TableConfig:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise ValueError("--seeds must be at least 1")
+        if self.seeds > 1000:
+            raise ValueError(f"--seeds {self.seeds} must be at most 1000")
         if not self.recipes:
             raise ValueError("--recipes must name at least one model")
 
@@ -40,7 +42,7 @@ def table(config: TableConfig) -> None:
     from datapipes.sessions import SessionStore
     from training.config import RunConfig, from_mapping
     from training.distributed import logger, process_group
-    from training.run import read_yaml
+    from training.text import read_yaml
 
     names = with_baselines(config.recipes)
     store = SessionStore(config.data)
@@ -77,7 +79,8 @@ def _run(output: Path, name: str, seed: int) -> Path:
 
 def _is_done(path: Path, wanted, store) -> bool:
     """Whether this run is there; refuses one of another config or other data."""
-    from training.run import RunDirectory, first_difference
+    from training.begin import first_difference
+    from training.run import RunDirectory
 
     if not (path / "run.json").exists():
         return False

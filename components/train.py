@@ -7,7 +7,7 @@ from components.cli import parse
 from components.recipes import DEFAULT, RECIPES
 from datapipes.errors import UserError
 from training.config import RunConfig, from_mapping
-from training.run import read_yaml
+from training.text import read_yaml
 
 
 def read_command_line(argv: list[str]) -> tuple[str, RunConfig]:
@@ -47,12 +47,12 @@ def _take_config_file(argv: list[str]) -> tuple[str | None, list[str]]:
     rest, file = [], None
     words = iter(argv)
     for word in words:
-        if word == "--config":
-            file = next(words, None)
-            if file is None:
-                raise UserError("--config needs a YAML file")
-        elif word.startswith("--config="):
-            file = word.removeprefix("--config=")
-        else:
+        if word != "--config" and not word.startswith("--config="):
             rest.append(word)
+            continue
+        if file is not None:
+            raise UserError("--config is given twice: write one YAML file")
+        file = next(words, None) if word == "--config" else word.removeprefix("--config=")
+        if not file:
+            raise UserError("--config needs a YAML file")
     return file, rest

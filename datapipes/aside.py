@@ -20,29 +20,50 @@ def aside(output: Path, overwrite: bool, replaceable: Callable[[Path], bool]) ->
     After an exception, ctrl-C included, the scratch directory is gone and `output` is as it was. An `output` that
     exists is refused with a `UserError`, unless `overwrite` is set and `replaceable(output)` holds.
     """
+    made: list[Path] = []
     try:
         _tidy(output)
         refuse_existing(output, overwrite, replaceable)
+        made = [folder for folder in output.parents if not folder.exists()]
         output.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(
-            tempfile.mkdtemp(prefix=f".{output.name}.{_owner(os.getpid())}.", suffix=".partial", dir=output.parent)
-        )
-    except OSError as error:
-        raise UserError(f"cannot write beside {output} ({error.strerror}): choose another --output") from None
+        output.exists()  # raises for a name that cannot be, now that its folder is there
+        scratch = Path(tempfile.mkdtemp(prefix=_prefix(output, os.getpid()), suffix=".partial", dir=output.parent))
+    except (OSError, ValueError) as error:
+        _remove_empty(made)
+        reason = getattr(error, "strerror", error)
+        raise UserError(f"cannot write beside {output} ({reason}): choose another --output") from None
     try:
         yield scratch
         refuse_existing(output, overwrite, replaceable)
-        if output.exists():
-            os.rename(output, scratch / "replaced")
-        os.rename(scratch / "result", output)
+        replaced = scratch / "replaced"
+        try:
+            if output.exists():
+                os.rename(output, replaced)
+            os.rename(scratch / "result", output)
+        except BaseException:
+            if replaced.exists() and not output.exists():
+                os.rename(replaced, output)
+            raise
+        made = []
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        _remove_empty(made)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Removes these folders, innermost first, as far as they are empty."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
 
 
 def _tidy(output: Path) -> None:
     """Removes what killed processes of this machine left beside `output`, and puts back what they had taken away."""
-    owned = re.compile(re.escape(f".{output.name}.") + _owner(r"(\d+)") + r"\..*\.partial")
-    for scratch in output.parent.glob(f".{glob.escape(output.name)}.*.partial"):
+    before, after = _prefix(output, "\0").split("\0")
+    owned = re.compile(re.escape(before) + r"(\d+)" + re.escape(after) + r".*\.partial")
+    for scratch in output.parent.glob(f"{glob.escape(before)}*.partial"):
         found = owned.fullmatch(scratch.name)
         if not found or _alive(int(found[1])):
             continue
@@ -51,8 +72,8 @@ def _tidy(output: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _owner(process: int | str) -> str:
-    return f"{socket.gethostname()}-{process}"
+def _prefix(output: Path, process: int | str) -> str:
+    return f".{output.name[:100]}.{socket.gethostname()[:50]}-{process}."
 
 
 def _alive(process: int) -> bool:

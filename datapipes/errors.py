@@ -1,5 +1,10 @@
 """The one error a user is meant to read."""
 
+import reprlib
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 2, 4, 4, 60, 60
+
 
 class UserError(Exception):
     """Something the user can mend: bad input, a bad option, a file of another version.
@@ -20,6 +25,8 @@ def brief(error: BaseException) -> str:
 
 
 def shown(value: object) -> str:
-    """A value of another's making as a message shows it: one line, and short."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:50]}..."
+    """A value of another's making as a message shows it: one line, and short, however large or deep it is."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return "a huge number"

@@ -50,11 +50,15 @@ class DataConfig:
     """Batches each worker prepares ahead."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "lanes", "shuffle_groups", "prefetch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--data.{name.replace('_', '-')} must be at least 1")
-        if self.workers < 0 or self.negatives < 0:
-            raise ValueError("--data.workers and --data.negatives must not be negative")
+        for name, most in (("batch_size", 1 << 20), ("lanes", 1 << 20), ("prefetch", 1 << 16)):
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"--data.{name.replace('_', '-')} {getattr(self, name)} must lie in 1..{most}")
+        if self.shuffle_groups < 1:
+            raise ValueError("--data.shuffle-groups must be at least 1")
+        if self.negatives < 0:
+            raise ValueError("--data.negatives must not be negative")
+        if not 0 <= self.workers <= 1024:
+            raise ValueError(f"--data.workers {self.workers} must lie in 0..1024")
         if self.batch_size % self.lanes:
             raise ValueError(
                 f"--data.batch-size {self.batch_size} must be a multiple of --data.lanes {self.lanes}: change either"

@@ -15,6 +15,7 @@ from datapipes.errors import UserError
 from datapipes.progress import stage
 
 SESSIONS_PER_CHUNK = 8192
+MOST_TRACKS = 100_000_000
 SHORTEST, LONGEST = 10, 20
 FOLLOW, WANDER = 0.6, 0.15
 SKIP_MATCH, SKIP_MISMATCH = 0.3, 0.9
@@ -55,6 +56,10 @@ class SynthesizeConfig:
             raise ValueError(
                 f"--tracks must be at least twice --clusters, {2 * self.clusters}, not {self.tracks}: "
                 f"raise it or lower --clusters"
+            )
+        if self.tracks > MOST_TRACKS:
+            raise ValueError(
+                f"--tracks must be at most {MOST_TRACKS}, not {self.tracks}: the catalogue is kept in memory"
             )
         if self.seed < 0:
             raise ValueError(f"--seed must not be negative, not {self.seed}")

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from models.attention import HeadRows, attend
 from models.dropout import Dropout
 
+_MOST = {"max_length": 1 << 16, "blocks": 1 << 10, "heads": 1 << 10, "hidden": 1 << 16}
+"""Beyond these, memory ends before a first step."""
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -40,9 +43,9 @@ class EncoderConfig:
     """Bidirectional only: share of positions masked in training (paper: 0.2)."""
 
     def __post_init__(self) -> None:
-        for name in ("max_length", "blocks", "heads", "hidden"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--encoder.{name.replace('_', '-')} must be at least 1")
+        for name, most in _MOST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"--encoder.{name.replace('_', '-')} {getattr(self, name)} must lie in 1..{most}")
         for name in ("dropout", "track_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"--encoder.{name.replace('_', '-')} {getattr(self, name)} must lie in [0, 1)")

@@ -19,6 +19,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 TABLE = "tracks"
 _INIT_BLOCK = 4096
+_WIDEST = 1 << 14
 _FUSED = EmbeddingComputeKernel.FUSED.value  # left to itself, TorchRec plans an unfused kernel on CPU
 
 _OPTIMIZERS = {
@@ -49,8 +50,8 @@ class TableConfig:
     """Rows start as a normal of this deviation, truncated at plus and minus this bound (paper: 0.02)."""
 
     def __post_init__(self) -> None:
-        if self.dim < 4 or self.dim % 4:
-            raise ValueError(f"--table.dim {self.dim} must be a positive multiple of 4")
+        if not 4 <= self.dim <= _WIDEST or self.dim % 4:
+            raise ValueError(f"--table.dim {self.dim} must be a positive multiple of 4, at most {_WIDEST}")
         for name in ("learning_rate", "eps", "init_bound"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"--table.{name.replace('_', '-')} must be positive")

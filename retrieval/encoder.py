@@ -4,12 +4,14 @@ Shape legend: B sessions, T tracks, D width.
 """
 
 import copy
+import io
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from datapipes.errors import UserError
 from models.encoder import Encoder
 
 
@@ -39,13 +41,19 @@ def appended_positions(encoder: Encoder) -> int:
 
 
 def write_program(file: Path, encoder: Encoder, dim: int) -> None:
-    """Traces and saves the program, for any number of sessions of 1 to `max_tracks` tracks."""
+    """Traces the program, for any number of sessions of 1 to `max_tracks` tracks; saves it and reads it back."""
     query = QueryEncoder(encoder)
     example = torch.zeros(3, query.max_tracks, dim), torch.full((3,), query.max_tracks)
     sessions, tracks = torch.export.Dim("sessions", min=1), torch.export.Dim("tracks", min=1, max=query.max_tracks)
     shapes = {"items_BTD": {0: sessions, 1: tracks}, "lengths_B": {0: sessions}}
     with torch.no_grad():
-        torch.export.save(torch.export.export(query, example, dynamic_shapes=shapes), str(file))
+        program = torch.export.export(query, example, dynamic_shapes=shapes)
+    # Through memory, for torch's own writer turns a full disk into an error of its own that does not say so.
+    whole = io.BytesIO()
+    torch.export.save(program, whole)
+    file.write_bytes(whole.getvalue())
+    if file.read_bytes() != whole.getvalue():
+        raise UserError(f"{file.name} read back differs from what was written: check the disk, then export again")
 
 
 def input_contract(encoder: Encoder, dim: int) -> dict[str, Any]:

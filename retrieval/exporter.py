@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from datapipes.errors import UserError
+from datapipes.manifest import MANIFEST
 from datapipes.sessions import SessionStore
 from datapipes.vocabulary import Vocabulary
 from models.encoder import Encoder
@@ -18,6 +20,7 @@ from retrieval.comparison import Comparison, compare_program
 from retrieval.encoder import input_contract, write_program
 from retrieval.manifest import ExportManifest, is_export
 from retrieval.parts import check_part, part_name, write_part
+from retrieval.space import check_space
 from retrieval.together import aside_together, gather_objects, together
 from training.build import build_model, check, stateless, table_weight
 from training.checkpoint import load_best
@@ -36,6 +39,7 @@ def write_export(run_path: str, output: Path, overwrite: bool) -> None:
     torch.set_float32_matmul_precision("highest")
     run, store, config = together(lambda: _open(run_path))
     with aside_together(output, overwrite, is_export) as scratch:
+        together(lambda: check_space(scratch, output, run.record["rows"], config.table.dim) if rank() == 0 else None)
         result = scratch / "result"
         together(lambda: (result / part_name(rank())).parent.mkdir(parents=True, exist_ok=True))
         model = build_model(config, store.tracks, run.record["rows"])
@@ -90,7 +94,7 @@ def _write_manifest(
     result: Path, run: RunDirectory, encoder: Encoder, parts: list[dict[str, Any]], compared: Comparison
 ) -> None:
     dim = run.config.table.dim
-    ExportManifest(
+    manifest = ExportManifest(
         rows=run.record["rows"],
         dim=dim,
         dtype="float32",
@@ -102,4 +106,7 @@ def _write_manifest(
         config=asdict(run.config),
         trained=run.record,
         versions={"python": platform.python_version()} | {name: version(name) for name in ("torch", "pyarrow")},
-    ).write(result)
+    )
+    manifest.write(result)
+    if ExportManifest.read(result) != manifest:
+        raise UserError(f"{MANIFEST} read back differs from what was written: check the disk, then export again")

@@ -2,11 +2,12 @@
 
 import json
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, get_origin
 
-from datapipes.errors import UserError
+from datapipes.errors import UserError, shown
 from datapipes.manifest import MANIFEST
+from datapipes.values import fault
 from training.run import read_json
 
 SCHEMA_VERSION = 1
@@ -51,15 +52,42 @@ class ExportManifest:
         """Reads an export's manifest; raises `UserError` where it is missing, broken or another version's."""
         path = Path(directory) / MANIFEST
         content = read_json(path, "an export that export wrote")
-        if content.get("schema_version") != SCHEMA_VERSION:
+        version = content.get("schema_version")
+        if type(version) is not int or version != SCHEMA_VERSION:
             raise UserError(
-                f"{path} has schema_version {content.get('schema_version')}, this version reads {SCHEMA_VERSION}: "
-                "export again"
+                f"{path} has schema_version {shown(version)}, this version reads {SCHEMA_VERSION}: export again"
             )
         names = {field.name for field in fields(cls)}
         if missing := sorted(names - content.keys()):
             raise UserError(f"{path} has no field '{missing[0]}', so it is no export's: expected what export wrote")
-        return cls(**{name: content[name] for name in names})
+        manifest = cls(**{name: content[name] for name in names})
+        if trouble := manifest._trouble():
+            raise UserError(f"{path} {trouble}, so it is not what export wrote: export again")
+        return manifest
+
+    def _trouble(self) -> str:
+        """Where the fields contradict one another or their types; empty where they do not."""
+        for field in fields(self):
+            kind = get_origin(field.type) or field.type
+            if type(getattr(self, field.name)) is not kind:
+                return f"has {shown(getattr(self, field.name))} as '{field.name}'"
+        row = 0
+        for number, part in enumerate(self.parts):
+            if not isinstance(part, dict) or not _is_file(part):
+                return f"names no file of the export at parts[{number}]"
+            if part.get("first_row") != row or type(part.get("rows")) is not int or part["rows"] < 0:
+                return f"has another row than {row} first at parts[{number}], or no number of rows"
+            row += part["rows"]
+        if row != self.rows:
+            return f"has {row} rows in its parts and {shown(self.rows)} in all"
+        return "" if _is_file(self.encoder) else "names no file of the export as its encoder"
+
+
+def _is_file(record: dict[str, Any]) -> bool:
+    """Whether `file` lies inside the export, with its `bytes` and `sha256`; a reader may open what it names."""
+    file, size, digest = record.get("file"), record.get("bytes"), record.get("sha256")
+    inside = isinstance(file, str) and not fault(file) and file and not {"..", "/"} & set(PurePath(file).parts)
+    return bool(inside) and type(size) is int and size >= 0 and isinstance(digest, str) and len(digest) == 64
 
 
 def is_export(directory: Path) -> bool:

@@ -1,5 +1,6 @@
 """Stages that every rank passes or none: a rank that failed alone would leave the others waiting for it."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -28,7 +29,8 @@ def together(function: Callable[[], Result]) -> Result:
     except UserError as error:
         sentence = str(error)
     except OSError as error:
-        sentence = f"the export cannot be written ({error.strerror or error}): mend that or choose another --output"
+        reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+        sentence = f"the export cannot be written ({reason}): mend that or choose another --output"
     except Exception as error:
         bug, sentence = error, f"rank {rank()} failed ({type(error).__name__}: {error})"
     sentences = [words for words in gather_objects(sentence) if words]

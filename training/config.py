@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any, Literal, get_args, get_type_hints
 
-from datapipes.errors import UserError
+from datapipes.errors import UserError, shown
 from datapipes.pipe import DataConfig
+from datapipes.values import fault
 from models.encoder import EncoderConfig
 from models.heads import LossConfig
 from models.table import TableConfig
@@ -29,6 +30,8 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if self.candidates < 1 or self.batch_size < 1:
             raise ValueError("--evaluate.candidates and --evaluate.batch-size must be at least 1")
+        if self.batch_size > 1 << 20:
+            raise ValueError(f"--evaluate.batch-size {self.batch_size} must be at most {1 << 20}")
         if self.sessions < 0 or self.seed < 0:
             raise ValueError("--evaluate.sessions and --evaluate.seed must not be negative")
 
@@ -131,11 +134,11 @@ def from_mapping(default: Any, mapping: dict[str, Any], source: str, section: st
     for name, value in mapping.items():
         place = f"{section}{name}"
         if name not in hints:
-            raise UserError(f"{source}: there is no field '{place}'; expected one of {', '.join(hints)}")
+            raise UserError(f"{source}: there is no field {shown(place)}; expected one of {', '.join(hints)}")
         current = getattr(default, name)
         if is_dataclass(current):
             if not isinstance(value, dict):
-                raise UserError(f"{source}: '{place}' must be a section of fields, not {value!r}")
+                raise UserError(f"{source}: '{place}' must be a section of fields, not {shown(value)}")
             changes[name] = from_mapping(current, value, source, f"{place}.")
         else:
             changes[name] = _checked(hints[name], value, f"{source}: '{place}'")
@@ -146,16 +149,24 @@ def from_mapping(default: Any, mapping: dict[str, Any], source: str, section: st
 
 
 def _checked(kind: Any, value: Any, place: str) -> Any:
+    """`value` as a field of type `kind` takes it; the sentence of a refusal starts with `place`."""
+    if trouble := fault(value):
+        raise UserError(f"{place} {trouble}")
     choices = get_args(kind)
     if choices:
-        if value not in choices:
-            raise UserError(f"{place} must be one of {', '.join(map(str, choices))}, not {value!r}")
+        # True is 1 and 1.0 is 1 for Python, and neither is what was asked.
+        if not any(type(value) is type(choice) and value == choice for choice in choices):
+            raise UserError(f"{place} must be one of {', '.join(map(str, choices))}, not {shown(value)}")
         return value
-    if kind is float and not isinstance(value, bool):
+    if kind is float and type(value) in (int, float, str):
         try:
-            return float(value)  # YAML reads 1e-3 as text
-        except (TypeError, ValueError):
-            pass
+            number = float(value)  # YAML reads 1e-3 as text
+        except ValueError:
+            number = None
+        if number is not None and not (trouble := fault(number)):
+            return number
+        if trouble:
+            raise UserError(f"{place} {trouble}")
     elif type(value) is kind:
         return value
-    raise UserError(f"{place} must be of type {kind.__name__}, not {value!r}")
+    raise UserError(f"{place} must be of type {kind.__name__}, not {shown(value)}")

@@ -15,6 +15,7 @@ from datapipes.batch import EvaluationBatch, SessionBatch
 from datapipes.collate import HELD_OUT
 from datapipes.sessions import SessionStore
 from models.task import StepLosses
+from training.begin import begin_run
 from training.build import build_model, check, train_loader
 from training.checkpoint import Checkpoints, Position, find_newest, load_best, load_tensors
 from training.checkpoint_index import Index
@@ -52,7 +53,7 @@ def train(config: RunConfig, recipe: str, watch: Watch | None = None, test: bool
     if longest > config.encoder.max_length:
         logger.info(f"sessions have up to {longest} tracks: the last {config.encoder.max_length} are read")
     check_machines(config, store.tracks, longest, Path(config.run_dir or "runs"))
-    run = RunDirectory.begin(config, recipe, store)
+    run = begin_run(config, recipe, store)
     if run.finished:
         logger.info(f"{run.path} is finished already; choose another --run-dir to train again")
         logger.info(hit_rate_table(run.metrics(), run.config))

@@ -12,7 +12,7 @@ def hit_rate_table(metrics: dict, config: RunConfig) -> str:
     for protocol in ("uniform", "full"):
         for split, values in metrics.get(protocol, {}).items():
             cells = "".join(f"{values[column]:9.4f}" for column in _COLUMNS)
-            lines.append(f"{protocol:10}{split:12}{cells}{values['sessions']:10}")
+            lines.append(f"{protocol:10}{split:12}{cells}{values['sessions']:10d}")
     for protocol in ("uniform", "full"):
         for split, values in metrics.get(protocol, {}).items():
             if values.get("skipped_sessions"):
@@ -26,7 +26,8 @@ def hit_rate_table(metrics: dict, config: RunConfig) -> str:
     if "train" in metrics:
         train = metrics["train"]
         lines.append(
-            f"trained {train['epochs']} epochs in {train['seconds']:.0f} s ({train['sessions_per_s']:.0f} sessions/s), "
-            f"best after epoch {train['best_epoch']} by validation HR@10."
+            f"trained {train['epochs']:d} epochs in {train['seconds']:.0f} s "
+            f"({train['sessions_per_s']:.0f} sessions/s), "
+            f"best after epoch {train['best_epoch']:d} by validation HR@10."
         )
     return "\n".join(lines)

@@ -235,7 +235,7 @@ def test_a_store_that_is_none_is_refused(run, folder: Path):
         ("loss.alpha: 1.0", "'loss.alpha' must be a list of choices"),
         ("loss.alpha: {low: 2, high: 1}", "with low below high"),
         ("loss.alpha: {low: 0, high: 1, log: true}", "log above zero"),
-        ("loss.alpha: {low: 0, high: .inf}", "with low below high"),
+        ("loss.alpha: {low: 0, high: .inf}", "must be a finite number"),
         ("loss.alpha: {low: 0, high: 1, log: maybe}", "with low below high"),
         ("encoder.blocks: {low: 1, high: 3, step: 0.5}", "a whole step where the field is whole"),
         ("encoder.blocks: {low: 1, high: 2.5}", "'encoder.blocks' must be of type int"),

@@ -12,6 +12,7 @@ from datapipes.sessions import SessionStore
 from retrieval.export import ExportConfig, export
 from tests.conftest import random_sessions, write_dataset
 from tests.ranks import run_on_ranks
+from training.begin import begin_run
 from training.build import build_model, table_weight
 from training.checkpoint import Checkpoints, Position, load_best
 from training.config import RunConfig
@@ -65,6 +66,6 @@ def train_quietly(config: RunConfig, recipe: str) -> None:
 
 def save_untrained(config: RunConfig) -> None:
     store = SessionStore(config.data.path)
-    checkpoints = Checkpoints(RunDirectory.begin(config, "best", store).path, keep=1, facts={})
+    checkpoints = Checkpoints(begin_run(config, "best", store).path, keep=1, facts={})
     checkpoints.save(model_tensors(build_model(config, store.tracks)), Position(best_checkpoint=Position().name))
     checkpoints.close()

@@ -14,13 +14,14 @@ from datapipes.sessions import SessionStore
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
 from training import checkpoint, control
+from training.begin import begin_run
 from training.checkpoint import Position, best_checkpoint, find_newest
 from training.checkpoint_index import read_index
 from training.config import RunConfig
 from training.control import Action, Control, Stopped
 from training.distributed import process_group
 from training.loop import Job, train
-from training.run import CHECKPOINTS, RunDirectory
+from training.run import CHECKPOINTS
 from training.storage import read_rows
 from training.watch import HangWatch
 
@@ -189,7 +190,7 @@ def shards_read(config: RunConfig, _: int) -> dict[str, list[tuple[list[int], to
     """What `train` reads at its start into this rank's shards of the rows and of the fused optimizer's state."""
     store = SessionStore(config.data.path)
     with Control(0) as control:
-        tensors = Job(RunDirectory.begin(config, "best", store), store, control, HangWatch(0))._training.tensors()
+        tensors = Job(begin_run(config, "best", store), store, control, HangWatch(0))._training.tensors()
     return {
         name: [(shard.metadata.shard_offsets, shard.tensor.clone()) for shard in tensors[name].local_shards()]
         for name in TABLE_TENSORS

@@ -19,12 +19,12 @@ from retrieval.exporter import write_export
 from tests.conftest import random_sessions, write_dataset
 from tests.ranks import run_on_ranks
 from tests.training.test_resume import TRACKS, config_of, stop_once, tensors_of
+from training.begin import begin_run
 from training.checkpoint import best_checkpoint
 from training.config import RunConfig
 from training.control import Control
 from training.distributed import process_group
 from training.loop import Job, train
-from training.run import RunDirectory
 from training.watch import HangWatch
 
 TABLE = "model.table.embedding_bags.tracks.weight"
@@ -61,7 +61,7 @@ def started(config: RunConfig) -> dict[str, list[tuple[list[int], torch.Tensor]]
     """The shards that a run begins with on this rank, and one dense weight and moment whole."""
     store = SessionStore(config.data.path)
     with Control(0) as control:
-        tensors = Job(RunDirectory.begin(config, "best", store), store, control, HangWatch(0))._training.tensors()
+        tensors = Job(begin_run(config, "best", store), store, control, HangWatch(0))._training.tensors()
     shards = {
         name: [(shard.metadata.shard_offsets, shard.tensor.clone()) for shard in tensors[name].local_shards()]
         for name in (TABLE, STATE)

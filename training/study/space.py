@@ -11,7 +11,7 @@ from optuna.trial import Trial
 
 from datapipes.errors import UserError
 from training.config import RunConfig, from_mapping
-from training.run import read_yaml
+from training.text import read_yaml
 
 Values = dict[str, Any]
 """Field paths such as `loss.alpha`, and a value for each."""

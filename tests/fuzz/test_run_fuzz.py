@@ -1,0 +1,146 @@
+"""Damaged run directories and export manifests: read as they stand, or refused with one sentence."""
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from components.show import ShowConfig, show
+from retrieval.manifest import ExportManifest
+from tests.fuzz.cases import NUMBERS, cases, counted, is_sound, outcome
+from training.config import RunConfig
+from training.run import RunDirectory
+
+
+@pytest.fixture(scope="module", autouse=True)
+def figures() -> Iterator[None]:
+    with counted():
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("fuzz")
+
+
+RECORD = {
+    "schema_version": 1,
+    "recipe": "best",
+    "ranks": 4,
+    "vocabulary_hash": "0" * 64,
+    "counts": {"sessions": 9, "plays": 90, "tracks": 30},
+    "versions": {"torch": "2"},
+}
+FIGURES = {name: 0.5 for name in ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr")} | {"sessions": 9}
+METRICS = {
+    "uniform": {"validation": FIGURES, "test": FIGURES},
+    "train": {"epochs": 3, "seconds": 2.5, "sessions_per_s": 9.0, "best_epoch": 2},
+}
+PROGRAM = {"file": "encoder.pt2", "bytes": 7, "sha256": "0" * 64}
+PART = {"file": "embeddings/part-00000.parquet", "first_row": 0, "rows": 30, "bytes": 9, "sha256": "0" * 64}
+EXPORT = {
+    "rows": 30, "dim": 8, "dtype": "float32", "vocabulary_hash": "0" * 64, "parts": [PART], "encoder": PROGRAM,
+    "compared": {}, "recipe": "best", "config": {}, "trained": RECORD, "versions": {}, "schema_version": 1,
+}  # fmt: skip
+
+
+@st.composite
+def mutated(draw: st.DrawFn, content: dict[str, Any]) -> tuple[bytes, dict[str, Any] | None]:
+    """A file's bytes, and what they mean where they still are its own JSON: values and keys changed, bytes damaged."""
+    content = json.loads(json.dumps(content))
+    for _ in range(draw(st.integers(0, 2))):
+        place: Any = content
+        while isinstance(place, (dict, list)) and place:
+            keys = list(place) if isinstance(place, dict) else range(len(place))
+            key = draw(st.sampled_from(keys))
+            if not isinstance(place[key], (dict, list)) or draw(st.booleans()):
+                break
+            place = place[key]
+        if not place:
+            continue
+        if draw(st.booleans()):
+            json_values = st.none() | st.booleans() | NUMBERS | st.text(max_size=4) | st.just([]) | st.just({"a": 1})
+            place[key] = draw(json_values)
+        else:
+            del place[key]
+    text = json.dumps(content).encode()
+    if draw(st.integers(0, 3)):
+        return text, content
+    first = draw(st.integers(0, len(text)))
+    return text[:first] + draw(st.binary(max_size=3)) + text[first + draw(st.integers(0, len(text))) :], None
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Path:
+    run = folder / "run"
+    run.mkdir()
+    return run
+
+
+def write_run(run: Path, record: bytes | None = None, metrics: bytes | None = None, config: bytes | None = None):
+    (run / "run.json").write_bytes(json.dumps(RECORD).encode() if record is None else record)
+    (run / "metrics.json").write_bytes(json.dumps(METRICS).encode() if metrics is None else metrics)
+    (run / "config.yaml").write_bytes(yaml.safe_dump(asdict(RunConfig())).encode() if config is None else config)
+
+
+@cases(500)
+@given(mutated(RECORD))
+@example((json.dumps(RECORD | {"schema_version": True}).encode(), None))
+@example((b"[" * 100_000, None))
+@example((json.dumps(RECORD | {"counts": 5}).encode(), None))
+def test_run_records(run: Path, record: tuple[bytes, Any]):
+    write_run(run, record=record[0])
+    found = outcome("run.json", lambda: RunDirectory.open(str(run)), "run.json")
+    if found is not None:
+        assert found.record["schema_version"] == 1 and isinstance(found.record["vocabulary_hash"], str)
+        assert found.record["counts"]["tracks"] >= 0
+        assert record[1] is None or found.record == record[1]
+
+
+@cases(500)
+@given(mutated(METRICS))
+@example((b'{"uniform": 5}', None))
+@example((b'{"uniform": {"test": {}}}', None))
+def test_metrics(run: Path, metrics: tuple[bytes, Any]):
+    write_run(run, metrics=metrics[0])
+    with redirect_stdout(io.StringIO()):
+        outcome("metrics.json", lambda: show(ShowConfig(str(run))), "metrics.json")
+
+
+CONFIG_LINES = yaml.safe_dump(asdict(RunConfig())).splitlines()
+
+
+@cases(150)
+@given(
+    st.integers(0, len(CONFIG_LINES) - 1),
+    st.one_of(st.just(""), st.sampled_from(CONFIG_LINES), st.text(max_size=9)),
+    st.booleans(),
+)
+def test_run_configs(run: Path, place: int, line: str, cut: bool):
+    found = [*CONFIG_LINES[:place], line, *([] if cut else CONFIG_LINES[place + 1 :])]
+    write_run(run, config="\n".join(found).encode("utf-8", "replace"))
+    opened = outcome("config.yaml", lambda: RunDirectory.open(str(run)), "config.yaml")
+    if opened is not None:
+        is_sound(opened.config)
+
+
+@cases(900)
+@given(mutated(EXPORT))
+@example((json.dumps(EXPORT | {"parts": [PART | {"file": "../../etc/passwd"}]}).encode(), None))
+@example((json.dumps(EXPORT | {"encoder": PROGRAM | {"file": "/etc/passwd"}}).encode(), None))
+def test_export_manifests(folder: Path, manifest: tuple[bytes, Any]):
+    (folder / "manifest.json").write_bytes(manifest[0])
+    found = outcome("export manifest", lambda: ExportManifest.read(folder), "manifest.json")
+    if found is not None:
+        assert sum(part["rows"] for part in found.parts) == found.rows
+        for record in (*found.parts, found.encoder):
+            assert (folder / record["file"]).resolve().is_relative_to(folder.resolve())
+        assert manifest[1] is None or asdict(found) == {name: manifest[1][name] for name in asdict(found)}
