@@ -15,6 +15,7 @@ INSTALL_REQUIRES = [
     "pyarrow==26.0.1",
     "pyre-extensions==0.0.32",
     "PyYAML==6.0.3",
+    "safetensors==0.8.0",
     "scipy==1.17.1",
     "tensorboard==2.21.0",
     "tensordict==0.15.3",

@@ -75,7 +75,7 @@ def measure(config: ExportBenchmarkConfig) -> None:
     with process_group():
         if config.threads:
             torch.set_num_threads(config.threads)
-        with _scratch(config.scratch) as folder:
+        with scratch_folder(config.scratch) as folder:
             run = make_run(folder, config.tracks, config.dim, config.seed)
             with _silence():
                 times = alternate(_cases(run, folder), config.rounds, config.warmup)
@@ -108,7 +108,7 @@ def _own_rows(run: RunDirectory, tracks: int) -> tuple[int, Tensor]:
 
 
 @contextmanager
-def _scratch(parent: str) -> Iterator[Path]:
+def scratch_folder(parent: str) -> Iterator[Path]:
     """A new directory that all ranks share, removed at the end."""
     folder, error = None, ""
     if rank() == 0:

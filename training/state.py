@@ -90,7 +90,7 @@ class Staging(AsyncStager):
         if not self._copies:
             self._copies = {name: _empty_copy(value) for name, value in state_dict.items()}
         for name, value in state_dict.items():
-            for copied, live in zip(_local(self._copies[name]), _local(value), strict=True):
+            for copied, live in zip(local_tensors(self._copies[name]), local_tensors(value), strict=True):
                 copied.copy_(live)
         return self._copies
 
@@ -102,7 +102,8 @@ class Staging(AsyncStager):
         self._copies = {}
 
 
-def _local(value: Tensor | ShardedTensor) -> list[Tensor]:
+def local_tensors(value: Tensor | ShardedTensor) -> list[Tensor]:
+    """This rank's pieces, live."""
     if isinstance(value, ShardedTensor):
         return [shard.tensor.detach() for shard in value.local_shards()]
     return [value.detach()]

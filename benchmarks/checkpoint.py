@@ -1,0 +1,129 @@
+"""`checkpoint`: how long the loop stands still for a checkpoint, how long writing and reading take, against torch.save.
+
+`pause` is the call that training makes: it waits for a copy of all tensors. `write` runs until the checkpoint is
+published: files streamed, forced to the disk, read back from there, renamed. `read` checks every file's hash and loads
+it. Plain is a blocking `torch.save` of the same tensors, each rank its own, forced to the disk, and `torch.load`.
+"""
+
+import math
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from benchmarks.export import scratch_folder
+from benchmarks.report import Report, ReportConfig, write
+from benchmarks.small_run import run_config
+from benchmarks.timing import Times, ratios, timed
+from training.build import build_model
+from training.checkpoint import Checkpoints, Position, load_tensors, open_checkpoint
+from training.distributed import process_group, rank, ranks
+from training.optimizer import make_optimizer
+from training.run import CHECKPOINTS
+from training.state import local_tensors, training_tensors
+
+
+@dataclass(frozen=True)
+class CheckpointBenchmarkConfig:
+    """Time checkpoints of a table of this size, its optimizer's state, and the encoder with Adam's moments."""
+
+    tracks: int = 1_000_000
+    """Rows of the table."""
+    dim: int = 128
+    """Width of a row; a multiple of 4."""
+    rounds: int = 7
+    """Checkpoints that are timed, after one that is not."""
+    seed: int = 0
+    """Weights follow from it."""
+    scratch: str = ""
+    """Directory on the disk to measure, for about five times the table; what is written there is removed. Empty: the
+    system's directory for temporary files."""
+    report: Annotated[ReportConfig, tyro.conf.arg(name="")] = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        if self.dim < 4 or self.dim % 4:
+            raise ValueError(f"--dim {self.dim} must be a positive multiple of 4")
+        if self.tracks < 1 or self.rounds < 1:
+            raise ValueError("--tracks and --rounds must be at least 1")
+        if self.seed < 0:
+            raise ValueError("--seed must not be negative")
+
+
+CONFIG = CheckpointBenchmarkConfig
+
+
+def measure(config: CheckpointBenchmarkConfig) -> None:
+    """Writes and reads checkpoints, in turn with plain, and writes the report."""
+    with process_group(), scratch_folder(config.scratch) as folder:
+        recipe = run_config(folder, config.dim, config.seed)
+        model = build_model(recipe, config.tracks)
+        tensors = training_tensors(model, make_optimizer(model, recipe.optimizer, recipe.table, 1000))
+        checkpoints = Checkpoints(folder, keep=1, facts={})
+        checkpoints.prepare(tensors)
+        names = ("pause", "write", "plain write", "read", "plain read")
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        for number in range(config.rounds + 1):
+            position = replace(Position(step=number), best_checkpoint="")
+            path, plain = folder / CHECKPOINTS / position.name, folder / f"{rank()}.pt"
+            local = {name: local_tensors(tensor) for name, tensor in tensors.items()}
+            pause = timed(lambda position=position: checkpoints.save(tensors, position))
+            elapsed = [
+                pause,
+                pause + timed(checkpoints.wait),
+                timed(lambda plain=plain, local=local: _save(plain, local)),
+                timed(lambda path=path: load_tensors(tensors, path, open_checkpoint(path))),
+                timed(lambda plain=plain, local=local: _load(plain, local)),
+            ]
+            for name, value in zip(names, elapsed, strict=True):
+                seconds[name] += [value] if number else []
+        checkpoints.close()
+        size = sum(4 * math.prod(tensor.shape) for tensor in tensors.values())  # all of them are of 32 bits
+        write(_report(config, {name: Times(tuple(values)) for name, values in seconds.items()}, size), config.report)
+
+
+def _save(file: Path, tensors: dict[str, list[torch.Tensor]]) -> None:
+    with open(file, "wb") as target:
+        torch.save(tensors, target)
+        target.flush()
+        os.fsync(target.fileno())
+
+
+def _load(file: Path, tensors: dict[str, list[torch.Tensor]]) -> None:
+    for name, pieces in torch.load(file).items():
+        for live, piece in zip(tensors[name], pieces, strict=True):
+            live.copy_(piece)
+
+
+def _report(config: CheckpointBenchmarkConfig, times: dict[str, Times], size: int) -> Report:
+    pairs = zip(times["pause"].seconds, times["write"].seconds, strict=True)
+    shares = sorted(pause / whole for pause, whole in pairs)
+    figures = {
+        "bytes": size,
+        "pause_share": {"p50": shares[len(shares) // 2], "worst": shares[-1]},
+        "write_gb_per_s": size / 1e9 / times["write"].p50,
+        "read_gb_per_s": size / 1e9 / times["read"].p50,
+        "pause_ratio": times["plain write"].p50 / times["pause"].p50,
+        "seconds": {name: of.seconds for name, of in times.items()},
+    }
+    rows = [[name, f"{of.p50:.3f}", f"{of.p90:.3f}", f"{size / 1e9 / of.p50:.2f}"] for name, of in times.items()]
+    return Report(
+        name="checkpoint",
+        title=f"Checkpoint of {config.tracks:,} tracks x {config.dim} on {ranks()} rank{'s' * (ranks() > 1)}",
+        config=config,
+        figures=figures,
+        samples={
+            "pause": list(ratios(times["pause"], times["plain write"])),
+            "write": list(ratios(times["write"], times["plain write"])),
+            "read": list(ratios(times["read"], times["plain read"])),
+        },
+        header=["part", "s P50", "P90", "GB/s"],
+        rows=rows,
+        notes=[
+            f"The pause is {figures['pause_share']['p50']:.1%} of the write (median; worst {shares[-1]:.1%}), and "
+            f"{figures['pause_ratio']:.1f} times shorter than a blocking torch.save.",
+            "Nothing is trained meanwhile: on a CPU, the writing thread takes its share of the cores from the steps.",
+        ],
+    )

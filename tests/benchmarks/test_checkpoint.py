@@ -1,0 +1,25 @@
+"""The checkpoint benchmark on a small table: every figure there, and from the calls that it says."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.checkpoint import CheckpointBenchmarkConfig, measure
+from benchmarks.report import ReportConfig
+
+
+def test_every_figure_is_there(tmp_path: Path):
+    report = ReportConfig(output=str(tmp_path / "results"), json=str(tmp_path / "report.json"))
+    measure(CheckpointBenchmarkConfig(tracks=2000, dim=16, rounds=2, scratch=str(tmp_path), report=report))
+    figures = json.loads((tmp_path / "report.json").read_text())
+    # The table, a number of state a row, and the encoder thrice.
+    assert figures["bytes"] > 2000 * 17 * 4
+    seconds = figures["seconds"]
+    assert all(len(values) == 2 for values in seconds.values())
+    for pause, whole in zip(seconds["pause"], seconds["write"], strict=True):
+        assert 0 < pause < whole
+    assert figures["pause_share"]["worst"] == pytest.approx(
+        max(pause / whole for pause, whole in zip(seconds["pause"], seconds["write"], strict=True))
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"results", "report.json"}, "its scratch is left behind"
