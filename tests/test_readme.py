@@ -34,7 +34,7 @@ def clone(tmp_path_factory) -> Path:
 
 def run(line: str, clone: Path) -> str:
     words = line.split()
-    if words[0] == "torchx" and "train" in words:
+    if words[0] == "torchx" and "train" in words and QUICK["train"][0] not in words:
         line += " " + " ".join(QUICK["train"])
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment.pop("OMP_NUM_THREADS", None)
@@ -54,13 +54,23 @@ def test_from_a_raw_log_to_embeddings(clone: Path):
 
 
 @pytest.mark.ranks
+def test_a_run_that_starts_from_another(clone: Path):
+    if not (clone / "runs/mine").exists():
+        for line in commands()[1][:3]:
+            run(line, clone)
+    (line,) = commands()[3]
+    assert re.search(r"([\d,]+) of the \1 tracks have rows there", run(line, clone))
+    assert (clone / "runs/next/metrics.json").exists()
+
+
+@pytest.mark.ranks
 def test_a_table_and_a_sweep_of_it(clone: Path):
     (quick,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     (clone / "quick.yaml").write_text(quick)
     if not (clone / "data/mine").exists():
         for line in commands()[1][:2]:
             run(line, clone)
-    for line in commands()[3]:
+    for line in commands()[4]:
         run(line, clone)
     assert "first-order Markov chain" in (clone / "tables/mine/table.md").read_text()
     assert (clone / "sweeps/mine/best.yaml").exists()
@@ -97,7 +107,7 @@ def test_make_train(clone: Path):
 
 
 def test_a_benchmark_of_it(clone: Path):
-    (line,) = commands()[4]
+    (line,) = commands()[5]
     said = run(line, clone)
     assert re.search(r"Ours takes \d+\.\d\d times plain's", said)
     assert list((clone / "benchmarks/mine").glob("*-step-*.json"))

@@ -250,8 +250,8 @@ class Training:
         """`rows` of the table."""
         self._seed = config.train.seed
         self.model = build_model(config, store.tracks, rows)
-        self._loader = train_loader(config, store, held_out)
-        self.steps = self._loader.steps
+        self.loader = train_loader(config, store, held_out)
+        self.steps = self.loader.steps
         """Steps of an epoch."""
         total = self.steps * config.train.epochs
         self._optimizer = make_optimizer(self.model, config.optimizer, config.table, total)
@@ -263,14 +263,17 @@ class Training:
         Dropout follows from (seed, epoch, step, rank) as all else does, so a run that goes on draws what it would have.
         """
         self.model.train()
-        batches = self._loader.epoch(number, first_step)
+        batches = self.loader.epoch(number, first_step)
         if at:
             batches = told(batches, at, f"training epoch {number}, step {{}}", first_step)
         losses = pipelined(self._pipeline, batches)
-        for step in range(first_step, self.steps):
+        for step in itertools.count(first_step):
             draw = np.random.SeedSequence([self._seed, number, step, rank()]).generate_state(1)
             torch.manual_seed(int(draw[0]))
-            yield next(losses)
+            loss = next(losses, None)
+            if loss is None:
+                break
+            yield loss
         self._pipeline.detach()
 
     def tensors(self) -> Tensors:

@@ -32,7 +32,7 @@ TRAIN = ("train", "best")
         ((*TRAIN, "--config", "a.yaml", "--config", "b.yaml"), "--config is given twice"),
         (("prepare",), "--input, --output must be given: see `skipwise prepare --help`"),
         (("prepare", "--input", "a", "--output", "b", "--threads", "x"), "--threads must be a whole number or None"),
-        (("prepare", "--input", "a", "--output", "b", "--memory", "inf"), "--memory must be from 0.25 GiB to 1048576"),
+        (("prepare", "--input", "a", "--output", "b", "--memory", "inf"), "--memory must be at least 0.25 GiB"),
         (("doctor", "--ranks", str(10**9)), f"--ranks is {10**9}: expected 1 to 4096"),
         (("table", "--data", "d", "--output", "o", "--seeds", str(10**12)), f"--seeds {10**12} must be at most 1000"),
         (("synthesize", "--output", "a.csv", "--sessions", "1", "--tracks", str(10**12)), "--tracks must be at most"),

@@ -111,7 +111,7 @@ def test_directories_of_another_kind_or_version_are_refused(run, make_dataset, t
     refused(run("evaluate", "--run", str(run_dir)), "schema_version 99", "train again")
     refused(run("evaluate", "--run", str(run_dir), "--protocol", "best"), "protocol")
     (data / "manifest.json").write_text(json.dumps(manifest))
-    refused(run("train", "--data.path", str(data), *common), "exists and is not empty: choose another --run-dir")
+    refused(run("train", "--data.path", str(data), *common), "run.json has schema_version 99", "train again")
 
 
 def test_train_evaluate_and_show_in_a_row(run, make_dataset, tmp_path: Path):

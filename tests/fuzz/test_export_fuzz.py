@@ -244,7 +244,7 @@ def test_a_disk_that_reads_back_other_bytes(folder: Path, target: Path, piece: s
 @given(share=st.floats(0, 0.9999), bit=st.integers(0, 7))
 def test_a_part_that_reads_back_other_bytes(folder: Path, tmp_path: Path, share: float, bit: int):
     """A refusal, or a part that still holds the table to the last bit."""
-    vocabulary = Vocabulary(SessionStore(str(folder / "data")))
+    vocabulary = Vocabulary.of(SessionStore(str(folder / "data")))
     rows_RD = torch.arange(TRACKS * DIM, dtype=torch.float32).view(TRACKS, DIM)
     file = tmp_path / "part.parquet"
     write_part(file, vocabulary, 0, rows_RD)

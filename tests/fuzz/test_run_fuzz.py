@@ -32,11 +32,13 @@ def folder(tmp_path_factory) -> Path:
 
 
 RECORD = {
-    "schema_version": 1,
+    "schema_version": 2,
     "recipe": "best",
     "ranks": 4,
     "vocabulary_hash": "0" * 64,
     "counts": {"sessions": 9, "plays": 90, "tracks": 30},
+    "rows": 30,
+    "rows_hash": "0" * 64,
     "versions": {"torch": "2"},
 }
 FIGURES = {name: 0.5 for name in ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr")} | {"sessions": 9}
