@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from datapipes.errors import UserError
-from retrieval.vocabulary import Vocabulary
+from retrieval.vocabulary import UNREADABLE, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def check_part(file: Path, vocabulary: Vocabulary, first: int, rows_RD: Tensor) 
             same = same and parquet.metadata.num_rows == len(rows_RD)
             for group, block in enumerate(_blocks(vocabulary, first, rows_RD)):
                 same = same and _equal(parquet.read_row_group(group, use_threads=False), block)
-    except (pa.ArrowException, OSError) as error:
+    except (*UNREADABLE, OSError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{file.name} cannot be read back ({reason}): check the disk, then export again") from error
     if not same:

@@ -12,6 +12,8 @@ from datapipes.manifest import VOCABULARY
 from datapipes.sessions import SessionStore
 
 BLOCK_ROWS = 1 << 16
+UNREADABLE = (pa.ArrowException, ValueError, LookupError, TypeError, ArithmeticError, MemoryError)
+"""What reading a damaged Parquet file raises: Arrow's own, and what Python makes of a name that is no text."""
 
 
 class Vocabulary:
@@ -41,7 +43,7 @@ class Vocabulary:
                     if low < high:
                         yield low, batch["track_id"].slice(low - row, high - low).cast(pa.string())
                     row += len(batch)
-        except (pa.ArrowException, OSError, KeyError) as error:
+        except (*UNREADABLE, OSError) as error:
             raise self._error(f"cannot be read ({' '.join(str(error).split())})") from error
 
     def check(self) -> None:
