@@ -18,7 +18,7 @@ from datapipes.regular import need_regular
 TYPES = {"tracks": pa.int32(), "skips": pa.int8()}
 STRENGTHS = 3
 """The greatest skip strength."""
-DAMAGED = (pa.ArrowException, OSError, ValueError, KeyError, MemoryError)
+DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, ArithmeticError, MemoryError)
 """What Arrow raises for a damaged file."""
 
 

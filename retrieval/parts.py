@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from datapipes.errors import UserError
+from datapipes.row_group import DAMAGED
 from datapipes.vocabulary import Vocabulary
 
 
@@ -41,7 +42,7 @@ def check_part(file: Path, vocabulary: Vocabulary, first: int, rows_RD: Tensor) 
             same = same and parquet.metadata.num_rows == len(rows_RD)
             for group, block in enumerate(_blocks(vocabulary, first, rows_RD)):
                 same = same and _equal(parquet.read_row_group(group, use_threads=False), block)
-    except (pa.ArrowException, OSError) as error:
+    except DAMAGED as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{file.name} cannot be read back ({reason}): check the disk, then export again") from error
     if not same:

@@ -104,7 +104,7 @@ def test_run_records(run: Path, record: tuple[bytes, Any]):
     if found is not None:
         assert found.record["schema_version"] == 1 and isinstance(found.record["vocabulary_hash"], str)
         assert found.record["counts"]["tracks"] >= 0
-        assert record[1] is None or found.record == record[1]
+        assert record[1] is None or json.dumps(found.record) == json.dumps(record[1])
 
 
 @cases(500)
@@ -145,4 +145,5 @@ def test_export_manifests(folder: Path, manifest: tuple[bytes, Any]):
         assert sum(part["rows"] for part in found.parts) == found.rows
         for record in (*found.parts, found.encoder):
             assert (folder / record["file"]).resolve().is_relative_to(folder.resolve())
-        assert manifest[1] is None or asdict(found) == {name: manifest[1][name] for name in asdict(found)}
+        kept = {name: manifest[1][name] for name in asdict(found)} if manifest[1] else asdict(found)
+        assert json.dumps(asdict(found)) == json.dumps(kept)  # as text, for a NaN is not equal to itself
