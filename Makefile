@@ -6,6 +6,7 @@ DEVICE ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 RANKS ?= $(if $(filter gpu,$(DEVICE)),$(shell nvidia-smi -L | wc -l),4)
 TRAIN_ARGS ?= --train.epochs 5
 PIP_ARGS ?=
+TEST_WORKERS ?= 2
 PYTEST_ARGS ?=
 
 # Simply expanded, so that one `make` means one run.
@@ -38,6 +39,7 @@ help:  ## list the targets
 	@echo "  VENV=.venv       the virtual environment, made with BASE_PYTHON=python3.11"
 	@echo "  PIP_ARGS=...     to pip install; on PyPI's Linux wheels, torch without CUDA needs"
 	@echo "                   PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'"
+	@echo "  TEST_WORKERS=2   processes that run tests side by side; many tests start ranks of their own"
 	@echo "  PYTEST_ARGS=...  to pytest"
 
 setup: $(SETUP)  ## install the pinned packages into the virtual environment
@@ -65,7 +67,7 @@ train: $(SETUP)  ## train on the sample, which the first run generates, then exp
 	@echo "The sample is synthetic: these figures show that training works, and say nothing of real listeners."
 
 test: $(DEV)  ## run the tests
-	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(DEV)  ## run ruff
 	@$(PYTHON) -m ruff check .

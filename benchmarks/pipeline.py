@@ -189,9 +189,9 @@ class Watch:
         self.steps, self._loader = steps, loader
         self.waited = 0.0
 
-    def epoch(self, number: int) -> Iterator[SessionBatch]:
+    def epoch(self, number: int, first_step: int = 0) -> Iterator[SessionBatch]:
         """The first batches of an epoch."""
-        batches = islice(self._loader.epoch(number), self.steps)
+        batches = islice(self._loader.epoch(number, first_step), self.steps)
         while True:
             began = time.perf_counter()
             batch = next(batches, None)

@@ -15,7 +15,6 @@ from datapipes.row_group import DAMAGED
 from datapipes.sessions import SessionStore
 
 BLOCK_ROWS = 1 << 16
-"""What reading a damaged Parquet file raises: Arrow's own, and what Python makes of a name that is no text."""
 
 
 class Vocabulary:

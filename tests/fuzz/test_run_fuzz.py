@@ -102,7 +102,7 @@ def test_run_records(run: Path, record: tuple[bytes, Any]):
     write_run(run, record=record[0])
     found = outcome("run.json", lambda: RunDirectory.open(str(run)), "run.json")
     if found is not None:
-        assert found.record["schema_version"] == 1 and isinstance(found.record["vocabulary_hash"], str)
+        assert found.record["schema_version"] == 2 and isinstance(found.record["vocabulary_hash"], str)
         assert found.record["counts"]["tracks"] >= 0
         assert record[1] is None or json.dumps(found.record) == json.dumps(record[1])
 
