@@ -19,9 +19,10 @@ from benchmarks.report import Report, ReportConfig, write
 from benchmarks.small_run import run_config
 from benchmarks.timing import Times, ratios, timed
 from training.build import build_model
-from training.checkpoint import Checkpoints, Position, load_tensors, open_checkpoint
+from training.checkpoint import Checkpoints, load_tensors, open_checkpoint
 from training.distributed import process_group, rank, ranks
 from training.optimizer import make_optimizer
+from training.position import Position
 from training.run import CHECKPOINTS
 from training.state import local_tensors, training_tensors
 

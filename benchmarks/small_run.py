@@ -14,9 +14,10 @@ from datapipes.manifest import SESSIONS, VOCABULARY, Manifest
 from datapipes.sessions import SessionStore
 from training.begin import begin_run
 from training.build import build_model
-from training.checkpoint import Checkpoints, Position
+from training.checkpoint import Checkpoints
 from training.config import RunConfig
 from training.distributed import barrier, rank
+from training.position import Position
 from training.run import RunDirectory
 from training.state import model_tensors
 

@@ -4,13 +4,12 @@
 `RUN/checkpoints/latest` and `best` are files that hold the name of one.
 """
 
-import math
 import os
 import shutil
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch.distributed.checkpoint as dcp
 from torch.distributed._shard.sharded_tensor import ShardedTensor
@@ -18,61 +17,16 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from datapipes.errors import UserError, brief
-from datapipes.manifest_fields import whole
 from datapipes.regular import need_regular
 from training.checkpoint_index import FileRecord, Index, StorageError, check_file, read_index, write_index
 from training.distributed import barrier, broadcast_object, gather_objects, logger, rank, ranks, side_group
+from training.position import PHASES, Position
 from training.run import CHECKPOINTS, write_text
 from training.state import Staging, Tensors, model_tensors
 from training.storage import ShardReader, ShardWriter
 
 INDEX = "checkpoint.json"
 _SCHEMA_VERSION = 1
-_PHASES = ("train", "refit")
-
-
-@dataclass(frozen=True)
-class Position:
-    """How far a run has come: its data cursor, its best epoch and its clock."""
-
-    phase: Literal["train", "refit"] = "train"
-    epoch: int = 1
-    """The epoch under way."""
-    step: int = 0
-    """Its steps that are done; all of them, and it waits for its validation."""
-    best: float = -1.0
-    """Best validation HR@10 so far."""
-    best_epoch: int = 0
-    best_checkpoint: str = ""
-    """The checkpoint at that epoch's end."""
-    steps: int = 0
-    """Steps trained, over all epochs and phases."""
-    seconds: float = 0.0
-    """Time those steps took."""
-    results: dict[str, Any] = field(default_factory=dict)
-    """Metrics measured before the phase began."""
-
-    @classmethod
-    def of(cls, index: Index, file: Path) -> "Position":
-        """A checkpoint's; raises `StorageError` for what is none."""
-        values = index.get("position")
-        if isinstance(values, dict) and values.keys() == {field.name for field in fields(cls)}:
-            counts = [values[name] for name in ("epoch", "step", "best_epoch", "steps")]
-            real = [values[name] for name in ("best", "seconds")]
-            if (
-                values["phase"] in _PHASES
-                and all(map(whole, counts))
-                and all(isinstance(number, int | float) and math.isfinite(number) for number in real)
-                and isinstance(values["best_checkpoint"], str)
-                and isinstance(values["results"], dict)
-            ):
-                return cls(**values)
-        raise StorageError(f"{file} describes a position that no run has")
-
-    @property
-    def name(self) -> str:
-        """The name of its checkpoint."""
-        return f"{self.phase}-{self.epoch:05}-{self.step:08}"
 
 
 class Checkpoints:
@@ -272,8 +226,8 @@ def _names(folder: Path) -> list[str]:
     names = []
     for path in folder.glob("*/"):
         phase, *numbers = path.name.split("-")
-        if phase in _PHASES and len(numbers) == 2 and all(number.isdecimal() for number in numbers):
-            names.append((_PHASES.index(phase), *map(int, numbers), path.name))
+        if phase in PHASES and len(numbers) == 2 and all(number.isdecimal() for number in numbers):
+            names.append((PHASES.index(phase), *map(int, numbers), path.name))
     return [name for *_, name in sorted(names, reverse=True)]
 
 

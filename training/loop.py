@@ -17,7 +17,7 @@ from datapipes.sessions import SessionStore
 from models.task import StepLosses
 from training.begin import begin_run
 from training.build import build_model, check, train_loader
-from training.checkpoint import Checkpoints, Position, find_newest, load_best, load_tensors
+from training.checkpoint import Checkpoints, find_newest, load_best, load_tensors
 from training.checkpoint_index import Index
 from training.config import RunConfig
 from training.control import Action, Control, Stopped
@@ -25,6 +25,7 @@ from training.distributed import device, logger, rank
 from training.evaluate import PROTOCOLS, Evaluator
 from training.health import Health
 from training.optimizer import make_optimizer
+from training.position import Position
 from training.progress import Progress
 from training.report import hit_rate_table
 from training.resources import check_machines

@@ -10,8 +10,8 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from models.task import StepLosses
-from training.checkpoint import Position
 from training.distributed import logger, rank
+from training.position import Position
 from training.run import RunDirectory, write_text
 
 

@@ -14,9 +14,10 @@ from tests.conftest import random_sessions, write_dataset
 from tests.ranks import run_on_ranks
 from training.begin import begin_run
 from training.build import build_model, table_weight
-from training.checkpoint import Checkpoints, Position, load_best
+from training.checkpoint import Checkpoints, load_best
 from training.config import RunConfig
 from training.loop import train
+from training.position import Position
 from training.run import RunDirectory
 from training.state import model_tensors
 

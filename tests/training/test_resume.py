@@ -15,12 +15,13 @@ from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
 from training import checkpoint, control
 from training.begin import begin_run
-from training.checkpoint import Position, best_checkpoint, find_newest
+from training.checkpoint import best_checkpoint, find_newest
 from training.checkpoint_index import read_index
 from training.config import RunConfig
 from training.control import Action, Control, Stopped
 from training.distributed import process_group
 from training.loop import Job, train
+from training.position import Position
 from training.run import CHECKPOINTS
 from training.storage import read_rows
 from training.watch import HangWatch
