@@ -50,7 +50,7 @@ def test_plain_ranks_read_every_session_once(make_dataset: Callable[..., Path]):
 
 
 class SlowLoader:
-    def epoch(self, number: int) -> Iterator[int]:
+    def epoch(self, number: int, first_step: int = 0) -> Iterator[int]:
         for step in range(10):
             time.sleep(0.02)
             yield step

@@ -218,10 +218,15 @@ def test_the_command_exits_with_2_and_one_line(tmp_path):
 
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path):
-    rows = (f"s{play // 10},{play % 10},t{play % 977},0,0,0,1,7,1" for play in range(600_000))
+    rows = (f"s{play // 10},{play % 10},t{play % 977},0,0,0,1,7,1" for play in range(1_500_000))
     log = write(tmp_path / "log.csv", [HEAD, *rows])
     command = [sys.executable, "-m", "components", "prepare", "--input", str(log), "--output", str(tmp_path / "data")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    process = subprocess.Popen(
+        ["nice", "-n", "19", *command, "--threads", "1"],  # so that it is still at work when the signal is sent
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
     assert process.stderr.readline().startswith("reading")
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
