@@ -1,7 +1,6 @@
 """What the fuzz tests of this folder share: how many cases, what counts as refused, and values of every kind."""
 
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,26 +8,19 @@ from dataclasses import fields, is_dataclass
 from functools import reduce
 from typing import Any, get_args, get_type_hints
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from datapipes.errors import UserError
+from tests.fuzz import tally
 
-SCALE = float(os.environ.get("SKIPWISE_FUZZ_CASES", "1"))
 TRIED: Counter = Counter()
 REFUSED: Counter = Counter()
 
 
 def cases(number: int, **options: Any) -> Callable:
-    """Settings for `number` cases, the same ones in every run, times SKIPWISE_FUZZ_CASES."""
-    return settings(
-        max_examples=max(1, int(number * SCALE)),
-        deadline=options.pop("deadline", 5000),  # ms: what hangs fails
-        derandomize=SCALE == 1,
-        database=None,
-        **options,
-        suppress_health_check=list(HealthCheck),
-    )
+    """`tally.cases`, where what hangs fails by hypothesis' own clock."""
+    return settings(tally.cases(number), deadline=options.pop("deadline", 5000), **options)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Resuming equals not stopping: to the last bit on the same ranks, to 1e-6 on others; what cannot go on is refused."""
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -309,3 +311,31 @@ def test_what_is_not_this_run_is_refused(data: Path, make_dataset, tmp_path: Pat
         train(config, "best")
         assert (tmp_path / "run" / "metrics.json").read_bytes() == metrics, "a finished run is left as it is"
         assert "holds a finished run with --optimizer.learning-rate" in refusal_of(other)
+
+
+@pytest.mark.parametrize("times", [1, 5, 12])
+def test_a_full_disk_ends_in_a_sentence_and_leaves_the_last_whole_one(
+    times: int, data: Path, tmp_path: Path, monkeypatch
+):
+    """Three calls wait for the disk in each checkpoint: its file, its index, its folder."""
+    config = config_of(data, tmp_path / "whole", epochs=2)
+    full = replace(config, run_dir=str(tmp_path / "full"), checkpoint=replace(config.checkpoint, every=1))
+    left, fsync = [times], os.fsync
+
+    def fsync_until_full(descriptor: int) -> None:
+        left[0] -= 1
+        if left[0] <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    with process_group():
+        train(config, "best")
+        monkeypatch.setattr(os, "fsync", fsync_until_full)
+        assert "cannot take a checkpoint (No space left on device): mend that" in refusal_of(full)
+        monkeypatch.undo()
+        newest = find_newest(tmp_path / "full")
+        assert (newest is None) == (times < 4)
+        train(full, "best")
+    stories = [story_of(tmp_path / name) for name in ("whole", "full")]
+    assert stories[0][:2] == stories[1][:2]
+    assert not list((tmp_path / "full" / CHECKPOINTS).glob(".*")), "something half-written is left"
