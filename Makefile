@@ -67,7 +67,7 @@ train: $(SETUP)  ## train on the sample, which the first run generates, then exp
 	@echo "The sample is synthetic: these figures show that training works, and say nothing of real listeners."
 
 test: $(DEV)  ## run the tests
-	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(DEV)  ## run ruff
 	@$(PYTHON) -m ruff check .
