@@ -1,7 +1,7 @@
 """`manifest.json` of an export: what it holds, how to call its encoder, and where it came from."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePath
 from typing import Any, get_origin
 
@@ -10,7 +10,7 @@ from datapipes.manifest import MANIFEST
 from datapipes.values import fault
 from training.run import read_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,16 @@ class ExportManifest:
     """Width of an embedding and of a query."""
     dtype: str
     """Type of the numbers of an embedding."""
+    format: str
+    """Of the parts: parquet, npy or faiss."""
     vocabulary_hash: str
     """The dataset's: SHA-256, in hex, over the track ids in row order, each followed by a newline."""
     parts: list[dict[str, Any]]
     """In row order: `file`, `first_row`, `rows`, `bytes` and `sha256`."""
+    tracks: list[dict[str, Any]]
+    """Like `parts`: files of ids, where the parts have none."""
+    queries: dict[str, Any]
+    """The file of the model's queries of the sessions compared, `rows` of them, by which an index is tuned."""
     encoder: dict[str, Any]
     """The program's `file`, `bytes` and `sha256`, and what its inputs and its output mean."""
     compared: dict[str, Any]
@@ -39,6 +45,12 @@ class ExportManifest:
     """The run's own record: ranks, counts of the data, versions."""
     versions: dict[str, str]
     """The tools that wrote the export."""
+    onnx: dict[str, Any] = field(default_factory=dict)
+    """The encoder once more as ONNX: `file`, `bytes`, `sha256` and `opset`; empty where not asked for."""
+    index: dict[str, Any] = field(default_factory=dict)
+    """The index that `index` chose: `file`, `bytes`, `sha256`, settings and what was measured; empty before."""
+    since: dict[str, Any] = field(default_factory=dict)
+    """What the rows exported are changes from; empty for a whole table."""
     schema_version: int = SCHEMA_VERSION
     """The version of this layout; a reader refuses any other."""
 
@@ -57,7 +69,7 @@ class ExportManifest:
             raise UserError(
                 f"{path} has schema_version {shown(version)}, this version reads {SCHEMA_VERSION}: export again"
             )
-        names = {field.name for field in fields(cls)}
+        names = {one.name for one in fields(cls)}
         if missing := sorted(names - content.keys()):
             raise UserError(f"{path} has no field '{missing[0]}', so it is no export's: expected what export wrote")
         manifest = cls(**{name: content[name] for name in names})
@@ -67,10 +79,10 @@ class ExportManifest:
 
     def _trouble(self) -> str:
         """Where the fields contradict one another or their types; empty where they do not."""
-        for field in fields(self):
-            kind = get_origin(field.type) or field.type
-            if type(getattr(self, field.name)) is not kind:
-                return f"has {shown(getattr(self, field.name))} as '{field.name}'"
+        for one in fields(self):
+            kind = get_origin(one.type) or one.type
+            if type(getattr(self, one.name)) is not kind:
+                return f"has {shown(getattr(self, one.name))} as '{one.name}'"
         row = 0
         for number, part in enumerate(self.parts):
             if not isinstance(part, dict) or not _is_file(part):

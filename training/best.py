@@ -73,7 +73,7 @@ class Best:
         scores_QW = self._scores_QK.new_full(rows_QW.shape, float("-inf"))
         rows_QW[query_P, place_P] = row_P[order_P]
         scores_QW[query_P, place_P] = score_P[order_P]
-        self._rows_QK, self._scores_QK = _best_of(
+        self._rows_QK, self._scores_QK = best_of(
             torch.cat([self._rows_QK, rows_QW], dim=1), torch.cat([self._scores_QK, scores_QW], dim=1), self._k
         )
         self._floor_Q = self._scores_QK[:, -1]
@@ -88,10 +88,10 @@ def merge_best(rows_QK: Tensor, scores_QK: Tensor) -> tuple[Tensor, Tensor]:
         pieces = [torch.empty_like(values_QK) for _ in range(ranks())]
         dist.all_gather(pieces, values_QK.contiguous())
         gathered.append(torch.cat(pieces, dim=1))  # in rank order, which is row order
-    return _best_of(*gathered, rows_QK.shape[1])
+    return best_of(*gathered, rows_QK.shape[1])
 
 
-def _best_of(rows_QW: Tensor, scores_QW: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The first K by descending score; of equals, those that stand further left."""
+def best_of(rows_QW: Tensor, scores_QW: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The first K (rows [Q, K], scores [Q, K]) by descending score; of equals, those that stand further left."""
     scores_QW, order_QW = scores_QW.sort(dim=1, descending=True, stable=True)
     return rows_QW.gather(1, order_QW[:, :k]), scores_QW[:, :k].contiguous()

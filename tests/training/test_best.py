@@ -11,7 +11,7 @@ from torch import Tensor
 from models.table import row_block
 from tests.ranks import run_on_ranks
 from training import full
-from training.best import Best, _best_of, merge_best
+from training.best import Best, best_of, merge_best
 from training.distributed import rank, ranks
 from training.full import full_counts, full_ranking, full_target_scores, full_topk
 
@@ -55,7 +55,7 @@ def test_equal_to_brute_force(seed: int, tracks: int, k: int, shards: int, value
             counts, *both = full_ranking(queries, target_scores, k, excluded, *piece)
             assert torch.equal(counts, full_counts(queries, target_scores, excluded, *piece))
             assert torch.equal(both[0], rows) and torch.equal(both[1], scores)
-    merged = _best_of(*(torch.cat(values, dim=1) for values in zip(*best, strict=True)), k)
+    merged = best_of(*(torch.cat(values, dim=1) for values in zip(*best, strict=True)), k)
     assert (merged[0].tolist(), merged[1].tolist()) == expected
 
 

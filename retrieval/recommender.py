@@ -1,0 +1,113 @@
+"""From sessions of rows to ranked rows: encode, steer where asked, search, and leave out what was heard.
+
+Shape legend: B sessions, T tracks, D width, K best, X rows to leave out.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retrieval.opened import OpenExport
+from retrieval.search import Search
+
+Exclude = Literal["both", "heard", "skipped", "none"]
+"""Which tracks of the session are never recommended: all, those it kept, those it skipped, or none."""
+
+
+@dataclass(frozen=True)
+class Listened:
+    """Sessions as far as they went, padded on the right, oldest play first."""
+
+    rows_BT: np.ndarray
+    """int64: track rows; -1 is padding."""
+    skipped_BT: np.ndarray
+    """bool: whether the play was skipped; False at padding."""
+
+    @classmethod
+    def of(cls, sessions: list[list[tuple[int, bool]]]) -> "Listened":
+        """Of (row, skipped) pairs."""
+        width = max(map(len, sessions), default=0)
+        rows_BT = np.full((len(sessions), width), -1, dtype=np.int64)
+        skipped_BT = np.zeros((len(sessions), width), dtype=bool)
+        for number, session in enumerate(sessions):
+            for place, (row, skipped) in enumerate(session):
+                rows_BT[number, place], skipped_BT[number, place] = row, skipped
+        return cls(rows_BT, skipped_BT)
+
+
+class Recommender:
+    """Recommends from one export through one search. Safe to be called from several threads."""
+
+    def __init__(self, opened: OpenExport, search: Search):
+        self._opened, self._search = opened, search
+        data = opened.manifest.config["data"]
+        self._filters = data.get("skipped_tracks") == "filter"
+        self._most = opened.manifest.encoder["max_tracks"]
+
+    @torch.no_grad()
+    def recommend(
+        self, listened: Listened, k: int, exclude: Exclude = "both", steer: float = 0.0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows int64 [B, K], best first, and their scores float32 [B, K]; row -1 where the catalogue has no more."""
+        queries_BD = self.queries(listened)
+        if steer:
+            queries_BD = steered(queries_BD, self._skipped_directions(listened), steer)
+        rows_BK, scores_BK = self._search.search(queries_BD, k, torch.from_numpy(excluded(listened, exclude)))
+        return rows_BK.numpy(), scores_BK.numpy()
+
+    @torch.no_grad()
+    def queries(self, listened: Listened) -> Tensor:
+        """float32 [B, D]: what the model asks for next. As in training, the last tracks of a session count, and where
+        the run was trained on sessions without their skipped tracks, those are left out."""
+        shown_BT = listened.rows_BT >= 0
+        if self._filters:
+            shown_BT = shown_BT & ~listened.skipped_BT
+        rows_BT = _last(listened.rows_BT, shown_BT, self._most)
+        lengths_B = (rows_BT >= 0).sum(axis=1)
+        items_BTD = self._opened.vectors.take(np.maximum(rows_BT, 0).ravel()).reshape(*rows_BT.shape, -1)
+        items_BTD[rows_BT < 0] = 0
+        return self._opened.program(torch.from_numpy(items_BTD), torch.from_numpy(lengths_B))
+
+    def _skipped_directions(self, listened: Listened) -> Tensor:
+        """float32 [B, D]: the mean of the unit vectors of each session's skipped tracks, zero where there is none."""
+        means_BD = np.zeros((len(listened.rows_BT), self._opened.manifest.dim), dtype=np.float32)
+        session_P, place_P = listened.skipped_BT.nonzero()
+        if len(session_P):
+            vectors_PD = torch.from_numpy(self._opened.vectors.take(listened.rows_BT[session_P, place_P]))
+            np.add.at(means_BD, session_P, torch.nn.functional.normalize(vectors_PD, dim=1).numpy())
+        counts_B = np.maximum(listened.skipped_BT.sum(axis=1), 1).astype(np.float32)
+        return torch.from_numpy(means_BD / counts_B[:, None])
+
+
+def steered(queries_BD: Tensor, directions_BD: Tensor, strength: float) -> Tensor:
+    """The queries moved away from `directions_BD` by `strength` times their own length.
+
+    A track's score falls by strength * |query| * |track| * its mean cosine with the skipped tracks: it stays one inner
+    product, so that any index serves it. Not part of the paper, whose skips shape the embeddings in training alone.
+    """
+    return queries_BD - strength * queries_BD.norm(dim=1, keepdim=True) * directions_BD
+
+
+def excluded(listened: Listened, exclude: Exclude) -> np.ndarray:
+    """int64 [B, X]: the rows that `exclude` leaves out of each session's answer; -1 for none."""
+    chosen_BT = {
+        "both": listened.rows_BT >= 0,
+        "heard": ~listened.skipped_BT,
+        "skipped": listened.skipped_BT,
+        "none": np.zeros_like(listened.skipped_BT),
+    }[exclude]
+    return np.where(chosen_BT, listened.rows_BT, -1)
+
+
+def _last(rows_BT: np.ndarray, shown_BT: np.ndarray, most: int) -> np.ndarray:
+    """The last `most` shown rows of each session, in order, padded by -1 on the right to at least one place."""
+    counts_B = shown_BT.sum(axis=1)
+    lengths_B = np.minimum(counts_B, most)
+    nth_BT = shown_BT.cumsum(axis=1) - 1 - (counts_B - lengths_B)[:, None]
+    last_BT = np.full((len(rows_BT), max(1, int(lengths_B.max(initial=0)))), -1, dtype=np.int64)
+    session_P, place_P = (shown_BT & (nth_BT >= 0)).nonzero()
+    last_BT[session_P, nth_BT[session_P, place_P]] = rows_BT[session_P, place_P]
+    return last_BT

@@ -1,0 +1,64 @@
+"""The embeddings of an open export, as they lie in memory or on the disk: float32 where they are used, block by block.
+
+Shape legend: R rows, D width, N rows asked for, B rows of a block.
+"""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+BLOCK_ROWS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows from `first` on: float32 or float16 [R, D]; for int8, `fused` is uint8 [R, D + 8], FBGEMM's rows."""
+
+    first: int
+    values: np.ndarray
+    fused: bool = False
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.values.shape[1] - 8 * self.fused
+
+    def decoded(self, chosen: np.ndarray | slice) -> np.ndarray:
+        """float32 [N, D]: of a fused row, code * scale + bias, both float32 behind the codes."""
+        values = self.values[chosen]
+        if self.fused:
+            scale_bias = np.ascontiguousarray(values[:, -8:]).view("<f4")
+            return values[:, :-8].astype(np.float32) * scale_bias[:, :1] + scale_bias[:, 1:]
+        return values.astype(np.float32, copy=False)
+
+
+class Vectors:
+    """A table in pieces, which need not be in memory."""
+
+    def __init__(self, pieces: list[Piece]):
+        """`pieces`: in row order, without gaps."""
+        self._pieces = pieces
+        self._firsts = np.array([piece.first for piece in pieces])
+
+    def take(self, rows_N: np.ndarray) -> np.ndarray:
+        """float32 [N, D] of int64 rows in any order."""
+        holders_N = np.searchsorted(self._firsts, rows_N, side="right") - 1
+        taken_ND = None
+        for number in np.unique(holders_N):
+            chosen_N = holders_N == number
+            values = self._pieces[number].decoded(rows_N[chosen_N] - self._pieces[number].first)
+            if taken_ND is None:
+                taken_ND = np.empty((len(rows_N), values.shape[1]), dtype=np.float32)
+            taken_ND[chosen_N] = values
+        return taken_ND
+
+    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, torch.Tensor]]:
+        """(first row, float32 [B, D] of at most `rows`), in row order. Blocks of float32 are views: do not write."""
+        for piece in self._pieces:
+            for start in range(0, len(piece.values), rows):
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+                    yield piece.first + start, torch.from_numpy(piece.decoded(slice(start, start + rows)))
