@@ -1,11 +1,13 @@
 """The page's pictures: curves, groups with intervals, where skipped tracks rank, a map of the table."""
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
+from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.ticker import NullFormatter
 
 from training.records import Ranks
-from training.run_report.breakdowns import Series
+from training.run_report.breakdowns import OTHERS, Series
 from training.run_report.curves import Curve, thinned
 from training.run_report.drawing import COLOURS, LINES, MARKERS, picture
 from training.run_report.runs import ReportedRun
@@ -13,6 +15,7 @@ from training.run_report.sample import Sample, main_directions
 from training.study.comparison import is_skipped, percentile_rank
 
 _LONGEST_NAME = 22
+_PLAYS = ListedColormap(colormaps["viridis_r"](np.linspace(0.15, 1, 256)))  # its yellow is too pale on white
 
 
 def losses(runs: list[ReportedRun]) -> str:
@@ -71,7 +74,7 @@ def rates(runs: list[ReportedRun]) -> str:
 
 def groups(series: list[Series]) -> str:
     """HR@10 of each group with its interval, the groups from top to bottom."""
-    names = list(dict.fromkeys(name for one in series for name in one.points))
+    names = sorted({name for one in series for name in one.points}, key=lambda name: (name == OTHERS, name))
 
     def draw(axis: Axes) -> None:
         for number, one in enumerate(series):
@@ -92,11 +95,11 @@ def groups(series: list[Series]) -> str:
 
 
 def tick(name: str, series: list[Series]) -> str:
-    """A group's name, without leading zeros, and its sessions where all series have as many."""
+    """A group's name, without leading zeros, and its sessions where all series are of the same ones."""
     words = "-".join(part.lstrip("0") or "0" if part.isdecimal() else part for part in name.split("-"))
     words = words if len(words) <= _LONGEST_NAME else words[: _LONGEST_NAME - 1] + "…"
     sizes = {one.points[name][3] for one in series if name in one.points}
-    return f"{words}  ({sizes.pop():,})" if len(sizes) == 1 else words
+    return f"{words}  ({sizes.pop():,})" if len(sizes) == 1 and not any(one.place for one in series) else words
 
 
 def skips(measured: list[tuple[str, int, Ranks]]) -> str:
@@ -114,7 +117,7 @@ def skips(measured: list[tuple[str, int, Ranks]]) -> str:
                     axis.plot(shares, reached, line, color=COLOURS[run], label=f"{prefix}{name} ({len(values):,})")
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axis.set_ylim(0, 1.02)
+        axis.set_ylim(top=1.01)
         axis.set_xlabel("among the first x % of the candidates")
         axis.set_ylabel("share of the targets")
         _legend(axis)
@@ -135,8 +138,10 @@ def table_map(sample: Sample, plays_N: np.ndarray | None) -> tuple[str, float]:
             order = np.argsort(plays_M, kind="stable")  # the most played on top
             scale = LogNorm(1, max(int(plays_M.max()), 2))
             shown = np.maximum(plays_M[order], 1)
-            points = axis.scatter(*places_M2[order].T, c=shown, cmap="viridis_r", norm=scale, **style)
-            axis.figure.colorbar(points, ax=axis, label="training plays (0 counts as 1)")
+            points = axis.scatter(*places_M2[order].T, c=shown, cmap=_PLAYS, norm=scale, **style)
+            bar = axis.figure.colorbar(points, ax=axis, label="training plays (0 counts as 1)", pad=0.02)
+            bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+            bar.ax.yaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel("first direction")
         axis.set_ylabel("second direction")
 

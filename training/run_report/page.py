@@ -13,11 +13,12 @@ h2 { border-top: 1px solid var(--line); padding-top: 1rem; } h3 { font-size: 1re
 p, ul { margin: .4rem 0; max-width: 50rem; } .missing { color: var(--soft); font-style: italic; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; margin: .5rem 0; font-size: .875rem; }
 caption { text-align: left; color: var(--soft); }
-th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
+th, td { padding: .2rem .45rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
   overflow-wrap: normal; font-variant-numeric: tabular-nums; }
 th:first-child, td:first-child, table.words th, table.words td { text-align: left; }
-td small { display: block; color: var(--soft); white-space: nowrap; }
-table.words td { overflow-wrap: anywhere; } tr.marked td { background: var(--mark); font-weight: 600; }
+td small { display: block; color: var(--soft); white-space: nowrap; font-size: .75rem; }
+table.words td:not(:first-child) { overflow-wrap: anywhere; }
+tr.marked td { background: var(--mark); font-weight: 600; }
 .pictures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
 figure { margin: .5rem 0; flex: 1 1 20rem; max-width: 32rem; break-inside: avoid; }
 figure img { width: 100%; height: auto; } figcaption { font-size: .875rem; color: var(--soft); }

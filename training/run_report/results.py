@@ -24,7 +24,7 @@ def hit_rates(runs: list[ReportedRun]) -> str:
         for split in reversed(SPLITS):
             for run in runs:
                 if ranks := run.ranks.get((protocol, split)):
-                    rows.append([f"{protocol} {split}", run.label, *_cells(ranks), f"{len(ranks.session):,}"])
+                    rows.append([f"{protocol}\n{split}", run.label, *_cells(ranks), f"{len(ranks.session):,}"])
     heads = ["measured", "run", *map(str.upper, METRICS), "skip HR@10", "skip pct", "sessions"]
     parts = [
         page.table(heads, rows, "Mean over sessions, and its 95 % interval (bootstrap over sessions).") if rows else "",
@@ -45,7 +45,7 @@ def breakdowns(runs: list[ReportedRun]) -> str:
     """HR@10 by session length, position, context type and popularity, under both protocols."""
     parts = []
     for name, explained, series_of in (
-        ("session length", "Test targets. A session's test target is its last track.", _by_length),
+        ("session length", "Test targets, each session's last track; in brackets the number of sessions.", _by_length),
         (
             "position: tracks before the target",
             "In the test it is the session's length less one; the validation target stands one place earlier, and "
@@ -60,13 +60,16 @@ def breakdowns(runs: list[ReportedRun]) -> str:
         ),
     ):
         parts += [page.heading(f"HR@10 by {name}"), page.text(explained)]
-        parts += [page.missing(line) for line in _without(runs, name)]
+        lacking = _without(runs, name)
+        if not any((protocol, "test") in run.ranks for run in runs for protocol in PROTOCOLS):
+            lacking = ["Nothing has been measured."]
+        parts += [page.missing(line) for line in lacking]
         images = []
         for protocol in PROTOCOLS:
             if series := series_of(runs, protocol):
-                caption = f"{protocol}: {_AMONG[protocol]}. Mean and 95 % interval; in brackets the sessions."
+                caption = f"{protocol}: {_AMONG[protocol]}. Mean and 95 % interval."
                 images.append(page.image(charts.groups(series), caption, _spoken(series, f"{protocol}, by {name}")))
-        parts.append(page.pictures(images) if images else page.missing("Nothing has been measured."))
+        parts.append(page.pictures(images))
     return "\n".join(parts)
 
 
@@ -121,7 +124,7 @@ def _skip_cells(ranks: Ranks) -> list[str]:
 
 def _mean(values_N: np.ndarray, digits: int = 4) -> str:
     low, high = interval(values_N)
-    return f"{values_N.mean():.{digits}f}\n{low:.{digits}f} to {high:.{digits}f}"
+    return f"{values_N.mean():.{digits}f}\n{low:.{min(digits, 3)}f} to {high:.{min(digits, 3)}f}"
 
 
 def _unmeasured(runs: list[ReportedRun]) -> list[str]:
@@ -144,7 +147,15 @@ def _differences(first: ReportedRun, second: ReportedRun) -> str:
             digits = 2 if name.endswith("pct") else 4
             sides = f"{found.low:+.{digits}f} to {found.high:+.{digits}f}"
             zero = "holds zero" if found.low <= 0 <= found.high else "leaves zero out"
-            rows.append([f"{protocol} test", name.replace("hr@", "HR@"), f"{found.mean:+.{digits}f}", sides, zero])
+            rows.append(
+                [
+                    f"{protocol} test",
+                    name if name.startswith("skip") else name.upper(),
+                    f"{found.mean:+.{digits}f}",
+                    sides,
+                    zero,
+                ]
+            )
     if rows:
         caption = "Paired bootstrap over the same sessions and candidates; of these two runs alone, not of other seeds."
         parts.append(page.table(["measured", "figure", "B less A", "95 % interval", ""], rows, caption))
