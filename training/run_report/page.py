@@ -23,7 +23,9 @@ tr.marked td { background: var(--mark); font-weight: 600; }
 figure { margin: .5rem 0; flex: 1 1 20rem; max-width: 32rem; break-inside: avoid; }
 figure img { width: 100%; height: auto; } figcaption { font-size: .875rem; color: var(--soft); }
 nav a { margin-right: 1rem; }
-@media print { body { max-width: none; padding: 0; font-size: 11pt; } .wide { overflow: visible; }
+@media print { body { max-width: none; padding: 0; font-size: 11pt; } table { font-size: 7.5pt; }
+  th, td { padding: .1rem .2rem; } td small { font-size: 6pt; } figure { flex-basis: 45%; max-width: 48%; }
+  .wide { overflow: visible; }
   nav { display: none; } tr, h2, h3 { break-inside: avoid; } h2, h3 { break-after: avoid; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """

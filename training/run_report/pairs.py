@@ -35,6 +35,6 @@ def differences(first: Ranks, second: Ranks) -> dict[str, Difference]:
     found = {name: paired(value(second), value(first)) for name, value in METRICS.items()}
     skipped_N = is_skipped(first)
     if skipped_N.any():
-        for name, value in (("skip HR@10", METRICS["hr@10"]), ("skip pct", percentile_rank)):
+        for name, value in (("skip hr@10", METRICS["hr@10"]), ("skip pct", percentile_rank)):
             found[name] = paired(value(second)[skipped_N], value(first)[skipped_N])
     return found

@@ -12,8 +12,9 @@ from training.run_report.pairs import differences, unlike
 from training.run_report.runs import ReportedRun
 from training.study.comparison import METRICS, is_skipped, percentile_rank
 from training.study.groupings import CONTEXT, by_number, groupings
-from training.study.statistics import gap, interval
+from training.study.statistics import Difference, gap, interval
 
+_FIGURES = {name: name.upper() for name in METRICS} | {"skip hr@10": "skip HR@10", "skip pct": "skip pct"}
 _AMONG = {"uniform": "among uniformly drawn unseen tracks", "full": "in the whole catalogue, exact"}
 
 
@@ -25,7 +26,7 @@ def hit_rates(runs: list[ReportedRun]) -> str:
             for run in runs:
                 if ranks := run.ranks.get((protocol, split)):
                     rows.append([f"{protocol}\n{split}", run.label, *_cells(ranks), f"{len(ranks.session):,}"])
-    heads = ["measured", "run", *map(str.upper, METRICS), "skip HR@10", "skip pct", "sessions"]
+    heads = ["measured", "run", *_FIGURES.values(), "sessions"]
     parts = [
         page.table(heads, rows, "Mean over sessions, and its 95 % interval (bootstrap over sessions).") if rows else "",
         page.text(
@@ -143,23 +144,23 @@ def _differences(first: ReportedRun, second: ReportedRun) -> str:
         if reason := unlike(first, second, protocol):
             parts.append(page.missing(f"{protocol}: no difference can be told, for {reason}."))
             continue
-        for name, found in differences(first.ranks[protocol, "test"], second.ranks[protocol, "test"]).items():
-            digits = 2 if name.endswith("pct") else 4
-            sides = f"{found.low:+.{digits}f} to {found.high:+.{digits}f}"
-            zero = "holds zero" if found.low <= 0 <= found.high else "leaves zero out"
-            rows.append(
-                [
-                    f"{protocol} test",
-                    name if name.startswith("skip") else name.upper(),
-                    f"{found.mean:+.{digits}f}",
-                    sides,
-                    zero,
-                ]
-            )
+        found = differences(first.ranks[protocol, "test"], second.ranks[protocol, "test"])
+        rows.append([f"{protocol}\ntest", *(_difference(found.get(name), name) for name in _FIGURES)])
     if rows:
-        caption = "Paired bootstrap over the same sessions and candidates; of these two runs alone, not of other seeds."
-        parts.append(page.table(["measured", "figure", "B less A", "95 % interval", ""], rows, caption))
+        caption = (
+            "Mean difference and its 95 % interval, paired bootstrap over the same sessions and candidates; * where it "
+            "leaves zero out. It speaks of these two runs alone, not of other seeds."
+        )
+        parts.append(page.table(["measured", *_FIGURES.values()], rows, caption))
     return "\n".join(parts)
+
+
+def _difference(found: Difference | None, name: str) -> str:
+    if found is None:
+        return "none"
+    digits = 2 if name == "skip pct" else 4
+    mark = "" if found.low <= 0 <= found.high else " *"
+    return f"{found.mean:+.{digits}f}{mark}\n{found.low:+.{digits}f} to {found.high:+.{digits}f}"
 
 
 def _by_length(runs: list[ReportedRun], protocol: str) -> list[Series]:

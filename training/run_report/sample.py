@@ -54,7 +54,10 @@ def read_sample(run: RunDirectory) -> Sample | None:
             blocks.append(read_rows(path, index, _WEIGHT, low, high).float().numpy()[inside - low])
         except StorageError as error:
             raise UserError(f"{error}: expected a whole checkpoint; train again") from error
-    return Sample(row_M, np.concatenate(blocks))
+    rows_MD = np.concatenate(blocks)
+    if not np.isfinite(rows_MD).all():
+        raise UserError(f"{path}: '{_WEIGHT}' holds numbers that are not finite: train again")
+    return Sample(row_M, rows_MD)
 
 
 def main_directions(rows_MD: np.ndarray) -> tuple[np.ndarray, float]:

@@ -6,6 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datapipes.errors import UserError, brief
+from datapipes.row_group import DAMAGED
 from datapipes.sessions import SessionStore
 from training.records import Ranks
 from training.study.comparison import Grouping
@@ -55,11 +57,14 @@ def _context(store: SessionStore) -> Callable[[Ranks], np.ndarray]:
 
     def label(ranks: Ranks) -> np.ndarray:
         last = []
-        for part in store.parts:
-            for batch in pq.ParquetFile(part).iter_batches(columns=[CONTEXT]):
-                lists = batch.column(0)
-                last.append(lists.values.take(pa.array(lists.offsets.to_numpy()[1:] - 1)).cast(pa.string()))
-        labels = pa.chunked_array(last).fill_null("unknown").to_numpy()
-        return labels[ranks.session].astype(str)
+        try:
+            for part in store.parts:
+                for batch in pq.ParquetFile(part).iter_batches(columns=[CONTEXT]):
+                    lists = batch.column(0)
+                    last.append(lists.values.take(pa.array(lists.offsets.to_numpy()[1:] - 1)).cast(pa.string()))
+            labels = pa.chunked_array(last).fill_null("unknown").to_numpy()
+            return labels[ranks.session].astype(str)
+        except DAMAGED as error:
+            raise UserError(f"{store.path}: '{CONTEXT}' cannot be read ({brief(error)}): run prepare again") from error
 
     return label
