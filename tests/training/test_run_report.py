@@ -1,4 +1,4 @@
-"""The whole page: the figures of `evaluate`, one file, the same bytes; what is missing is said, what is broken refused."""
+"""The whole page: the figures of `evaluate`, one file, the same bytes; what is missing said, what is broken refused."""
 
 import base64
 import json

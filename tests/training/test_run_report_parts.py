@@ -15,7 +15,7 @@ from components.report import ReportConfig
 from datapipes.errors import UserError
 from training.config import RunConfig
 from training.records import Ranks
-from training.run_report import page
+from training.run_report import charts, page
 from training.run_report.breakdowns import OTHERS, broken_down, together
 from training.run_report.curves import read_curves, thinned
 from training.run_report.drawing import picture
@@ -53,6 +53,17 @@ def test_a_line_that_train_did_not_write_is_refused(line: str, tmp_path: Path):
     file.write_text(f"{line}\n{json.dumps(STEP)}\n")
     with pytest.raises(UserError, match=r"metrics.jsonl, line 1: .* is not a line that train wrote: remove it"):
         read_curves(file)
+
+
+@pytest.mark.parametrize("values", [(float("nan"), float("inf")), (1e308, -1e308), (10**30, 5), (0, 0)])
+def test_losses_that_ran_away_are_gaps(values: tuple[float, float], tmp_path: Path, recwarn):
+    file = tmp_path / "metrics.jsonl"
+    lines = [STEP | {"step": step, "loss": value, "sessions_per_s": value} for step, value in enumerate(values)]
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    run = SimpleNamespace(curves=read_curves(file), label="A")
+    for chart in (charts.losses, charts.rates):
+        assert chart([run]).startswith("data:image/svg")
+    assert not recwarn.list
 
 
 @given(st.integers(1, 2000))

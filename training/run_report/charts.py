@@ -25,7 +25,7 @@ def losses(runs: list[ReportedRun]) -> str:
         for place, run in enumerate(runs):
             for line, name in zip(LINES, ("loss", "nll", "nce"), strict=True):
                 curve = thinned(run.curves.train)
-                if curve[name].any():  # a skip-blind run has no skip loss
+                if name == "loss" or curve[name].any():  # a skip-blind run has no skip loss
                     label = f"{_prefix(runs, run)}{'total' if name == 'loss' else name}"
                     axis.plot(curve["step"], curve[name], line, color=COLOURS[place], label=label)
             _refit(axis, run.curves.refit, "loss", place, f"{_prefix(runs, run)}refit, total")
@@ -104,7 +104,7 @@ def tick(name: str, series: list[Series]) -> str:
 
 def skips(measured: list[tuple[str, int, Ranks]]) -> str:
     """How many of the skipped and of the kept targets come within the first x % of their candidates."""
-    floor = 50 / max(float(np.median(ranks.candidates)) for *_, ranks in measured)
+    floor = 50 / max(1.0, *(float(np.median(ranks.candidates)) for *_, ranks in measured))
     shares = np.geomspace(min(floor, 10), 100, 200)
 
     def draw(axis: Axes) -> None:

@@ -10,6 +10,8 @@ from datapipes.errors import UserError, shown
 from training.text import read_text
 
 _LARGEST = 1 << 28
+_DRAWABLE = 1e30
+"""A chart has no room for what lies beyond, an infinite loss among it: a gap stands there."""
 _WANTED = {
     "train": ("step", "epoch", "loss", "nll", "nce", "sessions_per_s"),
     "refit": ("step", "epoch", "loss", "nll", "nce", "sessions_per_s"),
@@ -66,4 +68,4 @@ def thinned(curve: Curve, points: int = 300) -> Curve:
 def _number(value: object) -> float:
     if type(value) not in (int, float):
         raise TypeError
-    return float(value)
+    return float(value) if abs(value) < _DRAWABLE else float("nan")

@@ -50,7 +50,7 @@ def breakdowns(runs: list[ReportedRun]) -> str:
         (
             "position: tracks before the target",
             "In the test it is the session's length less one; the validation target stands one place earlier, and "
-            "the best epoch was chosen by it.",
+            "the best epoch was chosen by it. A refit has trained on it, and shows the test alone.",
             _by_position,
         ),
         ("context type of the target's play", "As the log has it; test targets.", _by_store("target's context type")),
