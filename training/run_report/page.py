@@ -16,7 +16,7 @@ caption { text-align: left; color: var(--soft); }
 th, td { padding: .2rem .45rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
   overflow-wrap: normal; font-variant-numeric: tabular-nums; }
 th:first-child, td:first-child, table.words th, table.words td { text-align: left; }
-td small { display: block; color: var(--soft); white-space: nowrap; font-size: .75rem; }
+td small { display: block; color: var(--soft); white-space: nowrap; font-size: .7rem; }
 table.words td:not(:first-child) { overflow-wrap: anywhere; }
 tr.marked td { background: var(--mark); font-weight: 600; }
 .pictures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }

@@ -159,8 +159,13 @@ def _difference(found: Difference | None, name: str) -> str:
     if found is None:
         return "none"
     digits = 2 if name == "skip pct" else 4
+    # Without zeros before the point: eight such columns must fit.
+    mean, low, high = (
+        f"{value:+.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:+.{digits}f}"
+        for value in (found.mean, found.low, found.high)
+    )
     mark = "" if found.low <= 0 <= found.high else " *"
-    return f"{found.mean:+.{digits}f}{mark}\n{found.low:+.{digits}f} to {found.high:+.{digits}f}"
+    return f"{mean}{mark}\n{low} to {high}"
 
 
 def _by_length(runs: list[ReportedRun], protocol: str) -> list[Series]:
