@@ -14,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from components.show import ShowConfig, show
+from datapipes.errors import UserError
 from retrieval.manifest import ExportManifest
 from tests.fuzz.cases import NUMBERS, cases, counted, is_sound, outcome
 from training.config import RunConfig
