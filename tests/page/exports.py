@@ -1,7 +1,9 @@
 """Small exports made by hand, whose answers need no training."""
 
 import dataclasses
+import functools
 import hashlib
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from retrieval.manifest import SCHEMA_VERSION, ExportManifest
+from retrieval.manifest import ExportManifest
 from training.checkpoint_index import FileRecord
 
 DIM, LONGEST = 8, 12
@@ -35,10 +37,7 @@ def write_export(folder: Path, ids: list[str], seed: int, alpha: float) -> Path:
     part = pa.table({"track_id": pa.array(ids), "row": numbers, "embedding": embedding})
     pq.write_table(part, folder / "embeddings/part-00000.parquet")
     np.save(folder / "queries.npy", rows_RD[:4])
-    sessions, tracks = torch.export.Dim("sessions", min=1), torch.export.Dim("tracks", min=1, max=LONGEST)
-    shapes = {"items_BTD": {0: sessions, 1: tracks}, "lengths_B": {0: sessions}}
-    example = torch.zeros(3, LONGEST, DIM), torch.full((3,), LONGEST)
-    torch.export.save(torch.export.export(LastAndMean(), example, dynamic_shapes=shapes), folder / "encoder.pt2")
+    (folder / "encoder.pt2").write_bytes(_program())
 
     def record(file: str) -> dict:
         return dataclasses.asdict(FileRecord.of(folder, file))
@@ -58,6 +57,18 @@ def write_export(folder: Path, ids: list[str], seed: int, alpha: float) -> Path:
         config={"data": {"skipped_tracks": "read"}, "loss": {"context": "track", "alpha": alpha}},
         trained={},
         versions={},
-        schema_version=SCHEMA_VERSION,
+        onnx={},
+        index={},
+        since={},
     ).write(folder)
     return folder
+
+
+@functools.cache
+def _program() -> bytes:
+    sessions, tracks = torch.export.Dim("sessions", min=1), torch.export.Dim("tracks", min=1, max=LONGEST)
+    shapes = {"items_BTD": {0: sessions, 1: tracks}, "lengths_B": {0: sessions}}
+    example = torch.zeros(3, LONGEST, DIM), torch.full((3,), LONGEST)
+    whole = io.BytesIO()
+    torch.export.save(torch.export.export(LastAndMean(), example, dynamic_shapes=shapes), whole)
+    return whole.getvalue()
