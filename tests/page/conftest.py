@@ -23,7 +23,7 @@ HOSTILE = """<img src=x onerror="document.title='owned'">&amp;"""
 TRACKS = [HOSTILE, *(f"t_{row:03}" for row in range(160))]
 OTHER_TRACKS = TRACKS[:100]
 
-expect.set_options(timeout=5000)
+expect.set_options(timeout=15_000)
 
 
 def chromium() -> str | None:
@@ -43,11 +43,11 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def exports(tmp_path_factory) -> Path:
-    """`main` was trained on skips; `blind` was not; `other` knows fewer tracks."""
+    """`main` was trained on skips; `blind` was not; `other` knows fewer tracks, and does not read skipped ones."""
     folder = tmp_path_factory.mktemp("page")
     write_export(folder / "main", TRACKS, seed=0, alpha=0.25)
     write_export(folder / "blind", TRACKS, seed=1, alpha=0.0)
-    write_export(folder / "other", OTHER_TRACKS, seed=2, alpha=0.25)
+    write_export(folder / "other", OTHER_TRACKS, seed=2, alpha=0.25, skipped_tracks="filter")
     (folder / "report.html").write_text("<!doctype html><title>Report</title><h1>How it was trained</h1>")
     return folder
 

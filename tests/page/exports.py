@@ -28,7 +28,7 @@ class LastAndMean(nn.Module):
         return last_BD + items_BTD.sum(1) / lengths_B.clamp(min=1)[:, None]
 
 
-def write_export(folder: Path, ids: list[str], seed: int, alpha: float) -> Path:
+def write_export(folder: Path, ids: list[str], seed: int, alpha: float, skipped_tracks: str = "read") -> Path:
     """An export of random embeddings for `ids`, with the manifest of a run whose skip loss weighs `alpha`."""
     (folder / "embeddings").mkdir(parents=True)
     rows_RD = np.random.default_rng(seed).normal(size=(len(ids), DIM)).astype(np.float32)
@@ -54,7 +54,7 @@ def write_export(folder: Path, ids: list[str], seed: int, alpha: float) -> Path:
         encoder=record("encoder.pt2") | {"max_tracks": LONGEST, "max_length": LONGEST},
         compared={},
         recipe="best" if alpha else "best-skip-blind",
-        config={"data": {"skipped_tracks": "read"}, "loss": {"context": "track", "alpha": alpha}},
+        config={"data": {"skipped_tracks": skipped_tracks}, "loss": {"context": "track", "alpha": alpha}},
         trained={},
         versions={},
         onnx={},

@@ -42,7 +42,7 @@ function update(changed) {
 
 function recommend(signal, { plays, exclude, steer }, { name = "main", flags = true } = {}) {
   const session = plays.map(({ track, skipped }) => ({ track, skipped: flags && skipped }));
-  const body = { session, k: DEPTH, exclude, steer: flags ? steer : 0, unknown: "refuse", export: name };
+  const body = { session, k: DEPTH, exclude, steer, unknown: "refuse", export: name };
   return ask("recommend", { body, signal });
 }
 
@@ -93,14 +93,18 @@ function showModels(flagged, compared, asked) {
   if (compared.error) return;
   models.show(flagged.tracks, compared.tracks, {
     ...asked,
-    titles: [modelTitle(exports.main), modelTitle(exports.compare)],
+    titles: modelTitles(exports),
     lead: "From the second model to the first",
     why: () => whyOfModels(exports.main, exports.compare),
   });
 }
 
-function modelTitle({ path, recipe, trained_on_skips: trained }) {
-  return `${path}: ${recipe}, ${trained ? "trained on skips" : "blind to skips"}`;
+const trained = ({ trained_on_skips: skips }) => (skips ? "trained on skips" : "blind to skips");
+
+/** By recipe, or by directory where the recipe is one. */
+function modelTitles({ main, compare }) {
+  const key = main.recipe === compare.recipe ? "path" : "recipe";
+  return [main, compare].map((one) => `${one[key]}, ${trained(one)}`);
 }
 
 async function example() {
@@ -127,8 +131,10 @@ async function showExports() {
     find("#exports").textContent = error.message;
     return;
   }
-  const { rows, dim } = exports.main;
-  find("#exports").textContent = `${modelTitle(exports.main)}; ${rows.toLocaleString("en")} tracks × ${dim}.`;
+  const described = [exports.main, exports.compare].filter(Boolean).map((one) => {
+    return `${one.path}: ${one.recipe}, ${trained(one)}, ${one.rows.toLocaleString("en")} tracks × ${one.dim}`;
+  });
+  find("#exports").textContent = described.join("; beside it ");
   if (exports.compare) refresh(state);
 }
 

@@ -11,7 +11,7 @@ export function setUpComparison(section, open) {
   const columns = find(".columns", section);
   const first = makeTable(["Rank", "Track", "Score", "Change"], open);
   const single = makeTable(["Rank", "Track", "Score"], open);
-  const second = makeTable(["Rank", "Track", "Score", "Goes to"], open);
+  const second = makeTable(["Rank", "Track", "Score", "Change"], open);
 
   /** Fills the section with both lists; `why(changed)` is the sentence under the summary. */
   function show(after, before, { titles, plays, exclude, count, lead, why }) {
@@ -55,8 +55,8 @@ export function setUpComparison(section, open) {
 
   function name({ entered, left }, absent) {
     const lines = [
-      ["Entered", entered.map(({ track, other }) => `${track} (from ${ordinal(other)})`)],
-      ["Left", left.map(({ track, other }) => `${track} (${absent.has(track) ? "left out" : `to ${ordinal(other)}`})`)],
+      ["Entered", entered.map(({ track, other }) => `${track} (from ${placed(other)})`)],
+      ["Left", left.map(({ track, other }) => `${track} (${absent.has(track) ? "left out" : `to ${placed(other)}`})`)],
     ].filter(([, tracks]) => tracks.length);
     const names = find(".names", section);
     names.replaceChildren(
@@ -68,7 +68,8 @@ export function setUpComparison(section, open) {
   return { show, showOne, showNone };
 }
 
-const ordinal = (place) => (place === undefined ? `beyond ${DEPTH}` : `${place}`);
+const placed = (place) => `${place ?? `${DEPTH}+`}`;
+const spoken = (place) => `${place ?? `beyond ${DEPTH}`}`;
 
 function badgesOf(plays) {
   return new Map(plays.map(({ track, skipped }) => [track, skipped ? "skipped" : "heard"]));
@@ -82,7 +83,7 @@ function summary(lead, { equal, rose, fell, entered, left }) {
 /** How a row of the first list came to its rank. */
 function moveTo({ rank, other }, shown) {
   if (!(other <= shown)) {
-    return { kind: "rose", sign: "▲", text: `from ${ordinal(other)}`, spoken: `entered, from ${ordinal(other)}` };
+    return { kind: "rose", sign: "▲", text: `from ${placed(other)}`, spoken: `entered, from ${spoken(other)}` };
   }
   return moved(other - rank);
 }
@@ -91,13 +92,13 @@ function moveTo({ rank, other }, shown) {
 function moveFrom({ track, rank, other }, shown, absent) {
   if (absent.has(track) && other === undefined) return { kind: "fell", sign: "✕", text: "left out", spoken: "left out" };
   if (!(other <= shown)) {
-    return { kind: "fell", sign: "▼", text: `to ${ordinal(other)}`, spoken: `left, to ${ordinal(other)}` };
+    return { kind: "fell", sign: "▼", text: `to ${placed(other)}`, spoken: `left, to ${spoken(other)}` };
   }
   return moved(rank - other, ` to ${other}`);
 }
 
 function moved(places, where = "") {
-  if (!places) return { kind: "same", sign: "=", text: "", spoken: `stays` };
+  if (!places) return { kind: "same", sign: "=", text: "", spoken: "stays" };
   const [kind, sign] = places > 0 ? ["rose", "▲"] : ["fell", "▼"];
   const count = Math.abs(places);
   return { kind, sign, text: `${count}`, spoken: `${kind} ${number(count, "place")}${where}` };

@@ -10,7 +10,7 @@ export function setUpSession(change) {
     list.replaceChildren(...plays.map((play, place) => row(plays, play, place)));
     find("#empty").hidden = plays.length > 0;
     find("#clear").disabled = plays.length === 0;
-    if (focused) refocus(focused, plays);
+    if (focused) refocus(focused);
   };
 
   function row(plays, play, place) {
@@ -26,23 +26,20 @@ export function setUpSession(change) {
       change(next, `${track} is ${skipped ? "no longer" : "now"} marked as skipped.`);
     };
     const remove = () => change(plays.toSpliced(place, 1), `${track} is removed.`);
-    return element(
-      "li",
-      { class: skipped ? "play skipped" : "play" },
-      element("span", { class: "track" }, track),
-      element(
-        "span",
-        { class: "tools" },
-        button("skip", "Skipped", `${track}: skipped`, toggle, { "aria-pressed": String(skipped), class: "toggle" }),
-        button("up", "↑", `Move ${track} up`, moved(-1), { disabled: place === 0 }),
-        button("down", "↓", `Move ${track} down`, moved(1), { disabled: place === plays.length - 1 }),
-        button("remove", "✕", `Remove ${track}`, remove),
-      ),
+    const tools = element(
+      "span",
+      { class: "tools" },
+      button("skip", "Skipped", `${track}: skipped`, toggle, { "aria-pressed": String(skipped), class: "toggle" }),
+      button("up", "↑", `Move ${track} up`, moved(-1), { disabled: place === 0 }),
+      button("down", "↓", `Move ${track} down`, moved(1), { disabled: place === plays.length - 1 }),
+      button("remove", "✕", `Remove ${track}`, remove),
     );
+    const name = element("span", { class: "track" }, track);
+    return element("li", { class: skipped ? "play skipped" : "play" }, element("div", {}, name, tools));
   }
 
   /** To the same button of the same play, or its nearest neighbour where that is gone or can do no more. */
-  function refocus({ key, does, place = 0 }, plays) {
+  function refocus({ key, does }) {
     const own = list.querySelectorAll(`[data-key="${key}"]`);
     const same = [...own].find((button) => button.dataset.does === does && !button.disabled);
     const target = same ?? [...own].find((button) => !button.disabled) ?? list.querySelector('[data-does="remove"]');
