@@ -10,9 +10,9 @@ from starlette.types import ASGIApp
 from retrieval.serve.answers import RecommendQuestion, SimilarQuestion, slot_of
 from retrieval.serve.faults import handle_faults
 from retrieval.serve.guard import guarded
+from retrieval.serve.nearest import By
 from retrieval.serve.schema import (
     MOST,
-    By,
     Export,
     Fault,
     Neighbours,

@@ -25,7 +25,9 @@ CONNECTIONS = 1000
 
 def run(config: ServeConfig) -> None:
     """Serves until SIGTERM or SIGINT; SIGHUP looks for newer exports at once. Nothing listens before all is loaded."""
-    logging.basicConfig(format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)
     torch.set_num_threads(config.threads)
     if config.report and not config.report.is_file():

@@ -14,7 +14,7 @@ REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; f
 
 
 def add_page(app: FastAPI, report: Path | None) -> None:
-    """`/`, `/static` and `/report`. What stands in `report` is read whenever it is asked for."""
+    """`/report`, read anew whenever it is asked for, and the page at `/` with its files beside it."""
 
     @app.get("/report", summary="The run's report, as HTML", response_class=Response)
     async def shown() -> Response:
@@ -24,8 +24,5 @@ def add_page(app: FastAPI, report: Path | None) -> None:
             raise Refusal(404, "the report's file is gone: write it again with report")
         return FileResponse(report, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
 
-    @app.get("/", include_in_schema=False)
-    async def page() -> Response:
-        return FileResponse(PAGE / "index.html", media_type="text/html")
-
-    app.mount("/static", StaticFiles(directory=PAGE))
+    # Last of all, for it answers any address that is none of the service's.
+    app.mount("/", StaticFiles(directory=PAGE, html=True))
