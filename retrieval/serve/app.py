@@ -83,8 +83,7 @@ def _add_questions(app: FastAPI, service: Service) -> None:
 def _add_state(app: FastAPI, service: Service) -> None:
     @app.get("/exports", summary="What is served")
     async def exports() -> Response:
-        about = {name: slot.current.about() for name, slot in service.slots.items()}
-        return JSONResponse({"compare": None} | about)
+        return JSONResponse(service.about())
 
     @app.get("/health", summary="Whether the service answers, and from what")
     async def health() -> Response:

@@ -163,4 +163,4 @@ def _host(scope: Scope) -> str | None:
 
 def _template(scope: Scope) -> str:
     """The path as it is declared, so that there are as many figures as addresses and not as tracks."""
-    return getattr(scope.get("route"), "path", None) or "other"
+    return getattr(scope.get("route"), "path_format", None) or "other"

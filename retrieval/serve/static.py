@@ -1,8 +1,9 @@
 """The page's files and the report, as they are on the disk."""
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
@@ -24,5 +25,13 @@ def add_page(app: FastAPI, report: Path | None) -> None:
             raise Refusal(404, "the report's file is gone: write it again with report")
         return FileResponse(report, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
 
-    # Last of all, for it answers any address that is none of the service's.
-    app.mount("/", StaticFiles(directory=PAGE, html=True))
+    files = StaticFiles(directory=PAGE, check_dir=False)
+    for file in PAGE.glob("*.*"):
+        app.add_route("/" if file.name == "index.html" else f"/{file.name}", _giving(files, file.name))
+
+
+def _giving(files: StaticFiles, name: str) -> Callable[[Request], Awaitable[Response]]:
+    async def give(request: Request) -> Response:
+        return await files.get_response(name, request.scope)
+
+    return give
