@@ -11,8 +11,9 @@ import numpy as np
 from retrieval.recommender import Exclude, Listened
 from retrieval.serve.batching import Answer
 from retrieval.serve.loaded import Loaded
-from retrieval.serve.nearest import By, nearest
+from retrieval.serve.nearest import nearest
 from retrieval.serve.slot import Slot
+from retrieval.similar import Likeness
 
 Slots = dict[str, Slot]
 
@@ -45,7 +46,7 @@ class SimilarQuestion:
 
     track: str
     k: int
-    by: By
+    by: Likeness
     export: str
 
 
@@ -135,7 +136,7 @@ def _similar(slots: Slots, questions: list[SimilarQuestion]) -> list[Answer | Ex
     if len(rows_Q):
         most = max(question.k for question in questions)
         rows_QK, scores_QK = nearest(loaded.opened.vectors, rows_Q, most, first.by)
-        found = zip(rows_QK.numpy(), scores_QK.numpy(), strict=True)
+        found = zip(rows_QK, scores_QK, strict=True)
     export = {"name": first.export} | loaded.identity()
     answers: list[Answer | Exception] = []
     for question, row in zip(questions, rows, strict=True):

@@ -10,7 +10,6 @@ from starlette.types import ASGIApp
 from retrieval.serve.answers import RecommendQuestion, SimilarQuestion, slot_of
 from retrieval.serve.faults import handle_faults
 from retrieval.serve.guard import guarded
-from retrieval.serve.nearest import By
 from retrieval.serve.schema import (
     MOST,
     Export,
@@ -22,6 +21,7 @@ from retrieval.serve.schema import (
 )
 from retrieval.serve.service import Service
 from retrieval.serve.static import add_page
+from retrieval.similar import Likeness
 
 _FAULTS: dict[int | str, dict[str, Any]] = {
     status: {"model": Fault, "description": description}
@@ -66,7 +66,7 @@ def _add_questions(app: FastAPI, service: Service) -> None:
     async def similar(
         track: Annotated[str, Path(min_length=1)],
         k: Annotated[int, Query(ge=1, le=MOST)] = 10,
-        by: By = "cosine",
+        by: Likeness = "cosine",
         export: Export = "main",
     ) -> Response:
         slot_of(service.slots, export)

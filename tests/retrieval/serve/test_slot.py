@@ -22,7 +22,7 @@ from retrieval.serve.metrics import Metrics
 from retrieval.serve.server import run
 from retrieval.serve.service import Service
 from retrieval.serve.slot import Slot
-from tests.retrieval.serve.conftest import Oracle, asking
+from tests.retrieval.serve.conftest import TRACKS, Oracle, asking
 from training.checkpoint_index import FileRecord
 
 
@@ -91,7 +91,8 @@ def test_a_broken_export(export: Path, place: Path, tmp_path: Path, way: str):
 
 
 def test_a_delta(write_export: Callable[..., Path], tmp_path: Path):
-    since = {"run": "runs/before", "rows_hash": "", "table_rows": 300}
+    since = {"run": "runs/before", "rows_hash": "", "changed": TRACKS, "new": 0, "unchanged": 0, "gone": 0}
+    since |= {"table_rows": TRACKS, "gone_tracks": {"file": "gone", "bytes": 0, "sha256": "0" * 64}}
     with pytest.raises(UserError, match="only"):
         Loaded.open(write_export(tmp_path / "delta", since=since), "auto", 1)
 
