@@ -7,12 +7,13 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from retrieval.recommender import Exclude, Listened
 from retrieval.serve.batching import Answer
 from retrieval.serve.loaded import Loaded
+from retrieval.serve.nearest import nearest
 from retrieval.serve.slot import Slot
+from retrieval.similar import Likeness
 
 Slots = dict[str, Slot]
 
@@ -45,7 +46,7 @@ class SimilarQuestion:
 
     track: str
     k: int
-    by: str
+    by: Likeness
     export: str
 
 
@@ -127,18 +128,25 @@ def _known(loaded: Loaded, question: RecommendQuestion) -> tuple[list[tuple[int,
 
 
 def _similar(slots: Slots, questions: list[SimilarQuestion]) -> list[Answer | Exception]:
-    loaded = slots[questions[0].export].current
-    return [_nearest(loaded, question) for question in questions]
-
-
-def _nearest(loaded: Loaded, question: SimilarQuestion) -> Answer | Exception:
-    row = loaded.opened.tracks.row(question.track)
-    if row is None:
-        return Refusal(404, f"the track {_named(question.track)} is not in the export: see /tracks for those that are")
-    query_1D = torch.from_numpy(loaded.opened.vectors.take(np.array([row])))
-    rows_1K, scores_1K = loaded.search.search(query_1D, question.k, torch.tensor([[row]]))
-    export = {"name": question.export} | loaded.identity()
-    return {"export": export, "tracks": _ranked(loaded, rows_1K[0].numpy(), scores_1K[0].numpy())}
+    first = questions[0]
+    loaded = slots[first.export].current
+    rows = [loaded.opened.tracks.row(question.track) for question in questions]
+    rows_Q = np.array([row for row in rows if row is not None], dtype=np.int64)
+    found = iter(())
+    if len(rows_Q):
+        most = max(question.k for question in questions)
+        rows_QK, scores_QK = nearest(loaded.opened.vectors, rows_Q, most, first.by)
+        found = zip(rows_QK, scores_QK, strict=True)
+    export = {"name": first.export} | loaded.identity()
+    answers: list[Answer | Exception] = []
+    for question, row in zip(questions, rows, strict=True):
+        if row is None:
+            answers.append(Refusal(404, f"the track {_named(question.track)} is not in the export: see /tracks"))
+            continue
+        rows_K, scores_K = next(found)
+        tracks = _ranked(loaded, rows_K[: question.k], scores_K[: question.k])
+        answers.append({"export": export, "tracks": tracks})
+    return answers
 
 
 def _ranked(loaded: Loaded, rows_K: np.ndarray, scores_K: np.ndarray) -> list[dict[str, str | float]]:

@@ -12,7 +12,6 @@ from retrieval.serve.faults import handle_faults
 from retrieval.serve.guard import guarded
 from retrieval.serve.schema import (
     MOST,
-    By,
     Export,
     Fault,
     Neighbours,
@@ -22,6 +21,7 @@ from retrieval.serve.schema import (
 )
 from retrieval.serve.service import Service
 from retrieval.serve.static import add_page
+from retrieval.similar import Likeness
 
 _FAULTS: dict[int | str, dict[str, Any]] = {
     status: {"model": Fault, "description": description}
@@ -66,7 +66,7 @@ def _add_questions(app: FastAPI, service: Service) -> None:
     async def similar(
         track: Annotated[str, Path(min_length=1)],
         k: Annotated[int, Query(ge=1, le=MOST)] = 10,
-        by: By = "cosine",
+        by: Likeness = "cosine",
         export: Export = "main",
     ) -> Response:
         slot_of(service.slots, export)
@@ -83,8 +83,7 @@ def _add_questions(app: FastAPI, service: Service) -> None:
 def _add_state(app: FastAPI, service: Service) -> None:
     @app.get("/exports", summary="What is served")
     async def exports() -> Response:
-        about = {name: slot.current.about() for name, slot in service.slots.items()}
-        return JSONResponse({"compare": None} | about)
+        return JSONResponse(service.about())
 
     @app.get("/health", summary="Whether the service answers, and from what")
     async def health() -> Response:

@@ -163,7 +163,4 @@ def _host(scope: Scope) -> str | None:
 
 def _template(scope: Scope) -> str:
     """The path as it is declared, so that there are as many figures as addresses and not as tracks."""
-    route = scope.get("route")
-    if route is not None:
-        return route.path
-    return "/static" if scope["path"].startswith("/static/") else "other"
+    return getattr(scope.get("route"), "path_format", None) or "other"

@@ -5,7 +5,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Export = Literal["main", "compare"]
-By = Literal["cosine", "inner-product"]
 MOST = 1000
 """Plays of a session, and tracks of an answer."""
 

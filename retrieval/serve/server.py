@@ -25,14 +25,17 @@ CONNECTIONS = 1000
 
 def run(config: ServeConfig) -> None:
     """Serves until SIGTERM or SIGINT; SIGHUP looks for newer exports at once. Nothing listens before all is loaded."""
-    logging.basicConfig(format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)
-    torch.set_num_threads(config.threads)
+    logging.getLogger("torch.export").setLevel(logging.CRITICAL)  # its traceback of what is said in a sentence here
     if config.report and not config.report.is_file():
         raise UserError(f"--report {config.report} is no file: give one that report wrote")
     if not is_loopback(config.host):
         logger.warning(f"skipwise: {config.host} is reachable from elsewhere and nothing asks who is there")
     with _bound(config) as listener:
+        torch.set_num_threads(config.threads)
         service = Service(config)
         try:
             listener.listen(1024)

@@ -53,6 +53,10 @@ class Service:
             await asyncio.sleep(self.config.reload_s)
             await self.reload(changed_only=True)
 
+    def about(self) -> dict[str, Any]:
+        """What the exports in service are."""
+        return dict.fromkeys(("main", "compare")) | {name: slot.current.about() for name, slot in self.slots.items()}
+
     def health(self) -> dict[str, Any]:
         """Which exports are in service, since when, and why a newer one is not."""
         exports = {
@@ -60,7 +64,7 @@ class Service:
             | {"path": slot.current.name, "since": _text(slot.current.since), "reload_error": slot.error}
             for name, slot in self.slots.items()
         }
-        return {"status": "ok", "exports": {"compare": None} | exports}
+        return {"status": "ok", "exports": dict.fromkeys(("main", "compare")) | exports}
 
 
 def _text(moment: datetime) -> str:

@@ -1,8 +1,9 @@
 """The page's files and the report, as they are on the disk."""
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
@@ -14,7 +15,7 @@ REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; f
 
 
 def add_page(app: FastAPI, report: Path | None) -> None:
-    """`/`, `/static` and `/report`. What stands in `report` is read whenever it is asked for."""
+    """`/report`, read anew whenever it is asked for, and the page at `/` with its files beside it."""
 
     @app.get("/report", summary="The run's report, as HTML", response_class=Response)
     async def shown() -> Response:
@@ -24,8 +25,13 @@ def add_page(app: FastAPI, report: Path | None) -> None:
             raise Refusal(404, "the report's file is gone: write it again with report")
         return FileResponse(report, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
 
-    @app.get("/", include_in_schema=False)
-    async def page() -> Response:
-        return FileResponse(PAGE / "index.html", media_type="text/html")
+    files = StaticFiles(directory=PAGE, check_dir=False)
+    for file in PAGE.glob("*.*"):
+        app.add_route("/" if file.name == "index.html" else f"/{file.name}", _giving(files, file.name))
 
-    app.mount("/static", StaticFiles(directory=PAGE))
+
+def _giving(files: StaticFiles, name: str) -> Callable[[Request], Awaitable[Response]]:
+    async def give(request: Request) -> Response:
+        return await files.get_response(name, request.scope)
+
+    return give
