@@ -25,6 +25,7 @@ BENCHMARKS = {
     "evaluate": Benchmark("benchmarks.evaluate", "users ranked per second, uniform and exact full, against plain"),
     "export": Benchmark("benchmarks.export", "GB/s of the export for retrieval, against numpy.save"),
     "checkpoint": Benchmark("benchmarks.checkpoint", "the pause for a checkpoint, its writing and reading"),
+    "serve": Benchmark("benchmarks.serve", "milliseconds of a recommendation over HTTP under 100 requests a second"),
     "compare": Benchmark("benchmarks.compare", "compare A.json B.json: exit code 1 where B is slower beyond the noise"),
 }
 

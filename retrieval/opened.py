@@ -13,12 +13,14 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
+from datapipes.collate import View
 from datapipes.errors import UserError, brief
 from datapipes.row_group import DAMAGED
 from retrieval.manifest import ExportManifest
 from retrieval.tracks import TrackIds
 from retrieval.vectors import Piece, Vectors
 from training.checkpoint_index import FileRecord, StorageError, check_file
+from training.config import RunConfig, from_mapping
 
 _MENDING = "export again"
 
@@ -33,6 +35,8 @@ class OpenExport:
     vectors: Vectors
     program: nn.Module
     """(items [B, T, D], lengths [B]) -> queries [B, D]: `manifest.encoder` has the contract."""
+    view: View
+    """What the model reads of a session: its last tracks, which plays count as skipped, and whether those are read."""
 
     @classmethod
     def open(cls, path: Path) -> "OpenExport":
@@ -48,13 +52,16 @@ class OpenExport:
             )
         for record in [*manifest.parts, *manifest.tracks, manifest.queries, manifest.encoder]:
             check(path, record)
+        data = from_mapping(RunConfig(), manifest.config, f"{path}, config of its manifest").data
         try:
             ids, pieces = _read(path, manifest)
-            program = torch.export.load(str(path / manifest.encoder["file"])).module()
             tracks = TrackIds(ids)
-        except (*DAMAGED, RuntimeError) as error:
+            program = torch.export.load(str(path / manifest.encoder["file"])).module()
+            view = View(manifest.encoder["max_tracks"], data.skip_up_to, data.skipped_tracks == "filter")
+            _try(program, view.length, manifest.dim)
+        except (*DAMAGED, RuntimeError, AssertionError) as error:
             raise UserError(f"{path} cannot be opened ({brief(error)}): {_MENDING}") from error
-        return cls(Path(path), manifest, tracks, Vectors(pieces), program)
+        return cls(Path(path), manifest, tracks, Vectors(pieces), program, view)
 
     def queries(self) -> Tensor:
         """float32 [S, D]: queries of sessions that the encoder was compared on, by which an index is tuned."""
@@ -74,22 +81,38 @@ def _read(path: Path, manifest: ExportManifest) -> tuple[pa.Array, list[Piece]]:
     if manifest.format == "parquet":
         return _read_parquet(path, manifest)
     ids = pa.chunked_array([_ids(path / record["file"], record["first_row"]) for record in manifest.tracks])
+    if len(ids) != manifest.rows:
+        raise ValueError(f"its files hold the ids of {len(ids)} tracks, not {manifest.rows}")
     reader = {"npy": _mapped, "faiss": _from_faiss}[manifest.format]
-    pieces = [
-        Piece(record["first_row"], reader(path / record["file"]), manifest.dtype == "int8")
-        for record in manifest.parts
-        if record["rows"]
-    ]
-    wrong = [piece for piece in pieces if piece.dim != manifest.dim]
-    if wrong or len(ids) != manifest.rows or sum(len(piece.values) for piece in pieces) != manifest.rows:
-        raise ValueError(f"its files hold other than {manifest.rows} rows of {manifest.dim}")
+    fused, kind, width = _layout(manifest)
+    pieces = []
+    for record in manifest.parts:
+        values = reader(path / record["file"])
+        wanted = record["rows"], width
+        if values.shape != wanted or values.dtype != kind:
+            raise ValueError(f"{record['file']} holds {values.dtype} {values.shape}, not {kind} {wanted}")
+        if record["rows"]:
+            pieces.append(Piece(record["first_row"], values, fused))
     return ids.combine_chunks(), pieces
 
 
-def _read_parquet(path: Path, manifest: ExportManifest) -> tuple[pa.Array, list[Piece]]:
+def _layout(manifest: ExportManifest) -> tuple[bool, np.dtype, int]:
+    """Whether rows bring their scale and bias along, the type of their numbers, and how many there are."""
     fused = manifest.dtype == "int8"
-    kind = np.uint8 if fused else np.dtype(manifest.dtype)
-    table_RD = np.empty((manifest.rows, manifest.dim + 8 * fused), dtype=kind)
+    return fused, np.dtype(np.uint8 if fused else manifest.dtype), manifest.dim + 8 * fused
+
+
+def _try(program: nn.Module, longest: int, dim: int) -> None:
+    """Raises where the program does not turn the longest session of rows into a query of the same width."""
+    with torch.no_grad():
+        found = program(torch.zeros(1, longest, dim), torch.tensor([longest]))
+    if tuple(found.shape) != (1, dim):
+        raise ValueError(f"its encoder answers {tuple(found.shape)} where {(1, dim)} was expected")
+
+
+def _read_parquet(path: Path, manifest: ExportManifest) -> tuple[pa.Array, list[Piece]]:
+    fused, kind, width = _layout(manifest)
+    table_RD = np.empty((manifest.rows, width), dtype=kind)
     ids, row = [], 0
     for record in manifest.parts:
         with pq.ParquetFile(path / record["file"]) as parquet:
@@ -127,5 +150,7 @@ def _from_faiss(file: Path) -> np.ndarray:
 
     faiss = import_faiss()
     index = faiss.read_index(str(file))
+    if not isinstance(index, (faiss.IndexFlat, faiss.IndexScalarQuantizer)):
+        raise ValueError(f"{file.name} is a {type(index).__name__}, not a flat or 16-bit index")
     codes = faiss.vector_to_array(index.codes).reshape(index.ntotal, index.code_size)
     return codes.view(np.float16 if isinstance(index, faiss.IndexScalarQuantizer) else np.float32)

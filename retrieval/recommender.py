@@ -29,12 +29,17 @@ class Listened:
     @classmethod
     def of(cls, sessions: list[list[tuple[int, bool]]]) -> "Listened":
         """Of (row, skipped) pairs."""
-        width = max(map(len, sessions), default=0)
-        rows_BT = np.full((len(sessions), width), -1, dtype=np.int64)
-        skipped_BT = np.zeros((len(sessions), width), dtype=bool)
-        for number, session in enumerate(sessions):
-            for place, (row, skipped) in enumerate(session):
-                rows_BT[number, place], skipped_BT[number, place] = row, skipped
+        plays = [play for session in sessions for play in session]
+        rows_P, skipped_P = (np.array([play[column] for play in plays]) for column in (0, 1))
+        return cls.flat(np.array(list(map(len, sessions)), dtype=np.int64), rows_P, skipped_P)
+
+    @classmethod
+    def flat(cls, lengths_B: np.ndarray, rows_P: np.ndarray, skipped_P: np.ndarray) -> "Listened":
+        """Of plays that stand one session after the other."""
+        real_BT = np.arange(lengths_B.max(initial=0)) < lengths_B[:, None]
+        rows_BT = np.full(real_BT.shape, -1, dtype=np.int64)
+        skipped_BT = np.zeros(real_BT.shape, dtype=bool)
+        rows_BT[real_BT], skipped_BT[real_BT] = rows_P, skipped_P
         return cls(rows_BT, skipped_BT)
 
 
@@ -43,9 +48,6 @@ class Recommender:
 
     def __init__(self, opened: OpenExport, search: Search):
         self._opened, self._search = opened, search
-        data = opened.manifest.config["data"]
-        self._filters = data.get("skipped_tracks") == "filter"
-        self._most = opened.manifest.encoder["max_tracks"]
 
     @torch.no_grad()
     def recommend(
@@ -54,41 +56,54 @@ class Recommender:
         """Rows int64 [B, K], best first, and their scores float32 [B, K]; row -1 where the catalogue has no more."""
         queries_BD = self.queries(listened)
         if steer:
-            queries_BD = steered(queries_BD, self._skipped_directions(listened), steer)
+            queries_BD = steered(queries_BD, self._contrasts(listened), steer)
         rows_BK, scores_BK = self._search.search(queries_BD, k, torch.from_numpy(excluded(listened, exclude)))
         return rows_BK.numpy(), scores_BK.numpy()
 
     @torch.no_grad()
     def queries(self, listened: Listened) -> Tensor:
         """float32 [B, D]: what the model asks for next. As in training, the last tracks of a session count, and where
-        the run was trained on sessions without their skipped tracks, those are left out."""
+        the run was trained on sessions without their skipped tracks, those are left out. A session that this leaves
+        nothing of is asked for as `evaluate` does it: what the model says of no track at all, the same for each."""
+        if not len(listened.rows_BT):
+            return torch.zeros(0, self._opened.manifest.dim)
         shown_BT = listened.rows_BT >= 0
-        if self._filters:
+        if self._opened.view.filter_skipped:
             shown_BT = shown_BT & ~listened.skipped_BT
-        rows_BT = _last(listened.rows_BT, shown_BT, self._most)
+        rows_BT = _last(listened.rows_BT, shown_BT, self._opened.view.length)
         lengths_B = (rows_BT >= 0).sum(axis=1)
         items_BTD = self._opened.vectors.take(np.maximum(rows_BT, 0).ravel()).reshape(*rows_BT.shape, -1)
         items_BTD[rows_BT < 0] = 0
         return self._opened.program(torch.from_numpy(items_BTD), torch.from_numpy(lengths_B))
 
-    def _skipped_directions(self, listened: Listened) -> Tensor:
-        """float32 [B, D]: the mean of the unit vectors of each session's skipped tracks, zero where there is none."""
-        means_BD = np.zeros((len(listened.rows_BT), self._opened.manifest.dim), dtype=np.float32)
-        session_P, place_P = listened.skipped_BT.nonzero()
-        if len(session_P):
-            vectors_PD = torch.from_numpy(self._opened.vectors.take(listened.rows_BT[session_P, place_P]))
-            np.add.at(means_BD, session_P, torch.nn.functional.normalize(vectors_PD, dim=1).numpy())
-        counts_B = np.maximum(listened.skipped_BT.sum(axis=1), 1).astype(np.float32)
-        return torch.from_numpy(means_BD / counts_B[:, None])
+    def _contrasts(self, listened: Listened) -> Tensor:
+        """float32 [B, D]: the mean of the unit vectors of each session's skipped tracks, less that of those it kept.
+
+        Zero for a session without a skip; where nothing was kept, nothing is taken off.
+        """
+        session_P, place_P = (listened.rows_BT >= 0).nonzero()
+        skipped_P = listened.skipped_BT[session_P, place_P]
+        units_PD = torch.from_numpy(self._opened.vectors.take(listened.rows_BT[session_P, place_P]))
+        units_PD = torch.nn.functional.normalize(units_PD, dim=1)
+        skips_B = listened.skipped_BT.sum(axis=1)
+        kept_B = (listened.rows_BT >= 0).sum(axis=1) - skips_B
+        shares_P = np.where(skipped_P, 1 / np.maximum(skips_B, 1)[session_P], -1 / np.maximum(kept_B, 1)[session_P])
+        shares_P *= (skips_B > 0)[session_P]
+        contrasts_BD = torch.zeros(len(skips_B), units_PD.shape[1])
+        return contrasts_BD.index_add_(
+            0, torch.from_numpy(session_P), units_PD * torch.from_numpy(shares_P.astype(np.float32))[:, None]
+        )
 
 
-def steered(queries_BD: Tensor, directions_BD: Tensor, strength: float) -> Tensor:
-    """The queries moved away from `directions_BD` by `strength` times their own length.
+def steered(queries_BD: Tensor, contrasts_BD: Tensor, strength: float) -> Tensor:
+    """The queries moved by `strength` times their own length against `contrasts_BD`: from what the session's skipped
+    tracks have and its kept ones lack.
 
-    A track's score falls by strength * |query| * |track| * its mean cosine with the skipped tracks: it stays one inner
-    product, so that any index serves it. Not part of the paper, whose skips shape the embeddings in training alone.
+    A track's score falls by strength * |query| * |track| * (its mean cosine with the skipped less that with the kept
+    tracks): it stays one inner product, so that any index serves it. Rocchio's feedback (1971) with only the session's
+    plays; not part of the paper, whose skips shape the embeddings in training alone. docs/recommend.md has measured it.
     """
-    return queries_BD - strength * queries_BD.norm(dim=1, keepdim=True) * directions_BD
+    return queries_BD - strength * queries_BD.norm(dim=1, keepdim=True) * contrasts_BD
 
 
 def excluded(listened: Listened, exclude: Exclude) -> np.ndarray:

@@ -27,14 +27,17 @@ class Search(Protocol):
 class ExactSearch:
     """Every row is scored, in float32; equal scores come by the lower row."""
 
-    def __init__(self, vectors: Vectors):
-        self._vectors = vectors
+    def __init__(self, vectors: Vectors, unit: bool = False):
+        """`unit`: rows count at length 1, so that the score of a query of length 1 is the cosine."""
+        self._vectors, self._unit = vectors, unit
 
     def search(self, queries_QD: Tensor, k: int, excluded_QX: Tensor) -> tuple[Tensor, Tensor]:
         """See `Search`."""
         rows_QK = torch.full((len(queries_QD), k), -1)
         scores_QK = torch.full((len(queries_QD), k), float("-inf"))
         for first, block_BD in self._vectors.blocks():
+            if self._unit:
+                block_BD = torch.nn.functional.normalize(block_BD, dim=1)
             found = full_topk(queries_QD, k, excluded_QX, first, block_BD)
             rows_QK, scores_QK = best_of(
                 torch.cat([rows_QK, found[0]], dim=1), torch.cat([scores_QK, found[1]], dim=1), k

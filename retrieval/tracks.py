@@ -1,17 +1,25 @@
 """Track ids by row, and rows by track id, for a server's lookups: the ids once, and their order."""
 
+import difflib
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+_LOOKED_AT = 200
+"""Ids among which a near one is sought."""
 
 
 class TrackIds:
     """The ids of a table's rows. Besides the text itself, memory is 8 bytes a track."""
 
     def __init__(self, ids: pa.Array):
-        """`ids`: text in row order, without nulls. Raises `ValueError` where one stands twice."""
+        """`ids`: text in row order. Raises `ValueError` where one is null or stands twice."""
+        ids.validate(full=True)  # Parquet takes any bytes for text
+        if ids.null_count:
+            raise ValueError(f"{ids.null_count} of its tracks have no id")
         self._ids = ids.cast(pa.large_string())
         self._order_R = pc.sort_indices(self._ids).to_numpy()
         in_order = self._ids.take(pa.array(self._order_R))
@@ -33,10 +41,18 @@ class TrackIds:
         found = place < len(self) and self._at(place) == track
         return int(self._order_R[place]) if found else None
 
-    def rows(self, tracks: pa.Array | pa.ChunkedArray) -> np.ndarray:
-        """int64: the row of each track, -1 for those that have none. Made for many at once."""
-        found = pc.index_in(tracks.cast(pa.large_string()), value_set=self._ids)
-        return pc.fill_null(found, -1).to_numpy().astype(np.int64)
+    def rows(self, tracks: pa.Array) -> np.ndarray:
+        """int64: the row of each track, -1 for those that have none. `tracks` holds no null.
+
+        Made for many at once: it passes over all ids, and asks of each whether it is among `tracks`, whose table of
+        hashes is the smaller one.
+        """
+        asked = tracks.cast(pa.large_string()).dictionary_encode()
+        place_R = pc.fill_null(pc.index_in(self._ids, value_set=asked.dictionary), -1).to_numpy()
+        found = np.flatnonzero(place_R >= 0)
+        rows = np.full(len(asked.dictionary), -1, dtype=np.int64)
+        rows[place_R[found]] = found
+        return rows[asked.indices.to_numpy()]
 
     def starting_with(self, prefix: str) -> Iterator[str]:
         """Tracks whose id begins so, in the order of their text."""
@@ -44,6 +60,13 @@ class TrackIds:
         while place < len(self) and (track := self._at(place)).startswith(prefix):
             yield track
             place += 1
+
+    def near(self, track: str) -> str | None:
+        """A track that may have been meant, among some that begin alike; None where none is much like it."""
+        for length in range(len(track), 0, -1):
+            if alike := list(islice(self.starting_with(track[:length]), _LOOKED_AT)):
+                return next(iter(difflib.get_close_matches(track, alike, n=1, cutoff=0.8)), None)
+        return None
 
     def _place(self, track: str) -> int:
         """How many ids come before `track`; Arrow orders text by its UTF-8 bytes, as Python does by its characters."""

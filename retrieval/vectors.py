@@ -39,20 +39,18 @@ class Vectors:
     """A table in pieces, which need not be in memory."""
 
     def __init__(self, pieces: list[Piece]):
-        """`pieces`: in row order, without gaps."""
+        """`pieces`: at least one, in row order, without gaps."""
         self._pieces = pieces
+        self.dim = pieces[0].dim
         self._firsts = np.array([piece.first for piece in pieces])
 
     def take(self, rows_N: np.ndarray) -> np.ndarray:
         """float32 [N, D] of int64 rows in any order."""
         holders_N = np.searchsorted(self._firsts, rows_N, side="right") - 1
-        taken_ND = None
+        taken_ND = np.empty((len(rows_N), self.dim), dtype=np.float32)
         for number in np.unique(holders_N):
             chosen_N = holders_N == number
-            values = self._pieces[number].decoded(rows_N[chosen_N] - self._pieces[number].first)
-            if taken_ND is None:
-                taken_ND = np.empty((len(rows_N), values.shape[1]), dtype=np.float32)
-            taken_ND[chosen_N] = values
+            taken_ND[chosen_N] = self._pieces[number].decoded(rows_N[chosen_N] - self._pieces[number].first)
         return taken_ND
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, torch.Tensor]]:

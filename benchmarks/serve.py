@@ -1,0 +1,158 @@
+"""`serve`: how long recommendations take over HTTP when requests come as they like, 100 a second.
+
+The load is open: requests are planned ahead as a Poisson process and sent at their moments whether or not earlier ones
+have been answered, and a request's time runs from the moment it was planned for. A service that stalls is thus charged
+for all who waited (a client that waits before it asks again would leave them out). The service is a process of its
+own, started by the command; the client shares the machine's cores with it. There is no baseline to take turns with:
+the figures are milliseconds.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.request import urlopen
+
+import numpy as np
+import tyro
+
+from benchmarks.open_loop import Round, play
+from benchmarks.report import Report, ReportConfig, write
+from benchmarks.zipf import Zipf
+from datapipes.errors import UserError
+from retrieval.opened import OpenExport
+from training.distributed import process_group
+
+_PERCENTILES = (50, 90, 99, 100)
+_BODIES = 1000
+
+
+@dataclass(frozen=True)
+class ServeBenchmarkConfig:
+    """Ask a service of this export."""
+
+    export: str
+    """Export to serve."""
+    rate: float = 100.0
+    """Requests a second, on average."""
+    seconds: float = 30.0
+    """Of a round."""
+    rounds: int = 3
+    """Rounds that are timed, after one that is not."""
+    longest: int = 20
+    """Tracks of the longest session; the shortest has one."""
+    k: int = 10
+    """Tracks to recommend."""
+    search: Literal["auto", "exact", "index"] = "auto"
+    """As of the command."""
+    threads: int = 1
+    """As of the command."""
+    seed: int = 0
+    """Sessions and moments follow from it."""
+    report: Annotated[ReportConfig, tyro.conf.arg(name="")] = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 10_000:
+            raise ValueError(f"--rate {self.rate} must be positive and at most 10,000")
+        if not 0 < self.seconds <= 600 or not 1 <= self.rounds <= 100:
+            raise ValueError("--seconds must lie in 0..600 and --rounds in 1..100")
+        if self.longest < 1 or self.threads < 1 or self.seed < 0:
+            raise ValueError("--longest and --threads must be at least 1, --seed at least 0")
+        if not 1 <= self.k <= 1000:
+            raise ValueError(f"--k {self.k} must lie in 1..1000")
+
+
+CONFIG = ServeBenchmarkConfig
+
+
+def measure(config: ServeBenchmarkConfig) -> None:
+    """Starts the service, asks it, stops it, and writes the report."""
+    with process_group():
+        random = np.random.default_rng(config.seed)
+        bodies, tracks = _bodies(config, random)
+        with _Service(config) as service:
+            rounds = [
+                play(service.port, bodies, config.rate, config.seconds if number else min(5.0, config.seconds), random)
+                for number in range(config.rounds + 1)
+            ][1:]
+            figures = service.figures()
+        write(_report(config, rounds, figures, tracks), config.report)
+
+
+def _bodies(config: ServeBenchmarkConfig, random: np.random.Generator) -> tuple[list[bytes], int]:
+    """Sessions of tracks by Zipf's law, every third play skipped; and how many tracks there are."""
+    tracks = OpenExport.open(Path(config.export)).tracks
+    zipf, bodies = Zipf(len(tracks), random), []
+    for length in random.integers(1, config.longest + 1, _BODIES):
+        names = tracks.ids(zipf.draw(length, random)).to_pylist()
+        session = [{"track": name, "skipped": bool(random.random() < 1 / 3)} for name in names]
+        bodies.append(json.dumps({"session": session, "k": config.k}).encode())
+    return bodies, len(tracks)
+
+
+class _Service:
+    """The command, until the block ends."""
+
+    def __init__(self, config: ServeBenchmarkConfig):
+        options = ["--port", "0", "--reload-s", "0", "--search", config.search, "--threads", str(config.threads)]
+        self._words = [sys.executable, "-m", "components", "serve", "--export", config.export, *options]
+
+    def __enter__(self) -> "_Service":
+        self._process = subprocess.Popen(self._words, stderr=subprocess.PIPE, text=True)
+        said = self._process.stderr.readline()
+        if not said.startswith("serving "):
+            self._process.wait()
+            raise UserError(f"the service did not start: {said.strip()}")
+        self.port = int(said.rsplit(":", 1)[1])
+        return self
+
+    def figures(self) -> dict[str, float]:
+        """Of /metrics: resident bytes, seconds of CPU, batches and the requests in them."""
+        with urlopen(f"http://127.0.0.1:{self.port}/metrics") as answer:
+            lines = [line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if not line.startswith("#")]
+        found = {name: float(value) for name, value in lines}
+        return {
+            "resident_bytes": found["process_resident_memory_bytes"],
+            "cpu_s": found["process_cpu_seconds_total"],
+            "requests": found['skipwise_batch_size_sum{kind="recommend"}'],
+            "batches": found['skipwise_batch_size_count{kind="recommend"}'],
+        }
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait()
+        self._process.stderr.close()
+
+
+def _report(config: ServeBenchmarkConfig, rounds: list[Round], service: dict[str, float], tracks: int) -> Report:
+    def cells(name: str, latencies: np.ndarray, late: np.ndarray, errors: int) -> list[str]:
+        percentiles = [f"{value:.1f}" for value in np.percentile(latencies, _PERCENTILES) * 1000]
+        return [name, f"{len(latencies):,}", str(errors), *percentiles, f"{np.percentile(late, 99) * 1000:.1f}"]
+
+    latencies, late = (np.concatenate([getattr(one, name) for one in rounds]) for name in ("latencies", "late"))
+    errors = sum(one.errors for one in rounds)
+    rows = [cells(str(number), one.latencies, one.late, one.errors) for number, one in enumerate(rounds, start=1)]
+    rows.append(cells("all", latencies, late, errors))
+    return Report(
+        name="serve",
+        title=f"Recommendations over HTTP, {config.rate:g} requests a second against {tracks:,} tracks",
+        config=config,
+        figures={
+            "milliseconds": {f"p{one}": float(np.percentile(latencies, one)) * 1000 for one in _PERCENTILES},
+            "requests": len(latencies),
+            "errors": errors,
+            "service": service,
+        },
+        samples={"1 s / P99": [1 / float(np.percentile(one.latencies, 99)) for one in rounds]},
+        header=["round", "requests", "errors", "ms P50", "P90", "P99", "most", "sent late, P99"],
+        rows=rows,
+        notes=[
+            "Times run from the planned moment to the last byte; 'sent late' is the client's own part of them.",
+            "An error is any answer but 200, or none within 10 s; its time counts too.",
+            f"The service: {service['requests'] / service['batches']:.2f} requests a batch, "
+            f"{1000 * service['cpu_s'] / service['requests']:.1f} ms of CPU a request with its start, "
+            f"{service['resident_bytes'] / 2**20:,.0f} MiB resident.",
+        ],
+    )

@@ -1,0 +1,1 @@
+"""The service: recommendations over HTTP, and the page that shows them."""

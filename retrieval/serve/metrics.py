@@ -1,0 +1,28 @@
+"""What Prometheus reads at /metrics."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """The figures of one service, in a registry of their own."""
+
+    def __init__(self):
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.requests = Counter("skipwise_requests", "Requests answered", ["path", "code"], registry=self.registry)
+        self.seconds = Histogram(
+            "skipwise_request_seconds", "From head to last byte", ["path"], buckets=_SECONDS, registry=self.registry
+        )
+        self.batch_size = Histogram(
+            "skipwise_batch_size", "Requests answered together", ["kind"], buckets=_SIZES, registry=self.registry
+        )
+        self.queue_depth = Gauge("skipwise_queue_depth", "Requests that wait", ["kind"], registry=self.registry)
+        self.generation = Gauge(
+            "skipwise_export_generation", "Exports loaded so far in a place", ["export"], registry=self.registry
+        )
+        self.reload_failures = Counter(
+            "skipwise_reload_failures", "Newer exports that were refused", ["export"], registry=self.registry
+        )

@@ -1,0 +1,106 @@
+"""From a config to a listening process, and to its end."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+
+import torch
+import uvicorn
+
+from datapipes.errors import UserError
+from retrieval.serve.app import make_app
+from retrieval.serve.command import ServeConfig
+from retrieval.serve.guard import is_loopback
+from retrieval.serve.service import Service
+from training.distributed import logger
+
+GRACE_S = 30
+"""Seconds that requests in flight are given at the end."""
+CONNECTIONS = 1000
+"""Most at once, each of which may hold a body."""
+
+
+def run(config: ServeConfig) -> None:
+    """Serves until SIGTERM or SIGINT; SIGHUP looks for newer exports at once. Nothing listens before all is loaded."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+    logging.getLogger("torch.export").setLevel(logging.CRITICAL)  # its traceback of what is said in a sentence here
+    if config.report and not config.report.is_file():
+        raise UserError(f"--report {config.report} is no file: give one that report wrote")
+    if not is_loopback(config.host):
+        logger.warning(f"skipwise: {config.host} is reachable from elsewhere and nothing asks who is there")
+    with _bound(config) as listener:
+        torch.set_num_threads(config.threads)
+        service = Service(config)
+        try:
+            listener.listen(1024)
+        except OSError as error:
+            raise _taken(config, error) from error
+        server = uvicorn.Server(
+            uvicorn.Config(
+                make_app(service),
+                http="h11",
+                ws="none",
+                lifespan="on",
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                limit_concurrency=CONNECTIONS,
+                timeout_graceful_shutdown=GRACE_S,
+            )
+        )
+        asyncio.run(_serve(server, service, listener))
+
+
+async def _serve(server: uvicorn.Server, service: Service, listener: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    reloads: set[asyncio.Task] = set()
+
+    def reload() -> None:
+        task = loop.create_task(service.reload())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    def stop() -> None:
+        server.should_exit = True
+
+    # uvicorn would end the process by the signal it was sent: a service that was asked to stop has not failed.
+    server.capture_signals = contextlib.nullcontext
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    rows = service.slots["main"].current.opened.manifest.rows
+    host, port = listener.getsockname()[:2]
+    logger.info(f"serving {rows:,} tracks at http://{f'[{host}]' if ':' in host else host}:{port}")
+    await server.serve(sockets=[listener])
+
+
+@contextlib.contextmanager
+def _bound(config: ServeConfig) -> Iterator[socket.socket]:
+    """The port is taken before the work of loading, and listened to after it."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UserError(f"--host {config.host} is no address of this machine ({error.strerror})") from error
+    with listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError as error:
+            raise _taken(config, error) from error
+        yield listener
+
+
+def _taken(config: ServeConfig, error: OSError) -> UserError:
+    return UserError(
+        f"cannot listen on {config.host} port {config.port} ({error.strerror}): choose another --port or --host"
+    )

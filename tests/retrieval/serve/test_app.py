@@ -1,0 +1,186 @@
+"""Each address of the service, against the export asked directly."""
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from retrieval.serve.command import ServeConfig
+from retrieval.serve.service import Service
+from tests.retrieval.serve.conftest import MOST, NAMES, TRACKS, Asked, Oracle, asking, plays, sentence
+
+SESSION = [("t_004", False), ("t_010", True), ("ü/ü", False), ("t_010", False), ("t_100", True)]
+
+
+def ranked(response: httpx.Response) -> list[tuple[str, float]]:
+    assert response.status_code == 200, response.text
+    return [(one["track"], one["score"]) for one in response.json()["tracks"]]
+
+
+def assert_same(given: list[tuple[str, float]], wanted: list[tuple[str, float]]) -> None:
+    assert [track for track, _ in given] == [track for track, _ in wanted]
+    np.testing.assert_allclose([score for _, score in given], [score for _, score in wanted], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("exclude", ["both", "heard", "skipped", "none"])
+@pytest.mark.parametrize("steer", [0.0, 1.5])
+def test_recommend(ask: Asked, oracle: Oracle, exclude: str, steer: float):
+    response = ask.recommend(SESSION, k=25, exclude=exclude, steer=steer)
+    assert_same(ranked(response), oracle.recommend(SESSION, 25, exclude=exclude, steer=steer))
+    assert response.json()["dropped"] == []
+
+
+def test_recommend_by_default(ask: Asked, oracle: Oracle):
+    response = ask("POST", "/recommend", json={"session": [{"track": "t_001"}, {"track": "t_002"}]})
+    assert_same(ranked(response), oracle.recommend([("t_001", False), ("t_002", False)], 10))
+    main = {"name": "main", "recipe": "best", "vocabulary_hash": "0" * 64, "loaded": 1}
+    assert response.json()["export"] == main
+
+
+def test_more_than_there_are(ask: Asked, oracle: Oracle):
+    session = [(name, False) for name in NAMES[: MOST + 3]]
+    given = ranked(ask.recommend(session, k=1000))
+    assert len(given) == TRACKS - len(session)
+    assert_same(given, oracle.recommend(session, 1000))
+
+
+def test_the_other_export(ask: Asked, other: Path):
+    response = ask.recommend(SESSION, export="compare")
+    assert_same(ranked(response), Oracle(other).recommend(SESSION))
+    assert response.json()["export"]["name"] == "compare"
+
+
+def test_unknown_tracks(ask: Asked, oracle: Oracle):
+    session = [("nowhere", True), *SESSION, ("gone", False)]
+    refused = ask.recommend(session)
+    assert refused.status_code == 404 and "'nowhere'" in sentence(refused)
+    dropped = ask.recommend(session, unknown="drop")
+    assert dropped.json()["dropped"] == ["nowhere", "gone"]
+    assert_same(ranked(dropped), oracle.recommend(SESSION))
+    nothing = ask.recommend([("nowhere", False)], unknown="drop")
+    assert nothing.status_code == 422 and "none of the session's tracks" in sentence(nothing)
+
+
+def test_concurrent_requests_share_batches(export: Path, oracle: Oracle):
+    """Of any K, exclusion and steering, with refused ones between them: each gets its own answer."""
+    random = np.random.default_rng(0)
+    asked = [
+        (
+            [(NAMES[row], bool(row % 2)) for row in random.integers(0, TRACKS, random.integers(1, 9))],
+            {"k": int(random.integers(1, 40)), "exclude": ("both", "none")[number % 2], "steer": number % 3 / 2},
+        )
+        for number in range(60)
+    ]
+
+    async def everything() -> tuple[list[httpx.Response], Service]:
+        service = Service(ServeConfig(export, reload_s=0, max_wait_ms=50))
+        async with asking(service) as client:
+            requests = [
+                client.post("/recommend", json={"session": plays(session), **options}) for session, options in asked
+            ]
+            requests[7:7] = [client.post("/recommend", json={"session": plays([("nowhere", False)])})]
+            return await asyncio.gather(*requests), service
+
+    responses, service = asyncio.run(everything())
+    assert responses.pop(7).status_code == 404
+    for response, (session, options) in zip(responses, asked, strict=True):
+        assert_same(ranked(response), oracle.recommend(session, **options))
+    batches = service.metrics.registry.get_sample_value("skipwise_batch_size_count", {"kind": "recommend"})
+    assert batches < 10
+
+
+@pytest.mark.parametrize("track", ["t_007", "a/b c", "ü/ü", "t_000/x"])
+@pytest.mark.parametrize("by", ["cosine", "inner-product"])
+def test_similar(ask: Asked, oracle: Oracle, track: str, by: str):
+    vectors = oracle.opened.vectors.take(np.arange(TRACKS)).astype(np.float64)
+    if by == "cosine":
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    scores = vectors @ vectors[NAMES.index(track)]
+    wanted = [(NAMES[row], scores[row]) for row in np.argsort(-scores) if NAMES[row] != track][:12]
+    assert_same(ranked(ask("GET", f"/similar/{track}", params={"k": 12, "by": by})), wanted)
+
+
+def test_similar_to_nothing(ask: Asked):
+    response = ask("GET", "/similar/no/where")
+    assert response.status_code == 404 and "'no/where'" in sentence(response)
+
+
+def test_tracks(ask: Asked):
+    def found(**options) -> list[str]:
+        return ask("GET", "/tracks", params=options).json()["tracks"]
+
+    assert found(prefix="t_00", limit=4) == ["t_000", "t_000/x", "t_001", "t_002"]
+    assert found() == sorted(NAMES)[:20]
+    assert found(prefix="ü", limit=1000) == ["ü/ü"]
+    assert found(prefix="zzz") == []
+
+
+def test_exports(ask: Asked, export: Path):
+    exports = ask("GET", "/exports").json()
+    main = exports["main"]
+    assert (main["rows"], main["dim"], main["dtype"], main["index"]) == (TRACKS, 8, "float32", None)
+    assert main["path"] == "main" and str(export.parent) not in str(exports)
+    assert main["loss"] == {"context": "track", "alpha": 0.25, "beta": 1.0}
+    assert (main["trained_on_skips"], exports["compare"]["trained_on_skips"]) == (True, False)
+
+
+def test_health(ask: Asked):
+    health = ask("GET", "/health").json()
+    assert health["status"] == "ok"
+    assert health["exports"]["main"]["reload_error"] is None and health["exports"]["main"]["loaded"] == 1
+
+
+def test_metrics(export: Path):
+    """As Prometheus' own parser reads them, and of this service alone."""
+    asked = Asked(ServeConfig(export, reload_s=0))
+    for session in ([("t_001", False)], [("t_002", False)], [("nowhere", False)]):
+        asked.recommend(session)
+    asked("GET", "/similar/t_003")
+    asked("GET", "/nowhere")
+    families = text_string_to_metric_families(asked("GET", "/metrics").text)
+    values = {(one.name, *one.labels.values()): one.value for family in families for one in family.samples}
+    asked.close()
+    assert values["skipwise_requests_total", "200", "/recommend"] == 2
+    assert values["skipwise_requests_total", "404", "/recommend"] == 1
+    assert values["skipwise_requests_total", "200", "/similar/{track}"] == 1
+    assert values["skipwise_requests_total", "404", "other"] == 1
+    assert values["skipwise_request_seconds_count", "/recommend"] == 3
+    assert values["skipwise_batch_size_sum", "recommend"] == 3
+    assert values["skipwise_queue_depth", "recommend"] == 0
+    assert values["skipwise_export_generation", "main"] == 1
+    assert values["skipwise_reload_failures_total", "main"] == 0
+
+
+def test_description(ask: Asked):
+    described = ask("GET", "/openapi.json").json()
+    assert {"/recommend", "/similar/{track}", "/tracks", "/exports", "/health", "/metrics"} <= set(described["paths"])
+    request = described["components"]["schemas"]["RecommendRequest"]["properties"]
+    assert request["session"]["maxItems"] == 1000 and request["k"]["maximum"] == 1000
+    for page in ("/docs", "/redoc"):
+        assert ask("GET", page).status_code == 404
+
+
+def test_headers(ask: Asked):
+    for path in ("/health", "/nowhere", "/openapi.json"):
+        headers = ask("GET", path).headers
+        assert headers["Content-Security-Policy"].startswith("default-src 'self'")
+        assert headers["X-Content-Type-Options"] == "nosniff" and headers["Referrer-Policy"] == "no-referrer"
+        assert not [name for name in headers if name.startswith("access-control")]
+
+
+def test_report(ask: Asked, export: Path, tmp_path: Path):
+    assert "--report" in sentence(ask("GET", "/report"))
+    report = tmp_path / "report.html"
+    report.write_text("<title>of a run</title>")
+    asked = Asked(ServeConfig(export, report=report, reload_s=0))
+    shown = asked("GET", "/report")
+    assert shown.text == report.read_text() and shown.headers["content-type"].startswith("text/html")
+    policy = shown.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "script-src" not in policy and "img-src data:" in policy
+    report.unlink()
+    gone = asked("GET", "/report")
+    asked.close()
+    assert gone.status_code == 404 and "gone" in sentence(gone)
