@@ -55,6 +55,8 @@ class Recommender:
         self, listened: Listened, k: int, exclude: Exclude = "both", steer: float = 0.0
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rows int64 [B, K], best first, and their scores float32 [B, K]; row -1 where the catalogue has no more."""
+        if not len(listened.rows_BT):
+            return np.zeros((0, k), dtype=np.int64), np.zeros((0, k), dtype=np.float32)
         queries_BD = self.queries(listened)
         if steer:
             queries_BD = steered(queries_BD, contrasts(self._opened.vectors, listened), steer)
@@ -63,11 +65,12 @@ class Recommender:
 
     @torch.no_grad()
     def queries(self, listened: Listened) -> Tensor:
-        """float32 [B, D]: what the model asks for next. As in training, the last tracks of a session count, and where
-        the run was trained on sessions without their skipped tracks, those are left out. A session that this leaves
-        nothing of is asked for as `evaluate` does it: what the model says of no track at all, the same for each."""
-        if not len(listened.rows_BT):
-            return torch.zeros(0, self._opened.manifest.dim)
+        """float32 [B, D], B at least 1: what the model asks for next.
+
+        As in training, the last tracks of a session count, and where the run was trained on sessions without their
+        skipped tracks, those are left out. A session that this leaves nothing of is asked for as `evaluate` does it:
+        what the model says of no track at all, the same for each.
+        """
         shown_BT = listened.rows_BT >= 0
         if self._opened.view.filter_skipped:
             shown_BT = shown_BT & ~listened.skipped_BT
