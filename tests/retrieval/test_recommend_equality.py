@@ -1,5 +1,6 @@
 """An export, opened again, asks what the live model asks, of every direction, kind and way to read skips."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product, starmap
 from pathlib import Path
@@ -16,14 +17,21 @@ from retrieval.opened import OpenExport
 from retrieval.recommender import Listened, Recommender
 from retrieval.search import ExactSearch
 from tests.conftest import random_sessions, write_dataset
-from tests.retrieval.alone import TRACE, alone  # noqa: F401  a fixture
 from tests.retrieval.conftest import LONGEST, TRACKS, save_untrained, small
 from training.build import build_model, evaluation_loader
 from training.checkpoint import load_best
+from training.distributed import process_group
 from training.run import RunDirectory
 
-pytestmark = [pytest.mark.ranks, pytest.mark.usefixtures("alone")]
+pytestmark = [pytest.mark.ranks, pytest.mark.usefixtures("group")]
 KINDS = [kind for kind in starmap(Kind, product(get_args(Format), get_args(DType))) if kind.possible]
+
+
+@pytest.fixture(scope="module")
+def group() -> Iterator[None]:
+    """Of one rank, in the test's own process."""
+    with process_group():
+        yield
 
 
 @torch.no_grad()
@@ -57,8 +65,7 @@ def made_run(folder: Path, recipe: str, **data) -> Path:
 
 @pytest.mark.parametrize("read", ["read", "filter"])
 @pytest.mark.parametrize("recipe", ["best", "bidir"])
-def test_queries_are_the_live_models(recipe: str, read: str, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(torch.export, "export", TRACE)  # the fixture keeps the first program, whatever it is of
+def test_queries_are_the_live_models(recipe: str, read: str, tmp_path: Path):
     run_path = made_run(tmp_path, recipe, skipped_tracks=read, skip_up_to=3)
 
     listened, live_SD = live_queries(run_path)
@@ -71,8 +78,17 @@ def test_queries_are_the_live_models(recipe: str, read: str, tmp_path: Path, mon
     torch.testing.assert_close(found_SD, live_SD, rtol=1e-5, atol=1e-5)
 
 
-def test_every_kind_is_opened(tmp_path: Path):
+def test_every_kind_is_opened(tmp_path: Path, monkeypatch):
     """The same sessions, the same answers but for what the type rounds off."""
+    trace, traced = torch.export.export, []
+
+    def trace_once(*arguments, **options):
+        """Tracing takes seconds, and the program is the same for each kind."""
+        if not traced:
+            traced.append(trace(*arguments, **options))
+        return traced[0]
+
+    monkeypatch.setattr(torch.export, "export", trace_once)
     run_path = made_run(tmp_path, "best")
     listened, _ = live_queries(run_path)
     answers = {}

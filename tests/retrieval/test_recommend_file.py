@@ -1,5 +1,6 @@
 """A file of sessions gives what its sessions give one by one; what stands in it is checked, and the output is whole."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from retrieval.recommender import Listened, Recommender
 from retrieval.search import ExactSearch
 from retrieval.session_file import SessionFile
 from tests.components.conftest import refused, run  # noqa: F401  a fixture
+from tests.conftest import random_sessions, write_dataset
 from tests.retrieval.made import program, write_made
 
 TRACKS, DIM = 41, 8
@@ -170,3 +172,19 @@ def test_files_that_are_none(export: Path, tmp_path: Path, run):  # noqa: F811
     for path in (tmp_path / "no", tmp_path, Path("/dev/null")):
         words = ["--input", str(path), "--output", str(tmp_path / "out")]
         refused(run("recommend", "--export", str(export), *words), f"{path} cannot be read")
+
+
+def test_the_manuals_snippet_turns_a_dataset_into_sessions(export: Path, tmp_path: Path, monkeypatch, run):  # noqa: F811
+    manual = (Path(__file__).parents[2] / "docs" / "recommend.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", manual, flags=re.DOTALL)
+    sessions = random_sessions(20, TRACKS)
+    write_dataset(tmp_path / "data" / "sample", sessions, TRACKS)
+    monkeypatch.chdir(tmp_path)
+    exec(snippet, {})
+    found = pq.read_table("sessions.parquet")
+    assert found["tracks"].to_pylist() == [[f"t_{row:05}" for row in rows] for rows, _ in sessions]
+    assert found["skips"].to_pylist() == [skips for _, skips in sessions]
+    ended = run(
+        "recommend", "--export", str(export), "--input", "sessions.parquet", "--output", "r", "--unknown", "drop"
+    )
+    assert ended.code == 0 and pq.read_metadata("r").num_rows == 20
