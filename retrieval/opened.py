@@ -17,6 +17,7 @@ from datapipes.collate import View
 from datapipes.errors import UserError, brief
 from datapipes.row_group import DAMAGED
 from retrieval.manifest import ExportManifest
+from retrieval.program import load_program
 from retrieval.tracks import TrackIds
 from retrieval.vectors import Piece, Vectors
 from training.checkpoint_index import FileRecord, StorageError, check_file
@@ -56,11 +57,10 @@ class OpenExport:
         try:
             ids, pieces = _read(path, manifest)
             tracks = TrackIds(ids)
-            program = torch.export.load(str(path / manifest.encoder["file"])).module()
             view = View(manifest.encoder["max_tracks"], data.skip_up_to, data.skipped_tracks == "filter")
-            _try(program, view.length, manifest.dim)
-        except (*DAMAGED, RuntimeError, AssertionError) as error:
+        except (*DAMAGED, RuntimeError) as error:
             raise UserError(f"{path} cannot be opened ({brief(error)}): {_MENDING}") from error
+        program = load_program(path / manifest.encoder["file"], view.length, manifest.dim)
         return cls(Path(path), manifest, tracks, Vectors(pieces), program, view)
 
     def queries(self) -> Tensor:
@@ -100,14 +100,6 @@ def _layout(manifest: ExportManifest) -> tuple[bool, np.dtype, int]:
     """Whether rows bring their scale and bias along, the type of their numbers, and how many there are."""
     fused = manifest.dtype == "int8"
     return fused, np.dtype(np.uint8 if fused else manifest.dtype), manifest.dim + 8 * fused
-
-
-def _try(program: nn.Module, longest: int, dim: int) -> None:
-    """Raises where the program does not turn the longest session of rows into a query of the same width."""
-    with torch.no_grad():
-        found = program(torch.zeros(1, longest, dim), torch.tensor([longest]))
-    if tuple(found.shape) != (1, dim):
-        raise ValueError(f"its encoder answers {tuple(found.shape)} where {(1, dim)} was expected")
 
 
 def _read_parquet(path: Path, manifest: ExportManifest) -> tuple[pa.Array, list[Piece]]:

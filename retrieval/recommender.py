@@ -12,6 +12,7 @@ from torch import Tensor
 
 from retrieval.opened import OpenExport
 from retrieval.search import Search
+from retrieval.vectors import Vectors
 
 Exclude = Literal["both", "heard", "skipped", "none"]
 """Which tracks of the session are never recommended: all, those it kept, those it skipped, or none."""
@@ -54,19 +55,22 @@ class Recommender:
         self, listened: Listened, k: int, exclude: Exclude = "both", steer: float = 0.0
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rows int64 [B, K], best first, and their scores float32 [B, K]; row -1 where the catalogue has no more."""
+        if not len(listened.rows_BT):
+            return np.zeros((0, k), dtype=np.int64), np.zeros((0, k), dtype=np.float32)
         queries_BD = self.queries(listened)
         if steer:
-            queries_BD = steered(queries_BD, self._contrasts(listened), steer)
+            queries_BD = steered(queries_BD, contrasts(self._opened.vectors, listened), steer)
         rows_BK, scores_BK = self._search.search(queries_BD, k, torch.from_numpy(excluded(listened, exclude)))
         return rows_BK.numpy(), scores_BK.numpy()
 
     @torch.no_grad()
     def queries(self, listened: Listened) -> Tensor:
-        """float32 [B, D]: what the model asks for next. As in training, the last tracks of a session count, and where
-        the run was trained on sessions without their skipped tracks, those are left out. A session that this leaves
-        nothing of is asked for as `evaluate` does it: what the model says of no track at all, the same for each."""
-        if not len(listened.rows_BT):
-            return torch.zeros(0, self._opened.manifest.dim)
+        """float32 [B, D], B at least 1: what the model asks for next.
+
+        As in training, the last tracks of a session count, and where the run was trained on sessions without their
+        skipped tracks, those are left out. A session that this leaves nothing of is asked for as `evaluate` does it:
+        what the model says of no track at all, the same for each.
+        """
         shown_BT = listened.rows_BT >= 0
         if self._opened.view.filter_skipped:
             shown_BT = shown_BT & ~listened.skipped_BT
@@ -76,23 +80,21 @@ class Recommender:
         items_BTD[rows_BT < 0] = 0
         return self._opened.program(torch.from_numpy(items_BTD), torch.from_numpy(lengths_B))
 
-    def _contrasts(self, listened: Listened) -> Tensor:
-        """float32 [B, D]: the mean of the unit vectors of each session's skipped tracks, less that of those it kept.
 
-        Zero for a session without a skip; where nothing was kept, nothing is taken off.
-        """
-        session_P, place_P = (listened.rows_BT >= 0).nonzero()
-        skipped_P = listened.skipped_BT[session_P, place_P]
-        units_PD = torch.from_numpy(self._opened.vectors.take(listened.rows_BT[session_P, place_P]))
-        units_PD = torch.nn.functional.normalize(units_PD, dim=1)
-        skips_B = listened.skipped_BT.sum(axis=1)
-        kept_B = (listened.rows_BT >= 0).sum(axis=1) - skips_B
-        shares_P = np.where(skipped_P, 1 / np.maximum(skips_B, 1)[session_P], -1 / np.maximum(kept_B, 1)[session_P])
-        shares_P *= (skips_B > 0)[session_P]
-        contrasts_BD = torch.zeros(len(skips_B), units_PD.shape[1])
-        return contrasts_BD.index_add_(
-            0, torch.from_numpy(session_P), units_PD * torch.from_numpy(shares_P.astype(np.float32))[:, None]
-        )
+def contrasts(vectors: Vectors, listened: Listened) -> Tensor:
+    """float32 [B, D]: the mean of the unit vectors of each session's skipped tracks, less that of those it kept.
+
+    Zero for a session without a skip; where nothing was kept, nothing is taken off.
+    """
+    session_P, place_P = (listened.rows_BT >= 0).nonzero()
+    skipped_P = listened.skipped_BT[session_P, place_P]
+    units_PD = torch.nn.functional.normalize(torch.from_numpy(vectors.take(listened.rows_BT[session_P, place_P])))
+    skips_B = listened.skipped_BT.sum(axis=1)
+    kept_B = (listened.rows_BT >= 0).sum(axis=1) - skips_B
+    shares_P = np.where(skipped_P, 1 / np.maximum(skips_B, 1)[session_P], -1 / np.maximum(kept_B, 1)[session_P])
+    shares_P1 = torch.from_numpy((shares_P * (skips_B > 0)[session_P]).astype(np.float32))[:, None]
+    contrasts_BD = torch.zeros(len(skips_B), vectors.dim)
+    return contrasts_BD.index_add_(0, torch.from_numpy(session_P), units_PD * shares_P1)
 
 
 def steered(queries_BD: Tensor, contrasts_BD: Tensor, strength: float) -> Tensor:

@@ -1,0 +1,178 @@
+"""`steering`: what turning a session's query from its skipped tracks does to held-out targets, kept and skipped ones.
+
+Exact ranks in the whole catalogue without the session's own tracks, as `evaluate --protocol full` has them. Three ways:
+`contrast` is what recommend's --steer does; `skipped` turns from the skipped tracks' mean direction, whatever the kept
+tracks have of it; `centred` does so after the table's mean is taken off each row. All start from the same queries.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from benchmarks.report import Report, ReportConfig, write
+from datapipes.errors import UserError
+from datapipes.sessions import SessionStore
+from retrieval.opened import OpenExport
+from retrieval.recommender import Listened, Recommender, contrasts, excluded, steered
+from retrieval.search import ExactSearch
+from training.distributed import process_group
+from training.full import full_counts, full_target_scores
+from training.metrics import RankMetrics, SkipRanking
+
+STRENGTHS = (0.05, 0.1, 0.2, 0.5)
+WAYS = ("contrast", "skipped", "centred")
+SPLITS = {"validation": 2, "test": 1}
+"""How many places before a session's end the target stands."""
+HEADER = ["split", "way", "steer", "HR@1", "HR@5", "HR@10", "HR@20", "kept HR@10", "skipped HR@10"]
+HEADER += ["after a skip HR@10", "else HR@10", "kept percentile", "skipped percentile"]
+
+
+@dataclass(frozen=True)
+class SteeringConfig:
+    """Rank the targets of a dataset at several strengths."""
+
+    export: str
+    """Directory that export wrote."""
+    data: str = ""
+    """The dataset; empty: the one that was trained on."""
+    report: Annotated[ReportConfig, tyro.conf.arg(name="")] = field(default_factory=ReportConfig)
+
+
+CONFIG = SteeringConfig
+
+
+def measure(config: SteeringConfig) -> None:
+    """Measures validation and test split, and writes the report."""
+    with process_group():
+        opened = OpenExport.open(Path(config.export))
+        store = SessionStore(config.data or opened.manifest.config["data"]["path"])
+        if store.manifest.vocabulary_hash != opened.manifest.vocabulary_hash:
+            raise UserError(f"{store.path} has another vocabulary than {opened.path}: name the data it was trained on")
+        figures = {split: _measure_split(opened, store, back) for split, back in SPLITS.items()}
+        write(_report(config, figures), config.report)
+
+
+class _Tally:
+    """Metrics of all targets, and of those after a skip and after a kept track."""
+
+    def __init__(self) -> None:
+        self._all, self._after, self._by_target = RankMetrics(), (RankMetrics(), RankMetrics()), SkipRanking()
+
+    def add(self, rank_Q: Tensor, candidates_Q: Tensor, strengths_Q: Tensor, after_skip_Q: Tensor) -> None:
+        self._all.update(rank_Q)
+        self._by_target.update(rank_Q, candidates_Q, strengths_Q)
+        for metric, chosen_Q in zip(self._after, (after_skip_Q, ~after_skip_Q), strict=True):
+            metric.update(rank_Q[chosen_Q])
+
+    def result(self) -> dict[str, float | int]:
+        after = {name: metric.compute() for name, metric in zip(("after_skip", "after_kept"), self._after, strict=True)}
+        return (
+            self._all.compute()
+            | self._by_target.compute()
+            | {f"{name}_{key}": found[key] for name, found in after.items() for key in ("hr@10", "sessions")}
+        )
+
+
+@torch.no_grad()
+def _measure_split(opened: OpenExport, store: SessionStore, back: int) -> dict[str, dict[str, float | int]]:
+    """By "way strength", the metrics of the targets `back` places before their session's end."""
+    recommender = Recommender(opened, ExactSearch(opened.vectors))
+    directions = _directions(opened)
+    tallies = {"off 0": _Tally()} | {f"{way} {strength}": _Tally() for way in WAYS for strength in STRENGTHS}
+    for group in range(len(store.group_sizes)):
+        window = store.read(np.array([group]))
+        ends_S = window.offsets[1:] - back
+        sound = ends_S > window.offsets[:-1]
+        starts_Q, ends_Q = window.offsets[:-1][sound], ends_S[sound]
+        if not len(ends_Q):
+            continue
+        plays = np.concatenate([np.arange(start, end) for start, end in zip(starts_Q, ends_Q, strict=True)])
+        skipped_P = opened.view.skipped(window.skips[plays])
+        listened = Listened.flat(ends_Q - starts_Q, window.tracks[plays].astype(np.int64), skipped_P)
+        target_Q = torch.from_numpy(window.tracks[ends_Q].astype(np.int64))
+        strengths_Q = torch.from_numpy(window.skips[ends_Q])
+        after_skip_Q = torch.from_numpy(opened.view.skipped(window.skips[ends_Q - 1]))
+        excluded_QX = torch.cat([target_Q[:, None], torch.from_numpy(excluded(listened, "both"))], dim=1)
+        candidates_Q = torch.tensor([len(opened.tracks) - len(set(rows) - {-1}) for rows in excluded_QX.tolist()])
+        plain_QD = recommender.queries(listened)
+        asked = {"off 0": plain_QD} | {
+            f"{way} {strength}": steered(plain_QD, direction(listened), strength)
+            for way, direction in directions.items()
+            for strength in STRENGTHS
+        }
+        for name, queries_QD in asked.items():
+            rank_Q = _ranks(opened, queries_QD, target_Q, excluded_QX)
+            tallies[name].add(rank_Q, candidates_Q, strengths_Q, after_skip_Q)
+    return {name: tally.result() for name, tally in tallies.items()}
+
+
+def _ranks(opened: OpenExport, queries_QD: Tensor, target_Q: Tensor, excluded_QX: Tensor) -> Tensor:
+    """int64 [Q]: the targets' exact ranks, 1 is best."""
+    scores_Q, counts_Q = torch.zeros(len(target_Q)), torch.zeros(len(target_Q), dtype=torch.int64)
+    for first, block_BD in opened.vectors.blocks():
+        scores_Q += full_target_scores(queries_QD, target_Q, first, block_BD)
+    for first, block_BD in opened.vectors.blocks():
+        counts_Q += full_counts(queries_QD, scores_Q, excluded_QX, first, block_BD)
+    return 1 + counts_Q
+
+
+def _directions(opened: OpenExport) -> dict[str, Callable[[Listened], Tensor]]:
+    """What each way turns from, by its name."""
+    mean_D = sum(block_BD.double().sum(dim=0) for _, block_BD in opened.vectors.blocks()) / len(opened.tracks)
+
+    def of_skipped(listened: Listened, mean_D: Tensor | float) -> Tensor:
+        skipped_BT = torch.from_numpy(listened.skipped_BT)
+        rows_P = listened.rows_BT[listened.skipped_BT]
+        means_BTD = torch.zeros(*skipped_BT.shape, opened.vectors.dim)
+        rows_PD = torch.from_numpy(opened.vectors.take(rows_P)) - mean_D
+        means_BTD[skipped_BT] = torch.nn.functional.normalize(rows_PD.float(), dim=1)
+        return means_BTD.sum(dim=1) / skipped_BT.sum(dim=1, keepdim=True).clamp(min=1)
+
+    return {
+        "contrast": lambda listened: contrasts(opened.vectors, listened),
+        "skipped": lambda listened: of_skipped(listened, 0.0),
+        "centred": lambda listened: of_skipped(listened, mean_D),
+    }
+
+
+def _report(config: SteeringConfig, figures: dict[str, dict[str, dict[str, float | int]]]) -> Report:
+    hits = ["hr@1", "hr@5", "hr@10", "hr@20", "kept_hr@10", "skipped_hr@10", "after_skip_hr@10", "after_kept_hr@10"]
+    rows = [
+        [split, *name.split(), *(f"{found[key]:.4f}" for key in hits)]
+        + [f"{found[f'{kind}_percentile']:.2f}" for kind in ("kept", "skipped")]
+        for split, of_split in figures.items()
+        for name, found in of_split.items()
+    ]
+
+    def draw(figure: Figure) -> None:
+        axis = figure.subplots()
+        off, found = figures["test"]["off 0"], figures["test"]
+        for way in WAYS:
+            points = [off, *(found[f"{way} {strength}"] for strength in STRENGTHS)]
+            axis.plot(*([one[f"{kind}_hr@10"] for one in points] for kind in ("kept", "skipped")), ".-", label=way)
+        axis.set_xlabel("HR@10 of kept targets, test: more is better")
+        axis.set_ylabel("HR@10 of skipped ones: less is meant")
+        axis.legend()
+
+    off = figures["test"]["off 0"]
+    return Report(
+        name="steering",
+        title="Steering away from skipped tracks",
+        config=config,
+        figures={"steering": figures},
+        samples={},
+        header=HEADER,
+        rows=rows,
+        notes=[
+            f"Test: {off['sessions']:,} targets, {off['kept_sessions']:,} kept and {off['skipped_sessions']:,} "
+            f"skipped; {off['after_skip_sessions']:,} come after a skip. Percentile 0 is first, 100 last.",
+        ],
+        draw=draw,
+    )

@@ -1,0 +1,57 @@
+"""Without steering, the benchmark ranks as brute force does; its report; refusals."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.__main__ import run
+from datapipes.errors import UserError
+from tests.conftest import random_sessions, write_dataset
+from tests.retrieval.made import LONGEST, change, program, write_made
+from training.distributed import process_group
+
+TRACKS, DIM = 60, 8
+SESSIONS = random_sessions(40, TRACKS, LONGEST + 3)
+ROWS = np.random.default_rng(2).standard_normal((TRACKS, DIM)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("steering")
+    data = write_dataset(folder / "data", SESSIONS, TRACKS)
+    digest = json.loads((data / "manifest.json").read_text())["vocabulary_hash"]
+    ids = [f"t_{row:05}" for row in range(TRACKS)]
+    change(write_made(folder / "out", ids, ROWS, program(DIM), path=str(data)), vocabulary_hash=digest)
+    return folder
+
+
+def rank_by_hand(tracks: list[int], back: int) -> int:
+    heard, target = tracks[:-back], tracks[-back]
+    scores = ROWS @ ROWS[heard[-LONGEST:]].mean(axis=0)
+    others = set(range(TRACKS)) - set(heard) - {target}
+    return 1 + sum(scores[row] >= scores[target] for row in others)
+
+
+def test_report(made: Path, tmp_path: Path):
+    with process_group():
+        run(["steering", "--export", str(made / "out"), "--output", str(tmp_path)])
+    (report,) = tmp_path.glob("*.json")
+    found = json.loads(report.read_text())["steering"]
+    for split, back in (("validation", 2), ("test", 1)):
+        ranks = np.array([rank_by_hand(tracks, back) for tracks, _ in SESSIONS])
+        skipped = np.array([skips[-back] in (1, 2) for _, skips in SESSIONS])
+        off = found[split]["off 0"]
+        assert off["hr@10"] == pytest.approx((ranks <= 10).mean())
+        assert off["kept_hr@10"] == pytest.approx((ranks[~skipped] <= 10).mean())
+        assert off["skipped_sessions"] == skipped.sum()
+        after = np.array([skips[-back - 1] in (1, 2) for _, skips in SESSIONS])
+        assert off["after_skip_hr@10"] == pytest.approx((ranks[after] <= 10).mean())
+        assert len(found[split]) == 1 + 3 * 4 and found[split]["skipped 0.5"] != off
+
+
+def test_another_vocabulary_is_refused(made: Path, tmp_path: Path):
+    other = write_dataset(tmp_path / "data", SESSIONS, TRACKS + 1)
+    with process_group(), pytest.raises(UserError, match="has another vocabulary than"):
+        run(["steering", "--export", str(made / "out"), "--data", str(other), "--output", str(tmp_path)])

@@ -1,0 +1,167 @@
+"""An export is opened as its manifest says, or refused with a sentence."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datapipes.errors import UserError
+from retrieval.opened import OpenExport
+from tests.components.conftest import refused, run  # noqa: F401  a fixture
+from tests.retrieval.made import change, program, record, write_made
+
+TRACKS, DIM = 30, 8
+IDS = [f"t_{row:02}" for row in range(TRACKS)]
+ROWS = np.random.default_rng(0).standard_normal((TRACKS, DIM)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> bytes:
+    return program(DIM)
+
+
+@pytest.fixture(scope="module")
+def whole(encoder: bytes, tmp_path_factory) -> Path:
+    return write_made(tmp_path_factory.mktemp("whole") / "out", IDS, ROWS, encoder, parts=3)
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "out"))
+
+
+def manifest(folder: Path) -> dict:
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def part(number: int) -> str:
+    return f"embeddings/part-{number:05}.parquet"
+
+
+def test_what_it_holds(whole: Path):
+    opened = OpenExport.open(whole)
+    assert opened.tracks.ids(np.arange(TRACKS)).to_pylist() == IDS
+    assert np.array_equal(opened.vectors.take(np.arange(TRACKS)), ROWS)
+    assert np.array_equal(opened.queries().numpy(), ROWS[:5])
+    assert (opened.view.length, opened.view.skip_up_to, opened.view.filter_skipped) == (6, 2, False)
+
+
+def missing(folder: Path) -> str:
+    (folder / part(1)).unlink()
+    return f"{part(1)} cannot be read"
+
+
+def swapped(folder: Path) -> str:
+    """Two parts of the same size, each sound."""
+    (folder / part(0)).rename(folder / "aside")
+    (folder / part(1)).rename(folder / part(0))
+    (folder / "aside").rename(folder / part(1))
+    return f"{part(0)} differs from what was written"
+
+
+def swapped_with_their_hashes(folder: Path) -> str:
+    swapped(folder)
+    parts = manifest(folder)["parts"]
+    change(folder, parts=[one | record(folder, one["file"]) for one in parts])
+    return "not in row order near row 0"
+
+
+def cut(folder: Path) -> str:
+    (folder / part(2)).write_bytes((folder / part(2)).read_bytes()[:-1])
+    return "bytes where its index says"
+
+
+def encoder_changed(folder: Path) -> str:
+    content = bytearray((folder / "encoder.pt2").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "encoder.pt2").write_bytes(content)
+    return "encoder.pt2 differs from what was written"
+
+
+def encoder_replaced(folder: Path) -> str:
+    (folder / "encoder.pt2").write_bytes(b"no program")
+    change(folder, encoder=manifest(folder)["encoder"] | record(folder, "encoder.pt2"))
+    return "encoder.pt2 is no encoder"
+
+
+def narrower(folder: Path) -> str:
+    change(folder, dim=DIM // 2)
+    return "cannot be opened"
+
+
+def wider(folder: Path) -> str:
+    change(folder, dim=DIM * 2)
+    return "cannot be opened"
+
+
+def longer_sessions(folder: Path) -> str:
+    change(folder, encoder=manifest(folder)["encoder"] | {"max_tracks": 7})
+    return "encoder.pt2 is no encoder"
+
+
+def length_unknown(folder: Path) -> str:
+    encoder = manifest(folder)["encoder"]
+    change(folder, encoder={name: encoder[name] for name in ("file", "bytes", "sha256")})
+    return "max_tracks"
+
+
+def config_unknown(folder: Path) -> str:
+    change(folder, config={"data": {"skipped_tracks": "sometimes"}})
+    return "data.skipped_tracks"
+
+
+def delta(folder: Path) -> str:
+    counts = {"changed": TRACKS, "new": 0, "unchanged": 3, "gone": 0, "table_rows": TRACKS + 3}
+    gone = record(folder, "queries.npy")
+    change(folder, since={"run": "runs/before", "rows_hash": "0" * 64, "gone_tracks": gone} | counts)
+    return "holds only the rows that changed since runs/before"
+
+
+def another_version(folder: Path) -> str:
+    change(folder, schema_version=1)
+    return "schema_version 1"
+
+
+FAULTS = [missing, swapped, swapped_with_their_hashes, cut, encoder_changed, encoder_replaced, narrower, wider]
+FAULTS += [longer_sessions, length_unknown, config_unknown, delta, another_version]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_no_export(fault, copy: Path, run):  # noqa: F811
+    words = fault(copy)
+    refused(run("recommend", "--export", str(copy), "--session", "t_01"), str(copy), words)
+
+
+def test_an_encoder_of_another_width(tmp_path: Path):
+    folder = write_made(tmp_path / "out", IDS, ROWS, program(DIM + 4))
+    with pytest.raises(UserError, match="encoder.pt2 is no encoder of rows of 8 .*: export again"):
+        OpenExport.open(folder)
+
+
+def test_a_track_with_two_rows(encoder: bytes, tmp_path: Path):
+    folder = write_made(tmp_path / "out", [*IDS[:-1], IDS[0]], ROWS, encoder)
+    with pytest.raises(UserError, match="the track 't_00' has two rows"):
+        OpenExport.open(folder)
+
+
+@settings(max_examples=40, deadline=None)
+@given(number=st.integers(0, 2), share=st.floats(0, 0.999), bit=st.integers(0, 7))
+def test_a_part_that_was_vouched_for_and_is_damaged(whole: Path, tmp_path_factory, number: int, share: float, bit: int):
+    """A sentence, or a table of the right size: Parquet has no checksum of its own."""
+    copy = Path(shutil.copytree(whole, tmp_path_factory.mktemp("damaged") / "out"))
+    content = bytearray((copy / part(number)).read_bytes())
+    content[int(share * len(content))] ^= 1 << bit
+    (copy / part(number)).write_bytes(content)
+    parts = manifest(copy)["parts"]
+    parts[number] |= record(copy, part(number))
+    change(copy, parts=parts)
+    try:
+        opened = OpenExport.open(copy)
+    except UserError as error:
+        assert str(copy) in str(error) and str(error).isprintable()
+    else:
+        assert len(opened.tracks) == TRACKS and opened.vectors.take(np.arange(TRACKS)).shape == (TRACKS, DIM)

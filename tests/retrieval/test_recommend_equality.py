@@ -1,0 +1,104 @@
+"""An export, opened again, asks what the live model asks, of every direction, kind and way to read skips."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product, starmap
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+
+from datapipes.sessions import SessionStore
+from retrieval import exporter
+from retrieval.kinds import DType, Format, Kind
+from retrieval.opened import OpenExport
+from retrieval.recommender import Listened, Recommender
+from retrieval.search import ExactSearch
+from tests.conftest import random_sessions, write_dataset
+from tests.retrieval.conftest import LONGEST, TRACKS, save_untrained, small
+from training.build import build_model, evaluation_loader
+from training.checkpoint import load_best
+from training.distributed import process_group
+from training.run import RunDirectory
+
+pytestmark = [pytest.mark.ranks, pytest.mark.usefixtures("group")]
+KINDS = [kind for kind in starmap(Kind, product(get_args(Format), get_args(DType))) if kind.possible]
+
+
+@pytest.fixture(scope="module")
+def group() -> Iterator[None]:
+    """Of one rank, in the test's own process."""
+    with process_group():
+        yield
+
+
+@torch.no_grad()
+def live_queries(run_path: Path) -> tuple[Listened, torch.Tensor]:
+    """All test sessions up to their target, and what `evaluate` asks of each."""
+    run = RunDirectory.open(str(run_path))
+    store, config = run.open_store(), run.config
+    model = build_model(config, store.tracks)
+    load_best(model, run.path)
+    model.eval()
+    sessions, queries = [], []
+    window = store.read(np.arange(len(store.group_sizes)))
+    skipped = (window.skips >= 1) & (window.skips <= config.data.skip_up_to)
+    for batch in evaluation_loader(config, store, "full", "test", 0).epoch(0):
+        task = model.module
+        found_BD = task.learner.predict(task.table(batch.sessions.tracks).values(), batch.sessions)
+        for number, query_D in zip(batch.sessions.session_B.tolist(), found_BD, strict=True):
+            if number >= 0:
+                plays = range(window.offsets[number], window.offsets[number + 1] - 1)
+                sessions.append([(int(window.tracks[play]), bool(skipped[play])) for play in plays])
+                queries.append(query_D)
+    return Listened.of(sessions), torch.stack(queries)
+
+
+def made_run(folder: Path, recipe: str, **data) -> Path:
+    write_dataset(folder / "data", random_sessions(60, TRACKS, LONGEST + 4), TRACKS)
+    config = small(recipe, folder)
+    save_untrained(replace(config, data=replace(config.data, **data)))
+    return Path(config.run_dir)
+
+
+@pytest.mark.parametrize("read", ["read", "filter"])
+@pytest.mark.parametrize("recipe", ["best", "bidir"])
+def test_queries_are_the_live_models(recipe: str, read: str, tmp_path: Path):
+    run_path = made_run(tmp_path, recipe, skipped_tracks=read, skip_up_to=3)
+
+    listened, live_SD = live_queries(run_path)
+    exporter.write_export(str(run_path), tmp_path / "out", False, Kind())
+    opened = OpenExport.open(tmp_path / "out")
+    if read == "filter":
+        assert (~listened.skipped_BT & (listened.rows_BT >= 0)).sum(axis=1).min() == 0, "no session is left nothing of"
+    found_SD = Recommender(opened, ExactSearch(opened.vectors)).queries(listened)
+    assert len(live_SD) == len(SessionStore(str(tmp_path / "data")))
+    torch.testing.assert_close(found_SD, live_SD, rtol=1e-5, atol=1e-5)
+
+
+def test_every_kind_is_opened(tmp_path: Path, monkeypatch):
+    """The same sessions, the same answers but for what the type rounds off."""
+    trace, traced = torch.export.export, []
+
+    def trace_once(*arguments, **options):
+        """Tracing takes seconds, and the program is the same for each kind."""
+        if not traced:
+            traced.append(trace(*arguments, **options))
+        return traced[0]
+
+    monkeypatch.setattr(torch.export, "export", trace_once)
+    run_path = made_run(tmp_path, "best")
+    listened, _ = live_queries(run_path)
+    answers = {}
+    for kind in KINDS:
+        output = tmp_path / f"{kind.format}-{kind.dtype}"
+        exporter.write_export(str(run_path), output, False, kind)
+        opened = OpenExport.open(output)
+        assert opened.tracks.ids(np.array([0, TRACKS - 1])).to_pylist() == ["t_00000", f"t_{TRACKS - 1:05}"]
+        answers[kind] = Recommender(opened, ExactSearch(opened.vectors)).recommend(listened, 5)
+    for kind, (rows_BK, scores_BK) in answers.items():
+        same = answers[Kind("parquet", kind.dtype)]
+        assert np.array_equal(rows_BK, same[0]) and np.array_equal(scores_BK, same[1])
+        np.testing.assert_allclose(scores_BK, answers[Kind()][1], atol=0.05)
