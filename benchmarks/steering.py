@@ -31,7 +31,7 @@ WAYS = ("contrast", "skipped", "centred")
 SPLITS = {"validation": 2, "test": 1}
 """How many places before a session's end the target stands."""
 HEADER = ["split", "way", "steer", "HR@1", "HR@5", "HR@10", "HR@20", "kept HR@10", "skipped HR@10"]
-HEADER += ["after a skip HR@10", "else HR@10", "kept percentile", "skipped percentile"]
+HEADER += ["after a skip HR@10", "else HR@10", "kept pct", "skipped pct"]
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _report(config: SteeringConfig, figures: dict[str, dict[str, dict[str, float
     hits = ["hr@1", "hr@5", "hr@10", "hr@20", "kept_hr@10", "skipped_hr@10", "after_skip_hr@10", "after_kept_hr@10"]
     rows = [
         [split, *name.split(), *(f"{found[key]:.4f}" for key in hits)]
-        + [f"{found[f'{kind}_percentile']:.2f}" for kind in ("kept", "skipped")]
+        + [f"{found[f'{kind}_percentile_rank']:.2f}" for kind in ("kept", "skipped")]
         for split, of_split in figures.items()
         for name, found in of_split.items()
     ]
