@@ -30,6 +30,7 @@ COMMANDS = {
     "table": Command("components.table", "TableConfig", "table", "train models at several seeds and compare them"),
     "sweep": Command("components.sweep", "SweepConfig", "sweep", "search a recipe's settings on validation alone"),
     "export": Command("retrieval.export", "ExportConfig", "export", "write embeddings and encoder for retrieval"),
+    "index": Command("retrieval.index.command", "IndexConfig", "index", "make an export's approximate index"),
     "show": Command("components.show", "ShowConfig", "show", "print the HR table of a finished run"),
     "doctor": Command("components.doctor", "DoctorConfig", "doctor", "check versions, devices and the sharding plan"),
 }
