@@ -24,6 +24,7 @@ BENCHMARKS = {
     "peers": Benchmark("benchmarks.peers", "RePlay and RecTools on the same work, in environments of their own"),
     "evaluate": Benchmark("benchmarks.evaluate", "users ranked per second, uniform and exact full, against plain"),
     "export": Benchmark("benchmarks.export", "GB/s of the export for retrieval, against numpy.save"),
+    "index": Benchmark("benchmarks.index", "queries/s of each kind of index, against the exact search"),
     "checkpoint": Benchmark("benchmarks.checkpoint", "the pause for a checkpoint, its writing and reading"),
     "compare": Benchmark("benchmarks.compare", "compare A.json B.json: exit code 1 where B is slower beyond the noise"),
 }

@@ -45,7 +45,7 @@ class Truth:
     @classmethod
     def of(cls, vectors: Vectors, queries_SD: Tensor, k: int) -> "Truth":
         """K is `k`."""
-        return cls(queries_SD, *_search(ExactSearch(vectors), queries_SD, k))
+        return cls(queries_SD, *ask(ExactSearch(vectors), queries_SD, k))
 
 
 def measure(kind: str, settings: dict[str, int], search: Search, truth: Truth) -> Measured:
@@ -54,7 +54,7 @@ def measure(kind: str, settings: dict[str, int], search: Search, truth: Truth) -
     seconds = []
     for _ in range(_PASSES):
         began = time.perf_counter()
-        rows_SK, scores_SK = _search(search, truth.queries_SD, k)
+        rows_SK, scores_SK = ask(search, truth.queries_SD, k)
         seconds.append(time.perf_counter() - began)
     of_10, of_k = (recall(rows_SK, scores_SK, truth, at) for at in (10, k))
     return Measured(kind, settings, of_10, of_k, len(truth.queries_SD) / min(seconds))
@@ -70,7 +70,8 @@ def recall(rows_SK: Tensor, scores_SK: Tensor, truth: Truth, at: int) -> float:
     return float((good_SK & (rows_SK[:, :at] >= 0)).sum() / there_SK.sum())
 
 
-def _search(search: Search, queries_SD: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def ask(search: Search, queries_SD: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Each query's best `k`, `AT_A_TIME` queries in one call, with nothing left out."""
     found = [
         search.search(part_QD, k, torch.empty(len(part_QD), 0, dtype=torch.int64))
         for part_QD in queries_SD.split(AT_A_TIME)
