@@ -15,18 +15,18 @@ from retrieval.manifest import ExportManifest
 DIM = 16
 
 
-class MeanEncoder(nn.Module):
-    """A session's query is the mean of its tracks."""
+class SumEncoder(nn.Module):
+    """A session's query is the sum of its tracks: exact, where those are whole numbers."""
 
     def forward(self, items_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-        return items_BTD.sum(dim=1) / lengths_B[:, None].clamp(min=1)
+        return items_BTD.sum(dim=1) * (lengths_B > 0)[:, None]
 
 
 def program(file: Path) -> Path:
-    """`MeanEncoder` as an export has it, for any number of sessions of any length."""
+    """`SumEncoder` as an export has it, for any number of sessions of any length."""
     sizes = {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}
     example = torch.randn(2, 3, DIM), torch.tensor([3, 2])
-    torch.export.save(torch.export.export(MeanEncoder(), example, dynamic_shapes=(sizes, {0: sizes[0]})), file)
+    torch.export.save(torch.export.export(SumEncoder(), example, dynamic_shapes=(sizes, {0: sizes[0]})), file)
     return file
 
 
