@@ -64,7 +64,7 @@ def test_as_a_plain_recount(split: str, filter_history: bool, make_dataset: Call
         config_of(data, filter_history), SessionStore(str(data)), opened, ExactSearch(opened.vectors), split
     )
     assert found == pytest.approx(counted(table, sessions, split, filter_history))
-    assert 0 < found["hr@1"] < found["hr@20"] < 1
+    assert 0 < found["hr@10"] < found["hr@20"] < 1
 
 
 def test_ranks_in_a_list():
