@@ -20,6 +20,7 @@ endif
 PYTHON := $(abspath $(VENV))/bin/python
 PIP_INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
 SETUP := $(VENV)/.setup-$(DEVICE)
+EXTRAS := $(VENV)/.setup-extras
 DEV := $(VENV)/.setup-dev
 OTHER_FBGEMM := $(if $(filter gpu,$(DEVICE)),fbgemm-gpu-cpu,fbgemm-gpu)
 
@@ -27,7 +28,7 @@ OTHER_FBGEMM := $(if $(filter gpu,$(DEVICE)),fbgemm-gpu-cpu,fbgemm-gpu)
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: help setup train test lint doctor clean
+.PHONY: help setup extras train test lint doctor clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -56,7 +57,13 @@ $(SETUP): requirements/common.txt requirements/$(DEVICE).txt requirements/torchr
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(DEV): requirements/dev.txt $(SETUP)
+extras: $(EXTRAS)  ## install FAISS, the service and ONNX besides
+
+$(EXTRAS): requirements/extras.txt $(SETUP)
+	@$(PIP_INSTALL) -r requirements/extras.txt
+	@touch $@
+
+$(DEV): requirements/dev.txt $(EXTRAS)
 	@$(PIP_INSTALL) -r requirements/dev.txt
 	@touch $@
 

@@ -31,7 +31,8 @@ EXTRAS_REQUIRE = {
     "gpu": ["torch==2.13.0", "fbgemm-gpu==1.8.0", "torchrec==1.8.0"],
     "gpu-torch211": ["torch==2.11.0", "fbgemm-gpu==1.6.0", "torchrec==1.6.1"],
     "ann": ["faiss-cpu==1.15.1"],
-    "serve": ["fastapi==0.165.0", "uvicorn==0.54.0"],
+    "onnx": ["onnx==1.23.2", "onnxruntime==1.31.1", "onnxscript==0.7.2"],
+    "serve": ["fastapi==0.165.0", "prometheus-client==0.26.0", "uvicorn==0.54.0"],
     "dev": ["hypothesis==6.170.15", "pytest==9.2.0", "pytest-timeout==2.4.0", "pytest-xdist==3.8.0", "ruff==0.17.5"],
 }
 

@@ -7,7 +7,7 @@ it. Plain is a blocking `torch.save` of the same tensors, each rank its own, for
 
 import math
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -67,7 +67,7 @@ def measure(config: CheckpointBenchmarkConfig) -> None:
         names = ("pause", "write", "plain write", "read", "plain read")
         seconds: dict[str, list[float]] = {name: [] for name in names}
         for number in range(config.rounds + 1):
-            position = replace(Position(step=number), best_checkpoint="")
+            position = Position(step=number)
             path, plain = folder / CHECKPOINTS / position.name, folder / f"{rank()}.pt"
             local = {name: local_tensors(tensor) for name, tensor in tensors.items()}
             pause = timed(lambda position=position: checkpoints.save(tensors, position))

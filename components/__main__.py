@@ -28,6 +28,7 @@ COMMANDS = {
     "train": Command("components.train", "", "main", "train a recipe: train [RECIPE] [--section.field VALUE ...]"),
     "evaluate": Command("components.evaluate", "EvaluateRunConfig", "evaluate", "measure a run's best weights again"),
     "table": Command("components.table", "TableConfig", "table", "train models at several seeds and compare them"),
+    "report": Command("components.report", "ReportConfig", "report", "write an HTML page on a run, or on two"),
     "sweep": Command("components.sweep", "SweepConfig", "sweep", "search a recipe's settings on validation alone"),
     "export": Command("retrieval.export", "ExportConfig", "export", "write embeddings and encoder for retrieval"),
     "index": Command("retrieval.index.command", "IndexConfig", "index", "make an export's approximate index"),

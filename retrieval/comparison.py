@@ -1,12 +1,12 @@
-"""The encoder program, read back, against the live model on sessions of the dataset.
+"""Encoder programs, read back, against the live model on sessions of the dataset; and the queries it gave there.
 
 Shape legend: B sessions, T positions, D width, U bags of the lookup, S sessions compared.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
@@ -25,6 +25,9 @@ from training.evaluate import SPLITS
 SESSIONS = 1000
 TOLERANCE = 1e-5
 
+Program = Callable[[Tensor, Tensor], Tensor]
+"""Track rows [B, T, D] and lengths [B] in, queries [B, D] out, on the CPU."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -36,35 +39,65 @@ class Comparison:
 
 
 @torch.no_grad()
-def compare_program(file: Path, config: RunConfig, store: SessionStore, model: DistributedModelParallel) -> Comparison:
-    """Each rank compares its share of up to 1,000 validation and test sessions; `UserError` where any differs."""
+def compare_programs(
+    loaders: dict[str, Callable[[], Program]], config: RunConfig, store: SessionStore, model: DistributedModelParallel
+) -> tuple[dict[str, Comparison], np.ndarray]:
+    """Each rank compares its share of up to 1,000 validation and test sessions; `UserError` where any differs.
+
+    `loaders`: how to read each program, by what to call it. Also returns the live queries, float32 [S, D], of the
+    whole sessions: those of validation, then those of the test, each in the dataset's order.
+    """
     batches = together(lambda: _batches(config, store))
-    program = together(lambda: torch.export.load(str(file)).module())
+    programs = together(lambda: {name: load() for name, load in loaders.items()})
     task = model.module
     # All ranks take part in a lookup, so all are done before anything that may fail on one.
-    looked_up = [task.table(batch.tracks).values() for batch in batches]
-    differences = together(
-        lambda: [
-            difference
-            for rows_UD, batch in zip(looked_up, batches, strict=True)
-            for difference in _differences(program, task.learner, rows_UD, batch)
-        ]
+    looked_up = [task.table(batch.tracks).values() for _, batch in batches]
+    largest = together(
+        lambda: {
+            name: max(
+                (
+                    difference
+                    for rows_UD, (_, batch) in zip(looked_up, batches, strict=True)
+                    for difference in _differences(name, program, task.learner, rows_UD, batch)
+                ),
+                default=0.0,
+            )
+            for name, program in programs.items()
+        }
     )
-    sessions = sum(int((batch.session_B >= 0).sum()) for batch in batches)
-    shares = gather_objects((sessions, max(differences, default=0.0)))
-    comparison = Comparison(sum(sessions for sessions, _ in shares), max(largest for _, largest in shares))
-    if not comparison.sessions:
+    queries = together(lambda: _queries(task.learner, looked_up, batches))
+    shares = gather_objects((largest, *queries))
+    places = np.concatenate([places for _, places, _ in shares])
+    if not len(places):
         raise UserError(f"{store.path} has no session of two tracks to compare the encoder program on: add some")
-    return comparison
+    # By split and session, so that any number of ranks gives the same order.
+    queries_SD = np.concatenate([queries for _, _, queries in shares])[np.lexsort(places.T[::-1])]
+    comparisons = {name: Comparison(len(places), max(largest[name] for largest, _, _ in shares)) for name in programs}
+    return comparisons, queries_SD
 
 
-def _batches(config: RunConfig, store: SessionStore) -> list[SessionBatch]:
-    """This rank's share; the same number of batches on every rank."""
+def _batches(config: RunConfig, store: SessionStore) -> list[tuple[int, SessionBatch]]:
+    """This rank's share, with the number of each one's split; the same number of batches on every rank."""
     loaders = [evaluation_loader(config, store, "full", split, SESSIONS // len(SPLITS)) for split in SPLITS]
-    return [batch.sessions.to(device()) for loader in loaders for batch in loader.epoch(0)]
+    return [(number, batch.sessions.to(device())) for number, loader in enumerate(loaders) for batch in loader.epoch(0)]
 
 
-def _differences(program: nn.Module, learner: Learner, rows_UD: Tensor, batch: SessionBatch) -> Iterator[float]:
+def _queries(
+    learner: Learner, looked_up: list[Tensor], batches: list[tuple[int, SessionBatch]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [S, 2], split and session, and float32 [S, D], the live query of the whole session."""
+    places, queries = [np.empty((0, 2), dtype=np.int64)], []
+    for rows_UD, (split, batch) in zip(looked_up, batches, strict=True):
+        real_B = batch.session_B >= 0
+        sessions_S = batch.session_B[real_B].cpu().numpy().astype(np.int64)
+        places.append(np.stack([np.full_like(sessions_S, split), sessions_S], axis=1))
+        queries.append(learner.predict(rows_UD, batch)[real_B].float().cpu().numpy())
+    return np.concatenate(places), np.concatenate(queries)
+
+
+def _differences(
+    name: str, program: Program, learner: Learner, rows_UD: Tensor, batch: SessionBatch
+) -> Iterator[float]:
     """The largest difference of each call of the program: one session, a few, and the rest at full width."""
     encoder = learner.encoder
     appended = appended_positions(encoder)
@@ -84,7 +117,7 @@ def _differences(program: nn.Module, learner: Learner, rows_UD: Tensor, batch: S
             difference = float((query_SD - live_SD).abs().max())
             if not torch.allclose(query_SD, live_SD, rtol=TOLERANCE, atol=TOLERANCE):
                 raise UserError(
-                    f"the encoder program read back differs from the model by {difference:.1e} where {TOLERANCE:.0e} "
+                    f"{name} read back differs from the model by {difference:.1e} where {TOLERANCE:.0e} "
                     "is allowed: nothing was exported; see what `skipwise doctor` says of the versions"
                 )
             yield difference

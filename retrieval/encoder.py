@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
-from datapipes.errors import UserError
 from models.encoder import Encoder
+from retrieval.files import write_checked
 
 
 class QueryEncoder(nn.Module):
@@ -40,7 +41,7 @@ def appended_positions(encoder: Encoder) -> int:
     return int(encoder.config.direction == "bidirectional")
 
 
-def write_program(file: Path, encoder: Encoder, dim: int) -> None:
+def write_program(file: Path, encoder: Encoder, dim: int) -> ExportedProgram:
     """Traces the program, for any number of sessions of 1 to `max_tracks` tracks; saves it and reads it back."""
     query = QueryEncoder(encoder)
     example = torch.zeros(3, query.max_tracks, dim), torch.full((3,), query.max_tracks)
@@ -51,9 +52,8 @@ def write_program(file: Path, encoder: Encoder, dim: int) -> None:
     # Through memory, for torch's own writer turns a full disk into an error of its own that does not say so.
     whole = io.BytesIO()
     torch.export.save(program, whole)
-    file.write_bytes(whole.getvalue())
-    if file.read_bytes() != whole.getvalue():
-        raise UserError(f"{file.name} read back differs from what was written: check the disk, then export again")
+    write_checked(file, whole.getvalue())
+    return program
 
 
 def input_contract(encoder: Encoder, dim: int) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from retrieval.kinds import DType, Format, Kind
+
 
 @dataclass(frozen=True)
 class ExportConfig:
@@ -11,9 +13,18 @@ class ExportConfig:
     run: str
     """Run directory that train wrote."""
     output: Path
-    """Directory to write: embeddings as Parquet, the encoder as a torch.export program, and a manifest."""
+    """Directory to write: embeddings, the encoder as a torch.export program, queries to tune by, and a manifest."""
     overwrite: bool = False
     """Replace an export that stands at `output`."""
+    format: Format = "parquet"
+    """Of the embeddings: Parquet with track ids, NumPy's for memory maps, or a flat FAISS index (extra `ann`)."""
+    dtype: DType = "float32"
+    """Of the embeddings; int8 is FBGEMM's row-wise quantization, with a scale and a bias for each row."""
+    only_new_since: str = ""
+    """Another run's directory: export only rows that differ from its best table, bit for bit, and those of new
+    tracks."""
+    onnx: bool = False
+    """Write the encoder for ONNX too (extra `onnx`)."""
 
 
 def export(config: ExportConfig) -> None:
@@ -22,4 +33,11 @@ def export(config: ExportConfig) -> None:
     from training.distributed import process_group
 
     with process_group():
-        write_export(config.run, config.output, config.overwrite)
+        write_export(
+            config.run,
+            config.output,
+            config.overwrite,
+            Kind(config.format, config.dtype),
+            config.only_new_since,
+            config.onnx,
+        )

@@ -1,13 +1,15 @@
 """`manifest.json` of an export: what it holds, how to call its encoder, and where it came from."""
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePath
 from typing import Any, get_origin
 
 from datapipes.errors import UserError, shown
 from datapipes.manifest import MANIFEST
+from datapipes.manifest_fields import whole
 from datapipes.values import fault
+from retrieval.kinds import Kind
 from training.run import read_json
 
 SCHEMA_VERSION = 2
@@ -18,23 +20,30 @@ class ExportManifest:
     """The description of an export directory."""
 
     rows: int
-    """Tracks, over all parts."""
+    """Tracks, over all parts; of a delta, only those that it holds."""
     dim: int
     """Width of an embedding and of a query."""
-    dtype: str
-    """Type of the numbers of an embedding."""
     format: str
     """Of the parts: parquet, npy or faiss."""
+    dtype: str
+    """Type of the numbers of an embedding: float32, float16, or int8 with a scale and a bias for each row."""
     vocabulary_hash: str
     """The dataset's: SHA-256, in hex, over the track ids in row order, each followed by a newline."""
     parts: list[dict[str, Any]]
-    """In row order: `file`, `first_row`, `rows`, `bytes` and `sha256`."""
+    """In row order: `file`, `first_row` within the export, `rows`, `bytes` and `sha256`."""
     tracks: list[dict[str, Any]]
-    """Like `parts`: files of ids, where the parts have none."""
-    queries: dict[str, Any]
-    """The file of the model's queries of the sessions compared, `rows` of them, by which an index is tuned."""
+    """Like `parts`, the track ids of each, where the parts cannot hold them; none for Parquet."""
     encoder: dict[str, Any]
     """The program's `file`, `bytes` and `sha256`, and what its inputs and its output mean."""
+    onnx: dict[str, Any]
+    """The same program for ONNX, `file`, `bytes`, `sha256` and `opset`; empty without."""
+    queries: dict[str, Any]
+    """The live model's queries of sessions, to tune an index by: `file`, `rows`, `bytes` and `sha256`."""
+    index: dict[str, Any]
+    """The index that was built over the parts; empty without."""
+    since: dict[str, Any]
+    """Of a delta: the `run` it is counted from, that one's `rows_hash`, this table's `table_rows`, how many tracks are
+    `changed`, `unchanged`, `new` and `gone`, and the file of the `gone_tracks`. Empty for a whole table."""
     compared: dict[str, Any]
     """How many sessions the program was compared with the live model on, and how far apart the two were."""
     recipe: str
@@ -45,12 +54,6 @@ class ExportManifest:
     """The run's own record: ranks, counts of the data, versions."""
     versions: dict[str, str]
     """The tools that wrote the export."""
-    onnx: dict[str, Any] = field(default_factory=dict)
-    """The encoder once more as ONNX: `file`, `bytes`, `sha256` and `opset`; empty where not asked for."""
-    index: dict[str, Any] = field(default_factory=dict)
-    """The index that `index` chose: `file`, `bytes`, `sha256`, settings and what was measured; empty before."""
-    since: dict[str, Any] = field(default_factory=dict)
-    """What the rows exported are changes from; empty for a whole table."""
     schema_version: int = SCHEMA_VERSION
     """The version of this layout; a reader refuses any other."""
 
@@ -69,7 +72,7 @@ class ExportManifest:
             raise UserError(
                 f"{path} has schema_version {shown(version)}, this version reads {SCHEMA_VERSION}: export again"
             )
-        names = {one.name for one in fields(cls)}
+        names = {field.name for field in fields(cls)}
         if missing := sorted(names - content.keys()):
             raise UserError(f"{path} has no field '{missing[0]}', so it is no export's: expected what export wrote")
         manifest = cls(**{name: content[name] for name in names})
@@ -79,20 +82,51 @@ class ExportManifest:
 
     def _trouble(self) -> str:
         """Where the fields contradict one another or their types; empty where they do not."""
-        for one in fields(self):
-            kind = get_origin(one.type) or one.type
-            if type(getattr(self, one.name)) is not kind:
-                return f"has {shown(getattr(self, one.name))} as '{one.name}'"
-        row = 0
-        for number, part in enumerate(self.parts):
-            if not isinstance(part, dict) or not _is_file(part):
-                return f"names no file of the export at parts[{number}]"
-            if part.get("first_row") != row or type(part.get("rows")) is not int or part["rows"] < 0:
-                return f"has another row than {row} first at parts[{number}], or no number of rows"
-            row += part["rows"]
-        if row != self.rows:
-            return f"has {row} rows in its parts and {shown(self.rows)} in all"
-        return "" if _is_file(self.encoder) else "names no file of the export as its encoder"
+        for field in fields(self):
+            kind = get_origin(field.type) or field.type
+            if type(getattr(self, field.name)) is not kind:
+                return f"has {shown(getattr(self, field.name))} as '{field.name}'"
+        if not (kind := Kind(self.format, self.dtype)).possible:
+            return f"has format {shown(self.format)} and dtype {shown(self.dtype)}, which is no export's"
+        for name in ("parts", "tracks"):
+            if trouble := _pieces_trouble(name, getattr(self, name)):
+                return trouble
+        rows = [[part["rows"] for part in pieces] for pieces in (self.parts, self.tracks)]
+        if sum(rows[0]) != self.rows:
+            return f"has {sum(rows[0])} rows in its parts and {shown(self.rows)} in all"
+        if rows[1] != ([] if kind.holds_tracks else rows[0]):
+            return "has other rows in its parts than in the files of their tracks"
+        if not _is_file(self.encoder):
+            return "names no file of the export as its encoder"
+        if not _is_file(self.queries) or not whole(self.queries.get("rows")):
+            return "names no file of the export as its queries"
+        if self.onnx and not (_is_file(self.onnx) and whole(self.onnx.get("opset"), 1)):
+            return "names no file of the export as its encoder for ONNX"
+        if "file" in self.index and not _is_file(self.index):
+            return "names no file of the export as its index"
+        return _since_trouble(self.since, self.rows) if self.since else ""
+
+
+def _pieces_trouble(name: str, pieces: list[Any]) -> str:
+    row = 0
+    for number, piece in enumerate(pieces):
+        if not isinstance(piece, dict) or not _is_file(piece):
+            return f"names no file of the export at {name}[{number}]"
+        if type(piece.get("first_row")) is not int or piece["first_row"] != row or not whole(piece.get("rows")):
+            return f"has another row than {row} first at {name}[{number}], or no number of rows"
+        row += piece["rows"]
+    return ""
+
+
+def _since_trouble(since: dict[str, Any], rows: int) -> str:
+    counts = [since.get(name) for name in ("changed", "new", "unchanged", "gone", "table_rows")]
+    if not all(isinstance(since.get(name), str) for name in ("run", "rows_hash")) or not all(map(whole, counts)):
+        return "does not say in 'since' which run it is counted from"
+    changed, new, unchanged, _, table_rows = counts
+    if (changed + new, changed + new + unchanged) != (rows, table_rows):
+        return f"has {rows} rows and other numbers of changed and new ones in 'since'"
+    gone = since.get("gone_tracks")
+    return "" if isinstance(gone, dict) and _is_file(gone) else "names no file of the export as gone tracks"
 
 
 def _is_file(record: dict[str, Any]) -> bool:

@@ -4,15 +4,14 @@ import shutil
 from pathlib import Path
 
 from datapipes.errors import UserError
+from retrieval.encodings import row_bytes
 
-_FLOAT32_BYTES = 4
 
-
-def check_space(scratch: Path, output: Path, rows: int, dim: int) -> None:
+def check_space(scratch: Path, output: Path, rows: int, dim: int, dtype: str) -> None:
     """Raises `UserError` where the file system of `scratch` has less room than the embeddings alone take."""
-    needed, free = rows * dim * _FLOAT32_BYTES, shutil.disk_usage(scratch).free
+    needed, free = rows * row_bytes(dim, dtype), shutil.disk_usage(scratch).free
     if needed > free:
         raise UserError(
-            f"{output} needs {needed / 1e6:,.1f} MB for {rows:,} rows of {dim} float32 and its file system has "
+            f"{output} needs {needed / 1e6:,.1f} MB for {rows:,} rows of {dim} {dtype} and its file system has "
             f"{free / 1e6:,.1f} MB free: free some, or choose another --output"
         )

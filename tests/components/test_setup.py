@@ -58,11 +58,13 @@ def test_setup_py_agrees_with_the_install_sets(package):
     assert extras["cpu"] == required("cpu")
     assert extras["gpu"].items() <= required("gpu", "torchrec").items()
     assert extras["dev"].items() <= required("dev").items()
+    for name in ("ann", "onnx", "serve"):
+        assert extras[name].items() <= required("extras").items()
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_each_install_set_belongs_together(device):
-    versions = required("common", device, "torchrec", "dev")
+    versions = required("common", device, "torchrec", "extras", "dev")
     assert version_problems({name: versions.get(name) for name in DISTRIBUTIONS}) == []
 
 
@@ -92,5 +94,5 @@ def test_this_environment_is_the_pinned_one():
         [sys.executable, "-m", "pip", "list", "--format", "freeze"], capture_output=True, text=True, check=True
     ).stdout.splitlines()
     here = {line.split("==")[0].lower().replace("_", "-"): line.split("==")[1].split("+")[0] for line in lines}
-    wanted = required("common", "dev", "torchrec")
+    wanted = required("common", "dev", "extras", "torchrec")
     assert wanted.items() <= here.items(), {name: here.get(name) for name in wanted if here.get(name) != wanted[name]}

@@ -23,7 +23,6 @@ from tests.fuzz.tally import Tally, cases, patience
 from training.checkpoint import (
     INDEX,
     Checkpoints,
-    Position,
     best_checkpoint,
     find_newest,
     load_tensors,
@@ -31,6 +30,7 @@ from training.checkpoint import (
 )
 from training.checkpoint_index import write_index
 from training.distributed import process_group
+from training.position import Position
 from training.run import CHECKPOINTS
 
 TALLY = Tally("checkpoints")

@@ -1,7 +1,7 @@
 """Hostile command lines: each ends as the config that was asked, as its help, or as one sentence."""
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,14 +12,8 @@ from components.__main__ import COMMANDS
 from components.cli import parse
 from components.recipes import RECIPES
 from components.train import read_command_line
-from tests.fuzz.cases import cases, counted, is_sound, kinds_of, outcome, plausible
+from tests.fuzz.cases import cases, is_sound, kinds_of, outcome, plausible
 from training.config import RunConfig
-
-
-@pytest.fixture(scope="module", autouse=True)
-def figures() -> Iterator[None]:
-    with counted():
-        yield
 
 
 def flags_of(config_class: type) -> dict[str, Any]:

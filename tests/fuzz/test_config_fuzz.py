@@ -2,18 +2,16 @@
 
 import math
 import os
-from collections.abc import Iterator
 from dataclasses import asdict
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.fuzz.cases import VALUES, at, cases, counted, is_sound, kinds_of, outcome, plausible
+from tests.fuzz.cases import VALUES, at, cases, is_sound, kinds_of, outcome, plausible
 from training.config import RunConfig, from_mapping
 from training.text import read_yaml
 
@@ -27,17 +25,6 @@ LINES = st.sampled_from(
     "--- 1\n--- 2|%YAML 9.9\n---|loss: {alpha: .nan}|loss: !!set {a}|loss: !!omap [a: 1]|"
     "train: {seed: 1:99:99:99}|run_dir: !!str [a]".replace("HUGE", "f" * 5000).split("|")
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def figures() -> Iterator[None]:
-    with counted():
-        yield
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("fuzz")
 
 
 @st.composite

@@ -6,9 +6,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import product, starmap
 from pathlib import Path
+from typing import get_args
 from unittest.mock import patch
 
+import faiss
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -21,7 +24,10 @@ from datapipes.errors import UserError
 from datapipes.sessions import SessionStore
 from datapipes.vocabulary import Vocabulary
 from retrieval import exporter
+from retrieval.encodings import encode
 from retrieval.export import ExportConfig, export
+from retrieval.kinds import DType, Format, Kind
+from retrieval.live import LiveRows
 from retrieval.manifest import ExportManifest
 from retrieval.parts import check_part, write_part
 from tests.conftest import random_sessions, write_dataset
@@ -30,8 +36,9 @@ from tests.ranks import run_on_ranks
 from tests.retrieval.conftest import DIM, LONGEST, TRACKS, save_untrained, small
 
 pytestmark = pytest.mark.ranks
-PIECES = ("embeddings/part-00000.parquet", "encoder.pt2", "manifest.json")
+PIECES = ("embeddings/part-00000.parquet", "encoder.pt2", "queries.npy", "manifest.json")
 """What an export holds, in the order in which it is written."""
+KINDS = [kind for kind in starmap(Kind, product(get_args(Format), get_args(DType))) if kind.possible]
 TRACE = torch.export.export
 SLOW = {"deadline": None, "phases": (Phase.explicit, Phase.generate)}
 """An export takes too long to shrink by."""
@@ -141,7 +148,7 @@ def test_a_disk_that_only_reads(folder: Path, small_disk: Path):
 
 def test_the_arithmetic_of_what_is_needed(folder: Path, target: Path):
     with patch.object(shutil, "disk_usage", return_value=shutil._ntuple_diskusage(2**40, 2**40, 12_000)):
-        with patch("retrieval.space._FLOAT32_BYTES", 4_000):
+        with patch("retrieval.space.row_bytes", lambda dim, dtype: dim * 4_000):
             sentence = refusal(folder, target, overwrite=True)
     assert f"{target} needs {TRACKS * DIM * 4_000 / 1e6:.1f} MB for {TRACKS} rows of {DIM} float32" in sentence
 
@@ -196,7 +203,7 @@ def failing(disk: "Full | Flipped") -> tuple:
 
 
 @cases(20, **SLOW)
-@given(piece=st.integers(0, 2), share=st.floats(0, 0.999), overwrite=st.booleans())
+@given(piece=st.integers(0, 3), share=st.floats(0, 0.999), overwrite=st.booleans())
 def test_a_disk_that_is_full_after_any_byte(folder: Path, target: Path, piece: int, share: float, overwrite: bool):
     sizes = [(folder / "old" / name).stat().st_size for name in PIECES]
     # The manifest names paths and times, so its length may differ a little from the old one's.
@@ -241,23 +248,36 @@ def test_a_disk_that_reads_back_other_bytes(folder: Path, target: Path, piece: s
 
 
 @cases(400, **SLOW)
-@given(share=st.floats(0, 0.9999), bit=st.integers(0, 7))
-@example(share=0.9572261828895567, bit=7)  # a column's name that is no text
-def test_a_part_that_reads_back_other_bytes(folder: Path, tmp_path: Path, share: float, bit: int):
+@given(kind=st.sampled_from(KINDS), share=st.floats(0, 0.9999), bit=st.integers(0, 7))
+@example(kind=Kind(), share=0.9572261828895567, bit=7)  # a column's name that is no text
+def test_a_part_that_reads_back_other_bytes(folder: Path, tmp_path: Path, kind: Kind, share: float, bit: int):
     """A refusal, or a part that still holds the table to the last bit."""
     vocabulary = Vocabulary.of(SessionStore(str(folder / "data")))
     rows_RD = torch.arange(TRACKS * DIM, dtype=torch.float32).view(TRACKS, DIM)
-    file = tmp_path / "part.parquet"
-    write_part(file, vocabulary, 0, rows_RD)
+    rows, file = LiveRows(vocabulary, 0, rows_RD), tmp_path / f"part.{kind.format}"
+    write_part(file, rows, kind)
     Flipped(file.name, share, bit).damage(file)
     try:
-        check_part(file, vocabulary, 0, rows_RD)
+        check_part(file, rows, kind)
     except UserError as error:
-        assert "part.parquet" in str(error) and "check the disk" in str(error)
+        assert file.name in str(error) and "check the disk" in str(error)
     else:
-        table = pq.read_table(file)
-        assert table["row"].to_pylist() == list(range(TRACKS))
-        assert np.array_equal(table["embedding"].combine_chunks().flatten().to_numpy(), rows_RD.flatten().numpy())
+        assert np.array_equal(read_encoded(file, kind), encode(rows_RD, kind.dtype, np.arange(TRACKS)))
+
+
+def read_encoded(file: Path, kind: Kind) -> np.ndarray:
+    """[R, W] as the file's own library reads it."""
+    if kind.format == "npy":
+        return np.load(file, mmap_mode="r")
+    if kind.format == "faiss":
+        codes = faiss.vector_to_array(faiss.read_index(str(file)).codes)
+        return codes.view(kind.dtype).reshape(TRACKS, DIM)
+    table = pq.read_table(file)
+    assert table["row"].to_pylist() == list(range(TRACKS))
+    rows_RW = table["embedding"].combine_chunks().flatten().to_numpy().reshape(TRACKS, DIM)
+    if kind.dtype != "int8":
+        return rows_RW
+    return np.hstack([rows_RW] + [table[name].to_numpy().view(np.uint8).reshape(-1, 4) for name in ("scale", "bias")])
 
 
 def test_a_rename_that_fails_puts_the_old_export_back(folder: Path, target: Path):

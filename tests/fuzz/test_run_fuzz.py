@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
@@ -15,21 +14,9 @@ from hypothesis import strategies as st
 
 from components.show import ShowConfig, show
 from retrieval.manifest import ExportManifest
-from tests.fuzz.cases import NUMBERS, cases, counted, is_sound, outcome
+from tests.fuzz.cases import NUMBERS, cases, is_sound, outcome
 from training.config import RunConfig
 from training.run import RunDirectory
-
-
-@pytest.fixture(scope="module", autouse=True)
-def figures() -> Iterator[None]:
-    with counted():
-        yield
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("fuzz")
-
 
 RECORD = {
     "schema_version": 2,

@@ -52,7 +52,7 @@ def test_manifest_tells_the_truth(ranks: int, folder: Path):
     for part in manifest.parts:
         assert part["first_row"] == row
         row += part["rows"]
-    for entry in [*manifest.parts, manifest.encoder]:
+    for entry in [*manifest.parts, manifest.encoder, manifest.queries]:
         content = (output / entry["file"]).read_bytes()
         assert entry["bytes"] == len(content) and entry["sha256"] == hashlib.sha256(content).hexdigest()
     assert (manifest.rows, manifest.dim, manifest.dtype) == (row, DIM, "float32") and row == TRACKS
@@ -62,7 +62,9 @@ def test_manifest_tells_the_truth(ranks: int, folder: Path):
     assert (manifest.recipe, manifest.encoder["max_tracks"]) == ("bidir", LONGEST - 1)
     assert manifest.compared["sessions"] == 2 * 90 and manifest.compared["largest_difference"] <= 1e-5
     files = {path.name for path in output.rglob("*") if path.is_file()}
-    assert files == {"manifest.json", "encoder.pt2"} | {f"part-0000{rank}.parquet" for rank in range(ranks)}
+    assert files == {"manifest.json", "encoder.pt2", "queries.npy"} | {
+        f"part-0000{rank}.parquet" for rank in range(ranks)
+    }
 
 
 @pytest.mark.parametrize("batch", [1, 7])

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -15,6 +16,8 @@ import torch.distributed as dist
 from datapipes.errors import UserError
 from retrieval import encoder, exporter
 from retrieval.export import ExportConfig, export
+from retrieval.kinds import Kind
+from retrieval.live import LiveRows
 from retrieval.manifest import ExportManifest
 from tests.ranks import run_on_ranks
 from tests.retrieval.conftest import TRACKS
@@ -106,11 +109,11 @@ def test_vocabulary_that_its_run_does_not_know(change, words: str, folder: Path,
 def wrong_part(config: ExportConfig) -> str:
     write_part = exporter.write_part
 
-    def write_wrongly(file: Path, vocabulary, first: int, rows_RD: torch.Tensor) -> None:
-        rows_RD = rows_RD.clone()
-        if first:
+    def write_wrongly(file: Path, rows: LiveRows, kind: Kind) -> None:
+        rows_RD = rows.rows_RD.clone()
+        if rows.first:
             rows_RD[-1, -1] = -rows_RD[-1, -1]
-        write_part(file, vocabulary, first, rows_RD)
+        write_part(file, replace(rows, rows_RD=rows_RD), kind)
 
     with patch.object(exporter, "write_part", write_wrongly):
         return refusal(config)
