@@ -1,6 +1,8 @@
 """Search by an index: as the exact search where the index is exact, for any k and any rows left out, from threads."""
 
+import hashlib
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from retrieval.index.searching import IndexSearch
 from retrieval.opened import OpenExport
 from retrieval.search import ExactSearch
 from retrieval.vectors import Piece, Vectors
-from tests.retrieval.index.exports import DIM, change_index, norms_matter
+from tests.retrieval.index.exports import DIM, change_index, norms_matter, write_by_hand
 
 
 def flat(vectors: Vectors, dim: int):
@@ -111,8 +113,6 @@ def test_threads_with_settings_of_their_own():
 
 @pytest.fixture(scope="module")
 def indexed(encoder: Path, tmp_path_factory) -> Path:
-    from tests.retrieval.index.exports import write_by_hand
-
     export = write_by_hand(tmp_path_factory.mktemp("indexed") / "export", *norms_matter(200, 5), encoder)
     index(IndexConfig(export, kinds=("hnsw",), recall=0.1, threads=1))
     return export
@@ -120,8 +120,6 @@ def indexed(encoder: Path, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def export(indexed: Path, tmp_path: Path) -> Path:
-    import shutil
-
     return Path(shutil.copytree(indexed, tmp_path / "export"))
 
 
@@ -158,8 +156,6 @@ def test_a_damaged_index_is_refused(export: Path):
 
 def put(export: Path, content: bytes) -> None:
     """Another file under a right hash."""
-    import hashlib
-
     file = json.loads((export / "manifest.json").read_text())["index"]["file"]
     (export / file).write_bytes(content)
     change_index(export, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
@@ -183,14 +179,18 @@ def test_another_index_with_the_right_hash_is_refused(export: Path):
         {"search": {"efSearch": 0}},
         {"search": {"nprobe": 1 << 40}},
         {"search": {"other": 1}},
-        {"file": "../index-000000000000.faiss"},
+        {"file": "encoder.pt2"},
         {"file": None},
-        {"file": 7},
-        {"bytes": "7"},
-        {"bytes": None},
-        {"sha256": None},
     ],
 )
 def test_an_entry_of_another_making_is_refused(export: Path, changes: dict):
     change_index(export, **changes)
     assert "has an 'index' that index did not write: make it anew" in refused(export)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"file": "../index-000000000000.faiss"}, {"file": 7}, {"bytes": "7"}, {"sha256": None}]
+)
+def test_an_entry_that_is_no_files_is_refused(export: Path, changes: dict):
+    change_index(export, **changes)
+    assert "names no file of the export as its index" in refused(export)
