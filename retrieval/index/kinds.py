@@ -66,7 +66,7 @@ def settings(kind: Kind, built: Built | None, k: int) -> list[dict[str, int]]:
         return [{}]
     if kind == "hnsw":
         return [{"efSearch": width} for width in sorted({k, *(2**power for power in range(4, 10))}) if width >= k]
-    probes = sorted({min(2**power, built.parameters["nlist"]) for power in range(2, 9)})
+    probes = sorted({min(2**power, built.parameters["nlist"]) for power in range(2, 10)})
     return [{"nprobe": nprobe, "shortlist": shortlist} for shortlist in (k, 4 * k) for nprobe in probes]
 
 
