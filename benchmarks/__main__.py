@@ -25,6 +25,7 @@ BENCHMARKS = {
     "evaluate": Benchmark("benchmarks.evaluate", "users ranked per second, uniform and exact full, against plain"),
     "export": Benchmark("benchmarks.export", "GB/s of the export for retrieval, against numpy.save"),
     "steering": Benchmark("benchmarks.steering", "what steering away from skipped tracks does to HR@K, by strength"),
+    "index": Benchmark("benchmarks.index", "queries/s of each kind of index, against the exact search"),
     "checkpoint": Benchmark("benchmarks.checkpoint", "the pause for a checkpoint, its writing and reading"),
     "serve": Benchmark("benchmarks.serve", "milliseconds of a recommendation over HTTP under 100 requests a second"),
     "compare": Benchmark("benchmarks.compare", "compare A.json B.json: exit code 1 where B is slower beyond the noise"),

@@ -31,6 +31,7 @@ COMMANDS = {
     "report": Command("components.report", "ReportConfig", "report", "write an HTML page on a run, or on two"),
     "sweep": Command("components.sweep", "SweepConfig", "sweep", "search a recipe's settings on validation alone"),
     "export": Command("retrieval.export", "ExportConfig", "export", "write embeddings and encoder for retrieval"),
+    "index": Command("retrieval.index.command", "IndexConfig", "index", "make an export's approximate index"),
     "recommend": Command("retrieval.recommend", "RecommendConfig", "recommend", "rank what to play next for sessions"),
     "similar": Command("retrieval.similar", "SimilarConfig", "similar", "list a track's neighbours in the table"),
     "serve": Command("retrieval.serve.command", "ServeConfig", "serve", "answer over HTTP from an export, with a page"),

@@ -1,6 +1,10 @@
-"""`evaluate --run RUN --protocol full`: measures a run's best weights again, on any number of ranks."""
+"""`evaluate --run RUN --protocol full`: measures a run's best weights again, on any number of ranks.
+
+With `--export OUT`, measures what that export recommends as well, through the exact search or the index it has.
+"""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 
@@ -12,10 +16,21 @@ class EvaluateRunConfig:
     """Run directory that train wrote."""
     protocol: Literal["uniform", "full"] = "uniform"
     """Rank the target among the run's uniform candidates, or exactly in the whole catalogue."""
+    export: Path | None = None
+    """An export of the run, whose recommendations are measured beside the run itself; for the protocol full."""
+    search: Literal["auto", "exact", "index"] = "auto"
+    """How the export is searched: exactly, by the index it has, or (auto) by that where it has one."""
+
+    def __post_init__(self) -> None:
+        if self.export is not None and self.protocol != "full":
+            raise ValueError("--export recommends from the whole catalogue: give --protocol full, too")
+        if self.export is None and self.search != "auto":
+            raise ValueError(f"--search {self.search} is about an export: name it by --export")
 
 
 def evaluate(config: EvaluateRunConfig) -> None:
-    """Writes the protocol's section of `RUN/metrics.json` and prints the table."""
+    """Writes the protocol's section of `RUN/metrics.json` and prints the table, and the export's below it."""
+    from retrieval.hit_rates import compared_with, open_exported
     from training.build import build_model, check, stateless
     from training.checkpoint import load_best
     from training.distributed import logger, process_group
@@ -26,6 +41,7 @@ def evaluate(config: EvaluateRunConfig) -> None:
     with process_group():
         run = RunDirectory.open(config.run)
         store = run.open_store()
+        exported = open_exported(config.export, config.search, run) if config.export else None
         reading = stateless(run.config)
         check(reading, store)
         model = build_model(reading, store.tracks, run.record["rows"])
@@ -39,3 +55,5 @@ def evaluate(config: EvaluateRunConfig) -> None:
         }
         run.update_metrics(results)
         logger.info(hit_rate_table(results, run.config))
+        if exported:
+            logger.info(compared_with(results[config.protocol], run, store, *exported))

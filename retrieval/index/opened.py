@@ -3,6 +3,8 @@
 from typing import Literal
 
 from datapipes.errors import UserError
+from retrieval.index.placed import read_placed, refuse_other_records
+from retrieval.index.searching import IndexSearch
 from retrieval.opened import OpenExport
 from retrieval.search import ExactSearch, Search
 
@@ -11,9 +13,16 @@ Which = Literal["auto", "exact", "index"]
 
 
 def open_search(opened: OpenExport, which: Which = "auto") -> Search:
-    """Raises `UserError` where an index is wanted and there is none, or where it is not what the manifest says."""
-    if which == "exact" or (which == "auto" and not opened.manifest.index):
+    """Raises `UserError` where an index is wanted and there is none, or where it is not what the manifest says.
+
+    Where the exact search was chosen as the fastest, it is the index.
+    """
+    record = opened.manifest.index
+    if which == "exact" or (which == "auto" and not record):
         return ExactSearch(opened.vectors)
-    if not opened.manifest.index:
+    if not record:
         raise UserError(f"{opened.path} has no index: make one with index --export {opened.path}, or search exactly")
-    raise NotImplementedError
+    refuse_other_records(opened)
+    if record["kind"] == "flat":
+        return ExactSearch(opened.vectors)
+    return IndexSearch(read_placed(opened), opened.vectors, record["search"])

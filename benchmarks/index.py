@@ -1,0 +1,171 @@
+"""`index`: queries answered per second by each kind of index, against the exact search in the same run.
+
+Each kind is built once, and searched at the fastest of its settings that finds the wanted share of the ten best. It is
+then timed in turn with the exact search, both of them as retrieval runs them: candidates are scored again by their own
+vectors. `faiss flat` is FAISS's own exact search, over a copy of the table. The table is synthetic: `clustered`.
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+
+from benchmarks.clustered import clustered
+from benchmarks.report import Report, ReportConfig, write
+from benchmarks.timing import Times, alternate, ratios
+from retrieval.extras import import_faiss
+from retrieval.index import measured as recalls
+from retrieval.index.kinds import Built, build, settings, smallest
+from retrieval.index.measured import AT_A_TIME, Measured, Truth, ask
+from retrieval.index.searching import IndexSearch
+from retrieval.search import ExactSearch, Search
+from retrieval.vectors import Piece, Vectors
+from training.distributed import process_group
+
+
+@dataclass(frozen=True)
+class IndexBenchmarkConfig:
+    """Time searches of a clustered table of this size."""
+
+    tracks: int = 1_000_000
+    """Rows of the table."""
+    dim: int = 128
+    """Width of a row; a multiple of 4."""
+    kinds: tuple[Literal["faiss flat", "ivfpq", "hnsw"], ...] = ("faiss flat", "ivfpq", "hnsw")
+    """To compare with the exact search. hnsw of a million rows is minutes in building."""
+    queries: int = 256
+    """Asked in one round, 64 in one call."""
+    k: int = 100
+    """Best rows of each query."""
+    recall: float = 0.95
+    """Share of the ten best that a setting must find to be timed; the setting that finds most, where none does."""
+    rounds: int = 5
+    """Rounds that are timed."""
+    warmup: int = 1
+    """Rounds before them."""
+    threads: int = 0
+    """0 leaves the libraries' choice."""
+    seed: int = 0
+    """Table and queries follow from it."""
+    report: Annotated[ReportConfig, tyro.conf.arg(name="")] = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        if self.dim < 4 or self.dim % 4:
+            raise ValueError(f"--dim {self.dim} must be a positive multiple of 4")
+        if self.tracks < smallest("ivfpq"):
+            raise ValueError(f"--tracks {self.tracks} must be at least {smallest('ivfpq')}")
+        for name in ("queries", "k", "rounds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1")
+        if self.k > self.tracks:
+            raise ValueError(f"--k {self.k} must be at most --tracks {self.tracks}")
+        if not 0 < self.recall <= 1:
+            raise ValueError(f"--recall {self.recall} must lie above 0, and at most at 1")
+        if self.warmup < 0 or self.threads < 0 or self.seed < 0:
+            raise ValueError("--warmup, --threads and --seed must not be negative")
+
+
+CONFIG = IndexBenchmarkConfig
+
+
+@dataclass(frozen=True)
+class _Case:
+    search: Search
+    measured: Measured
+    built: dict[str, int]
+    built_in_s: float
+    bytes: int
+
+
+def measure(config: IndexBenchmarkConfig) -> None:
+    """Builds, measures, times in turn and writes the report."""
+    with process_group():
+        _measure(config)
+
+
+def _measure(config: IndexBenchmarkConfig) -> None:
+    faiss = import_faiss()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+        faiss.omp_set_num_threads(config.threads)
+    torch.set_float32_matmul_precision("highest")
+    table_ND, queries_SD = clustered(config.tracks, config.queries, config.dim, config.seed)
+    vectors = Vectors([Piece(0, table_ND)])
+    truth = Truth.of(vectors, torch.from_numpy(queries_SD), config.k)
+    cases = {kind: _case(kind, vectors, config, truth) for kind in dict.fromkeys(config.kinds)}
+    searches = {"exact": ExactSearch(vectors)} | {kind: case.search for kind, case in cases.items()}
+    times = alternate(
+        {kind: lambda search=search: ask(search, truth.queries_SD, config.k) for kind, search in searches.items()},
+        config.rounds,
+        config.warmup,
+    )
+    write(_report(config, cases, times), config.report)
+
+
+def _case(kind: str, vectors: Vectors, config: IndexBenchmarkConfig, truth: Truth) -> _Case:
+    faiss = import_faiss()
+    began = time.perf_counter()
+    if kind == "faiss flat":
+        built, tried = Built(faiss.IndexFlatIP(config.dim), {}), [{}]
+        for _, block_BD in vectors.blocks():
+            built.index.add(block_BD.numpy())
+    else:
+        built = build(kind, vectors, config.tracks, config.dim)
+        tried = settings(kind, built, config.k)
+    seconds = time.perf_counter() - began
+    searches = [(one, IndexSearch(built.index, vectors, one)) for one in tried]
+    found = [(recalls.measure(kind, one, search, truth), search) for one, search in searches]
+    enough = [pair for pair in found if pair[0].recall_at_10 >= config.recall]
+    if enough:
+        measured, search = max(enough, key=lambda pair: pair[0].queries_per_s)
+    else:
+        measured, search = max(found, key=lambda pair: pair[0].recall_at_10)
+    return _Case(search, measured, built.parameters, seconds, len(faiss.serialize_index(built.index)))
+
+
+def _report(config: IndexBenchmarkConfig, cases: dict[str, _Case], times: dict[str, Times]) -> Report:
+    figures: dict[str, Any] = {"exact": {"queries_per_s": config.queries / times["exact"].p50}}
+    rows = [["exact", "", "1.0000", "1.0000", f"{figures['exact']['queries_per_s']:,.0f}", "1.00", "", ""]]
+    for kind, case in cases.items():
+        of = figures[kind] = {
+            "queries_per_s": config.queries / times[kind].p50,
+            "exact_queries_per_s": figures["exact"]["queries_per_s"],
+            "ratio": times["exact"].p50 / times[kind].p50,
+            "recall_at_10": case.measured.recall_at_10,
+            "recall_at_k": case.measured.recall_at_k,
+            "search": case.measured.search,
+            "built": case.built,
+            "built_in_s": case.built_in_s,
+            "index_bytes": case.bytes,
+        }
+        rows.append(
+            [kind, " ".join(f"{name} {value}" for name, value in case.measured.search.items())]
+            + [f"{of[name]:.4f}" for name in ("recall_at_10", "recall_at_k")]
+            + [f"{of['queries_per_s']:,.0f}", f"{of['ratio']:.2f}"]
+            + [f"{case.built_in_s:,.0f}", f"{case.bytes / 2**20:,.0f}"]
+        )
+    return Report(
+        name="index",
+        title=f"Searching {config.tracks:,} tracks x {config.dim} by inner product, best {config.k}",
+        config=config,
+        figures=figures | {"seconds": {name: of.seconds for name, of in times.items()}},
+        samples={f"{kind}_ratio": list(ratios(times[kind], times["exact"])) for kind in cases},
+        header=[
+            "kind",
+            "setting",
+            "recall@10",
+            f"recall@{config.k}",
+            "queries/s",
+            "x exact",
+            "built in s",
+            "index MiB",
+        ],
+        rows=rows,
+        notes=[
+            f"{config.queries} queries a round, {AT_A_TIME} a call: exact search gains from many at once, an index "
+            "does not. The table is synthetic, clustered with norms that rise with popularity: recall on a trained "
+            "table is what `index` prints for it.",
+        ],
+    )

@@ -1,0 +1,141 @@
+"""HR@K of what an export recommends, for the same sessions and by the same rules as `evaluate --protocol full`.
+
+Shape legend: B sessions, T tracks, D width, K best, X rows to leave out.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datapipes.collate import HELD_OUT, View
+from datapipes.errors import UserError
+from datapipes.pipe import StepDataset, StepLoader
+from datapipes.sessions import Sessions, SessionStore
+from retrieval.index.opened import Which, open_search
+from retrieval.opened import OpenExport
+from retrieval.recommender import Listened, Recommender
+from retrieval.search import ExactSearch, Search
+from training.config import RunConfig
+from training.distributed import rank, ranks
+from training.metrics import CUTOFFS, RankMetrics
+from training.run import RunDirectory
+
+_LISTED = CUTOFFS[-1] + 1
+"""One more than counts: a target that ties with the row behind it must not pass for the better one."""
+
+
+def open_exported(export: Path, which: Which, run: RunDirectory) -> tuple[OpenExport, Search]:
+    """An export of `run` and the search over it; raises `UserError` where its rows are not those of the run's table."""
+    opened = OpenExport.open(export)
+    if opened.manifest.vocabulary_hash != run.record["rows_hash"]:
+        raise UserError(
+            f"{export} has other tracks in its rows than {run.path}: give the run that it was exported from"
+        )
+    return opened, open_search(opened, which)
+
+
+def compared_with(
+    exact: dict[str, dict[str, float | int]], run: RunDirectory, store: SessionStore, opened: OpenExport, search: Search
+) -> str:
+    """A table of the export's figures for each split that `exact` has the run's own of, and how far HR@10 is off."""
+    names = [f"hr@{cutoff}" for cutoff in CUTOFFS] + ["ndcg@10"]
+    lines = [f"{'export':22}{''.join(f'{name.upper():>9}' for name in names)}{'sessions':>10}{'HR@10 off by':>15}"]
+    for split, own in exact.items():
+        found = measure_hit_rates(run.config, store, opened, search, split)
+        cells = "".join(f"{found[name]:9.4f}" for name in names)
+        off = found["hr@10"] - own["hr@10"]
+        lines.append(f"{opened.manifest.dtype:10}{split:12}{cells}{found['sessions']:10d}{off:+15.5f}")
+    by = "exactly" if isinstance(search, ExactSearch) else f"by {opened.manifest.index['kind']}"
+    lines.append(f"export: what {opened.path} recommends, searched {by}, by the rules of full.")
+    return "\n".join(lines)
+
+
+@torch.no_grad()
+def measure_hit_rates(
+    config: RunConfig, store: SessionStore, opened: OpenExport, search: Search, split: str
+) -> dict[str, float | int]:
+    """HR@{1,5,10,20}, NDCG@10 and `sessions`, equal on every rank.
+
+    Not MRR: a target that is not among the first rows found has no rank.
+    """
+    torch.set_float32_matmul_precision("highest")
+    recommender, metrics = Recommender(opened, search), RankMetrics()
+    for held in _loader(config, store, split).epoch(0):
+        if not len(held.target_B):
+            continue
+        heard_BX = torch.from_numpy(held.listened.rows_BT)
+        if not config.evaluate.filter_history:
+            heard_BX = heard_BX[:, :0]
+        # The target is ranked even where the session has heard it before.
+        excluded_BX = torch.where(heard_BX == held.target_B[:, None], -1, heard_BX)
+        queries_BD = recommender.queries(held.listened)
+        rows_BK, scores_BK = best_among(search, queries_BD, _LISTED, excluded_BX, store.tracks, opened.manifest.rows)
+        metrics.update(ranks_of(held.target_B, rows_BK, scores_BK))
+    found = metrics.compute()
+    del found["mrr"]
+    return found
+
+
+def best_among(
+    search: Search, queries_BD: Tensor, k: int, excluded_BX: Tensor, tracks: int, rows: int
+) -> tuple[Tensor, Tensor]:
+    """The best of the first `tracks` of all `rows`: those behind belong to tracks that the data lack."""
+    width = k
+    while True:
+        rows_BW, scores_BW = search.search(queries_BD, width, excluded_BX)
+        counts_BW = rows_BW < tracks  # -1 among them: there is no more to find
+        if width >= rows or bool((counts_BW.sum(dim=1) >= k).all()):
+            break
+        width = min(2 * width, rows)
+    order_BK = (~counts_BW).to(torch.int8).argsort(dim=1, stable=True)[:, :k]
+    kept_BK = counts_BW.gather(1, order_BK)
+    return (
+        rows_BW.gather(1, order_BK).masked_fill(~kept_BK, -1),
+        scores_BW.gather(1, order_BK).masked_fill(~kept_BK, float("-inf")),
+    )
+
+
+def ranks_of(target_B: Tensor, rows_BK: Tensor, scores_BK: Tensor) -> Tensor:
+    """int64 [B]: the rank of each target in its list, behind rows of the same score; K + 1 where it is not there."""
+    is_target_BK = rows_BK == target_B[:, None]
+    score_B = scores_BK.masked_fill(~is_target_BK, float("inf")).min(dim=1).values
+    before_B = ((scores_BK >= score_B[:, None]) & ~is_target_BK).sum(dim=1)
+    return torch.where(is_target_BK.any(dim=1), before_B, rows_BK.shape[1]) + 1
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """Sessions up to a target, and the target."""
+
+    listened: Listened
+    target_B: Tensor
+
+    def pin_memory(self) -> "_HeldOut":
+        return self
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """A `datapipes.collate.BatchBuilder`, whose seed makes the order of sessions that evaluation reads too."""
+
+    seed: int
+    view: View
+    split: str
+
+    def build(self, sessions: Sessions, epoch: int, step: int) -> _HeldOut:
+        """Without the sessions that have no track before the target, and those that only fill up the batch."""
+        target_at_B = sessions.length_B - HELD_OUT[self.split]
+        real_B = target_at_B >= 1
+        tracks_BT, skips_BT, target_at_B = sessions.tracks_BT[real_B], sessions.skips_BT[real_B], target_at_B[real_B]
+        shown_BT = np.arange(tracks_BT.shape[1]) < target_at_B[:, None]
+        listened = Listened(np.where(shown_BT, tracks_BT, -1), shown_BT & self.view.skipped(skips_BT))
+        return _HeldOut(listened, torch.from_numpy(tracks_BT[np.arange(len(tracks_BT)), target_at_B]))
+
+
+def _loader(config: RunConfig, store: SessionStore, split: str) -> StepLoader:
+    data = replace(config.data, batch_size=config.evaluate.batch_size)
+    builder = _Builder(config.evaluate.seed, View(config.encoder.max_length, config.data.skip_up_to), split)
+    return StepLoader(StepDataset(store, data, builder, rank(), ranks(), config.evaluate.sessions))

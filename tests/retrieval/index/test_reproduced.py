@@ -1,0 +1,31 @@
+"""The whole way, train, export, index, recommend: the run's own exact HR@10 comes out again, in either direction."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from datapipes.sessions import SessionStore
+from retrieval.hit_rates import compared_with, measure_hit_rates, open_exported
+from retrieval.index.command import IndexConfig, index
+from tests.retrieval.conftest import DIRECTIONS
+from training.evaluate import measurable
+from training.run import RunDirectory
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("direction", sorted(DIRECTIONS))
+def test_the_runs_own_figures_come_out_again(folder: Path, direction: str, tmp_path: Path):
+    run = RunDirectory.open(str(folder / direction))
+    store = SessionStore(str(folder / "data"))
+    export = Path(shutil.copytree(folder / f"{direction}-2", tmp_path / "export"))
+    index(IndexConfig(export, kinds=("hnsw",), recall=0.9))
+    names = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "sessions")
+    own_of = {split: run.metrics()["full"][split] for split in measurable(run.config)}
+    for split, own in own_of.items():
+        found = measure_hit_rates(run.config, store, *open_exported(export, "exact", run), split)
+        assert {name: found[name] for name in names} == pytest.approx({name: own[name] for name in names})
+        indexed = measure_hit_rates(run.config, store, *open_exported(export, "index", run), split)
+        assert indexed["hr@10"] == pytest.approx(own["hr@10"], abs=0.02)
+    said = compared_with(own_of, run, store, *open_exported(export, "exact", run))
+    assert "+0.00000" in said and "searched exactly" in said
