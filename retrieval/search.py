@@ -35,6 +35,8 @@ class ExactSearch:
         """See `Search`."""
         rows_QK = torch.full((len(queries_QD), k), -1)
         scores_QK = torch.full((len(queries_QD), k), float("-inf"))
+        if not len(queries_QD):
+            return rows_QK, scores_QK
         for first, block_BD in self._vectors.blocks():
             if self._unit:
                 block_BD = torch.nn.functional.normalize(block_BD, dim=1)

@@ -1,10 +1,15 @@
 """Every command of the README, run in a copy of the repository as a new user would."""
 
+import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -15,9 +20,13 @@ README = (ROOT / "README.md").read_text()
 QUICK = {"train": ["--train.epochs", "1"]}
 
 
-def commands() -> list[list[str]]:
-    """The lines of each bash block."""
-    return [block.strip().splitlines() for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)]
+def commands(heading: str, number: int = 0) -> list[str]:
+    """The lines of a bash block under a heading."""
+    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"```bash\n(.*?)```", section, re.DOTALL)[number].strip().splitlines()
+
+
+TWO, OWN_LOG = commands("Two commands"), commands("Your own log")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +54,7 @@ def run(line: str, clone: Path) -> str:
 
 @pytest.mark.ranks
 def test_from_a_raw_log_to_embeddings(clone: Path):
-    said = {line: run(line, clone) for line in commands()[1]}
+    said = {line: run(line, clone) for line in OWN_LOG}
     table = next(text for line, text in said.items() if " show " in line)
     for row in ("uniform", "full"):
         assert re.search(rf"{row} +test +0\.\d{{4}}", table)
@@ -54,11 +63,50 @@ def test_from_a_raw_log_to_embeddings(clone: Path):
 
 
 @pytest.mark.ranks
+def test_from_a_run_to_recommendations(clone: Path):
+    if not (clone / "exports/mine").exists():
+        for line in OWN_LOG[:5]:
+            run(line, clone)
+    install, *lines, serve = commands("Recommend")
+    assert install == "make extras" and re.search(r"^extras:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    said = {line.split()[3]: run(line, clone) for line in lines}
+    assert "chosen" in said["index"]
+    assert re.search(r"float32 +test +0\.\d{4}", said["evaluate"])
+    for name in ("recommend", "similar"):
+        assert len(re.findall(r"^ *\d+ +t_\d{4} ", said[name], re.MULTILINE)) == 10, said[name]
+    assert "<svg" in (clone / "reports/mine.html").read_text()
+    answers = answers_of(serve, clone, ["/health", "/report", "/"])
+    assert json.loads(answers["/health"])["status"] == "ok"
+    assert "<svg" in answers["/report"] and "<title>" in answers["/"]
+
+
+def answers_of(line: str, clone: Path, paths: list[str]) -> dict[str, str]:
+    """What a service that `line` starts answers at each path; it is on a free port, and is stopped by SIGTERM."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, *line.split()[1:], "--port", str(port)]
+    with subprocess.Popen(words, cwd=clone, stderr=subprocess.PIPE, text=True) as service:
+        answers = {}
+        until = time.monotonic() + 60
+        while len(answers) < len(paths) and time.monotonic() < until and service.poll() is None:
+            try:
+                for path in paths:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+                        answers[path] = answer.read().decode()
+            except urllib.error.URLError:
+                time.sleep(0.2)
+        service.terminate()
+        assert service.wait(20) == 0 and len(answers) == len(paths), service.stderr.read()
+    return answers
+
+
+@pytest.mark.ranks
 def test_a_run_that_starts_from_another(clone: Path):
     if not (clone / "runs/mine").exists():
-        for line in commands()[1][:3]:
+        for line in OWN_LOG[:3]:
             run(line, clone)
-    (line,) = commands()[3]
+    (line,) = commands("When it is stopped")
     assert re.search(r"([\d,]+) of the \1 tracks have rows there", run(line, clone))
     assert (clone / "runs/next/metrics.json").exists()
 
@@ -68,9 +116,9 @@ def test_a_table_and_a_sweep_of_it(clone: Path):
     (quick,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     (clone / "quick.yaml").write_text(quick)
     if not (clone / "data/mine").exists():
-        for line in commands()[1][:2]:
+        for line in OWN_LOG[:2]:
             run(line, clone)
-    for line in commands()[4]:
+    for line in commands("Do skips help, on your data?"):
         run(line, clone)
     assert "first-order Markov chain" in (clone / "tables/mine/table.md").read_text()
     assert (clone / "sweeps/mine/best.yaml").exists()
@@ -84,7 +132,7 @@ def test_tables_of_other_schemas(clone: Path):
     columns = dict(zip(("user", "timestamp", "track"), map(list, zip(*events, strict=True)), strict=True))
     pq.write_table(pa.table(columns), clone / "events.parquet")
     (clone / "pairs.txt").write_text("".join(f"{user} {item}\n" for user in range(5) for item in range(6)))
-    for line in commands()[2]:
+    for line in commands("Your own log", 1):
         run(line, clone)
     for name, sessions in (("events", 5), ("pairs", 5)):
         assert f'"sessions": {sessions}' in (clone / f"data/{name}/manifest.json").read_text()
@@ -93,7 +141,7 @@ def test_tables_of_other_schemas(clone: Path):
 @pytest.mark.ranks
 def test_make_train(clone: Path):
     environment = os.environ | {"VENV": str(Path(sys.executable).parents[1]), "TRAIN_ARGS": "--train.epochs 1"}
-    assert commands()[0] == ["make train", "make test"]
+    assert TWO == ["make train", "make test"]
     done = subprocess.run(
         ["make", "train", f"VENV={environment['VENV']}"],
         cwd=clone,
@@ -107,7 +155,7 @@ def test_make_train(clone: Path):
 
 
 def test_a_benchmark_of_it(clone: Path):
-    (line,) = commands()[5]
+    (line,) = commands("What to expect on your hardware")
     said = run(line, clone)
     assert re.search(r"Ours takes \d+\.\d\d times plain's", said)
     assert list((clone / "benchmarks/mine").glob("*-step-*.json"))
@@ -115,7 +163,7 @@ def test_a_benchmark_of_it(clone: Path):
 
 def test_ci_runs_the_readmes_test_command():
     called = re.findall(r"^exec (make \w+)", (ROOT / ".ci/run").read_text(), re.MULTILINE)
-    assert called == [commands()[0][1]]
+    assert called == [TWO[1]]
 
 
 def test_every_file_the_readme_links_to_exists():

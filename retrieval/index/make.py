@@ -97,6 +97,6 @@ def _table(tried: list[Measured], chosen: Measured, truth: Truth) -> list[str]:
         )
     lines.append(
         f"against the exact inner product, on {len(truth.queries_SD):,} queries of the model's, {AT_A_TIME} a call, "
-        f"{torch.get_num_threads()} threads."
+        f"{torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}."
     )
     return lines
