@@ -28,7 +28,7 @@ OTHER_FBGEMM := $(if $(filter gpu,$(DEVICE)),fbgemm-gpu-cpu,fbgemm-gpu)
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: help setup extras train test lint doctor clean
+.PHONY: help setup extras train test chromium lint doctor clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -73,8 +73,17 @@ train: $(SETUP)  ## train on the sample, which the first run generates, then exp
 	$(PYTHON) -m components show --run $(RUN)
 	@echo "The sample is synthetic: these figures show that training works, and say nothing of real listeners."
 
-test: $(DEV)  ## run the tests
+test: $(DEV) chromium  ## run the tests
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+# The page's tests need a browser. On CI, where nobody reads what is missing, one is installed if that is possible.
+chromium:
+	@for name in "$$CHROMIUM" chromium chromium-browser google-chrome; do \
+		if command -v "$$name" >/dev/null; then exit; fi; done; \
+	if [ -n "$$CI" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing Chromium for the page's tests"; \
+		apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y chromium >/dev/null && exit; fi; \
+	echo "No Chromium, so the page's tests are skipped: apt-get install chromium, or name one in CHROMIUM"
 
 lint: $(DEV)  ## run ruff
 	@$(PYTHON) -m ruff check .

@@ -33,7 +33,14 @@ EXTRAS_REQUIRE = {
     "ann": ["faiss-cpu==1.15.1"],
     "onnx": ["onnx==1.23.2", "onnxruntime==1.31.1", "onnxscript==0.7.2"],
     "serve": ["fastapi==0.165.0", "prometheus-client==0.26.0", "uvicorn==0.54.0"],
-    "dev": ["hypothesis==6.170.15", "pytest==9.2.0", "pytest-timeout==2.4.0", "pytest-xdist==3.8.0", "ruff==0.17.5"],
+    "dev": [
+        "hypothesis==6.170.15",
+        "playwright==1.65.2",
+        "pytest==9.2.0",
+        "pytest-timeout==2.4.0",
+        "pytest-xdist==3.8.0",
+        "ruff==0.17.5",
+    ],
 }
 
 setup(
@@ -42,6 +49,7 @@ setup(
     description="Session recommenders on TorchRec that learn from what listeners skip",
     python_requires=">=3.11",
     packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
+    package_data={"retrieval.serve": ["page/*"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={"console_scripts": ["skipwise = components.__main__:main"]},

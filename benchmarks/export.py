@@ -1,9 +1,10 @@
-"""`export`: bytes of embeddings exported for retrieval per second, against `numpy.save` of the same rows.
+"""`export`: bytes of embeddings exported for retrieval per second, against `numpy.save` of the same rows in float32.
 
-`export` is all that the command does after its imports: it reads the checkpoint, writes Parquet with track ids, reads
-it back and compares, takes checksums, traces the encoder and compares it with the model. `write` and `check` are the
+`export` is all that the command does after its imports: it reads the checkpoint, writes the parts, reads
+them back and compares, takes checksums, traces the encoder and compares it with the model. `write` and `check` are the
 first write and the reading back with its checksum, alone. Nothing is forced to the disk on either side (no fsync), so
-the figures are those of the page cache where memory is ample. A GB is 10^9 bytes of embeddings.
+the figures are those of the page cache where memory is ample. A GB is 10^9 bytes of the table, float32 as it is
+trained, whatever it is written as.
 """
 
 import tempfile
@@ -25,6 +26,8 @@ from datapipes.errors import UserError
 from datapipes.vocabulary import Vocabulary
 from models.rows import own_rows
 from retrieval.exporter import write_export
+from retrieval.kinds import DType, Format, Kind, check_kind
+from retrieval.live import LiveRows
 from retrieval.parts import check_part, write_part
 from training.build import build_model, table_weight
 from training.checkpoint import load_best
@@ -43,6 +46,10 @@ class ExportBenchmarkConfig:
     """Rows of the table."""
     dim: int = 128
     """Width of a row; a multiple of 4."""
+    format: Format = "parquet"
+    """Of the parts."""
+    dtype: DType = "float32"
+    """Of their numbers."""
     rounds: int = 5
     """Exports that are timed."""
     warmup: int = 1
@@ -65,6 +72,12 @@ class ExportBenchmarkConfig:
             raise ValueError("--rounds must be at least 1")
         if self.warmup < 0 or self.threads < 0 or self.seed < 0:
             raise ValueError("--warmup, --threads and --seed must not be negative")
+        check_kind(self.kind)
+
+    @property
+    def kind(self) -> Kind:
+        """What is exported."""
+        return Kind(self.format, self.dtype)
 
 
 CONFIG = ExportBenchmarkConfig
@@ -78,26 +91,26 @@ def measure(config: ExportBenchmarkConfig) -> None:
         with scratch_folder(config.scratch) as folder:
             run = make_run(folder, config.tracks, config.dim, config.seed)
             with _silence():
-                times = alternate(_cases(run, folder), config.rounds, config.warmup)
+                times = alternate(_cases(run, folder, config.kind), config.rounds, config.warmup)
         write(_report(config, times), config.report)
 
 
-def _cases(run: RunDirectory, folder: Path) -> dict[str, Callable[[], object]]:
+def _cases(run: RunDirectory, folder: Path, kind: Kind) -> dict[str, Callable[[], object]]:
     """On each rank, its own rows; they are what `write_export` reads for itself."""
     store = run.open_store()
     vocabulary = Vocabulary.of(store)
-    first, rows_RD = _own_rows(run, store.tracks)
-    part, plain = folder / f"{rank()}.parquet", folder / f"{rank()}.npy"
+    rows = LiveRows(vocabulary, *_own_rows(run, store.tracks))
+    part, plain = folder / f"{rank()}.{kind.format}", folder / f"plain-{rank()}.npy"
 
     def check() -> None:
-        check_part(part, vocabulary, first, rows_RD)
+        check_part(part, rows, kind)
         FileRecord.of(folder, part.name)
 
     return {
-        "export": lambda: write_export(str(run.path), folder / "export", overwrite=True),
-        "write": lambda: write_part(part, vocabulary, first, rows_RD),
+        "export": lambda: write_export(str(run.path), folder / "export", True, kind),
+        "write": lambda: write_part(part, rows, kind),
         "check": check,
-        "plain": lambda: np.save(plain, rows_RD.cpu().numpy()),
+        "plain": lambda: np.save(plain, rows.rows_RD.cpu().numpy()),
     }
 
 
@@ -157,9 +170,10 @@ def _report(config: ExportBenchmarkConfig, times: dict[str, Times]) -> Report:
         ]
         for name in _CASES
     ]
+    what = f"{config.tracks:,} tracks x {config.dim} as {config.format} {config.dtype}"
     return Report(
         name="export",
-        title=f"Export of {config.tracks:,} tracks x {config.dim} on {ranks()} rank{'s' * (ranks() > 1)}",
+        title=f"Export of {what} on {ranks()} rank{'s' * (ranks() > 1)}",
         config=config,
         figures=figures | {"seconds": {name: of.seconds for name, of in times.items()}},
         samples={
@@ -169,7 +183,7 @@ def _report(config: ExportBenchmarkConfig, times: dict[str, Times]) -> Report:
         header=["part", "GB/s", "plain GB/s", "x plain", "s P50", "P90"],
         rows=rows,
         notes=[
-            "Plain is numpy.save of each rank's rows, without ids, checks, encoder or manifest; no side calls fsync.",
+            "Plain is numpy.save of each rank's float32 rows, without ids, checks, encoder, manifest; no side fsyncs.",
             "'write' and 'check' are parts of 'export', each timed alone.",
         ],
     )

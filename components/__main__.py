@@ -28,6 +28,7 @@ COMMANDS = {
     "train": Command("components.train", "", "main", "train a recipe: train [RECIPE] [--section.field VALUE ...]"),
     "evaluate": Command("components.evaluate", "EvaluateRunConfig", "evaluate", "measure a run's best weights again"),
     "table": Command("components.table", "TableConfig", "table", "train models at several seeds and compare them"),
+    "report": Command("components.report", "ReportConfig", "report", "write an HTML page on a run, or on two"),
     "sweep": Command("components.sweep", "SweepConfig", "sweep", "search a recipe's settings on validation alone"),
     "export": Command("retrieval.export", "ExportConfig", "export", "write embeddings and encoder for retrieval"),
     "recommend": Command("retrieval.recommend", "RecommendConfig", "recommend", "rank what to play next for sessions"),
@@ -59,7 +60,8 @@ def run(argv: list[str]) -> None:
 
 
 def guarded(program: Callable[[list[str]], None], argv: list[str]) -> None:
-    """Ends the process as a command should: exit code 0, 2 with one sentence on stderr, or 130 after ctrl-C."""
+    """Ends the process as a command should: exit code 0, 2 with one sentence on stderr, 130 after ctrl-C, or 141 where
+    nobody reads on."""
     # Read when torch is loaded. Without it OpenMP's threads spin for milliseconds on a core that another process
     # needs (its own data worker, say): measured 20 times slower there, and no faster on idle cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -68,6 +70,7 @@ def guarded(program: Callable[[list[str]], None], argv: list[str]) -> None:
         sys.exit(2)
     try:
         program(argv)
+        sys.stdout.flush()
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"skipwise: {error}", file=sys.stderr)
@@ -77,6 +80,9 @@ def guarded(program: Callable[[list[str]], None], argv: list[str]) -> None:
     except KeyboardInterrupt:
         print("skipwise: stopped", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # whoever read our output, `head` perhaps, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except SystemExit as stop:
         if stop.code:
             failure.let_rank_0_speak()

@@ -1,5 +1,6 @@
 """The encoder program for ONNX, for those who serve without torch. Needs the extra `onnx`."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from retrieval.files import write_checked
 
 def write_onnx(file: Path, program: ExportedProgram) -> int:
     """Writes the program with the same inputs and the same freedom of shapes; returns the opset it needs."""
+    # Else it says of each operator of a library that is not installed that it will do without.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     made = torch.onnx.export(
         program, input_names=["items_BTD", "lengths_B"], output_names=["queries_BD"], dynamo=True, verbose=False
     )

@@ -25,7 +25,9 @@ def schema(dim: int, dtype: str | None) -> pa.Schema:
 def write(file: Path, rows: LiveRows, dtype: str | None) -> None:
     """Writes `file`; without a `dtype` the ids alone."""
     columns = schema(rows.dim, dtype)
-    with pq.ParquetWriter(file, columns, compression="none", use_dictionary=False, write_statistics=["row"]) as writer:
+    # Parquet has no numbers of 8 bits: places in a dictionary take as many, plain ones would take 32.
+    coded = ["embedding.list.element"] if dtype == "int8" else False
+    with pq.ParquetWriter(file, columns, compression="none", use_dictionary=coded, write_statistics=["row"]) as writer:
         for block in rows.blocks():
             writer.write_table(_table(block, columns, _encoded(block, dtype)), row_group_size=len(block.ids_B))
 

@@ -50,7 +50,7 @@ class Evaluator:
     def measure(
         self, protocol: Protocol, split: str, sessions: int, record_in: Path | None = None
     ) -> dict[str, float | int]:
-        """HR@{1,5,10,20}, NDCG@10 and MRR over `sessions` sessions (0: all), and how far down skipped targets come.
+        """HR@{1,5,10,20}, NDCG@10 and MRR over `sessions` sessions (0: all), and where skipped targets come.
 
         Equal on every rank. Given a run directory to `record_in`, each session's rank is kept there.
         """

@@ -38,10 +38,11 @@ class RankMetrics(Metric):
 
 
 class SkipRanking(Metric):
-    """How far down the list come next tracks that the listener skipped, and, beside them, those that were kept.
+    """Skip down-ranking: where next tracks come that the listener skipped, and, beside them, those that were kept.
 
-    A target's percentile is 100 * (rank - 1) / candidates: 0 is first, 100 last. A model that learns from skips ranks
-    skipped tracks further down (Seshadri & Knees, arXiv 2309.11623) than kept ones.
+    A target's percentile rank is the share of its candidates that come after it, 100 * (1 - (rank - 1) / candidates):
+    100 is first, 0 last. For skipped tracks lower is better, in percentile rank and in hit rate: a model that learns
+    from skips ranks them further down than kept ones (Seshadri & Knees, arXiv 2309.11623).
     """
 
     full_state_update = False
@@ -52,16 +53,19 @@ class SkipRanking(Metric):
 
     def update(self, rank: Tensor, candidates: Tensor, skips: Tensor) -> None:
         """int64 [B] each: the target's rank, among how many others, and the strength at which it was skipped."""
-        percentile_B = 100 * (rank - 1).double() / candidates.clamp(min=1)
-        columns = torch.stack([percentile_B, (rank <= 10).double(), torch.ones_like(percentile_B)])
+        percentile_rank_B = 100 * (1 - (rank - 1).double() / candidates.clamp(min=1))
+        columns = torch.stack([percentile_rank_B, (rank <= 10).double(), torch.ones_like(percentile_rank_B)])
         skipped_B = ((skips == 1) | (skips == 2)).double()
         self.sums += torch.stack([columns @ skipped_B, columns @ (1 - skipped_B)])
 
     def compute(self) -> dict[str, float | int]:
-        """`{skipped,kept}_percentile`, `_hr@10` and `_sessions`."""
+        """`{skipped,kept}_percentile_rank`, `_hr@10` and `_sessions`.
+
+        Not `_percentile`: older files have that, and mean 0 is first by it.
+        """
         found: dict[str, float | int] = {}
-        for name, (percentile, hits, sessions) in zip(("skipped", "kept"), self.sums.tolist(), strict=True):
-            found[f"{name}_percentile"] = percentile / max(sessions, 1)
+        for name, (percentile_rank, hits, sessions) in zip(("skipped", "kept"), self.sums.tolist(), strict=True):
+            found[f"{name}_percentile_rank"] = percentile_rank / max(sessions, 1)
             found[f"{name}_hr@10"] = hits / max(sessions, 1)
             found[f"{name}_sessions"] = int(sessions)
         return found

@@ -1,5 +1,7 @@
 """Refused command lines: one sentence on stderr that names the option and what was expected, and exit code 2."""
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -69,3 +71,14 @@ def test_other_ranks_are_silent_and_refuse_too(monkeypatch, capsys):
     with pytest.raises(UserError, match="--hidden must be a whole number"):
         parse(EncoderConfig, ["--hidden", "x"], "train")
     assert "".join(capsys.readouterr()) == ""
+
+
+def test_output_that_nobody_reads_ends_quietly():
+    read, write = os.pipe()
+    os.close(read)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-m", "components"], stdout=write, stderr=subprocess.PIPE, env=environment, text=True
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")

@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import torch.distributed as dist
 from hypothesis import Phase, example, given
 from hypothesis import strategies as st
 
@@ -33,13 +32,13 @@ from retrieval.parts import check_part, write_part
 from tests.conftest import random_sessions, write_dataset
 from tests.fuzz.cases import cases
 from tests.ranks import run_on_ranks
+from tests.retrieval.alone import alone  # noqa: F401  a fixture
 from tests.retrieval.conftest import DIM, LONGEST, TRACKS, save_untrained, small
 
-pytestmark = pytest.mark.ranks
+pytestmark = [pytest.mark.ranks, pytest.mark.usefixtures("alone")]
 PIECES = ("embeddings/part-00000.parquet", "encoder.pt2", "queries.npy", "manifest.json")
 """What an export holds, in the order in which it is written."""
 KINDS = [kind for kind in starmap(Kind, product(get_args(Format), get_args(DType))) if kind.possible]
-TRACE = torch.export.export
 SLOW = {"deadline": None, "phases": (Phase.explicit, Phase.generate)}
 """An export takes too long to shrink by."""
 
@@ -54,24 +53,6 @@ def folder(tmp_path_factory) -> Path:
     os.rename(config.run_dir, folder / "run")
     run_on_ranks(folder, 1, export, ExportConfig(str(folder / "run"), folder / "old"))
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def alone(tmp_path_factory) -> Iterator[None]:
-    """A group of one rank in this process, so that a case takes no start of its own."""
-    meeting = tmp_path_factory.mktemp("meeting") / "rendezvous"
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=0, world_size=1)
-    traced = []
-
-    def trace_once(*arguments, **options):
-        """Tracing takes seconds, and the program is the same in all cases."""
-        if not traced:
-            traced.append(TRACE(*arguments, **options))
-        return traced[0]
-
-    with patch.object(torch.export, "export", trace_once):
-        yield
-    dist.destroy_process_group()
 
 
 def contents(folder: Path) -> dict[str, bytes]:

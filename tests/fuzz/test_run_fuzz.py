@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from components.show import ShowConfig, show
+from datapipes.errors import UserError
 from retrieval.manifest import ExportManifest
 from tests.fuzz.cases import NUMBERS, cases, is_sound, outcome
 from training.config import RunConfig
@@ -35,10 +36,27 @@ METRICS = {
 }
 PROGRAM = {"file": "encoder.pt2", "bytes": 7, "sha256": "0" * 64}
 PART = {"file": "embeddings/part-00000.parquet", "first_row": 0, "rows": 30, "bytes": 9, "sha256": "0" * 64}
-EXPORT = {
-    "rows": 30, "dim": 8, "dtype": "float32", "vocabulary_hash": "0" * 64, "parts": [PART], "encoder": PROGRAM,
-    "compared": {}, "recipe": "best", "config": {}, "trained": RECORD, "versions": {}, "schema_version": 1,
+TRACKS = PART | {"file": "tracks/part-00000.parquet"}
+QUERIES = PROGRAM | {"file": "queries.npy", "rows": 4}
+ONNX = PROGRAM | {"file": "encoder.onnx", "opset": 20}
+SINCE = {
+    "run": "runs/old", "rows_hash": "1" * 64, "table_rows": 50, "changed": 20, "new": 10, "unchanged": 20, "gone": 3,
+    "gone_tracks": PROGRAM | {"file": "gone.parquet"},
 }  # fmt: skip
+EXPORT = {
+    "rows": 30, "dim": 8, "format": "npy", "dtype": "int8", "vocabulary_hash": "0" * 64, "parts": [PART],
+    "tracks": [TRACKS], "encoder": PROGRAM, "onnx": ONNX, "queries": QUERIES, "index": {}, "since": SINCE,
+    "compared": {}, "recipe": "best", "config": {}, "trained": RECORD, "versions": {}, "schema_version": 2,
+}  # fmt: skip
+BROKEN_EXPORTS = [
+    {"schema_version": 1}, {"format": "faiss"}, {"format": "csv"}, {"dtype": "int4"}, {"format": "parquet"},
+    {"tracks": []}, {"tracks": [TRACKS | {"rows": 29}]}, {"tracks": [TRACKS | {"file": "../ids"}]},
+    {"queries": {}}, {"queries": QUERIES | {"rows": -1}}, {"queries": QUERIES | {"file": "/etc/passwd"}},
+    {"onnx": ONNX | {"opset": "20"}}, {"onnx": ONNX | {"sha256": "0"}}, {"index": {"file": "../index"}}, {"index": []},
+    {"since": {"run": "runs/old"}}, {"since": SINCE | {"new": 11}}, {"since": SINCE | {"table_rows": 51}},
+    {"since": SINCE | {"gone_tracks": {}}}, {"since": SINCE | {"gone_tracks": PROGRAM | {"file": "../gone"}}},
+    {"parts": [PART | {"first_row": False}]}, {"parts": [PART | {"rows": 31}]}, {"dtype": ["int8"]},
+]  # fmt: skip
 
 
 @st.composite
@@ -130,7 +148,17 @@ def test_export_manifests(folder: Path, manifest: tuple[bytes, Any]):
     found = outcome("export manifest", lambda: ExportManifest.read(folder), "manifest.json")
     if found is not None:
         assert sum(part["rows"] for part in found.parts) == found.rows
-        for record in (*found.parts, found.encoder):
+        named = [found.encoder, found.queries, found.onnx, found.index, found.since.get("gone_tracks", {})]
+        for record in (*found.parts, *found.tracks, *(record for record in named if "file" in record)):
             assert (folder / record["file"]).resolve().is_relative_to(folder.resolve())
         kept = {name: manifest[1][name] for name in asdict(found)} if manifest[1] else asdict(found)
         assert json.dumps(asdict(found)) == json.dumps(kept)  # as text, for a NaN is not equal to itself
+
+
+@pytest.mark.parametrize("change", BROKEN_EXPORTS, ids=lambda change: next(iter(change)))
+def test_export_manifests_that_contradict_themselves(folder: Path, change: dict[str, Any]):
+    (folder / "manifest.json").write_text(json.dumps(EXPORT))
+    ExportManifest.read(folder)
+    (folder / "manifest.json").write_text(json.dumps(EXPORT | change))
+    with pytest.raises(UserError, match="manifest.json.*: export again"):
+        ExportManifest.read(folder)

@@ -101,7 +101,7 @@ def by_hand(live: Encoder, items_LD: torch.Tensor) -> torch.Tensor:
     """The prediction of one session without padding, as training's code makes it."""
     masked = torch.zeros(1, len(items_LD), dtype=torch.bool)
     if live.mask_token is not None:
-        items_LD = torch.cat([items_LD, torch.zeros(1, DIM)])
+        items_LD = torch.cat([items_LD, torch.zeros(1, items_LD.shape[1])])
         masked = torch.arange(len(items_LD))[None] == len(items_LD) - 1
     return live.padded(items_LD[None], torch.tensor([len(items_LD)]), masked)[0, -1]
 
@@ -117,7 +117,7 @@ def test_column_wise_run_is_exported_in_blocks_of_rows(folder: Path):
 
 def test_snippets_of_the_manual_run(folder: Path, tmp_path: Path):
     """In a fresh process, with nothing of this package or TorchRec: what a server has."""
-    text = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "export.md").read_text().partition("## Other formats")[0]
     shutil.copytree(folder / "bidirectional-2", tmp_path / "exports" / "demo")
     code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
     code += "\nimport sys\nassert not {'models', 'retrieval', 'training', 'torchrec'} & set(sys.modules)"

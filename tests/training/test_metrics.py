@@ -46,16 +46,19 @@ def test_ranks_with_uneven_shares_agree(tmp_path: Path):
 
 
 def test_skip_ranking_worked_by_hand():
-    """Skipped targets (strength 1, 2) at ranks 1 and 31 of 100 others, kept ones (0, 3) at ranks 11, 2 and 2 of 50."""
+    """Skipped targets (strength 1, 2) at ranks 1 and 31 of 100 others, kept ones (0, 3) at ranks 11, 2 and 2 of 50.
+
+    So 100 and 70 of 100 candidates come after the skipped ones, 40, 49 and 49 of 50 after the kept ones.
+    """
     metrics = SkipRanking()
     metrics.update(torch.tensor([1, 11]), torch.tensor([100, 50]), torch.tensor([1, 0], dtype=torch.int8))
     metrics.update(torch.tensor([31, 2, 2]), torch.tensor([100, 50, 50]), torch.tensor([2, 3, 0], dtype=torch.int8))
     assert metrics.compute() == pytest.approx(
         {
-            "skipped_percentile": (0 + 30) / 2,
+            "skipped_percentile_rank": (100 + 70) / 2,
             "skipped_hr@10": 1 / 2,
             "skipped_sessions": 2,
-            "kept_percentile": (20 + 2 + 2) / 3,
+            "kept_percentile_rank": (80 + 98 + 98) / 3,
             "kept_hr@10": 2 / 3,
             "kept_sessions": 3,
         }

@@ -62,7 +62,9 @@ def test_a_run_leaves_what_the_readme_promises(data: Path, tmp_path: Path):
     for protocol in ("uniform", "full"):
         for split in SPLITS:
             values = metrics[protocol][split]
-            skips = {f"{kind}_{what}" for kind in ("skipped", "kept") for what in ("percentile", "hr@10", "sessions")}
+            skips = {
+                f"{kind}_{what}" for kind in ("skipped", "kept") for what in ("percentile_rank", "hr@10", "sessions")
+            }
             assert set(values) == {"hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr", "sessions"} | skips
             assert 0 <= values["hr@1"] <= values["hr@5"] <= values["hr@10"] <= values["hr@20"] <= 1
     assert metrics["uniform"]["test"]["sessions"] == 160
@@ -84,9 +86,9 @@ def test_records_tell_the_metrics_session_by_session(data: Path, tmp_path: Path)
         for split, held_out in HELD_OUT.items():
             ranks, values = read_ranks(run.path, protocol, split), metrics_of(run.path)[protocol][split]
             assert (ranks.rank <= 10).mean() == pytest.approx(values["hr@10"], abs=1e-12)
-            percentile = 100 * (ranks.rank - 1) / ranks.candidates
+            after = 100 * (ranks.candidates + 1 - ranks.rank) / ranks.candidates
             skipped = np.isin(ranks.skips, (1, 2))
-            assert percentile[skipped].mean() == pytest.approx(values["skipped_percentile"], abs=1e-9)
+            assert after[skipped].mean() == pytest.approx(values["skipped_percentile_rank"], abs=1e-9)
             assert (skipped.sum(), (~skipped).sum()) == (values["skipped_sessions"], values["kept_sessions"])
             for session, position, target, skips, candidates in zip(
                 ranks.session, ranks.position, ranks.target, ranks.skips, ranks.candidates, strict=True

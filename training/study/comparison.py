@@ -113,38 +113,39 @@ def _figures(row: Row, measured_S: list[Ranks], groupings: Grouping) -> dict[str
 
 
 def _skips(measured_S: list[Ranks]) -> dict[str, Any]:
-    """Skip down-ranking: where skipped and kept targets come, as percentiles (0 is first) and HR@10."""
-    skipped_N = _skipped(measured_S[0])
-    percentile_N = _over_seeds(measured_S, _percentile)
+    """Skip down-ranking: where skipped and kept targets come, by percentile rank (100 is first) and HR@10."""
+    skipped_N = is_skipped(measured_S[0])
+    percentile_rank_N = _over_seeds(measured_S, percentile_rank)
     hits_N = _over_seeds(measured_S, METRICS["hr@10"])
     found: dict[str, Any] = {}
     for name, chosen_N in (("skipped", skipped_N), ("kept", ~skipped_N)):
         if chosen_N.any():
-            low, high = interval(percentile_N[chosen_N])
+            low, high = interval(percentile_rank_N[chosen_N])
             found[name] = {
                 "sessions": int(chosen_N.sum()),
-                "percentile": float(percentile_N[chosen_N].mean()),
+                "percentile_rank": float(percentile_rank_N[chosen_N].mean()),
                 "low": low,
                 "high": high,
                 "hr@10": float(hits_N[chosen_N].mean()),
             }
     if len(found) == 2:
-        found["gap"] = gap(percentile_N, skipped_N)
+        found["gap"] = gap(percentile_rank_N, skipped_N)
     return found
 
 
-def _percentile(ranks: Ranks) -> np.ndarray:
-    """[N]: 0 is first, 100 last. In floating point, since a hundred times a rank may be too much for an int32."""
-    return 100.0 * (ranks.rank - 1) / np.maximum(ranks.candidates, 1)
+def percentile_rank(ranks: Ranks) -> np.ndarray:
+    """[N]: the share of the candidates that come after the target, in percent: 100 is first, 0 last."""
+    return 100.0 * (1 - (ranks.rank - 1) / np.maximum(ranks.candidates, 1))
 
 
-def _skipped(ranks: Ranks) -> np.ndarray:
+def is_skipped(ranks: Ranks) -> np.ndarray:
+    """bool [N]: the listener skipped the target, at strength 1 or 2."""
     return np.isin(ranks.skips, (1, 2))
 
 
 def _by_group(measured_S: list[Ranks], label: Callable[[Ranks], np.ndarray]) -> dict[str, dict[str, Any]]:
     """HR@1 and HR@10 of the sessions of each label and of those whose target was kept, and how many they are."""
-    labels_N, kept_N = label(measured_S[0]), ~_skipped(measured_S[0])
+    labels_N, kept_N = label(measured_S[0]), ~is_skipped(measured_S[0])
     hits_N = {metric: _over_seeds(measured_S, METRICS[metric]) for metric in TESTED}
     groups: dict[str, dict[str, Any]] = {}
     for name in np.unique(labels_N):
@@ -166,8 +167,10 @@ def _test(rows: list[Row], measured: dict[str, list[Ranks]], table: dict[str, di
         if row.baseline not in table:
             continue
         if "gap" in table[row.name]["skips"]:
-            percentile_N, other_N = (_over_seeds(measured[name], _percentile) for name in (row.name, row.baseline))
-            table[row.name]["skips"]["gap_change"] = gap(percentile_N - other_N, _skipped(measured[row.name][0]))
+            percentile_rank_N, other_N = (
+                _over_seeds(measured[name], percentile_rank) for name in (row.name, row.baseline)
+            )
+            table[row.name]["skips"]["gap_change"] = gap(percentile_rank_N - other_N, is_skipped(measured[row.name][0]))
         for metric, value in METRICS.items():
             mine, other = table[row.name][metric], table[row.baseline][metric]
             mine["gain"] = 100 * (mine["mean"] / other["mean"] - 1) if other["mean"] else None

@@ -6,32 +6,38 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datapipes.errors import UserError, brief
+from datapipes.row_group import DAMAGED
 from datapipes.sessions import SessionStore
 from training.records import Ranks
 from training.study.comparison import Grouping
 
 _MOST_LENGTHS = 10
-_CONTEXT = "context_type"
+CONTEXT = "context_type"
+"""The column that tells where a play came from."""
 
 
 def groupings(store: SessionStore, counts_N: np.ndarray) -> Grouping:
     """`counts_N`: each track's training plays."""
     found: Grouping = {"session length": _length, "target's popularity": _popularity(counts_N)}
-    if _CONTEXT in store.manifest.context_columns:
+    if CONTEXT in store.manifest.context_columns:
         found["target's context type"] = _context(store)
     return found
 
 
 def _length(ranks: Ranks) -> np.ndarray:
-    """Each length by itself, or quintiles of the sessions where there are many."""
-    lengths = ranks.position + 1
-    if len(np.unique(lengths)) <= _MOST_LENGTHS:
-        return np.char.zfill(lengths.astype(str), len(str(lengths.max())))
-    edges = np.unique(np.quantile(lengths, [0.2, 0.4, 0.6, 0.8], method="nearest"))
-    bounds = [lengths.min(), *(edges + 1), lengths.max() + 1]
-    width = len(str(lengths.max()))
+    return by_number(ranks.position + 1)
+
+
+def by_number(numbers_N: np.ndarray) -> np.ndarray:
+    """Names [N] of each number by itself, or of quintiles where there are many."""
+    if len(np.unique(numbers_N)) <= _MOST_LENGTHS:
+        return np.char.zfill(numbers_N.astype(str), len(str(numbers_N.max())))
+    edges = np.unique(np.quantile(numbers_N, [0.2, 0.4, 0.6, 0.8], method="nearest"))
+    bounds = [numbers_N.min(), *(edges + 1), numbers_N.max() + 1]
+    width = len(str(numbers_N.max()))
     names = np.array([f"{low:0{width}}-{high - 1:0{width}}" for low, high in zip(bounds, bounds[1:], strict=False)])
-    return names[np.searchsorted(edges, lengths)]
+    return names[np.searchsorted(edges, numbers_N)]
 
 
 def _popularity(counts_N: np.ndarray) -> Callable[[Ranks], np.ndarray]:
@@ -51,11 +57,14 @@ def _context(store: SessionStore) -> Callable[[Ranks], np.ndarray]:
 
     def label(ranks: Ranks) -> np.ndarray:
         last = []
-        for part in store.parts:
-            for batch in pq.ParquetFile(part).iter_batches(columns=[_CONTEXT]):
-                lists = batch.column(0)
-                last.append(lists.values.take(pa.array(lists.offsets.to_numpy()[1:] - 1)).cast(pa.string()))
-        labels = pa.chunked_array(last).fill_null("unknown").to_numpy()
-        return labels[ranks.session].astype(str)
+        try:
+            for part in store.parts:
+                for batch in pq.ParquetFile(part).iter_batches(columns=[CONTEXT]):
+                    lists = batch.column(0)
+                    last.append(lists.values.take(pa.array(lists.offsets.to_numpy()[1:] - 1)).cast(pa.string()))
+            labels = pa.chunked_array(last).fill_null("unknown").to_numpy()
+            return labels[ranks.session].astype(str)
+        except DAMAGED as error:
+            raise UserError(f"{store.path}: '{CONTEXT}' cannot be read ({brief(error)}): run prepare again") from error
 
     return label

@@ -114,13 +114,14 @@ def _skips(comparison: dict[str, Any]) -> list[str]:
     if not rows:
         return []
     lines = [
-        "| skip down-ranking | skipped targets' percentile, 95 % interval | kept targets' percentile, 95 % interval | "
+        "| skip down-ranking | skipped targets' percentile rank, 95 % interval | "
+        "kept targets' percentile rank, 95 % interval | "
         "gap, 95 % interval | gap less the baseline's, 95 % interval | skipped targets' HR@10 | kept targets' HR@10 |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         sides = row["skips"]["skipped"], row["skips"]["kept"]
-        cells = [f"{side['percentile']:.2f} [{side['low']:.2f}, {side['high']:.2f}]" for side in sides]
+        cells = [f"{side['percentile_rank']:.2f} [{side['low']:.2f}, {side['high']:.2f}]" for side in sides]
         for name in ("gap", "gap_change"):
             cells.append("{:+.2f} [{:+.2f}, {:+.2f}]".format(*row["skips"][name]) if name in row["skips"] else "")
         cells += [_share(side["hr@10"]) for side in sides]
@@ -152,8 +153,9 @@ def _reading() -> list[str]:
         "resamples; they leave the luck of training out, which `over seeds ±` shows (standard deviation of the seeds' "
         "means). p: paired bootstrap on the same sessions and candidates, two-sided; Holm p: corrected over all tests "
         "of the protocol, and what `better` and `worse` go by; p over seeds: paired t-test of the seeds' means. "
-        "Percentile: 0 is ranked first, 100 last; the gap is skipped less kept, and skipped targets should come "
-        "further down than kept ones. A session's length is also its test target's position.",
+        "Percentile rank: the share of the candidates that come after the target, 100 is first, 0 last; the gap is "
+        "skipped less kept. For skipped targets lower is better, in percentile rank, gap and HR@10. A "
+        "session's length is also its test target's position.",
     ]
 
 

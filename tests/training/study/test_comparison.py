@@ -59,13 +59,13 @@ def test_figures_by_hand(write):
     assert plain["ndcg@10"]["mean"] == pytest.approx((1 + 1 / np.log2(3)) / 4)
     assert plain["mrr"]["mean"] == pytest.approx((1 + 1 / 2 + 1 / 30 + 1 / 15) / 4)
     # Every second target was skipped: ranks 2 and 15 of 1000 others, kept ones 1 and 30.
-    assert plain["skips"]["skipped"]["percentile"] == pytest.approx(100 * (1 + 14) / 2 / 1000)
-    assert plain["skips"]["kept"]["percentile"] == pytest.approx(100 * (0 + 29) / 2 / 1000)
+    assert plain["skips"]["skipped"]["percentile_rank"] == pytest.approx((99.9 + 98.6) / 2)
+    assert plain["skips"]["kept"]["percentile_rank"] == pytest.approx((100 + 97.1) / 2)
     assert plain["skips"]["skipped"]["hr@10"] == 0.5
-    assert plain["skips"]["gap"][0] == pytest.approx(100 * (7.5 - 14.5) / 1000)
+    assert plain["skips"]["gap"][0] == pytest.approx(99.25 - 98.55)
     # A quarter of the targets, all of them skipped, come one place higher, at one seed of two.
-    assert good["skips"]["gap_change"][0] == pytest.approx(-100 / 1000 / 2 / 2)
-    assert good["skips"]["gap_change"][2] < 0 and "gap_change" not in plain["skips"]
+    assert good["skips"]["gap_change"][0] == pytest.approx(0.1 / 2 / 2)
+    assert good["skips"]["gap_change"][1] > 0 and "gap_change" not in plain["skips"]
     difference = good["hr@1"]["difference"]
     assert difference[0] == pytest.approx(0.125) and difference[1] < 0.125 < difference[2]
     assert good["hr@1"]["p_holm"] < 0.01 and good["hr@10"]["p"] == good["hr@10"]["p_holm"] == 1
@@ -104,7 +104,7 @@ def test_other_candidates_are_refused(write):
 def test_percentiles_of_a_vast_catalogue(write):
     """100 * 30,000,000 is more than an int32 holds."""
     found = compare([Row("a", "A", "g", (write("a", [30_000_001] * 2, candidates=60_000_000),))], "uniform")
-    assert found["rows"]["a"]["skips"]["kept"]["percentile"] == 50
+    assert found["rows"]["a"]["skips"]["kept"]["percentile_rank"] == 50
 
 
 def test_the_table_says_gain_best_and_the_papers_own(write):

@@ -1,0 +1,160 @@
+// The page: its state, what is asked when it changes, and what is shown of the answers.
+import * as address from "./address.js";
+import { DEPTH, setUpComparison } from "./comparison.js";
+import { element, find, say } from "./elements.js";
+import { setUpNeighbours } from "./neighbours.js";
+import { setUpSearch } from "./search.js";
+import { ask, latest } from "./service.js";
+import { setUpSession } from "./session.js";
+import { whyOfModels, whyOfSkips } from "./why.js";
+
+const WAIT_MS = 80;
+let state = address.read("").state;
+let exports = {};
+let keys = 0;
+
+const openNeighbours = setUpNeighbours(add);
+const skips = setUpComparison(find("#skips"), openNeighbours);
+const models = setUpComparison(find("#models"), openNeighbours);
+const showSession = setUpSession((plays, said) => {
+  find("#session-status").textContent = said;
+  update({ plays });
+});
+setUpSearch((track) => add(track, false));
+
+function add(track, skipped) {
+  find("#session-status").textContent = `${track} is added as number ${state.plays.length + 1}.`;
+  update({ plays: [...state.plays, { track, skipped }] });
+}
+
+/** Takes over what changed, shows it, keeps it in the address and asks again. */
+function update(changed) {
+  state = { ...state, ...changed };
+  state.plays = state.plays.map((play) => ({ key: ++keys, ...play }));
+  history.replaceState(null, "", address.written(state));
+  showSession(state.plays);
+  find("#exclude").value = state.exclude;
+  find("#count").value = state.count;
+  find("#steer").value = state.steer;
+  find("#steer-value").value = state.steer ? state.steer.toFixed(2) : "off";
+  refresh(state);
+}
+
+function recommend(signal, { plays, exclude, steer }, { name = "main", flags = true } = {}) {
+  const session = plays.map(({ track, skipped }) => ({ track, skipped: flags && skipped }));
+  const body = { session, k: DEPTH, exclude, steer, unknown: "refuse", export: name };
+  return ask("recommend", { body, signal });
+}
+
+/** Everything that is shown of one state; what the second model cannot answer does not hold up the first. */
+async function askAll(signal, asked) {
+  if (!asked.plays.length) return {};
+  const [flagged, unflagged, compared] = await Promise.all([
+    recommend(signal, asked),
+    asked.plays.some(({ skipped }) => skipped) ? recommend(signal, asked, { flags: false }) : undefined,
+    exports.compare ? recommend(signal, asked, { name: "compare" }).catch((error) => ({ error })) : undefined,
+  ]);
+  // A newer export took over in between: columns of two exports would show its doing as the skips'.
+  if (unflagged && unflagged.export.loaded !== flagged.export.loaded) return askAll(signal, asked);
+  return { flagged, unflagged, compared };
+}
+
+const refresh = latest(
+  WAIT_MS,
+  askAll,
+  ({ flagged, unflagged, compared }, asked) => {
+    say(find("#failure"), "");
+    showSkips(flagged, unflagged, asked);
+    showModels(flagged, compared, asked);
+    const loaded = [exports.main?.loaded, exports.compare?.loaded];
+    if (exports.main && loaded.some((one, place) => one !== ([flagged, compared][place]?.export?.loaded ?? one))) showExports();
+  },
+  (error) => say(find("#failure"), error.message),
+);
+
+function showSkips(flagged, unflagged, asked) {
+  if (!flagged) return skips.showNone("Recommendations will stand here.");
+  if (!unflagged) {
+    const summary = "No track is marked as skipped. Mark one, and the same session without the flag stands beside it.";
+    return skips.showOne(flagged.tracks, { ...asked, title: "Recommended", summary });
+  }
+  skips.show(flagged.tracks, unflagged.tracks, {
+    ...asked,
+    titles: ["With the skips", "Without the skip flags"],
+    lead: "Because of the skips",
+    why: (changed) => whyOfSkips({ ...asked, ...exports.main }, changed),
+  });
+}
+
+function showModels(flagged, compared, asked) {
+  find("#models").hidden = !compared;
+  if (!compared) return;
+  say(find("#models .failure"), compared.error?.message);
+  if (compared.error) return;
+  models.show(flagged.tracks, compared.tracks, {
+    ...asked,
+    titles: modelTitles(exports),
+    lead: "From the second model to the first",
+    why: () => whyOfModels(exports.main, exports.compare),
+  });
+}
+
+const trained = ({ trained_on_skips: skips }) => (skips ? "trained on skips" : "blind to skips");
+
+/** By recipe, or by directory where the recipe is one. */
+function modelTitles({ main, compare }) {
+  const key = main.recipe === compare.recipe ? "path" : "recipe";
+  return [main, compare].map((one) => `${one[key]}, ${trained(one)}`);
+}
+
+async function example() {
+  try {
+    const { tracks } = await ask("tracks?prefix=&limit=20");
+    const plays = tracks.slice(0, 5).map((track, place) => ({ track, skipped: place === 2 }));
+    find("#session-status").textContent = `An example of ${plays.length} tracks, one of them skipped.`;
+    update({ plays });
+  } catch (error) {
+    say(find("#failure"), error.message);
+  }
+}
+
+function readAddress() {
+  const { state: described, faults } = address.read(location.hash);
+  update(described);
+  say(find("#address-failure"), faults.join(" "));
+}
+
+async function showExports() {
+  try {
+    exports = await ask("exports");
+  } catch (error) {
+    find("#exports").textContent = error.message;
+    return;
+  }
+  const described = [exports.main, exports.compare].filter(Boolean).map((one) => {
+    return `${one.path}: ${one.recipe}, ${trained(one)}, ${one.rows.toLocaleString("en")} tracks × ${one.dim}`;
+  });
+  find("#exports").textContent = described.join("; beside it ");
+  if (exports.compare) refresh(state);
+}
+
+async function showReport() {
+  const response = await fetch("report").catch(() => undefined);
+  find("#report").hidden = !response?.ok;
+}
+
+find("#exclude").addEventListener("change", ({ target }) => update({ exclude: target.value }));
+find("#count").addEventListener("change", ({ target }) => update({ count: Number(target.value) }));
+find("#steer").addEventListener("input", ({ target }) => update({ steer: Number(target.value) }));
+find("#example").addEventListener("click", example);
+find("#clear").addEventListener("click", () => {
+  update({ plays: [] });
+  find("#search").focus();
+});
+find("#report details").addEventListener("toggle", ({ target }) => {
+  if (target.open && !find("iframe", target)) target.append(element("iframe", { src: "report", title: "The run's report" }));
+});
+window.addEventListener("hashchange", readAddress);
+readAddress();
+showExports();
+showReport();

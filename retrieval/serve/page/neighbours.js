@@ -1,0 +1,39 @@
+// The dialog of one track: its nearest tracks in the embedding table, and its way into the session.
+import { find, say } from "./elements.js";
+import { ask, latest } from "./service.js";
+import { trackRow } from "./tables.js";
+
+/** A function that opens the dialog for a track; `add(track, skipped)` puts it at the end of the session. */
+export function setUpNeighbours(add) {
+  const dialog = find("#neighbours");
+  let about;
+
+  const load = latest(
+    0,
+    (signal, track) => ask(`similar/${encodeURIComponent(track)}?k=10&by=cosine`, { signal }),
+    ({ tracks }) => {
+      const rows = tracks.map((one, place) => trackRow({ ...one, rank: place + 1 }, open));
+      find("tbody", dialog).replaceChildren(...rows);
+    },
+    (error) => say(find(".failure", dialog), error.message),
+  );
+
+  function open(track) {
+    about = track;
+    find("h2", dialog).textContent = `Tracks like ${track}`;
+    say(find(".failure", dialog), "");
+    find("tbody", dialog).replaceChildren();
+    if (!dialog.open) dialog.showModal();
+    find("#add-heard").focus();
+    load(track);
+  }
+
+  for (const [id, skipped] of [["#add-heard", false], ["#add-skipped", true]]) {
+    find(id).addEventListener("click", () => {
+      dialog.close();
+      add(about, skipped);
+    });
+  }
+  find("#close-neighbours").addEventListener("click", () => dialog.close());
+  return open;
+}

@@ -1,0 +1,97 @@
+// The search for a track: a combobox whose list the service fills, driven by typing, arrow keys, Enter and Escape.
+import { element, find } from "./elements.js";
+import { ask, latest } from "./service.js";
+
+const MOST = 20;
+
+/** Sets up the field; `add(track)` is called with the chosen one. */
+export function setUpSearch(add) {
+  const input = find("#search");
+  const list = find("#suggestions");
+  const status = find("#search-status");
+  let active = -1;
+  let looked = Promise.resolve();
+
+  const lookUp = latest(
+    100,
+    (signal, prefix) => ask(`tracks?${new URLSearchParams({ prefix, limit: MOST })}`, { signal }),
+    ({ tracks }, prefix) => {
+      if (document.activeElement !== input) return;
+      list.replaceChildren(...tracks.map(option));
+      open(tracks.length > 0);
+      activate(tracks.length ? 0 : -1);
+      const more = tracks.length === MOST ? " or more" : "";
+      const begins = prefix && ` that begin with “${prefix}”`;
+      status.textContent = `${tracks.length || "No"}${more} tracks${begins}.`;
+    },
+    (error) => {
+      close();
+      status.textContent = error.message;
+    },
+  );
+
+  function option(track, place) {
+    const made = element("li", { role: "option", id: `suggestion-${place}`, "aria-selected": "false" }, track);
+    // Before the field loses the focus, which would close the list.
+    made.addEventListener("mousedown", (event) => {
+      event.preventDefault();
+      choose(track);
+    });
+    return made;
+  }
+
+  function open(shown) {
+    list.hidden = !shown;
+    input.setAttribute("aria-expanded", String(shown));
+  }
+
+  function close() {
+    open(false);
+    activate(-1);
+    list.replaceChildren();
+  }
+
+  function activate(place) {
+    active = place;
+    for (const [number, one] of [...list.children].entries()) {
+      one.setAttribute("aria-selected", String(number === place));
+      if (number === place) one.scrollIntoView({ block: "nearest" });
+    }
+    if (place < 0) input.removeAttribute("aria-activedescendant");
+    else input.setAttribute("aria-activedescendant", list.children[place].id);
+  }
+
+  function choose(track) {
+    input.value = "";
+    status.textContent = "";
+    close();
+    add(track);
+  }
+
+  function search() {
+    looked = lookUp(input.value);
+  }
+
+  input.addEventListener("input", () => {
+    close();
+    search();
+  });
+  input.addEventListener("blur", close);
+  input.addEventListener("keydown", async (event) => {
+    const { length } = list.children;
+    if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+      event.preventDefault();
+      if (length) activate((active + (event.key === "ArrowDown" ? 1 : -1) + length) % length);
+      else search();
+    } else if (event.key === "Enter") {
+      event.preventDefault();
+      // Whoever types fast presses it before the suggestions are there.
+      if (input.value) await looked;
+      if (active >= 0) choose(list.children[active].textContent);
+    } else if (event.key === "Escape") {
+      if (!length) input.value = "";
+      status.textContent = "";
+      close();
+    }
+  });
+}

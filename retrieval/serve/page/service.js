@@ -1,0 +1,45 @@
+// Questions to the service, and how an older answer is kept from replacing a newer one.
+
+/** The JSON that the service answers; throws an Error with the service's own sentence where it refuses. */
+export async function ask(path, { body, signal } = {}) {
+  const posted = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  let response;
+  try {
+    response = await fetch(path, body === undefined ? { signal } : { ...posted, signal });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The service does not answer: is it still running?");
+  }
+  const answer = await response.json().catch((error) => {
+    if (error.name === "AbortError") throw error;
+    return undefined;
+  });
+  if (response.ok && answer) return answer;
+  throw new Error(
+    typeof answer?.detail === "string"
+      ? answer.detail
+      : `The service answered with status ${response.status} and nothing that this page can read.`,
+  );
+}
+
+/**
+ * A function that waits `milliseconds` for a newer call, then does `work(signal, ...)` and hands its result to `show`
+ * or its error to `fail`. A newer call ends the older: neither is called for it any more.
+ */
+export function latest(milliseconds, work, show, fail) {
+  let controller = new AbortController();
+  return (...given) => {
+    controller.abort();
+    controller = new AbortController();
+    const { signal } = controller;
+    return new Promise((resolve) => setTimeout(resolve, milliseconds)).then(async () => {
+      if (signal.aborted) return;
+      try {
+        const result = await work(signal, ...given);
+        if (!signal.aborted) show(result, ...given);
+      } catch (error) {
+        if (!signal.aborted) fail(error, ...given);
+      }
+    });
+  };
+}

@@ -1,0 +1,48 @@
+// The session as a list: each play can be marked as skipped, moved and removed, and keeps the keyboard's focus.
+import { element, find } from "./elements.js";
+
+/** A function that shows plays {key, track, skipped}; `change(plays, said)` is called with what a button makes of them. */
+export function setUpSession(change) {
+  const list = find("#plays");
+
+  return function show(plays) {
+    const focused = document.activeElement?.closest?.("#plays button")?.dataset;
+    list.replaceChildren(...plays.map((play, place) => row(plays, play, place)));
+    find("#empty").hidden = plays.length > 0;
+    find("#clear").disabled = plays.length === 0;
+    if (focused) refocus(focused);
+  };
+
+  function row(plays, play, place) {
+    const { key, track, skipped } = play;
+    const button = (does, text, label, onclick, more = {}) =>
+      element("button", { type: "button", "data-does": does, "data-key": key, "aria-label": label, onclick, ...more }, text);
+    const moved = (by) => () => {
+      const next = plays.toSpliced(place, 1).toSpliced(place + by, 0, play);
+      change(next, `${track} is now number ${place + by + 1} of ${plays.length}.`);
+    };
+    const toggle = () => {
+      const next = plays.with(place, { ...play, skipped: !skipped });
+      change(next, `${track} is ${skipped ? "no longer" : "now"} marked as skipped.`);
+    };
+    const remove = () => change(plays.toSpliced(place, 1), `${track} is removed.`);
+    const tools = element(
+      "span",
+      { class: "tools" },
+      button("skip", "Skipped", `${track}: skipped`, toggle, { "aria-pressed": String(skipped), class: "toggle" }),
+      button("up", "↑", `Move ${track} up`, moved(-1), { disabled: place === 0 }),
+      button("down", "↓", `Move ${track} down`, moved(1), { disabled: place === plays.length - 1 }),
+      button("remove", "✕", `Remove ${track}`, remove),
+    );
+    const name = element("span", { class: "track" }, track);
+    return element("li", { class: skipped ? "play skipped" : "play" }, element("div", {}, name, tools));
+  }
+
+  /** To the same button of the same play, or its nearest neighbour where that is gone or can do no more. */
+  function refocus({ key, does }) {
+    const own = list.querySelectorAll(`[data-key="${key}"]`);
+    const same = [...own].find((button) => button.dataset.does === does && !button.disabled);
+    const target = same ?? [...own].find((button) => !button.disabled) ?? list.querySelector('[data-does="remove"]');
+    (target ?? find("#search")).focus();
+  }
+}

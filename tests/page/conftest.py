@@ -1,0 +1,105 @@
+"""A service of small exports in a thread, and Chromium with a page that keeps what it asked for and what went wrong."""
+
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+from urllib.parse import urlsplit
+
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from retrieval.serve.app import make_app
+from retrieval.serve.command import ServeConfig
+from retrieval.serve.service import Service
+from tests.page.exports import write_export
+
+HOSTILE = """<img src=x onerror="document.title='owned'">&amp;"""
+"""A track's id that must stay text."""
+TRACKS = [HOSTILE, *(f"t_{row:03}" for row in range(160))]
+OTHER_TRACKS = TRACKS[:100]
+
+expect.set_options(timeout=15_000)
+
+
+def chromium() -> str | None:
+    names = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    executable = chromium()
+    if executable is None:
+        pytest.skip("needs Chromium: apt-get install chromium, or give its path in the environment's CHROMIUM")
+    with sync_playwright() as playwright:
+        with playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"]) as browser:
+            yield browser
+
+
+@pytest.fixture(scope="session")
+def exports(tmp_path_factory) -> Path:
+    """`main` was trained on skips; `blind` was not; `other` knows fewer tracks, and does not read skipped ones."""
+    folder = tmp_path_factory.mktemp("page")
+    write_export(folder / "main", TRACKS, seed=0, alpha=0.25)
+    write_export(folder / "blind", TRACKS, seed=1, alpha=0.0)
+    write_export(folder / "other", OTHER_TRACKS, seed=2, alpha=0.25, skipped_tracks="filter")
+    (folder / "report.html").write_text("<!doctype html><title>Report</title><h1>How it was trained</h1>")
+    return folder
+
+
+@contextmanager
+def serving(**options) -> Iterator[str]:
+    """The URL of a service of these options."""
+    service = Service(ServeConfig(**options, reload_s=0))
+    server = uvicorn.Server(uvicorn.Config(make_app(service), log_level="warning", lifespan="on", ws="none"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="session")
+def service(exports) -> Iterator[str]:
+    """One export and no report."""
+    with serving(export=exports / "main") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def two_models(exports) -> Iterator[str]:
+    """Two exports of the same tracks, and a report."""
+    with serving(export=exports / "main", compare=exports / "blind", report=exports / "report.html") as url:
+        yield url
+
+
+@pytest.fixture
+def open_page(browser) -> Iterator[Callable[..., Page]]:
+    """`open_page(url, **options)`: a page in a context of its own. No page may throw, or ask any other host."""
+    contexts, asked, thrown = [], [], []
+
+    def opened(url: str, script: str = "", **options) -> Page:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda request: asked.append((urlsplit(url).netloc, request.url)))
+        page.on("pageerror", lambda error: thrown.append(str(error)))
+        page.on("console", lambda said: thrown.append(said.text) if "Policy" in said.text else None)
+        if script:
+            page.add_init_script(script)
+        page.goto(url)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not thrown
+    assert asked and all(urlsplit(to).netloc == host for host, to in asked), asked

@@ -1,0 +1,115 @@
+"""Foreign ids stay text, nothing is without a name or hard to read, and the page is shipped with the package."""
+
+import re
+
+from playwright.sync_api import Page, expect
+
+from retrieval.serve.static import PAGE
+from tests.page.conftest import HOSTILE
+from tests.page.oracle import address, ask, recommended
+
+SESSION = [(HOSTILE, True), ("t_004", False), ("t_005", False)]
+NAMED = {"button", "combobox", "slider", "option", "listbox", "table", "textbox", "dialog", "list", "link", "region"}
+CONTRASTS = """() => {
+  const parts = (colour) => colour.match(/[0-9.]+/g).map(Number);
+  const light = (colour) => parts(colour).slice(0, 3).map((one) => one / 255)
+    .map((one) => (one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, one, place) => sum + one * [0.2126, 0.7152, 0.0722][place], 0);
+  const behind = (one) => {
+    const colour = getComputedStyle(one).backgroundColor;
+    return parts(colour)[3] === 0 && one.parentElement ? behind(one.parentElement) : colour;
+  };
+  return [...document.querySelectorAll("body *")]
+    .filter((one) => one.checkVisibility() && !one.disabled && !one.matches(".unseen, option"))
+    .filter((one) => [...one.childNodes].some((child) => child.nodeType === 3 && child.data.trim()))
+    .map((one) => {
+      const [low, high] = [light(getComputedStyle(one).color), light(behind(one))].sort((a, b) => a - b);
+      return [(high + 0.05) / (low + 0.05), one.outerHTML.slice(0, 120)];
+    });
+}"""
+
+
+def test_a_track_that_looks_like_markup_stays_text(open_page, two_models):
+    page = open_page(two_models)
+    search = page.get_by_role("combobox", name="Add a track")
+    search.fill(HOSTILE[:4])
+    expect(page.get_by_role("listbox").get_by_role("option")).to_have_text([HOSTILE])
+    search.press("Enter")
+    page.get_by_role("button", name=f"{HOSTILE}: skipped").click()
+    page.get_by_label("Leave out").select_option("none")
+    best = recommended(two_models, [(HOSTILE, False)], exclude="none")
+    assert HOSTILE in [one["track"] for one in best[:10]]
+    page.locator("#skips").get_by_role("button", name=HOSTILE).first.click()
+    dialog = page.get_by_role("dialog", name=f"Tracks like {HOSTILE}")
+    expect(dialog.locator("tbody tr")).to_have_count(10)
+    page.reload()
+    expect(page.locator("#plays .track")).to_have_text([HOSTILE])
+    expect(page.locator("#skips tbody tr")).to_have_count(20)
+    assert page.locator("img").count() == 0
+    assert page.title() == "Skipwise: what a skip changes"
+
+
+def test_neighbours_are_the_services_and_add_to_the_session(open_page, service):
+    page = open_page(address(service, SESSION))
+    track = recommended(service, SESSION)[0]["track"]
+    opener = page.locator("#skips").get_by_role("button", name=track, exact=True).first
+    opener.focus()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    near = [one["track"] for one in ask(f"{service}/similar/{track}?k=10&by=cosine")["tracks"]]
+    expect(dialog.locator("td.track")).to_have_text(near)
+    page.keyboard.press("Escape")
+    expect(opener).to_be_focused()
+    page.keyboard.press("Enter")
+    dialog.get_by_role("button", name=near[0], exact=True).click()
+    expect(dialog.get_by_role("heading")).to_have_text(f"Tracks like {near[0]}")
+    dialog.get_by_role("button", name="Add as skipped").click()
+    expect(page.get_by_role("button", name=f"{near[0]}: skipped")).to_have_attribute("aria-pressed", "true")
+
+
+def test_the_report_is_shown_where_there_is_one(open_page, service, two_models):
+    page = open_page(two_models)
+    page.get_by_text("Show it here").click()
+    expect(page.frame_locator("iframe").get_by_role("heading")).to_have_text("How it was trained")
+    expect(page.get_by_role("link", name="Open it in a tab")).to_have_attribute("href", "report")
+    without = open_page(service)
+    assert without.evaluate("fetch('report').then((answer) => answer.status)") == 404
+    expect(without.locator("#report")).to_be_hidden()
+
+
+def accessible(page: Page) -> list[tuple[str, str]]:
+    """Role and name of everything in the browser's own accessibility tree."""
+    nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    return [
+        (node["role"]["value"], node.get("name", {}).get("value", "").strip()) for node in nodes if not node["ignored"]
+    ]
+
+
+def test_everything_has_a_name_and_can_be_read(open_page, two_models):
+    page = open_page(address(two_models, SESSION, exclude="none", steer=0.5), viewport={"width": 360, "height": 700})
+    expect(page.locator("#models tbody tr")).to_have_count(20)
+    page.get_by_role("combobox", name="Add a track").fill("t_0")
+    expect(page.get_by_role("listbox").get_by_role("option").first).to_be_visible()
+    page.wait_for_timeout(350)  # rows that fade in
+    found = accessible(page)
+    assert {"button", "combobox", "slider", "option", "table", "list"} <= {role for role, _ in found}
+    assert [role for role, name in found if role in NAMED and not name] == []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert [entry for entry in page.evaluate(CONTRASTS) if entry[0] < 4.5] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_the_page_has_no_inline_code_and_no_address_outside():
+    files = {file.name: file.read_text(encoding="utf-8") for file in PAGE.iterdir()}
+    assert {"index.html", "app.js", "style.css"} <= files.keys()
+    assert not re.search(r"<style|<script(?![^>]*src=)|\sstyle=|\son[a-z]+=", files["index.html"])
+    for name, text in files.items():
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", text), name
+        assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", text), name
+
+
+def test_the_package_carries_every_file_of_the_page():
+    setup = (PAGE.parents[2] / "setup.py").read_text()
+    pattern = re.search(r'package_data=\{"retrieval\.serve": \["(.+?)"\]\}', setup)[1]
+    assert sorted(PAGE.parent.glob(pattern)) == sorted(PAGE.iterdir())

@@ -1,0 +1,56 @@
+"""The encoder for ONNX, at every length, against the encoder itself; and the queries of an export."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from models.encoder import Encoder, EncoderConfig
+from retrieval.encoder import appended_positions, write_program
+from retrieval.manifest import ExportManifest
+from retrieval.onnx_program import load_onnx, write_onnx
+from tests.ranks import run_on_ranks
+from tests.retrieval.conftest import DIRECTIONS
+from tests.retrieval.test_export import by_hand, read_parts, trained_encoder
+
+
+@pytest.mark.parametrize(("direction", "positions"), [("unidirectional", "relative"), ("bidirectional", "learned")])
+@torch.no_grad()
+def test_any_batch_and_length(direction: str, positions: str, tmp_path: Path):
+    config = EncoderConfig(direction, max_length=6, positions=positions, blocks=1, heads=2, hidden=8)
+    encoder = Encoder(config, 8).eval()
+    encoder.reset_parameters(torch.Generator().manual_seed(1))
+    for parameter in encoder.parameters():
+        parameter.add_(torch.randn_like(parameter) / 4)
+    program = write_program(tmp_path / "encoder.pt2", encoder, 8)
+    assert write_onnx(tmp_path / "encoder.onnx", program) >= 18
+    run = load_onnx(tmp_path / "encoder.onnx")
+    for batch in (1, 5):
+        for width in range(1, 7 - appended_positions(encoder)):
+            lengths_B = torch.randint(1, width + 1, (batch,))
+            items_BTD = torch.randn(batch, width, 8) * (torch.arange(width) < lengths_B[:, None])[:, :, None]
+            queries_BD = run(items_BTD, lengths_B)
+            assert queries_BD.shape == (batch, 8)
+            for session, length in enumerate(lengths_B.tolist()):
+                expected = by_hand(encoder, items_BTD[session, :length])
+                torch.testing.assert_close(queries_BD[session], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_queries_are_those_of_validation_and_then_of_test(direction: str, folder: Path):
+    live = run_on_ranks(folder, 1, trained_encoder, str(folder / direction))[0]
+    sessions = []
+    for file in sorted((folder / "data" / "sessions").iterdir()):
+        sessions += pq.read_table(file)["tracks"].to_pylist()
+    most = ExportManifest.read(folder / f"{direction}-1").encoder["max_tracks"]
+    table = read_parts(folder / f"{direction}-1")[2]
+    expected = [by_hand(live, table[rows[:-held_out][-most:]]) for held_out in (2, 1) for rows in sessions]
+    for ranks in (1, 2):
+        output = folder / f"{direction}-{ranks}"
+        record = ExportManifest.read(output).queries
+        queries_SD = np.load(output / record["file"])
+        assert queries_SD.dtype == np.float32 and record["rows"] == len(queries_SD) == 2 * 90
+        np.testing.assert_allclose(queries_SD, torch.stack(expected).numpy(), rtol=1e-5, atol=1e-5)

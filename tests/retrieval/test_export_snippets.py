@@ -1,0 +1,46 @@
+"""The whole manual of the export as one program, on exports made as it says."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from retrieval.exporter import write_export
+from retrieval.kinds import Kind
+from tests.retrieval.alone import alone  # noqa: F401  a fixture
+
+ROOT = Path(__file__).parents[2]
+CHECKS = """
+newer = dict(rows_of("exports/demo"))
+assert whole == newer and len(newer) == len(track_ids)
+assert np.abs(onnx_queries - queries.numpy()).max() < 1e-5
+assert np.abs(first_rows - embeddings[:100]).max() <= scale.max() / 2 + 1e-6
+assert np.abs(rows_BD.numpy() - first_rows[17:20]).max() <= scale.max() / 2
+best = (torch.from_numpy(sessions_BD) @ torch.from_numpy(embeddings).half().float().T).topk(10)
+assert len(found) == 1 and np.allclose(found[0][0], best.values, atol=1e-5)
+assert (found[0][1] == best.indices.numpy()).mean() > 0.99
+"""
+
+
+@pytest.mark.ranks
+@pytest.mark.usefixtures("alone")
+def test_the_manual(folder: Path, tmp_path: Path):
+    exports, run = tmp_path / "exports", str(folder / "bidirectional")
+    exports.mkdir()
+    for name, source in (("demo", "bidirectional-1"), ("demo-older", "unidirectional-2")):
+        shutil.copytree(folder / source, exports / name)
+    write_export(run, exports / "demo-int8", False, Kind("npy", "int8"))
+    write_export(run, exports / "demo-faiss", False, Kind("faiss", "float16"), onnx=True)
+    write_export(run, exports / "demo-delta", False, only_new_since=str(folder / "unidirectional"))
+    text = (ROOT / "docs" / "export.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)) + CHECKS
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

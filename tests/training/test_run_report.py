@@ -1,0 +1,219 @@
+"""The whole page: the figures of `evaluate`, one file, the same bytes; what is missing said, what is broken refused."""
+
+import base64
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.recipes import RECIPES
+from datapipes.errors import UserError
+from datapipes.manifest import SESSIONS, Manifest
+from tests.conftest import random_sessions, write_dataset
+from tests.training.test_train import TRACKS, config_of
+from training.distributed import process_group
+from training.loop import train
+from training.run_report.write import write_report
+
+CONTEXTS = ["radio", "<b>user_collection</b>", "$x$"]
+
+
+def add_context(data: Path) -> None:
+    """A context type a play; session number N's last one is that of N modulo 3."""
+    number = 0
+    for part in sorted((data / SESSIONS).iterdir()):
+        table = pq.read_table(part)
+        lengths = [len(one) for one in table["tracks"].to_pylist()]
+        words = [["radio"] * (length - 1) + [CONTEXTS[(number + row) % 3]] for row, length in enumerate(lengths)]
+        number += len(lengths)
+        pq.write_table(table.append_column("context_type", pa.array(words)), part, row_group_size=7)
+    replace(Manifest.read(data), context_columns=["context_type"]).write(data)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder of `data` and the runs `plain` and `skips`."""
+    folder = tmp_path_factory.mktemp("report")
+    write_dataset(folder / "data", random_sessions(120, TRACKS), TRACKS)
+    add_context(folder / "data")
+    with process_group():
+        for name, recipe in (("plain", "unidir"), ("skips", "unidir-skip-track")):
+            train(config_of(folder / "data", folder / name, recipe, epochs=2), recipe)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(trained: Path) -> str:
+    """The page on `skips`."""
+    return write(trained / "page.html", trained / "skips")
+
+
+@pytest.fixture
+def copy(trained: Path, tmp_path: Path) -> Path:
+    """A run of its own to break."""
+    return Path(shutil.copytree(trained / "skips", tmp_path / "run"))
+
+
+def write(output: Path, *runs: Path, overwrite: bool = False) -> str:
+    write_report(tuple(map(str, runs)), output, overwrite, lambda name: RECIPES[name]() if name in RECIPES else None)
+    return output.read_text()
+
+
+class Seen(HTMLParser):
+    """Tags with their attributes, and the cells of every table row."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.rows: list[list[str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag == "small":
+            self.rows[-1][-1] += "|"
+
+    def handle_data(self, data: str) -> None:
+        if self.rows and self.rows[-1]:
+            self.rows[-1][-1] += data.strip()
+
+
+def test_the_figures_are_those_of_evaluate(trained: Path, tmp_path: Path):
+    rows = Seen(write(tmp_path / "two.html", trained / "plain", trained / "skips")).rows
+    metrics = [json.loads((trained / name / "metrics.json").read_text()) for name in ("plain", "skips")]
+    wanted = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr", "skipped_hr@10")
+    for protocol in ("uniform", "full"):
+        tests = [values[protocol]["test"] for values in metrics]
+        for label, values in zip("AB", tests, strict=True):
+            row = next(row for row in rows if row[:2] == [f"{protocol}|test", label])
+            assert [cell.partition("|")[0] for cell in row[2:9]] == [f"{values[name]:.4f}" for name in wanted]
+            assert row[9].startswith(f"{values['skipped_percentile_rank']:.2f}|") and row[10] == "120"
+        changes = next(row for row in rows if row[0] == f"{protocol}|test" and row[1] not in "AB")
+        assert [float(cell.partition("|")[0].rstrip(" *")) for cell in changes[1:8]] == pytest.approx(
+            [tests[1][name] - tests[0][name] for name in wanted], abs=6e-5
+        )
+    assert ["train.epochs", "2", "2", "12", "≠ recipe"] in rows
+    assert ["loss.alpha", "0.0", "0.5", "0.0 / 0.5", "A ≠ B"] in rows
+
+
+def test_one_file_that_asks_for_no_other(page: str, trained: Path):
+    tags = Seen(page).tags
+    assert "//" not in re.sub(r"base64,[A-Za-z0-9+/=]*", "", page).replace(str(trained), "")
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in tags}
+    images = [attributes for tag, attributes in tags if tag == "img"]
+    # Two curves, four breakdowns and the skips under two protocols, the map, throughput.
+    assert len(images) == 2 + 2 * 4 + 2 + 1 + 1
+    for image in images:
+        kind, content = image["src"].split(",")
+        assert kind == "data:image/svg+xml;base64" and len(image["alt"]) > 20
+        svg = base64.b64decode(content)
+        assert b"<svg" in svg and not re.search(rb'href="(?!#|data:)', svg) and b"<script" not in svg
+    assert "&lt;b&gt;user_collection&lt;/b&gt;" in page and "<b>user" not in page
+    anchors = {attributes["id"] for tag, attributes in tags if tag == "h2"}
+    assert anchors == {attributes["href"][1:] for tag, attributes in tags if tag == "a"} and len(anchors) == 8
+
+
+def test_context_types_by_hand(page: str, trained: Path):
+    ranks = pq.read_table(trained / "skips" / "ranks" / "full-test").sort_by("session")
+    hits = ranks["rank"].to_numpy() <= 10
+    alt = next(
+        attributes["alt"]
+        for tag, attributes in Seen(page).tags
+        if tag == "img" and attributes["alt"].startswith("HR@10, full, by context")
+    )
+    for number, name in ((0, "radio"), (2, "$x$")):
+        chosen = np.arange(120) % 3 == number
+        assert f"{name}  (40): {hits[chosen].mean():.4f}" in alt
+
+
+def test_the_same_run_gives_the_same_bytes(page: str, trained: Path, tmp_path: Path):
+    output = trained / "page.html"
+    with pytest.raises(UserError, match="page.html exists: .*--overwrite"):
+        write(output, trained / "skips")
+    assert output.read_text() == page
+    before = output.stat().st_ino
+    assert write(output, trained / "skips", overwrite=True) == page and output.stat().st_ino != before
+    (tmp_path / "mine.html").write_text("<!DOCTYPE html><p>mine")
+    with pytest.raises(UserError, match="mine.html exists and is not what this command writes"):
+        write(tmp_path / "mine.html", trained / "skips", overwrite=True)
+
+
+def test_what_is_missing_is_said(copy: Path, tmp_path: Path):
+    """A run that was stopped before its first validation, whose data are gone and whose recipe has another name."""
+    for name in ("metrics.json", "metrics.jsonl", "checkpoints/best"):
+        (copy / name).unlink()
+    shutil.rmtree(copy / "ranks" / "full-test")
+    shutil.rmtree(copy / "ranks" / "full-validation")
+    record = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps(record | {"recipe": "<i>mine"}))
+    config = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(re.sub(r"path: .*", "path: /nowhere", config))
+    text = write(tmp_path / "page.html", copy)
+    for sentence in (
+        "Run A has not finished training",
+        "there is no recipe &#x27;&lt;i&gt;mine&#x27; to compare its config with",
+        "Run A: full has not been measured on the test; evaluate --run",
+        "Run A: metrics.jsonl has no line of training steps.",
+        "Run A: no epoch has been validated.",
+        "Run A: the data are not to be had: /nowhere/manifest.json cannot be read",
+        "Run A: no weights are the best yet.",
+    ):
+        assert sentence in text, sentence
+    assert len([tag for tag, _ in Seen(text).tags if tag == "img"]) == 3, "length, position and skips, under uniform"
+    shutil.rmtree(copy / "ranks")
+    assert "No test target was skipped, or nothing has been measured." in write(tmp_path / "bare.html", copy)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def change_train(run: Path, **values: object) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps(metrics | {"train": metrics["train"] | values}))
+
+
+def change_ranks(run: Path, column: str, value: int) -> None:
+    part = run / "ranks" / "full-test" / "part-00000.parquet"
+    table = pq.read_table(part)
+    place = table.schema.get_field_index(column)
+    changed = pa.array([value] * len(table), table.schema.field(place).type)
+    pq.write_table(table.set_column(place, table.schema.field(place), changed), part)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda run: (run / "run.json").unlink(), "run.json cannot be read"),
+        (lambda run: cut(run / "ranks" / "full-test" / "part-00000.parquet"), "full-test cannot be read"),
+        (lambda run: change_ranks(run, "target", TRACKS), "full-test has 'target' outside of the run's data"),
+        (lambda run: change_ranks(run, "session", 120), "full-test has 'session' outside"),
+        (lambda run: change_ranks(run, "rank", 0), "full-test has 'rank' outside"),
+        (lambda run: change_train(run, seconds="long"), "'train' has no number at 'seconds'"),
+        (lambda run: change_train(run, epochs=float("nan")), "'train' has no number at 'epochs'"),
+        (lambda run: (run / "metrics.jsonl").write_text("{}\n{}\n"), "metrics.jsonl, line 1: .* is not a line"),
+        (lambda run: (run / "checkpoints" / "best").write_text("elsewhere"), "best names no checkpoint beside it"),
+        (lambda run: cut(next((run / "checkpoints").glob("*/part-*"))), "expected a whole checkpoint"),
+        (lambda run: (run / "metrics.json").write_text("[]"), "metrics.json is not a JSON object"),
+    ],
+)
+def test_a_broken_run_is_refused(damage: Callable[[Path], object], sentence: str, copy: Path, tmp_path: Path):
+    for best in (copy / "checkpoints").glob("train-*"):
+        if best.name != (copy / "checkpoints" / "best").read_text().strip():
+            shutil.rmtree(best)
+    damage(copy)
+    with pytest.raises(UserError, match=sentence):
+        write(tmp_path / "page.html", copy)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
