@@ -34,6 +34,7 @@ EXTRAS_REQUIRE = {
     "onnx": ["onnx==1.23.2", "onnxruntime==1.31.1", "onnxscript==0.7.2"],
     "serve": ["fastapi==0.165.0", "prometheus-client==0.26.0", "uvicorn==0.54.0"],
     "dev": [
+        "httpx==0.28.1",
         "hypothesis==6.170.15",
         "playwright==1.65.2",
         "pytest==9.2.0",

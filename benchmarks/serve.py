@@ -73,11 +73,12 @@ def measure(config: ServeBenchmarkConfig) -> None:
         random = np.random.default_rng(config.seed)
         bodies, tracks = _bodies(config, random)
         with _Service(config) as service:
-            rounds = [
-                play(service.port, bodies, config.rate, config.seconds if number else min(5.0, config.seconds), random)
-                for number in range(config.rounds + 1)
-            ][1:]
-            figures = service.figures()
+            play(service.port, bodies, config.rate, min(5.0, config.seconds), random)
+            before = service.figures()
+            rounds = [play(service.port, bodies, config.rate, config.seconds, random) for _ in range(config.rounds)]
+            after = service.figures()
+        figures = {name: after[name] - before[name] for name in ("cpu_s", "requests", "batches")}
+        figures["resident_bytes"] = after["resident_bytes"]
         write(_report(config, rounds, figures, tracks), config.report)
 
 
@@ -152,7 +153,7 @@ def _report(config: ServeBenchmarkConfig, rounds: list[Round], service: dict[str
             "Times run from the planned moment to the last byte; 'sent late' is the client's own part of them.",
             "An error is any answer but 200, or none within 10 s; its time counts too.",
             f"The service: {service['requests'] / service['batches']:.2f} requests a batch, "
-            f"{1000 * service['cpu_s'] / service['requests']:.1f} ms of CPU a request with its start, "
+            f"{1000 * service['cpu_s'] / service['requests']:.1f} ms of CPU a request, "
             f"{service['resident_bytes'] / 2**20:,.0f} MiB resident.",
         ],
     )

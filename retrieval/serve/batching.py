@@ -59,7 +59,10 @@ class Batcher(Generic[Question]):
                 if not batch:
                     continue
                 self._size.observe(len(batch))
-                answers = await loop.run_in_executor(thread, self._answers, [question for question, _ in batch])
+                try:
+                    answers = await loop.run_in_executor(thread, self._answers, [question for question, _ in batch])
+                except Exception as error:  # no thread to be had, say: the next batch may fare better
+                    answers = [error] * len(batch)
                 for (_, future), answer in zip(batch, answers, strict=True):
                     if future.done():  # its client has gone
                         continue

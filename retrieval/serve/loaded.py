@@ -60,7 +60,7 @@ class Loaded:
             "dtype": manifest.dtype,
             "loss": loss,
             "trained_on_skips": skips,
-            "index": manifest.index or None,
+            "index": _index(manifest.index),
             "search": type(self.search).__name__,
         }
 
@@ -68,3 +68,12 @@ class Loaded:
         """Which export gave an answer."""
         manifest = self.opened.manifest
         return {"recipe": manifest.recipe, "vocabulary_hash": manifest.vocabulary_hash, "loaded": self.generation}
+
+
+def _index(record: dict[str, Any]) -> dict[str, Any] | None:
+    """Its kind and settings, and the recall that was measured at them."""
+    if not record:
+        return None
+    chosen = {name: record.get(name) for name in ("kind", "search")}
+    measured = [one for one in record.get("measured", []) if chosen.items() <= one.items()]
+    return chosen | {"recall_at_10": measured[0].get("recall_at_10") if measured else None}

@@ -1,6 +1,8 @@
 """Each address of the service, against the export asked directly."""
 
 import asyncio
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -8,7 +10,9 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from retrieval.manifest import ExportManifest
 from retrieval.serve.command import ServeConfig
+from retrieval.serve.loaded import Loaded
 from retrieval.serve.service import Service
 from tests.retrieval.serve.conftest import MOST, NAMES, TRACKS, Asked, Oracle, asking, plays, sentence
 
@@ -125,6 +129,17 @@ def test_exports(ask: Asked, export: Path):
     assert main["path"] == "main" and str(export.parent) not in str(exports)
     assert main["loss"] == {"context": "track", "alpha": 0.25, "beta": 1.0}
     assert (main["trained_on_skips"], exports["compare"]["trained_on_skips"]) == (True, False)
+
+
+def test_the_index_is_told(export: Path, tmp_path: Path):
+    measured = [{"kind": "hnsw", "search": {"efSearch": width}, "recall_at_10": width / 100} for width in (32, 97)]
+    record = {"kind": "hnsw", "search": {"efSearch": 97}, "measured": measured}
+    record |= {"file": "index-0.faiss", "bytes": 0, "sha256": "0" * 64}
+    shutil.copytree(export, tmp_path / "indexed")
+    manifest = ExportManifest.read(export)
+    replace(manifest, index=record).write(tmp_path / "indexed")
+    about = Loaded.open(tmp_path / "indexed", "exact", 1).about()
+    assert about["index"] == {"kind": "hnsw", "search": {"efSearch": 97}, "recall_at_10": 0.97}
 
 
 def test_health(ask: Asked):

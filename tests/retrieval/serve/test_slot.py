@@ -153,19 +153,18 @@ def test_requests_while_exports_change(place: Path, export: Path, other: Path):
         return responses
 
     async def everything() -> tuple[list[httpx.Response], dict]:
-        until = asyncio.Event()
+        until, extra, health = asyncio.Event(), [], {"loaded": 1, "reload_error": None}
         async with asking(Service(ServeConfig(place, reload_s=0.02))) as client:
             clients = [asyncio.create_task(ask_on(client, until)) for _ in range(6)]
-            for generation, target in enumerate((other, place.parent / "none", export, other), start=2):
+            for target, loaded in ((other, 2), (place.parent / "none", 2), (export, 3), (other, 4)):
                 point(place, target)
-                while True:
-                    health = (await client.get("/health")).json()["exports"]["main"]
-                    if health["reload_error"] or health["loaded"] == generation - (generation > 3):
-                        if target.exists() == (health["reload_error"] is None):
-                            break
+                wanted_health = loaded, target.exists()
+                while (health["loaded"], health["reload_error"] is None) != wanted_health:
                     await asyncio.sleep(0.01)
+                    health = (await client.get("/health")).json()["exports"]["main"]
+                extra.append(await client.post("/recommend", json=body))  # one at least from each
             until.set()
-            return [response for responses in await asyncio.gather(*clients) for response in responses], health
+            return [response for responses in await asyncio.gather(*clients) for response in responses] + extra, health
 
     responses, health = asyncio.run(asyncio.wait_for(everything(), 60))
     assert health["reload_error"] is None
