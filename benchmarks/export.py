@@ -25,10 +25,10 @@ from benchmarks.timing import Times, alternate, ratios
 from datapipes.errors import UserError
 from datapipes.vocabulary import Vocabulary
 from models.rows import own_rows
-from retrieval.exporter import write_export
 from retrieval.kinds import DType, Format, Kind, check_kind
-from retrieval.live import LiveRows
-from retrieval.parts import check_part, write_part
+from retrieval.writing.exporter import write_export
+from retrieval.writing.live import LiveRows
+from retrieval.writing.parts import check_part, write_part
 from training.build import build_model, table_weight
 from training.checkpoint import load_best
 from training.checkpoint_index import FileRecord

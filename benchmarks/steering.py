@@ -19,8 +19,8 @@ from torch import Tensor
 from benchmarks.report import Report, ReportConfig, write
 from datapipes.errors import UserError
 from datapipes.sessions import SessionStore
+from retrieval.answering.recommender import Listened, Recommender, contrasts, excluded, steered
 from retrieval.opened import OpenExport
-from retrieval.recommender import Listened, Recommender, contrasts, excluded, steered
 from retrieval.search import ExactSearch
 from training.distributed import process_group
 from training.full import full_counts, full_target_scores

@@ -32,8 +32,12 @@ COMMANDS = {
     "sweep": Command("components.sweep", "SweepConfig", "sweep", "search a recipe's settings on validation alone"),
     "export": Command("retrieval.export", "ExportConfig", "export", "write embeddings and encoder for retrieval"),
     "index": Command("retrieval.index.command", "IndexConfig", "index", "make an export's approximate index"),
-    "recommend": Command("retrieval.recommend", "RecommendConfig", "recommend", "rank what to play next for sessions"),
-    "similar": Command("retrieval.similar", "SimilarConfig", "similar", "list a track's neighbours in the table"),
+    "recommend": Command(
+        "retrieval.answering.recommend", "RecommendConfig", "recommend", "rank what to play next for sessions"
+    ),
+    "similar": Command(
+        "retrieval.answering.similar", "SimilarConfig", "similar", "list a track's neighbours in the table"
+    ),
     "serve": Command("retrieval.serve.command", "ServeConfig", "serve", "answer over HTTP from an export, with a page"),
     "show": Command("components.show", "ShowConfig", "show", "print the HR table of a finished run"),
     "doctor": Command("components.doctor", "DoctorConfig", "doctor", "check versions, devices and the sharding plan"),

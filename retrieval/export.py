@@ -29,7 +29,7 @@ class ExportConfig:
 
 def export(config: ExportConfig) -> None:
     """Writes the export and compares it with the live model; after a failure of any rank nothing is left behind."""
-    from retrieval.exporter import write_export
+    from retrieval.writing.exporter import write_export
     from training.distributed import process_group
 
     with process_group():

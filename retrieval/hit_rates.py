@@ -14,9 +14,9 @@ from datapipes.collate import HELD_OUT, View
 from datapipes.errors import UserError
 from datapipes.pipe import StepDataset, StepLoader
 from datapipes.sessions import Sessions, SessionStore
+from retrieval.answering.recommender import Listened, Recommender
 from retrieval.index.opened import Which, open_search
 from retrieval.opened import OpenExport
-from retrieval.recommender import Listened, Recommender
 from retrieval.search import ExactSearch, Search
 from training.config import RunConfig
 from training.distributed import rank, ranks

@@ -1,15 +1,13 @@
 """What an export may be made of: formats of its parts, types of their numbers, and which go together."""
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Literal, get_args
 
 from datapipes.errors import UserError
+from retrieval.extras import need_extra
 
 Format = Literal["parquet", "npy", "faiss"]
 DType = Literal["float32", "float16", "int8"]
-EXTRAS = {"ann": ("faiss",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
-"""For each extra, what it brings along that is imported here."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +41,3 @@ def check_kind(kind: Kind) -> None:
         )
     if kind.format == "faiss":
         need_extra("ann", "--format faiss")
-
-
-def need_extra(extra: str, option: str) -> None:
-    """Raises `UserError` where a package of `extra` that `option` needs is not installed."""
-    missing = [name for name in EXTRAS[extra] if find_spec(name) is None]
-    if missing:
-        raise UserError(f"{option} needs {missing[0]}, which is not installed: pip install 'skipwise[{extra}]'")

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retrieval.recommender import Exclude, Listened
+from retrieval.answering.nearest import nearest
+from retrieval.answering.recommender import Exclude, Listened
+from retrieval.answering.similar import Likeness
 from retrieval.serve.batching import Answer
 from retrieval.serve.loaded import Loaded
-from retrieval.serve.nearest import nearest
 from retrieval.serve.slot import Slot
-from retrieval.similar import Likeness
 
 Slots = dict[str, Slot]
 

@@ -7,6 +7,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp
 
+from retrieval.answering.similar import Likeness
 from retrieval.serve.answers import RecommendQuestion, SimilarQuestion, slot_of
 from retrieval.serve.faults import handle_faults
 from retrieval.serve.guard import guarded
@@ -21,7 +22,6 @@ from retrieval.serve.schema import (
 )
 from retrieval.serve.service import Service
 from retrieval.serve.static import add_page
-from retrieval.similar import Likeness
 
 _FAULTS: dict[int | str, dict[str, Any]] = {
     status: {"model": Fault, "description": description}

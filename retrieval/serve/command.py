@@ -50,10 +50,9 @@ def serve(config: ServeConfig) -> None:
     """Serves until SIGTERM or ctrl-C. Raises `UserError` where the port, a package or an export stands in the way."""
     # Read by each OpenMP library (torch's, FAISS's) when it is loaded, and then by all of its threads.
     os.environ["OMP_NUM_THREADS"] = str(config.threads)
-    from retrieval.extras import need
+    from retrieval.extras import need_extra
 
-    for module in ("fastapi", "uvicorn", "prometheus_client"):
-        need(module, "serve")
+    need_extra("serve", "serve")
     from retrieval.serve.server import run
 
     run(config)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from datapipes.errors import UserError, brief
+from retrieval.answering.recommender import Listened, Recommender
 from retrieval.index.opened import Which, open_search
 from retrieval.opened import OpenExport
-from retrieval.recommender import Listened, Recommender
 from retrieval.search import Search
 
 

@@ -13,7 +13,7 @@ from benchmarks.report import ReportConfig
 from benchmarks.small_run import make_run
 from datapipes.errors import UserError
 from models.table import initial_rows
-from retrieval.exporter import write_export
+from retrieval.writing.exporter import write_export
 from tests.ranks import run_on_ranks
 from training.distributed import process_group
 

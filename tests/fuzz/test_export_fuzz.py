@@ -22,13 +22,13 @@ from hypothesis import strategies as st
 from datapipes.errors import UserError
 from datapipes.sessions import SessionStore
 from datapipes.vocabulary import Vocabulary
-from retrieval import exporter
 from retrieval.encodings import encode
 from retrieval.export import ExportConfig, export
 from retrieval.kinds import DType, Format, Kind
-from retrieval.live import LiveRows
 from retrieval.manifest import ExportManifest
-from retrieval.parts import check_part, write_part
+from retrieval.writing import exporter
+from retrieval.writing.live import LiveRows
+from retrieval.writing.parts import check_part, write_part
 from tests.conftest import random_sessions, write_dataset
 from tests.fuzz.cases import cases
 from tests.ranks import run_on_ranks
@@ -129,7 +129,7 @@ def test_a_disk_that_only_reads(folder: Path, small_disk: Path):
 
 def test_the_arithmetic_of_what_is_needed(folder: Path, target: Path):
     with patch.object(shutil, "disk_usage", return_value=shutil._ntuple_diskusage(2**40, 2**40, 12_000)):
-        with patch("retrieval.space.row_bytes", lambda dim, dtype: dim * 4_000):
+        with patch("retrieval.writing.space.row_bytes", lambda dim, dtype: dim * 4_000):
             sentence = refusal(folder, target, overwrite=True)
     assert f"{target} needs {TRACKS * DIM * 4_000 / 1e6:.1f} MB for {TRACKS} rows of {DIM} float32" in sentence
 
@@ -139,7 +139,7 @@ import resource, signal, sys
 from components.__main__ import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 limit = int(sys.argv.pop(1))
-import retrieval.exporter
+import retrieval.writing.exporter
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 main()
 """

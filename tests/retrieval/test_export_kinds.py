@@ -20,12 +20,13 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from components.cli import parse
 from datapipes.errors import UserError
-from retrieval import exporter, kinds
+from retrieval import extras
 from retrieval.encodings import check_near, decode, encode, row_bytes, scale_bias
 from retrieval.export import ExportConfig
 from retrieval.kinds import DType, Format, Kind
 from retrieval.manifest import ExportManifest
 from retrieval.quantized import quantized_table
+from retrieval.writing import exporter
 from tests.conftest import random_sessions, write_dataset
 from tests.retrieval.alone import alone, save_rows  # noqa: F401  a fixture
 from tests.retrieval.conftest import DIM, LONGEST, TRACKS, small
@@ -192,18 +193,18 @@ def test_faiss_has_no_int8(run: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("package", "options", "words"),
     [
-        ("faiss", (Kind("faiss"),), "--format faiss needs faiss, which is not installed: pip install 'skipwise[ann]'"),
+        ("faiss", (Kind("faiss"),), "--format faiss needs faiss, which is not installed: run make extras"),
         (
             "onnxruntime",
             (Kind(), "", True),
-            "--onnx needs onnxruntime, which is not installed: pip install 'skipwise[onnx]'",
+            "--onnx needs onnxruntime, which is not installed: run make extras",
         ),
     ],
 )
 def test_missing_extras(package: str, options: tuple, words: str, run: Path, tmp_path: Path):
-    found = kinds.find_spec
+    found = extras.find_spec
     with (
-        patch.object(kinds, "find_spec", lambda name: None if name == package else found(name)),
+        patch.object(extras, "find_spec", lambda name: None if name == package else found(name)),
         patch.object(exporter, "_open", side_effect=AssertionError("no work")),
         pytest.raises(UserError, match=re.escape(words)),
     ):

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from models.encoder import Encoder, EncoderConfig
-from retrieval.encoder import appended_positions, write_program
 from retrieval.manifest import ExportManifest
-from retrieval.onnx_program import load_onnx, write_onnx
+from retrieval.writing.encoder import appended_positions, write_program
+from retrieval.writing.onnx_program import load_onnx, write_onnx
 from tests.ranks import run_on_ranks
 from tests.retrieval.conftest import DIRECTIONS
 from tests.retrieval.test_export import by_hand, read_parts, trained_encoder

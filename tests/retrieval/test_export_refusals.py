@@ -14,11 +14,11 @@ import torch
 import torch.distributed as dist
 
 from datapipes.errors import UserError
-from retrieval import encoder, exporter
 from retrieval.export import ExportConfig, export
 from retrieval.kinds import Kind
-from retrieval.live import LiveRows
 from retrieval.manifest import ExportManifest
+from retrieval.writing import encoder, exporter
+from retrieval.writing.live import LiveRows
 from tests.ranks import run_on_ranks
 from tests.retrieval.conftest import TRACKS
 from training.checkpoint import best_checkpoint

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from datapipes.errors import UserError
-from retrieval import since
 from retrieval.export import ExportConfig, export
-from retrieval.exporter import write_export
 from retrieval.kinds import Kind
 from retrieval.manifest import ExportManifest
 from retrieval.quantized import quantized_table
+from retrieval.writing import since
+from retrieval.writing.exporter import write_export
 from tests.conftest import random_sessions, write_dataset
 from tests.ranks import run_on_ranks
 from tests.retrieval.alone import alone, save_rows  # noqa: F401  a fixture

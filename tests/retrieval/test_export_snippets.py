@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.exporter import write_export
 from retrieval.kinds import Kind
+from retrieval.writing.exporter import write_export
 from tests.retrieval.alone import alone  # noqa: F401  a fixture
 
 ROOT = Path(__file__).parents[2]

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retrieval.answering.nearest import nearest
+from retrieval.answering.recommender import Listened, Recommender
 from retrieval.index.opened import open_search
 from retrieval.opened import OpenExport
-from retrieval.recommender import Listened, Recommender
-from retrieval.similar import neighbours
 from tests.components.conftest import refused, run  # noqa: F401  a fixture
 from tests.retrieval.made import LONGEST, program, write_made
 
@@ -101,7 +101,7 @@ def test_neighbours_as_by_hand(made, by: str, monkeypatch):
     for row in (0, 7, TRACKS - 1):
         scores = table @ table[row]
         scores[row] = -np.inf
-        rows, likeness = neighbours(opened, row, TRACKS, by)
+        (rows,), (likeness,) = nearest(opened.vectors, np.array([row]), TRACKS, by)
         assert rows[-1] == -1 and row not in rows[:-1] and sorted(rows[:-1]) == sorted(set(range(TRACKS)) - {row})
         np.testing.assert_allclose(likeness[:-1], np.sort(scores)[::-1][:-1], atol=1e-5)
         np.testing.assert_allclose(likeness[:-1], scores[rows[:-1]], atol=1e-5)

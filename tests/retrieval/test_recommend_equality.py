@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from datapipes.sessions import SessionStore
-from retrieval import exporter
+from retrieval.answering.recommender import Listened, Recommender
 from retrieval.kinds import DType, Format, Kind
 from retrieval.opened import OpenExport
-from retrieval.recommender import Listened, Recommender
 from retrieval.search import ExactSearch
+from retrieval.writing import exporter
 from tests.conftest import random_sessions, write_dataset
 from tests.retrieval.conftest import LONGEST, TRACKS, save_untrained, small
 from training.build import build_model, evaluation_loader

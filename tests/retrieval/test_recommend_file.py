@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datapipes.errors import UserError
-from retrieval import bulk
-from retrieval.bulk import recommend_file
+from retrieval.answering import bulk
+from retrieval.answering.bulk import recommend_file
+from retrieval.answering.recommend import RecommendConfig
+from retrieval.answering.recommender import Listened, Recommender
+from retrieval.answering.session_file import SessionFile
 from retrieval.opened import OpenExport
-from retrieval.recommend import RecommendConfig
-from retrieval.recommender import Listened, Recommender
 from retrieval.search import ExactSearch
-from retrieval.session_file import SessionFile
 from tests.components.conftest import refused, run  # noqa: F401  a fixture
 from tests.conftest import random_sessions, write_dataset
 from tests.retrieval.made import program, write_made

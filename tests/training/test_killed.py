@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from retrieval.exporter import write_export
+from retrieval.writing.exporter import write_export
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
 from tests.training.test_resume import SESSIONS, TRACKS, assert_equal, config_of, story_of
@@ -50,7 +50,7 @@ DEATHS = [
     Death(1, "training.records.RankWriter.__exit__", 2),
     Death(0, "training.run.RunDirectory.update_metrics"),
     Death(0, "training.run.RunDirectory.update_metrics", after=True),
-    Death(1, "retrieval.exporter.write_part", after=True),
+    Death(1, "retrieval.writing.exporter.write_part", after=True),
     Death(0, "os.rename"),
     Death(0, "os.rename", after=True),
 ]

@@ -15,7 +15,7 @@ from datapipes.errors import UserError
 from datapipes.manifest import VOCABULARY
 from datapipes.sessions import SessionStore
 from models.table import initial_rows
-from retrieval.exporter import write_export
+from retrieval.writing.exporter import write_export
 from tests.conftest import random_sessions, write_dataset
 from tests.ranks import run_on_ranks
 from tests.training.test_resume import TRACKS, config_of, stop_once, tensors_of

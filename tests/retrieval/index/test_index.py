@@ -185,7 +185,7 @@ def test_an_index_is_not_replaced_unasked(by_hand):
 
 def test_without_faiss(by_hand):
     with patch.dict("sys.modules", {"faiss": None}):
-        with pytest.raises(UserError, match=r"pip install 'skipwise\[ann\]'"):
+        with pytest.raises(UserError, match=r"run make extras"):
             index(IndexConfig(by_hand()))
 
 

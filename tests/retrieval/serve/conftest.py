@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from retrieval.answering.recommender import Listened, Recommender
 from retrieval.index.opened import open_search
 from retrieval.manifest import ExportManifest
 from retrieval.opened import OpenExport
-from retrieval.recommender import Listened, Recommender
 from retrieval.serve.app import make_app
 from retrieval.serve.command import ServeConfig
 from retrieval.serve.service import Service

@@ -49,7 +49,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing manifest": (lambda folder: (folder / "manifest.json").unlink(), "manifest.json"),
     "dimension": (lambda folder: change_manifest(folder, dim=16), "cannot be opened"),
     "rows": (lambda folder: change_manifest(folder, rows=299), "rows"),
-    "program": (other_program, "cannot be served"),
+    "program": (other_program, "is no encoder"),
     "config": (lambda folder: change_manifest(folder, config={"nonsense": 1}), "nonsense"),
     "version": (lambda folder: change_manifest(folder, schema_version=1), "schema_version"),
 }

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from datapipes.errors import UserError
-from retrieval.limits import MOST_SESSIONS, check_k, check_steer
+from retrieval.answering.limits import MOST_SESSIONS, check_k, check_steer
 
 if TYPE_CHECKING:
+    from retrieval.answering.recommender import Recommender
     from retrieval.opened import OpenExport
-    from retrieval.recommender import Recommender
 
 _OF_INPUT = ("output", "overwrite", "unknown", "batch")
 """Options that say nothing without --input."""
@@ -60,11 +60,11 @@ class RecommendConfig:
 
 def recommend(config: RecommendConfig) -> None:
     """Prints ranked tracks with their scores, or writes them to `output`."""
-    from retrieval.bulk import recommend_file
+    from retrieval.answering.bulk import recommend_file
+    from retrieval.answering.recommender import Recommender
+    from retrieval.answering.session_text import read_session
     from retrieval.index.opened import open_search
     from retrieval.opened import OpenExport
-    from retrieval.recommender import Recommender
-    from retrieval.session_text import read_session
 
     if config.session is not None:
         read_session(config.session)  # its faults are told before an export is read
@@ -84,9 +84,9 @@ def check_rows(k: int, opened: "OpenExport") -> None:
 
 
 def _print_one(config: RecommendConfig, opened: "OpenExport", recommender: "Recommender") -> None:
-    from retrieval.ranked import print_ranked
-    from retrieval.recommender import Listened
-    from retrieval.session_text import known_session
+    from retrieval.answering.ranked import print_ranked
+    from retrieval.answering.recommender import Listened
+    from retrieval.answering.session_text import known_session
 
     listened = Listened.of([known_session(opened.tracks, config.session)])
     rows_1K, scores_1K = recommender.recommend(listened, config.k, config.exclude, config.steer)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from retrieval.encodings import check_near, encode, row_bytes
-from retrieval.live import Block, LiveRows
+from retrieval.writing.live import Block, LiveRows
 
 
 def write(file: Path, rows: LiveRows, dtype: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from models.encoder import Encoder
-from retrieval.files import write_checked
+from retrieval.writing.files import write_checked
 
 
 class QueryEncoder(nn.Module):

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retrieval.encodings import SCALE_BIAS_BYTES, check_near, encode, scale_bias
-from retrieval.live import Block, LiveRows
+from retrieval.writing.live import Block, LiveRows
 
 _NUMBERS = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.uint8()}
 

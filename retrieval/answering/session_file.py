@@ -15,7 +15,7 @@ from datapipes.collate import View
 from datapipes.errors import UserError, brief, shown
 from datapipes.regular import need_regular
 from datapipes.row_group import DAMAGED, STRENGTHS
-from retrieval.limits import MOST_PLAYS
+from retrieval.answering.limits import MOST_PLAYS
 
 _TEXT = (pa.string(), pa.large_string(), pa.string_view())
 

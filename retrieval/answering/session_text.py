@@ -1,7 +1,7 @@
 """A session as one types it: `t_1,t_2:skip,t_3`."""
 
 from datapipes.errors import UserError, shown
-from retrieval.limits import MOST_PLAYS
+from retrieval.answering.limits import MOST_PLAYS
 from retrieval.tracks import TrackIds
 
 _SKIP = ":skip"

@@ -7,14 +7,17 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from retrieval.answering.similar import Likeness
 from retrieval.search import ExactSearch
-from retrieval.similar import Likeness
 from retrieval.vectors import Vectors
 
 
 @torch.no_grad()
 def nearest(vectors: Vectors, rows_Q: np.ndarray, k: int, by: Likeness) -> tuple[np.ndarray, np.ndarray]:
-    """As `retrieval.similar.neighbours`, in one pass for several tracks: rows int64 [Q, K], and how alike they are."""
+    """Rows int64 [Q, K] most like each of `rows_Q`, itself left out, and how alike they are, float32 [Q, K].
+
+    Row -1 where there are no more.
+    """
     queries_QD = torch.from_numpy(vectors.take(rows_Q))
     if by == "cosine":
         queries_QD = normalize(queries_QD, dim=1)

@@ -15,10 +15,10 @@ from datapipes.errors import UserError
 from datapipes.progress import note, stage
 from datapipes.regular import need_regular
 from datapipes.row_group import DAMAGED
+from retrieval.answering.recommend import RecommendConfig
+from retrieval.answering.recommender import Listened, Recommender
+from retrieval.answering.session_file import Chunk, SessionFile
 from retrieval.opened import OpenExport
-from retrieval.recommend import RecommendConfig
-from retrieval.recommender import Listened, Recommender
-from retrieval.session_file import Chunk, SessionFile
 
 _CHUNK_SESSIONS = 1 << 14
 """Many, so that the pass over all track ids that `TrackIds.rows` makes is shared by many."""

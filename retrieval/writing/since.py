@@ -14,7 +14,7 @@ from torch import Tensor
 
 from datapipes.errors import UserError
 from datapipes.growth import match
-from retrieval.together import together
+from retrieval.writing.together import together
 from training.build import TABLE_WEIGHT
 from training.checkpoint import best_checkpoint, open_checkpoint
 from training.checkpoint_index import FileRecord, Index, StorageError

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from retrieval.files import write_checked
+from retrieval.writing.files import write_checked
 
 
 def write_onnx(file: Path, program: ExportedProgram) -> int:

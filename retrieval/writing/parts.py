@@ -5,9 +5,9 @@ from pathlib import Path
 
 from datapipes.errors import UserError, brief
 from datapipes.row_group import DAMAGED
-from retrieval import faiss_part, npy_part, parquet_part
 from retrieval.kinds import Kind
-from retrieval.live import LiveRows
+from retrieval.writing import faiss_part, npy_part, parquet_part
+from retrieval.writing.live import LiveRows
 
 _FORMATS = {"parquet": parquet_part, "npy": npy_part, "faiss": faiss_part}
 

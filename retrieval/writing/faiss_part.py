@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from retrieval.encodings import check_near, encode
-from retrieval.live import LiveRows
+from retrieval.writing.live import LiveRows
 
 if TYPE_CHECKING:
     import faiss

@@ -15,8 +15,8 @@ from datapipes.batch import SessionBatch
 from datapipes.errors import UserError
 from datapipes.sessions import SessionStore
 from models.task import Learner
-from retrieval.encoder import appended_positions
-from retrieval.together import gather_objects, together
+from retrieval.writing.encoder import appended_positions
+from retrieval.writing.together import gather_objects, together
 from training.build import evaluation_loader
 from training.config import RunConfig
 from training.distributed import device

@@ -16,17 +16,18 @@ from datapipes.manifest import MANIFEST
 from datapipes.sessions import SessionStore
 from models.encoder import Encoder
 from models.rows import own_rows
-from retrieval.comparison import compare_programs
-from retrieval.encoder import input_contract, write_program
-from retrieval.files import write_checked
-from retrieval.kinds import PLAIN, Kind, check_kind, need_extra
-from retrieval.live import LiveRows
+from retrieval.extras import need_extra
+from retrieval.kinds import PLAIN, Kind, check_kind
 from retrieval.manifest import ExportManifest, is_export
-from retrieval.onnx_program import load_onnx, write_onnx
-from retrieval.parts import check_part, check_tracks, part_name, tracks_name, write_part, write_tracks
-from retrieval.since import Since, changed_rows, open_since, since_record, write_gone
-from retrieval.space import check_space
-from retrieval.together import aside_together, gather_objects, together
+from retrieval.writing.comparison import compare_programs
+from retrieval.writing.encoder import input_contract, write_program
+from retrieval.writing.files import write_checked
+from retrieval.writing.live import LiveRows
+from retrieval.writing.onnx_program import load_onnx, write_onnx
+from retrieval.writing.parts import check_part, check_tracks, part_name, tracks_name, write_part, write_tracks
+from retrieval.writing.since import Since, changed_rows, open_since, since_record, write_gone
+from retrieval.writing.space import check_space
+from retrieval.writing.together import aside_together, gather_objects, together
 from training.build import build_model, check, stateless, table_weight
 from training.checkpoint import load_best
 from training.checkpoint_index import FileRecord
