@@ -54,8 +54,9 @@ class Service:
             await self.reload(changed_only=True)
 
     def about(self) -> dict[str, Any]:
-        """What the exports in service are."""
-        return dict.fromkeys(("main", "compare")) | {name: slot.current.about() for name, slot in self.slots.items()}
+        """What the exports in service are, and whether there is a report."""
+        exports = {name: slot.current.about() for name, slot in self.slots.items()}
+        return dict.fromkeys(("main", "compare")) | exports | {"report": self.config.report is not None}
 
     def health(self) -> dict[str, Any]:
         """Which exports are in service, since when, and why a newer one is not."""

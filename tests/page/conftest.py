@@ -31,8 +31,9 @@ def chromium() -> str | None:
     return next(filter(None, map(shutil.which, names)), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Not the session's: while playwright runs, no test of this process can run an event loop of its own."""
     executable = chromium()
     if executable is None:
         pytest.skip("needs Chromium: apt-get install chromium, or give its path in the environment's CHROMIUM")

@@ -135,12 +135,8 @@ async function showExports() {
     return `${one.path}: ${one.recipe}, ${trained(one)}, ${one.rows.toLocaleString("en")} tracks × ${one.dim}`;
   });
   find("#exports").textContent = described.join("; beside it ");
+  find("#report").hidden = !exports.report;
   if (exports.compare) refresh(state);
-}
-
-async function showReport() {
-  const response = await fetch("report").catch(() => undefined);
-  find("#report").hidden = !response?.ok;
 }
 
 find("#exclude").addEventListener("change", ({ target }) => update({ exclude: target.value }));
@@ -157,4 +153,3 @@ find("#report details").addEventListener("toggle", ({ target }) => {
 window.addEventListener("hashchange", readAddress);
 readAddress();
 showExports();
-showReport();

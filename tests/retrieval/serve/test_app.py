@@ -129,6 +129,7 @@ def test_exports(ask: Asked, export: Path):
     assert main["path"] == "main" and str(export.parent) not in str(exports)
     assert main["loss"] == {"context": "track", "alpha": 0.25, "beta": 1.0}
     assert (main["trained_on_skips"], exports["compare"]["trained_on_skips"]) == (True, False)
+    assert exports["report"] is False
 
 
 def test_the_index_is_told(export: Path, tmp_path: Path):
@@ -192,6 +193,7 @@ def test_report(ask: Asked, export: Path, tmp_path: Path):
     report.write_text("<title>of a run</title>")
     asked = Asked(ServeConfig(export, report=report, reload_s=0))
     shown = asked("GET", "/report")
+    assert asked("GET", "/exports").json()["report"] is True
     assert shown.text == report.read_text() and shown.headers["content-type"].startswith("text/html")
     policy = shown.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy and "script-src" not in policy and "img-src data:" in policy
