@@ -34,6 +34,12 @@ class Piece:
             return values[:, :-8].astype(np.float32) * scale_bias[:, :1] + scale_bias[:, 1:]
         return values.astype(np.float32, copy=False)
 
+    def taken(self, rows_N: np.ndarray) -> np.ndarray:
+        """`decoded` for rows in any order, several times as fast where nothing has to be decoded."""
+        if self.fused or self.values.dtype != np.float32:
+            return self.decoded(rows_N)
+        return _viewed(self.values).index_select(0, torch.from_numpy(rows_N)).numpy()
+
 
 class Vectors:
     """A table in pieces, which need not be in memory."""
@@ -46,17 +52,24 @@ class Vectors:
 
     def take(self, rows_N: np.ndarray) -> np.ndarray:
         """float32 [N, D] of int64 rows in any order."""
+        if len(self._pieces) == 1:
+            return self._pieces[0].taken(rows_N - self._pieces[0].first)
         holders_N = np.searchsorted(self._firsts, rows_N, side="right") - 1
         taken_ND = np.empty((len(rows_N), self.dim), dtype=np.float32)
         for number in np.unique(holders_N):
             chosen_N = holders_N == number
-            taken_ND[chosen_N] = self._pieces[number].decoded(rows_N[chosen_N] - self._pieces[number].first)
+            taken_ND[chosen_N] = self._pieces[number].taken(rows_N[chosen_N] - self._pieces[number].first)
         return taken_ND
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, torch.Tensor]]:
         """(first row, float32 [B, D] of at most `rows`), in row order. Blocks of float32 are views: do not write."""
         for piece in self._pieces:
             for start in range(0, len(piece.values), rows):
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-                    yield piece.first + start, torch.from_numpy(piece.decoded(slice(start, start + rows)))
+                yield piece.first + start, _viewed(piece.decoded(slice(start, start + rows)))
+
+
+def _viewed(values: np.ndarray) -> torch.Tensor:
+    """Without a copy, and without torch's warning of a map that nobody may write to: nobody does."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(values)

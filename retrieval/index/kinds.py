@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from datapipes.errors import UserError
 from retrieval.extras import import_faiss
-from retrieval.index.nearest import as_points, largest_norm
+from retrieval.index.nearest import as_points, largest_norm, point_width
 from retrieval.vectors import Vectors
 
 Kind = Literal["flat", "ivfpq", "hnsw"]
@@ -87,7 +87,7 @@ def _ivfpq(vectors: Vectors, rows: int, dim: int) -> Built:
 def _hnsw(vectors: Vectors, rows: int, dim: int) -> Built:
     """A graph over points of 16-bit numbers: they only lead the way, as found rows are scored by their own vectors."""
     faiss = import_faiss()
-    index = faiss.IndexHNSWSQ(dim + 1, faiss.ScalarQuantizer.QT_fp16, LINKS, faiss.METRIC_L2)
+    index = faiss.IndexHNSWSQ(point_width(dim), faiss.ScalarQuantizer.QT_fp16, LINKS, faiss.METRIC_L2)
     index.hnsw.efConstruction = WIDTH_WHILE_BUILDING
     largest = largest_norm(vectors)
     return Built(index, {"M": LINKS, "efConstruction": WIDTH_WHILE_BUILDING}, lambda rows: as_points(rows, largest))

@@ -18,6 +18,7 @@ from datapipes.errors import UserError, brief
 from datapipes.manifest import MANIFEST
 from retrieval.extras import import_faiss
 from retrieval.index.kinds import Kind
+from retrieval.index.nearest import point_width
 from retrieval.opened import OpenExport, check
 from training.checkpoint_index import FileRecord
 
@@ -71,7 +72,7 @@ def read_placed(opened: OpenExport) -> Any:
     except RuntimeError as error:
         raise UserError(f"{opened.path / record['file']} cannot be read ({brief(error)}): {mending(opened)}") from error
     rows, dim = opened.manifest.rows, opened.manifest.dim
-    if index.ntotal != rows or index.d not in (dim, dim + 1):
+    if index.ntotal != rows or index.d not in (dim, point_width(dim)):
         raise UserError(
             f"{opened.path / record['file']} holds {index.ntotal} rows of {index.d} where the export has {rows} of "
             f"{dim}: {mending(opened)}"

@@ -51,7 +51,7 @@ class IndexSearch:
             asked_QD = as_query_points(asked_QD)
         _, rows_QW = self._index.search(asked_QD, width, params=self._parameters(width))
         # In ascending order, so that of equal scores the lower row comes first.
-        rows_QW = torch.from_numpy(rows_QW).sort(dim=1).values
+        rows_QW = torch.from_numpy(np.sort(rows_QW, axis=1))
         scores_QW = self._scores(queries_QD, rows_QW)
         there_QW = rows_QW >= 0
         for excluded_Q in excluded_QX.unbind(dim=1):
