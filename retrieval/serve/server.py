@@ -19,6 +19,8 @@ from training.distributed import logger
 
 GRACE_S = 30
 """Seconds that requests in flight are given at the end."""
+KEEP_ALIVE_S = 75
+"""Of an idle connection. Longer than the 60 or less of most proxies, which would ask on one that was just closed."""
 CONNECTIONS = 1000
 """Most at once, each of which may hold a body."""
 
@@ -52,6 +54,7 @@ def run(config: ServeConfig) -> None:
                 server_header=False,
                 proxy_headers=False,
                 limit_concurrency=CONNECTIONS,
+                timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=GRACE_S,
             )
         )
