@@ -55,7 +55,7 @@ def exports(tmp_path_factory) -> Path:
 
 @contextmanager
 def serving(**options) -> Iterator[str]:
-    """The URL of a service of these options."""
+    """The URL of a service of these options. Not to outlast a module: other tests change this process's clock."""
     service = Service(ServeConfig(**options, reload_s=0))
     server = uvicorn.Server(uvicorn.Config(make_app(service), log_level="warning", lifespan="on", ws="none"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -68,14 +68,14 @@ def serving(**options) -> Iterator[str]:
             thread.join()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def service(exports) -> Iterator[str]:
     """One export and no report."""
     with serving(export=exports / "main") as url:
         yield url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def two_models(exports) -> Iterator[str]:
     """Two exports of the same tracks, and a report."""
     with serving(export=exports / "main", compare=exports / "blind", report=exports / "report.html") as url:
