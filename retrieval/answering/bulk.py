@@ -33,7 +33,7 @@ def recommend_file(config: RecommendConfig, opened: OpenExport, recommender: Rec
     columns = {"tracks": pa.list_(pa.string()), "scores": pa.list_(pa.float32())}
     if source.name_type is not None:
         columns = {"session_id": source.name_type} | columns
-    left_out = np.zeros(2, dtype=np.int64)
+    left_out, read = np.zeros(2, dtype=np.int64), 0
     with aside(config.output, config.overwrite, _is_ours) as scratch:
         try:
             with (
@@ -44,7 +44,10 @@ def recommend_file(config: RecommendConfig, opened: OpenExport, recommender: Rec
                     answers, dropped = _answer(config, opened, recommender, source, chunk)
                     writer.write_batch(pa.record_batch(answers, schema=writer.schema))
                     left_out += dropped
+                    read += len(chunk.lengths_S)
                     advance(len(chunk.lengths_S))
+            if read != source.sessions:  # Arrow may end a damaged row group early without a word
+                raise UserError(f"{config.input} gives {read} of its {source.sessions} rows: copy or write it again")
         except OSError as error:
             raise UserError(
                 f"{config.output} cannot be written ({error.strerror or error}): free some space"

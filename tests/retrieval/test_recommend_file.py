@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from datapipes.errors import UserError
@@ -149,6 +149,7 @@ def test_two_columns_of_one_name(opened: OpenExport, tmp_path: Path):
 
 
 @settings(max_examples=60, deadline=None)
+@example(share=0.4203, bit=3, cut=False)  # Arrow then reads 26 of the 30 rows
 @given(share=st.floats(0, 0.999), bit=st.integers(0, 7), cut=st.booleans())
 def test_a_damaged_file(opened: OpenExport, tmp_path_factory, share: float, bit: int, cut: bool):
     """A sentence that names the file and leaves nothing, or an answer for every row."""
