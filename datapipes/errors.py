@@ -15,8 +15,12 @@ class UserError(Exception):
     """
 
     def __init__(self, sentence: str) -> None:
-        characters = (one if one.isprintable() else one.encode("unicode_escape").decode() for one in sentence)
-        super().__init__("".join(characters))
+        super().__init__(printable(sentence))
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal might obey written as its escape."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def brief(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from datapipes.collate import View
 from datapipes.errors import UserError, brief
 from datapipes.row_group import DAMAGED
+from retrieval.encodings import SCALE_BIAS_BYTES
 from retrieval.manifest import ExportManifest
 from retrieval.program import load_program
 from retrieval.tracks import TrackIds
@@ -99,7 +100,7 @@ def _read(path: Path, manifest: ExportManifest) -> tuple[pa.Array, list[Piece]]:
 def _layout(manifest: ExportManifest) -> tuple[bool, np.dtype, int]:
     """Whether rows bring their scale and bias along, the type of their numbers, and how many there are."""
     fused = manifest.dtype == "int8"
-    return fused, np.dtype(np.uint8 if fused else manifest.dtype), manifest.dim + 8 * fused
+    return fused, np.dtype(np.uint8 if fused else manifest.dtype), manifest.dim + SCALE_BIAS_BYTES * fused
 
 
 def _read_parquet(path: Path, manifest: ExportManifest) -> tuple[pa.Array, list[Piece]]:

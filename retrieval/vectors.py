@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from retrieval.encodings import SCALE_BIAS_BYTES, scale_bias
+
 BLOCK_ROWS = 1 << 16
 
 
@@ -24,14 +26,15 @@ class Piece:
     @property
     def dim(self) -> int:
         """D."""
-        return self.values.shape[1] - 8 * self.fused
+        return self.values.shape[1] - SCALE_BIAS_BYTES * self.fused
 
     def decoded(self, chosen: np.ndarray | slice) -> np.ndarray:
         """float32 [N, D]: of a fused row, code * scale + bias, both float32 behind the codes."""
         values = self.values[chosen]
         if self.fused:
-            scale_bias = np.ascontiguousarray(values[:, -8:]).view("<f4")
-            return values[:, :-8].astype(np.float32) * scale_bias[:, :1] + scale_bias[:, 1:]
+            scale_bias_N2 = scale_bias(values)
+            codes_ND = values[:, :-SCALE_BIAS_BYTES].astype(np.float32)
+            return codes_ND * scale_bias_N2[:, :1] + scale_bias_N2[:, 1:]
         return values.astype(np.float32, copy=False)
 
     def taken(self, rows_N: np.ndarray) -> np.ndarray:

@@ -2,19 +2,15 @@
 
 import numpy as np
 
+from datapipes.errors import printable
 from retrieval.tracks import TrackIds
 
 
 def print_ranked(tracks: TrackIds, rows_K: np.ndarray, scores_K: np.ndarray) -> None:
     """Prints rank, track and score of each row; -1, where there were no more, ends the list."""
     found_K = rows_K >= 0
-    names = [_printable(name) for name in tracks.ids(rows_K[found_K]).to_pylist()]
+    names = [printable(name) for name in tracks.ids(rows_K[found_K]).to_pylist()]
     width = max(map(len, ["track", *names]))
     print(f"{'rank':>5}  {'track':{width}}  {'score':>9}")
     for rank, (name, score) in enumerate(zip(names, scores_K[found_K], strict=True), start=1):
         print(f"{rank:>5}  {name:{width}}  {score:>9.4f}")
-
-
-def _printable(name: str) -> str:
-    """What a terminal might obey is written as its escape."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name)
