@@ -69,8 +69,8 @@ $(DEV): requirements/dev.txt $(EXTRAS)
 
 train: $(SETUP)  ## train on the sample, which the first run generates, then export and show the HR table
 	torchx --log_level WARNING run dist.ddp -j 1x$(RANKS) train --run-dir $(RUN) $(TRAIN_ARGS)
-	$(PYTHON) -m components export --run $(RUN) --output $(EXPORT)
-	$(PYTHON) -m components show --run $(RUN)
+	$(PYTHON) -m skipwise export --run $(RUN) --output $(EXPORT)
+	$(PYTHON) -m skipwise show --run $(RUN)
 	@echo "The sample is synthetic: these figures show that training works, and say nothing of real listeners."
 
 test: $(DEV) chromium  ## run the tests
@@ -89,7 +89,7 @@ lint: $(DEV)  ## run ruff
 	@$(PYTHON) -m ruff check .
 
 doctor: $(SETUP)  ## check versions, devices and the sharding plan
-	@$(PYTHON) -m components doctor
+	@$(PYTHON) -m skipwise doctor
 
 clean:  ## remove caches and build output; data, runs, exports and the virtual environment stay
 	rm -rf build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -2,7 +2,11 @@
 
 from setuptools import find_packages, setup
 
-PACKAGES = ["components", "datapipes", "models", "training", "retrieval", "benchmarks"]
+ROOMS = ["common", "datapipes", "models", "training", "studies", "retrieval", "components", "benchmarks"]
+# The root of the repository is the package `skipwise`; the folders are its packages.
+PACKAGES = ["skipwise"] + [
+    f"skipwise.{name}" for name in find_packages(include=[pattern for room in ROOMS for pattern in (room, f"{room}.*")])
+]
 
 # TorchRec is not among these. Its metadata asks for the distribution fbgemm-gpu, which must not meet the CPU wheel:
 # with the extra `cpu` it is installed afterwards by `pip install --no-deps -r requirements/torchrec.txt`.
@@ -49,9 +53,10 @@ setup(
     version="0.1.0",
     description="Session recommenders on TorchRec that learn from what listeners skip",
     python_requires=">=3.11",
-    packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
-    package_data={"retrieval.serve": ["page/*"]},
+    package_dir={"skipwise": "."},
+    packages=PACKAGES,
+    package_data={"skipwise.retrieval.serve": ["page/*"], "skipwise.components": ["torchrun.bash"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
-    entry_points={"console_scripts": ["skipwise = components.__main__:main"]},
+    entry_points={"console_scripts": ["skipwise = skipwise.components.__main__:main"]},
 )

@@ -1,12 +1,12 @@
-"""`python -m benchmarks NAME [--option VALUE ...]`, alone or on the ranks that torchrun starts."""
+"""`python -m skipwise.benchmarks NAME [--option VALUE ...]`, alone or on the ranks that torchrun starts."""
 
 import importlib
 import sys
 from typing import NamedTuple
 
-from components.__main__ import guarded
-from components.cli import parse
-from datapipes.errors import UserError
+from skipwise.common.errors import UserError
+from skipwise.components.__main__ import guarded
+from skipwise.components.cli import parse
 
 
 class Benchmark(NamedTuple):
@@ -28,7 +28,9 @@ BENCHMARKS = {
     "index": Benchmark("benchmarks.index", "queries/s of each kind of index, against the exact search"),
     "checkpoint": Benchmark("benchmarks.checkpoint", "the pause for a checkpoint, its writing and reading"),
     "serve": Benchmark("benchmarks.serve", "milliseconds of a recommendation over HTTP under 100 requests a second"),
-    "compare": Benchmark("benchmarks.compare", "compare A.json B.json: exit code 1 where B is slower beyond the noise"),
+    "compare": Benchmark(
+        "benchmarks.harness.compare", "compare A.json B.json: exit code 1 where B is slower beyond the noise"
+    ),
 }
 
 
@@ -37,12 +39,12 @@ def run(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         width = max(map(len, BENCHMARKS))
         lines = [f"  {name:{width}}  {benchmark.help}" for name, benchmark in BENCHMARKS.items()]
-        print("\n".join(["usage: python -m benchmarks NAME [--help] ...", "", *lines]))
+        print("\n".join(["usage: python -m skipwise.benchmarks NAME [--help] ...", "", *lines]))
         return
     if argv[0] not in BENCHMARKS:
         raise UserError(f"there is no benchmark '{argv[0]}': expected one of {', '.join(BENCHMARKS)}")
-    module = importlib.import_module(BENCHMARKS[argv[0]].module)
-    module.measure(parse(module.CONFIG, argv[1:], argv[0], program="python -m benchmarks"))
+    module = importlib.import_module(f"skipwise.{BENCHMARKS[argv[0]].module}")
+    module.measure(parse(module.CONFIG, argv[1:], argv[0], program="python -m skipwise.benchmarks"))
 
 
 if __name__ == "__main__":

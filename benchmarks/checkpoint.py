@@ -14,17 +14,17 @@ from typing import Annotated
 import torch
 import tyro
 
-from benchmarks.export import scratch_folder
-from benchmarks.report import Report, ReportConfig, write
-from benchmarks.small_run import run_config
-from benchmarks.timing import Times, ratios, timed
-from training.build import build_model
-from training.checkpoint import Checkpoints, load_tensors, open_checkpoint
-from training.distributed import process_group, rank, ranks
-from training.optimizer import make_optimizer
-from training.position import Position
-from training.run import CHECKPOINTS
-from training.state import local_tensors, training_tensors
+from skipwise.benchmarks.export import scratch_folder
+from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, write
+from skipwise.benchmarks.harness.small_run import run_config
+from skipwise.benchmarks.harness.timing import Times, ratios, timed
+from skipwise.common.distributed import process_group, rank, world_size
+from skipwise.training.build import build_model
+from skipwise.training.checkpoint.checkpoints import Checkpoints, load_tensors, open_checkpoint
+from skipwise.training.checkpoint.state import local_tensors, training_tensors
+from skipwise.training.optimizer import make_optimizer
+from skipwise.training.run.directory import CHECKPOINTS
+from skipwise.training.run.position import Position
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _report(config: CheckpointBenchmarkConfig, times: dict[str, Times], size: in
     rows = [[name, f"{of.p50:.3f}", f"{of.p90:.3f}", f"{size / 1e9 / of.p50:.2f}"] for name, of in times.items()]
     return Report(
         name="checkpoint",
-        title=f"Checkpoint of {config.tracks:,} tracks x {config.dim} on {ranks()} rank{'s' * (ranks() > 1)}",
+        title=f"Checkpoint of {config.tracks:,} tracks x {config.dim} on {world_size()} rank{'s' * (world_size() > 1)}",
         config=config,
         figures=figures,
         samples={

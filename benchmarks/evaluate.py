@@ -16,15 +16,15 @@ import torch
 import tyro
 from torch import Tensor
 
-from benchmarks.floor import Rates, Work, measure_rates
-from benchmarks.plain_ranking import plain_full, plain_uniform
-from benchmarks.report import Report, ReportConfig, write
-from benchmarks.timing import Times, alternate, ratios, whole_machine
-from models.table import Shard, initialize, row_block
-from training.best import merge_best
-from training.distributed import barrier, broadcast_object, device, process_group, rank, ranks, sum_ranks
-from training.full import full_ranking, full_target_scores
-from training.ranking import uniform_scores
+from skipwise.benchmarks.baselines.plain_ranking import plain_full, plain_uniform
+from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, write
+from skipwise.benchmarks.harness.floor import Rates, Work, measure_rates
+from skipwise.benchmarks.harness.timing import Times, alternate, ratios, whole_machine
+from skipwise.common.distributed import barrier, broadcast_object, device, process_group, rank, sum_ranks, world_size
+from skipwise.models.candidate_ranking import uniform_scores
+from skipwise.models.full_ranking import full_ranking, full_target_scores
+from skipwise.models.table import Shard, initialize, row_block
+from skipwise.models.topk import merge_best
 
 PROTOCOLS = ("full", "uniform")
 _PLAYED = 10
@@ -78,7 +78,7 @@ def measure(config: EvaluateConfig) -> None:
             torch.set_num_threads(config.threads)
         torch.set_float32_matmul_precision("highest")
         users = draw_users(config)
-        first, last = row_block(config.tracks, rank(), ranks())
+        first, last = row_block(config.tracks, rank(), world_size())
         whole_RD = _rows(config, 0, config.tracks) if rank() == 0 else None
         rows_RD = _rows(config, first, last) if whole_RD is None else whole_RD[first:last]
         cases: dict[str, Callable[[], Any]] = {
@@ -130,7 +130,7 @@ def ours_full(users: Users, top: int, first: int, rows_RD: Tensor) -> tuple[Tens
 
 
 def ours_uniform(users: Users, first: int, rows_RD: Tensor) -> Tensor:
-    """Ranks [Q], equal on every rank, as `training.evaluate` takes them."""
+    """Ranks [Q], equal on every rank, as `skipwise.training.evaluation.evaluator` takes them."""
     rows_QC = torch.cat([users.target_Q[:, None], users.candidates_QC], dim=1)
     scores_QC, own_QC = uniform_scores(users.queries_QD, rows_QC, first, rows_RD)
     target_scores_Q = sum_ranks(scores_QC[:, 0].contiguous())

@@ -19,21 +19,21 @@ import torch
 import tyro
 from torch import Tensor
 
-from benchmarks.report import Report, ReportConfig, write
-from benchmarks.small_run import LONGEST, make_run
-from benchmarks.timing import Times, alternate, ratios
-from datapipes.errors import UserError
-from datapipes.vocabulary import Vocabulary
-from models.rows import own_rows
-from retrieval.kinds import DType, Format, Kind, check_kind
-from retrieval.writing.exporter import write_export
-from retrieval.writing.live import LiveRows
-from retrieval.writing.parts import check_part, write_part
-from training.build import build_model, table_weight
-from training.checkpoint import load_best
-from training.checkpoint_index import FileRecord
-from training.distributed import barrier, broadcast_object, logger, process_group, rank, ranks
-from training.run import RunDirectory
+from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, write
+from skipwise.benchmarks.harness.small_run import LONGEST, make_run
+from skipwise.benchmarks.harness.timing import Times, alternate, ratios
+from skipwise.common.distributed import barrier, broadcast_object, logger, process_group, rank, world_size
+from skipwise.common.errors import UserError
+from skipwise.datapipes.vocabulary import Vocabulary
+from skipwise.models.rows import own_rows
+from skipwise.retrieval.export.exporter import write_export
+from skipwise.retrieval.export.live import LiveRows
+from skipwise.retrieval.export.parts import check_part, write_part
+from skipwise.retrieval.formats import DType, Format, Kind, check_kind
+from skipwise.training.build import build_model, table_weight
+from skipwise.training.checkpoint.checkpoint_index import FileRecord
+from skipwise.training.checkpoint.checkpoints import load_best
+from skipwise.training.run.directory import RunDirectory
 
 _CASES = ("export", "write", "check")
 
@@ -117,7 +117,7 @@ def _cases(run: RunDirectory, folder: Path, kind: Kind) -> dict[str, Callable[[]
 def _own_rows(run: RunDirectory, tracks: int) -> tuple[int, Tensor]:
     model = build_model(run.config, tracks)
     load_best(model, run.path)
-    return own_rows(table_weight(model), rank(), ranks())
+    return own_rows(table_weight(model), rank(), world_size())
 
 
 @contextmanager
@@ -173,7 +173,7 @@ def _report(config: ExportBenchmarkConfig, times: dict[str, Times]) -> Report:
     what = f"{config.tracks:,} tracks x {config.dim} as {config.format} {config.dtype}"
     return Report(
         name="export",
-        title=f"Export of {what} on {ranks()} rank{'s' * (ranks() > 1)}",
+        title=f"Export of {what} on {world_size()} rank{'s' * (world_size() > 1)}",
         config=config,
         figures=figures | {"seconds": {name: of.seconds for name, of in times.items()}},
         samples={

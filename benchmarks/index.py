@@ -12,17 +12,17 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
-from benchmarks.clustered import clustered
-from benchmarks.report import Report, ReportConfig, write
-from benchmarks.timing import Times, alternate, ratios
-from retrieval.extras import import_faiss
-from retrieval.index import measured as recalls
-from retrieval.index.kinds import Built, build, settings, smallest
-from retrieval.index.measured import AT_A_TIME, Measured, Truth, ask
-from retrieval.index.searching import IndexSearch
-from retrieval.search import ExactSearch, Search
-from retrieval.vectors import Piece, Vectors
-from training.distributed import process_group
+from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, write
+from skipwise.benchmarks.harness.clustered import clustered
+from skipwise.benchmarks.harness.timing import Times, alternate, ratios
+from skipwise.common.distributed import process_group
+from skipwise.common.extras import import_faiss
+from skipwise.retrieval.search import measured as recalls
+from skipwise.retrieval.search.exact import ExactSearch, Search
+from skipwise.retrieval.search.faiss_build import Built, build, settings, smallest
+from skipwise.retrieval.search.faiss_search import IndexSearch
+from skipwise.retrieval.search.measured import AT_A_TIME, Measured, Truth, ask
+from skipwise.retrieval.vectors import Piece, Vectors
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Annotated, get_args
 import torch.distributed as dist
 import tyro
 
-from benchmarks.lookup_modules import Ids, Kind, Lookup, draw_ids, plain_lookup, sharded_lookup
-from benchmarks.report import Report, ReportConfig, write
-from benchmarks.timing import Times, alternate, ratios
-from training.distributed import process_group, ranks
+from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, write
+from skipwise.benchmarks.harness.timing import Times, alternate, ratios
+from skipwise.benchmarks.lookup_modules import Ids, Kind, Lookup, draw_ids, plain_lookup, sharded_lookup
+from skipwise.common.distributed import process_group, world_size
 
 SHARDINGS = ("row_wise", "column_wise", "table_wise")
 MODULES = ("EmbeddingBagCollection", "EmbeddingCollection")
@@ -103,9 +103,9 @@ def _tried(step: Callable[[], object]) -> str:
         step()
     except Exception as error:  # whatever TorchRec refuses becomes a row
         reason = _sentence(error)
-    if ranks() == 1:
+    if world_size() == 1:
         return reason
-    reasons = [""] * ranks()
+    reasons = [""] * world_size()
     dist.all_gather_object(reasons, reason)
     return next(filter(None, reasons), "")
 
@@ -132,11 +132,11 @@ def _report(config: LookupConfig, times: dict[Case, Times], refused: dict[Case, 
         "is given each id once, and the rows are then spread over the positions.",
         "x nn.Embedding: times faster than nn.Embedding(sparse) under SparseAdam given the same ids.",
     ]
-    if ranks() > 1:
+    if world_size() > 1:
         notes.append(
             "nn.Embedding holds the whole table on every rank and exchanges nothing: it does not train one model, and "
             "its time is what each rank would need without the others."
         )
-    title = f"One-hot lookup, backward and update on {ranks()} rank{'s' * (ranks() > 1)}"
+    title = f"One-hot lookup, backward and update on {world_size()} rank{'s' * (world_size() > 1)}"
     header = ["module", "sharding", "ids", "ms P50", "P90", "x nn.Embedding", "why not"]
     return Report("lookup", title, config, figures, samples, header, rows, notes)

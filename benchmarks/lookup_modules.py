@@ -16,10 +16,11 @@ from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from benchmarks.zipf import Zipf
-from datapipes.batch import FEATURE
-from models.table import TABLE, TableConfig, make_plan, make_sharder, make_table
-from training.distributed import device, rank, ranks
+from skipwise.benchmarks.harness.zipf import Zipf
+from skipwise.common.distributed import device, rank, world_size
+from skipwise.datapipes.batch import FEATURE
+from skipwise.models.config import TableConfig
+from skipwise.models.table import TABLE, make_plan, make_sharder, make_table
 
 ID_SETS = 8
 """Sets of ids that the steps go through in turn."""
@@ -86,7 +87,7 @@ def sharded_lookup(tracks: int, dim: int, capacity: int, module: str, sharding: 
     table = TableConfig(dim=dim, sharding=sharding)
     bags = make_table(table, tracks, FEATURE)
     # A plan names tables, not modules: one does for both collections.
-    plan = make_plan(table, bags, "", ranks(), device().type)
+    plan = make_plan(table, bags, "", world_size(), device().type)
     collection, sharder = bags, make_sharder(table)
     if module == "EmbeddingCollection":
         one = EmbeddingConfig(

@@ -12,12 +12,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import tyro
 
-from benchmarks.batches import MemoryStore
-from benchmarks.environments import SCRIPTS, python_of
-from benchmarks.report import Report, ReportConfig, write
-from components.train import named_recipe
-from datapipes.errors import UserError
-from training.distributed import logger, process_group, ranks
+from skipwise.benchmarks.baselines.environments import SCRIPTS, python_of
+from skipwise.benchmarks.harness.batches import MemoryStore
+from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, write
+from skipwise.common.distributed import logger, process_group, world_size
+from skipwise.common.errors import UserError
+from skipwise.components.train import named_recipe
 
 SESSIONS = 4096
 LENGTH = 20
@@ -87,7 +87,7 @@ CONFIG = PeersConfig
 def measure(config: PeersConfig) -> None:
     """Starts a process of ours and one of the peer in turn, for each peer."""
     with process_group():
-        if ranks() > 1:
+        if world_size() > 1:
             raise UserError("peers run in one process each: start `peers` without torchrun")
         folder = Path(config.environments)
         pythons = {name: python_of(PEERS[name].environment, folder) for name in config.peers}
@@ -126,7 +126,7 @@ def run_ours(config: PeersConfig, peer: Peer, scratch: Path) -> dict[str, Any]:
         "output": scratch / "step",
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    _finish("our step", [sys.executable, "-m", "benchmarks", "step", *words])
+    _finish("our step", [sys.executable, "-m", "skipwise.benchmarks", "step", *words])
     return json.loads(result.read_text(encoding="utf-8"))["ours"]
 
 

@@ -12,22 +12,22 @@ from typing import Annotated
 import torch
 import tyro
 
-from benchmarks.plain_pipe import PlainDataset, plain_loader
-from benchmarks.report import Report, ReportConfig, write
-from benchmarks.timing import Times, alternate, ratios
-from components.recipes import DEFAULT
-from components.train import named_recipe
-from datapipes.batch import SessionBatch
-from datapipes.collate import HELD_OUT
-from datapipes.errors import UserError
-from datapipes.pipe import StepLoader
-from datapipes.prepare import PrepareConfig, prepare
-from datapipes.sessions import SessionStore
-from datapipes.synthesize import SynthesizeConfig, synthesize
-from training.build import check, train_loader
-from training.config import RunConfig
-from training.distributed import barrier, broadcast_object, device, gather_rows, process_group, rank, ranks
-from training.loop import Training
+from skipwise.benchmarks.baselines.plain_pipe import PlainDataset, plain_loader
+from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, write
+from skipwise.benchmarks.harness.timing import Times, alternate, ratios
+from skipwise.common.distributed import barrier, broadcast_object, device, gather_rows, process_group, rank, world_size
+from skipwise.common.errors import UserError
+from skipwise.components.recipes import DEFAULT
+from skipwise.components.train import named_recipe
+from skipwise.datapipes.batch import SessionBatch
+from skipwise.datapipes.collate import HELD_OUT
+from skipwise.datapipes.loader import StepLoader
+from skipwise.datapipes.prepare import PrepareConfig, prepare
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.datapipes.synthesize import SynthesizeConfig, synthesize
+from skipwise.training.build import check, train_loader
+from skipwise.training.config import RunConfig
+from skipwise.training.loop import Training
 
 TARGET_WAIT = 0.02
 START = 10
@@ -98,7 +98,9 @@ def measure(config: PipelineConfig) -> None:
             {
                 "pipe, 0 workers": _epochs(run, store, 0),
                 "pipe, 1 worker": _epochs(run, store, 1),
-                "plain": lambda: _drain(plain_loader(run, PlainDataset(store, rank(), ranks()), store.tracks, ranks())),
+                "plain": lambda: _drain(
+                    plain_loader(run, PlainDataset(store, rank(), world_size()), store.tracks, world_size())
+                ),
                 "plain, in memory": _in_memory(run, store),
                 "training": stretch,
             },
@@ -137,7 +139,7 @@ def _epochs(run: RunConfig, store: SessionStore, workers: int) -> Callable[[], N
 
 
 def _in_memory(run: RunConfig, store: SessionStore) -> Callable[[], None]:
-    loader = plain_loader(run, PlainDataset(store, rank(), ranks()), store.tracks, ranks())
+    loader = plain_loader(run, PlainDataset(store, rank(), world_size()), store.tracks, world_size())
     return lambda: _drain(loader)
 
 

@@ -12,16 +12,16 @@ import tyro
 from matplotlib.figure import Figure
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from benchmarks.batches import MemoryStore, own_batches
-from benchmarks.report import Report, ReportConfig, write
-from benchmarks.step import StepConfig, run_config
-from benchmarks.timing import Times, alternate, ratios
-from datapipes.errors import UserError
-from training.build import build_model
-from training.config import RunConfig
-from training.distributed import device, process_group, rank, ranks
-from training.loop import pipelined
-from training.optimizer import make_optimizer
+from skipwise.benchmarks.harness.batches import MemoryStore, own_batches
+from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, write
+from skipwise.benchmarks.harness.timing import Times, alternate, ratios
+from skipwise.benchmarks.step import StepConfig, run_config
+from skipwise.common.distributed import device, process_group, rank, world_size
+from skipwise.common.errors import UserError
+from skipwise.training.build import build_model
+from skipwise.training.config import RunConfig
+from skipwise.training.loop import pipelined
+from skipwise.training.optimizer import make_optimizer
 
 BATCHES = 4
 """Batches in memory for each case, used in turn."""
@@ -94,7 +94,7 @@ def measure(config: ScaleConfig) -> None:
     }
     with process_group():
         for run in runs.values():
-            run.data.check_ranks(ranks())
+            run.data.check_ranks(world_size())
         check_memory(config)
         learners = {tracks: _Learner(runs[tracks, min(config.batches)], tracks) for tracks in sorted(config.tracks)}
         times: dict[Case, Times] = {}
@@ -114,7 +114,7 @@ def check_memory(config: ScaleConfig) -> None:
     """Raises `UserError` where the tables alone do not fit beside one another."""
     needed = sum(config.tracks) * config.dim * 4
     if device().type == "cuda":
-        there = torch.cuda.mem_get_info()[1] * ranks()
+        there = torch.cuda.mem_get_info()[1] * world_size()
     else:
         there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > 0.8 * there:
@@ -128,7 +128,7 @@ class _Learner:
     """A model of one table size, trained with one batch size after the other."""
 
     def __init__(self, config: RunConfig, tracks: int):
-        torch.manual_seed(config.train.seed * ranks() + rank())
+        torch.manual_seed(config.train.seed * world_size() + rank())
         self._tracks = tracks
         self._model = build_model(config, tracks).train()
         self._optimizer = make_optimizer(self._model, config.optimizer, config.table, total_steps=1 << 20)

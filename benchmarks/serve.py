@@ -18,12 +18,12 @@ from urllib.request import urlopen
 import numpy as np
 import tyro
 
-from benchmarks.open_loop import Round, play
-from benchmarks.report import Report, ReportConfig, write
-from benchmarks.zipf import Zipf
-from datapipes.errors import UserError
-from retrieval.opened import OpenExport
-from training.distributed import process_group
+from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, write
+from skipwise.benchmarks.harness.open_loop import Round, play
+from skipwise.benchmarks.harness.zipf import Zipf
+from skipwise.common.distributed import process_group
+from skipwise.common.errors import UserError
+from skipwise.retrieval.open_export import OpenExport
 
 _PERCENTILES = (50, 90, 99, 100)
 _BODIES = 1000
@@ -98,7 +98,7 @@ class _Service:
 
     def __init__(self, config: ServeBenchmarkConfig):
         options = ["--port", "0", "--reload-s", "0", "--search", config.search, "--threads", str(config.threads)]
-        self._words = [sys.executable, "-m", "components", "serve", "--export", config.export, *options]
+        self._words = [sys.executable, "-m", "skipwise", "serve", "--export", config.export, *options]
 
     def __enter__(self) -> "_Service":
         self._process = subprocess.Popen(self._words, stderr=subprocess.PIPE, text=True)

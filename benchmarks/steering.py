@@ -16,15 +16,15 @@ import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from benchmarks.report import Report, ReportConfig, write
-from datapipes.errors import UserError
-from datapipes.sessions import SessionStore
-from retrieval.answering.recommender import Listened, Recommender, contrasts, excluded, steered
-from retrieval.opened import OpenExport
-from retrieval.search import ExactSearch
-from training.distributed import process_group
-from training.full import full_counts, full_target_scores
-from training.metrics import RankMetrics, SkipRanking
+from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, write
+from skipwise.common.distributed import process_group
+from skipwise.common.errors import UserError
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.models.full_ranking import full_counts, full_target_scores
+from skipwise.retrieval.open_export import OpenExport
+from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory, contrasts, excluded, steered
+from skipwise.retrieval.search.exact import ExactSearch
+from skipwise.training.evaluation.metrics import RankMetrics, SkipRanking
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.5)
 WAYS = ("contrast", "skipped", "centred")
@@ -95,7 +95,7 @@ def _measure_split(opened: OpenExport, store: SessionStore, back: int) -> dict[s
             continue
         plays = np.concatenate([np.arange(start, end) for start, end in zip(starts_Q, ends_Q, strict=True)])
         skipped_P = opened.view.skipped(window.skips[plays])
-        listened = Listened.flat(ends_Q - starts_Q, window.tracks[plays].astype(np.int64), skipped_P)
+        listened = SessionHistory.flat(ends_Q - starts_Q, window.tracks[plays].astype(np.int64), skipped_P)
         target_Q = torch.from_numpy(window.tracks[ends_Q].astype(np.int64))
         strengths_Q = torch.from_numpy(window.skips[ends_Q])
         after_skip_Q = torch.from_numpy(opened.view.skipped(window.skips[ends_Q - 1]))
@@ -123,11 +123,11 @@ def _ranks(opened: OpenExport, queries_QD: Tensor, target_Q: Tensor, excluded_QX
     return 1 + counts_Q
 
 
-def _directions(opened: OpenExport) -> dict[str, Callable[[Listened], Tensor]]:
+def _directions(opened: OpenExport) -> dict[str, Callable[[SessionHistory], Tensor]]:
     """What each way turns from, by its name."""
     mean_D = sum(block_BD.double().sum(dim=0) for _, block_BD in opened.vectors.blocks()) / len(opened.tracks)
 
-    def of_skipped(listened: Listened, mean_D: Tensor | float) -> Tensor:
+    def of_skipped(listened: SessionHistory, mean_D: Tensor | float) -> Tensor:
         skipped_BT = torch.from_numpy(listened.skipped_BT)
         rows_P = listened.rows_BT[listened.skipped_BT]
         means_BTD = torch.zeros(*skipped_BT.shape, opened.vectors.dim)

@@ -10,21 +10,21 @@ import torch
 import tyro
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from benchmarks.batches import SHORTEST, MemoryStore, global_work, own_batches, plain_batches
-from benchmarks.clock import peaks_of_ranks
-from benchmarks.floor import Rates, Work, floor_seconds, measure_rates
-from benchmarks.parts import measure_parts
-from benchmarks.plain import check_plain
-from benchmarks.plain_process import PlainProcess, plain_process
-from benchmarks.report import Report, ReportConfig, table, write
-from benchmarks.timing import Times, alternate, ratios, whole_machine
-from components.train import named_recipe
-from datapipes.errors import UserError
-from datapipes.pipe import DataConfig
-from training.build import build_model
-from training.config import RunConfig
-from training.distributed import barrier, broadcast_object, device, process_group, rank, ranks
-from training.optimizer import make_optimizer
+from skipwise.benchmarks.baselines.plain_model import check_plain
+from skipwise.benchmarks.baselines.plain_process import PlainProcess, plain_process
+from skipwise.benchmarks.harness.batches import SHORTEST, MemoryStore, global_work, own_batches, plain_batches
+from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, table, write
+from skipwise.benchmarks.harness.clock import peaks_of_ranks
+from skipwise.benchmarks.harness.floor import Rates, Work, floor_seconds, measure_rates
+from skipwise.benchmarks.harness.step_parts import measure_parts
+from skipwise.benchmarks.harness.timing import Times, alternate, ratios, whole_machine
+from skipwise.common.distributed import barrier, broadcast_object, device, process_group, rank, world_size
+from skipwise.common.errors import UserError
+from skipwise.components.train import named_recipe
+from skipwise.datapipes.config import DataConfig
+from skipwise.training.build import build_model
+from skipwise.training.config import RunConfig
+from skipwise.training.optimizer import make_optimizer
 
 _BATCHES = 16
 _CALLS = 5  # in a turn: the first finds the caches full of the other side's data
@@ -108,8 +108,8 @@ def measure(config: StepConfig) -> None:
     """Times the step and writes the report."""
     run = run_config(config)
     with process_group():
-        if _LANES % ranks():
-            raise UserError(f"{ranks()} ranks cannot share a batch of {_LANES} lanes: start 1, 2, 4, 8 or {_LANES}")
+        if _LANES % world_size():
+            raise UserError(f"{world_size()} ranks cannot share {_LANES} lanes: start 1, 2, 4, 8 or {_LANES}")
         if config.threads:
             torch.set_num_threads(config.threads)
         store = MemoryStore(_BATCHES * config.batch, config.tracks, config.length, config.seed)
@@ -146,11 +146,11 @@ class _Floor:
 
 
 class _Ours:
-    """The project's training, as `training.loop` sets it up, over a cycle of batches in memory."""
+    """The project's training, as `skipwise.training.loop` sets it up, over a cycle of batches in memory."""
 
     def __init__(self, config: RunConfig, store: MemoryStore):
         torch.set_float32_matmul_precision(config.train.matmul)
-        torch.manual_seed(config.train.seed * ranks() + rank())
+        torch.manual_seed(config.train.seed * world_size() + rank())
         self.model = build_model(config, store.tracks)
         self.optimizer = make_optimizer(self.model, config.optimizer, config.table, total_steps=1 << 20)
         self._pipeline = TrainPipelineSparseDist(self.model, self.optimizer, device())
@@ -165,7 +165,7 @@ def _plain(config: StepConfig, run: RunConfig, store: MemoryStore) -> AbstractCo
     """The baseline, started by rank 0 with the threads of all ranks."""
     if config.baseline == "none" or rank() != 0:
         return nullcontext()
-    return plain_process(run, store, torch.get_num_threads() * ranks())
+    return plain_process(run, store, torch.get_num_threads() * world_size())
 
 
 def _report(

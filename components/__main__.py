@@ -1,4 +1,4 @@
-"""Command dispatch: `python -m components COMMAND`, `skipwise COMMAND`, and what `torchx run dist.ddp` starts."""
+"""Command dispatch: `python -m skipwise COMMAND`, `skipwise COMMAND`, and what `torchx run dist.ddp` starts."""
 
 import importlib
 import os
@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from components import failure
-from datapipes.errors import UserError
-from training.failure import record
+from skipwise.common import failure
+from skipwise.common.errors import UserError
+from skipwise.common.failure import record
 
 
 class Command(NamedTuple):
@@ -30,15 +30,11 @@ COMMANDS = {
     "table": Command("components.table", "TableConfig", "table", "train models at several seeds and compare them"),
     "report": Command("components.report", "ReportConfig", "report", "write an HTML page on a run, or on two"),
     "sweep": Command("components.sweep", "SweepConfig", "sweep", "search a recipe's settings on validation alone"),
-    "export": Command("retrieval.export", "ExportConfig", "export", "write embeddings and encoder for retrieval"),
-    "index": Command("retrieval.index.command", "IndexConfig", "index", "make an export's approximate index"),
-    "recommend": Command(
-        "retrieval.answering.recommend", "RecommendConfig", "recommend", "rank what to play next for sessions"
-    ),
-    "similar": Command(
-        "retrieval.answering.similar", "SimilarConfig", "similar", "list a track's neighbours in the table"
-    ),
-    "serve": Command("retrieval.serve.command", "ServeConfig", "serve", "answer over HTTP from an export, with a page"),
+    "export": Command("components.export", "ExportConfig", "export", "write embeddings and encoder for retrieval"),
+    "index": Command("components.index", "IndexConfig", "index", "make an export's approximate index"),
+    "recommend": Command("components.recommend", "RecommendConfig", "recommend", "rank what to play next for sessions"),
+    "similar": Command("components.similar", "SimilarConfig", "similar", "list a track's neighbours in the table"),
+    "serve": Command("components.serve", "ServeConfig", "serve", "answer over HTTP from an export, with a page"),
     "show": Command("components.show", "ShowConfig", "show", "print the HR table of a finished run"),
     "doctor": Command("components.doctor", "DoctorConfig", "doctor", "check versions, devices and the sharding plan"),
 }
@@ -54,12 +50,12 @@ def run(argv: list[str]) -> None:
     if argv[0] not in COMMANDS:
         raise UserError(f"there is no command '{argv[0]}': expected one of {', '.join(COMMANDS)}")
     command = COMMANDS[argv[0]]
-    module = importlib.import_module(command.module)
+    module = importlib.import_module(f"skipwise.{command.module}")
     function = getattr(module, command.function)
     if not command.config:
         function(argv[1:])
         return
-    from components.cli import parse
+    from skipwise.components.cli import parse
 
     function(parse(getattr(module, command.config), argv[1:], argv[0]))
 

@@ -10,8 +10,8 @@ import tyro
 # Private, and the only way to a refusal that is not drawn as a box yet. setup.py pins tyro's exact version.
 from tyro import _errors as refusals
 
-from datapipes.errors import UserError, shown
-from datapipes.values import check_values
+from skipwise.common.errors import UserError, shown
+from skipwise.common.options import check_values
 
 Config = TypeVar("Config")
 

@@ -4,8 +4,8 @@ import os
 import platform
 from dataclasses import dataclass
 
-from components.versions import import_problems, installed, version_problems
-from datapipes.errors import UserError
+from skipwise.common.errors import UserError
+from skipwise.common.versions import import_problems, installed, version_problems
 
 FLOAT32_BYTES = 4
 CPU_RANKS = 4

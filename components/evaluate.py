@@ -30,13 +30,13 @@ class EvaluateRunConfig:
 
 def evaluate(config: EvaluateRunConfig) -> None:
     """Writes the protocol's section of `RUN/metrics.json` and prints the table, and the export's below it."""
-    from retrieval.hit_rates import compared_with, open_exported
-    from training.build import build_model, check, stateless
-    from training.checkpoint import load_best
-    from training.distributed import logger, process_group
-    from training.evaluate import Evaluator, measurable
-    from training.report import hit_rate_table
-    from training.run import RunDirectory
+    from skipwise.common.distributed import logger, process_group
+    from skipwise.retrieval.hit_rates import compared_with, open_exported
+    from skipwise.training.build import build_model, check, stateless
+    from skipwise.training.checkpoint.checkpoints import load_best
+    from skipwise.training.evaluation.evaluator import Evaluator, measurable
+    from skipwise.training.evaluation.hit_rate_table import hit_rate_table
+    from skipwise.training.run.directory import RunDirectory
 
     with process_group():
         run = RunDirectory.open(config.run)

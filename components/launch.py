@@ -80,7 +80,7 @@ def prepare(*args: str, cpu: int = 2, memory_mb: int = 4096) -> specs.AppDef:
                 name="prepare",
                 image=torchx.IMAGE,
                 entrypoint="python",
-                args=["-m", "components", "prepare", *args],
+                args=["-m", "skipwise", "prepare", *args],
                 resource=specs.Resource(cpu=cpu, gpu=0, memMB=memory_mb),
             )
         ],
@@ -91,7 +91,7 @@ def _ranks(command: str, *args: str, nproc: int, nodes: int, gpu: int, max_retri
     return dist.ddp(
         command,
         *args,
-        m="components",
+        m="skipwise",
         name=f"skipwise-{command}",
         j=f"{nodes}x{nproc}",
         gpu=gpu,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tyro.conf import UseAppendAction
 
-from datapipes.errors import UserError
+from skipwise.common.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class ReportConfig:
 
 def report(config: ReportConfig) -> None:
     """Writes the page; trains and measures nothing."""
-    from components.train import named_recipe
-    from training.config import RunConfig
-    from training.run_report.write import write_report
+    from skipwise.components.train import named_recipe
+    from skipwise.studies.run_report.write import write_report
+    from skipwise.training.config import RunConfig
 
     def default_of(recipe: str) -> RunConfig | None:
         try:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from datapipes.errors import UserError
-from datapipes.pipe import DataConfig
-from datapipes.prepare import PrepareConfig, prepare
-from datapipes.synthesize import SynthesizeConfig, synthesize
-from training.distributed import broadcast_object, logger, rank
+from skipwise.common.distributed import broadcast_object, logger, rank
+from skipwise.common.errors import UserError
+from skipwise.datapipes.config import DataConfig
+from skipwise.datapipes.prepare import PrepareConfig, prepare
+from skipwise.datapipes.synthesize import SynthesizeConfig, synthesize
 
 SAMPLE = DataConfig().path
 _SESSIONS, _TRACKS = 12_000, 3_000

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from datapipes.errors import UserError
+from skipwise.common.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,8 @@ class ShowConfig:
 
 def show(config: ShowConfig) -> None:
     """Prints the table from `RUN/metrics.json`; trains and computes nothing."""
-    from training.report import hit_rate_table
-    from training.run import RunDirectory, read_metrics
+    from skipwise.training.evaluation.hit_rate_table import hit_rate_table
+    from skipwise.training.run.directory import RunDirectory, read_metrics
 
     run = RunDirectory.open(config.run)
     file = run.path / "metrics.json"

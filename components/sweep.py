@@ -5,8 +5,8 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from components.train import named_recipe
-from datapipes.errors import UserError
+from skipwise.common.errors import UserError
+from skipwise.components.train import named_recipe
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class SweepConfig:
 
 def sweep(config: SweepConfig) -> None:
     """Runs the trials that are missing, and writes the report after each."""
-    from datapipes.sessions import SessionStore
-    from training.build import check
-    from training.config import from_mapping
-    from training.distributed import broadcast_object, logger, process_group, rank
-    from training.study.search import Sweep, finished, open_study, run_trial
-    from training.study.space import read_space
-    from training.study.sweep_report import write_sweep
-    from training.text import read_yaml
+    from skipwise.common.distributed import broadcast_object, logger, process_group, rank
+    from skipwise.common.files import read_yaml
+    from skipwise.datapipes.sessions import SessionStore
+    from skipwise.studies.search_space import read_space
+    from skipwise.studies.sweep_report import write_sweep
+    from skipwise.studies.sweep_search import Sweep, finished, open_study, run_trial
+    from skipwise.training.build import check
+    from skipwise.training.config import from_mapping
 
     plain = named_recipe(config.recipe)
     base = from_mapping(plain, read_yaml(Path(config.config)), config.config) if config.config else plain

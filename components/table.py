@@ -7,8 +7,8 @@ import gc
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from components.rows import MODELS, PAPER, with_baselines
-from datapipes.errors import UserError
+from skipwise.common.errors import UserError
+from skipwise.components.recipes.table_models import MODELS, PAPER, with_baselines
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class TableConfig:
 
 def table(config: TableConfig) -> None:
     """Trains what is missing, measures the baselines, and writes the table."""
-    from datapipes.sessions import SessionStore
-    from training.config import RunConfig, from_mapping
-    from training.distributed import logger, process_group
-    from training.text import read_yaml
+    from skipwise.common.distributed import logger, process_group
+    from skipwise.common.files import read_yaml
+    from skipwise.datapipes.sessions import SessionStore
+    from skipwise.training.config import RunConfig, from_mapping
 
     names = with_baselines(config.recipes)
     store = SessionStore(config.data)
@@ -56,7 +56,7 @@ def table(config: TableConfig) -> None:
         recipe = replace(recipe, data=replace(recipe.data, path=config.data))
         wanted[name] = [replace(recipe, train=replace(recipe.train, seed=seed)) for seed in range(config.seeds)]
     with process_group():
-        from training.build import check
+        from skipwise.training.build import check
 
         for recipes in wanted.values():
             check(recipes[0], store)
@@ -79,8 +79,8 @@ def _run(output: Path, name: str, seed: int) -> Path:
 
 def _is_done(path: Path, wanted, store) -> bool:
     """Whether this run is there; refuses one of another config or other data."""
-    from training.begin import first_difference
-    from training.run import RunDirectory
+    from skipwise.training.run.directory import RunDirectory
+    from skipwise.training.run.start import first_difference
 
     if not (path / "run.json").exists():
         return False
@@ -92,7 +92,7 @@ def _is_done(path: Path, wanted, store) -> bool:
 
 def _train(path: Path, recipe, name: str) -> None:
     """Trains, or goes on where this run was stopped."""
-    from training.loop import train
+    from skipwise.training.loop import train
 
     train(replace(recipe, run_dir=str(path)), name)
     # A sharded model refers to itself: left to chance, several tables would wait to be freed.
@@ -100,8 +100,8 @@ def _train(path: Path, recipe, name: str) -> None:
 
 
 def _baselines(output: Path, config, store) -> None:
-    from training.distributed import logger
-    from training.study.baselines import BASELINES, is_measured, measure_baseline
+    from skipwise.common.distributed import logger
+    from skipwise.studies.baselines import BASELINES, is_measured, measure_baseline
 
     for name in BASELINES:
         folder = output / "runs" / name
@@ -111,10 +111,10 @@ def _baselines(output: Path, config, store) -> None:
 
 
 def _write(config: TableConfig, output: Path, names: list[str], store) -> None:
-    from training.distributed import barrier, logger, rank
-    from training.study.baselines import BASELINES
-    from training.study.comparison import Row
-    from training.study.report import write_report
+    from skipwise.common.distributed import barrier, logger, rank
+    from skipwise.studies.baselines import BASELINES
+    from skipwise.studies.comparison import Row
+    from skipwise.studies.table_files import write_report
 
     if rank() == 0:
         rows = [

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from components.ablations import ABLATIONS
-from components.cli import parse
-from components.recipes import DEFAULT, RECIPES
-from datapipes.errors import UserError
-from training.config import RunConfig, from_mapping
-from training.text import read_yaml
+from skipwise.common.errors import UserError
+from skipwise.common.files import read_yaml
+from skipwise.components.cli import parse
+from skipwise.components.recipes import DEFAULT, RECIPES
+from skipwise.components.recipes.ablations import ABLATIONS
+from skipwise.training.config import RunConfig, from_mapping
 
 
 def read_command_line(argv: list[str]) -> tuple[str, RunConfig]:
@@ -34,9 +34,9 @@ def named_recipe(name: str) -> RunConfig:
 def main(argv: list[str]) -> None:
     """Trains; makes the sample data set first where it is asked for and not there."""
     recipe, config = read_command_line(argv)
-    from components.sample import ensure_sample
-    from training.distributed import process_group
-    from training.loop import train
+    from skipwise.common.distributed import process_group
+    from skipwise.components.sample import ensure_sample
+    from skipwise.training.loop import train
 
     with process_group():
         ensure_sample(config.data.path)

@@ -1,15 +1,25 @@
 """From padded sessions to the tensors of one step: splits, cloze, negatives, and every row once for one lookup."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from datapipes.batch import FEATURE, EvaluationBatch, SessionBatch
-from datapipes.negatives import STRIDE, Windows, draw_pool, draw_unseen, keys, own_windows, shared_windows, uniforms
-from datapipes.sessions import Sessions
+from skipwise.datapipes.batch import FEATURE, EvaluationBatch, SessionBatch
+from skipwise.datapipes.negatives import (
+    STRIDE,
+    Windows,
+    draw_pool,
+    draw_unseen,
+    keys,
+    own_windows,
+    shared_windows,
+    uniforms,
+)
+from skipwise.datapipes.sessions import Sessions
+from skipwise.datapipes.view import Inputs, View, replace_length
 
 HELD_OUT = {"validation": 2, "test": 1}
 """Which track from the session's end each split predicts; training sees neither."""
@@ -21,24 +31,6 @@ class BatchBuilder(Protocol):
     seed: int
 
     def build(self, sessions: Sessions, epoch: int, step: int) -> SessionBatch | EvaluationBatch: ...
-
-
-@dataclass(frozen=True)
-class View:
-    """How a builder sees the tracks that precede what it holds out."""
-
-    length: int
-    """The most tracks that are read: the last ones."""
-    skip_up_to: int = 2
-    """Strengths 1 up to this count as skipped."""
-    filter_skipped: bool = False
-    """Skipped tracks are taken out, as if they had never been played."""
-    shuffle_seed: int | None = None
-    """Where given, skip flags change places within each session, the same way in every epoch."""
-
-    def skipped(self, skips: np.ndarray) -> np.ndarray:
-        """bool: which of these strengths count as skipped."""
-        return (skips >= 1) & (skips <= self.skip_up_to)
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,7 @@ class TrainBuilder:
         """Cuts the held-out tracks off, with their skips, and draws cloze and negatives."""
         # What predicts the last of the read tracks must be read as well: one more, unless the cloze masks it.
         spare = 1 if self.mask_probability is None else 0
-        inputs = _Inputs(sessions, np.maximum(sessions.length_B - self.held_out, 0), replace_length(self.view, spare))
+        inputs = Inputs(sessions, np.maximum(sessions.length_B - self.held_out, 0), replace_length(self.view, spare))
         batch, width = inputs.rows_BT.shape
         if self.mask_probability is None:
             masked_BT = np.zeros((batch, width), dtype=bool)
@@ -135,7 +127,7 @@ class EvaluationBuilder:
         real_B = target_at_B >= 1
         spare = 1 if self.append_mask else 0
         view = replace_length(self.view, -spare)
-        inputs = _Inputs(sessions, np.maximum(target_at_B, 0), view, padding=spare)
+        inputs = Inputs(sessions, np.maximum(target_at_B, 0), view, padding=spare)
         batch, width = inputs.rows_BT.shape
         at_B = np.arange(batch), np.maximum(target_at_B, 0)
         masked_BT = np.zeros((batch, width), dtype=bool)
@@ -166,49 +158,16 @@ class EvaluationBuilder:
         )
 
 
-def replace_length(view: View, by: int) -> View:
-    """The view with `by` more tracks."""
-    return replace(view, length=view.length + by)
-
-
 def _lenders(batch: int, group: int) -> np.ndarray:
     """int64 [B]: the next session in its group of `group`, the first after the last."""
     place_B = np.arange(batch)
     return place_B // group * group + (place_B + 1) % group
 
 
-class _Inputs:
-    """What a `view` shows of the first `past_B` tracks of each session, moved to the left, and `padding` behind it."""
-
-    def __init__(self, sessions: Sessions, past_B: np.ndarray, view: View, padding: int = 0):
-        past = max(1, int(past_B.max(initial=0)))
-        shown_BS = np.arange(past) < past_B[:, None]
-        tracks_BS, skips_BS = sessions.tracks_BT[:, :past], sessions.skips_BT[:, :past]
-        skipped_BS = shown_BS & view.skipped(skips_BS)
-        if view.shuffle_seed is not None:
-            draws_BS = uniforms(keys("shuffle", view.shuffle_seed, 0, sessions.number_B), past)
-            # Sorted, the draws of a session's own tracks come first, in random order.
-            order_BS = np.where(shown_BS, draws_BS, 2.0).argsort(axis=1)
-            skipped_BS = np.take_along_axis(skipped_BS, order_BS, axis=1)
-        self.seen_BS = np.where(shown_BS, tracks_BS, -1)
-        if view.filter_skipped:
-            shown_BS &= ~skipped_BS
-        self.length_B = np.minimum(shown_BS.sum(axis=1), view.length)
-        width = max(1, int(self.length_B.max(initial=0)) + padding)
-        place_T = np.arange(width)
-        self.valid_BT = place_T < self.length_B[:, None]
-        # The shown places in order, the last `length_B` of them.
-        places_BS = np.argsort(~shown_BS, axis=1, kind="stable")
-        first_B = shown_BS.sum(axis=1) - self.length_B
-        source_BT = np.take_along_axis(places_BS, np.minimum(first_B[:, None] + place_T, past - 1), axis=1)
-        self.rows_BT = np.where(self.valid_BT, np.take_along_axis(tracks_BS, source_BT, axis=1), -1)
-        self.skipped_BT = self.valid_BT & np.take_along_axis(skipped_BS, source_BT, axis=1)
-
-
 class _Bags:
     """Distinct rows of sessions and negatives as bags, and where each of them went."""
 
-    def __init__(self, inputs: _Inputs, negatives: np.ndarray, positions: int, tracks: int):
+    def __init__(self, inputs: Inputs, negatives: np.ndarray, positions: int, tracks: int):
         """`positions`: the most rows that the sessions of any batch can ask for; it fixes the number of bags.
 
         A catalogue of `tracks` rows never needs more bags than that.
@@ -234,7 +193,7 @@ class _Bags:
 
     def batch(
         self,
-        inputs: _Inputs,
+        inputs: Inputs,
         inputs_B: np.ndarray,
         masked_BT: np.ndarray,
         targets_BT: np.ndarray,

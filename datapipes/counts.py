@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from datapipes.collate import HELD_OUT
-from datapipes.sessions import SessionStore
+from skipwise.datapipes.collate import HELD_OUT
+from skipwise.datapipes.sessions import SessionStore
 
 
 def train_counts(

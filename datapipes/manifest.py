@@ -6,9 +6,9 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from datapipes.errors import UserError, shown
-from datapipes.manifest_fields import FIELDS
-from datapipes.regular import need_regular
+from skipwise.common.errors import UserError, shown
+from skipwise.common.files import require_regular_file
+from skipwise.datapipes.manifest_fields import FIELDS
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -61,7 +61,7 @@ class Manifest:
         """Reads `manifest.json` of a dataset directory; raises `UserError` where it is missing, broken or too new."""
         path = Path(directory) / MANIFEST
         try:
-            need_regular(path)
+            require_regular_file(path)
             content = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}): expected what prepare wrote") from None

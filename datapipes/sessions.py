@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from datapipes import row_group
-from datapipes.errors import UserError
-from datapipes.manifest import SESSIONS, Manifest
+from skipwise.common.errors import UserError
+from skipwise.datapipes import session_files as row_group
+from skipwise.datapipes.manifest import SESSIONS, Manifest
 
 
 @dataclass

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from datapipes.aside import aside
-from datapipes.errors import UserError
-from datapipes.progress import stage
+from skipwise.common.console import stage
+from skipwise.common.errors import UserError
+from skipwise.common.outputs import atomic_output
 
 SESSIONS_PER_CHUNK = 8192
 MOST_TRACKS = 100_000_000
@@ -96,7 +96,7 @@ class Catalogue:
 def synthesize(config: SynthesizeConfig) -> None:
     """Writes `config.output` whole; raises `UserError` where it exists already or cannot be written."""
     try:
-        with aside(config.output, config.overwrite, Path.is_file) as scratch:
+        with atomic_output(config.output, config.overwrite, Path.is_file) as scratch:
             with stage("synthesizing", config.sessions, "sessions") as advance:
                 write(config, scratch / "result", advance)
     except KeyboardInterrupt:

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datapipes.errors import UserError, brief
-from datapipes.manifest import VOCABULARY
-from datapipes.regular import need_regular
-from datapipes.row_group import DAMAGED
-from datapipes.sessions import SessionStore
+from skipwise.common.errors import UserError, brief
+from skipwise.common.files import require_regular_file
+from skipwise.datapipes.manifest import VOCABULARY
+from skipwise.datapipes.session_files import DAMAGED
+from skipwise.datapipes.sessions import SessionStore
 
 BLOCK_ROWS = 1 << 16
 
@@ -33,7 +33,7 @@ class Vocabulary:
     def ids(self, first: int, last: int) -> Iterator[tuple[int, pa.Array]]:
         """The ids of rows `first` to `last` (exclusive), as (row of a block's first id, at most 65,536 ids)."""
         try:
-            need_regular(self.file)
+            require_regular_file(self.file)
             with pq.ParquetFile(self.file) as parquet:
                 if (rows := parquet.metadata.num_rows) != self.tracks:
                     raise self._error(f"holds {rows} tracks where there should be {self.tracks}")

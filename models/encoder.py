@@ -6,51 +6,13 @@ Shape legend: B sessions, T positions, D width, H heads.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from models.attention import HeadRows, attend
-from models.dropout import Dropout
-
-_MOST = {"max_length": 1 << 16, "blocks": 1 << 10, "heads": 1 << 10, "hidden": 1 << 16}
-"""Beyond these, memory ends before a first step."""
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """Shape and regularization of the encoder."""
-
-    direction: Literal["unidirectional", "bidirectional"] = "unidirectional"
-    """Which positions a position sees: those before it, or all (trained by cloze)."""
-    max_length: int = 20
-    """Longest session, in positions; the bidirectional mask token counts as one of them."""
-    positions: Literal["learned", "relative"] = "learned"
-    """How order is told: a learned vector a position (the paper), or a learned bias a head and distance between two
-    positions (Shaw et al., arXiv 1803.02155; as a bias: Raffel et al., arXiv 1910.10683)."""
-    blocks: int = 2
-    heads: int = 8
-    hidden: int = 128
-    """Inner width of a block's feed-forward layer."""
-    dropout: float = 0.2
-    """Share of activations dropped in training, in [0, 1)."""
-    track_dropout: float = 0.0
-    """Share of the tracks read that training hides from the encoder, each whole, in [0, 1)."""
-    norm_first: bool = False
-    """Normalize before each sub-layer instead of after it."""
-    mask_probability: float = 0.2
-    """Bidirectional only: share of positions masked in training (paper: 0.2)."""
-
-    def __post_init__(self) -> None:
-        for name, most in _MOST.items():
-            if not 1 <= getattr(self, name) <= most:
-                raise ValueError(f"--encoder.{name.replace('_', '-')} {getattr(self, name)} must lie in 1..{most}")
-        for name in ("dropout", "track_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"--encoder.{name.replace('_', '-')} {getattr(self, name)} must lie in [0, 1)")
-        if not 0 < self.mask_probability < 1:
-            raise ValueError(f"--encoder.mask-probability {self.mask_probability} must lie between 0 and 1")
+from skipwise.models.attention import HeadRows, attend
+from skipwise.models.config import EncoderConfig
+from skipwise.models.dropout import Dropout
 
 
 class Encoder(nn.Module):

@@ -3,7 +3,6 @@
 Shape legend: B sessions, T positions, D width, V positions with a target, K negatives.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,42 +10,6 @@ from torch import Tensor
 
 _SHORTEST = 1e-24
 """Least squared length of a row, so that a row of zeros has a direction: torch's `normalize` takes its root."""
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Loss = alpha * InfoNCE over skips + beta * next-track head (Seshadri & Knees, arXiv 2309.11623, section 3).
-
-    The defaults are the paper's losses.
-    """
-
-    context: Literal["none", "output", "track"] = "track"
-    """What kept and skipped tracks are compared with: nothing (skip-blind), the encoder's output, or a track's row."""
-    alpha: float = 0.5
-    """Weight of the skip InfoNCE."""
-    beta: float = 0.5
-    """Weight of the next-track head."""
-    temperature: float = 1.0
-    """Divides the InfoNCE's cosines."""
-    queries: Literal["all", "kept"] = "all"
-    """Positions the InfoNCE starts from: all, or kept tracks alone (ablation)."""
-    head: Literal["softmax", "gbce"] = "softmax"
-    """Sampled softmax, or gBCE (Petrov & Macdonald, "gSASRec", RecSys 2023, arXiv 2308.07192)."""
-    calibration: float = 0.75
-    """gBCE's t: 0 is plain binary cross-entropy, 1 undoes all the overconfidence of sampling (gSASRec takes 0.75)."""
-    in_batch: bool = False
-    """Softmax: the targets of the global batch are negatives too, all with log-q correction (Yi et al., RecSys 2019;
-    with uniform ones besides, Yang et al., WWW 2020 companion). `data.negatives` 0 leaves the targets alone."""
-
-    def __post_init__(self) -> None:
-        if self.alpha < 0 or self.beta < 0 or self.alpha + self.beta == 0:
-            raise ValueError("--loss.alpha and --loss.beta must not be negative, nor both zero")
-        if not self.temperature > 0:
-            raise ValueError(f"--loss.temperature {self.temperature} must be positive")
-        if not 0 <= self.calibration <= 1:
-            raise ValueError(f"--loss.calibration {self.calibration} must lie in [0, 1]")
-        if self.head == "gbce" and self.in_batch:
-            raise ValueError("--loss.head gbce takes uniform negatives: leave --loss.in-batch out, or take softmax")
 
 
 def sampled_softmax(target_V: Tensor, negatives_VK: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from datapipes.batch import SessionBatch
+from skipwise.datapipes.batch import SessionBatch
 
 
 @dataclass(frozen=True)

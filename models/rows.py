@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
-from models.table import row_block
+from skipwise.models.table import row_block
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,9 +16,10 @@ from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingPlan
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
+from skipwise.models.config import TableConfig
+
 TABLE = "tracks"
 _INIT_BLOCK = 4096
-_WIDEST = 1 << 14
 _FUSED = EmbeddingComputeKernel.FUSED.value  # left to itself, TorchRec plans an unfused kernel on CPU
 
 _OPTIMIZERS = {
@@ -30,38 +30,6 @@ _OPTIMIZERS = {
     "partial_rowwise_adam": EmbOptimType.PARTIAL_ROWWISE_ADAM,
 }
 _PLANNED = [kind.value for kind in (ShardingType.TABLE_WISE, ShardingType.COLUMN_WISE, ShardingType.ROW_WISE)]
-_GPU_ONLY = ("adam", "partial_rowwise_adam")
-
-
-@dataclass(frozen=True)
-class TableConfig:
-    """Size, sharding and optimizer of the track table."""
-
-    dim: int = 128
-    """Width of a row; a multiple of 4 (FBGEMM) and of the encoder's heads."""
-    optimizer: Literal["rowwise_adagrad", "adagrad", "sgd", "adam", "partial_rowwise_adam"] = "rowwise_adagrad"
-    """Fused FBGEMM optimizer; the two Adams need a GPU."""
-    learning_rate: float = 0.05
-    eps: float = 1e-8
-    """Added to the optimizer's denominator."""
-    sharding: Literal["row_wise", "column_wise", "table_wise", "planner"] = "row_wise"
-    """Where rows live: blocks of rows, blocks of columns, all on rank 0, or what TorchRec's planner finds cheapest."""
-    init_bound: float = 0.02
-    """Rows start as a normal of this deviation, truncated at plus and minus this bound (paper: 0.02)."""
-
-    def __post_init__(self) -> None:
-        if not 4 <= self.dim <= _WIDEST or self.dim % 4:
-            raise ValueError(f"--table.dim {self.dim} must be a positive multiple of 4, at most {_WIDEST}")
-        for name in ("learning_rate", "eps", "init_bound"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"--table.{name.replace('_', '-')} must be positive")
-
-    def check_device(self, device: str) -> None:
-        """Raises `ValueError` where `device` ("cpu", "cuda") lacks the optimizer (DESIGN: measured facts)."""
-        if device == "cpu" and self.optimizer in _GPU_ONLY:
-            raise ValueError(
-                f"--table.optimizer {self.optimizer} needs a GPU: choose rowwise_adagrad, adagrad or sgd on CPU"
-            )
 
 
 def make_table(config: TableConfig, rows: int, feature: str) -> EmbeddingBagCollection:

@@ -7,11 +7,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from datapipes.batch import SessionBatch
-from models.encoder import Encoder, Packed
-from models.heads import LossConfig, gbce_power, sampled_softmax, skip_infonce
-from models.in_batch import in_batch_pool
-from models.pool import Negatives, gbce_head, pool_losses, softmax_head
+from skipwise.datapipes.batch import SessionBatch
+from skipwise.models.config import LossConfig
+from skipwise.models.encoder import Encoder, Packed
+from skipwise.models.heads import gbce_power, sampled_softmax, skip_infonce
+from skipwise.models.in_batch import in_batch_pool
+from skipwise.models.pool import Negatives, gbce_head, pool_losses, softmax_head
 
 
 @dataclass

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datapipes.errors import UserError
+from skipwise.common.errors import UserError
 
 SCALE_BIAS_BYTES = 8
 """Behind an int8 row's codes: scale and bias, float32 each; value = code * scale + bias."""

@@ -10,18 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datapipes.collate import HELD_OUT, View
-from datapipes.errors import UserError
-from datapipes.pipe import StepDataset, StepLoader
-from datapipes.sessions import Sessions, SessionStore
-from retrieval.answering.recommender import Listened, Recommender
-from retrieval.index.opened import Which, open_search
-from retrieval.opened import OpenExport
-from retrieval.search import ExactSearch, Search
-from training.config import RunConfig
-from training.distributed import rank, ranks
-from training.metrics import CUTOFFS, RankMetrics
-from training.run import RunDirectory
+from skipwise.common.distributed import rank, world_size
+from skipwise.common.errors import UserError
+from skipwise.datapipes.collate import HELD_OUT
+from skipwise.datapipes.loader import StepDataset, StepLoader
+from skipwise.datapipes.sessions import Sessions, SessionStore
+from skipwise.datapipes.view import View
+from skipwise.retrieval.open_export import OpenExport
+from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
+from skipwise.retrieval.search.exact import ExactSearch, Search
+from skipwise.retrieval.search.opened_search import Which, open_search
+from skipwise.training.config import RunConfig
+from skipwise.training.evaluation.metrics import CUTOFFS, RankMetrics
+from skipwise.training.run.directory import RunDirectory
 
 _LISTED = CUTOFFS[-1] + 1
 """One more than counts: a target that ties with the row behind it must not pass for the better one."""
@@ -110,7 +111,7 @@ def ranks_of(target_B: Tensor, rows_BK: Tensor, scores_BK: Tensor) -> Tensor:
 class _HeldOut:
     """Sessions up to a target, and the target."""
 
-    listened: Listened
+    listened: SessionHistory
     target_B: Tensor
 
     def pin_memory(self) -> "_HeldOut":
@@ -119,7 +120,7 @@ class _HeldOut:
 
 @dataclass(frozen=True)
 class _Builder:
-    """A `datapipes.collate.BatchBuilder`, whose seed makes the order of sessions that evaluation reads too."""
+    """A `skipwise.datapipes.collate.BatchBuilder`, whose seed makes the order of sessions that evaluation reads too."""
 
     seed: int
     view: View
@@ -131,11 +132,11 @@ class _Builder:
         real_B = target_at_B >= 1
         tracks_BT, skips_BT, target_at_B = sessions.tracks_BT[real_B], sessions.skips_BT[real_B], target_at_B[real_B]
         shown_BT = np.arange(tracks_BT.shape[1]) < target_at_B[:, None]
-        listened = Listened(np.where(shown_BT, tracks_BT, -1), shown_BT & self.view.skipped(skips_BT))
+        listened = SessionHistory(np.where(shown_BT, tracks_BT, -1), shown_BT & self.view.skipped(skips_BT))
         return _HeldOut(listened, torch.from_numpy(tracks_BT[np.arange(len(tracks_BT)), target_at_B]))
 
 
 def _loader(config: RunConfig, store: SessionStore, split: str) -> StepLoader:
     data = replace(config.data, batch_size=config.evaluate.batch_size)
     builder = _Builder(config.evaluate.seed, View(config.encoder.max_length, config.data.skip_up_to), split)
-    return StepLoader(StepDataset(store, data, builder, rank(), ranks(), config.evaluate.sessions))
+    return StepLoader(StepDataset(store, data, builder, rank(), world_size(), config.evaluate.sessions))

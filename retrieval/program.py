@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from datapipes.errors import UserError, brief
+from skipwise.common.errors import UserError, brief
 
 
 def load_program(file: Path, longest: int, dim: int) -> nn.Module:

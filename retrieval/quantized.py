@@ -13,14 +13,14 @@ from torch import Tensor
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, PoolingType
 from torchrec.quant.embedding_modules import EmbeddingBagCollection
 
-from datapipes.batch import FEATURE
-from datapipes.errors import UserError, brief
-from datapipes.manifest import MANIFEST
-from datapipes.row_group import DAMAGED
-from models.table import TABLE
-from retrieval.encodings import SCALE_BIAS_BYTES, scale_bias
-from retrieval.manifest import ExportManifest
-from training.checkpoint_index import FileRecord, StorageError, check_file
+from skipwise.common.errors import UserError, brief
+from skipwise.datapipes.batch import FEATURE
+from skipwise.datapipes.manifest import MANIFEST
+from skipwise.datapipes.session_files import DAMAGED
+from skipwise.models.table import TABLE
+from skipwise.retrieval.encodings import SCALE_BIAS_BYTES, scale_bias
+from skipwise.retrieval.export_manifest import ExportManifest
+from skipwise.training.checkpoint.checkpoint_index import FileRecord, StorageError, check_file
 
 _BLOCK_ROWS = 1 << 16
 

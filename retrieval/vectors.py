@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from retrieval.encodings import SCALE_BIAS_BYTES, scale_bias
+from skipwise.retrieval.encodings import SCALE_BIAS_BYTES, scale_bias
 
 BLOCK_ROWS = 1 << 16
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from datapipes.manifest import SESSIONS, Manifest
+from skipwise.datapipes.manifest import SESSIONS, Manifest
 
 Session = tuple[list[int], list[int]]
 """Track rows in play order and their skip strengths."""

@@ -8,17 +8,18 @@ import torch.distributed as dist
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from datapipes.batch import FEATURE
-from datapipes.collate import HELD_OUT, EvaluationBuilder, TrainBuilder, View
-from datapipes.counts import train_counts
-from datapipes.errors import UserError
-from datapipes.pipe import StepDataset, StepLoader
-from datapipes.sessions import SessionStore
-from models.encoder import Encoder
-from models.table import TABLE, initialize, local_shards, make_plan, make_sharder, make_table
-from models.task import Learner, SessionTask
-from training.config import RunConfig
-from training.distributed import device, rank, ranks
+from skipwise.common.distributed import device, rank, world_size
+from skipwise.common.errors import UserError
+from skipwise.datapipes.batch import FEATURE
+from skipwise.datapipes.collate import HELD_OUT, EvaluationBuilder, TrainBuilder
+from skipwise.datapipes.counts import train_counts
+from skipwise.datapipes.loader import StepDataset, StepLoader
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.datapipes.view import View
+from skipwise.models.encoder import Encoder
+from skipwise.models.table import TABLE, initialize, local_shards, make_plan, make_sharder, make_table
+from skipwise.models.task import Learner, SessionTask
+from skipwise.training.config import RunConfig
 
 TABLE_WEIGHT = f"table.embedding_bags.{TABLE}.weight"
 
@@ -42,7 +43,7 @@ def check(config: RunConfig, store: SessionStore) -> None:
                 f"--{flag} {wanted} unseen tracks cannot be drawn from the {store.tracks} tracks of {store.path}: "
                 f"ask for at most {max(store.tracks - avoids, 0)}"
             )
-    config.data.check_ranks(ranks())
+    config.data.check_ranks(world_size())
 
 
 def build_model(config: RunConfig, tracks: int, rows: int | None = None) -> DistributedModelParallel:
@@ -58,7 +59,7 @@ def build_model(config: RunConfig, tracks: int, rows: int | None = None) -> Dist
     model = DistributedModelParallel(
         task,
         device=device(),
-        plan=make_plan(config.table, task, "table", ranks(), device().type),
+        plan=make_plan(config.table, task, "table", world_size(), device().type),
         sharders=[make_sharder(config.table)],
     )
     initialize(local_shards(table_weight(model)), config.table.dim, config.table.init_bound, config.train.seed)
@@ -91,9 +92,9 @@ def train_loader(config: RunConfig, store: SessionStore, held_out: int = HELD_OU
         borrow_from=config.data.borrow_from,
         held_out=held_out,
         log_q=_log_q(store, held_out) if config.loss.in_batch else None,
-        first_place=rank() * config.data.batch_size // ranks(),
+        first_place=rank() * config.data.batch_size // world_size(),
     )
-    dataset = StepDataset(store, config.data, builder, rank(), ranks())
+    dataset = StepDataset(store, config.data, builder, rank(), world_size())
     return StepLoader(dataset, pin_memory=device().type == "cuda")
 
 
@@ -103,8 +104,8 @@ def _view(config: RunConfig) -> View:
 
 def _log_q(store: SessionStore, held_out: int) -> np.ndarray:
     """float32 [tracks]: log of each track's share of the training plays; one never played there counts as one play."""
-    counts = torch.from_numpy(train_counts(store, rank(), ranks(), held_out)).to(device())
-    if ranks() > 1:
+    counts = torch.from_numpy(train_counts(store, rank(), world_size(), held_out)).to(device())
+    if world_size() > 1:
         dist.all_reduce(counts)
     played = counts.clamp(min=1).double()
     return (played / played.sum()).log().float().cpu().numpy()
@@ -122,5 +123,5 @@ def evaluation_loader(config: RunConfig, store: SessionStore, protocol: str, spl
         append_mask=config.cloze is not None,
     )
     data = replace(config.data, batch_size=config.evaluate.batch_size)
-    dataset = StepDataset(store, data, builder, rank(), ranks(), sessions)
+    dataset = StepDataset(store, data, builder, rank(), world_size(), sessions)
     return StepLoader(dataset, pin_memory=device().type == "cuda")

@@ -3,13 +3,33 @@
 from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any, Literal, get_args, get_type_hints
 
-from datapipes.errors import UserError, shown
-from datapipes.pipe import DataConfig
-from datapipes.values import fault
-from models.encoder import EncoderConfig
-from models.heads import LossConfig
-from models.table import TableConfig
-from training.optimizer import OptimizerConfig
+from skipwise.common.errors import UserError, shown
+from skipwise.common.options import fault
+from skipwise.datapipes.config import DataConfig
+from skipwise.models.config import EncoderConfig, LossConfig, TableConfig
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam over the encoder and the schedule of every learning rate."""
+
+    learning_rate: float = 1e-3
+    """Adam's, for the dense parameters; the table has its own."""
+    weight_decay: float = 0.0
+    clip_norm: float = 5.0
+    """Largest norm of the dense gradient; 0 does not clip."""
+    warmup_steps: int = 0
+    """Steps over which both learning rates rise linearly from a tenth."""
+    decay_to: float = 1.0
+    """Share of both learning rates that is left at the last step of the last epoch, reached linearly."""
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise ValueError(f"--optimizer.learning-rate {self.learning_rate} must be positive")
+        if self.weight_decay < 0 or self.clip_norm < 0 or self.warmup_steps < 0:
+            raise ValueError("--optimizer.weight-decay, .clip-norm and .warmup-steps must not be negative")
+        if not 0 <= self.decay_to <= 1:
+            raise ValueError(f"--optimizer.decay-to {self.decay_to} must lie in [0, 1]")
 
 
 @dataclass(frozen=True)

@@ -11,40 +11,40 @@ import numpy as np
 import torch
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from datapipes.batch import EvaluationBatch, SessionBatch
-from datapipes.collate import HELD_OUT
-from datapipes.sessions import SessionStore
-from models.task import StepLosses
-from training.begin import begin_run
-from training.build import build_model, check, train_loader
-from training.checkpoint import Checkpoints, find_newest, load_best, load_tensors
-from training.checkpoint_index import Index
-from training.config import RunConfig
-from training.control import Action, Control, Stopped
-from training.distributed import device, logger, rank
-from training.evaluate import PROTOCOLS, Evaluator
-from training.health import Health
-from training.optimizer import make_optimizer
-from training.position import Position
-from training.progress import Progress
-from training.report import hit_rate_table
-from training.resources import check_machines
-from training.run import CHECKPOINTS, RunDirectory
-from training.state import Tensors, set_steps, training_tensors
-from training.warm_start import start_from_run
-from training.watch import HangWatch
+from skipwise.common.distributed import device, logger, rank
+from skipwise.datapipes.batch import EvaluationBatch, SessionBatch
+from skipwise.datapipes.collate import HELD_OUT
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.models.task import StepLosses
+from skipwise.training.build import build_model, check, train_loader
+from skipwise.training.checkpoint.checkpoint_index import Index
+from skipwise.training.checkpoint.checkpoints import Checkpoints, find_newest, load_best, load_tensors
+from skipwise.training.checkpoint.state import Tensors, set_steps, training_tensors
+from skipwise.training.checkpoint.warm_start import start_from_run
+from skipwise.training.config import RunConfig
+from skipwise.training.evaluation.evaluator import PROTOCOLS, Evaluator
+from skipwise.training.evaluation.hit_rate_table import hit_rate_table
+from skipwise.training.guards.hang_watch import HangWatch
+from skipwise.training.guards.memory_check import check_machines
+from skipwise.training.guards.non_finite import Health
+from skipwise.training.guards.stop_signal import Action, Control, Stopped
+from skipwise.training.optimizer import make_optimizer
+from skipwise.training.run.directory import CHECKPOINTS, RunDirectory
+from skipwise.training.run.position import Position
+from skipwise.training.run.progress import Progress
+from skipwise.training.run.start import begin_run
 
 Watch = Callable[[int, dict[str, float | int]], bool]
 """Told the epoch and its validation metrics on every rank; where all return True, training ends."""
 At = Callable[..., None]
-"""`training.watch.HangWatch.at`."""
+"""`skipwise.training.guards.hang_watch.HangWatch.at`."""
 Batch = TypeVar("Batch")
 
 
 def train(config: RunConfig, recipe: str, watch: Watch | None = None, test: bool = True) -> RunDirectory:
     """Trains, keeps the weights with the best validation HR@10, and tests those once at the end.
 
-    Needs a process group (`training.distributed.process_group`). Writes the run directory and returns it; goes on
+    Needs a process group (`common.distributed.process_group`). Writes the run directory and returns it; goes on
     where an unfinished run of this config stands there. Without `test`, no test target is looked at, and the metrics
     end with the best weights' validation. SIGTERM ends it with `Stopped`, the state saved.
     """

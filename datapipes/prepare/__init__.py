@@ -1,6 +1,6 @@
 """Turns raw listening logs into a dataset directory."""
 
-from datapipes.prepare.config import PrepareConfig
-from datapipes.prepare.run import prepare
+from skipwise.datapipes.prepare.config import PrepareConfig
+from skipwise.datapipes.prepare.prepare_log import prepare
 
 __all__ = ["PrepareConfig", "prepare"]

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datapipes.errors import UserError
-from datapipes.manifest import SESSIONS, SESSIONS_PER_ROW_GROUP, VOCABULARY, Manifest
-from datapipes.prepare.chosen import draw_sample, read_chosen, row_groups
-from datapipes.prepare.config import PrepareConfig
-from datapipes.prepare.sources import WORDS, Source
-from datapipes.progress import stage
-from datapipes.row_group import Rows, checksum
+from skipwise.common.console import stage
+from skipwise.common.errors import UserError
+from skipwise.datapipes.manifest import SESSIONS, SESSIONS_PER_ROW_GROUP, VOCABULARY, Manifest
+from skipwise.datapipes.prepare.config import PrepareConfig
+from skipwise.datapipes.prepare.selection import draw_sample, read_chosen, row_groups
+from skipwise.datapipes.prepare.sources import WORDS, Source
+from skipwise.datapipes.session_files import Rows, checksum
 
 SESSIONS_PER_PART = 64 * SESSIONS_PER_ROW_GROUP
 

@@ -9,9 +9,9 @@ from typing import BinaryIO
 
 import pyarrow.parquet as pq
 
-from datapipes.errors import UserError, brief
-from datapipes.prepare.config import FILE_ORDER, PrepareConfig, utf8
-from datapipes.regular import need_regular
+from skipwise.common.errors import UserError, brief
+from skipwise.common.files import require_regular_file
+from skipwise.datapipes.prepare.config import FILE_ORDER, PrepareConfig, utf8
 
 SUFFIXES = {".csv": ",", ".tsv": "\t", ".txt": " ", ".parquet": ""}
 PREFIX = "hist_user_behavior_"
@@ -91,7 +91,7 @@ def files_of(path: Path) -> list[Path]:
     else:
         found = [path]
     for file in found:
-        need_regular(file)
+        require_regular_file(file)
         if not utf8(str(file)):
             raise UserError(f"the name of {file} is not UTF-8: rename it")
     return found

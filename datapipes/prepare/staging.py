@@ -8,11 +8,11 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from datapipes.prepare.config import PER_SECOND, PrepareConfig
-from datapipes.prepare.faults import Fault, row_error, row_faults
-from datapipes.prepare.read import read, schema_of
-from datapipes.prepare.sources import CONTEXT, FLAGS, WORDS, Source
-from datapipes.progress import stage
+from skipwise.common.console import stage
+from skipwise.datapipes.prepare.config import PER_SECOND, PrepareConfig
+from skipwise.datapipes.prepare.read_rows import read, schema_of
+from skipwise.datapipes.prepare.row_checks import Fault, row_error, row_faults
+from skipwise.datapipes.prepare.sources import CONTEXT, FLAGS, WORDS, Source
 
 MACROS = """
 CREATE MACRO missing(x) AS

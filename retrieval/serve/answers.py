@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retrieval.answering.nearest import nearest
-from retrieval.answering.recommender import Exclude, Listened
-from retrieval.answering.similar import Likeness
-from retrieval.serve.batching import Answer
-from retrieval.serve.loaded import Loaded
-from retrieval.serve.slot import Slot
+from skipwise.components.similar import Likeness
+from skipwise.retrieval.recommend.recommender import Exclude, SessionHistory
+from skipwise.retrieval.recommend.similar_tracks import nearest
+from skipwise.retrieval.serve.batching import Answer
+from skipwise.retrieval.serve.hot_swap import Slot
+from skipwise.retrieval.serve.served_export import Loaded
 
 Slots = dict[str, Slot]
 
@@ -96,7 +96,7 @@ def _recommend(slots: Slots, questions: list[RecommendQuestion]) -> list[Answer 
     if not sessions:
         return answers
     most = max(question.k for question in questions)
-    rows_QK, scores_QK = loaded.recommender.recommend(Listened.of(sessions), most, first.exclude, first.steer)
+    rows_QK, scores_QK = loaded.recommender.recommend(SessionHistory.of(sessions), most, first.exclude, first.steer)
     export = {"name": first.export} | loaded.identity()
     found = iter(zip(rows_QK, scores_QK, dropped, strict=True))
     for place, question in enumerate(questions):

@@ -7,11 +7,11 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp
 
-from retrieval.answering.similar import Likeness
-from retrieval.serve.answers import RecommendQuestion, SimilarQuestion, slot_of
-from retrieval.serve.faults import handle_faults
-from retrieval.serve.guard import guarded
-from retrieval.serve.schema import (
+from skipwise.components.similar import Likeness
+from skipwise.retrieval.serve.answers import RecommendQuestion, SimilarQuestion, slot_of
+from skipwise.retrieval.serve.error_answers import handle_faults
+from skipwise.retrieval.serve.guard import guarded
+from skipwise.retrieval.serve.schema import (
     MOST,
     Export,
     Fault,
@@ -20,8 +20,8 @@ from retrieval.serve.schema import (
     RecommendRequest,
     Tracks,
 )
-from retrieval.serve.service import Service
-from retrieval.serve.static import add_page
+from skipwise.retrieval.serve.service import Service
+from skipwise.retrieval.serve.static import add_page
 
 _FAULTS: dict[int | str, dict[str, Any]] = {
     status: {"model": Fault, "description": description}

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from retrieval.serve.faults import fault
-from retrieval.serve.metrics import Metrics
-from retrieval.serve.service import Service
+from skipwise.retrieval.serve.error_answers import fault
+from skipwise.retrieval.serve.prometheus import Metrics
+from skipwise.retrieval.serve.service import Service
 
 BODY_S = 30.0
 """Seconds in which a body must arrive."""

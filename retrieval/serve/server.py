@@ -10,12 +10,12 @@ from collections.abc import Iterator
 import torch
 import uvicorn
 
-from datapipes.errors import UserError
-from retrieval.serve.app import make_app
-from retrieval.serve.command import ServeConfig
-from retrieval.serve.guard import is_loopback
-from retrieval.serve.service import Service
-from training.distributed import logger
+from skipwise.common.distributed import logger
+from skipwise.common.errors import UserError
+from skipwise.components.serve import ServeConfig
+from skipwise.retrieval.serve.app import make_app
+from skipwise.retrieval.serve.guard import is_loopback
+from skipwise.retrieval.serve.service import Service
 
 GRACE_S = 30
 """Seconds that requests in flight are given at the end."""

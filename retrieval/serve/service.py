@@ -7,11 +7,11 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from retrieval.serve.answers import RecommendQuestion, SimilarQuestion, Slots, neighbours, recommendations
-from retrieval.serve.batching import Batcher, BatchLimits
-from retrieval.serve.command import ServeConfig
-from retrieval.serve.metrics import Metrics
-from retrieval.serve.slot import Slot
+from skipwise.components.serve import ServeConfig
+from skipwise.retrieval.serve.answers import RecommendQuestion, SimilarQuestion, Slots, neighbours, recommendations
+from skipwise.retrieval.serve.batching import Batcher, BatchLimits
+from skipwise.retrieval.serve.hot_swap import Slot
+from skipwise.retrieval.serve.prometheus import Metrics
 
 
 class Service:

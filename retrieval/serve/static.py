@@ -7,7 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from retrieval.serve.answers import Refusal
+from skipwise.retrieval.serve.answers import Refusal
 
 PAGE = Path(__file__).parent / "page"
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"

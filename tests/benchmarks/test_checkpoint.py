@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.checkpoint import CheckpointBenchmarkConfig, measure
-from benchmarks.report import ReportConfig
+from skipwise.benchmarks.checkpoint import CheckpointBenchmarkConfig, measure
+from skipwise.benchmarks.harness.benchmark_report import ReportConfig
 
 
 def test_every_figure_is_there(tmp_path: Path):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compare import CompareConfig, judge, measure
-from datapipes.errors import UserError
+from skipwise.benchmarks.harness.compare import CompareConfig, judge, measure
+from skipwise.common.errors import UserError
 
 STEADY = [1.0, 1.01, 0.99, 1.0, 1.02, 0.98, 1.0, 1.01]
 

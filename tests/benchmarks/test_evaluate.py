@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.__main__ import run
-from benchmarks.evaluate import EvaluateConfig, _rows, draw_users, floor_users, ours_full, ours_uniform
-from benchmarks.floor import Rates
-from benchmarks.plain_ranking import plain_full, plain_uniform
-from models.table import row_block
+from skipwise.benchmarks.__main__ import run
+from skipwise.benchmarks.baselines.plain_ranking import plain_full, plain_uniform
+from skipwise.benchmarks.evaluate import EvaluateConfig, _rows, draw_users, floor_users, ours_full, ours_uniform
+from skipwise.benchmarks.harness.floor import Rates
+from skipwise.common.distributed import process_group, rank, world_size
+from skipwise.models.table import row_block
 from tests.ranks import run_on_ranks
-from training.distributed import process_group, rank, ranks
 
 SMALL = EvaluateConfig(tracks=900, dim=8, users=70, top=7, candidates=30)
 
 
 def ours(config: EvaluateConfig) -> list[torch.Tensor]:
-    first, last = row_block(config.tracks, rank(), ranks())
+    first, last = row_block(config.tracks, rank(), world_size())
     users, rows_RD = draw_users(config), _rows(config, first, last)
     return [*ours_full(users, config.top, first, rows_RD), ours_uniform(users, first, rows_RD)]
 
@@ -58,8 +58,8 @@ def test_floor_by_hand():
 
 
 def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("benchmarks.floor._SECONDS_EACH", 0.0)
-    monkeypatch.setattr("benchmarks.floor._COPIED_NUMBERS", 1024)
+    monkeypatch.setattr("skipwise.benchmarks.harness.floor._SECONDS_EACH", 0.0)
+    monkeypatch.setattr("skipwise.benchmarks.harness.floor._COPIED_NUMBERS", 1024)
     options = "--tracks 900 --dim 8 --users 70 --top 7 --candidates 30 --rounds 3 --warmup 1".split()
     with process_group():
         run(["evaluate", *options, "--output", str(tmp_path), "--json", str(tmp_path / "copy.json")])

@@ -7,15 +7,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from benchmarks.__main__ import run
-from benchmarks.export import ExportBenchmarkConfig, measure
-from benchmarks.report import ReportConfig
-from benchmarks.small_run import make_run
-from datapipes.errors import UserError
-from models.table import initial_rows
-from retrieval.writing.exporter import write_export
+from skipwise.benchmarks.__main__ import run
+from skipwise.benchmarks.export import ExportBenchmarkConfig, measure
+from skipwise.benchmarks.harness.benchmark_report import ReportConfig
+from skipwise.benchmarks.harness.small_run import make_run
+from skipwise.common.distributed import process_group
+from skipwise.common.errors import UserError
+from skipwise.models.table import initial_rows
+from skipwise.retrieval.export.exporter import write_export
 from tests.ranks import run_on_ranks
-from training.distributed import process_group
 
 
 def exported(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks.floor import Rates, Work, floor_seconds, measure_rates
+from skipwise.benchmarks.harness.floor import Rates, Work, floor_seconds, measure_rates
 
 WORK = Work(
     positions=10,
@@ -35,8 +35,8 @@ def test_by_hand():
 
 
 def test_rates_of_both_kinds_of_negatives_leave_the_precision_as_it_was(monkeypatch):
-    monkeypatch.setattr("benchmarks.floor._SECONDS_EACH", 0.0)
-    monkeypatch.setattr("benchmarks.floor._COPIED_NUMBERS", 1024)
+    monkeypatch.setattr("skipwise.benchmarks.harness.floor._SECONDS_EACH", 0.0)
+    monkeypatch.setattr("skipwise.benchmarks.harness.floor._COPIED_NUMBERS", 1024)
     before = torch.get_float32_matmul_precision()
     for precision in ("fp32", "bf16"):
         for per_session in (False, True):

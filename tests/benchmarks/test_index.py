@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.__main__ import run
-from benchmarks.clustered import clustered
-from benchmarks.index import IndexBenchmarkConfig
-from training.distributed import process_group
+from skipwise.benchmarks.__main__ import run
+from skipwise.benchmarks.harness.clustered import clustered
+from skipwise.benchmarks.index import IndexBenchmarkConfig
+from skipwise.common.distributed import process_group
 
 
 def test_the_table_is_clustered_and_its_norms_vary():

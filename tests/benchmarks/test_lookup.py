@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import lookup
-from benchmarks.__main__ import run
-from benchmarks.lookup import KINDS, MODULES, SHARDINGS, LookupConfig, measure
-from benchmarks.lookup_modules import Ids, draw_ids, plain_lookup, sharded_lookup
-from benchmarks.report import ReportConfig
-from datapipes.errors import UserError
+from skipwise.benchmarks import lookup
+from skipwise.benchmarks.__main__ import run
+from skipwise.benchmarks.harness.benchmark_report import ReportConfig
+from skipwise.benchmarks.lookup import KINDS, MODULES, SHARDINGS, LookupConfig, measure
+from skipwise.benchmarks.lookup_modules import Ids, draw_ids, plain_lookup, sharded_lookup
+from skipwise.common.distributed import process_group, rank
+from skipwise.common.errors import UserError
 from tests.ranks import run_on_ranks
-from training.distributed import process_group, rank
 
 TRACKS, DIM = 12, 8
 RATE = 0.05

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import environments, peers
-from benchmarks.__main__ import run
-from benchmarks.environments import INSTALLED, SCRIPTS, python_of
-from benchmarks.peers import PEERS, PeersConfig, run_ours, run_peer, write_sessions
-from datapipes.errors import UserError
+from skipwise.benchmarks import peers
+from skipwise.benchmarks.__main__ import run
+from skipwise.benchmarks.baselines import environments
+from skipwise.benchmarks.baselines.environments import INSTALLED, SCRIPTS, python_of
+from skipwise.benchmarks.peers import PEERS, PeersConfig, run_ours, run_peer, write_sessions
+from skipwise.common.errors import UserError
 
 STAND_IN = """
 import torch
@@ -117,7 +118,7 @@ def test_an_environment_is_made_once(scripts: Path, tmp_path: Path):
 
 
 def test_an_environment_that_cannot_be_installed_leaves_nothing(scripts: Path, tmp_path: Path):
-    command = [sys.executable, "-c", "from benchmarks.__main__ import *; guarded(run, sys.argv[1:])"]
+    command = [sys.executable, "-c", "from skipwise.benchmarks.__main__ import *; guarded(run, sys.argv[1:])"]
     with pytest.raises(UserError, match="the environment of replay cannot be installed .*: leave it out with --peers"):
         python_of("replay", tmp_path)
     assert not (tmp_path / "replay").exists()

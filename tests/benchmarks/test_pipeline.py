@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.__main__ import run
-from benchmarks.pipeline import Watch
-from benchmarks.plain_pipe import PlainCollate, PlainDataset, plain_loader
-from components.recipes import RECIPES
-from datapipes.errors import UserError
-from datapipes.sessions import SessionStore
+from skipwise.benchmarks.__main__ import run
+from skipwise.benchmarks.baselines.plain_pipe import PlainCollate, PlainDataset, plain_loader
+from skipwise.benchmarks.pipeline import Watch
+from skipwise.common.errors import UserError
+from skipwise.components.recipes import RECIPES
+from skipwise.datapipes.sessions import SessionStore
 from tests.conftest import random_sessions
 
 

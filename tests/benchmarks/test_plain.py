@@ -8,21 +8,21 @@ import pytest
 import torch
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from benchmarks.plain import Plain, PlainBatch, PlainStep, check_plain
-from components.train import named_recipe
-from datapipes.batch import SessionBatch
-from datapipes.errors import UserError
-from datapipes.sessions import SessionStore
-from models.encoder import Encoder
-from models.table import initial_rows
-from models.task import Learner
+from skipwise.benchmarks.baselines.plain_model import Plain, PlainBatch, PlainStep, check_plain
+from skipwise.common.distributed import device
+from skipwise.common.errors import UserError
+from skipwise.components.train import named_recipe
+from skipwise.datapipes.batch import SessionBatch
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.models.encoder import Encoder
+from skipwise.models.table import initial_rows
+from skipwise.models.task import Learner
+from skipwise.training.build import build_model, train_loader
+from skipwise.training.config import RunConfig
+from skipwise.training.loop import pipelined
+from skipwise.training.optimizer import make_optimizer
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
-from training.build import build_model, train_loader
-from training.config import RunConfig
-from training.distributed import device
-from training.loop import pipelined
-from training.optimizer import make_optimizer
 
 STEPS, TRACKS = 200, 203
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.report import Report, ReportConfig, table, write
+from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, table, write
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import run
-from benchmarks.scale import Line, ScaleConfig, check_memory, make_report
-from benchmarks.timing import Times
-from datapipes.errors import UserError
+from skipwise.benchmarks.__main__ import run
+from skipwise.benchmarks.harness.timing import Times
+from skipwise.benchmarks.scale import Line, ScaleConfig, check_memory, make_report
+from skipwise.common.errors import UserError
 
 
 def test_line_of_least_squares():

@@ -12,9 +12,9 @@ from queue import Queue
 import numpy as np
 import pytest
 
-from benchmarks.__main__ import run
-from benchmarks.open_loop import play
-from datapipes.errors import UserError
+from skipwise.benchmarks.__main__ import run
+from skipwise.benchmarks.harness.open_loop import play
+from skipwise.common.errors import UserError
 
 ANSWER = b"HTTP/1.1 %d Said\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -76,7 +76,7 @@ def test_errors_are_counted():
 
 def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Of a service that is not there but in name: its start is tested elsewhere."""
-    from benchmarks import serve
+    from skipwise.benchmarks import serve
 
     class Stands:
         port = 0

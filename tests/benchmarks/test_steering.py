@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.__main__ import run
-from datapipes.errors import UserError
+from skipwise.benchmarks.__main__ import run
+from skipwise.common.distributed import process_group
+from skipwise.common.errors import UserError
 from tests.conftest import random_sessions, write_dataset
 from tests.retrieval.made import LONGEST, change, program, write_made
-from training.distributed import process_group
 
 TRACKS, DIM = 60, 8
 SESSIONS = random_sessions(40, TRACKS, LONGEST + 3)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import floor
-from benchmarks.__main__ import run
-from benchmarks.batches import MemoryStore, global_work, own_batches, plain_batches
-from benchmarks.parts import PARTS, open_seconds
-from benchmarks.report import ReportConfig
-from benchmarks.step import StepConfig, measure, run_config
-from datapipes.errors import UserError
+from skipwise.benchmarks.__main__ import run
+from skipwise.benchmarks.harness import floor
+from skipwise.benchmarks.harness.batches import MemoryStore, global_work, own_batches, plain_batches
+from skipwise.benchmarks.harness.benchmark_report import ReportConfig
+from skipwise.benchmarks.harness.step_parts import PARTS, open_seconds
+from skipwise.benchmarks.step import StepConfig, measure, run_config
+from skipwise.common.errors import UserError
 from tests.ranks import run_on_ranks
 
 SMALL = ["--tracks", "2000", "--batch", "16", "--dim", "16", "--rounds", "2", "--warmup", "1"]
@@ -23,8 +23,8 @@ TOP |= {"ours", "floor_sessions_per_s", "of_floor", "parts"}
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.floor._SECONDS_EACH", 0.0)
-    monkeypatch.setattr("benchmarks.floor._COPIED_NUMBERS", 1 << 16)
+    monkeypatch.setattr("skipwise.benchmarks.harness.floor._SECONDS_EACH", 0.0)
+    monkeypatch.setattr("skipwise.benchmarks.harness.floor._COPIED_NUMBERS", 1 << 16)
 
 
 def config(**changes) -> StepConfig:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.timing import Times, alternate, ratios, timed
+from skipwise.benchmarks.harness.timing import Times, alternate, ratios, timed
+from skipwise.common.distributed import rank
 from tests.ranks import run_on_ranks
-from training.distributed import rank
 
 
 def test_cases_take_turns_and_warmup_is_not_counted():

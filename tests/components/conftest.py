@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from components.__main__ import main
+from skipwise.components.__main__ import main
 
 
 @dataclass

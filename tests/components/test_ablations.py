@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from components.ablations import ABLATIONS
-from components.recipes import RECIPES
-from components.train import read_command_line
+from skipwise.common.distributed import process_group
+from skipwise.components.recipes import RECIPES
+from skipwise.components.recipes.ablations import ABLATIONS
+from skipwise.components.train import read_command_line
+from skipwise.training.config import RunConfig
+from skipwise.training.loop import train
 from tests.conftest import random_sessions, write_dataset
-from training.config import RunConfig
-from training.distributed import process_group
-from training.loop import train
 
 TRACKS, LONGEST = 300, 20
 CONFIGS = RECIPES | {name: ablation.recipe for name, ablation in ABLATIONS.items()}

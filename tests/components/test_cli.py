@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from components.__main__ import COMMANDS, main
-from components.cli import parse
-from datapipes.errors import UserError
-from models.encoder import EncoderConfig
+from skipwise.common.errors import UserError
+from skipwise.components.__main__ import COMMANDS, main
+from skipwise.components.cli import parse
+from skipwise.models.config import EncoderConfig
 
 TRAIN = ("train", "best")
 
@@ -78,7 +78,7 @@ def test_output_that_nobody_reads_ends_quietly():
     os.close(read)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(
-        [sys.executable, "-m", "components"], stdout=write, stderr=subprocess.PIPE, env=environment, text=True
+        [sys.executable, "-m", "skipwise"], stdout=write, stderr=subprocess.PIPE, env=environment, text=True
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")

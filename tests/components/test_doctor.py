@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from components.doctor import DoctorConfig, Machine, doctor, machine_problems, plan_rows
-from components.versions import import_problems, version_problems
-from datapipes.errors import UserError
+from skipwise.common.errors import UserError
+from skipwise.common.versions import import_problems, version_problems
+from skipwise.components.doctor import DoctorConfig, Machine, doctor, machine_problems, plan_rows
 
 ROOT = Path(__file__).parents[2]
 CPU = {
@@ -100,8 +100,8 @@ def test_it_reports_and_exits_with_2_when_torch_and_fbgemm_cannot_be_imported(tm
     """In a process of its own, where both fail as they do when a shared library is missing."""
     for module in ("torch", "fbgemm_gpu"):
         (tmp_path / f"{module}.py").write_text("raise OSError('libc10.so: cannot open shared object file')")
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    command = [sys.executable, "-m", "components", "doctor"]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-m", "skipwise", "doctor"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert "plan: 1,000,000 tracks x 128 fp32, row-wise over 4 rank(s)" in done.stdout
@@ -113,7 +113,7 @@ def test_it_reports_and_exits_with_2_when_torch_and_fbgemm_cannot_be_imported(tm
 def test_a_problem_raises_and_a_well_machine_says_so(monkeypatch, capsys):
     doctor(DoctorConfig(tracks=1000, ranks=1))
     assert "well: no problem found" in capsys.readouterr().out
-    monkeypatch.setattr("components.doctor.installed", lambda: CPU | {"torchmetrics": "1.8.2"})
+    monkeypatch.setattr("skipwise.components.doctor.installed", lambda: CPU | {"torchmetrics": "1.8.2"})
     with pytest.raises(UserError, match="1 problem"):
         doctor(DoctorConfig(tracks=1000, ranks=1))
     assert "problem: torchmetrics is 1.8.2" in capsys.readouterr().out
@@ -125,8 +125,8 @@ def test_a_config_that_means_nothing_is_refused():
 
 
 def test_the_plan_shown_is_the_default_recipes():
-    from components.recipes import DEFAULT, RECIPES
-    from models.table import row_block
+    from skipwise.components.recipes import DEFAULT, RECIPES
+    from skipwise.models.table import row_block
 
     table = RECIPES[DEFAULT]().table
     assert (table.dim, table.sharding, table.optimizer) == (DoctorConfig().dimension, "row_wise", "rowwise_adagrad")

@@ -1,6 +1,7 @@
 """The AppDefs as TorchX sees them, the short command of `.torchxconfig`, and the words that a failing job leaves."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -10,8 +11,8 @@ import pytest
 from torchx.runner import get_runner
 from torchx.specs import AppDef
 
-from components import failure
-from training.failure import record
+from skipwise.common import failure
+from skipwise.common.failure import record
 
 ROOT = Path(__file__).parents[2]
 TORCHX = Path(sys.executable).parent / "torchx"
@@ -26,7 +27,11 @@ def app_of(component: str, *args: str) -> AppDef:
 
 def torchx(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     """Runs torchx as a user does, from `cwd`, with this environment's own programs first on PATH."""
-    environment = {"PATH": f"{TORCHX.parent}:/usr/bin:/bin", "HOME": str(Path.home()), "PYTHONPATH": str(ROOT)}
+    environment = {
+        "PATH": f"{TORCHX.parent}:/usr/bin:/bin",
+        "HOME": str(Path.home()),
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+    }
     return subprocess.run(
         [str(TORCHX), *args], cwd=cwd, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
@@ -37,7 +42,7 @@ def test_the_short_command_starts_the_train_command_on_four_ranks():
     assert done.returncode == 0, done.stderr
     application = " ".join(done.stdout.replace('"', "").replace("'", "").split())
     assert "--nproc_per_node 4" in application
-    assert "-m components train --data.path X" in application
+    assert "-m skipwise train --data.path X" in application
     assert "local_cwd://" in application
 
 
@@ -49,14 +54,14 @@ def test_retries_reach_torchrun(tmp_path):
     (tmp_path / "torchrun").chmod(0o755)
     for given, expected in (("dist.ddp --max_retries 3 train", "restarts=3"), ("dist.ddp train", "restarts=")):
         # `sh -c` stands for TorchX: its words are what the shell beneath sees as its parent's.
-        line = "bash -c 'torchrun --nnodes 1 -m components train --run x'; true"
+        line = "bash -c 'torchrun --nnodes 1 -m skipwise train --run x'; true"
         done = subprocess.run(
             ["sh", "-c", line, *given.split()],
             env={"PATH": f"{tmp_path}:/usr/bin:/bin", "BASH_ENV": str(ROOT / "components" / "torchrun.bash")},
             capture_output=True,
             text=True,
         )
-        assert done.stdout.split() == f"{expected} --nnodes 1 -m -- components train --run x".split()
+        assert done.stdout.split() == f"{expected} --nnodes 1 -m -- skipwise train --run x".split()
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "table", "sweep"])
@@ -67,22 +72,22 @@ def test_a_command_of_many_ranks_goes_through_torchrun(command):
     assert role.num_replicas == 2
     assert role.resource.gpu == 3
     assert "--nproc_per_node 3" in role.args[1]
-    assert role.args[1].endswith(f"-m components {command} --data.path 'a b'")
+    assert role.args[1].endswith(f"-m skipwise {command} --data.path 'a b'")
 
 
 def test_a_recipe_is_handed_on():
     (role,) = app_of("train", "--recipe", "best", "--", "--seed", "1").roles
-    assert role.args[1].endswith("-m components train best --seed 1")
+    assert role.args[1].endswith("-m skipwise train best --seed 1")
 
 
 def test_prepare_is_one_process():
     (role,) = app_of("prepare", "--cpu", "8", "--memory_mb", "9000", "--", "--input", "log.csv").roles
     assert (role.num_replicas, role.resource.cpu, role.resource.memMB) == (1, 8, 9000)
-    assert [role.entrypoint, *role.args] == ["python", "-m", "components", "prepare", "--input", "log.csv"]
+    assert [role.entrypoint, *role.args] == ["python", "-m", "skipwise", "prepare", "--input", "log.csv"]
 
 
 def test_torchx_loads_the_appdefs_without_torch():
-    program = "import sys; sys.modules['torch'] = None; import components.launch, components.failure"
+    program = "import sys; sys.modules['torch'] = None; import skipwise.components.launch, skipwise.common.failure"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
@@ -92,13 +97,13 @@ def test_an_option_that_is_not_there_is_refused_by_torchx():
 
 def test_a_rank_that_fails_fails_the_job_and_its_words_come_last(tmp_path):
     """Rank 1 alone fails, at once, on two real ranks: rank 0 has nothing to say of it."""
-    (tmp_path / ".torchxconfig").write_text((ROOT / ".torchxconfig").read_text().replace("m = components", "m = job"))
+    (tmp_path / ".torchxconfig").write_text((ROOT / ".torchxconfig").read_text().replace("m = skipwise", "m = job"))
     (tmp_path / "job.py").write_text(
         textwrap.dedent(
             """
             import os, time
-            from components import __main__ as command
-            from datapipes.errors import UserError
+            from skipwise.components import __main__ as command
+            from skipwise.common.errors import UserError
 
             def run(argv):
                 if os.environ["RANK"] == "1":

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import setuptools
 
-from components.versions import DISTRIBUTIONS, version_problems
+from skipwise.common.versions import DISTRIBUTIONS, version_problems
 
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
@@ -79,14 +79,9 @@ def test_no_entry_point_hides_torchx_builtins(package):
 
 
 def test_tests_are_not_installed(package):
-    assert {name.split(".")[0] for name in package["packages"]} <= {
-        "components",
-        "datapipes",
-        "models",
-        "training",
-        "retrieval",
-        "benchmarks",
-    }
+    rooms = {name.split(".")[1] for name in package["packages"] if "." in name}
+    assert package["package_dir"] == {"skipwise": "."} and "skipwise" in package["packages"]
+    assert rooms == {"common", "datapipes", "models", "training", "studies", "retrieval", "components", "benchmarks"}
 
 
 def test_this_environment_is_the_pinned_one():

@@ -10,18 +10,18 @@ import pytest
 import torch
 import yaml
 
-from components.recipes import RECIPES
-from components.train import read_command_line
-from datapipes.errors import UserError
+from skipwise.common.errors import UserError
+from skipwise.components.recipes import RECIPES
+from skipwise.components.train import read_command_line
+from skipwise.studies import sweep_search as search
+from skipwise.studies.search_space import SPACES, Choices, Range, read_space, sections
+from skipwise.studies.sweep_report import _importances
+from skipwise.training.config import from_mapping
+from skipwise.training.loop import train
+from skipwise.training.run.directory import CHECKPOINTS, RunDirectory
 from tests.components.conftest import refused
 from tests.conftest import random_sessions, write_dataset
 from tests.ranks import run_on_ranks
-from training.config import from_mapping
-from training.loop import train
-from training.run import CHECKPOINTS, RunDirectory
-from training.study import search
-from training.study.space import SPACES, Choices, Range, read_space, sections
-from training.study.sweep_report import _importances
 
 TRACKS = 300
 SMALL = {
@@ -169,7 +169,7 @@ def test_a_grid_is_gone_through_once(run, folder: Path):
 
 
 def sweep_on_rank(arguments: tuple[str, ...]) -> None:
-    from components.__main__ import run
+    from skipwise.components.__main__ import run
 
     run(list(arguments))
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from components.rows import MODELS, PAPER, with_baselines
-from datapipes.errors import UserError
+from skipwise.common.errors import UserError
+from skipwise.components.recipes.table_models import MODELS, PAPER, with_baselines
 from tests.components.conftest import refused
 from tests.conftest import random_sessions
 

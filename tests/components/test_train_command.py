@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.recipes import RECIPES
-from components.train import read_command_line
-from datapipes.errors import UserError
+from skipwise.common.errors import UserError
+from skipwise.components.recipes import RECIPES
+from skipwise.components.train import read_command_line
 from tests.components.conftest import refused
 from tests.conftest import random_sessions
 

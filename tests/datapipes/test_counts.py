@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datapipes.collate import HELD_OUT
-from datapipes.counts import train_counts, transitions
-from datapipes.sessions import SessionStore
+from skipwise.datapipes.collate import HELD_OUT
+from skipwise.datapipes.counts import train_counts, transitions
+from skipwise.datapipes.sessions import SessionStore
 from tests.conftest import write_dataset
 
 TRACKS = 7

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from datapipes.errors import UserError
-from datapipes.manifest import Manifest
+from skipwise.common.errors import UserError
+from skipwise.datapipes.manifest import Manifest
 
 MANIFEST = Manifest(
     counts={"sessions": 1, "plays": 3, "tracks": 2},

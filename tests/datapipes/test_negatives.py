@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datapipes.negatives import draw_unseen, keys, permuted, uniforms
+from skipwise.datapipes.negatives import draw_unseen, keys, permuted, uniforms
 
 
 @settings(max_examples=80, deadline=None)

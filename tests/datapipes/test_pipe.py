@@ -9,11 +9,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datapipes.batch import SessionBatch
-from datapipes.collate import TrainBuilder, View
-from datapipes.errors import UserError
-from datapipes.pipe import DataConfig, StepDataset, StepLoader
-from datapipes.sessions import SessionStore
+from skipwise.common.errors import UserError
+from skipwise.datapipes.batch import SessionBatch
+from skipwise.datapipes.collate import TrainBuilder
+from skipwise.datapipes.config import DataConfig
+from skipwise.datapipes.loader import StepDataset, StepLoader
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.datapipes.view import View
 from tests.conftest import random_sessions, write_dataset
 
 TRACKS = 60

@@ -9,9 +9,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from datapipes.errors import UserError
-from datapipes.manifest import Manifest
-from datapipes.prepare import PrepareConfig, prepare
+from skipwise.common.errors import UserError
+from skipwise.datapipes.manifest import Manifest
+from skipwise.datapipes.prepare import PrepareConfig, prepare
 
 LOG = """session_id,session_position,track_id_clean,skip_1,skip_2,skip_3,not_skipped,hour_of_day,premium,context_type
 x,1,red,false,false,false,true,23,True,radio

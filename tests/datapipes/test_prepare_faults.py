@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datapipes.errors import UserError
-from datapipes.manifest import Manifest
-from datapipes.prepare import PrepareConfig, prepare
+from skipwise.common.errors import UserError
+from skipwise.datapipes.manifest import Manifest
+from skipwise.datapipes.prepare import PrepareConfig, prepare
 
 HEAD = "session_id,session_position,track_id_clean,skip_1,skip_2,skip_3,not_skipped,hour_of_day,premium"
 GOOD = ["a,1,t1,0,0,0,1,7,1", "a,2,t2,0,0,0,1,7,1", "a,3,t3,0,0,0,1,7,1"]
@@ -198,7 +198,7 @@ def test_what_is_not_there(tmp_path):
 
 def test_the_command_exits_with_2_and_one_line(tmp_path):
     log = write(tmp_path / "log.csv", [HEAD, *GOOD, ROWS["unnested"][0]])
-    command = [sys.executable, "-m", "components", "prepare", "--input", str(log), "--output", str(tmp_path / "data")]
+    command = [sys.executable, "-m", "skipwise", "prepare", "--input", str(log), "--output", str(tmp_path / "data")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(f"skipwise: {log}, line 5: skip_1 is '1'")
@@ -220,7 +220,7 @@ def test_the_command_exits_with_2_and_one_line(tmp_path):
 def test_ctrl_c_leaves_nothing_behind(tmp_path):
     rows = (f"s{play // 10},{play % 10},t{play % 977},0,0,0,1,7,1" for play in range(1_500_000))
     log = write(tmp_path / "log.csv", [HEAD, *rows])
-    command = [sys.executable, "-m", "components", "prepare", "--input", str(log), "--output", str(tmp_path / "data")]
+    command = [sys.executable, "-m", "skipwise", "prepare", "--input", str(log), "--output", str(tmp_path / "data")]
     process = subprocess.Popen(
         ["nice", "-n", "19", *command, "--threads", "1"],  # so that it is still at work when the signal is sent
         stderr=subprocess.PIPE,

@@ -6,9 +6,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from datapipes.errors import UserError
-from datapipes.manifest import Manifest
-from datapipes.prepare import PrepareConfig, prepare
+from skipwise.common.errors import UserError
+from skipwise.datapipes.manifest import Manifest
+from skipwise.datapipes.prepare import PrepareConfig, prepare
 
 
 def run(tmp_path: Path, text: str, name: str = "log.csv", **options) -> dict[str, tuple[list[str], list[int]]]:

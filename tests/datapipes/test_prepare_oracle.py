@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datapipes.manifest import Manifest
-from datapipes.prepare import PrepareConfig, prepare
+from skipwise.datapipes.manifest import Manifest
+from skipwise.datapipes.prepare import PrepareConfig, prepare
 
 NAMES = ["session_id", "session_position", "track_id_clean", "skip_1", "skip_2", "skip_3", "not_skipped"]
 FLAGS = [

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datapipes import row_group
-from datapipes.errors import UserError
+from skipwise.common.errors import UserError
+from skipwise.datapipes import session_files as row_group
 
 lists_of_rows = st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=4), min_size=1, max_size=4)
 

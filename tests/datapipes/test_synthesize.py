@@ -8,10 +8,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from datapipes.errors import UserError
-from datapipes.manifest import Manifest
-from datapipes.prepare import PrepareConfig, prepare
-from datapipes.synthesize import Catalogue, SynthesizeConfig, synthesize
+from skipwise.common.errors import UserError
+from skipwise.datapipes.manifest import Manifest
+from skipwise.datapipes.prepare import PrepareConfig, prepare
+from skipwise.datapipes.synthesize import Catalogue, SynthesizeConfig, synthesize
 
 
 @pytest.fixture(scope="module")

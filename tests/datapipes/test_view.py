@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from datapipes.collate import EvaluationBuilder, TrainBuilder, View
-from datapipes.sessions import Sessions
+from skipwise.datapipes.collate import EvaluationBuilder, TrainBuilder
+from skipwise.datapipes.sessions import Sessions
+from skipwise.datapipes.view import View
 
 TRACKS = 50
 ROWS = [[7, 3, 9, 4, 5, 8, 1], [4, 6, 1, 0]]

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from datapipes.errors import UserError
+from skipwise.common.errors import UserError
 from tests.fuzz import tally
 
 TRIED: Counter = Counter()

@@ -7,12 +7,12 @@ from unittest.mock import patch
 
 import numpy as np
 
-from datapipes.counts import train_counts, transitions
-from datapipes.errors import UserError
-from datapipes.manifest import HASH, MANIFEST, VOCABULARY, digest
-from datapipes.prepare import PrepareConfig, prepare
-from datapipes.sessions import SessionOrder, SessionStore, pad
-from datapipes.vocabulary import Vocabulary
+from skipwise.common.errors import UserError
+from skipwise.datapipes.counts import train_counts, transitions
+from skipwise.datapipes.manifest import HASH, MANIFEST, VOCABULARY, digest
+from skipwise.datapipes.prepare import PrepareConfig, prepare
+from skipwise.datapipes.sessions import SessionOrder, SessionStore, pad
+from skipwise.datapipes.vocabulary import Vocabulary
 from tests.conftest import random_sessions
 from tests.fuzz.tally import patience
 
@@ -30,8 +30,8 @@ def make(folder: Path) -> Path:
         lines += [f"s{number},{place},t{row},{skip},1" for place, (row, skip) in plays]
     log.write_text("\n".join([*lines, ""]))
     with (
-        patch("datapipes.prepare.chosen.SESSIONS_PER_ROW_GROUP", 8),
-        patch("datapipes.prepare.publish.SESSIONS_PER_PART", 16),
+        patch("skipwise.datapipes.prepare.selection.SESSIONS_PER_ROW_GROUP", 8),
+        patch("skipwise.datapipes.prepare.publish.SESSIONS_PER_PART", 16),
     ):
         prepare(PrepareConfig(input=(log,), output=folder / "data", skip_strength="strength"))
     assert {str(path.relative_to(folder / "data")) for path in (folder / "data").rglob("*.*")} == set(FILES)

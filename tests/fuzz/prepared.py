@@ -12,10 +12,10 @@ from unittest.mock import patch
 import numpy as np
 import pyarrow.parquet as pq
 
-from components.__main__ import run
-from datapipes.errors import UserError
-from datapipes.sessions import SessionStore
-from datapipes.vocabulary import Vocabulary
+from skipwise.common.errors import UserError
+from skipwise.components.__main__ import run
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.datapipes.vocabulary import Vocabulary
 from tests.fuzz.dataset import check_sentence
 from tests.fuzz.logs import SUFFIXES, Log
 from tests.fuzz.tally import patience

@@ -16,11 +16,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datapipes.errors import UserError
-from tests.fuzz.dataset import check_sentence
-from tests.fuzz.mutate import mutated
-from tests.fuzz.tally import Tally, cases, patience
-from training.checkpoint import (
+from skipwise.common.distributed import process_group
+from skipwise.common.errors import UserError
+from skipwise.training.checkpoint.checkpoint_index import write_index
+from skipwise.training.checkpoint.checkpoints import (
     INDEX,
     Checkpoints,
     best_checkpoint,
@@ -28,10 +27,11 @@ from training.checkpoint import (
     load_tensors,
     open_checkpoint,
 )
-from training.checkpoint_index import write_index
-from training.distributed import process_group
-from training.position import Position
-from training.run import CHECKPOINTS
+from skipwise.training.run.directory import CHECKPOINTS
+from skipwise.training.run.position import Position
+from tests.fuzz.dataset import check_sentence
+from tests.fuzz.mutate import mutated
+from tests.fuzz.tally import Tally, cases, patience
 
 TALLY = Tally("checkpoints")
 PART = "part-00000.safetensors"

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from components.__main__ import COMMANDS
-from components.cli import parse
-from components.recipes import RECIPES
-from components.train import read_command_line
+from skipwise.components.__main__ import COMMANDS
+from skipwise.components.cli import parse
+from skipwise.components.recipes import RECIPES
+from skipwise.components.train import read_command_line
+from skipwise.training.config import RunConfig
 from tests.fuzz.cases import cases, is_sound, kinds_of, outcome, plausible
-from training.config import RunConfig
 
 
 def flags_of(config_class: type) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from skipwise.common.files import read_yaml
+from skipwise.training.config import RunConfig, from_mapping
 from tests.fuzz.cases import VALUES, at, cases, is_sound, kinds_of, outcome, plausible
-from training.config import RunConfig, from_mapping
-from training.text import read_yaml
 
 KINDS = kinds_of(RunConfig)
 Changes = list[tuple[tuple[str, ...], Any]]

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from datapipes.manifest import MANIFEST, VOCABULARY
-from datapipes.manifest_fields import FIELDS
+from skipwise.datapipes.manifest import MANIFEST, VOCABULARY
+from skipwise.datapipes.manifest_fields import FIELDS
 from tests.fuzz.dataset import FILES, PARTS, came_of, everything, make, rewrite
 from tests.fuzz.mutate import Mutation, applied, mutations
 from tests.fuzz.tally import Tally, cases

@@ -19,16 +19,16 @@ import torch
 from hypothesis import Phase, example, given
 from hypothesis import strategies as st
 
-from datapipes.errors import UserError
-from datapipes.sessions import SessionStore
-from datapipes.vocabulary import Vocabulary
-from retrieval.encodings import encode
-from retrieval.export import ExportConfig, export
-from retrieval.kinds import DType, Format, Kind
-from retrieval.manifest import ExportManifest
-from retrieval.writing import exporter
-from retrieval.writing.live import LiveRows
-from retrieval.writing.parts import check_part, write_part
+from skipwise.common.errors import UserError
+from skipwise.components.export import ExportConfig, export
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.datapipes.vocabulary import Vocabulary
+from skipwise.retrieval.encodings import encode
+from skipwise.retrieval.export import exporter
+from skipwise.retrieval.export.live import LiveRows
+from skipwise.retrieval.export.parts import check_part, write_part
+from skipwise.retrieval.export_manifest import ExportManifest
+from skipwise.retrieval.formats import DType, Format, Kind
 from tests.conftest import random_sessions, write_dataset
 from tests.fuzz.cases import cases
 from tests.ranks import run_on_ranks
@@ -129,17 +129,17 @@ def test_a_disk_that_only_reads(folder: Path, small_disk: Path):
 
 def test_the_arithmetic_of_what_is_needed(folder: Path, target: Path):
     with patch.object(shutil, "disk_usage", return_value=shutil._ntuple_diskusage(2**40, 2**40, 12_000)):
-        with patch("retrieval.writing.space.row_bytes", lambda dim, dtype: dim * 4_000):
+        with patch("skipwise.retrieval.export.space.row_bytes", lambda dim, dtype: dim * 4_000):
             sentence = refusal(folder, target, overwrite=True)
     assert f"{target} needs {TRACKS * DIM * 4_000 / 1e6:.1f} MB for {TRACKS} rows of {DIM} float32" in sentence
 
 
 LIMITED = """
 import resource, signal, sys
-from components.__main__ import main
+from skipwise.components.__main__ import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 limit = int(sys.argv.pop(1))
-import retrieval.writing.exporter
+import skipwise.retrieval.export.exporter
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 main()
 """

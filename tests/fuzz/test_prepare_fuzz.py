@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 
-from components.__main__ import run
-from datapipes.errors import UserError
+from skipwise.common.errors import UserError
+from skipwise.components.__main__ import run
 from tests.fuzz.dataset import check_sentence
 from tests.fuzz.logs import Log, logs, parquet_logs
 from tests.fuzz.options import options

@@ -12,12 +12,12 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from components.show import ShowConfig, show
-from datapipes.errors import UserError
-from retrieval.manifest import ExportManifest
+from skipwise.common.errors import UserError
+from skipwise.components.show import ShowConfig, show
+from skipwise.retrieval.export_manifest import ExportManifest
+from skipwise.training.config import RunConfig
+from skipwise.training.run.directory import RunDirectory
 from tests.fuzz.cases import NUMBERS, cases, is_sound, outcome
-from training.config import RunConfig
-from training.run import RunDirectory
 
 RECORD = {
     "schema_version": 2,

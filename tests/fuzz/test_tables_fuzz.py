@@ -16,8 +16,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from datapipes.errors import UserError
-from datapipes.sessions import SessionStore
+from skipwise.common.errors import UserError
+from skipwise.datapipes.sessions import SessionStore
 from tests.fuzz.dataset import PARTS, TRACKS, check_sentence, make, rewrite
 from tests.fuzz.tally import Tally, cases, patience
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.dropout import Dropout
+from skipwise.models.dropout import Dropout
 
 
 def renewed(share: float, most: int) -> Dropout:

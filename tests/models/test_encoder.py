@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from models.encoder import Encoder, EncoderConfig
+from skipwise.models.config import EncoderConfig
+from skipwise.models.encoder import Encoder
 
 
 def make(direction: str, **options) -> Encoder:

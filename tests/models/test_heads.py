@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from models.heads import LossConfig, gbce, next_kept, sampled_softmax, skip_infonce
+from skipwise.models.config import LossConfig
+from skipwise.models.heads import gbce, next_kept, sampled_softmax, skip_infonce
 
 OWN = torch.arange(1)
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from datapipes.batch import FEATURE, SessionBatch
-from models.encoder import Packed
-from models.heads import LossConfig
-from models.task import Learner
+from skipwise.datapipes.batch import FEATURE, SessionBatch
+from skipwise.models.config import LossConfig
+from skipwise.models.encoder import Packed
+from skipwise.models.task import Learner
 from tests.ranks import run_on_ranks
 
 DIM, BAGS = 6, 40

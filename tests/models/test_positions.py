@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from models.encoder import Encoder, EncoderConfig
+from skipwise.models.config import EncoderConfig
+from skipwise.models.encoder import Encoder
 
 FAR = -1e9
 

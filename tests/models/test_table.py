@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.table import Shard, TableConfig, initial_rows, initialize, row_block
+from skipwise.models.config import TableConfig
+from skipwise.models.table import Shard, initial_rows, initialize, row_block
 
 ROWS, DIM = 9000, 8
 

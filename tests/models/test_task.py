@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from datapipes.collate import TrainBuilder, View
-from datapipes.pipe import DataConfig, StepDataset
-from datapipes.sessions import SessionStore
-from models.encoder import Encoder, EncoderConfig
-from models.heads import LossConfig, gbce, sampled_softmax, skip_infonce
-from models.task import Learner
+from skipwise.datapipes.collate import TrainBuilder
+from skipwise.datapipes.config import DataConfig
+from skipwise.datapipes.loader import StepDataset
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.datapipes.view import View
+from skipwise.models.config import EncoderConfig, LossConfig
+from skipwise.models.encoder import Encoder
+from skipwise.models.heads import gbce, sampled_softmax, skip_infonce
+from skipwise.models.task import Learner
 from tests.conftest import random_sessions
 
 TRACKS, DIM, NEGATIVES = 50_000, 16, 20

@@ -13,9 +13,9 @@ import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from retrieval.serve.app import make_app
-from retrieval.serve.command import ServeConfig
-from retrieval.serve.service import Service
+from skipwise.components.serve import ServeConfig
+from skipwise.retrieval.serve.app import make_app
+from skipwise.retrieval.serve.service import Service
 from tests.page.exports import write_export
 
 HOSTILE = """<img src=x onerror="document.title='owned'">&amp;"""

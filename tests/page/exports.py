@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from retrieval.manifest import ExportManifest
-from training.checkpoint_index import FileRecord
+from skipwise.retrieval.export_manifest import ExportManifest
+from skipwise.training.checkpoint.checkpoint_index import FileRecord
 
 DIM, LONGEST = 8, 12
 

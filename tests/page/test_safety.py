@@ -4,7 +4,7 @@ import re
 
 from playwright.sync_api import Page, expect
 
-from retrieval.serve.static import PAGE
+from skipwise.retrieval.serve.static import PAGE
 from tests.page.conftest import HOSTILE
 from tests.page.oracle import address, ask, recommended
 

@@ -8,13 +8,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from datapipes.sessions import SessionStore
-from training.begin import begin_run
-from training.build import build_model, table_weight
-from training.checkpoint import Checkpoints
-from training.config import RunConfig
-from training.position import Position
-from training.state import model_tensors
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.training.build import build_model, table_weight
+from skipwise.training.checkpoint.checkpoints import Checkpoints
+from skipwise.training.checkpoint.state import model_tensors
+from skipwise.training.config import RunConfig
+from skipwise.training.run.position import Position
+from skipwise.training.run.start import begin_run
 
 TRACE = torch.export.export
 

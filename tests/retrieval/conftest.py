@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.recipes import RECIPES
-from datapipes.sessions import SessionStore
-from retrieval.export import ExportConfig, export
+from skipwise.components.export import ExportConfig, export
+from skipwise.components.recipes import RECIPES
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.training.build import build_model, table_weight
+from skipwise.training.checkpoint.checkpoints import Checkpoints, load_best
+from skipwise.training.checkpoint.state import model_tensors
+from skipwise.training.config import RunConfig
+from skipwise.training.loop import train
+from skipwise.training.run.directory import RunDirectory
+from skipwise.training.run.position import Position
+from skipwise.training.run.start import begin_run
 from tests.conftest import random_sessions, write_dataset
 from tests.ranks import run_on_ranks
-from training.begin import begin_run
-from training.build import build_model, table_weight
-from training.checkpoint import Checkpoints, load_best
-from training.config import RunConfig
-from training.loop import train
-from training.position import Position
-from training.run import RunDirectory
-from training.state import model_tensors
 
 TRACKS, DIM, LONGEST = 203, 16, 12
 DIRECTIONS = {"unidirectional": "best", "bidirectional": "bidir"}

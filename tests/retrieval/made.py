@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
-from retrieval.manifest import ExportManifest
+from skipwise.retrieval.export_manifest import ExportManifest
 
 LONGEST = 6
 

@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from models.encoder import Encoder
-from retrieval.export import ExportConfig, export
-from retrieval.manifest import ExportManifest
+from skipwise.components.export import ExportConfig, export
+from skipwise.models.encoder import Encoder
+from skipwise.retrieval.export_manifest import ExportManifest
+from skipwise.training.build import build_model
+from skipwise.training.checkpoint.checkpoints import load_best
+from skipwise.training.run.directory import RunDirectory
 from tests.ranks import run_on_ranks
 from tests.retrieval.conftest import DIM, DIRECTIONS, LONGEST, TRACKS, save_untrained, small, trained_table
-from training.build import build_model
-from training.checkpoint import load_best
-from training.run import RunDirectory
 
 pytestmark = pytest.mark.ranks
 

@@ -18,19 +18,19 @@ from hypothesis.extra import numpy as arrays
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from components.cli import parse
-from datapipes.errors import UserError
-from retrieval import extras
-from retrieval.encodings import check_near, decode, encode, row_bytes, scale_bias
-from retrieval.export import ExportConfig
-from retrieval.kinds import DType, Format, Kind
-from retrieval.manifest import ExportManifest
-from retrieval.quantized import quantized_table
-from retrieval.writing import exporter
+from skipwise.common import extras
+from skipwise.common.errors import UserError
+from skipwise.components.cli import parse
+from skipwise.components.export import ExportConfig
+from skipwise.retrieval.encodings import check_near, decode, encode, row_bytes, scale_bias
+from skipwise.retrieval.export import exporter
+from skipwise.retrieval.export_manifest import ExportManifest
+from skipwise.retrieval.formats import DType, Format, Kind
+from skipwise.retrieval.quantized import quantized_table
+from skipwise.training.run.directory import RunDirectory
 from tests.conftest import random_sessions, write_dataset
 from tests.retrieval.alone import alone, save_rows  # noqa: F401  a fixture
 from tests.retrieval.conftest import DIM, LONGEST, TRACKS, small
-from training.run import RunDirectory
 
 pytestmark = [pytest.mark.ranks, pytest.mark.usefixtures("alone")]
 KINDS = [kind for kind in starmap(Kind, product(get_args(Format), get_args(DType))) if kind.possible]

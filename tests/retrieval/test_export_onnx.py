@@ -7,10 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from models.encoder import Encoder, EncoderConfig
-from retrieval.manifest import ExportManifest
-from retrieval.writing.encoder import appended_positions, write_program
-from retrieval.writing.onnx_program import load_onnx, write_onnx
+from skipwise.models.config import EncoderConfig
+from skipwise.models.encoder import Encoder
+from skipwise.retrieval.export.encoder_program import appended_positions, write_program
+from skipwise.retrieval.export.onnx_program import load_onnx, write_onnx
+from skipwise.retrieval.export_manifest import ExportManifest
 from tests.ranks import run_on_ranks
 from tests.retrieval.conftest import DIRECTIONS
 from tests.retrieval.test_export import by_hand, read_parts, trained_encoder

@@ -13,15 +13,16 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from datapipes.errors import UserError
-from retrieval.export import ExportConfig, export
-from retrieval.kinds import Kind
-from retrieval.manifest import ExportManifest
-from retrieval.writing import encoder, exporter
-from retrieval.writing.live import LiveRows
+from skipwise.common.errors import UserError
+from skipwise.components.export import ExportConfig, export
+from skipwise.retrieval.export import encoder_program as encoder
+from skipwise.retrieval.export import exporter
+from skipwise.retrieval.export.live import LiveRows
+from skipwise.retrieval.export_manifest import ExportManifest
+from skipwise.retrieval.formats import Kind
+from skipwise.training.checkpoint.checkpoints import best_checkpoint
 from tests.ranks import run_on_ranks
 from tests.retrieval.conftest import TRACKS
-from training.checkpoint import best_checkpoint
 
 pytestmark = pytest.mark.ranks
 

@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from datapipes.errors import UserError
-from retrieval.export import ExportConfig, export
-from retrieval.kinds import Kind
-from retrieval.manifest import ExportManifest
-from retrieval.quantized import quantized_table
-from retrieval.writing import since
-from retrieval.writing.exporter import write_export
+from skipwise.common.errors import UserError
+from skipwise.components.export import ExportConfig, export
+from skipwise.retrieval.export import delta as since
+from skipwise.retrieval.export.exporter import write_export
+from skipwise.retrieval.export_manifest import ExportManifest
+from skipwise.retrieval.formats import Kind
+from skipwise.retrieval.quantized import quantized_table
 from tests.conftest import random_sessions, write_dataset
 from tests.ranks import run_on_ranks
 from tests.retrieval.alone import alone, save_rows  # noqa: F401  a fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.kinds import Kind
-from retrieval.writing.exporter import write_export
+from skipwise.retrieval.export.exporter import write_export
+from skipwise.retrieval.formats import Kind
 from tests.retrieval.alone import alone  # noqa: F401  a fixture
 
 ROOT = Path(__file__).parents[2]

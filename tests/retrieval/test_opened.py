@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datapipes.errors import UserError
-from retrieval.opened import OpenExport
+from skipwise.common.errors import UserError
+from skipwise.retrieval.open_export import OpenExport
 from tests.components.conftest import refused, run  # noqa: F401  a fixture
 from tests.retrieval.made import change, program, record, write_made
 

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval.answering.nearest import nearest
-from retrieval.answering.recommender import Listened, Recommender
-from retrieval.index.opened import open_search
-from retrieval.opened import OpenExport
+from skipwise.retrieval.open_export import OpenExport
+from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
+from skipwise.retrieval.recommend.similar_tracks import nearest
+from skipwise.retrieval.search.opened_search import open_search
 from tests.components.conftest import refused, run  # noqa: F401  a fixture
 from tests.retrieval.made import LONGEST, program, write_made
 
@@ -70,7 +70,7 @@ SESSIONS = st.lists(
     kind=st.sampled_from(["read", "filter"]),
 )
 def test_ranked_as_by_hand(recommenders, sessions, k, exclude, steer, kind):
-    rows_BK, scores_BK = recommenders[kind].recommend(Listened.of(sessions), k, exclude, steer)
+    rows_BK, scores_BK = recommenders[kind].recommend(SessionHistory.of(sessions), k, exclude, steer)
     assert rows_BK.shape == scores_BK.shape == (len(sessions), k)
     for session, rows, scores in zip(sessions, rows_BK, scores_BK, strict=True):
         expected = by_hand(session, k, exclude, steer, kind)
@@ -83,19 +83,19 @@ def test_ranked_as_by_hand(recommenders, sessions, k, exclude, steer, kind):
 
 
 def test_no_session_has_no_answer(recommenders):
-    rows, scores = recommenders["read"].recommend(Listened.of([]), 4)
+    rows, scores = recommenders["read"].recommend(SessionHistory.of([]), 4)
     assert rows.shape == scores.shape == (0, 4)
 
 
 def test_steering_leaves_a_session_without_skips_alone(recommenders):
-    listened = Listened.of([[(1, False), (2, False)], [(1, False), (2, True)]])
+    listened = SessionHistory.of([[(1, False), (2, False)], [(1, False), (2, True)]])
     off, on = (recommenders["read"].recommend(listened, TRACKS, steer=steer)[1] for steer in (0.0, 0.5))
     assert np.array_equal(off[0], on[0]) and not np.array_equal(off[1], on[1])
 
 
 @pytest.mark.parametrize("by", ["cosine", "inner-product"])
 def test_neighbours_as_by_hand(made, by: str, monkeypatch):
-    monkeypatch.setattr("retrieval.vectors.BLOCK_ROWS", 5)
+    monkeypatch.setattr("skipwise.retrieval.vectors.BLOCK_ROWS", 5)
     opened = OpenExport.open(made["read"])
     table = unit(ROWS) if by == "cosine" else ROWS
     for row in (0, 7, TRACKS - 1):
@@ -156,6 +156,6 @@ def test_refusals(made, run, words: list[str], wanted: list[str]):  # noqa: F811
 
 def test_a_session_of_which_nothing_is_read(recommenders):
     """Its answer does not depend on who is asked for beside it."""
-    alone = recommenders["filter"].queries(Listened.of([[(3, True)]]))
-    beside = recommenders["filter"].queries(Listened.of([[(4, False)] * 9, [(3, True), (5, True)]]))
+    alone = recommenders["filter"].queries(SessionHistory.of([[(3, True)]]))
+    beside = recommenders["filter"].queries(SessionHistory.of([[(4, False)] * 9, [(3, True), (5, True)]]))
     assert torch.equal(alone[0], beside[1]) and torch.isfinite(alone).all()

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from datapipes.sessions import SessionStore
-from retrieval.answering.recommender import Listened, Recommender
-from retrieval.kinds import DType, Format, Kind
-from retrieval.opened import OpenExport
-from retrieval.search import ExactSearch
-from retrieval.writing import exporter
+from skipwise.common.distributed import process_group
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.retrieval.export import exporter
+from skipwise.retrieval.formats import DType, Format, Kind
+from skipwise.retrieval.open_export import OpenExport
+from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
+from skipwise.retrieval.search.exact import ExactSearch
+from skipwise.training.build import build_model, evaluation_loader
+from skipwise.training.checkpoint.checkpoints import load_best
+from skipwise.training.run.directory import RunDirectory
 from tests.conftest import random_sessions, write_dataset
 from tests.retrieval.conftest import LONGEST, TRACKS, save_untrained, small
-from training.build import build_model, evaluation_loader
-from training.checkpoint import load_best
-from training.distributed import process_group
-from training.run import RunDirectory
 
 pytestmark = [pytest.mark.ranks, pytest.mark.usefixtures("group")]
 KINDS = [kind for kind in starmap(Kind, product(get_args(Format), get_args(DType))) if kind.possible]
@@ -35,7 +35,7 @@ def group() -> Iterator[None]:
 
 
 @torch.no_grad()
-def live_queries(run_path: Path) -> tuple[Listened, torch.Tensor]:
+def live_queries(run_path: Path) -> tuple[SessionHistory, torch.Tensor]:
     """All test sessions up to their target, and what `evaluate` asks of each."""
     run = RunDirectory.open(str(run_path))
     store, config = run.open_store(), run.config
@@ -53,7 +53,7 @@ def live_queries(run_path: Path) -> tuple[Listened, torch.Tensor]:
                 plays = range(window.offsets[number], window.offsets[number + 1] - 1)
                 sessions.append([(int(window.tracks[play]), bool(skipped[play])) for play in plays])
                 queries.append(query_D)
-    return Listened.of(sessions), torch.stack(queries)
+    return SessionHistory.of(sessions), torch.stack(queries)
 
 
 def made_run(folder: Path, recipe: str, **data) -> Path:

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from datapipes.errors import UserError
-from retrieval.answering import bulk
-from retrieval.answering.bulk import recommend_file
-from retrieval.answering.recommend import RecommendConfig
-from retrieval.answering.recommender import Listened, Recommender
-from retrieval.answering.session_file import SessionFile
-from retrieval.opened import OpenExport
-from retrieval.search import ExactSearch
+from skipwise.common.errors import UserError
+from skipwise.components.recommend import RecommendConfig
+from skipwise.retrieval.open_export import OpenExport
+from skipwise.retrieval.recommend import bulk
+from skipwise.retrieval.recommend.bulk import recommend_file
+from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
+from skipwise.retrieval.recommend.session_file import SessionFile
+from skipwise.retrieval.search.exact import ExactSearch
 from tests.components.conftest import refused, run  # noqa: F401  a fixture
 from tests.conftest import random_sessions, write_dataset
 from tests.retrieval.made import program, write_made
@@ -79,7 +79,7 @@ def test_as_one_by_one(opened, tmp_path_factory, sessions, kind, skips, k, batch
     assert found.schema.types == [columns["session_id"].type, pa.list_(pa.string()), pa.list_(pa.float32())]
     assert found["session_id"].to_pylist() == columns["session_id"].to_pylist()
     for session, tracks, scores in zip(sessions, found["tracks"].to_pylist(), found["scores"].to_pylist(), strict=True):
-        listened = Listened.of([[(row, skips != "none" and strength == 1) for row, strength in session]])
+        listened = SessionHistory.of([[(row, skips != "none" and strength == 1) for row, strength in session]])
         rows_1K, scores_1K = recommender.recommend(listened, k, steer=steer)
         np.testing.assert_allclose(scores, scores_1K[0, : len(scores)], atol=1e-5)
         by_id = dict(zip(opened.tracks.ids(rows_1K[0]).to_pylist(), scores_1K[0], strict=True))

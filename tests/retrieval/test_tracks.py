@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from retrieval.tracks import TrackIds
+from skipwise.retrieval.track_ids import TrackIds
 
 TEXTS = st.one_of(
     st.text(max_size=6),

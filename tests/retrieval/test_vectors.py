@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval.search import ExactSearch
-from retrieval.vectors import Piece, Vectors
+from skipwise.retrieval.search.exact import ExactSearch
+from skipwise.retrieval.vectors import Piece, Vectors
 
 
 def table(kind: str, rows: int, dim: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from models.table import row_block
+from skipwise.common.distributed import rank, world_size
+from skipwise.models import full_ranking as full
+from skipwise.models.full_ranking import full_counts, full_ranking, full_target_scores, full_topk
+from skipwise.models.table import row_block
+from skipwise.models.topk import Best, best_of, merge_best
 from tests.ranks import run_on_ranks
-from training import full
-from training.best import Best, best_of, merge_best
-from training.distributed import rank, ranks
-from training.full import full_counts, full_ranking, full_target_scores, full_topk
 
 
 def brute_force(scores_QR: Tensor, excluded_QX: Tensor, k: int) -> tuple[list[list[int]], list[list[float]]]:
@@ -84,7 +84,7 @@ def test_rows_of_infinite_scores():
 
 
 def best_of_own_rows(queries: Tensor, table: Tensor, excluded: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    first, last = row_block(len(table), rank(), ranks())
+    first, last = row_block(len(table), rank(), world_size())
     return merge_best(*full_topk(queries, k, excluded, first, table[first:last]))
 
 

@@ -7,20 +7,20 @@ import pytest
 import torch
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from components.recipes import RECIPES
-from datapipes.pipe import StepDataset
-from datapipes.sessions import SessionStore
-from models.encoder import Encoder
-from models.rows import own_rows
-from models.table import initial_rows
-from models.task import Learner
+from skipwise.common.distributed import device, rank, world_size
+from skipwise.components.recipes import RECIPES
+from skipwise.datapipes.loader import StepDataset
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.models.encoder import Encoder
+from skipwise.models.rows import own_rows
+from skipwise.models.table import initial_rows
+from skipwise.models.task import Learner
+from skipwise.training.build import build_model, table_weight, train_loader
+from skipwise.training.config import RunConfig
+from skipwise.training.loop import pipelined
+from skipwise.training.optimizer import make_optimizer
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
-from training.build import build_model, table_weight, train_loader
-from training.config import RunConfig
-from training.distributed import device, rank, ranks
-from training.loop import pipelined
-from training.optimizer import make_optimizer
 
 STEPS, TRACKS = 20, 203
 
@@ -54,7 +54,11 @@ def train_steps(config: RunConfig) -> dict:
         pipeline.detach()
     assert len(losses) == STEPS, "the test's epochs must add up to its steps"
     encoder = {name: value.detach().clone() for name, value in model.module.learner.named_parameters()}
-    return {"losses": losses, "rows": own_rows(table_weight(model), rank(), ranks())[1].clone(), "encoder": encoder}
+    return {
+        "losses": losses,
+        "rows": own_rows(table_weight(model), rank(), world_size())[1].clone(),
+        "encoder": encoder,
+    }
 
 
 def dense_steps(config: RunConfig) -> dict:

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from datapipes.errors import UserError
+from skipwise.common.distributed import process_group, rank
+from skipwise.common.errors import UserError
+from skipwise.training.checkpoint.checkpoints import find_newest
+from skipwise.training.config import RunConfig
+from skipwise.training.guards.non_finite import FILE
+from skipwise.training.guards.stop_signal import Control
+from skipwise.training.loop import Training, train
+from skipwise.training.run.directory import CHECKPOINTS
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
 from tests.training.test_resume import SESSIONS, STEPS, TRACKS, config_of, tensors_of
-from training.checkpoint import find_newest
-from training.config import RunConfig
-from training.control import Control
-from training.distributed import process_group, rank
-from training.health import FILE
-from training.loop import Training, train
-from training.run import CHECKPOINTS
 
 BAD_SESSION = 77
 
@@ -97,7 +97,7 @@ def test_a_gradient_alone_is_enough(data: Path, tmp_path: Path, monkeypatch):
 
 def test_found_within_a_logging_interval_where_looking_waits_for_the_device(data: Path, tmp_path: Path, monkeypatch):
     """As on a GPU: steps are not looked at one by one."""
-    monkeypatch.setattr("training.health.LOOKED_AT_ONCE", ())
+    monkeypatch.setattr("skipwise.training.guards.non_finite.LOOKED_AT_ONCE", ())
     asked = []
     agree = Control.agree
     monkeypatch.setattr(Control, "agree", lambda self, failed=False: (asked.append(failed), agree(self, failed))[1])

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from retrieval.writing.exporter import write_export
+from skipwise.common.distributed import rank
+from skipwise.retrieval.export.exporter import write_export
+from skipwise.training.config import CheckpointConfig, RunConfig
+from skipwise.training.loop import train
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
 from tests.training.test_resume import SESSIONS, TRACKS, assert_equal, config_of, story_of
-from training.config import CheckpointConfig, RunConfig
-from training.distributed import rank
-from training.loop import train
 
 RANKS = 2
 
@@ -33,24 +33,24 @@ class Death(NamedTuple):
 
 # In the order of a run, so that each has still to come when its turn is: one a start.
 DEATHS = [
-    Death(0, "training.begin.write_json"),
-    Death(1, "training.control.Control.agree"),
+    Death(0, "skipwise.training.run.start.write_json"),
+    Death(1, "skipwise.training.guards.stop_signal.Control.agree"),
     Death(0, "os.fsync"),
-    Death(0, "training.checkpoint.write_index", after=True),
+    Death(0, "skipwise.training.checkpoint.checkpoints.write_index", after=True),
     Death(0, "os.rename"),
     Death(0, "os.rename", after=True),
-    Death(0, "training.checkpoint.write_text"),
-    Death(1, "training.control.Control.agree", random.Random(1).randint(1, 3)),
-    Death(1, "training.progress.Progress.validation"),
-    Death(1, "training.evaluate.Evaluator.measure", after=True),
-    Death(0, "training.checkpoint.Checkpoints._point", after=True),
-    Death(0, "training.loop.load_best"),
-    Death(1, "training.loop.Job._begin_refit", after=True),
-    Death(0, "training.control.Control.agree", random.Random(4).randint(10, 15)),
-    Death(1, "training.records.RankWriter.__exit__", 2),
-    Death(0, "training.run.RunDirectory.update_metrics"),
-    Death(0, "training.run.RunDirectory.update_metrics", after=True),
-    Death(1, "retrieval.writing.exporter.write_part", after=True),
+    Death(0, "skipwise.training.checkpoint.checkpoints.write_text"),
+    Death(1, "skipwise.training.guards.stop_signal.Control.agree", random.Random(1).randint(1, 3)),
+    Death(1, "skipwise.training.run.progress.Progress.validation"),
+    Death(1, "skipwise.training.evaluation.evaluator.Evaluator.measure", after=True),
+    Death(0, "skipwise.training.checkpoint.checkpoints.Checkpoints._point", after=True),
+    Death(0, "skipwise.training.loop.load_best"),
+    Death(1, "skipwise.training.loop.Job._begin_refit", after=True),
+    Death(0, "skipwise.training.guards.stop_signal.Control.agree", random.Random(4).randint(10, 15)),
+    Death(1, "skipwise.training.evaluation.records.RankWriter.__exit__", 2),
+    Death(0, "skipwise.training.run.directory.RunDirectory.update_metrics"),
+    Death(0, "skipwise.training.run.directory.RunDirectory.update_metrics", after=True),
+    Death(1, "skipwise.retrieval.export.exporter.write_part", after=True),
     Death(0, "os.rename"),
     Death(0, "os.rename", after=True),
 ]

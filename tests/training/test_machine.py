@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.machine import available_memory, free_disk
+from skipwise.common.machine import available_memory, free_disk
 
 
 def machine(root: Path, files: dict[str, str]) -> Path:

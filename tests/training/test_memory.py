@@ -11,7 +11,7 @@ PARTS, PART = 10, 30 << 20
 STEP = f"""
 import ctypes, json, sys
 import torch
-from training.memory import keep_freed_memory
+from skipwise.common.machine import keep_freed_memory
 
 class Account(ctypes.Structure):  # struct mallinfo2, see mallinfo(3)
     _fields_ = [(name, ctypes.c_size_t) for name in (

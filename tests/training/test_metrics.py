@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from skipwise.common.distributed import rank
+from skipwise.training.evaluation.metrics import RankMetrics, SkipRanking
 from tests.ranks import run_on_ranks
-from training.distributed import rank
-from training.metrics import RankMetrics, SkipRanking
 
 RANKS = [1, 3, 10, 11, 21, 5]
 EXPECTED = {

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.table import row_block
-from training import full
-from training.full import full_counts, full_target_scores
-from training.ranking import uniform_scores
+from skipwise.models import full_ranking as full
+from skipwise.models.candidate_ranking import uniform_scores
+from skipwise.models.full_ranking import full_counts, full_target_scores
+from skipwise.models.table import row_block
 
 
 def sharded_ranks(queries, table, target, extra, ranks: int, protocol: str) -> torch.Tensor:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from skipwise.common.distributed import rank
 from tests import ranks
 from tests.ranks import run_on_ranks
-from training.distributed import rank
 
 pytestmark = pytest.mark.ranks
 LEFT_BEHIND = []

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from datapipes.errors import UserError
+from skipwise.common.distributed import rank
+from skipwise.common.errors import UserError
+from skipwise.training.evaluation.records import Ranks, RankWriter, has_ranks, read_ranks
 from tests.ranks import run_on_ranks
-from training.distributed import rank
-from training.records import Ranks, RankWriter, has_ranks, read_ranks
 
 
 def batch_of(sessions: list[int]) -> dict[str, torch.Tensor]:

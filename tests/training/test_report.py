@@ -1,7 +1,7 @@
 """The HR table as text: skips beside HR@K, and no figure of another convention."""
 
-from training.config import RunConfig
-from training.report import hit_rate_table
+from skipwise.training.config import RunConfig
+from skipwise.training.evaluation.hit_rate_table import hit_rate_table
 
 MEANS = {"hr@1": 0.1, "hr@5": 0.2, "hr@10": 0.3, "hr@20": 0.4, "ndcg@10": 0.25, "mrr": 0.15, "sessions": 7}
 KEPT = {"kept_percentile_rank": 60.0, "kept_hr@10": 0.4, "kept_sessions": 4}

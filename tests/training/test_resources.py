@@ -9,12 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from datapipes.errors import UserError
-from models.encoder import EncoderConfig
-from models.table import TableConfig
+from skipwise.common.errors import UserError
+from skipwise.models.config import EncoderConfig, TableConfig
+from skipwise.training.config import EvaluateConfig, RunConfig
+from skipwise.training.guards.memory_check import (
+    check_disk,
+    check_machines,
+    check_memory,
+    checkpoint_bytes,
+    size,
+    training_bytes,
+)
 from tests.ranks import run_on_ranks
-from training.config import EvaluateConfig, RunConfig
-from training.resources import check_disk, check_machines, check_memory, checkpoint_bytes, size, training_bytes
 
 GB = 10**9
 TRACKS = 100_000_000
@@ -225,10 +231,10 @@ def test_all_ranks_refuse_in_the_same_words(tmp_path: Path):
 GROWTH = """
 import json
 from dataclasses import replace
-from training.build import build_model
-from training.config import RunConfig
-from training.distributed import process_group
-from training.resources import training_bytes
+from skipwise.training.build import build_model
+from skipwise.training.config import RunConfig
+from skipwise.common.distributed import process_group
+from skipwise.training.guards.memory_check import training_bytes
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096

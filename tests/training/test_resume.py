@@ -11,23 +11,24 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from components.recipes import RECIPES
-from datapipes.errors import UserError
-from datapipes.sessions import SessionStore
+from skipwise.common.distributed import process_group
+from skipwise.common.errors import UserError
+from skipwise.components.recipes import RECIPES
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.training.checkpoint import checkpoints as checkpoint
+from skipwise.training.checkpoint.checkpoint_index import read_index
+from skipwise.training.checkpoint.checkpoints import best_checkpoint, find_newest
+from skipwise.training.checkpoint.storage import read_rows
+from skipwise.training.config import RunConfig
+from skipwise.training.guards import stop_signal as control
+from skipwise.training.guards.hang_watch import HangWatch
+from skipwise.training.guards.stop_signal import Action, Control, Stopped
+from skipwise.training.loop import Job, train
+from skipwise.training.run.directory import CHECKPOINTS
+from skipwise.training.run.position import Position
+from skipwise.training.run.start import begin_run
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
-from training import checkpoint, control
-from training.begin import begin_run
-from training.checkpoint import best_checkpoint, find_newest
-from training.checkpoint_index import read_index
-from training.config import RunConfig
-from training.control import Action, Control, Stopped
-from training.distributed import process_group
-from training.loop import Job, train
-from training.position import Position
-from training.run import CHECKPOINTS
-from training.storage import read_rows
-from training.watch import HangWatch
 
 TRACKS, SESSIONS, BATCH = 150, 160, 32
 STEPS = SESSIONS // BATCH

@@ -14,14 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.recipes import RECIPES
-from datapipes.errors import UserError
-from datapipes.manifest import SESSIONS, Manifest
+from skipwise.common.distributed import process_group
+from skipwise.common.errors import UserError
+from skipwise.components.recipes import RECIPES
+from skipwise.datapipes.manifest import SESSIONS, Manifest
+from skipwise.studies.run_report.write import write_report
+from skipwise.training.loop import train
 from tests.conftest import random_sessions, write_dataset
 from tests.training.test_train import TRACKS, config_of
-from training.distributed import process_group
-from training.loop import train
-from training.run_report.write import write_report
 
 CONTEXTS = ["radio", "<b>user_collection</b>", "$x$"]
 

@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.cli import parse
-from components.report import ReportConfig
-from datapipes.errors import UserError
-from training.config import RunConfig
-from training.records import Ranks
-from training.run_report import charts, page
-from training.run_report.breakdowns import OTHERS, broken_down, together
-from training.run_report.curves import read_curves, thinned
-from training.run_report.drawing import picture
-from training.run_report.pairs import differences, unlike
-from training.run_report.sample import main_directions
-from training.study.groupings import by_number
+from skipwise.common.errors import UserError
+from skipwise.components.cli import parse
+from skipwise.components.report import ReportConfig
+from skipwise.studies.groupings import by_number
+from skipwise.studies.run_report import charts, page
+from skipwise.studies.run_report.breakdowns import OTHERS, broken_down, label_together
+from skipwise.studies.run_report.curves import read_curves, thinned
+from skipwise.studies.run_report.drawing import picture
+from skipwise.studies.run_report.pairs import differences, unlike
+from skipwise.studies.run_report.table_sample import main_directions
+from skipwise.training.config import RunConfig
+from skipwise.training.evaluation.records import Ranks
 
 
 def ranks_of(rank: list[int], position: list[int] | None = None, skips: list[int] | None = None) -> Ranks:
@@ -95,7 +95,7 @@ def test_many_groups_are_thrown_together():
 def test_runs_share_their_groups():
     """Alone, ten positions stand by themselves; twelve together are cut into fifths, the same for both."""
     first, second = ranks_of([1] * 10, position=list(range(10))), ranks_of([1] * 4, position=[3, 3, 10, 11])
-    labels = together(lambda ranks: by_number(ranks.position), [first, second])
+    labels = label_together(lambda ranks: by_number(ranks.position), [first, second])
     # Fifths of the 14 positions 0 1 2 3 3 3 4 5 6 7 8 9 10 11.
     names = [["00-03"] * 4 + ["04-06"] * 3 + ["07-08"] * 2 + ["09-11"], ["00-03"] * 2 + ["09-11"] * 2]
     assert [one.tolist() for one in labels] == names

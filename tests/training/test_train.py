@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from components.recipes import RECIPES
-from datapipes.collate import HELD_OUT
-from datapipes.errors import UserError
-from datapipes.sessions import SessionStore
+from skipwise.common.distributed import process_group
+from skipwise.common.errors import UserError
+from skipwise.components.recipes import RECIPES
+from skipwise.datapipes.collate import HELD_OUT
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.training.build import build_model
+from skipwise.training.checkpoint.checkpoints import load_best
+from skipwise.training.config import RunConfig
+from skipwise.training.evaluation.evaluator import SPLITS, Evaluator, measurable
+from skipwise.training.evaluation.records import has_ranks, read_ranks
+from skipwise.training.loop import Training, train
+from skipwise.training.run.directory import RunDirectory
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
-from training.build import build_model
-from training.checkpoint import load_best
-from training.config import RunConfig
-from training.distributed import process_group
-from training.evaluate import SPLITS, Evaluator, measurable
-from training.loop import Training, train
-from training.records import has_ranks, read_ranks
-from training.run import RunDirectory
 
 TRACKS = 150
 
@@ -198,7 +198,7 @@ def test_full_protocol_equals_brute_force(data: Path, tmp_path: Path):
         model.eval()
         table = next(value for name, value in model.state_dict().items() if "table" in name).local_tensor()
         hits = {1: 0, 10: 0}
-        from training.build import evaluation_loader
+        from skipwise.training.build import evaluation_loader
 
         for batch in evaluation_loader(run.config, store, "full", "test", 0).epoch(0):
             with torch.no_grad():

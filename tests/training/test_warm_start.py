@@ -11,21 +11,21 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from datapipes.errors import UserError
-from datapipes.manifest import VOCABULARY
-from datapipes.sessions import SessionStore
-from models.table import initial_rows
-from retrieval.writing.exporter import write_export
+from skipwise.common.distributed import process_group
+from skipwise.common.errors import UserError
+from skipwise.datapipes.manifest import VOCABULARY
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.models.table import initial_rows
+from skipwise.retrieval.export.exporter import write_export
+from skipwise.training.checkpoint.checkpoints import best_checkpoint
+from skipwise.training.config import RunConfig
+from skipwise.training.guards.hang_watch import HangWatch
+from skipwise.training.guards.stop_signal import Control
+from skipwise.training.loop import Job, train
+from skipwise.training.run.start import begin_run
 from tests.conftest import random_sessions, write_dataset
 from tests.ranks import run_on_ranks
 from tests.training.test_resume import TRACKS, config_of, stop_once, tensors_of
-from training.begin import begin_run
-from training.checkpoint import best_checkpoint
-from training.config import RunConfig
-from training.control import Control
-from training.distributed import process_group
-from training.loop import Job, train
-from training.watch import HangWatch
 
 TABLE = "model.table.embedding_bags.tracks.weight"
 STATE = "optimizer.table.table.embedding_bags.tracks.weight.tracks.momentum1"

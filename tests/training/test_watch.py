@@ -18,9 +18,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from skipwise.common.distributed import rank
+from skipwise.training.guards.hang_watch import HangWatch, Sight, describe, find_hung
 from tests.ranks import CONTEXT, run_on_ranks
-from training.distributed import rank
-from training.watch import HangWatch, Sight, describe, find_hung
 
 RANKS = 3
 LIMIT_S = 2.0
@@ -148,8 +148,8 @@ def test_a_failure_is_shown_and_not_taken_for_a_hang(tmp_path: Path):
 HANGS_ONCE = """
 import os, time
 import torch.distributed as dist
-from training.distributed import process_group, rank
-from training.watch import HangWatch
+from skipwise.common.distributed import process_group, rank
+from skipwise.training.guards.hang_watch import HangWatch
 
 attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 with process_group():

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from components.evaluate import EvaluateRunConfig
-from components.recipes import RECIPES
-from datapipes.errors import UserError
-from datapipes.sessions import SessionStore
-from retrieval.hit_rates import measure_hit_rates, open_exported, ranks_of
-from retrieval.opened import OpenExport
-from retrieval.search import ExactSearch
+from skipwise.common.errors import UserError
+from skipwise.components.evaluate import EvaluateRunConfig
+from skipwise.components.recipes import RECIPES
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.retrieval.hit_rates import measure_hit_rates, open_exported, ranks_of
+from skipwise.retrieval.open_export import OpenExport
+from skipwise.retrieval.search.exact import ExactSearch
+from skipwise.training.config import RunConfig
+from skipwise.training.run.directory import RunDirectory
 from tests.conftest import random_sessions
 from tests.retrieval.index.exports import DIM
-from training.config import RunConfig
-from training.run import RunDirectory
 
 TRACKS, KEPT = 60, 25
 """The table has this many more rows than the data have tracks."""

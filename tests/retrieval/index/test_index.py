@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from datapipes.errors import UserError
-from retrieval.index import measured, placed
-from retrieval.index.command import IndexConfig, index
-from retrieval.index.opened import open_search
-from retrieval.manifest import ExportManifest
-from retrieval.opened import OpenExport
-from retrieval.search import ExactSearch
+from skipwise.common.errors import UserError
+from skipwise.components.index import IndexConfig, index
+from skipwise.retrieval.export_manifest import ExportManifest
+from skipwise.retrieval.open_export import OpenExport
+from skipwise.retrieval.search import measured
+from skipwise.retrieval.search import stored as placed
+from skipwise.retrieval.search.exact import ExactSearch
+from skipwise.retrieval.search.opened_search import open_search
 
 QUICK = {"threads": 1, "recall": 0.5}
 
@@ -92,7 +93,7 @@ def test_the_fastest_that_reaches_is_chosen(by_hand, monkeypatch: pytest.MonkeyP
     def as_fast_as_told(kind, setting, search, truth):
         return replace(real(kind, setting, search, truth), queries_per_s=speeds[kind] - setting.get("nprobe", 0) / 1000)
 
-    monkeypatch.setattr("retrieval.index.make.measure", as_fast_as_told)
+    monkeypatch.setattr("skipwise.retrieval.search.choose.measure", as_fast_as_told)
     export = by_hand()
     index(IndexConfig(export, recall=0.9, threads=1))
     record = ExportManifest.read(export).index
@@ -125,7 +126,7 @@ def test_too_small_and_not_good_enough(by_hand):
     with pytest.raises(
         UserError, match=r"none of --kinds ivfpq finds --recall 1.0 of the ten best: ivfpq finds 0\.\d{4}"
     ):
-        with patch("retrieval.index.make.settings", lambda *_: [{"nprobe": 1, "shortlist": 10}]):
+        with patch("skipwise.retrieval.search.choose.settings", lambda *_: [{"nprobe": 1, "shortlist": 10}]):
             index(IndexConfig(export, kinds=("ivfpq",), recall=1.0, threads=1))
     assert not ExportManifest.read(export).index
 
@@ -157,7 +158,7 @@ def test_interrupted_it_leaves_the_export_as_it_was(by_hand, step: str):
             raise KeyboardInterrupt
         return Path(arguments[0]).rename(arguments[1])
 
-    with patch(f"retrieval.index.{step}", interrupted), pytest.raises(KeyboardInterrupt):
+    with patch(f"skipwise.retrieval.search.{step}", interrupted), pytest.raises(KeyboardInterrupt):
         index(IndexConfig(export, kinds=("ivfpq",), overwrite=True, **QUICK))
     assert calls and contents(export) == before
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from datapipes.sessions import SessionStore
-from retrieval.hit_rates import compared_with, measure_hit_rates, open_exported
-from retrieval.index.command import IndexConfig, index
+from skipwise.components.index import IndexConfig, index
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.retrieval.hit_rates import compared_with, measure_hit_rates, open_exported
+from skipwise.training.evaluation.evaluator import measurable
+from skipwise.training.run.directory import RunDirectory
 from tests.retrieval.conftest import DIRECTIONS
-from training.evaluate import measurable
-from training.run import RunDirectory
 
 
 @pytest.mark.ranks

@@ -13,14 +13,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from datapipes.errors import UserError
-from retrieval.index.command import IndexConfig, index
-from retrieval.index.kinds import build
-from retrieval.index.opened import open_search
-from retrieval.index.searching import IndexSearch
-from retrieval.opened import OpenExport
-from retrieval.search import ExactSearch
-from retrieval.vectors import Piece, Vectors
+from skipwise.common.errors import UserError
+from skipwise.components.index import IndexConfig, index
+from skipwise.retrieval.open_export import OpenExport
+from skipwise.retrieval.search.exact import ExactSearch
+from skipwise.retrieval.search.faiss_build import build
+from skipwise.retrieval.search.faiss_search import IndexSearch
+from skipwise.retrieval.search.opened_search import open_search
+from skipwise.retrieval.vectors import Piece, Vectors
 from tests.retrieval.index.exports import DIM, change_index, norms_matter, write_by_hand
 
 

@@ -16,14 +16,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retrieval.answering.recommender import Listened, Recommender
-from retrieval.index.opened import open_search
-from retrieval.manifest import ExportManifest
-from retrieval.opened import OpenExport
-from retrieval.serve.app import make_app
-from retrieval.serve.command import ServeConfig
-from retrieval.serve.service import Service
-from training.checkpoint_index import FileRecord
+from skipwise.components.serve import ServeConfig
+from skipwise.retrieval.export_manifest import ExportManifest
+from skipwise.retrieval.open_export import OpenExport
+from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
+from skipwise.retrieval.search.opened_search import open_search
+from skipwise.retrieval.serve.app import make_app
+from skipwise.retrieval.serve.service import Service
+from skipwise.training.checkpoint.checkpoint_index import FileRecord
 
 TRACKS, DIM, MOST = 300, 8, 5
 NAMES = [f"t_{row:03}" for row in range(TRACKS - 3)] + ["a/b c", "ü/ü", "t_000/x"]
@@ -111,7 +111,7 @@ class Oracle:
 
     def recommend(self, session: list[tuple[str, bool]], k: int = 10, **options: Any) -> list[tuple[str, float]]:
         rows = [(NAMES.index(track), skipped) for track, skipped in session]
-        (rows_K,), (scores_K,) = self._recommender.recommend(Listened.of([rows]), k, **options)
+        (rows_K,), (scores_K,) = self._recommender.recommend(SessionHistory.of([rows]), k, **options)
         return [(NAMES[row], score) for row, score in zip(rows_K, scores_K.tolist(), strict=True) if row >= 0]
 
 

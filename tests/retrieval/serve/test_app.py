@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from retrieval.manifest import ExportManifest
-from retrieval.serve.command import ServeConfig
-from retrieval.serve.loaded import Loaded
-from retrieval.serve.service import Service
+from skipwise.components.serve import ServeConfig
+from skipwise.retrieval.export_manifest import ExportManifest
+from skipwise.retrieval.serve.served_export import Loaded
+from skipwise.retrieval.serve.service import Service
 from tests.retrieval.serve.conftest import MOST, NAMES, TRACKS, Asked, Oracle, asking, plays, sentence
 
 SESSION = [("t_004", False), ("t_010", True), ("ü/ü", False), ("t_010", False), ("t_100", True)]

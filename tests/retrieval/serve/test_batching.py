@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 
-from retrieval.serve.batching import Batcher, BatchLimits, Overloaded
-from retrieval.serve.command import ServeConfig
-from retrieval.serve.service import Service
+from skipwise.components.serve import ServeConfig
+from skipwise.retrieval.serve.batching import Batcher, BatchLimits, Overloaded
+from skipwise.retrieval.serve.service import Service
 from tests.retrieval.serve.conftest import asking, sentence
 
 

@@ -22,7 +22,7 @@ class Running:
     """The command, as a user starts it."""
 
     def __init__(self, export: Path):
-        words = "-m components serve --port 0 --reload-s 0 --max-batch 8 --max-wait-ms 400 --export".split()
+        words = "-m skipwise serve --port 0 --reload-s 0 --max-batch 8 --max-wait-ms 400 --export".split()
         self.process = subprocess.Popen([sys.executable, *words, str(export)], stderr=subprocess.PIPE, text=True)
         said = self.process.stderr.readline()
         assert said.startswith("serving 300 tracks at http://127.0.0.1:"), said

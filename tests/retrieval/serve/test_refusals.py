@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from retrieval.serve import guard
-from retrieval.serve.app import make_app
-from retrieval.serve.command import ServeConfig
-from retrieval.serve.service import Service
+from skipwise.components.serve import ServeConfig
+from skipwise.retrieval.serve import guard
+from skipwise.retrieval.serve.app import make_app
+from skipwise.retrieval.serve.service import Service
 from tests.retrieval.serve.conftest import NAMES, Asked, asking, sentence
 
 PLAY = {"track": "t_001"}

@@ -14,16 +14,16 @@ import httpx
 import numpy as np
 import pytest
 
-from datapipes.errors import UserError
-from retrieval.serve import server
-from retrieval.serve.command import ServeConfig
-from retrieval.serve.loaded import Loaded
-from retrieval.serve.metrics import Metrics
-from retrieval.serve.server import run
-from retrieval.serve.service import Service
-from retrieval.serve.slot import Slot
+from skipwise.common.errors import UserError
+from skipwise.components.serve import ServeConfig
+from skipwise.retrieval.serve import server
+from skipwise.retrieval.serve.hot_swap import Slot
+from skipwise.retrieval.serve.prometheus import Metrics
+from skipwise.retrieval.serve.served_export import Loaded
+from skipwise.retrieval.serve.server import run
+from skipwise.retrieval.serve.service import Service
+from skipwise.training.checkpoint.checkpoint_index import FileRecord
 from tests.retrieval.serve.conftest import TRACKS, Oracle, asking
-from training.checkpoint_index import FileRecord
 
 
 def change_manifest(folder: Path, **changes: Any) -> None:

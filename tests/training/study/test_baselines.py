@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from components.recipes import RECIPES
-from datapipes.counts import train_counts
-from datapipes.sessions import SessionStore
+from skipwise.common.distributed import process_group
+from skipwise.components.recipes import RECIPES
+from skipwise.datapipes.counts import train_counts
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.studies.baselines import is_measured, measure_baseline
+from skipwise.studies.groupings import groupings
+from skipwise.training.build import evaluation_loader
+from skipwise.training.config import RunConfig
+from skipwise.training.evaluation.records import read_ranks
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
-from training.build import evaluation_loader
-from training.config import RunConfig
-from training.distributed import process_group
-from training.records import read_ranks
-from training.study.baselines import is_measured, measure_baseline
-from training.study.groupings import groupings
 
 TRACKS = 60
 

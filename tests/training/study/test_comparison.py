@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from datapipes.errors import UserError
-from training.records import RankWriter
-from training.study.comparison import Row, compare
-from training.study.markdown import _verdict, table_markdown
-from training.study.picture import draw
+from skipwise.common.errors import UserError
+from skipwise.studies.comparison import Row, compare
+from skipwise.studies.comparison_markdown import _verdict, table_markdown
+from skipwise.studies.comparison_plot import draw
+from skipwise.training.evaluation.records import RankWriter
 
 N = 400
 

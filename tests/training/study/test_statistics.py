@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from training.study import statistics
-from training.study.statistics import Difference, bootstrap_means, gap, holm, interval, over_seeds, paired
+from skipwise.studies import statistics
+from skipwise.studies.statistics import Difference, bootstrap_means, gap, holm, interval, over_seeds, paired
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9])

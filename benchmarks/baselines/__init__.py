@@ -1,0 +1,1 @@
+"""What the benchmarks compare with: plain PyTorch, and other libraries in environments of their own."""

@@ -1,0 +1,143 @@
+"""What every benchmark leaves behind: a dated Markdown page, the raw JSON beside it, and a plot.
+
+The JSON is what `compare` reads: `samples` holds, for each figure that is judged, one value a round; higher is better.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from skipwise.benchmarks.harness.clock import peaks_of_ranks
+from skipwise.common.distributed import device, logger, rank, world_size
+from skipwise.common.files import write_json, write_text
+from skipwise.common.provenance import commit, machine, versions
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Where a report goes."""
+
+    output: str = "benchmarks/results"
+    """Directory of DATE-NAME.md, .json and .png."""
+    json: str = ""
+    """One more copy of the JSON, in this file."""
+
+
+@dataclass
+class Report:
+    """A benchmark's result."""
+
+    name: str
+    """The benchmark's."""
+    title: str
+    config: Any
+    """The dataclass that was asked for."""
+    figures: dict[str, Any]
+    """What was measured; goes to the top level of the JSON."""
+    samples: dict[str, list[float]]
+    """For each figure that `compare` judges, one value a round, higher is better: ratios to a baseline as a rule."""
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
+    draw: Callable[[Figure], None] | None = None
+    """The plot, where it is not to show each round's samples."""
+    variant: str = ""
+    """Tells reports of one day and benchmark apart, in their files' names."""
+
+
+def write(report: Report, to: ReportConfig) -> None:
+    """Writes the files on rank 0 and says what is in them."""
+    made = _made_of()  # every rank has a peak of its own to tell
+    if rank() != 0:
+        return
+    variant = [report.variant] if report.variant else []
+    ranked = [f"{world_size()}-ranks"] if world_size() > 1 else []
+    name = "-".join([date.today().isoformat(), report.name, *variant, *ranked])
+    folder = Path(to.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"schema_version": SCHEMA_VERSION, "benchmark": report.name, "date": date.today().isoformat()}
+    content |= {"made": made, "config": asdict(report.config)} | report.figures | {"samples": report.samples}
+    text = _markdown(report, made, name)
+    plot(report.draw or rounds_of(report.samples), folder / f"{name}.png")
+    write_json(folder / f"{name}.json", content)
+    write_text(folder / f"{name}.md", text)
+    if to.json:
+        write_json(Path(to.json), content)
+    logger.info("\n".join([report.title, "", *table(report.header, report.rows), "", *report.notes]))
+    logger.info(f"wrote {folder / name}.md and .json")
+
+
+def plot(draw: Callable[[Figure], None], file: Path) -> None:
+    """Writes a PNG 900 pixels wide, at one blow."""
+    figure = Figure(figsize=(9, 4.5), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(figure)
+    aside = file.with_name(f".{file.name}.partial")
+    figure.savefig(aside, format="png")
+    os.replace(aside, file)
+
+
+def rounds_of(samples: dict[str, list[float]]) -> Callable[[Figure], None]:
+    """Draws every round of each figure as a point, and their quartiles as a box."""
+
+    def draw(figure: Figure) -> None:
+        axis = figure.subplots()
+        axis.boxplot(list(samples.values()), orientation="horizontal", tick_labels=list(samples), showfliers=False)
+        for place, values in enumerate(samples.values(), start=1):
+            axis.plot(values, [place] * len(values), ".", color="#33658a", alpha=0.6)
+        axis.set_xlabel("each round's figure; more is better")
+        axis.set_xlim(left=0)
+        axis.invert_yaxis()
+        axis.grid(axis="x", color="0.9")
+        axis.spines[["top", "right"]].set_visible(False)
+
+    return draw
+
+
+def table(header: list[str], rows: list[list[str]]) -> list[str]:
+    """A Markdown table's lines, its columns aligned for the eye as well."""
+    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
+
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+
+    return [line(header), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, rows)]
+
+
+def _made_of() -> dict[str, Any]:
+    return {
+        "machine": machine() | ({"device": torch.cuda.get_device_name()} if device().type == "cuda" else {}),
+        "versions": versions(),
+        "commit": commit(),
+        "ranks": world_size(),
+        "threads": torch.get_num_threads(),
+        "peak_bytes": peaks_of_ranks(),
+    }
+
+
+def _markdown(report: Report, made: dict[str, Any], name: str) -> str:
+    peak = ", ".join(f"{value / 2**20:,.0f}" for value in made["peak_bytes"])
+    lines = [
+        f"# {report.title}",
+        "",
+        f"{date.today().isoformat()}, commit {made['commit']}; {made['machine']['processor']}, "
+        f"{made['machine']['cores']} cores, {made['ranks']} rank{'s' * (made['ranks'] > 1)} of {made['threads']} "
+        f"threads; {', '.join(f'{name} {value}' for name, value in made['versions'].items())}; "
+        f"peak memory of the process {peak} MiB.",
+        "",
+        "Options: " + ", ".join(f"{name} {value}" for name, value in asdict(report.config).items()) + ".",
+        "",
+        *table(report.header, report.rows),
+        "",
+        *report.notes,
+    ]
+    return "\n".join([*lines, "", f"![{report.name}]({name}.png)"]) + "\n"

@@ -1,0 +1,89 @@
+"""`compare A.json B.json`: whether B is slower than A by more than the runs' own noise."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from skipwise.benchmarks.harness.benchmark_report import SCHEMA_VERSION, table
+from skipwise.common.errors import UserError
+from skipwise.common.files import read_json
+
+RESAMPLES = 10_000
+CONFIDENCE = 0.99
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Two reports of one benchmark."""
+
+    before: Annotated[str, tyro.conf.Positional]
+    """JSON of the run to compare with."""
+    after: Annotated[str, tyro.conf.Positional]
+    """JSON of the run to judge."""
+    tolerance: float = 0.02
+    """A loss of up to this share is no regression, however sure it is: two starts of one program differ by as much."""
+
+
+CONFIG = CompareConfig
+
+
+def measure(config: CompareConfig) -> None:
+    """Prints a verdict for each figure; exit code 1 where one is a regression."""
+    before, after = _read(config.before), _read(config.after)
+    if before["benchmark"] != after["benchmark"]:
+        raise UserError(
+            f"{config.after} is of the benchmark '{after['benchmark']}' and {config.before} of "
+            f"'{before['benchmark']}': name two reports of the same"
+        )
+    shared = [name for name in before["samples"] if name in after["samples"]]
+    if not shared:
+        raise UserError(f"{config.before} and {config.after} have no figure in common: name two reports alike")
+    rows, regressions = [], 0
+    for name in shared:
+        verdict, change, low, high = judge(before["samples"][name], after["samples"][name], config.tolerance)
+        regressions += verdict == "regression"
+        medians = [f"{np.median(report['samples'][name]):.3g}" for report in (before, after)]
+        rows.append([name, *medians, f"{100 * change:+.1f} % [{100 * low:+.1f}, {100 * high:+.1f}]", verdict])
+    print("\n".join(table(["figure", "before", "after", "change", "verdict"], rows)))
+    changed = [
+        name for name, value in before["config"].items() if name in after["config"] and after["config"][name] != value
+    ]
+    if changed:
+        print(f"The two runs differ in their options: {', '.join(changed)}.")
+    if before["made"]["machine"] != after["made"]["machine"]:
+        print("The two runs were made on different machines.")
+    if regressions:
+        sys.exit(1)
+
+
+def judge(before: list[float], after: list[float], tolerance: float) -> tuple[str, float, float, float]:
+    """(verdict, change of the median, its interval) of a figure of which more is better; shares of `before`.
+
+    The interval is a percentile bootstrap of both runs' rounds. A verdict needs all of it to lie beyond `tolerance`.
+    """
+    generator = np.random.default_rng(0)
+    medians = [
+        np.median(generator.choice(np.asarray(values), (RESAMPLES, len(values))), axis=1) for values in (before, after)
+    ]
+    low, high = np.quantile(medians[1] / medians[0] - 1, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    change = float(np.median(after) / np.median(before) - 1)
+    verdict = "regression" if high < -tolerance else "better" if low > tolerance else "no difference beyond the noise"
+    return verdict, change, float(low), float(high)
+
+
+def _read(path: str) -> dict:
+    content = read_json(Path(path), "the JSON of a benchmark's report")
+    samples = content.get("samples")
+    whole = content.get("schema_version") == SCHEMA_VERSION and isinstance(samples, dict)
+    whole = whole and all(isinstance(content.get(name), dict) for name in ("config", "made"))
+    whole = whole and isinstance(content["made"].get("machine"), dict) and isinstance(content.get("benchmark"), str)
+    if not whole or not all(
+        isinstance(values, list) and values and all(isinstance(value, int | float) and value > 0 for value in values)
+        for values in samples.values()
+    ):
+        raise UserError(f"{path} is no report of this version's benchmarks: measure again")
+    return content

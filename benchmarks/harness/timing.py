@@ -1,0 +1,84 @@
+"""Cases timed in turn (A B A B), so that whatever else the machine does meets all of them alike."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from skipwise.common.distributed import device, world_size
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of each call of one case, warm-up left out; the slowest rank's where there are several."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def p50(self) -> float:
+        return float(np.quantile(self.seconds, 0.5))
+
+    @property
+    def p90(self) -> float:
+        return float(np.quantile(self.seconds, 0.9))
+
+
+def alternate(cases: dict[str, Callable[[], object]], rounds: int, warmup: int, calls: int = 1) -> dict[str, Times]:
+    """Runs every case in turn, `rounds` times, after `warmup` rounds that are not counted.
+
+    `calls`: times a case runs in one turn, each timed by itself. More than one lets a case find its own data in the
+    caches again, as it would when running alone.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for number in range(warmup + rounds):
+        for name, case in cases.items():
+            for _ in range(calls):
+                elapsed = timed(case)
+                if number >= warmup:
+                    seconds[name].append(elapsed)
+    return {name: Times(tuple(_slowest_rank(values))) for name, values in seconds.items()}
+
+
+def timed(case: Callable[[], object]) -> float:
+    """Seconds of one call, work on the device included; ranks start together."""
+    if world_size() > 1:
+        dist.barrier()
+    if device().type != "cuda":
+        start = time.perf_counter()
+        case()
+        return time.perf_counter() - start
+    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    before.record()
+    case()
+    after.record()
+    after.synchronize()
+    return before.elapsed_time(after) / 1000
+
+
+def ratios(fast: Times, slow: Times) -> tuple[float, ...]:
+    """How many times faster, one value a call: each call of one case against the other's at the same place."""
+    return tuple(b / a for a, b in zip(fast.seconds, slow.seconds, strict=True))
+
+
+@contextmanager
+def whole_machine() -> Iterator[None]:
+    """Rank 0 with the threads of all ranks, which sleep in a barrier meanwhile."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads * world_size())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _slowest_rank(seconds: list[float]) -> list[float]:
+    if world_size() == 1:
+        return seconds
+    slowest = torch.tensor(seconds, dtype=torch.float64, device=device())
+    dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
+    return slowest.tolist()

@@ -1,0 +1,131 @@
+"""Outputs that appear whole or not at all."""
+
+import glob
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from skipwise.common.errors import UserError
+
+
+@contextmanager
+def atomic_output(output: Path, overwrite: bool, replaceable: Callable[[Path], bool]) -> Iterator[Path]:
+    """Yields a scratch directory beside `output`; what the block leaves there as `result` becomes `output`.
+
+    After an exception, ctrl-C included, the scratch directory is gone and `output` is as it was. An `output` that
+    exists is refused with a `UserError`, unless `overwrite` is set and `replaceable(output)` holds.
+    """
+    made: list[Path] = []
+    try:
+        _tidy(output)
+        refuse_existing(output, overwrite, replaceable)
+        made = [folder for folder in output.parents if not folder.exists()]
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.exists()  # raises for a name that cannot be, now that its folder is there
+        scratch = Path(tempfile.mkdtemp(prefix=_prefix(output, os.getpid()), suffix=".partial", dir=output.parent))
+    except (OSError, ValueError) as error:
+        _remove_empty(made)
+        reason = getattr(error, "strerror", error)
+        raise UserError(f"cannot write beside {output} ({reason}): choose another --output") from None
+    try:
+        yield scratch
+        refuse_existing(output, overwrite, replaceable)
+        replaced = scratch / "replaced"
+        try:
+            if output.exists():
+                os.rename(output, replaced)
+            os.rename(scratch / "result", output)
+        except BaseException:
+            if replaced.exists() and not output.exists():
+                os.rename(replaced, output)
+            raise
+        made = []
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        _remove_empty(made)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Removes these folders, innermost first, as far as they are empty."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+
+
+def _tidy(output: Path) -> None:
+    """Removes what killed processes of this machine left beside `output`, and puts back what they had taken away."""
+    before, after = _prefix(output, "\0").split("\0")
+    owned = re.compile(re.escape(before) + r"(\d+)" + re.escape(after) + r".*\.partial")
+    for scratch in output.parent.glob(f"{glob.escape(before)}*.partial"):
+        found = owned.fullmatch(scratch.name)
+        if not found or _alive(int(found[1])):
+            continue
+        if (scratch / "replaced").exists() and not output.exists():
+            os.rename(scratch / "replaced", output)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _prefix(output: Path, process: int | str) -> str:
+    return f".{output.name[:100]}.{socket.gethostname()[:50]}-{process}."
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return True
+
+
+def refuse_existing(output: Path, overwrite: bool, replaceable: Callable[[Path], bool]) -> None:
+    """Raises `UserError` where `output` exists and may not be replaced."""
+    if not (output.exists() or output.is_symlink()):
+        return
+    if not overwrite:
+        raise UserError(f"{output} exists: choose another --output, or replace it with --overwrite")
+    if output.is_symlink() or not replaceable(output):
+        raise UserError(f"{output} exists and is not what this command writes: move it away or choose another --output")
+
+
+@contextmanager
+def atomic_output_on_all_ranks(output: Path, overwrite: bool, replaceable: Callable[[Path], bool]) -> Iterator[Path]:
+    """`atomic_output` for all ranks: rank 0 makes the scratch directory, and publishes or removes it.
+
+    The block must fail on every rank or on none (`on_all_ranks`). SIGTERM, by which torchrun ends the others when a
+    rank has died, is a failure like any other.
+    """
+
+    # Imported here: a command on one process, `prepare` say, need not wait for torch.
+    from skipwise.common.distributed import broadcast_object, on_all_ranks, rank
+
+    def leave(number: int, frame: Any) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        with ExitStack() as publishing:
+
+            def enter() -> Path | None:
+                return publishing.enter_context(atomic_output(output, overwrite, replaceable)) if rank() == 0 else None
+
+            scratch = broadcast_object(on_all_ranks(enter))
+            try:
+                yield scratch
+            finally:
+                # torchrun may signal while the directory is renamed or removed: that must be let finish.
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            on_all_ranks(publishing.close)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,43 @@
+"""`export --run RUN --output OUT`: a run's best weights as files for retrieval, on any number of ranks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from skipwise.retrieval.formats import DType, Format, Kind
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What to export and where to."""
+
+    run: str
+    """Run directory that train wrote."""
+    output: Path
+    """Directory to write: embeddings, the encoder as a torch.export program, queries to tune by, and a manifest."""
+    overwrite: bool = False
+    """Replace an export that stands at `output`."""
+    format: Format = "parquet"
+    """Of the embeddings: Parquet with track ids, NumPy's for memory maps, or a flat FAISS index (extra `ann`)."""
+    dtype: DType = "float32"
+    """Of the embeddings; int8 is FBGEMM's row-wise quantization, with a scale and a bias for each row."""
+    only_new_since: str = ""
+    """Another run's directory: export only rows that differ from its best table, bit for bit, and those of new
+    tracks."""
+    onnx: bool = False
+    """Write the encoder for ONNX too (extra `onnx`)."""
+
+
+def export(config: ExportConfig) -> None:
+    """Writes the export and compares it with the live model; after a failure of any rank nothing is left behind."""
+    from skipwise.common.distributed import process_group
+    from skipwise.retrieval.export.exporter import write_export
+
+    with process_group():
+        write_export(
+            config.run,
+            config.output,
+            config.overwrite,
+            Kind(config.format, config.dtype),
+            config.only_new_since,
+            config.onnx,
+        )

@@ -1,0 +1,63 @@
+"""The settings of the data pipe. Imports neither torch nor Arrow."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from skipwise.common.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read, and how a batch is made of it."""
+
+    path: str = "data/sample"
+    """Dataset directory, as `prepare` writes it."""
+    batch_size: int = 128
+    """Sessions of one global batch, over all ranks."""
+    negatives: int = 1000
+    """Uniform tracks the softmax compares the target with; 0 needs `loss.in_batch`."""
+    sampling: Literal["shared", "per-session"] = "shared"
+    """One pool of negatives a batch (collisions masked), or one a session (the paper's text)."""
+    skip_up_to: Literal[1, 2, 3] = 2
+    """Skip strengths 1 up to this count as skipped: 1 very briefly, 2 briefly, 3 mostly played."""
+    skip_flags: Literal["recorded", "shuffled"] = "recorded"
+    """`shuffled`: training's skip flags change places within each session (control: what is learned must vanish)."""
+    skipped_tracks: Literal["read", "filter"] = "read"
+    """`filter`: skipped tracks are taken out of every input, and of training's targets, as if never played."""
+    skip_negatives: Literal["own", "other"] = "own"
+    """Whose skipped tracks the InfoNCE pushes away: the session's, or those of another one of the batch."""
+    lanes: int = 16
+    """Stretches of the epoch's order that are read side by side; ranks must divide it, and it the batch size."""
+    shuffle_groups: int = 8
+    """Row groups (4096 sessions each) whose sessions are mixed with one another."""
+    workers: int = 1
+    """Threads a rank keeps for reading and drawing; 0 does it between two steps."""
+    prefetch: int = 4
+    """Batches each worker prepares ahead."""
+
+    def __post_init__(self) -> None:
+        for name, most in (("batch_size", 1 << 20), ("lanes", 1 << 20), ("prefetch", 1 << 16)):
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"--data.{name.replace('_', '-')} {getattr(self, name)} must lie in 1..{most}")
+        if self.shuffle_groups < 1:
+            raise ValueError("--data.shuffle-groups must be at least 1")
+        if self.negatives < 0:
+            raise ValueError("--data.negatives must not be negative")
+        if not 0 <= self.workers <= 1024:
+            raise ValueError(f"--data.workers {self.workers} must lie in 0..1024")
+        if self.batch_size % self.lanes:
+            raise ValueError(
+                f"--data.batch-size {self.batch_size} must be a multiple of --data.lanes {self.lanes}: change either"
+            )
+        if self.skip_negatives == "other" and self.batch_size == self.lanes:
+            raise ValueError("--data.skip-negatives other needs a --data.batch-size above --data.lanes: change either")
+
+    @property
+    def borrow_from(self) -> int:
+        """Sessions of a group in which each borrows the next one's skips: a lane's, so that ranks change nothing."""
+        return self.batch_size // self.lanes if self.skip_negatives == "other" else 0
+
+    def check_ranks(self, ranks: int) -> None:
+        """Raises `UserError` for a number of ranks that cannot serve whole lanes."""
+        if self.lanes % ranks:
+            raise UserError(f"{ranks} ranks do not divide --data.lanes {self.lanes}: change either")

@@ -1,0 +1,78 @@
+"""`prepare`, from raw logs to a dataset directory."""
+
+import re
+from pathlib import Path
+
+import duckdb
+
+from skipwise.common.console import note
+from skipwise.common.errors import UserError
+from skipwise.common.outputs import atomic_output
+from skipwise.datapipes.manifest import MANIFEST, Manifest
+from skipwise.datapipes.prepare.config import PrepareConfig
+from skipwise.datapipes.prepare.publish import publish
+from skipwise.datapipes.prepare.sessionize import group_sessions
+from skipwise.datapipes.prepare.sources import find_sources
+from skipwise.datapipes.prepare.staging import connect, count_homeless, number, stage_rows
+
+STOPPED = "stopped before the dataset was whole: nothing was written"
+FULL = "No space left on device"
+
+
+def prepare(config: PrepareConfig) -> Manifest:
+    """Writes the dataset directory `config.output` and returns its manifest.
+
+    Raises `UserError` for bad input, an output that exists, or a machine without the memory or disk it takes; nothing
+    is left behind then.
+    """
+    try:
+        with atomic_output(config.output, config.overwrite, is_dataset) as scratch:
+            sources = find_sources(config)
+            if not sources[0].tells_skips:
+                note("the log has no skip flags: every play counts as kept, see --skip, --skip-strength and --rating")
+            with connect(config, scratch) as engine:
+                stage_rows(engine, sources, config, scratch)
+                dropped_rows = count_homeless(engine, sources, config, scratch)
+                number(engine, scratch, sources[0].roles)
+                dropped_sessions = group_sessions(engine, sources, config, scratch)
+                manifest = publish(engine, sources, config, scratch, dropped_sessions, dropped_rows)
+    except KeyboardInterrupt:
+        raise UserError(STOPPED) from None
+    except (duckdb.Error, OSError, RuntimeError) as error:
+        if is_interruption(error):
+            raise UserError(STOPPED) from None
+        if isinstance(error, duckdb.OutOfMemoryException):
+            raise UserError(f"--memory {config.memory} GiB does not suffice for this log: raise it") from None
+        if isinstance(error, RuntimeError):
+            raise
+        raise UserError(f"{config.output} could not be written ({gist(error)}): check the disk") from None
+    note(summary(manifest, config.output))
+    return manifest
+
+
+def summary(manifest: Manifest, output: Path) -> str:
+    """What was written and what was left out, in one line."""
+    written = ", ".join(f"{count:,} {what}" for what, count in manifest.counts.items())
+    dropped = [f"{count:,} sessions {reason}" for reason, count in manifest.dropped_sessions.items()]
+    dropped += [f"{count:,} rows {reason}" for reason, count in manifest.dropped_rows.items()]
+    return f"wrote {output}: {written}" + (f"; dropped {', '.join(dropped)}" if dropped else "")
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether `prepare` wrote a directory, so that it may replace it."""
+    return (path / MANIFEST).is_file()
+
+
+def is_interruption(error: BaseException | None) -> bool:
+    """Whether ctrl-C is behind an error: DuckDB makes one of several errors of its own out of it."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt) or re.search("interrupt", str(error), re.IGNORECASE):
+            return True
+        error = error.__context__
+    return False
+
+
+def gist(error: Exception) -> str:
+    """What to tell of an error of a library."""
+    text = str(error).strip()
+    return FULL if FULL in text else text.splitlines()[0][:200]

@@ -1,0 +1,176 @@
+"""The rows of one file as Arrow batches of text: a column a role, `row` (from 0) and `mark`."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from skipwise.common.errors import UserError
+from skipwise.datapipes.prepare.sources import Source
+from skipwise.datapipes.session_files import DAMAGED
+
+FINE, NOT_UTF8, RAGGED, BROKEN = range(4)
+BLOCK = 16 << 20
+PARQUET_BATCH = 1 << 17
+
+
+def schema_of(source: Source) -> pa.Schema:
+    """The schema of the batches of `read`; a mark tells the rows that could not be read as they stand."""
+    fields = [("row", pa.int64()), ("mark", pa.uint8())]
+    return pa.schema(fields + [(role, pa.string()) for role in source.roles])
+
+
+def read(source: Source, advance: Callable[[int], object]) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of `source` in order and tells `advance` how many bytes of it are done.
+
+    Rows with a wrong number of fields come last, without a row number. Raises `UserError` for a file that is cut
+    short, holds no rows, or is no table at all.
+    """
+    chunks = parquet_batches(source, advance) if source.suffix == ".parquet" else text_batches(source, advance)
+    schema, row = schema_of(source), 0
+    for columns, mark in chunks:
+        size = len(columns[0])
+        numbers = pa.nulls(size, pa.int64()) if mark in (RAGGED, BROKEN) else pa.array(np.arange(row, row + size))
+        texts, marks = decode(columns, np.full(size, mark, dtype=np.uint8))
+        for role in ("session", "track"):
+            marks[lines_inside(texts[list(source.roles).index(role)])] = BROKEN
+        row += size
+        yield pa.record_batch([numbers, pa.array(marks), *texts], schema=schema)
+    if row == 0:
+        raise UserError(f"{source.path} has no rows: expected one a play, or leave the file out")
+
+
+def text_batches(source: Source, advance: Callable[[int], object]) -> Iterator[tuple[list[pa.Array], int]]:
+    """Reads a text file in blocks; the columns come as bytes, as they are written."""
+    labels = [str(index) for index in range(len(source.names))]
+    wanted = [str(source.names.index(name)) for name in source.roles.values()]
+    ragged: list[str] = []
+    lost: list[bytes] = []
+
+    def keep(row: pa.csv.InvalidRow) -> str:
+        ragged.append(row.text)
+        return "skip"
+
+    try:
+        file = pa.OSFile(str(source.path))
+        stream = pa.CompressedInputStream(file, "gzip") if source.path.suffix == ".gz" else file
+        with undecodable(keep) as lost, file, stream:
+            reader = pa.csv.open_csv(
+                stream,
+                read_options=pa.csv.ReadOptions(column_names=labels, skip_rows=int(source.header), block_size=BLOCK),
+                parse_options=pa.csv.ParseOptions(
+                    delimiter=source.delimiter,
+                    quote_char='"' if source.suffix == ".csv" else False,
+                    newlines_in_values=source.suffix == ".csv",
+                    invalid_row_handler=keep,
+                ),
+                convert_options=pa.csv.ConvertOptions(
+                    column_types={label: pa.binary() for label in wanted}, include_columns=list(dict.fromkeys(wanted))
+                ),
+            )
+            done = 0
+            for batch in reader:
+                position = file.tell()
+                advance(position - done)
+                done = position
+                if len(batch):
+                    yield [batch.column(label) for label in wanted], FINE
+    except OSError:
+        raise UserError(f"{source.path} is cut short or damaged: copy it again") from None
+    except pa.ArrowInvalid as error:
+        if lost:
+            row = lost[0].decode(errors="backslashreplace")
+            raise UserError(
+                f"{source.path} has a row of a wrong number of fields that is not UTF-8 either, '{row[:60]}': "
+                f"expected {len(source.names)} fields as its columns; mend the row"
+            ) from None
+        if "straddling" in str(error):
+            what = "holds a line of tens of megabytes, or a quote that is never closed"
+        else:
+            what = "cannot be read as a table"
+        raise UserError(f"{source.path} {what}: expected a play a line") from None
+    if ragged:
+        rows = [text.encode().split(source.delimiter.encode()) for text in ragged]
+        columns = [[row[int(label)] if int(label) < len(row) else None for row in rows] for label in wanted]
+        unclosed = any("\n" in text for text in ragged)
+        yield [pa.array(column, pa.binary()) for column in columns], BROKEN if unclosed else RAGGED
+
+
+@contextmanager
+def undecodable(handler: Callable[[pa.csv.InvalidRow], str]) -> Iterator[list[bytes]]:
+    """Collects the rows that Arrow, which decodes a row before its `handler` sees it, would print a traceback for."""
+    lost: list[bytes] = []
+    before = sys.unraisablehook
+
+    def keep(unraisable: Any) -> None:
+        if unraisable.object is handler and isinstance(unraisable.exc_value, UnicodeDecodeError):
+            lost.append(unraisable.exc_value.object)
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = keep
+    try:
+        yield lost
+    finally:
+        sys.unraisablehook = before
+
+
+def parquet_batches(source: Source, advance: Callable[[int], object]) -> Iterator[tuple[list[pa.Array], int]]:
+    """Reads a Parquet file; the columns come as the bytes of their text, numbers and booleans too."""
+    names = list(source.roles.values())
+    size = source.path.stat().st_size
+    try:
+        with pq.ParquetFile(source.path) as file:
+            for batch in file.iter_batches(PARQUET_BATCH, columns=list(dict.fromkeys(names))):
+                advance(size * len(batch) // file.metadata.num_rows)
+                yield [bytes_of(batch.column(name), source, name) for name in names], FINE
+    except DAMAGED:
+        raise UserError(f"{source.path} is cut short or damaged: copy it again") from None
+
+
+def bytes_of(column: pa.Array, source: Source, name: str) -> pa.BinaryArray:
+    """A column of a Parquet file as the bytes of its text, which nobody has looked at yet: Parquet takes any."""
+    kind = column.type
+    try:
+        return pc.cast(column if is_bytes(kind) else pc.cast(column, pa.string()), pa.binary())
+    except pa.ArrowNotImplementedError:
+        what = "lists or structs" if pa.types.is_nested(kind) else kind
+        raise UserError(f"{source.path}, column '{name}' holds {what}: expected one value a row") from None
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether a column is bytes or text as it is."""
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def decode(columns: list[pa.Array], marks: np.ndarray) -> tuple[list[pa.Array], np.ndarray]:
+    """Turns bytes into text and marks the rows where they are not UTF-8, whose bad bytes are written as escapes."""
+    texts = []
+    for column in columns:
+        try:
+            texts.append(pc.cast(column, pa.string()))
+        except pa.ArrowInvalid:
+            values = column.to_pylist()
+            escaped = [None if value is None else value.decode(errors="backslashreplace") for value in values]
+            changed = [
+                value is not None and value != text.encode() for value, text in zip(values, escaped, strict=True)
+            ]
+            marks[np.flatnonzero(changed)] = NOT_UTF8
+            texts.append(pa.array(escaped, pa.string()))
+    return texts, marks
+
+
+def lines_inside(texts: pa.StringArray) -> np.ndarray:
+    """The places of texts with a line break in them, which a quote that is never closed leaves behind."""
+    characters = np.frombuffer(texts.buffers()[2] or b"", dtype=np.uint8)
+    if not ((characters == 10) | (characters == 13)).any():
+        return np.zeros(0, dtype=np.int64)
+    return np.flatnonzero(
+        pc.fill_null(pc.match_substring_regex(texts, "[\\n\\r]"), False).to_numpy(zero_copy_only=False)
+    )

@@ -1,0 +1,151 @@
+"""Staged rows, sorted, become sessions: checked as a whole, cut at gaps, filtered."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from skipwise.common.console import stage
+from skipwise.common.errors import UserError
+from skipwise.datapipes.prepare.config import PrepareConfig
+from skipwise.datapipes.prepare.row_checks import SESSION_FAULTS, row_faults
+from skipwise.datapipes.prepare.session_checks import session_faults
+from skipwise.datapipes.prepare.sources import CONTEXT, WORDS, Source
+from skipwise.datapipes.prepare.staging import pattern
+
+BATCH = 1 << 20
+MOST_PLAYS = 1_000_000
+
+
+def group_sessions(
+    engine: duckdb.DuckDBPyConnection, sources: list[Source], config: PrepareConfig, scratch: Path
+) -> Counter:
+    """Writes `scratch/sessions.parquet`, ordered by a hash of the session id; returns the sessions dropped by reason.
+
+    Tracks are still provisional codes there. A session over 1,000,000 plays is refused: the column is the wrong one.
+    """
+    rows = f"'{pattern(scratch)}/rows-*.parquet'"
+    context = [role for role in CONTEXT if role in sources[0].roles]
+    columns = [f"enum_code({name}::word) AS {name}" if name in WORDS else name for name in context]
+    by_place = "place, " if config.sorts else ""
+    reader = engine.sql(
+        f"""
+        SELECT sessions.code AS session, file, row, place, strength, fault, coalesce(tracks.code, 0)::INTEGER AS track
+            {"".join(f", {column}" for column in columns)}
+        FROM {rows} AS plays JOIN sessions ON session = sessions.id LEFT JOIN tracks ON track = tracks.id
+        ORDER BY sessions.code, {by_place} file, row"""
+    ).to_arrow_reader(BATCH)
+    builder = Builder(engine.cursor(), sources, config)
+    total = sum(pq.read_metadata(path).num_rows for path in scratch.glob("rows-*.parquet"))
+    writer = None
+    with stage("grouping", total, "rows") as advance:
+        try:
+            for block in whole_sessions(reader, config):
+                sessions = builder.build(block)
+                writer = writer or pq.ParquetWriter(scratch / "sessions.parquet", sessions.schema, compression="lz4")
+                if len(sessions):
+                    writer.write_table(sessions)
+                advance(len(block))
+        finally:
+            if writer:
+                writer.close()
+    return builder.dropped
+
+
+def whole_sessions(reader: pa.RecordBatchReader, config: PrepareConfig) -> Iterator[pa.Table]:
+    """Cuts a stream of sorted rows between sessions; the order of the rows is left alone."""
+    rest = reader.schema.empty_table()
+    for batch in reader:
+        table = pa.concat_tables([rest, pa.Table.from_batches([batch])])
+        last = starts_of(table)[-1]
+        if last:
+            yield table.slice(0, last)
+        rest = table.slice(last)
+        if len(rest) > MOST_PLAYS:
+            raise UserError(
+                f"a session has more than {MOST_PLAYS:,} plays: expected '{config.session}' to tell sessions apart; "
+                f"name another column with --session"
+            )
+    if len(rest):
+        yield rest
+
+
+def starts_of(table: pa.Table) -> np.ndarray:
+    """Where each session starts."""
+    return np.flatnonzero(np.diff(table["session"].to_numpy(), prepend=-1))
+
+
+class Builder:
+    """Turns blocks of rows, whole sessions in order, into one row a session, and counts what it drops and why."""
+
+    def __init__(self, engine: duckdb.DuckDBPyConnection, sources: list[Source], config: PrepareConfig) -> None:
+        self.dropped: Counter = Counter()
+        self._engine, self._sources, self._config = engine, sources, config
+        self._context = [role for role in CONTEXT if role in sources[0].roles]
+        self._reasons = {code: fault.reason for code, fault in enumerate(row_faults(sources[0].roles, config), 1)}
+        self._reasons |= SESSION_FAULTS
+
+    def build(self, block: pa.Table) -> pa.Table:
+        """The sessions of `block` that pass, tracks as codes; raises for a bad one where that stops the run."""
+        config = self._config
+        starts = starts_of(block)
+        ids = self._ids(block["session"][0].as_py(), block["session"][-1].as_py())
+        faults = session_faults(block, starts, ids, self._sources, config)
+        for code, count in zip(*np.unique(faults[faults > 0], return_counts=True), strict=True):
+            self.dropped[self._reasons[int(code)]] += int(count)
+        if faults.any():
+            block = block.filter(pa.array(np.repeat(faults == 0, np.diff(np.append(starts, len(block))))))
+            ids, starts = ids.filter(pa.array(faults == 0)), starts_of(block)
+        if config.gap_seconds is not None:
+            ids, starts = cut_at_gaps(block, ids, starts, config.gap_seconds)
+        lengths = np.diff(np.append(starts, len(block)))
+        kept = passing(block, starts, lengths, config, self.dropped)
+        rows_kept = np.repeat(kept, lengths)
+        if config.max_length is not None:
+            rows_kept &= np.repeat(starts + lengths, lengths) - np.arange(len(block)) <= config.max_length
+            lengths = np.minimum(lengths, config.max_length)
+        block = block.filter(pa.array(rows_kept))
+        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths[kept])]), pa.int32())
+        names = {"tracks": "track", "skips": "strength", **{name: name for name in self._context}}
+        lists = {
+            name: pa.ListArray.from_arrays(offsets, block[column].combine_chunks()) for name, column in names.items()
+        }
+        return pa.table({"session_id": ids.filter(pa.array(kept)), **lists})
+
+    def _ids(self, first: int, last: int) -> pa.Array:
+        """The ids of the sessions numbered `first` to `last`."""
+        query = f"SELECT id FROM sessions WHERE code BETWEEN {first} AND {last} ORDER BY code"
+        return self._engine.sql(query).to_arrow_table()["id"].combine_chunks()
+
+
+def cut_at_gaps(block: pa.Table, ids: pa.Array, starts: np.ndarray, gap: float) -> tuple[pa.Array, np.ndarray]:
+    """Ids and starts of sessions cut where time jumps by more than `gap` seconds; numbered from 1 as `id#number`."""
+    jumps = np.flatnonzero(np.diff(block["place"].to_numpy()) > gap) + 1
+    pieces = np.union1d(starts, jumps)
+    owner = np.searchsorted(starts, pieces, side="right") - 1
+    number = np.arange(len(pieces)) - np.searchsorted(pieces, starts)[owner] + 1
+    return pc.binary_join_element_wise(ids.take(pa.array(owner)), pa.array(number).cast(pa.string()), "#"), pieces
+
+
+def passing(
+    block: pa.Table, starts: np.ndarray, lengths: np.ndarray, config: PrepareConfig, dropped: Counter
+) -> np.ndarray:
+    """Which sessions pass the filters, each of which counts what it drops and sees only what passed before."""
+    kept = np.ones(len(starts), dtype=bool)
+    tests = [(f"shorter than {config.min_length}", lengths >= config.min_length)]
+    if config.drop_longer is not None:
+        tests.append((f"longer than {config.drop_longer}", lengths <= config.drop_longer))
+    if config.require_skip:
+        strength = block["strength"].to_numpy()
+        skipped = np.concatenate([[0], np.cumsum((strength == 1) | (strength == 2))])
+        tests.append(("without a skip", skipped[starts + lengths] > skipped[starts]))
+    for reason, passes in tests:
+        if out := int(np.count_nonzero(kept & ~passes)):
+            dropped[reason] += out
+        kept &= passes
+    return kept

@@ -1,0 +1,92 @@
+"""One row group of a session file, taken only if it is what the manifest says: anything may have happened to a file.
+
+Parquet has no checksum of its own by default, and a page checksum leaves page headers and the footer out. So what is
+decoded is checked, whatever the bytes it came from.
+"""
+
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from skipwise.common.errors import UserError, brief
+from skipwise.common.files import require_regular_file
+
+TYPES = {"tracks": pa.int32(), "skips": pa.int8()}
+STRENGTHS = 3
+"""The greatest skip strength."""
+DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, ArithmeticError, MemoryError)
+"""What Arrow raises for a damaged file."""
+
+
+class Rows(NamedTuple):
+    """Sessions of a row group, flat."""
+
+    lengths: np.ndarray
+    """int64 [sessions]."""
+    tracks: np.ndarray
+    """int32 [plays]."""
+    skips: np.ndarray
+    """int8 [plays]."""
+
+
+def sizes(file: Path) -> list[int]:
+    """The number of sessions of each row group of a session file; raises `UserError` for one that is damaged."""
+    try:
+        require_regular_file(file)
+        metadata = pq.read_metadata(file)
+        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    except DAMAGED as error:
+        raise UserError(f"{file} cannot be read ({brief(error)}): run prepare again") from error
+
+
+def read(file: Path, group: int) -> Rows:
+    """The sessions of one row group; raises `UserError` for what is not lists of rows and strengths, side by side."""
+    where = f"{file}, row group {group}"
+    try:
+        require_regular_file(file)
+        with pq.ParquetFile(file) as parquet:
+            table = parquet.read_row_group(group, columns=list(TYPES), use_threads=False)
+        lists = {name: _lists(table, name, where) for name in TYPES}
+    except DAMAGED as error:
+        raise UserError(f"{where}: cannot be read ({brief(error)}): run prepare again") from error
+    lengths, skip_lengths = (np.diff(column.offsets.to_numpy()).astype(np.int64) for column in lists.values())
+    if not np.array_equal(lengths, skip_lengths):
+        raise UserError(f"{where}: a session has not as many skips as tracks: run prepare again")
+    return Rows(lengths, *(column.flatten().to_numpy() for column in lists.values()))
+
+
+def _lists(table: pa.Table, name: str, where: str) -> pa.ListArray:
+    if table.column_names.count(name) != 1:
+        raise UserError(f"{where}: has no column '{name}': run prepare again")
+    column = table[name].combine_chunks()
+    if not pa.types.is_list(column.type) or column.type.value_type != TYPES[name]:
+        raise UserError(
+            f"{where}: column '{name}' is {brief(column.type)}: expected lists of {TYPES[name]}; run prepare again"
+        )
+    column.validate(full=True)
+    if column.null_count or column.flatten().null_count:
+        raise UserError(f"{where}: column '{name}' has an empty place: expected a number in each; run prepare again")
+    return column
+
+
+def refuse_faults(rows: Rows, tracks: int, shortest: int, longest: int, where: str) -> None:
+    """Raises `UserError` for values that the manifest rules out: rows of `tracks`, lengths `shortest` to `longest`."""
+    for what, values, least, most in (
+        ("the length of a session", rows.lengths, shortest, longest),
+        ("a track row", rows.tracks, 0, tracks - 1),
+        ("a skip strength", rows.skips, 0, STRENGTHS),
+    ):
+        if len(values) and not (least <= values.min() and values.max() <= most):
+            raise UserError(f"{where}: {what} lies outside {least}..{most}: run prepare again")
+
+
+def checksum(rows: Rows) -> str:
+    """CRC-32, in 8 hexadecimal digits, over lengths (as int32), tracks and skips of a row group."""
+    crc = 0
+    for values, kind in zip(rows, ("<i4", "<i4", "i1"), strict=True):
+        crc = zlib.crc32(np.ascontiguousarray(values, kind), crc)
+    return f"{crc:08x}"

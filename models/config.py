@@ -1,0 +1,111 @@
+"""The settings of the model: table, encoder and losses. Imports neither torch nor TorchRec."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+_MOST = {"max_length": 1 << 16, "blocks": 1 << 10, "heads": 1 << 10, "hidden": 1 << 16}
+"""Beyond these, memory ends before a first step."""
+_WIDEST = 1 << 14
+_GPU_ONLY = ("adam", "partial_rowwise_adam")
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    """Size, sharding and optimizer of the track table."""
+
+    dim: int = 128
+    """Width of a row; a multiple of 4 (FBGEMM) and of the encoder's heads."""
+    optimizer: Literal["rowwise_adagrad", "adagrad", "sgd", "adam", "partial_rowwise_adam"] = "rowwise_adagrad"
+    """Fused FBGEMM optimizer; the two Adams need a GPU."""
+    learning_rate: float = 0.05
+    eps: float = 1e-8
+    """Added to the optimizer's denominator."""
+    sharding: Literal["row_wise", "column_wise", "table_wise", "planner"] = "row_wise"
+    """Where rows live: blocks of rows, blocks of columns, all on rank 0, or what TorchRec's planner finds cheapest."""
+    init_bound: float = 0.02
+    """Rows start as a normal of this deviation, truncated at plus and minus this bound (paper: 0.02)."""
+
+    def __post_init__(self) -> None:
+        if not 4 <= self.dim <= _WIDEST or self.dim % 4:
+            raise ValueError(f"--table.dim {self.dim} must be a positive multiple of 4, at most {_WIDEST}")
+        for name in ("learning_rate", "eps", "init_bound"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"--table.{name.replace('_', '-')} must be positive")
+
+    def check_device(self, device: str) -> None:
+        """Raises `ValueError` where `device` ("cpu", "cuda") lacks the optimizer (DESIGN: measured facts)."""
+        if device == "cpu" and self.optimizer in _GPU_ONLY:
+            raise ValueError(
+                f"--table.optimizer {self.optimizer} needs a GPU: choose rowwise_adagrad, adagrad or sgd on CPU"
+            )
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Shape and regularization of the encoder."""
+
+    direction: Literal["unidirectional", "bidirectional"] = "unidirectional"
+    """Which positions a position sees: those before it, or all (trained by cloze)."""
+    max_length: int = 20
+    """Longest session, in positions; the bidirectional mask token counts as one of them."""
+    positions: Literal["learned", "relative"] = "learned"
+    """How order is told: a learned vector a position (the paper), or a learned bias a head and distance between two
+    positions (Shaw et al., arXiv 1803.02155; as a bias: Raffel et al., arXiv 1910.10683)."""
+    blocks: int = 2
+    heads: int = 8
+    hidden: int = 128
+    """Inner width of a block's feed-forward layer."""
+    dropout: float = 0.2
+    """Share of activations dropped in training, in [0, 1)."""
+    track_dropout: float = 0.0
+    """Share of the tracks read that training hides from the encoder, each whole, in [0, 1)."""
+    norm_first: bool = False
+    """Normalize before each sub-layer instead of after it."""
+    mask_probability: float = 0.2
+    """Bidirectional only: share of positions masked in training (paper: 0.2)."""
+
+    def __post_init__(self) -> None:
+        for name, most in _MOST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"--encoder.{name.replace('_', '-')} {getattr(self, name)} must lie in 1..{most}")
+        for name in ("dropout", "track_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"--encoder.{name.replace('_', '-')} {getattr(self, name)} must lie in [0, 1)")
+        if not 0 < self.mask_probability < 1:
+            raise ValueError(f"--encoder.mask-probability {self.mask_probability} must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Loss = alpha * InfoNCE over skips + beta * next-track head (Seshadri & Knees, arXiv 2309.11623, section 3).
+
+    The defaults are the paper's losses.
+    """
+
+    context: Literal["none", "output", "track"] = "track"
+    """What kept and skipped tracks are compared with: nothing (skip-blind), the encoder's output, or a track's row."""
+    alpha: float = 0.5
+    """Weight of the skip InfoNCE."""
+    beta: float = 0.5
+    """Weight of the next-track head."""
+    temperature: float = 1.0
+    """Divides the InfoNCE's cosines."""
+    queries: Literal["all", "kept"] = "all"
+    """Positions the InfoNCE starts from: all, or kept tracks alone (ablation)."""
+    head: Literal["softmax", "gbce"] = "softmax"
+    """Sampled softmax, or gBCE (Petrov & Macdonald, "gSASRec", RecSys 2023, arXiv 2308.07192)."""
+    calibration: float = 0.75
+    """gBCE's t: 0 is plain binary cross-entropy, 1 undoes all the overconfidence of sampling (gSASRec takes 0.75)."""
+    in_batch: bool = False
+    """Softmax: the targets of the global batch are negatives too, all with log-q correction (Yi et al., RecSys 2019;
+    with uniform ones besides, Yang et al., WWW 2020 companion). `data.negatives` 0 leaves the targets alone."""
+
+    def __post_init__(self) -> None:
+        if self.alpha < 0 or self.beta < 0 or self.alpha + self.beta == 0:
+            raise ValueError("--loss.alpha and --loss.beta must not be negative, nor both zero")
+        if not self.temperature > 0:
+            raise ValueError(f"--loss.temperature {self.temperature} must be positive")
+        if not 0 <= self.calibration <= 1:
+            raise ValueError(f"--loss.calibration {self.calibration} must lie in [0, 1]")
+        if self.head == "gbce" and self.in_batch:
+            raise ValueError("--loss.head gbce takes uniform negatives: leave --loss.in-batch out, or take softmax")

@@ -1,0 +1,118 @@
+"""Exact full ranking over a table in pieces: each rank scores its own rows, block by block, in one pass.
+
+Shape legend: Q queries of all ranks, R rows of this rank, B rows of a block, D width, X rows to leave out of a query,
+K best rows, P pairs of a query and a row. `first` is this rank's first row.
+
+A row's score is one float32 matrix product of a shape that Q alone decides, [Q, D] by [D, B]; the last rows are padded
+to it, and targets are scored by it too. So equal rows score equal to the last bit, on whichever rank they stand; a
+product of another width may round otherwise. Callers set `torch.set_float32_matmul_precision("highest")`.
+A row that scores as high as the target counts against the model, and so does a score that is not a number.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from skipwise.models.topk import GROUP, Best
+
+_BLOCK_SCORES = 1 << 21
+"""Scores of a block, 8 MiB: few enough to be found in the cache again by the passes over them."""
+_BLOCK_ROWS = 1 << 13
+
+
+def full_target_scores(queries_QD: Tensor, target_Q: Tensor, first: int, rows_RD: Tensor) -> Tensor:
+    """Scores [Q] of the targets that are this rank's, zero for others."""
+    own_Q = (target_Q >= first) & (target_Q < first + len(rows_RD))
+    scores_Q = queries_QD.new_zeros(len(target_Q))
+    place_P = own_Q.nonzero().squeeze(1)
+    for place_B in place_P.split(_block_rows(len(queries_QD))):
+        scores_QB = _product(queries_QD, rows_RD[target_Q[place_B] - first])
+        scores_Q[place_B] = scores_QB[place_B, torch.arange(len(place_B), device=place_B.device)]
+    return scores_Q
+
+
+def full_counts(queries_QD: Tensor, scores_Q: Tensor, excluded_QX: Tensor, first: int, rows_RD: Tensor) -> Tensor:
+    """int64 [Q]: this rank's rows that score at least `scores_Q`, without the rows `excluded_QX` (-1: none)."""
+    counts_Q = torch.zeros(len(queries_QD), dtype=torch.int64, device=queries_QD.device)
+    for block in _blocks(queries_QD, excluded_QX, first, rows_RD):
+        counts_Q += block.at_least(scores_Q)
+    return counts_Q
+
+
+def full_topk(queries_QD: Tensor, k: int, excluded_QX: Tensor, first: int, rows_RD: Tensor) -> tuple[Tensor, Tensor]:
+    """This rank's best rows, int64 [Q, K], and their scores [Q, K], as `skipwise.models.topk.Best` orders them."""
+    best = Best(len(queries_QD), k, queries_QD.device)
+    for block in _blocks(queries_QD, excluded_QX, first, rows_RD):
+        best.add(block.candidates(), block.first)
+    return best.result()
+
+
+def full_ranking(
+    queries_QD: Tensor, scores_Q: Tensor, k: int, excluded_QX: Tensor, first: int, rows_RD: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`full_counts` and `full_topk` in one pass over the table."""
+    counts_Q = torch.zeros(len(queries_QD), dtype=torch.int64, device=queries_QD.device)
+    best = Best(len(queries_QD), k, queries_QD.device)
+    for block in _blocks(queries_QD, excluded_QX, first, rows_RD):
+        best.add(block.candidates(), block.first)
+        counts_Q += block.at_least(scores_Q)
+    return counts_Q, *best.result()
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The scores of the rows from `first` on. Its columns past `rows` are padding."""
+
+    scores_QB: Tensor
+    first: int
+    rows: int
+    query_P: Tensor
+    column_P: Tensor
+    """The pairs to leave out."""
+
+    def candidates(self) -> Tensor:
+        """The scores, minus infinity where there is nothing to rank."""
+        return self._left_out(self.scores_QB, float("-inf"))
+
+    def at_least(self, scores_Q: Tensor) -> Tensor:
+        """int64 [Q]: rows that score at least `scores_Q`. Spends the scores: they are overwritten."""
+        # Comparing into floats and adding those up runs vectorized, as comparing into bools does not.
+        below_QB = self._left_out(self.scores_QB.lt_(scores_Q[:, None]), 1.0)
+        return below_QB.shape[1] - below_QB.sum(dim=1).long()
+
+    def _left_out(self, values_QB: Tensor, value: float) -> Tensor:
+        values_QB[:, self.rows :] = value
+        values_QB[self.query_P, self.column_P] = value
+        return values_QB
+
+
+def _blocks(queries_QD: Tensor, excluded_QX: Tensor, first: int, rows_RD: Tensor) -> Iterator[_Block]:
+    height = _block_rows(len(queries_QD))
+    query_P, place_P = ((excluded_QX >= first) & (excluded_QX < first + len(rows_RD))).nonzero(as_tuple=True)
+    row_P, order_P = (excluded_QX[query_P, place_P] - first).sort()
+    query_P = query_P[order_P]
+    starts = torch.arange(0, len(rows_RD) + height, height, device=row_P.device)
+    edges = torch.searchsorted(row_P, starts).tolist()
+    for number, start in enumerate(range(0, len(rows_RD), height)):
+        block_BD = rows_RD[start : start + height]
+        pairs = slice(edges[number], edges[number + 1])
+        scores_QB = _product(queries_QD, block_BD)
+        yield _Block(scores_QB, first + start, len(block_BD), query_P[pairs], row_P[pairs] - start)
+
+
+def _block_rows(queries: int) -> int:
+    """B: a multiple of the groups that `Best` looks at. By Q alone, so that all ranks round alike."""
+    return max(min(_BLOCK_SCORES // max(queries, 1), _BLOCK_ROWS) // GROUP, 1) * GROUP
+
+
+def _product(queries_QD: Tensor, rows_BD: Tensor) -> Tensor:
+    """Scores [Q, B] of up to B rows, padded by zeros."""
+    padding = _block_rows(len(queries_QD)) - len(rows_BD)
+    if padding:
+        rows_BD = torch.nn.functional.pad(rows_BD, (0, 0, 0, padding))
+    if queries_QD.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        # oneDNN's product in full float32; `@` would ask MKL, which runs at half that rate on AMD's cores.
+        return torch.ops.mkldnn._linear_pointwise(queries_QD, rows_BD, None, "none", [], "")
+    return queries_QD @ rows_BD.T

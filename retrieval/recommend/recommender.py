@@ -1,0 +1,130 @@
+"""From sessions of rows to ranked rows: encode, steer where asked, search, and leave out what was heard.
+
+Shape legend: B sessions, T tracks, D width, K best, X rows to leave out.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skipwise.retrieval.open_export import OpenExport
+from skipwise.retrieval.search.exact import Search
+from skipwise.retrieval.vectors import Vectors
+
+Exclude = Literal["both", "heard", "skipped", "none"]
+"""Which tracks of the session are never recommended: all, those it kept, those it skipped, or none."""
+
+
+@dataclass(frozen=True)
+class SessionHistory:
+    """Sessions as far as they went, padded on the right, oldest play first."""
+
+    rows_BT: np.ndarray
+    """int64: track rows; -1 is padding."""
+    skipped_BT: np.ndarray
+    """bool: whether the play was skipped; False at padding."""
+
+    @classmethod
+    def of(cls, sessions: list[list[tuple[int, bool]]]) -> "SessionHistory":
+        """Of (row, skipped) pairs."""
+        plays = [play for session in sessions for play in session]
+        rows_P, skipped_P = (np.array([play[column] for play in plays]) for column in (0, 1))
+        return cls.flat(np.array(list(map(len, sessions)), dtype=np.int64), rows_P, skipped_P)
+
+    @classmethod
+    def flat(cls, lengths_B: np.ndarray, rows_P: np.ndarray, skipped_P: np.ndarray) -> "SessionHistory":
+        """Of plays that stand one session after the other."""
+        real_BT = np.arange(lengths_B.max(initial=0)) < lengths_B[:, None]
+        rows_BT = np.full(real_BT.shape, -1, dtype=np.int64)
+        skipped_BT = np.zeros(real_BT.shape, dtype=bool)
+        rows_BT[real_BT], skipped_BT[real_BT] = rows_P, skipped_P
+        return cls(rows_BT, skipped_BT)
+
+
+class Recommender:
+    """Recommends from one export through one search. Safe to be called from several threads."""
+
+    def __init__(self, opened: OpenExport, search: Search):
+        self._opened, self._search = opened, search
+
+    @torch.no_grad()
+    def recommend(
+        self, listened: SessionHistory, k: int, exclude: Exclude = "both", steer: float = 0.0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows int64 [B, K], best first, and their scores float32 [B, K]; row -1 where the catalogue has no more."""
+        if not len(listened.rows_BT):
+            return np.zeros((0, k), dtype=np.int64), np.zeros((0, k), dtype=np.float32)
+        queries_BD = self.queries(listened)
+        if steer:
+            queries_BD = steered(queries_BD, contrasts(self._opened.vectors, listened), steer)
+        rows_BK, scores_BK = self._search.search(queries_BD, k, torch.from_numpy(excluded(listened, exclude)))
+        return rows_BK.numpy(), scores_BK.numpy()
+
+    @torch.no_grad()
+    def queries(self, listened: SessionHistory) -> Tensor:
+        """float32 [B, D], B at least 1: what the model asks for next.
+
+        As in training, the last tracks of a session count, and where the run was trained on sessions without their
+        skipped tracks, those are left out. A session that this leaves nothing of is asked for as `evaluate` does it:
+        what the model says of no track at all, the same for each.
+        """
+        shown_BT = listened.rows_BT >= 0
+        if self._opened.view.filter_skipped:
+            shown_BT = shown_BT & ~listened.skipped_BT
+        rows_BT = _last(listened.rows_BT, shown_BT, self._opened.view.length)
+        lengths_B = (rows_BT >= 0).sum(axis=1)
+        items_BTD = self._opened.vectors.take(np.maximum(rows_BT, 0).ravel()).reshape(*rows_BT.shape, -1)
+        items_BTD[rows_BT < 0] = 0
+        return self._opened.program(torch.from_numpy(items_BTD), torch.from_numpy(lengths_B))
+
+
+def contrasts(vectors: Vectors, listened: SessionHistory) -> Tensor:
+    """float32 [B, D]: the mean of the unit vectors of each session's skipped tracks, less that of those it kept.
+
+    Zero for a session without a skip; where nothing was kept, nothing is taken off.
+    """
+    session_P, place_P = (listened.rows_BT >= 0).nonzero()
+    skipped_P = listened.skipped_BT[session_P, place_P]
+    units_PD = torch.nn.functional.normalize(torch.from_numpy(vectors.take(listened.rows_BT[session_P, place_P])))
+    skips_B = listened.skipped_BT.sum(axis=1)
+    kept_B = (listened.rows_BT >= 0).sum(axis=1) - skips_B
+    shares_P = np.where(skipped_P, 1 / np.maximum(skips_B, 1)[session_P], -1 / np.maximum(kept_B, 1)[session_P])
+    shares_P1 = torch.from_numpy((shares_P * (skips_B > 0)[session_P]).astype(np.float32))[:, None]
+    contrasts_BD = torch.zeros(len(skips_B), vectors.dim)
+    return contrasts_BD.index_add_(0, torch.from_numpy(session_P), units_PD * shares_P1)
+
+
+def steered(queries_BD: Tensor, contrasts_BD: Tensor, strength: float) -> Tensor:
+    """The queries moved by `strength` times their own length against `contrasts_BD`: from what the session's skipped
+    tracks have and its kept ones lack.
+
+    A track's score falls by strength * |query| * |track| * (its mean cosine with the skipped less that with the kept
+    tracks): it stays one inner product, so that any index serves it. Rocchio's feedback (1971) with only the session's
+    plays; not part of the paper, whose skips shape the embeddings in training alone. docs/recommend.md has measured it.
+    """
+    return queries_BD - strength * queries_BD.norm(dim=1, keepdim=True) * contrasts_BD
+
+
+def excluded(listened: SessionHistory, exclude: Exclude) -> np.ndarray:
+    """int64 [B, X]: the rows that `exclude` leaves out of each session's answer; -1 for none."""
+    chosen_BT = {
+        "both": listened.rows_BT >= 0,
+        "heard": ~listened.skipped_BT,
+        "skipped": listened.skipped_BT,
+        "none": np.zeros_like(listened.skipped_BT),
+    }[exclude]
+    return np.where(chosen_BT, listened.rows_BT, -1)
+
+
+def _last(rows_BT: np.ndarray, shown_BT: np.ndarray, most: int) -> np.ndarray:
+    """The last `most` shown rows of each session, in order, padded by -1 on the right to at least one place."""
+    counts_B = shown_BT.sum(axis=1)
+    lengths_B = np.minimum(counts_B, most)
+    nth_BT = shown_BT.cumsum(axis=1) - 1 - (counts_B - lengths_B)[:, None]
+    last_BT = np.full((len(rows_BT), max(1, int(lengths_B.max(initial=0)))), -1, dtype=np.int64)
+    session_P, place_P = (shown_BT & (nth_BT >= 0)).nonzero()
+    last_BT[session_P, nth_BT[session_P, place_P]] = rows_BT[session_P, place_P]
+    return last_BT

@@ -1,0 +1,74 @@
+"""An approximate search: FAISS finds candidates, and their own vectors give their scores.
+
+Shape legend: Q queries, D width, K best, X rows to leave out of a query, W candidates of a query.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skipwise.common.extras import import_faiss
+from skipwise.models.topk import best_of
+from skipwise.retrieval.search.faiss_nearest import as_query_points
+from skipwise.retrieval.vectors import Vectors
+
+_QUERIES = 128
+"""Whose candidates are in memory at once."""
+
+
+class IndexSearch:
+    """A `Search`. The scores are inner products of float32 whatever the index holds, and equal scores
+    come by the lower row, as the exact search has it. Safe to be called from several threads."""
+
+    def __init__(self, index: Any, vectors: Vectors, settings: dict[str, int]):
+        """`index`: FAISS's, whose row r is row r of `vectors`, or of `nearest.as_points`.
+
+        `settings`: `efSearch` of a graph, `nprobe` of an inverted file, and `shortlist`, the fewest candidates that are
+        scored again (0 where not given).
+        """
+        self._faiss, self._index, self._vectors, self._settings = import_faiss(), index, vectors, settings
+
+    def search(self, queries_QD: Tensor, k: int, excluded_QX: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Search`. What the index does not come across is missing, be it among the best."""
+        found = [
+            self._search(part_QD, k, part_QX)
+            for part_QD, part_QX in zip(queries_QD.split(_QUERIES), excluded_QX.split(_QUERIES), strict=True)
+        ]
+        rows_QK, scores_QK = (torch.cat(pieces) for pieces in zip(*found, strict=True))
+        return rows_QK, scores_QK
+
+    def _search(self, queries_QD: Tensor, k: int, excluded_QX: Tensor) -> tuple[Tensor, Tensor]:
+        rows_QK = torch.full((len(queries_QD), k), -1)
+        scores_QK = torch.full((len(queries_QD), k), float("-inf"))
+        left_out = int((excluded_QX >= 0).sum(dim=1).max()) if excluded_QX.numel() else 0
+        width = min(self._index.ntotal, max(k + left_out, self._settings.get("shortlist", 0)))
+        if not width or not len(queries_QD):
+            return rows_QK, scores_QK
+        asked_QD = queries_QD.numpy()
+        if self._index.d > queries_QD.shape[1]:
+            asked_QD = as_query_points(asked_QD)
+        _, rows_QW = self._index.search(asked_QD, width, params=self._parameters(width))
+        # In ascending order, so that of equal scores the lower row comes first.
+        rows_QW = torch.from_numpy(np.sort(rows_QW, axis=1))
+        scores_QW = self._scores(queries_QD, rows_QW)
+        there_QW = rows_QW >= 0
+        for excluded_Q in excluded_QX.unbind(dim=1):
+            there_QW &= rows_QW != excluded_Q[:, None]
+        rows_QW = rows_QW.masked_fill(~there_QW, -1)
+        scores_QW = scores_QW.masked_fill(~there_QW, float("-inf"))
+        return best_of(torch.cat([rows_QW, rows_QK], dim=1), torch.cat([scores_QW, scores_QK], dim=1), k)
+
+    def _scores(self, queries_QD: Tensor, rows_QW: Tensor) -> Tensor:
+        taken = self._vectors.take(np.maximum(rows_QW.numpy(), 0).ravel())
+        vectors_QWD = torch.from_numpy(taken).view(*rows_QW.shape, -1)
+        return torch.bmm(vectors_QWD, queries_QD[:, :, None]).squeeze(2)
+
+    def _parameters(self, width: int) -> Any:
+        """Given with each call: what is set on the index itself, all threads would share."""
+        if "efSearch" in self._settings:
+            return self._faiss.SearchParametersHNSW(efSearch=max(self._settings["efSearch"], width))
+        if "nprobe" in self._settings:
+            return self._faiss.SearchParametersIVF(nprobe=self._settings["nprobe"])
+        return None

@@ -1,0 +1,146 @@
+"""What every model must beat: the most played tracks, and what most often followed the last one.
+
+Both are ranked as models are: the same sessions and candidates, ties against them, each rank its share of sessions.
+Shape legend: B sessions, S positions of whole sessions, C candidates, N tracks, F followers of the last tracks.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from skipwise.common.distributed import barrier, rank, world_size
+from skipwise.common.files import read_json, write_json
+from skipwise.datapipes.batch import EvaluationBatch
+from skipwise.datapipes.counts import train_counts, transitions
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.training.build import evaluation_loader
+from skipwise.training.config import RunConfig
+from skipwise.training.evaluation.evaluator import PROTOCOLS, candidate_counts
+from skipwise.training.evaluation.metrics import RankMetrics, SkipRanking
+from skipwise.training.evaluation.records import RankWriter
+
+
+class Popularity:
+    """Scores a track by its training plays."""
+
+    label = "popularity"
+
+    def __init__(self, store: SessionStore):
+        counts = torch.from_numpy(train_counts(store, rank(), world_size()))
+        if world_size() > 1:
+            dist.all_reduce(counts)
+        self.counts_N = counts.numpy()
+        self._ascending_N = np.sort(self.counts_N)
+
+    def of(self, last_B: np.ndarray, rows_BC: np.ndarray) -> np.ndarray:
+        """int64 [B, C]: scores of these tracks for sessions that played `last_B` last."""
+        return self.counts_N[rows_BC]
+
+    def at_least(self, last_B: np.ndarray, score_B: np.ndarray) -> np.ndarray:
+        """int64 [B]: how many tracks of the whole catalogue score that much or more."""
+        return len(self._ascending_N) - np.searchsorted(self._ascending_N, score_B)
+
+
+class Markov:
+    """Scores a track by how often it followed the last one in training; popularity breaks ties."""
+
+    label = "first-order Markov chain"
+
+    def __init__(self, store: SessionStore):
+        self._tracks, self._popularity = store.tracks, Popularity(store)
+        self._keys, counts = transitions(store)
+        # One transition outweighs any popularity: int64 holds the sum up to three thousand million plays.
+        self._weights = counts * (self._popularity.counts_N.max() + 1)
+
+    def of(self, last_B: np.ndarray, rows_BC: np.ndarray) -> np.ndarray:
+        """int64 [B, C]: scores of these tracks for sessions that played `last_B` last."""
+        wanted_BC = last_B[:, None] * self._tracks + rows_BC
+        places_BC = np.searchsorted(self._keys, wanted_BC)
+        found_BC = np.append(self._keys, -1)[places_BC] == wanted_BC
+        return self._popularity.counts_N[rows_BC] + np.append(self._weights, 0)[places_BC] * found_BC
+
+    def at_least(self, last_B: np.ndarray, score_B: np.ndarray) -> np.ndarray:
+        """int64 [B]: how many tracks of the whole catalogue score that much or more.
+
+        Those that do so by popularity alone, and the followers of the last track that do so by their transitions: the
+        work grows with the followers, not with the catalogue.
+        """
+        first_B, end_B = (np.searchsorted(self._keys, (last_B + more) * self._tracks) for more in (0, 1))
+        followers_B = end_B - first_B
+        session_F = np.repeat(np.arange(len(last_B)), followers_B)
+        place_F = np.arange(len(session_F)) + np.repeat(end_B - followers_B.cumsum(), followers_B)
+        plays_F = self._popularity.counts_N[self._keys[place_F] % self._tracks]
+        lifted_F = (plays_F < score_B[session_F]) & (plays_F + self._weights[place_F] >= score_B[session_F])
+        return self._popularity.at_least(last_B, score_B) + np.bincount(session_F[lifted_F], minlength=len(last_B))
+
+
+BASELINES = {"popularity": Popularity, "markov": Markov}
+
+
+def measure_baseline(name: str, config: RunConfig, store: SessionStore, folder: Path) -> None:
+    """Writes `metrics.json` and `ranks/` of a baseline's test into `folder`, as a run has them."""
+    baseline = BASELINES[name](store)
+    results = {protocol: {"test": _measure(baseline, protocol, config, store, folder)} for protocol in PROTOCOLS}
+    if rank() == 0:
+        write_json(folder / "metrics.json", results | {"of": _of(config, store)})
+    barrier()
+
+
+def is_measured(folder: Path, config: RunConfig, store: SessionStore) -> bool:
+    """Whether `measure_baseline` has finished there, with these data and this evaluation."""
+    file = folder / "metrics.json"
+    return file.exists() and read_json(file, "metrics of a baseline").get("of") == _of(config, store)
+
+
+def _of(config: RunConfig, store: SessionStore) -> dict[str, Any]:
+    manifest = store.manifest
+    return {
+        "vocabulary_hash": manifest.vocabulary_hash,
+        "counts": manifest.counts,
+        "evaluate": asdict(config.evaluate),
+    }
+
+
+def _measure(
+    baseline: Popularity | Markov, protocol: str, config: RunConfig, store: SessionStore, folder: Path
+) -> dict[str, float | int]:
+    metrics = MetricCollection([RankMetrics(), SkipRanking()])
+    with RankWriter(folder, protocol, "test") as record:
+        for batch in evaluation_loader(config, store, protocol, "test", config.evaluate.sessions).epoch(0):
+            real_B = batch.target_B >= 0
+            candidates_B = candidate_counts(batch, protocol, store.tracks, config.evaluate.filter_history)
+            columns = {
+                "session": batch.sessions.session_B,
+                "rank": _ranks(baseline, batch, protocol, config.evaluate.filter_history),
+                "candidates": candidates_B,
+                "skips": batch.target_skips_B,
+                "position": batch.position_B,
+                "target": batch.target_B,
+            }
+            columns = {name: values[real_B] for name, values in columns.items()}
+            record.write(**columns)
+            metrics.update(**{name: columns[name] for name in ("rank", "candidates", "skips")})
+    return metrics.compute()
+
+
+def _ranks(baseline: Popularity | Markov, batch: EvaluationBatch, protocol: str, filter_history: bool) -> Tensor:
+    """int64 [B]."""
+    target_B, history_BS = batch.target_B.numpy(), batch.history_BS.numpy()
+    last_at_B = np.clip(batch.position_B.numpy() - 1, 0, history_BS.shape[1] - 1)
+    last_B = np.maximum(history_BS[np.arange(len(target_B)), last_at_B], 0)
+    score_B = baseline.of(last_B, target_B[:, None])[:, 0]
+    if protocol == "uniform":
+        rivals_BC = baseline.of(last_B, batch.candidates_BC.numpy()) >= score_B[:, None]
+        return torch.from_numpy(1 + rivals_BC.sum(axis=1))
+    left_out_BX = target_B[:, None]
+    if filter_history:
+        left_out_BX = np.sort(np.concatenate([left_out_BX, history_BS], axis=1), axis=1)
+    counted_BX = (left_out_BX >= 0) & (baseline.of(last_B, np.maximum(left_out_BX, 0)) >= score_B[:, None])
+    counted_BX[:, 1:] &= left_out_BX[:, 1:] != left_out_BX[:, :-1]
+    return torch.from_numpy(1 + baseline.at_least(last_B, score_B) - counted_BX.sum(axis=1))

@@ -1,0 +1,189 @@
+"""Rows of a table compared: means over seeds and sessions, intervals, gains over a baseline, tests, breakdowns.
+
+Shape legend: N sessions, S seeds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skipwise.common.errors import UserError
+from skipwise.studies.statistics import gap, holm, interval, over_seeds, paired
+from skipwise.training.evaluation.records import Ranks, read_ranks
+
+METRICS: dict[str, Callable[[Ranks], np.ndarray]] = {
+    **{f"hr@{cutoff}": lambda ranks, cutoff=cutoff: (ranks.rank <= cutoff).astype(float) for cutoff in (1, 5, 10, 20)},
+    "ndcg@10": lambda ranks: np.where(ranks.rank <= 10, 1 / np.log2(ranks.rank + 1.0), 0.0),
+    "mrr": lambda ranks: 1.0 / ranks.rank,
+}
+"""What a metric makes of each session."""
+TESTED = ("hr@1", "hr@10")
+"""The metrics whose differences are tested."""
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model of the table, trained once a seed; or a reference that every model must beat."""
+
+    name: str
+    label: str
+    group: str
+    """Rows of a group stand together, and its best figures are marked."""
+    runs: tuple[Path, ...]
+    """Run directories, by ascending seed."""
+    baseline: str | None = None
+    """Name of the row it is compared with."""
+    paper: tuple[float, float, float, float] | None = None
+    """HR@1/5/10/20 that the paper's table 1 gives this model."""
+    reference: bool = False
+
+
+Grouping = dict[str, Callable[[Ranks], np.ndarray]]
+"""Breakdowns: what gives each session's label, in [N] strings."""
+
+
+def compare(rows: list[Row], protocol: str, groupings: Grouping | None = None) -> dict[str, Any]:
+    """Every figure of one protocol's test table, ready for JSON.
+
+    Raises `UserError` where rows were not measured on the same sessions and targets, among as many candidates:
+    nothing can be compared then.
+    """
+    measured = {row.name: [read_ranks(run, protocol, "test") for run in row.runs] for row in rows}
+    first = measured[rows[0].name][0]
+    for row in rows:
+        for run, ranks in zip(row.runs, measured[row.name], strict=True):
+            if not (np.array_equal(ranks.session, first.session) and np.array_equal(ranks.target, first.target)):
+                raise UserError(
+                    f"{run} was measured on other sessions than {rows[0].runs[0]}: "
+                    "compare runs of one data set and the same --evaluate.sessions"
+                )
+            if not np.array_equal(ranks.candidates, first.candidates):
+                raise UserError(
+                    f"{run} was ranked among other candidates than {rows[0].runs[0]}: "
+                    "compare runs of the same --evaluate.candidates and --evaluate.filter-history"
+                )
+    table = {row.name: _figures(row, measured[row.name], groupings or {}) for row in rows}
+    _test(rows, measured, table)
+    reference = max(
+        (row.name for row in rows if row.reference), key=lambda name: table[name]["hr@10"]["mean"], default=None
+    )
+    broken = []
+    if reference:
+        floor = _over_seeds(measured[reference], METRICS["hr@10"])
+        for row in rows:
+            if not row.reference and paired(_over_seeds(measured[row.name], METRICS["hr@10"]), floor).low <= 0:
+                broken.append(row.name)
+    return {
+        "protocol": protocol,
+        "sessions": len(first.session),
+        "candidates": int(np.median(first.candidates)),
+        "reference": reference,
+        "broken": broken,
+        "rows": table,
+    }
+
+
+def _over_seeds(measured_S: list[Ranks], value: Callable[[Ranks], np.ndarray]) -> np.ndarray:
+    """[N]: each session's mean over seeds."""
+    return np.mean([value(ranks) for ranks in measured_S], axis=0)
+
+
+def _figures(row: Row, measured_S: list[Ranks], groupings: Grouping) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        "label": row.label,
+        "group": row.group,
+        "baseline": row.baseline,
+        "reference": row.reference,
+        "paper": row.paper,
+        "seeds": len(measured_S),
+    }
+    for metric, value in METRICS.items():
+        means_S = [float(value(ranks).mean()) for ranks in measured_S]
+        values_N = _over_seeds(measured_S, value)
+        low, high = interval(values_N)
+        spread = float(np.std(means_S, ddof=1)) if len(means_S) > 1 else None
+        figures[metric] = {"mean": float(values_N.mean()), "low": low, "high": high, "over_seeds": spread}
+    figures["skips"] = _skips(measured_S)
+    figures["by"] = {name: _by_group(measured_S, label) for name, label in groupings.items()}
+    return figures
+
+
+def _skips(measured_S: list[Ranks]) -> dict[str, Any]:
+    """Skip down-ranking: where skipped and kept targets come, by percentile rank (100 is first) and HR@10."""
+    skipped_N = is_skipped(measured_S[0])
+    percentile_rank_N = _over_seeds(measured_S, percentile_rank)
+    hits_N = _over_seeds(measured_S, METRICS["hr@10"])
+    found: dict[str, Any] = {}
+    for name, chosen_N in (("skipped", skipped_N), ("kept", ~skipped_N)):
+        if chosen_N.any():
+            low, high = interval(percentile_rank_N[chosen_N])
+            found[name] = {
+                "sessions": int(chosen_N.sum()),
+                "percentile_rank": float(percentile_rank_N[chosen_N].mean()),
+                "low": low,
+                "high": high,
+                "hr@10": float(hits_N[chosen_N].mean()),
+            }
+    if len(found) == 2:
+        found["gap"] = gap(percentile_rank_N, skipped_N)
+    return found
+
+
+def percentile_rank(ranks: Ranks) -> np.ndarray:
+    """[N]: the share of the candidates that come after the target, in percent: 100 is first, 0 last."""
+    return 100.0 * (1 - (ranks.rank - 1) / np.maximum(ranks.candidates, 1))
+
+
+def is_skipped(ranks: Ranks) -> np.ndarray:
+    """bool [N]: the listener skipped the target, at strength 1 or 2."""
+    return np.isin(ranks.skips, (1, 2))
+
+
+def _by_group(measured_S: list[Ranks], label: Callable[[Ranks], np.ndarray]) -> dict[str, dict[str, Any]]:
+    """HR@1 and HR@10 of the sessions of each label and of those whose target was kept, and how many they are."""
+    labels_N, kept_N = label(measured_S[0]), ~is_skipped(measured_S[0])
+    hits_N = {metric: _over_seeds(measured_S, METRICS[metric]) for metric in TESTED}
+    groups: dict[str, dict[str, Any]] = {}
+    for name in np.unique(labels_N):
+        groups[str(name)] = figures = {}
+        for prefix, chosen_N in (("", labels_N == name), ("kept_", (labels_N == name) & kept_N)):
+            figures[f"{prefix}sessions"] = int(chosen_N.sum())
+            for metric in TESTED:
+                figures[prefix + metric] = float(hits_N[metric][chosen_N].mean()) if chosen_N.any() else None
+    return groups
+
+
+def _test(rows: list[Row], measured: dict[str, list[Ranks]], table: dict[str, dict[str, Any]]) -> None:
+    """Adds `gain` (in percent, all metrics) and, for the tested ones, `difference`, `p`, `p_holm` and `p_seeds`.
+
+    `skips` gets `gap_change`: the gap less the baseline's, session by session.
+    """
+    tested = []
+    for row in rows:
+        if row.baseline not in table:
+            continue
+        if "gap" in table[row.name]["skips"]:
+            percentile_rank_N, other_N = (
+                _over_seeds(measured[name], percentile_rank) for name in (row.name, row.baseline)
+            )
+            table[row.name]["skips"]["gap_change"] = gap(percentile_rank_N - other_N, is_skipped(measured[row.name][0]))
+        for metric, value in METRICS.items():
+            mine, other = table[row.name][metric], table[row.baseline][metric]
+            mine["gain"] = 100 * (mine["mean"] / other["mean"] - 1) if other["mean"] else None
+            if metric in TESTED:
+                pair = measured[row.name], measured[row.baseline]
+                found = paired(*(_over_seeds(ranks_S, value) for ranks_S in pair))
+                means = [np.array([value(ranks).mean() for ranks in ranks_S]) for ranks_S in pair]
+                mine |= {"difference": [found.mean, found.low, found.high], "p": found.p, "p_seeds": over_seeds(*means)}
+                tested.append(mine)
+    for figures, adjusted in zip(tested, holm([figures["p"] for figures in tested]), strict=True):
+        figures["p_holm"] = adjusted
+
+
+def significant(figures: dict[str, Any]) -> bool:
+    """Whether a tested metric differs from its baseline's, after the correction."""
+    return figures.get("p_holm", 1.0) < SIGNIFICANT

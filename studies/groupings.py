@@ -1,0 +1,70 @@
+"""By what test sessions are told apart in a table's breakdowns: length, popularity of the target, context type."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from skipwise.common.errors import UserError, brief
+from skipwise.datapipes.session_files import DAMAGED
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.studies.comparison import Grouping
+from skipwise.training.evaluation.records import Ranks
+
+_MOST_LENGTHS = 10
+CONTEXT = "context_type"
+"""The column that tells where a play came from."""
+
+
+def groupings(store: SessionStore, counts_N: np.ndarray) -> Grouping:
+    """`counts_N`: each track's training plays."""
+    found: Grouping = {"session length": _length, "target's popularity": _popularity(counts_N)}
+    if CONTEXT in store.manifest.context_columns:
+        found["target's context type"] = _context(store)
+    return found
+
+
+def _length(ranks: Ranks) -> np.ndarray:
+    return by_number(ranks.position + 1)
+
+
+def by_number(numbers_N: np.ndarray) -> np.ndarray:
+    """Names [N] of each number by itself, or of quintiles where there are many."""
+    if len(np.unique(numbers_N)) <= _MOST_LENGTHS:
+        return np.char.zfill(numbers_N.astype(str), len(str(numbers_N.max())))
+    edges = np.unique(np.quantile(numbers_N, [0.2, 0.4, 0.6, 0.8], method="nearest"))
+    bounds = [numbers_N.min(), *(edges + 1), numbers_N.max() + 1]
+    width = len(str(numbers_N.max()))
+    names = np.array([f"{low:0{width}}-{high - 1:0{width}}" for low, high in zip(bounds, bounds[1:], strict=False)])
+    return names[np.searchsorted(edges, numbers_N)]
+
+
+def _popularity(counts_N: np.ndarray) -> Callable[[Ranks], np.ndarray]:
+    """Fifths of the test sessions by how often their target was played in training."""
+
+    def label(ranks: Ranks) -> np.ndarray:
+        plays = counts_N[ranks.target]
+        edges = np.quantile(plays, [0.8, 0.6, 0.4, 0.2], method="nearest")
+        fifth = (plays[:, None] < edges).sum(axis=1)
+        return np.array(["1 most played", "2", "3", "4", "5 least played"])[fifth]
+
+    return label
+
+
+def _context(store: SessionStore) -> Callable[[Ranks], np.ndarray]:
+    """Where the listener was when the target was played, as the log says."""
+
+    def label(ranks: Ranks) -> np.ndarray:
+        last = []
+        try:
+            for part in store.parts:
+                for batch in pq.ParquetFile(part).iter_batches(columns=[CONTEXT]):
+                    lists = batch.column(0)
+                    last.append(lists.values.take(pa.array(lists.offsets.to_numpy()[1:] - 1)).cast(pa.string()))
+            labels = pa.chunked_array(last).fill_null("unknown").to_numpy()
+            return labels[ranks.session].astype(str)
+        except DAMAGED as error:
+            raise UserError(f"{store.path}: '{CONTEXT}' cannot be read ({brief(error)}): run prepare again") from error
+
+    return label

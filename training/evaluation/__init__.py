@@ -1,0 +1,1 @@
+"""Leave-one-out evaluation over the sharded table, and its metrics."""

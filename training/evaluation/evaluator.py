@@ -1,0 +1,145 @@
+"""Leave-one-out evaluation over the sharded table: `uniform` (1000 unseen candidates) and exact `full` ranking."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchmetrics import MetricCollection
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from tqdm import tqdm
+
+from skipwise.common.distributed import device, gather_rows, rank, sum_ranks, world_size
+from skipwise.datapipes.batch import EvaluationBatch
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.models.candidate_ranking import uniform_scores
+from skipwise.models.full_ranking import full_counts, full_target_scores
+from skipwise.models.rows import own_rows
+from skipwise.training.build import evaluation_loader, table_weight
+from skipwise.training.config import RunConfig
+from skipwise.training.evaluation.metrics import RankMetrics, SkipRanking
+from skipwise.training.evaluation.records import RankWriter
+
+Protocol = Literal["uniform", "full"]
+PROTOCOLS: tuple[Protocol, ...] = ("uniform", "full")
+SPLITS = ("validation", "test")
+
+
+def measurable(config: RunConfig) -> tuple[str, ...]:
+    """The splits that a finished run's weights have not been trained on."""
+    return SPLITS[1:] if config.train.refit else SPLITS
+
+
+class Evaluator:
+    """Ranks held-out targets under the model's present weights."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        store: SessionStore,
+        model: DistributedModelParallel,
+        followed: Callable[[Iterator[EvaluationBatch], str], Iterator[EvaluationBatch]] | None = None,
+    ):
+        """`followed` passes on the batches of what is measured, on every rank; what it raises ends the measuring."""
+        self._config, self._store, self._model, self._followed = config, store, model, followed
+
+    @torch.no_grad()
+    def measure(
+        self, protocol: Protocol, split: str, sessions: int, record_in: Path | None = None
+    ) -> dict[str, float | int]:
+        """HR@{1,5,10,20}, NDCG@10 and MRR over `sessions` sessions (0: all), and where skipped targets come.
+
+        Equal on every rank. Given a run directory to `record_in`, each session's rank is kept there.
+        """
+        loader = evaluation_loader(self._config, self._store, protocol, split, sessions)
+        metrics = MetricCollection([RankMetrics(), SkipRanking()]).to(device())
+        first, rows_RD = own_rows(table_weight(self._model), rank(), world_size())
+        rows_RD = rows_RD[: max(self._store.tracks - first, 0)]  # rows after those are of tracks the data lack
+        self._model.eval()
+        with _exact_products(), RankWriter(record_in, protocol, split) if record_in else nullcontext() as record:
+            batches = loader.epoch(0)
+            if self._followed:
+                batches = self._followed(batches, f"measuring {protocol} {split}")
+            batches = tqdm(
+                batches,
+                total=loader.steps,
+                desc=f"{protocol} {split}",
+                disable=rank() != 0,
+                leave=False,
+                mininterval=1,
+            )
+            for batch in batches:
+                real_B = batch.target_B >= 0
+                columns = {
+                    "session": batch.sessions.session_B,
+                    "rank": self._ranks(batch, protocol, first, rows_RD),
+                    "candidates": candidate_counts(
+                        batch, protocol, self._store.tracks, self._config.evaluate.filter_history
+                    ),
+                    "skips": batch.target_skips_B,
+                    "position": batch.position_B,
+                    "target": batch.target_B,
+                }
+                columns = {name: values[real_B.to(values.device)] for name, values in columns.items()}
+                if record:
+                    record.write(**columns)
+                metrics.update(**{name: columns[name].to(device()) for name in ("rank", "candidates", "skips")})
+        self._model.train()
+        return metrics.compute()
+
+    def _ranks(self, batch: EvaluationBatch, protocol: Protocol, first: int, rows_RD: Tensor) -> Tensor:
+        """int64 [B]: the rank of each of this rank's targets, 1 is best."""
+        sessions = batch.sessions.to(device())
+        task = self._model.module
+        queries_QD = gather_rows(task.learner.predict(task.table(sessions.tracks).values(), sessions))
+        target_Q = gather_rows(batch.target_B.to(device()))
+        if protocol == "uniform":
+            candidates_QC = gather_rows(batch.candidates_BC.to(device()))
+            scores_QC, own_QC = uniform_scores(
+                queries_QD, torch.cat([target_Q[:, None], candidates_QC], dim=1), first, rows_RD
+            )
+            target_scores_Q = sum_ranks(scores_QC[:, 0].contiguous())
+            counts_Q = (~(scores_QC[:, 1:] < target_scores_Q[:, None]) & own_QC[:, 1:]).sum(dim=1)
+        else:
+            target_scores_Q = sum_ranks(full_target_scores(queries_QD, target_Q, first, rows_RD))
+            excluded_QX = target_Q[:, None]
+            if self._config.evaluate.filter_history:
+                excluded_QX = torch.cat([excluded_QX, _gather_padded(batch.history_BS.to(device()))], dim=1)
+            counts_Q = full_counts(queries_QD, target_scores_Q, excluded_QX, first, rows_RD)
+        own = slice(rank() * len(batch.target_B), (rank() + 1) * len(batch.target_B))
+        return 1 + sum_ranks(counts_Q)[own]
+
+
+def candidate_counts(batch: EvaluationBatch, protocol: Protocol, tracks: int, filter_history: bool) -> Tensor:
+    """int64 [B]: how many tracks each target is ranked among, itself left out."""
+    if protocol == "uniform":
+        return torch.full_like(batch.target_B, batch.candidates_BC.shape[1])
+    others_B = torch.full_like(batch.target_B, tracks - 1)
+    if not filter_history:
+        return others_B
+    history_BS = torch.where(batch.history_BS == batch.target_B[:, None], -1, batch.history_BS).sort(dim=1).values
+    first_BS = torch.nn.functional.pad(history_BS[:, 1:] != history_BS[:, :-1], (1, 0), value=True)
+    return others_B - (first_BS & (history_BS >= 0)).sum(dim=1)
+
+
+def _gather_padded(history_BS: Tensor) -> Tensor:
+    """`gather_rows` for ranks whose longest sessions differ."""
+    width = torch.tensor(history_BS.shape[1], device=history_BS.device)
+    if world_size() > 1:
+        dist.all_reduce(width, op=dist.ReduceOp.MAX)
+    padding = int(width) - history_BS.shape[1]
+    return gather_rows(torch.nn.functional.pad(history_BS, (0, padding), value=-1))
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """Full float32 matrix products, whatever precision training uses."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

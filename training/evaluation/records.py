@@ -1,0 +1,97 @@
+"""Where each held-out track came in, session by session, on disk: what intervals, tests and breakdowns are made of.
+
+`RUN/ranks/{protocol}-{split}/part-RRRRR.parquet`, one part a rank, in no order.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from skipwise.common.distributed import barrier, rank
+from skipwise.common.errors import UserError
+
+RANKS = "ranks"
+_SCHEMA = pa.schema(
+    {
+        "session": pa.int64(),
+        "rank": pa.int32(),
+        "candidates": pa.int32(),
+        "skips": pa.int8(),
+        "position": pa.int32(),
+        "target": pa.int32(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Arrays of N sessions, in ascending session order."""
+
+    session: np.ndarray
+    """int64: the session's number in the dataset."""
+    rank: np.ndarray
+    """int32: the target's rank, 1 is best."""
+    candidates: np.ndarray
+    """int32: tracks the target was ranked among, itself left out."""
+    skips: np.ndarray
+    """int8: skip strength of the held-out play; 1 and 2 are skipped."""
+    position: np.ndarray
+    """int32: tracks of the session before the target."""
+    target: np.ndarray
+    """int32: the target's row."""
+
+
+class RankWriter:
+    """Writes this rank's part, batch by batch, and publishes all parts by one rename when every rank has left."""
+
+    def __init__(self, run: Path, protocol: str, split: str):
+        name = f"{protocol}-{split}"
+        self._target, self._aside = run / RANKS / name, run / RANKS / f".{name}.partial"
+
+    def __enter__(self) -> "RankWriter":
+        if rank() == 0:
+            shutil.rmtree(self._aside, ignore_errors=True)
+            self._aside.mkdir(parents=True)
+        barrier()
+        self._file = pq.ParquetWriter(self._aside / f"part-{rank():05}.parquet", _SCHEMA)
+        return self
+
+    def write(self, **columns: Tensor) -> None:
+        """One batch: a tensor [B] for each column."""
+        arrays = [pa.array(columns[field.name].cpu().numpy(), field.type) for field in _SCHEMA]
+        self._file.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        self._file.close()
+        if kind:
+            return
+        barrier()
+        if rank() == 0:
+            shutil.rmtree(self._target, ignore_errors=True)
+            os.replace(self._aside, self._target)
+        barrier()
+
+
+def has_ranks(run: Path, protocol: str, split: str) -> bool:
+    """Whether the run keeps these records."""
+    return (run / RANKS / f"{protocol}-{split}").is_dir()
+
+
+def read_ranks(run: Path, protocol: str, split: str) -> Ranks:
+    """The records of a run; raises `UserError` where they are missing or damaged."""
+    folder = run / RANKS / f"{protocol}-{split}"
+    parts = sorted(folder.glob("part-*.parquet"))
+    if not parts:
+        raise UserError(f"{folder} holds no ranks: measure the run with evaluate --run {run} --protocol {protocol}")
+    try:
+        table = pa.concat_tables([pq.read_table(part, schema=_SCHEMA) for part in parts])
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{folder} cannot be read ({error}): measure the run again with evaluate") from error
+    order = np.argsort(table["session"].to_numpy())
+    return Ranks(**{field.name: table[field.name].to_numpy()[order] for field in fields(Ranks)})

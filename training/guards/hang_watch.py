@@ -1,0 +1,211 @@
+"""A rank that hangs is found and named, and the job ends instead of waiting for it for ever.
+
+Ranks go in step by collectives: where one hangs, all others block inside them, where no Python signal handler runs.
+So each rank has a thread that tells the others how far its main loop has come, over the launcher's store. Clocks of
+machines are never compared: a thread counts its own turns, so that a job that was stopped as a whole and goes on does
+not look hung either.
+"""
+
+import json
+import math
+import os
+import socket
+import sys
+import threading
+import uuid
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from types import TracebackType
+
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import _get_default_store
+
+from skipwise.common.distributed import broadcast_object, rank, world_size
+from skipwise.common.failure import record
+
+_TURNS = 10
+"""Turns of a thread in the time limit."""
+_LONGEST_TURN_S = 5.0
+_SILENT_TURNS = 4
+"""Turns without a sign of life after which a process counts as stopped or gone."""
+_VERDICT = "verdict"
+_NAMED = 4
+"""The most hung ranks that the sentence names one by one."""
+
+
+@dataclass(frozen=True)
+class Sight:
+    """How far a rank says it has come."""
+
+    count: int = -1
+    """Calls of `HangWatch.at`."""
+    place: str = "it was started"
+    """The last one's."""
+    still_s: float = 0.0
+    """How long ago that was, by the rank's own turns."""
+    host: str = "unknown"
+    process: int = 0
+    turn: int = 0
+    """Grows as long as the process runs, whatever its main loop does."""
+    left: bool = False
+    """It has left its `HangWatch`, and is waited for by nobody."""
+
+
+class HangWatch:
+    """`with HangWatch(limit_s) as watch:` around work in step, entered by all ranks; one rank, or 0, watches nothing.
+
+    Once no rank has moved for `limit_s`, one of them prints a sentence that names the rank all wait for, and every
+    process ends with code 1, for the launcher to start them anew.
+    """
+
+    def __init__(self, limit_s: float):
+        self._limit_s = limit_s
+        self._turn_s = min(limit_s / _TURNS, _LONGEST_TURN_S)
+        self._now: tuple[int, str, tuple] = 0, "the start", ()
+        self._leaving = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._deserted = False
+        self._turn, self._still, self._count = 0, 0, 0
+        self._sights: dict[int, Sight] = {}
+        self._silent: dict[int, int] = {}  # turns since each other rank's last sign of life
+
+    def at(self, place: str, *numbers: object) -> None:
+        """The main loop is at `place`, with `numbers` for its {}: `watch.at("training epoch {}, step {}", 3, 41)`.
+
+        To be called before each piece of a rank's own work and again before the collective in which it waits for the
+        others, equally often on every rank: the one that hangs is told by having called less often. It costs less
+        than a microsecond, formats nothing and reads no clock.
+        """
+        self._now = self._now[0] + 1, place, numbers
+
+    def __enter__(self) -> "HangWatch":
+        if world_size() == 1 or not self._limit_s:
+            return self
+        # A name of its own: the store outlives a watch, and under some launchers the ranks' restart.
+        name = broadcast_object(uuid.uuid4().hex)
+        # A connection of its own: the main thread's is held for as long as it waits for something in the store.
+        self._store = dist.PrefixStore(f"watch/{name}", _get_default_store().clone())
+        self._store.set_timeout(timedelta(seconds=max(self._limit_s, 1)))
+        self._publish()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._thread is None:
+            return
+        self._leaving.set()
+        self._thread.join(self._turn_s + 1)
+        if self._thread.is_alive() or self._deserted:
+            return  # the store does not answer
+        try:
+            # What the first rank to end does to the collectives of the others is not the failure to show.
+            if isinstance(error, Exception) and self._store.check([_VERDICT]):
+                self._end(self._store.get(_VERDICT).decode())
+            self._publish()
+        except RuntimeError:
+            pass  # it has gone
+
+    def _run(self) -> None:
+        """Ends without a word when the launcher does, and its store with it: the main thread fails by itself."""
+        launcher = os.getppid()
+        try:
+            while not self._leaving.wait(self._turn_s):
+                # Asked first, since torch prints a stack for every message to a store that is gone.
+                if os.getppid() != launcher:
+                    self._deserted = True
+                    return
+                self._take_turn()
+        except RuntimeError:
+            self._deserted = True
+
+    def _take_turn(self) -> None:
+        count = self._now[0]
+        self._still = self._still + 1 if count == self._count else 0
+        self._count, self._turn = count, self._turn + 1
+        self._publish()
+        if self._still * self._turn_s < self._limit_s / 2:
+            self._sights, self._silent = {}, {}
+            return
+        if self._store.check([_VERDICT]):
+            self._end(self._store.get(_VERDICT).decode())
+        self._look()
+        silent = {other for other, turns in self._silent.items() if turns >= _SILENT_TURNS}
+        hung = find_hung(self._sights, silent, self._limit_s)
+        if hung and count == self._now[0] and not self._leaving.is_set():
+            # Several may come to it at the same time, and one speaks.
+            if self._store.add("verdicts", 1) == 1:
+                words = describe(hung, self._sights, silent, self._limit_s)
+                self._store.set(_VERDICT, words)
+                print(words, file=sys.stderr, flush=True)
+            self._end(self._store.get(_VERDICT).decode())
+
+    def _look(self) -> None:
+        for other in range(world_size()):
+            before = self._sights.get(other, Sight())
+            seen = before
+            if self._store.check([str(other)]):
+                seen = Sight(**json.loads(self._store.get(str(other))))
+            self._silent[other] = self._silent.get(other, 0) + 1 if seen.turn == before.turn else 0
+            self._sights[other] = seen
+
+    def _publish(self) -> None:
+        count, place, numbers = self._now
+        sight = Sight(
+            count=count,
+            place=place.format(*numbers) if numbers else place,
+            still_s=self._still * self._turn_s,
+            host=socket.gethostname(),
+            process=os.getpid(),
+            turn=self._turn,
+            left=self._leaving.is_set(),
+        )
+        self._store.set(str(rank()), json.dumps(asdict(sight)))
+
+    def _end(self, words: str) -> None:
+        """Ends this process from whichever thread: its main one may never come back from a collective."""
+        record(words)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def find_hung(sights: dict[int, Sight], silent: set[int], limit_s: float) -> list[int]:
+    """The ranks that all wait for, none while any may still move.
+
+    Those without a sign of life come first; else those that have come least far, which may be all.
+    """
+    present = {other: sight for other, sight in sights.items() if not sight.left}
+    if any(sight.still_s < limit_s for other, sight in present.items() if other not in silent):
+        return []
+    stopped = [other for other in present if other in silent]
+    fewest = min((sight.count for sight in present.values()), default=0)
+    return stopped or [other for other, sight in present.items() if sight.count == fewest]
+
+
+def describe(hung: list[int], sights: dict[int, Sight], silent: set[int], limit_s: float) -> str:
+    """One sentence: who hangs, since where, and what to do about it."""
+    first = sights[hung[0]]
+    limit = f"{math.ceil(limit_s)} s"
+    restart = "the job restarts from its last checkpoint where --max_retries allows it"
+    waiting = [other for other, sight in sights.items() if not sight.left and other not in hung]
+    if len(hung) > 1 and not waiting and not silent.intersection(hung):
+        return (
+            f"skipwise: no rank has moved for {limit}, all {len(hung)} since {first.place}: see whether their network "
+            f"and their devices work; {restart}"
+        )
+    names = ", ".join(
+        f"rank {other} (host {sights[other].host}, process {sights[other].process})" for other in hung[:_NAMED]
+    )
+    if len(hung) > _NAMED:
+        names += f" and {len(hung) - _NAMED} more"
+    have = "have" if len(hung) > 1 else "has"
+    # What a silent one said last may be a turn older than what it did last.
+    moved = "shown no sign of life since about" if hung[0] in silent else "not moved since"
+    wait = f", and all others have waited for {limit}" if waiting else f", {limit} ago"
+    return (
+        f"skipwise: {names} {have} {moved} {first.place}{wait}: see what that process or its machine is "
+        f"doing; {restart}"
+    )

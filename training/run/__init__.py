@@ -1,0 +1,1 @@
+"""The run directory: how a run starts, where it stands, and what it reports."""

@@ -1,0 +1,177 @@
+"""A run begins: in a new directory with its config, its vocabulary and its record, or where it was stopped."""
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from skipwise.common.distributed import broadcast_object, logger, rank, world_size
+from skipwise.common.errors import UserError
+from skipwise.common.files import read_json, write_json, write_text
+from skipwise.common.provenance import versions
+from skipwise.datapipes.manifest import VOCABULARY
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.datapipes.vocabulary import Vocabulary
+from skipwise.datapipes.vocabulary_match import match
+from skipwise.training.config import RunConfig
+from skipwise.training.run.directory import SCHEMA_VERSION, RunDirectory
+
+_FREE_TO_CHANGE = (
+    "run_dir",
+    "resume",
+    "data.path",
+    "data.workers",
+    "data.prefetch",
+    "table.sharding",
+    "train.log_every",
+    "train.hang_s",
+    "evaluate.batch_size",
+    "checkpoint.minutes",
+    "checkpoint.every",
+    "checkpoint.keep",
+)
+"""Fields that change no figure of a run; all others must stay as they were for it to go on."""
+_BEGINNING = ("config.yaml", "run.json", VOCABULARY, "matches.parquet")
+_OWN_FILES = {*_BEGINNING, *(f".{name}.partial" for name in _BEGINNING)}
+"""What a directory may hold whose run was killed before it began."""
+
+
+def begin_run(config: RunConfig, recipe: str, store: SessionStore) -> RunDirectory:
+    """Makes the directory on rank 0, or opens the run of this config that is there.
+
+    An empty name picks runs/RECIPE-NNN, and finds that one again when the launcher restarts its ranks. Raises
+    `UserError` on every rank for a directory that holds anything else.
+    """
+    path, error = None, None
+    if rank() == 0:
+        try:
+            path = _directory(config, recipe, store)
+        except (UserError, OSError) as caught:
+            error = str(caught)
+    path, error = broadcast_object((path, error))
+    if error:
+        raise UserError(error)
+    return RunDirectory(path, dataclasses.replace(config, run_dir=str(path)), read_json(path / "run.json", "a run"))
+
+
+def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
+    """The run's directory, with its config, its vocabulary and its record in it."""
+    path = Path(config.run_dir) if config.run_dir else _own_directory(recipe) or _new_directory(recipe)
+    if (path / "run.json").exists() and config.resume == "auto":
+        _check_same(path, config, recipe, store)
+        return path
+    if path.exists() and not (path.is_dir() and {file.name for file in path.iterdir()} <= _OWN_FILES):
+        raise UserError(f"{path} exists and is not empty: choose another --run-dir")
+    path.mkdir(parents=True, exist_ok=True)
+    config = dataclasses.replace(config, run_dir=str(path))
+    write_text(path / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+    rows, rows_hash = _take_vocabulary(config, store, path)
+    write_json(
+        path / "run.json",
+        {
+            "schema_version": SCHEMA_VERSION,
+            "recipe": recipe,
+            "ranks": world_size(),
+            "vocabulary_hash": store.manifest.vocabulary_hash,
+            "counts": store.manifest.counts,
+            "rows": rows,
+            "rows_hash": rows_hash,
+            "versions": versions(),
+            "launch": os.environ.get("TORCHELASTIC_RUN_ID"),
+        },
+    )
+    return path
+
+
+def _take_vocabulary(config: RunConfig, store: SessionStore, path: Path) -> tuple[int, str]:
+    """A run's rows must keep their meaning when the dataset directory is replaced: it has a vocabulary of its own.
+
+    Returns how many rows its table has, and the hash of their ids.
+    """
+    own = Vocabulary.of(store)
+    own.check()
+    if not config.init_from:
+        aside = path / f".{VOCABULARY}.partial"
+        shutil.copyfile(own.file, aside)
+        os.replace(aside, path / VOCABULARY)
+        return own.tracks, store.manifest.vocabulary_hash
+    source = RunDirectory.open(config.init_from)
+    check_start(source, config)
+    source.vocabulary.check()
+    run = RunDirectory(path, config, {})
+    rows, kept, known = match(source.vocabulary, own, config.vanished == "keep", path / VOCABULARY, run.matches)
+    logger.info(
+        f"starts from {source.path}: {known:,} of the {store.tracks:,} tracks have rows there, "
+        f"{source.vocabulary.tracks - known:,} of its tracks are not in {store.path} and {kept:,} of those are kept"
+    )
+    return rows, Vocabulary(path / VOCABULARY, rows, "", "train again").digest()
+
+
+def check_start(source: RunDirectory, config: RunConfig) -> None:
+    """Raises `UserError` where the rows of `source` are no rows of this config's table."""
+    for field in ("dim", "optimizer"):
+        before, now = (getattr(each.table, field) for each in (source.config, config))
+        if before != now:
+            raise UserError(
+                f"{source.path} was trained with --table.{field} {before}, not {now}: start from it with the same, or "
+                "leave --init-from out"
+            )
+
+
+def _check_same(path: Path, config: RunConfig, recipe: str, store: SessionStore) -> None:
+    """Raises `UserError` unless the run there is this one."""
+    run = RunDirectory.open(str(path))
+    state = "a finished" if run.finished else "an unfinished"
+    if run.record["recipe"] != recipe:
+        raise UserError(f"{path} holds {state} run of {run.record['recipe']}, not {recipe}: choose another --run-dir")
+    if difference := first_difference(run.config, config):
+        raise UserError(f"{path} holds {state} run with {difference}: go on with that, or choose another --run-dir")
+    if (store.manifest.vocabulary_hash, store.manifest.counts) != (
+        run.record["vocabulary_hash"],
+        run.record["counts"],
+    ):
+        raise UserError(
+            f"{path} holds {state} run on other data than {store.path}: go on with those, or choose another "
+            "--run-dir, which may start from this run with --init-from"
+        )
+
+
+def first_difference(before: RunConfig, now: RunConfig) -> str:
+    """The first field, as a flag with both values, in which two configs make different runs; empty where none is."""
+    values, others = (_flat(dataclasses.asdict(config)) for config in (before, now))
+    for name, value in values.items():
+        if value != others[name] and name not in _FREE_TO_CHANGE:
+            return f"--{name.replace('_', '-')} {value}, not {others[name]}"
+    return ""
+
+
+def _flat(sections: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in sections.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _own_directory(recipe: str) -> Path | None:
+    """The directory that this launch made before its ranks were restarted."""
+    launch = os.environ.get("TORCHELASTIC_RUN_ID")
+    if not launch or not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        return None
+    for file in Path("runs").glob(f"{recipe}-[0-9][0-9][0-9]*/run.json"):
+        if read_json(file, "a run").get("launch") == launch:
+            return file.parent
+    return None
+
+
+def _new_directory(recipe: str) -> Path:
+    for number in range(1, 10_000):
+        path = Path("runs") / f"{recipe}-{number:03}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path
+    raise UserError("runs/ is full: name a directory with --run-dir")
