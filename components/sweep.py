@@ -42,7 +42,7 @@ def sweep(config: SweepConfig) -> None:
     from skipwise.studies.sweep_report import write_sweep
     from skipwise.studies.sweep_search import Sweep, finished, open_study, run_trial
     from skipwise.training.build import check
-    from skipwise.training.config import from_mapping
+    from skipwise.training.config_fields import from_mapping
 
     plain = named_recipe(config.recipe)
     base = from_mapping(plain, read_yaml(Path(config.config)), config.config) if config.config else plain

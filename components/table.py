@@ -42,7 +42,8 @@ def table(config: TableConfig) -> None:
     from skipwise.common.distributed import logger, process_group
     from skipwise.common.files import read_yaml
     from skipwise.datapipes.sessions import SessionStore
-    from skipwise.training.config import RunConfig, from_mapping
+    from skipwise.training.config import RunConfig
+    from skipwise.training.config_fields import from_mapping
 
     names = with_baselines(config.recipes)
     store = SessionStore(config.data)

@@ -7,7 +7,8 @@ from skipwise.common.files import read_yaml
 from skipwise.components.cli import parse
 from skipwise.components.recipes import DEFAULT, RECIPES
 from skipwise.components.recipes.ablations import ABLATIONS
-from skipwise.training.config import RunConfig, from_mapping
+from skipwise.training.config import RunConfig
+from skipwise.training.config_fields import from_mapping
 
 
 def read_command_line(argv: list[str]) -> tuple[str, RunConfig]:

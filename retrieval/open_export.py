@@ -22,7 +22,8 @@ from skipwise.retrieval.program import load_program
 from skipwise.retrieval.track_ids import TrackIds
 from skipwise.retrieval.vectors import Piece, Vectors
 from skipwise.training.checkpoint.checkpoint_index import FileRecord, StorageError, check_file
-from skipwise.training.config import RunConfig, from_mapping
+from skipwise.training.config import RunConfig
+from skipwise.training.config_fields import from_mapping
 
 _MENDING = "export again"
 

@@ -11,7 +11,8 @@ from optuna.trial import Trial
 
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_yaml
-from skipwise.training.config import RunConfig, from_mapping
+from skipwise.training.config import RunConfig
+from skipwise.training.config_fields import from_mapping
 
 Values = dict[str, Any]
 """Field paths such as `loss.alpha`, and a value for each."""

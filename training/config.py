@@ -1,10 +1,8 @@
 """The whole config of a run, section by section; each section is defined by its owner."""
 
-from dataclasses import dataclass, field, is_dataclass, replace
-from typing import Any, Literal, get_args, get_type_hints
+from dataclasses import dataclass, field
+from typing import Literal
 
-from skipwise.common.errors import UserError, shown
-from skipwise.common.options import fault
 from skipwise.datapipes.config import DataConfig
 from skipwise.models.config import EncoderConfig, LossConfig, TableConfig
 
@@ -145,48 +143,3 @@ class RunConfig:
     def cloze(self) -> float | None:
         """The mask probability of a bidirectional encoder, None for a unidirectional one."""
         return self.encoder.mask_probability if self.encoder.direction == "bidirectional" else None
-
-
-def from_mapping(default: Any, mapping: dict[str, Any], source: str, section: str = "") -> Any:
-    """`default` with the fields that `mapping` names replaced; raises `UserError` naming `source` and the field."""
-    hints = get_type_hints(type(default))
-    changes = {}
-    for name, value in mapping.items():
-        place = f"{section}{name}"
-        if name not in hints:
-            raise UserError(f"{source}: there is no field {shown(place)}; expected one of {', '.join(hints)}")
-        current = getattr(default, name)
-        if is_dataclass(current):
-            if not isinstance(value, dict):
-                raise UserError(f"{source}: '{place}' must be a section of fields, not {shown(value)}")
-            changes[name] = from_mapping(current, value, source, f"{place}.")
-        else:
-            changes[name] = _checked(hints[name], value, f"{source}: '{place}'")
-    try:
-        return replace(default, **changes)
-    except ValueError as error:
-        raise UserError(f"{source}: {error}") from error
-
-
-def _checked(kind: Any, value: Any, place: str) -> Any:
-    """`value` as a field of type `kind` takes it; the sentence of a refusal starts with `place`."""
-    if trouble := fault(value):
-        raise UserError(f"{place} {trouble}")
-    choices = get_args(kind)
-    if choices:
-        # True is 1 and 1.0 is 1 for Python, and neither is what was asked.
-        if not any(type(value) is type(choice) and value == choice for choice in choices):
-            raise UserError(f"{place} must be one of {', '.join(map(str, choices))}, not {shown(value)}")
-        return value
-    if kind is float and type(value) in (int, float, str):
-        try:
-            number = float(value)  # YAML reads 1e-3 as text
-        except ValueError:
-            number = None
-        if number is not None and not (trouble := fault(number)):
-            return number
-        if trouble:
-            raise UserError(f"{place} {trouble}")
-    elif type(value) is kind:
-        return value
-    raise UserError(f"{place} must be of type {kind.__name__}, not {shown(value)}")

@@ -16,7 +16,7 @@ from skipwise.components.train import read_command_line
 from skipwise.studies import sweep_search as search
 from skipwise.studies.search_space import SPACES, Choices, Range, read_space, sections
 from skipwise.studies.sweep_report import _importances
-from skipwise.training.config import from_mapping
+from skipwise.training.config_fields import from_mapping
 from skipwise.training.loop import train
 from skipwise.training.run.directory import CHECKPOINTS, RunDirectory
 from tests.components.conftest import refused

@@ -12,7 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from skipwise.common.files import read_yaml
-from skipwise.training.config import RunConfig, from_mapping
+from skipwise.training.config import RunConfig
+from skipwise.training.config_fields import from_mapping
 from tests.fuzz.cases import VALUES, at, cases, is_sound, kinds_of, outcome, plausible
 
 KINDS = kinds_of(RunConfig)

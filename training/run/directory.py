@@ -9,7 +9,8 @@ from skipwise.common.files import read_json, read_yaml, write_json
 from skipwise.datapipes.manifest import VOCABULARY
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.vocabulary import Vocabulary
-from skipwise.training.config import RunConfig, from_mapping
+from skipwise.training.config import RunConfig
+from skipwise.training.config_fields import from_mapping
 
 SCHEMA_VERSION = 2
 CHECKPOINTS = "checkpoints"
