@@ -17,6 +17,7 @@ INSTALL_REQUIRES = [
     "optuna==4.9.0",
     "numpy==2.4.6",
     "pyarrow==26.0.1",
+    "pydantic==2.14.3",
     "pyre-extensions==0.0.32",
     "PyYAML==6.0.3",
     "safetensors==0.8.0",
