@@ -74,6 +74,16 @@ class EncoderConfig:
         if not 0 < self.mask_probability < 1:
             raise ValueError(f"--encoder.mask-probability {self.mask_probability} must lie between 0 and 1")
 
+    @property
+    def appended_positions(self) -> int:
+        """Positions appended to a session's tracks to predict the next one: a bidirectional encoder's mask token."""
+        return int(self.direction == "bidirectional")
+
+    @property
+    def max_tracks(self) -> int:
+        """The most tracks of a session that are read to predict the next one."""
+        return self.max_length - self.appended_positions
+
 
 @dataclass(frozen=True)
 class LossConfig:

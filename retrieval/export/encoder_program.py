@@ -1,44 +1,15 @@
-"""The encoder as a `torch.export` program, which a server runs without this package.
+"""The encoder as a `torch.export` program, which a server runs without this package."""
 
-Shape legend: B sessions, T tracks, D width.
-"""
-
-import copy
 import io
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from skipwise.models.encoder import Encoder
+from skipwise.models.query_encoder import QueryEncoder
 from skipwise.retrieval.export.files import write_checked
-
-
-class QueryEncoder(nn.Module):
-    """Track rows of sessions in, the query for what comes next out; on the CPU, without dropout."""
-
-    def __init__(self, encoder: Encoder):
-        super().__init__()
-        self.encoder = copy.deepcopy(encoder).cpu().eval().requires_grad_(False)
-        self.appended = appended_positions(encoder)
-        self.max_tracks = encoder.config.max_length - self.appended
-
-    def forward(self, items_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-        """Queries [B, D] at each session's last position, which for a bidirectional encoder is the mask token."""
-        items_BTD = nn.functional.pad(items_BTD, (0, 0, 0, self.appended))
-        inputs_B = lengths_B + self.appended
-        place_T = torch.arange(items_BTD.shape[1], device=items_BTD.device)
-        predictions_BTD = self.encoder.padded(items_BTD, inputs_B, place_T == lengths_B[:, None])
-        last_B = (inputs_B - 1).clamp(min=0)
-        # By shape, not by `len`, which would nail the program to the number of sessions it was traced with.
-        return predictions_BTD[torch.arange(items_BTD.shape[0], device=items_BTD.device), last_B]
-
-
-def appended_positions(encoder: Encoder) -> int:
-    """Positions that the program appends to a session's tracks: a bidirectional encoder's mask token."""
-    return int(encoder.config.direction == "bidirectional")
 
 
 def write_program(file: Path, encoder: Encoder, dim: int) -> ExportedProgram:
@@ -58,8 +29,7 @@ def write_program(file: Path, encoder: Encoder, dim: int) -> ExportedProgram:
 
 def input_contract(encoder: Encoder, dim: int) -> dict[str, Any]:
     """What a server must know to call the program, for the manifest."""
-    appended = appended_positions(encoder)
-    max_tracks = encoder.config.max_length - appended
+    max_tracks = encoder.config.max_tracks
     return {
         "direction": encoder.config.direction,
         "max_length": encoder.config.max_length,
@@ -80,5 +50,7 @@ def input_contract(encoder: Encoder, dim: int) -> dict[str, Any]:
                 "meaning": "one query a session; a track's score is the inner product of query and embedding",
             }
         },
-        "note": "the mask token is appended inside the program" if appended else "nothing is appended to a session",
+        "note": "the mask token is appended inside the program"
+        if encoder.config.appended_positions
+        else "nothing is appended to a session",
     }

@@ -16,7 +16,6 @@ from skipwise.common.errors import UserError
 from skipwise.datapipes.batch import SessionBatch
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.task import Learner
-from skipwise.retrieval.export.encoder_program import appended_positions
 from skipwise.training.build import evaluation_loader
 from skipwise.training.config import RunConfig
 from skipwise.training.evaluation.evaluator import SPLITS
@@ -99,7 +98,7 @@ def _differences(
 ) -> Iterator[float]:
     """The largest difference of each call of the program: one session, a few, and the rest at full width."""
     encoder = learner.encoder
-    appended = appended_positions(encoder)
+    appended = encoder.config.appended_positions
     items_BTD = nn.functional.embedding(batch.items_BT, rows_UD)
     real_S = (batch.session_B >= 0).nonzero().squeeze(1)
     for variant in (batch, _first_half(batch, appended)):

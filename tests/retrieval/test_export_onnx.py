@@ -9,7 +9,7 @@ import torch
 
 from skipwise.models.config import EncoderConfig
 from skipwise.models.encoder import Encoder
-from skipwise.retrieval.export.encoder_program import appended_positions, write_program
+from skipwise.retrieval.export.encoder_program import write_program
 from skipwise.retrieval.export.onnx_program import load_onnx, write_onnx
 from skipwise.retrieval.export_manifest import ExportManifest
 from tests.ranks import run_on_ranks
@@ -29,7 +29,7 @@ def test_any_batch_and_length(direction: str, positions: str, tmp_path: Path):
     assert write_onnx(tmp_path / "encoder.onnx", program) >= 18
     run = load_onnx(tmp_path / "encoder.onnx")
     for batch in (1, 5):
-        for width in range(1, 7 - appended_positions(encoder)):
+        for width in range(1, 7 - encoder.config.appended_positions):
             lengths_B = torch.randint(1, width + 1, (batch,))
             items_BTD = torch.randn(batch, width, 8) * (torch.arange(width) < lengths_B[:, None])[:, :, None]
             queries_BD = run(items_BTD, lengths_B)

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from skipwise.common.errors import UserError
 from skipwise.components.export import ExportConfig, export
-from skipwise.retrieval.export import encoder_program as encoder
+from skipwise.models.query_encoder import QueryEncoder
 from skipwise.retrieval.export import exporter
 from skipwise.retrieval.export.live import LiveRows
 from skipwise.retrieval.export_manifest import ExportManifest
@@ -126,12 +126,12 @@ def test_part_that_differs_on_one_rank(folder: Path, run: Path, tmp_path: Path):
 
 
 def wrong_program(config: ExportConfig) -> str:
-    forward = encoder.QueryEncoder.forward
+    forward = QueryEncoder.forward
 
     def forward_wrongly(self, items_BTD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         return forward(self, items_BTD, lengths_B) + 1e-3
 
-    with patch.object(encoder.QueryEncoder, "forward", forward_wrongly):
+    with patch.object(QueryEncoder, "forward", forward_wrongly):
         return refusal(config)
 
 

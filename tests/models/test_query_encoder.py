@@ -1,0 +1,52 @@
+"""The served encoder: rebuilt from its config and weights without TorchRec, and equal to the model's padded pass."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from skipwise.models.config import EncoderConfig
+from skipwise.models.encoder import Encoder
+from skipwise.models.query_encoder import QueryEncoder, load_query_encoder
+
+CONFIGS = [
+    EncoderConfig(direction=direction, positions=positions, max_length=6, heads=2, hidden=16, norm_first=norm_first)
+    for direction in ("unidirectional", "bidirectional")
+    for positions in ("learned", "relative")
+    for norm_first in (False, True)
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_rebuilt_from_a_file_it_answers_the_same(config: EncoderConfig, tmp_path: Path):
+    encoder = Encoder(config, dim=8)
+    encoder.reset_parameters(torch.Generator().manual_seed(0))
+    safetensors.torch.save_file(encoder.state_dict(), tmp_path / "encoder.safetensors")
+    rebuilt = load_query_encoder(config, 8, safetensors.torch.load_file(tmp_path / "encoder.safetensors"))
+    items_BTD, lengths_B = torch.randn(3, config.max_tracks, 8), torch.tensor([1, 3, config.max_tracks])
+    queries_BD = rebuilt(items_BTD, lengths_B)
+    assert torch.equal(queries_BD, QueryEncoder(encoder)(items_BTD, lengths_B))
+    assert not queries_BD.requires_grad and not rebuilt.training
+    # One session alone, without padding: the last position of the encoder's own output.
+    items_TD = torch.cat([items_BTD[1, :3], torch.zeros(config.appended_positions, 8)])
+    masked_T = torch.arange(len(items_TD)) == 3
+    expected_TD = encoder.eval().padded(items_TD[None], torch.tensor([len(items_TD)]), masked_T[None])[0]
+    torch.testing.assert_close(queries_BD[1], expected_TD[-1])
+
+
+def test_weights_of_another_config_are_refused():
+    state = Encoder(EncoderConfig(max_length=6, heads=2), dim=8).state_dict()
+    with pytest.raises(RuntimeError, match="size mismatch for positions"):
+        load_query_encoder(EncoderConfig(max_length=7, heads=2), 8, state)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        load_query_encoder(EncoderConfig(direction="bidirectional", max_length=6, heads=2), 8, state)
+
+
+def test_serving_modules_import_neither_torchrec_nor_fbgemm():
+    modules = ("query_encoder", "encoder", "attention", "dropout", "topk", "full_ranking")
+    code = "; ".join(f"import skipwise.models.{name}" for name in modules)
+    code += "; import sys; print([name for name in sys.modules if name.split('.')[0] in ('torchrec', 'fbgemm_gpu')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
