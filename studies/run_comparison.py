@@ -1,0 +1,66 @@
+"""Two or more runs' hit rates side by side, as text: what `show --run A --run B` prints."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from skipwise.common.errors import UserError
+from skipwise.training.evaluation.evaluator import PROTOCOLS, SPLITS
+from skipwise.training.run.directory import RunDirectory, read_metrics
+
+_COLUMNS = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr")
+
+
+def compare_runs(runs: Sequence[RunDirectory]) -> str:
+    """The runs' hit rates by protocol and split, one line a run, and each later run's difference to the first.
+
+    Raises `UserError` where the runs were not measured alike: on other data, or with another `evaluate` section.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        if unlike := _unlike(first, run):
+            raise UserError(f"{run.path} cannot be compared with {first.path}: {unlike}")
+    letters = [chr(ord("A") + number) for number in range(len(runs))]
+    lines = [f"{letter}: {run.path} ({run.record['recipe']})" for letter, run in zip(letters, runs, strict=True)]
+    lines.append(f"{'protocol':9}{'split':11}{'run':5}" + "".join(f"{name.upper():>9}" for name in _COLUMNS))
+    lines[-1] += f"{'sessions':>10}"
+    metrics = [read_metrics(run.path / "metrics.json", "the metrics of a finished run") for run in runs]
+    for protocol in PROTOCOLS:
+        for split in SPLITS:
+            place = f"{protocol:9}{split:11}"
+            found = [_figures(run, sections, protocol, split) for run, sections in zip(runs, metrics, strict=True)]
+            for letter, figures in zip(letters, found, strict=True):
+                if figures is None:
+                    continue
+                cells = "".join(f"{figures[name]:9.4f}" for name in _COLUMNS)
+                lines.append(f"{place}{letter:5}{cells}{figures['sessions']:10d}")
+                if letter != "A" and found[0] is not None:
+                    cells = "".join(f"{figures[name] - found[0][name]:+9.4f}" for name in _COLUMNS)
+                    lines.append(f"{place}{f'{letter}-A':5}{cells}")
+    lines.append("`report --run A --run B` tests whether a difference is significant.")
+    return "\n".join(lines)
+
+
+def _unlike(first: RunDirectory, other: RunDirectory) -> str:
+    """Why two runs' metrics are not of the same sessions and candidates, and what to do; empty where they are."""
+    for name in ("vocabulary_hash", "counts"):
+        if first.record[name] != other.record[name]:
+            return "the runs were trained on different data sets; train both on one"
+    for name, value in vars(first.config.evaluate).items():
+        found = getattr(other.config.evaluate, name)
+        if name != "batch_size" and found != value:
+            return f"its config has evaluate.{name} {found}, not {value}; train both with the same"
+    return ""
+
+
+def _figures(run: RunDirectory, metrics: dict[str, Any], protocol: str, split: str) -> dict[str, Any] | None:
+    """One split's metrics, None where it was not measured; raises `UserError` where figures are missing."""
+    figures = metrics.get(protocol, {}).get(split)
+    if figures is None:
+        return None
+    whole = isinstance(figures, dict) and type(figures.get("sessions")) is int
+    if not whole or not all(type(figures.get(name)) in (int, float) for name in _COLUMNS):
+        raise UserError(
+            f"{run.path}/metrics.json lacks figures of '{protocol}' '{split}': measure it again with "
+            f"evaluate --run {run.path} --protocol {protocol}"
+        )
+    return figures

@@ -1,0 +1,84 @@
+"""Two runs side by side, and why they may not be compared."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from skipwise.common.errors import UserError
+from skipwise.studies.run_comparison import compare_runs
+from skipwise.training.config_fields import nest
+from skipwise.training.run.directory import RunDirectory
+
+FIGURES = {name: 0.5 for name in ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr")} | {"sessions": 900}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., RunDirectory]:
+    """A finished run's directory, with fields of its config and parts of its record and metrics replaced."""
+
+    def run(name: str, metrics: dict[str, Any], config: dict[str, Any] | None = None, **record: Any) -> RunDirectory:
+        (tmp_path / name).mkdir()
+        content = {
+            "schema_version": 2, "recipe": "best", "ranks": 1, "vocabulary_hash": "0" * 64,
+            "counts": {"sessions": 900, "plays": 9000, "tracks": 30}, "rows": 30, "rows_hash": "0" * 64, "versions": {},
+        } | record  # fmt: skip
+        (tmp_path / name / "run.json").write_text(json.dumps(content))
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(nest(config or {})))
+        (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
+        return RunDirectory.open(str(tmp_path / name))
+
+    return run
+
+
+def test_each_run_has_a_line_and_its_difference(write, tmp_path: Path):
+    first = write("a", {"uniform": {"validation": FIGURES, "test": FIGURES}, "train": {"epochs": 1}})
+    second = write(
+        "b", {"uniform": {"test": FIGURES | {"hr@10": 0.55}}, "full": {"test": FIGURES}}, {"evaluate.batch_size": 64},
+        recipe="unidir",
+    )  # fmt: skip
+    lines = compare_runs([first, second]).splitlines()
+    assert lines[:2] == [f"A: {tmp_path}/a (best)", f"B: {tmp_path}/b (unidir)"]
+    cells = [line.split() for line in lines[3:-1]]
+    assert [row[:3] for row in cells] == [
+        ["uniform", "validation", "A"],
+        ["uniform", "test", "A"],
+        ["uniform", "test", "B"],
+        ["uniform", "test", "B-A"],
+        ["full", "test", "B"],
+    ]
+    assert cells[2][3:] == ["0.5000", "0.5000", "0.5500", "0.5000", "0.5000", "0.5000", "900"]
+    assert cells[3][3:] == ["+0.0000", "+0.0000", "+0.0500", "+0.0000", "+0.0000", "+0.0000"]
+
+
+@pytest.mark.parametrize(
+    ("config", "record", "said"),
+    [
+        ({"evaluate.seed": 1}, {}, "its config has evaluate.seed 1, not 0"),
+        ({"evaluate.candidates": 100}, {}, "evaluate.candidates 100, not 1000"),
+        ({"evaluate.filter_history": False}, {}, "evaluate.filter_history False, not True"),
+        ({}, {"vocabulary_hash": "1" * 64}, "different data sets; train both on one"),
+        ({}, {"counts": {"sessions": 901, "plays": 9000, "tracks": 30}}, "different data sets"),
+    ],
+)
+def test_runs_that_were_not_measured_alike_are_refused(write, config: dict, record: dict, said: str):
+    runs = [write("a", {"uniform": {"test": FIGURES}}), write("b", {"uniform": {"test": FIGURES}}, config, **record)]
+    with pytest.raises(UserError, match="b cannot be compared with .*a: ") as caught:
+        compare_runs(runs)
+    assert said in str(caught.value)
+
+
+def test_figures_that_are_missing_are_named(write):
+    runs = [write("a", {"uniform": {"test": FIGURES}}), write("b", {"uniform": {"test": {"hr@1": 0.5}}})]
+    with pytest.raises(UserError, match="b/metrics.json lacks figures of 'uniform' 'test': measure it again"):
+        compare_runs(runs)
+
+
+def test_a_run_without_metrics_is_refused(write):
+    runs = [write("a", {"uniform": {"test": FIGURES}}), write("b", {})]
+    (runs[1].path / "metrics.json").unlink()
+    with pytest.raises(UserError, match="metrics.json cannot be read"):
+        compare_runs(runs)
