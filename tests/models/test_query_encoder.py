@@ -29,7 +29,7 @@ def test_rebuilt_from_a_file_it_answers_the_same(config: EncoderConfig, tmp_path
     items_BTD, lengths_B = torch.randn(3, config.max_tracks, 8), torch.tensor([1, 3, config.max_tracks])
     queries_BD = rebuilt(items_BTD, lengths_B)
     assert torch.equal(queries_BD, QueryEncoder(encoder)(items_BTD, lengths_B))
-    assert not queries_BD.requires_grad and not rebuilt.training
+    assert not queries_BD.requires_grad and not rebuilt.encoder.training
     # One session alone, without padding: the last position of the encoder's own output.
     items_TD = torch.cat([items_BTD[1, :3], torch.zeros(config.appended_positions, 8)])
     masked_T = torch.arange(len(items_TD)) == 3
