@@ -20,7 +20,7 @@ from skipwise.common.errors import UserError
 from skipwise.components.recipes import DEFAULT
 from skipwise.components.train import named_recipe
 from skipwise.datapipes.batch import SessionBatch
-from skipwise.datapipes.collate import HELD_OUT
+from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.loader import StepLoader
 from skipwise.datapipes.prepare import PrepareConfig, prepare
 from skipwise.datapipes.sessions import SessionStore

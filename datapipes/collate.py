@@ -8,6 +8,7 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from skipwise.datapipes.batch import FEATURE, EvaluationBatch, SessionBatch
+from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.negatives import (
     STRIDE,
     Windows,
@@ -20,9 +21,6 @@ from skipwise.datapipes.negatives import (
 )
 from skipwise.datapipes.sessions import Sessions
 from skipwise.datapipes.view import Inputs, View, replace_length
-
-HELD_OUT = {"validation": 2, "test": 1}
-"""Which track from the session's end each split predicts; training sees neither."""
 
 
 class BatchBuilder(Protocol):

@@ -5,6 +5,9 @@ from typing import Literal
 
 from skipwise.common.errors import UserError
 
+HELD_OUT = {"validation": 2, "test": 1}
+"""Which track from the session's end each split predicts; training sees neither."""
+
 
 @dataclass(frozen=True)
 class DataConfig:

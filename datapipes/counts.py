@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skipwise.datapipes.collate import HELD_OUT
+from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.sessions import SessionStore
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from skipwise.common.distributed import rank, world_size
 from skipwise.common.errors import UserError
-from skipwise.datapipes.collate import HELD_OUT
+from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.loader import StepDataset, StepLoader
 from skipwise.datapipes.sessions import Sessions, SessionStore
 from skipwise.datapipes.view import View

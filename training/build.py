@@ -11,7 +11,8 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from skipwise.common.distributed import device, rank, world_size
 from skipwise.common.errors import UserError
 from skipwise.datapipes.batch import FEATURE
-from skipwise.datapipes.collate import HELD_OUT, EvaluationBuilder, TrainBuilder
+from skipwise.datapipes.collate import EvaluationBuilder, TrainBuilder
+from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.counts import train_counts
 from skipwise.datapipes.loader import StepDataset, StepLoader
 from skipwise.datapipes.sessions import SessionStore

@@ -13,7 +13,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from skipwise.common.distributed import device, logger, rank
 from skipwise.datapipes.batch import EvaluationBatch, SessionBatch
-from skipwise.datapipes.collate import HELD_OUT
+from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.task import StepLosses
 from skipwise.training.build import build_model, check, train_loader

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from skipwise.datapipes.collate import HELD_OUT
+from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.training.config import RunConfig
 

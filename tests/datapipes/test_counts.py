@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipwise.datapipes.collate import HELD_OUT
+from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.counts import train_counts, transitions
 from skipwise.datapipes.sessions import SessionStore
 from tests.conftest import write_dataset

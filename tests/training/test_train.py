@@ -11,7 +11,7 @@ import torch
 from skipwise.common.distributed import process_group
 from skipwise.common.errors import UserError
 from skipwise.components.recipes import RECIPES
-from skipwise.datapipes.collate import HELD_OUT
+from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.training.build import build_model
 from skipwise.training.checkpoint.checkpoints import load_best

@@ -16,7 +16,7 @@ import torch
 from skipwise.common.distributed import device, gather_objects, rank, world_size
 from skipwise.common.errors import UserError
 from skipwise.common.machine import available_memory, device_memory, free_disk
-from skipwise.datapipes.collate import HELD_OUT
+from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.negatives import STRIDE
 from skipwise.models.config import TableConfig
 from skipwise.models.encoder import Encoder
