@@ -54,7 +54,7 @@ class MemoryStore(SessionStore):
             skip_share=0.5,
             context_columns=[],
             parts={},
-            vocabulary_hash="",
+            vocabulary_hash="0" * 64,
             sources=[],
             options={},
             dropped_sessions={},

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from skipwise.datapipes.manifest import MANIFEST, VOCABULARY
-from skipwise.datapipes.manifest_fields import FIELDS
+from skipwise.datapipes.manifest import MANIFEST, VOCABULARY, Manifest
 from tests.fuzz.dataset import FILES, PARTS, came_of, everything, make, rewrite
 from tests.fuzz.mutate import Mutation, applied, mutations
 from tests.fuzz.tally import Tally, cases
@@ -102,7 +101,7 @@ SAID = ("manifest",)
 
 @cases(500)
 @given(
-    field=st.sampled_from([*FIELDS, "schema_version", "manifest_hash", "unknown"]),
+    field=st.sampled_from([*Manifest.model_fields, "manifest_hash", "unknown"]),
     value=st.one_of(values, st.just(...)),
 )
 @example(field="schema_version", value=True).via("true equals 1")
