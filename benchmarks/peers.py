@@ -17,7 +17,7 @@ from skipwise.benchmarks.harness.batches import MemoryStore
 from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, write
 from skipwise.common.distributed import logger, process_group, world_size
 from skipwise.common.errors import UserError
-from skipwise.components.train import named_recipe
+from skipwise.components.recipes import named_recipe
 
 SESSIONS = 4096
 LENGTH = 20

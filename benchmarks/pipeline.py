@@ -17,8 +17,7 @@ from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, w
 from skipwise.benchmarks.harness.timing import Times, alternate, ratios
 from skipwise.common.distributed import barrier, broadcast_object, device, gather_rows, process_group, rank, world_size
 from skipwise.common.errors import UserError
-from skipwise.components.recipes import DEFAULT
-from skipwise.components.train import named_recipe
+from skipwise.components.recipes import DEFAULT, named_recipe
 from skipwise.datapipes.batch import SessionBatch
 from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.loader import StepLoader

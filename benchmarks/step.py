@@ -20,7 +20,7 @@ from skipwise.benchmarks.harness.step_parts import measure_parts
 from skipwise.benchmarks.harness.timing import Times, alternate, ratios, whole_machine
 from skipwise.common.distributed import barrier, broadcast_object, device, process_group, rank, world_size
 from skipwise.common.errors import UserError
-from skipwise.components.train import named_recipe
+from skipwise.components.recipes import named_recipe
 from skipwise.datapipes.config import DataConfig
 from skipwise.training.build import build_model
 from skipwise.training.config import RunConfig

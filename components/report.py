@@ -31,7 +31,7 @@ class ReportConfig:
 
 def report(config: ReportConfig) -> None:
     """Writes the page; trains and measures nothing."""
-    from skipwise.components.train import named_recipe
+    from skipwise.components.recipes import named_recipe
     from skipwise.studies.run_report.write import write_report
     from skipwise.training.config import RunConfig
 

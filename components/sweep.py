@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from skipwise.common.errors import UserError
-from skipwise.components.train import named_recipe
+from skipwise.components.recipes import named_recipe
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ from pathlib import Path
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_yaml
 from skipwise.components.cli import parse
-from skipwise.components.recipes import DEFAULT, RECIPES
-from skipwise.components.recipes.ablations import ABLATIONS
+from skipwise.components.recipes import DEFAULT, named_recipe
 from skipwise.training.config import RunConfig
 from skipwise.training.config_fields import from_mapping
 
@@ -21,22 +20,11 @@ def read_command_line(argv: list[str]) -> tuple[str, RunConfig]:
     return recipe, parse(RunConfig, argv, f"train {recipe}", default=config)
 
 
-def named_recipe(name: str) -> RunConfig:
-    """The config of a recipe or an ablation; raises `UserError` for any other name."""
-    if name in RECIPES:
-        return RECIPES[name]()
-    if name in ABLATIONS:
-        return ABLATIONS[name].recipe()
-    raise UserError(
-        f"there is no recipe '{name}': expected one of {', '.join(RECIPES)}, or an ablation: {', '.join(ABLATIONS)}"
-    )
-
-
 def main(argv: list[str]) -> None:
     """Trains; makes the sample data set first where it is asked for and not there."""
     recipe, config = read_command_line(argv)
     from skipwise.common.distributed import process_group
-    from skipwise.components.sample import ensure_sample
+    from skipwise.datapipes.sample import ensure_sample
     from skipwise.training.loop import train
 
     with process_group():

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from skipwise.components import recipes
+from skipwise.components.recipes import paper, recommended
 from skipwise.training.config import RunConfig
 
 
@@ -29,17 +29,17 @@ def edit(config: RunConfig, **sections: dict[str, Any]) -> RunConfig:
 
 def shared() -> RunConfig:
     """`unidir-skip-track` with shared negatives."""
-    return edit(recipes.unidir_skip_track(), data={"sampling": "shared"})
+    return edit(paper.unidir_skip_track(), data={"sampling": "shared"})
 
 
 def shared_blind() -> RunConfig:
     """`unidir` with shared negatives."""
-    return edit(recipes.unidir(), data={"sampling": "shared"})
+    return edit(paper.unidir(), data={"sampling": "shared"})
 
 
 def shared_bidir() -> RunConfig:
     """`bidir-skip-track` with shared negatives."""
-    return edit(recipes.bidir_skip_track(), data={"sampling": "shared"})
+    return edit(paper.bidir_skip_track(), data={"sampling": "shared"})
 
 
 def _changed(start: Callable[[], RunConfig], **sections: dict[str, Any]) -> Callable[[], RunConfig]:
@@ -51,10 +51,10 @@ ABLATIONS: dict[str, Ablation] = {
     "shuffled-context": Ablation(
         "S+, c = ŷ, flags shuffled",
         "unidir",
-        _changed(recipes.unidir_skip_context, data={"skip_flags": "shuffled"}),
+        _changed(paper.unidir_skip_context, data={"skip_flags": "shuffled"}),
     ),
     "shuffled-track": Ablation(
-        "S+, c = e, flags shuffled", "unidir", _changed(recipes.unidir_skip_track, data={"skip_flags": "shuffled"})
+        "S+, c = e, flags shuffled", "unidir", _changed(paper.unidir_skip_track, data={"skip_flags": "shuffled"})
     ),
     "shared-blind": Ablation("S-, shared negatives", "unidir", shared_blind),
     "shared": Ablation("S+, c = e, shared negatives", "shared-blind", shared),
@@ -73,10 +73,10 @@ ABLATIONS: dict[str, Ablation] = {
     "negatives-100": Ablation("100 negatives", "shared", _changed(shared, data={"negatives": 100})),
     "negatives-4000": Ablation("4000 negatives", "shared", _changed(shared, data={"negatives": 4000})),
     "session-negatives-100": Ablation(
-        "100 negatives a session", "unidir-skip-track", _changed(recipes.unidir_skip_track, data={"negatives": 100})
+        "100 negatives a session", "unidir-skip-track", _changed(paper.unidir_skip_track, data={"negatives": 100})
     ),
     "session-negatives-4000": Ablation(
-        "4000 negatives a session", "unidir-skip-track", _changed(recipes.unidir_skip_track, data={"negatives": 4000})
+        "4000 negatives a session", "unidir-skip-track", _changed(paper.unidir_skip_track, data={"negatives": 4000})
     ),
     "in-batch": Ablation(
         "in-batch negatives, log-q", "shared", _changed(shared, data={"negatives": 0}, loss={"in_batch": True})
@@ -92,7 +92,7 @@ ABLATIONS: dict[str, Ablation] = {
     # For sequences of up to 200, as ratings data has them.
     **{
         f"long-{length}": Ablation(
-            f"last {length} tracks read", "long", _changed(recipes.long, encoder={"max_length": length})
+            f"last {length} tracks read", "long", _changed(recommended.long, encoder={"max_length": length})
         )
         for length in (20, 50, 100)
     },

@@ -11,7 +11,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from skipwise.benchmarks.baselines.plain_model import Plain, PlainBatch, PlainStep, check_plain
 from skipwise.common.distributed import device
 from skipwise.common.errors import UserError
-from skipwise.components.train import named_recipe
+from skipwise.components.recipes import named_recipe
 from skipwise.datapipes.batch import SessionBatch
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.encoder import Encoder

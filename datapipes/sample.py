@@ -1,0 +1,27 @@
+"""The sample dataset: a synthetic log, prepared, so that `train` works in a fresh clone. Its figures mean nothing."""
+
+from pathlib import Path
+
+from skipwise.common.distributed import logger, on_all_ranks, rank
+from skipwise.datapipes.config import DataConfig
+from skipwise.datapipes.prepare import PrepareConfig, prepare
+from skipwise.datapipes.synthesize import SynthesizeConfig, synthesize
+
+SAMPLE = DataConfig().path
+_SESSIONS, _TRACKS = 12_000, 3_000
+
+
+def ensure_sample(path: str) -> None:
+    """Makes the sample on rank 0 where `path` is the default and does not exist; all ranks call it together."""
+    if path == SAMPLE:
+        on_all_ranks(_make)
+
+
+def _make() -> None:
+    if rank() != 0 or Path(SAMPLE).exists():
+        return
+    log = Path(f"{SAMPLE}.csv")
+    logger.info(f"{SAMPLE} is missing: generating a synthetic log of {_SESSIONS} sessions over {_TRACKS} tracks")
+    if not log.exists():
+        synthesize(SynthesizeConfig(output=log, sessions=_SESSIONS, tracks=_TRACKS))
+    prepare(PrepareConfig(input=(log,), output=Path(SAMPLE)))
