@@ -3,8 +3,10 @@
 import ctypes
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _CGROUPS = (
     # How lines of /proc/self/cgroup name the controller, where its folders are, and its files: limit, usage.
@@ -22,8 +24,10 @@ def available_memory(root: Path = Path("/")) -> int | None:
     return min((room for room in rooms if room is not None), default=None)
 
 
-def device_memory(device: torch.device) -> int | None:
+def device_memory(device: "torch.device") -> int | None:
     """Bytes free on a GPU; None for the CPU, whose memory is the host's."""
+    import torch
+
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 

@@ -39,6 +39,15 @@ class TableConfig:
                 f"--table.optimizer {self.optimizer} needs a GPU: choose rowwise_adagrad, adagrad or sgd on CPU"
             )
 
+    def num_holders(self, world_size: int) -> int:
+        """How many of `world_size` ranks, the first ones, hold a part of the table.
+
+        Column blocks are of equal width, a multiple of 4.
+        """
+        if self.sharding == "column_wise":
+            return max(n for n in range(1, world_size + 1) if self.dim % n == 0 and (self.dim // n) % 4 == 0)
+        return 1 if self.sharding == "table_wise" else world_size
+
 
 @dataclass(frozen=True)
 class EncoderConfig:
@@ -83,6 +92,17 @@ class EncoderConfig:
     def max_tracks(self) -> int:
         """The most tracks of a session that are read to predict the next one."""
         return self.max_length - self.appended_positions
+
+    def num_weights(self, dim: int) -> int:
+        """Numbers of `skipwise.models.encoder.Encoder`'s weights over rows of width `dim`."""
+        order = self.max_length * dim
+        if self.positions == "relative":
+            order = self.blocks * self.heads * (2 * self.max_length - 1)
+        linears = 4 * dim * dim + 2 * dim * self.hidden  # queries, keys, values and their merge; feed-forward
+        biases = 5 * dim + self.hidden
+        norms = 4 * dim
+        prediction = dim * dim + dim
+        return order + self.appended_positions * dim + 2 * dim + self.blocks * (linears + biases + norms) + prediction
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def make_plan(config: TableConfig, model: nn.Module, path: str, ranks: int, devi
         return planner.collective_plan(model, [sharder]) if ranks > 1 else planner.plan(model, [sharder])
     kinds = {
         "row_wise": row_wise(compute_kernel=_FUSED),
-        "column_wise": column_wise(ranks=column_ranks(config.dim, ranks), compute_kernel=_FUSED),
+        "column_wise": column_wise(ranks=list(range(config.num_holders(ranks))), compute_kernel=_FUSED),
         "table_wise": table_wise(rank=0, compute_kernel=_FUSED),
     }
     module_plan: EmbeddingModuleShardingPlan = construct_module_sharding_plan(
@@ -84,12 +84,6 @@ def make_plan(config: TableConfig, model: nn.Module, path: str, ranks: int, devi
         device_type=device,
     )
     return ShardingPlan(plan={path: module_plan})
-
-
-def column_ranks(dim: int, ranks: int) -> list[int]:
-    """As many ranks as can hold equal column blocks of a multiple of 4."""
-    holders = max(count for count in range(1, ranks + 1) if dim % count == 0 and (dim // count) % 4 == 0)
-    return list(range(holders))
 
 
 @dataclass

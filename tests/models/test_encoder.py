@@ -75,3 +75,10 @@ def test_parameters_start_truncated():
     weights = torch.cat([p.flatten() for name, p in encoder.named_parameters() if "norm" not in name])
     assert weights.abs().max() <= 0.02
     assert 0.005 < encoder.positions.std() < 0.02
+
+
+@pytest.mark.parametrize("direction", ["unidirectional", "bidirectional"])
+@pytest.mark.parametrize("positions", ["learned", "relative"])
+def test_the_config_knows_the_number_of_weights(direction: str, positions: str):
+    config = EncoderConfig(direction=direction, positions=positions, max_length=7, heads=2, blocks=3, hidden=20)
+    assert config.num_weights(12) == sum(weight.numel() for weight in Encoder(config, 12).parameters())

@@ -12,14 +12,8 @@ import pytest
 from skipwise.common.errors import UserError
 from skipwise.models.config import EncoderConfig, TableConfig
 from skipwise.training.config import EvaluateConfig, RunConfig
-from skipwise.training.guards.memory_check import (
-    check_disk,
-    check_machines,
-    check_memory,
-    checkpoint_bytes,
-    size,
-    training_bytes,
-)
+from skipwise.training.guards.memory_check import check_disk, check_machines
+from skipwise.training.guards.memory_needs import check_memory, checkpoint_bytes, size, training_needs
 from tests.ranks import run_on_ranks
 
 GB = 10**9
@@ -31,7 +25,7 @@ def config(**table) -> RunConfig:
 
 
 def sizes(config: RunConfig, tracks: int, ranks: int, longest: int = 20) -> dict[str, int]:
-    return {need.name: need.bytes for need in training_bytes(config, tracks, ranks, longest)}
+    return {need.name: need.bytes for need in training_needs(config, tracks, longest, ranks)}
 
 
 TABLE, STATE, COPY = "table", "its optimizer's state", "a copy of both for checkpoints"
@@ -52,7 +46,7 @@ TABLE, STATE, COPY = "table", "its optimizer's state", "a copy of both for check
     ],
 )
 def test_table_and_state_by_hand(table: TableConfig, ranks: int, holders: int, weight: int, state: int | None):
-    needs = {need.name: need for need in training_bytes(replace(RunConfig(), table=table), 101, ranks, 20)}
+    needs = {need.name: need for need in training_needs(replace(RunConfig(), table=table), 101, 20, ranks)}
     assert needs[TABLE].bytes == weight and needs[TABLE].holders == holders
     assert (needs[STATE].bytes if state else needs.get(STATE)) == state
     assert needs[COPY].bytes == weight + (state or 0)
@@ -83,7 +77,7 @@ def small(sampling: str, **encoder) -> RunConfig:
 )
 def test_batches_and_steps_by_hand(config: RunConfig, longest: int, positions: int, pool: int, bags: int):
     found = sizes(config, 1_000_000, 2, longest)
-    assert found["the batches that wait"] == 6 * (18 * 16 * positions + 8 * pool + 4 * bags)
+    assert found["the prefetched batches"] == 6 * (18 * 16 * positions + 8 * pool + 4 * bags)
     rows = 2 * bags * 8 + 2 * (16 * positions + pool) * 8
     scores = 16 * 2 * positions**2
     attention = 3 * (3 * 16 * positions * 8 + scores) + scores
@@ -98,9 +92,9 @@ def dense(config: RunConfig) -> int:
 
 def test_evaluation_batches_count_where_they_are_larger():
     config = replace(small("shared"), evaluate=EvaluateConfig(batch_size=512, candidates=1000))
-    assert sizes(config, 10**6, 2)["the batches that wait"] == 6 * 256 * 1000 * 8
+    assert sizes(config, 10**6, 2)["the prefetched batches"] == 6 * 256 * 1000 * 8
     alone = replace(config, data=replace(config.data, workers=0))
-    assert "the batches that wait" not in sizes(alone, 10**6, 2)
+    assert "the prefetched batches" not in sizes(alone, 10**6, 2)
 
 
 def test_half_precision_halves_attention_alone():
@@ -121,7 +115,7 @@ def test_a_checkpoint_by_hand():
 
 def refusal(config: RunConfig, ranks: int, here: range, **free: int) -> str | None:
     try:
-        check_memory(config, training_bytes(config, TRACKS, ranks, 20), here, **free)
+        check_memory(config, training_needs(config, TRACKS, 20, ranks), here, **free)
     except UserError as error:
         return str(error)
     return None
@@ -132,13 +126,13 @@ def test_the_sentence_of_a_full_host():
     assert sentence.startswith(
         "training needs 103.2 GB of memory on the 2 ranks of this machine (each: table 100,000,000 x 128 x 4 / 2 = "
         "25.6 GB, its optimizer's state 100,000,000 x 1 x 4 / 2 = 0.2 GB, a copy of both for checkpoints 25.8 GB, the "
-        "batches that wait "
+        "prefetched batches "
     )
     assert sentence.endswith(" and 11.2 GB are free: use more machines or a smaller --table.dim")
 
 
 def test_what_fits_is_let_pass():
-    needs = training_bytes(config(), TRACKS, 2, 20)
+    needs = training_needs(config(), TRACKS, 20, 2)
     total = 2 * sum(need.bytes for need in needs)
     assert refusal(config(), 2, range(2), host=total) is None
     assert refusal(config(), 2, range(2), host=total - 1) is not None
@@ -168,7 +162,7 @@ def test_a_gpu_holds_the_table_and_its_host_the_copy():
 def test_only_ways_that_help_are_named():
     base = RunConfig()
     wide = replace(base, data=replace(base.data, batch_size=16_384), encoder=replace(base.encoder, max_length=500))
-    needs = training_bytes(wide, 1000, 1, 500)
+    needs = training_needs(wide, 1000, 500, 1)
     batch = sum(need.bytes for need in needs if not need.of_table)
     table = sum(need.bytes for need in needs if need.of_table)
     for free, ways in (
@@ -234,7 +228,7 @@ from dataclasses import replace
 from skipwise.training.build import build_model
 from skipwise.training.config import RunConfig
 from skipwise.common.distributed import process_group
-from skipwise.training.guards.memory_check import training_bytes
+from skipwise.training.guards.memory_needs import training_needs
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
@@ -246,8 +240,13 @@ with process_group():
     before = resident()
     model = build_model(config, 300_000)
     grown = resident() - before
-print(json.dumps([grown, sum(need.bytes for need in training_bytes(config, 300_000, 1, 20)[:2])]))
+print(json.dumps([grown, sum(need.bytes for need in training_needs(config, 300_000, 20, 1)[:2])]))
 """
+
+
+def test_the_arithmetic_needs_neither_torch_nor_torchrec():
+    code = "import skipwise.training.guards.memory_needs, skipwise.common.machine, sys; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "False\n"
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
