@@ -19,16 +19,21 @@ endif
 
 PYTHON := $(abspath $(VENV))/bin/python
 PIP_INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
+# Every package is pinned, with the hashes of its files: nothing is left to resolve.
+PIP_LOCKED := $(PIP_INSTALL) --no-deps --require-hashes
 SETUP := $(VENV)/.setup-$(DEVICE)
 EXTRAS := $(VENV)/.setup-extras
 DEV := $(VENV)/.setup-dev
 OTHER_FBGEMM := $(if $(filter gpu,$(DEVICE)),fbgemm-gpu-cpu,fbgemm-gpu)
+ROOMS := common datapipes models training studies retrieval components benchmarks
+# mypy and MkDocs look for the package `skipwise` in a folder: this one holds a link of that name to the repository.
+NAMESPACE := $(abspath $(VENV))/src
 
 # torchx starts `torchrun` by name.
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: help setup extras train test chromium lint doctor clean
+.PHONY: help setup extras dev train test tests soak check lint types imports docs site chromium doctor lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -38,7 +43,7 @@ help:  ## list the targets
 	@echo "  TRAIN_ARGS=...   to train; by default '$(TRAIN_ARGS)', enough to see it learn"
 	@echo "  RUN=runs/NAME    the run directory; a new one for each make"
 	@echo "  VENV=.venv       the virtual environment, made with BASE_PYTHON=python3.11"
-	@echo "  PIP_ARGS=...     to pip install; on PyPI's Linux wheels, torch without CUDA needs"
+	@echo "  PIP_ARGS=...     to pip install; for torch's CPU build (Python 3.11, x86-64 Linux), where PyPI is the only index:"
 	@echo "                   PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'"
 	@echo "  TEST_WORKERS=2   processes that run tests side by side; many tests start ranks of their own"
 	@echo "  PYTEST_ARGS=...  to pytest"
@@ -52,19 +57,25 @@ $(SETUP): requirements/common.txt requirements/$(DEVICE).txt requirements/torchr
 	@rm -f $(VENV)/.setup-cpu $(VENV)/.setup-gpu
 	@if $(PYTHON) -m pip show --quiet $(OTHER_FBGEMM) 2>/dev/null; then \
 		$(PYTHON) -m pip uninstall --quiet --yes fbgemm-gpu fbgemm-gpu-cpu torch; fi
-	@$(PIP_INSTALL) -r requirements/common.txt -r requirements/$(DEVICE).txt
-	@$(PIP_INSTALL) --no-deps -r requirements/torchrec.txt
+	@$(PIP_LOCKED) -r requirements/common.txt -r requirements/$(DEVICE).txt -r requirements/torchrec.txt
+	@if [ $(DEVICE) = cpu ] && $(PIP_LOCKED) -r requirements/torch-cpu.txt 2>/dev/null; then :; else \
+		echo "Installing torch as PyPI has it, on Linux with CUDA's libraries"; \
+		$(PIP_LOCKED) -r requirements/torch.txt -r requirements/cuda.txt; fi
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@mkdir -p $(NAMESPACE) && ln -sfn $(CURDIR) $(NAMESPACE)/skipwise
 	@touch $@
 
 extras: $(EXTRAS)  ## install FAISS, the service and ONNX besides
 
 $(EXTRAS): requirements/extras.txt $(SETUP)
-	@$(PIP_INSTALL) -r requirements/extras.txt
+	@$(PIP_LOCKED) -r requirements/extras.txt
 	@touch $@
 
+dev: $(DEV)  ## set up for development: all packages, and the commit hooks in a git checkout
+	@if git rev-parse --git-dir >/dev/null 2>&1; then $(PYTHON) -m pre_commit install; fi
+
 $(DEV): requirements/dev.txt $(EXTRAS)
-	@$(PIP_INSTALL) -r requirements/dev.txt
+	@$(PIP_LOCKED) -r requirements/dev.txt
 	@touch $@
 
 train: $(SETUP)  ## train on the sample, which the first run generates, then export and show the HR table
@@ -73,8 +84,35 @@ train: $(SETUP)  ## train on the sample, which the first run generates, then exp
 	$(PYTHON) -m skipwise show --run $(RUN)
 	@echo "The sample is synthetic: these figures show that training works, and say nothing of real listeners."
 
-test: $(DEV) chromium  ## run the tests
+test: check  ## check, then run the tests
+	@$(MAKE) --no-print-directory tests
+
+tests: $(DEV) chromium  ## run the tests alone; one file: make tests PYTEST_ARGS=tests/models/test_heads.py
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+soak: $(DEV) chromium  ## run the long fuzzing and kill tests
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m soak --timeout 3600 $(PYTEST_ARGS)
+
+check: $(DEV)  ## lint, format, types, import rules and the strict build of the documentation
+	@$(MAKE) --no-print-directory --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint types imports docs
+
+lint: $(DEV)  ## run ruff
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+
+types: $(DEV)  ## run mypy over the product
+	@cd $(NAMESPACE) && $(PYTHON) -m mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache \
+		-m skipwise $(ROOMS:%=-p skipwise.%)
+
+imports: $(DEV)  ## check which room imports which
+	@$(VENV)/bin/lint-imports
+
+docs: $(DEV)  ## build the documentation strictly, and keep nothing
+	@site=$$(mktemp -d) && trap 'rm -rf "$$site"' EXIT && \
+		PYTHONPATH=$(NAMESPACE) $(PYTHON) -m mkdocs --quiet build --strict --site-dir "$$site" && echo "Documentation: no warnings"
+
+site: $(DEV)  ## build the documentation into site/
+	@PYTHONPATH=$(NAMESPACE) $(PYTHON) -m mkdocs build --strict
 
 # The page's tests need a browser. On CI, where nobody reads what is missing, one is installed if that is possible.
 chromium:
@@ -85,12 +123,15 @@ chromium:
 		apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y chromium >/dev/null && exit; fi; \
 	echo "No Chromium, so the page's tests are skipped: apt-get install chromium, or name one in CHROMIUM"
 
-lint: $(DEV)  ## run ruff
-	@$(PYTHON) -m ruff check .
-
 doctor: $(SETUP)  ## check versions, devices and the sharding plan
 	@$(PYTHON) -m skipwise doctor
 
+# torch-cpu.txt stays as it is: its file is on no index that uv reads here.
+lock:  ## write the hashes again after a pin has changed; needs uv
+	@for name in $(filter-out torch-cpu,$(basename $(notdir $(wildcard requirements/*.txt)))); do \
+		uv pip compile --quiet --no-deps --generate-hashes --no-annotate --no-header --universal \
+			--python-version 3.11.5 requirements/$$name.txt --output-file requirements/$$name.txt; done
+
 clean:  ## remove caches and build output; data, runs, exports and the virtual environment stay
-	rm -rf build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

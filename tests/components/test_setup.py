@@ -1,4 +1,4 @@
-"""The install sets: every package pinned with hashes, one opinion on each version, never two fbgemm wheels; the wheel."""
+"""The install sets: every package pinned with hashes, one opinion on each version; what the wheel holds."""
 
 import os
 import re
