@@ -15,7 +15,7 @@ class ReportConfig:
     run: UseAppendAction[tuple[tuple[str, ...], ...]]
     """Run directory that train wrote; a second one is set beside it: `--run A --run B` or `--run A B`."""
     output: Path = Path("report.html")
-    """The page to write: one file that needs no other."""
+    """The page to write: one self-contained file."""
     overwrite: bool = False
     """Replace a report that stands at `output`."""
 
@@ -32,14 +32,14 @@ class ReportConfig:
 def report(config: ReportConfig) -> None:
     """Writes the page; trains and measures nothing."""
     from skipwise.components.recipes import named_recipe
-    from skipwise.studies.run_report.write import write_report
+    from skipwise.studies.run_report.report_page import write_report
     from skipwise.training.config import RunConfig
 
-    def default_of(recipe: str) -> RunConfig | None:
+    def config_of(recipe: str) -> RunConfig | None:
         try:
             return named_recipe(recipe)
         except UserError:
             return None
 
-    write_report(config.runs, config.output, config.overwrite, default_of)
+    write_report(config.runs, config.output, config.overwrite, config_of)
     print(f"wrote {config.output}")

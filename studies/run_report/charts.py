@@ -1,21 +1,63 @@
-"""The page's pictures: curves, groups with intervals, where skipped tracks rank, a map of the table."""
+"""The report's pictures, each an SVG data address that is the same for the same figures."""
+
+import base64
+import io
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, style
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, LogNorm
-from matplotlib.ticker import NullFormatter
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from skipwise.studies.comparison import is_skipped, percentile_rank
 from skipwise.studies.run_report.breakdowns import OTHERS, Series
-from skipwise.studies.run_report.curves import Curve, thinned
-from skipwise.studies.run_report.drawing import COLOURS, LINES, MARKERS, picture
-from skipwise.studies.run_report.runs import ReportedRun
+from skipwise.studies.run_report.reported_run import Curve, ReportedRun
 from skipwise.studies.run_report.table_sample import Sample, main_directions
 from skipwise.training.evaluation.records import Ranks
 
-_LONGEST_NAME = 22
+_COLOURS = ("#1b4f8a", "#e08e2b")
+"""Of run A and run B. In grey, one is dark and one is light."""
+_MARKERS = ("o", "D", "s", "^")
+_LINES = ("-", "--", ":")
 _PLAYS = ListedColormap(colormaps["viridis_r"](np.linspace(0.15, 1, 256)))  # its yellow is too pale on white
+_MAX_NAME = 22
+_STYLE = {
+    "svg.hashsalt": "skipwise",  # ids in the file follow from its content
+    "svg.fonttype": "path",
+    "text.parse_math": False,  # a label is data: a dollar sign is not mathematics
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "0.88",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+
+def picture(draw: Callable[[Axes], None], width: float = 5.2, height: float = 3.4) -> str:
+    """A chart as the address of an `<img>`; sizes in inches of 96 pixels."""
+    with style.context(["default", _STYLE]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure.subplots())
+        content = io.BytesIO()
+        figure.savefig(content, format="svg", dpi=150, metadata={"Date": None, "Creator": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+def thinned(curve: Curve, points: int = 300) -> Curve:
+    """The curve in at most `points` means, each over a section of about the same length."""
+    length = len(next(iter(curve.values())))
+    if length <= points:
+        return curve
+    first = np.linspace(0, length, points, endpoint=False).astype(int)
+    sizes = np.diff(np.append(first, length))
+    return {name: np.add.reduceat(values, first) / sizes for name, values in curve.items()}
 
 
 def losses(runs: list[ReportedRun]) -> str:
@@ -23,11 +65,11 @@ def losses(runs: list[ReportedRun]) -> str:
 
     def draw(axis: Axes) -> None:
         for place, run in enumerate(runs):
-            for line, name in zip(LINES, ("loss", "nll", "nce"), strict=True):
+            for line, name in zip(_LINES, ("loss", "nll", "nce"), strict=True):
                 curve = thinned(run.curves.train)
                 if name == "loss" or curve[name].any():  # a skip-blind run has no skip loss
                     label = f"{_prefix(runs, run)}{'total' if name == 'loss' else name}"
-                    axis.plot(curve["step"], curve[name], line, color=COLOURS[place], label=label)
+                    axis.plot(curve["step"], curve[name], line, color=_COLOURS[place], label=label)
             _refit(axis, run.curves.refit, "loss", place, f"{_prefix(runs, run)}refit, total")
         axis.set_xlabel("step")
         axis.set_ylabel("loss")
@@ -43,13 +85,13 @@ def hit_rates(runs: list[ReportedRun]) -> str:
         for place, run in enumerate(runs):
             curve = run.curves.validation
             for kind, name in enumerate(("hr@10", "hr@1")):
-                style = {"linestyle": LINES[kind], "marker": MARKERS[place], "markersize": 5}
-                style |= {"markerfacecolor": COLOURS[place] if kind == 0 else "white"}
+                line: dict[str, Any] = {"linestyle": _LINES[kind], "marker": _MARKERS[place], "markersize": 5}
+                line |= {"markerfacecolor": _COLOURS[place] if kind == 0 else "white"}
                 label = f"{_prefix(runs, run)}{name.upper()}"
-                axis.plot(curve["epoch"], curve[name], color=COLOURS[place], label=label, **style)
+                axis.plot(curve["epoch"], curve[name], color=_COLOURS[place], label=label, **line)
         axis.set_xlabel("epoch")
         axis.set_ylabel("validation, uniform")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
         _legend(axis)
 
     return picture(draw)
@@ -62,7 +104,7 @@ def rates(runs: list[ReportedRun]) -> str:
         for place, run in enumerate(runs):
             curve = thinned(run.curves.train)
             label = f"{_prefix(runs, run)}training"
-            axis.plot(curve["step"], curve["sessions_per_s"], LINES[place], color=COLOURS[place], label=label)
+            axis.plot(curve["step"], curve["sessions_per_s"], _LINES[place], color=_COLOURS[place], label=label)
             _refit(axis, run.curves.refit, "sessions_per_s", place, f"{_prefix(runs, run)}refit")
         axis.set_ylim(bottom=0)
         axis.set_xlabel("step")
@@ -81,11 +123,11 @@ def groups(series: list[Series]) -> str:
             shift = (number - (len(series) - 1) / 2) * min(0.22, 0.7 / len(series))
             heights = [names.index(name) + shift for name in one.points]
             means, lows, highs, _ = np.array(list(one.points.values())).T
-            sides = np.maximum([means - lows, highs - means], 0)  # rounding may put the mean a hair outside
-            style = {"fmt": MARKERS[one.run + 2 * one.place], "capsize": 3, "markersize": 5}
-            style |= {"markerfacecolor": COLOURS[one.run] if one.place == 0 else "white"}
-            axis.errorbar(means, heights, xerr=sides, color=COLOURS[one.run], label=one.label, **style)
-        axis.set_yticks(range(len(names)), [tick(name, series) for name in names])
+            sides = np.maximum([means - lows, highs - means], 0)  # by rounding, the mean may lie outside
+            bars: dict[str, Any] = {"fmt": _MARKERS[one.run + 2 * one.split], "capsize": 3, "markersize": 5}
+            bars |= {"markerfacecolor": _COLOURS[one.run] if one.split == 0 else "white"}
+            axis.errorbar(means, heights, xerr=sides, color=_COLOURS[one.run], label=one.label, **bars)
+        axis.set_yticks(range(len(names)), [group_label(name, series) for name in names])
         axis.set_ylim(len(names) - 0.4, -0.6)
         axis.set_xlabel("HR@10")
         if len(series) > 1:
@@ -94,16 +136,16 @@ def groups(series: list[Series]) -> str:
     return picture(draw, height=1.3 + 0.3 * len(names) + 0.08 * len(names) * len(series))
 
 
-def tick(name: str, series: list[Series]) -> str:
+def group_label(name: str, series: list[Series]) -> str:
     """A group's name, without leading zeros, and its sessions where all series are of the same ones."""
     words = "-".join(part.lstrip("0") or "0" if part.isdecimal() else part for part in name.split("-"))
-    words = words if len(words) <= _LONGEST_NAME else words[: _LONGEST_NAME - 1] + "…"
+    words = words if len(words) <= _MAX_NAME else words[: _MAX_NAME - 1] + "…"
     sizes = {one.points[name][3] for one in series if name in one.points}
-    return f"{words}  ({sizes.pop():,})" if len(sizes) == 1 and not any(one.place for one in series) else words
+    return f"{words}  ({sizes.pop():,})" if len(sizes) == 1 and not any(one.split for one in series) else words
 
 
 def skips(measured: list[tuple[str, int, Ranks]]) -> str:
-    """How many of the skipped and of the kept targets come within the first x % of their candidates."""
+    """The share of skipped and of kept targets ranked within the first x % of their candidates."""
     floor = 50 / max(1.0, *(float(np.median(ranks.candidates)) for *_, ranks in measured))
     shares = np.geomspace(min(floor, 10), 100, 200)
 
@@ -114,7 +156,7 @@ def skips(measured: list[tuple[str, int, Ranks]]) -> str:
                 values = np.sort(ahead_N[chosen_N])
                 if len(values):
                     reached = np.searchsorted(values, shares + 1e-9, side="right") / len(values)
-                    axis.plot(shares, reached, line, color=COLOURS[run], label=f"{prefix}{name} ({len(values):,})")
+                    axis.plot(shares, reached, line, color=_COLOURS[run], label=f"{prefix}{name} ({len(values):,})")
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.set_ylim(top=1.01)
@@ -130,15 +172,16 @@ def table_map(sample: Sample, plays_N: np.ndarray | None) -> tuple[str, float]:
     places_M2, share = main_directions(sample.rows_MD)
 
     def draw(axis: Axes) -> None:
-        style = {"s": 7, "linewidths": 0, "rasterized": True}
+        dots: dict[str, Any] = {"s": 7, "linewidths": 0, "rasterized": True}
         if plays_N is None:
-            axis.scatter(*places_M2.T, color=COLOURS[0], **style)
+            axis.scatter(places_M2[:, 0], places_M2[:, 1], color=_COLOURS[0], **dots)
         else:
             plays_M = plays_N[sample.row_M]
             order = np.argsort(plays_M, kind="stable")  # the most played on top
             scale = LogNorm(1, max(int(plays_M.max()), 2))
             shown = np.maximum(plays_M[order], 1)
-            points = axis.scatter(*places_M2[order].T, c=shown, cmap=_PLAYS, norm=scale, **style)
+            x_M, y_M = places_M2[order].T
+            points = axis.scatter(x_M, y_M, c=shown, cmap=_PLAYS, norm=scale, **dots)
             bar = axis.figure.colorbar(points, ax=axis, label="training plays (0 counts as 1)", pad=0.02)
             bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
             bar.ax.yaxis.set_minor_formatter(NullFormatter())
@@ -151,7 +194,7 @@ def table_map(sample: Sample, plays_N: np.ndarray | None) -> tuple[str, float]:
 def _refit(axis: Axes, curve: Curve, name: str, place: int, label: str) -> None:
     if len(curve["step"]):
         short = thinned(curve)
-        axis.plot(short["step"], short[name], "-.", color=COLOURS[place], linewidth=1, label=label)
+        axis.plot(short["step"], short[name], "-.", color=_COLOURS[place], linewidth=1, label=label)
 
 
 def _prefix(runs: list[ReportedRun], run: ReportedRun) -> str:

@@ -1,6 +1,7 @@
 """What a report is made of: curves from the file, groups, paired differences, main directions, bytes that stay."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,11 +15,13 @@ from skipwise.common.errors import UserError
 from skipwise.components.cli import parse
 from skipwise.components.report import ReportConfig
 from skipwise.studies.groupings import by_number
-from skipwise.studies.run_report import charts, page
-from skipwise.studies.run_report.breakdowns import OTHERS, broken_down, label_together
-from skipwise.studies.run_report.curves import read_curves, thinned
-from skipwise.studies.run_report.drawing import picture
-from skipwise.studies.run_report.pairs import differences, unlike
+from skipwise.studies.run_report import charts
+from skipwise.studies.run_report.breakdowns import OTHERS, joint_labels, series_by_group
+from skipwise.studies.run_report.charts import picture, thinned
+from skipwise.studies.run_report.report_page import TEMPLATES
+from skipwise.studies.run_report.reported_run import read_curves
+from skipwise.studies.run_report.result_sections import differences, not_comparable
+from skipwise.studies.run_report.run_sections import Picture
 from skipwise.studies.run_report.table_sample import main_directions
 from skipwise.training.config import RunConfig
 from skipwise.training.evaluation.records import Ranks
@@ -78,7 +81,7 @@ def test_a_long_curve_is_thinned_to_means_of_its_stretches(length: int):
 
 def test_groups_by_hand():
     ranks = ranks_of([1, 50, 10, 11])
-    (series,) = broken_down([("test", 0, 0, ranks, np.array(["a", "a", "b", "b"]))])
+    (series,) = series_by_group([("test", 0, 0, ranks)], [np.array(["a", "a", "b", "b"])])
     assert series.points["a"][0] == 0.5 and series.points["a"][3] == 2
     for mean, low, high, _ in series.points.values():
         assert low <= mean <= high
@@ -87,7 +90,7 @@ def test_groups_by_hand():
 
 def test_many_groups_are_thrown_together():
     labels = np.repeat([f"g{number:02}" for number in range(20)], np.arange(20) + 1)
-    (series,) = broken_down([("test", 0, 0, ranks_of([1] * len(labels)), labels)])
+    (series,) = series_by_group([("test", 0, 0, ranks_of([1] * len(labels)))], [labels])
     assert len(series.points) == 11 and list(series.points)[-1] == OTHERS
     assert series.points[OTHERS][3] == sum(range(1, 11)) and "g19" in series.points
 
@@ -95,7 +98,7 @@ def test_many_groups_are_thrown_together():
 def test_runs_share_their_groups():
     """Alone, ten positions stand by themselves; twelve together are cut into fifths, the same for both."""
     first, second = ranks_of([1] * 10, position=list(range(10))), ranks_of([1] * 4, position=[3, 3, 10, 11])
-    labels = label_together(lambda ranks: by_number(ranks.position), [first, second])
+    labels = joint_labels(lambda ranks: by_number(ranks.position), [first, second])
     # Fifths of the 14 positions 0 1 2 3 3 3 4 5 6 7 8 9 10 11.
     names = [["00-03"] * 4 + ["04-06"] * 3 + ["07-08"] * 2 + ["09-11"], ["00-03"] * 2 + ["09-11"] * 2]
     assert [one.tolist() for one in labels] == names
@@ -123,13 +126,13 @@ def test_what_was_measured_otherwise_is_not_compared():
 
     FULL, UNI = ("full", "test"), ("uniform", "test")
     plain = run("A", ranks_of([1, 2]))
-    assert unlike(plain, run("B", ranks_of([2, 2])), "uniform") == ""
-    assert unlike(plain, run("B", None), "full") == "run B has not been measured"
-    assert unlike(plain, run("B", ranks_of([1, 2]), "w"), "full") == "the runs' data have other tracks"
-    assert unlike(plain, run("B", ranks_of([1])), "full") == "the runs were measured on other sessions"
+    assert not_comparable(plain, run("B", ranks_of([2, 2])), "uniform") == ""
+    assert not_comparable(plain, run("B", None), "full") == "run B has not been measured"
+    assert not_comparable(plain, run("B", ranks_of([1, 2]), "w"), "full") == "the runs' data have other tracks"
+    assert not_comparable(plain, run("B", ranks_of([1])), "full") == "the runs were measured on other sessions"
     reseeded = run("B", ranks_of([1, 2]), seed=1)
-    assert unlike(plain, reseeded, "uniform") == "the runs' targets were ranked among other candidates"
-    assert unlike(plain, reseeded, "full") == ""
+    assert not_comparable(plain, reseeded, "uniform") == "the runs' targets were ranked among other candidates"
+    assert not_comparable(plain, reseeded, "full") == ""
 
 
 def test_main_directions_of_a_known_plane():
@@ -160,9 +163,27 @@ def test_a_picture_is_the_same_whatever_the_user_has_set():
 
 def test_values_are_escaped():
     odd = "<script>\"&'"
-    pieces = [page.text(odd), page.table([odd], [[odd]], odd), page.image("data:,", odd, odd), page.bullets([odd])]
-    for piece in [*pieces, page.page(odd, [("a", odd, "")])]:
-        assert "<script>" not in piece and "&lt;script&gt;&quot;&amp;&#x27;" in piece
+    parts = TEMPLATES.get_template("parts.html").module
+    pieces = [
+        parts.missing(odd),
+        parts.table([odd], [], ""),
+        parts.table([], [[odd]]),
+        parts.table([], [[f"a\n{odd}"]]),
+        parts.table([], [], odd),
+        parts.pictures([Picture(odd, "", "")]),
+        parts.pictures([Picture("data:,", odd, "")]),
+        parts.pictures([Picture("data:,", "", odd)]),
+    ]
+    for piece in pieces:
+        assert "<script>" not in piece and "&lt;script&gt;&#34;&amp;&#39;" in piece
+
+
+def test_no_value_leaves_the_templates_unescaped():
+    """`safe` stands behind literals of the template alone."""
+    for name in TEMPLATES.list_templates():
+        source = Path(TEMPLATES.get_template(name).filename).read_text()
+        assert len(re.findall(r"\bsafe\b", source)) == len(re.findall(r"{{ '[^']*' \| safe if ", source))
+        assert "autoescape" not in source
 
 
 @pytest.mark.parametrize("words", [["--run", "a", "--run", "b"], ["--run", "a", "b"], ["--run=a", "--run=b"]])

@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from skipwise.common.distributed import process_group
 from skipwise.common.errors import UserError
 from skipwise.components.recipes import RECIPES
 from skipwise.datapipes.manifest import SESSIONS, Manifest
-from skipwise.studies.run_report.write import write_report
+from skipwise.studies.run_report.report_page import write_report
 from skipwise.training.loop import train
 from tests.conftest import random_sessions, write_dataset
 from tests.training.test_train import TRACKS, config_of
@@ -35,7 +34,7 @@ def add_context(data: Path) -> None:
         words = [["radio"] * (length - 1) + [CONTEXTS[(number + row) % 3]] for row, length in enumerate(lengths)]
         number += len(lengths)
         pq.write_table(table.append_column("context_type", pa.array(words)), part, row_group_size=7)
-    replace(Manifest.read(data), context_columns=["context_type"]).write(data)
+    Manifest.read(data).model_copy(update={"context_columns": ["context_type"]}).write(data)
 
 
 @pytest.fixture(scope="module")
@@ -163,12 +162,12 @@ def test_what_is_missing_is_said(copy: Path, tmp_path: Path):
     text = write(tmp_path / "page.html", copy)
     for sentence in (
         "Run A has not finished training",
-        "there is no recipe &#x27;&lt;i&gt;mine&#x27; to compare its config with",
+        "there is no recipe &#39;&lt;i&gt;mine&#39; to compare its config with",
         "Run A: full has not been measured on the test; evaluate --run",
         "Run A: metrics.jsonl has no line of training steps.",
         "Run A: no epoch has been validated.",
-        "Run A: the data are not to be had: /nowhere/manifest.json cannot be read",
-        "Run A: no weights are the best yet.",
+        "Run A: the data are not available: /nowhere/manifest.json cannot be read",
+        "Run A: there are no best weights yet.",
     ):
         assert sentence in text, sentence
     assert len([tag for tag, _ in Seen(text).tags if tag == "img"]) == 3, "length, position and skips, under uniform"

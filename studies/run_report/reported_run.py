@@ -1,0 +1,159 @@
+"""A run as the report reads it: its directory, curves, ranks, data and a sample of its table."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skipwise.common.errors import UserError, shown
+from skipwise.common.files import read_text
+from skipwise.datapipes.counts import train_counts
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.studies.run_report.table_sample import Sample, read_sample
+from skipwise.training.config import RunConfig
+from skipwise.training.evaluation.evaluator import PROTOCOLS, measurable
+from skipwise.training.evaluation.records import RANKS, Ranks, has_ranks, read_ranks
+from skipwise.training.run.directory import RunDirectory
+
+_MAX_METRICS_BYTES = 1 << 28
+_MAX_DRAWN = 1e30
+"""Larger values, an infinite loss among them, become gaps in a curve."""
+_COLUMNS = {
+    "train": ("step", "epoch", "loss", "nll", "nce", "sessions_per_s"),
+    "refit": ("step", "epoch", "loss", "nll", "nce", "sessions_per_s"),
+    "validation": ("epoch", "hr@1", "hr@10"),
+}
+
+Curve = dict[str, np.ndarray]
+"""float64 [points] by column, in the order of the file."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The lines of each kind in `metrics.jsonl`; a kind without lines has empty arrays."""
+
+    train: Curve
+    refit: Curve
+    validation: Curve
+
+
+@dataclass(frozen=True)
+class ReportedRun:
+    """Everything the report shows of a run. A missing part is None or empty; a damaged one is a `UserError`."""
+
+    label: str
+    """Its name in pictures and tables: A or B."""
+    directory: RunDirectory
+    recipe_config: RunConfig | None
+    """The config of the run's recipe; None where no recipe has that name."""
+    train: dict[str, float] | None
+    """Epochs, best epoch, seconds and sessions/s; None before training has ended."""
+    curves: Curves
+    ranks: dict[tuple[str, str], Ranks]
+    """By protocol and split, where evaluated."""
+    store: SessionStore | None
+    store_error: str
+    """Why there is no `store`."""
+    plays_N: np.ndarray | None
+    """int64 [tracks]: training plays; None without a store."""
+    sample: Sample | None
+
+
+def read_run(path: str, label: str, config_of: Callable[[str], RunConfig | None]) -> ReportedRun:
+    """Reads a run; raises `UserError` for a directory, or a part of it, that train did not write."""
+    directory = RunDirectory.open(path)
+    store, store_error = _open_store(directory)
+    return ReportedRun(
+        label=label,
+        directory=directory,
+        recipe_config=config_of(directory.record["recipe"]),
+        train=_train_metrics(directory),
+        curves=read_curves(directory.path / "metrics.jsonl"),
+        ranks={
+            (protocol, split): _read_ranks(directory, protocol, split)
+            for protocol in PROTOCOLS
+            for split in measurable(directory.config)
+            if has_ranks(directory.path, protocol, split)
+        },
+        store=store,
+        store_error=store_error,
+        plays_N=None if store is None else train_counts(store),
+        sample=read_sample(directory),
+    )
+
+
+def read_curves(file: Path) -> Curves:
+    """Reads `metrics.jsonl`; raises `UserError` for a line that train did not write.
+
+    An incomplete last line, left by a killed process, is skipped. A missing file is a run that has not started.
+    """
+    lines = read_text(file, "the metrics of a run's steps", _MAX_METRICS_BYTES).splitlines() if file.exists() else []
+    found: dict[str, list[tuple[float, ...]]] = {kind: [] for kind in _COLUMNS}
+    for number, line in enumerate(lines, start=1):
+        try:
+            values = json.loads(line)
+            found[values["kind"]].append(tuple(_number(values[name]) for name in _COLUMNS[values["kind"]]))
+        except (ValueError, LookupError, TypeError, RecursionError, OverflowError) as error:
+            if number == len(lines):
+                break
+            raise UserError(
+                f"{file}, line {number}: {shown(line)} is not a line that train wrote: remove it, or train again"
+            ) from error
+    columns = {}
+    for kind, names in _COLUMNS.items():
+        values_PC = np.array(found[kind], dtype=np.float64).reshape(-1, len(names))
+        columns[kind] = dict(zip(names, values_PC.T, strict=True))
+    return Curves(**columns)
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError
+    return float(value) if abs(value) < _MAX_DRAWN else float("nan")
+
+
+def _open_store(directory: RunDirectory) -> tuple[SessionStore | None, str]:
+    """The data, or why they cannot be read: the report does without them."""
+    try:
+        store = directory.open_store()
+    except UserError as error:
+        return None, str(error)
+    if store.manifest.counts != directory.record["counts"]:
+        return None, f"{store.path} has other counts than the data {directory.path} was trained on"
+    return store, ""
+
+
+def _train_metrics(directory: RunDirectory) -> dict[str, float] | None:
+    section: dict[str, float] | None = directory.metrics().get("train")
+    if section is None:
+        return None
+    for name in ("epochs", "best_epoch", "seconds", "sessions_per_s"):
+        value = section.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise UserError(
+                f"{directory.path}/metrics.json: 'train' has no number at '{name}': expected what train wrote"
+            )
+    return section
+
+
+def _read_ranks(directory: RunDirectory, protocol: str, split: str) -> Ranks:
+    """A run's ranks; raises `UserError` where they cannot be of its data."""
+    ranks, counts = read_ranks(directory.path, protocol, split), directory.record["counts"]
+    limits: dict[str, tuple[int, Any]] = {
+        "session": (0, counts.get("sessions", np.inf)),
+        "target": (0, counts["tracks"]),
+        "rank": (1, counts["tracks"] + 1),
+        "candidates": (0, np.inf),
+        "position": (0, np.inf),
+    }
+    where = f"{directory.path}/{RANKS}/{protocol}-{split}"
+    if not len(ranks.session):
+        raise UserError(f"{where} holds no session: measure the run again with evaluate")
+    for name, (low, end) in limits.items():
+        column = getattr(ranks, name)
+        if column.min() < low or column.max() >= end:
+            raise UserError(f"{where} has '{name}' outside of the run's data: measure the run again with evaluate")
+    return ranks

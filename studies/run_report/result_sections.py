@@ -1,0 +1,163 @@
+"""What the report shows of the measurements: hit rates, differences, groups of sessions, skipped tracks.
+
+A cell's second line, after a line break, is set small. Shape legend: N sessions.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from skipwise.studies.comparison import METRICS, is_skipped, percentile_rank
+from skipwise.studies.run_report import charts
+from skipwise.studies.run_report.breakdowns import BREAKDOWNS, METRIC, Breakdown, Series
+from skipwise.studies.run_report.reported_run import ReportedRun
+from skipwise.studies.run_report.run_sections import Picture, Rows
+from skipwise.studies.statistics import Difference, gap, interval, paired
+from skipwise.training.evaluation.evaluator import PROTOCOLS, SPLITS, Protocol
+from skipwise.training.evaluation.records import Ranks
+
+FIGURES = {name: name.upper() for name in METRICS} | {"skip hr@10": "skip HR@10", "skip pct": "skip pct"}
+"""Columns of the hit rate tables, by metric."""
+_CANDIDATES = {"uniform": "among uniformly drawn unseen tracks", "full": "in the whole catalogue, exact"}
+
+
+def hit_rates(runs: list[ReportedRun]) -> Rows:
+    """A row for each protocol, split and run that was evaluated."""
+    return [
+        [f"{protocol}\n{split}", run.label, *_cells(ranks), f"{len(ranks.session):,}"]
+        for protocol in PROTOCOLS
+        for split in reversed(SPLITS)
+        for run in runs
+        if (ranks := run.ranks.get((protocol, split)))
+    ]
+
+
+def _cells(ranks: Ranks) -> list[str]:
+    cells = [_mean(value(ranks)) for value in METRICS.values()]
+    skipped_N = is_skipped(ranks)
+    if not skipped_N.any():
+        return [*cells, "none", "none"]
+    return [*cells, _mean(METRICS["hr@10"](ranks)[skipped_N]), _mean(percentile_rank(ranks)[skipped_N], 2)]
+
+
+def _mean(values_N: np.ndarray, digits: int = 4) -> str:
+    low, high = interval(values_N)
+    return f"{values_N.mean():.{digits}f}\n{low:.{min(digits, 3)}f} to {high:.{min(digits, 3)}f}"
+
+
+def difference_table(runs: list[ReportedRun]) -> tuple[Rows, list[str]]:
+    """Run B less run A, a row a protocol; and why a protocol has none."""
+    rows, missing = [], []
+    first, second = runs
+    for protocol in PROTOCOLS:
+        if reason := not_comparable(first, second, protocol):
+            missing.append(f"{protocol}: the runs cannot be compared session by session, because {reason}.")
+            continue
+        found = differences(first.ranks[protocol, "test"], second.ranks[protocol, "test"])
+        rows.append([f"{protocol}\ntest", *(_difference(found.get(name), name) for name in FIGURES)])
+    return rows, missing
+
+
+def not_comparable(first: ReportedRun, second: ReportedRun, protocol: Protocol) -> str:
+    """Why two tests of a protocol cannot be compared session by session; empty where they can."""
+    key = protocol, "test"
+    for run in (first, second):
+        if key not in run.ranks:
+            return f"run {run.label} has not been measured"
+    if first.directory.record["vocabulary_hash"] != second.directory.record["vocabulary_hash"]:
+        return "the runs' data have other tracks"
+    one, other = first.ranks[key], second.ranks[key]
+    if not (np.array_equal(one.session, other.session) and np.array_equal(one.target, other.target)):
+        return "the runs were measured on other sessions"
+    mine, others = first.directory.config.evaluate, second.directory.config.evaluate
+    same_draw = protocol == "full" or (mine.candidates, mine.seed) == (others.candidates, others.seed)
+    if not same_draw or not np.array_equal(one.candidates, other.candidates):
+        return "the runs' targets were ranked among other candidates"
+    return ""
+
+
+def differences(first: Ranks, second: Ranks) -> dict[str, Difference]:
+    """By metric, `second` less `first`, paired by session; metrics of skipped targets only where there are any."""
+    found = {name: paired(value(second), value(first)) for name, value in METRICS.items()}
+    skipped_N = is_skipped(first)
+    if skipped_N.any():
+        for name, value in (("skip hr@10", METRICS["hr@10"]), ("skip pct", percentile_rank)):
+            found[name] = paired(value(second)[skipped_N], value(first)[skipped_N])
+    return found
+
+
+def _difference(found: Difference | None, name: str) -> str:
+    if found is None:
+        return "none"
+    digits = 2 if name == "skip pct" else 4
+    # Without zeros before the point: eight such columns must fit.
+    mean, low, high = (
+        f"{value:+.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:+.{digits}f}"
+        for value in (found.mean, found.low, found.high)
+    )
+    mark = "" if found.low <= 0 <= found.high else " *"
+    return f"{mean}{mark}\n{low} to {high}"
+
+
+class Groups(NamedTuple):
+    """One breakdown's part of the report."""
+
+    breakdown: Breakdown
+    missing: list[str]
+    pictures: list[Picture]
+
+
+def groups(runs: list[ReportedRun]) -> list[Groups]:
+    """HR@10 by each breakdown, under both protocols."""
+    measured = any((protocol, "test") in run.ranks for run in runs for protocol in PROTOCOLS)
+    found = []
+    for breakdown in BREAKDOWNS:
+        images = []
+        for protocol in PROTOCOLS:
+            if series := breakdown.series(runs, protocol):
+                caption = f"{protocol}: {_CANDIDATES[protocol]}. Mean and 95 % interval."
+                alt = f"{METRIC.upper()}, {protocol}, by {breakdown.title}. {_points(series)}"
+                images.append(Picture(charts.groups(series), caption, alt))
+        found.append(Groups(breakdown, breakdown.missing(runs) if measured else ["Nothing has been measured."], images))
+    return found
+
+
+def _points(series: list[Series]) -> str:
+    """The points of a chart in words."""
+    return "; ".join(
+        f"{one.label}: "
+        + ", ".join(f"{charts.group_label(name, [one])}: {point.mean:.4f}" for name, point in one.points.items())
+        for one in series
+    )
+
+
+def skips(runs: list[ReportedRun]) -> tuple[Rows, list[Picture]]:
+    """Where skipped targets rank beside kept ones: a row and a curve a protocol and run."""
+    rows, images = [], []
+    for protocol in PROTOCOLS:
+        shown, alts = [], []
+        for number, run in enumerate(runs):
+            ranks = run.ranks.get((protocol, "test"))
+            if ranks is None or not is_skipped(ranks).any():
+                continue
+            shown.append((f"{run.label} " if len(runs) > 1 else "", number, ranks))
+            rows.append([protocol, run.label, *_skip_cells(ranks)])
+            alts.append(" ".join(rows[-1]).replace("\n", " "))
+        if shown:
+            caption = f"{protocol}: the share of targets that rank so high. The lower the dashed line, the better."
+            images.append(Picture(charts.skips(shown), caption, f"Share of targets reached, {'; '.join(alts)}"))
+    return rows, images
+
+
+def _skip_cells(ranks: Ranks) -> list[str]:
+    skipped_N, percentile_rank_N, hits_N = is_skipped(ranks), percentile_rank(ranks), METRICS["hr@10"](ranks)
+    size = f"{skipped_N.sum():,} of {len(skipped_N):,}"
+    if skipped_N.all():
+        return [size, _mean(percentile_rank_N, 2), "none", "none", _mean(hits_N), "none"]
+    middle, low, high = gap(percentile_rank_N, skipped_N)
+    return [
+        size,
+        *(_mean(percentile_rank_N[chosen_N], 2) for chosen_N in (skipped_N, ~skipped_N)),
+        f"{middle:+.2f}\n{low:+.2f} to {high:+.2f}",
+        *(_mean(hits_N[chosen_N]) for chosen_N in (skipped_N, ~skipped_N)),
+    ]
