@@ -20,8 +20,8 @@ from skipwise.datapipes.batch import EvaluationBatch
 from skipwise.datapipes.counts import train_counts, transitions
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.training.build import evaluation_loader
-from skipwise.training.config import RunConfig
-from skipwise.training.evaluation.evaluator import PROTOCOLS, candidate_counts
+from skipwise.training.config import PROTOCOLS, RunConfig
+from skipwise.training.evaluation.evaluator import candidate_counts
 from skipwise.training.evaluation.metrics import RankMetrics, SkipRanking
 from skipwise.training.evaluation.records import RankWriter
 

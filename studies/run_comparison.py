@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from skipwise.common.errors import UserError
-from skipwise.training.evaluation.evaluator import PROTOCOLS, SPLITS
+from skipwise.training.config import PROTOCOLS, SPLITS
 from skipwise.training.run.directory import RunDirectory, read_metrics
 
 _COLUMNS = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr")

@@ -11,7 +11,7 @@ from skipwise.studies.comparison import Row, compare
 from skipwise.studies.comparison_markdown import table_markdown
 from skipwise.studies.comparison_plot import draw
 from skipwise.studies.groupings import groupings
-from skipwise.training.evaluation.evaluator import PROTOCOLS
+from skipwise.training.config import PROTOCOLS
 from skipwise.training.run.directory import RunDirectory
 
 

@@ -6,6 +6,10 @@ from typing import Literal
 from skipwise.datapipes.config import DataConfig
 from skipwise.models.config import EncoderConfig, LossConfig, TableConfig
 
+Protocol = Literal["uniform", "full"]
+PROTOCOLS: tuple[Protocol, ...] = ("uniform", "full")
+SPLITS = ("validation", "test")
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:

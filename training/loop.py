@@ -21,8 +21,8 @@ from skipwise.training.checkpoint.checkpoint_index import Index
 from skipwise.training.checkpoint.checkpoints import Checkpoints, find_newest, load_best, load_tensors
 from skipwise.training.checkpoint.state import Tensors, set_steps, training_tensors
 from skipwise.training.checkpoint.warm_start import start_from_run
-from skipwise.training.config import RunConfig
-from skipwise.training.evaluation.evaluator import PROTOCOLS, Evaluator
+from skipwise.training.config import PROTOCOLS, RunConfig
+from skipwise.training.evaluation.evaluator import Evaluator
 from skipwise.training.evaluation.hit_rate_table import hit_rate_table
 from skipwise.training.guards.hang_watch import HangWatch
 from skipwise.training.guards.memory_check import check_machines

@@ -17,8 +17,7 @@ from skipwise.datapipes.batch import SessionBatch
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.task import Learner
 from skipwise.training.build import evaluation_loader
-from skipwise.training.config import RunConfig
-from skipwise.training.evaluation.evaluator import SPLITS
+from skipwise.training.config import SPLITS, RunConfig
 
 SESSIONS = 1000
 TOLERANCE = 1e-5

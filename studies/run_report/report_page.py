@@ -8,8 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from skipwise.common.outputs import atomic_output, refuse_existing
 from skipwise.studies.run_report import result_sections, run_sections
 from skipwise.studies.run_report.reported_run import read_run
-from skipwise.training.config import RunConfig
-from skipwise.training.evaluation.evaluator import PROTOCOLS
+from skipwise.training.config import PROTOCOLS, RunConfig
 
 _GENERATOR = b'<meta name="generator" content="skipwise report">'
 """As in templates/report.html: marks a page that may be overwritten."""

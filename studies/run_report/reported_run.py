@@ -13,8 +13,8 @@ from skipwise.common.files import read_text
 from skipwise.datapipes.counts import train_counts
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.studies.run_report.table_sample import Sample, read_sample
-from skipwise.training.config import RunConfig
-from skipwise.training.evaluation.evaluator import PROTOCOLS, measurable
+from skipwise.training.config import PROTOCOLS, RunConfig
+from skipwise.training.evaluation.evaluator import measurable
 from skipwise.training.evaluation.records import RANKS, Ranks, has_ranks, read_ranks
 from skipwise.training.run.directory import RunDirectory
 

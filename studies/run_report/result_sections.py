@@ -13,7 +13,7 @@ from skipwise.studies.run_report.breakdowns import BREAKDOWNS, METRIC, Breakdown
 from skipwise.studies.run_report.reported_run import ReportedRun
 from skipwise.studies.run_report.run_sections import Picture, Rows
 from skipwise.studies.statistics import Difference, gap, interval, paired
-from skipwise.training.evaluation.evaluator import PROTOCOLS, SPLITS, Protocol
+from skipwise.training.config import PROTOCOLS, SPLITS, Protocol
 from skipwise.training.evaluation.records import Ranks
 
 FIGURES = {name: name.upper() for name in METRICS} | {"skip hr@10": "skip HR@10", "skip pct": "skip pct"}

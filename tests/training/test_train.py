@@ -15,8 +15,8 @@ from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.training.build import build_model
 from skipwise.training.checkpoint.checkpoints import load_best
-from skipwise.training.config import RunConfig
-from skipwise.training.evaluation.evaluator import SPLITS, Evaluator, measurable
+from skipwise.training.config import SPLITS, RunConfig
+from skipwise.training.evaluation.evaluator import Evaluator, measurable
 from skipwise.training.evaluation.records import has_ranks, read_ranks
 from skipwise.training.loop import Training, train
 from skipwise.training.run.directory import RunDirectory

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -19,13 +18,9 @@ from skipwise.models.candidate_ranking import uniform_scores
 from skipwise.models.full_ranking import full_counts, full_target_scores
 from skipwise.models.rows import own_rows
 from skipwise.training.build import evaluation_loader, table_weight
-from skipwise.training.config import RunConfig
+from skipwise.training.config import SPLITS, Protocol, RunConfig
 from skipwise.training.evaluation.metrics import RankMetrics, SkipRanking
 from skipwise.training.evaluation.records import RankWriter
-
-Protocol = Literal["uniform", "full"]
-PROTOCOLS: tuple[Protocol, ...] = ("uniform", "full")
-SPLITS = ("validation", "test")
 
 
 def measurable(config: RunConfig) -> tuple[str, ...]:

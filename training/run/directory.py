@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from skipwise.common.distributed import barrier, rank
 from skipwise.common.errors import UserError, shown
 from skipwise.common.files import read_json, read_yaml, write_json
 from skipwise.datapipes.manifest import VOCABULARY
@@ -69,6 +68,8 @@ class RunDirectory:
 
     def update_metrics(self, changes: dict[str, Any]) -> None:
         """Merges `changes` into `metrics.json`, section by section, at one blow; every rank returns once it is done."""
+        from skipwise.common.distributed import barrier, rank  # torch, for which `show` does not wait
+
         if rank() == 0:
             metrics = self.metrics()
             merged = {name: metrics.get(name, {}) | section for name, section in changes.items()}
