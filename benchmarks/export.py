@@ -22,8 +22,7 @@ from torch import Tensor
 from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, write
 from skipwise.benchmarks.harness.small_run import LONGEST, make_run
 from skipwise.benchmarks.harness.timing import Times, alternate, ratios
-from skipwise.common.distributed import barrier, broadcast_object, logger, process_group, rank, world_size
-from skipwise.common.errors import UserError
+from skipwise.common.distributed import barrier, broadcast_object, logger, on_all_ranks, process_group, rank, world_size
 from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.models.rows import own_rows
 from skipwise.retrieval.export.exporter import write_export
@@ -123,15 +122,11 @@ def _own_rows(run: RunDirectory, tracks: int) -> tuple[int, Tensor]:
 @contextmanager
 def scratch_folder(parent: str) -> Iterator[Path]:
     """A new directory that all ranks share, removed at the end."""
-    folder, error = None, ""
-    if rank() == 0:
-        try:
-            folder = tempfile.TemporaryDirectory(dir=parent or None)
-        except OSError as caught:
-            error = f"--scratch {parent} cannot be written ({caught.strerror}): name a directory that exists"
-    name, error = broadcast_object((folder and folder.name, error))
-    if error:
-        raise UserError(error)
+    folder = on_all_ranks(
+        lambda: tempfile.TemporaryDirectory(dir=parent or None) if rank() == 0 else None,
+        lambda why: f"--scratch {parent} cannot be written ({why}): name a directory that exists",
+    )
+    name = broadcast_object(folder and folder.name)
     try:
         yield Path(name)
         barrier()

@@ -15,7 +15,16 @@ import tyro
 from skipwise.benchmarks.baselines.plain_pipe import PlainDataset, plain_loader
 from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, write
 from skipwise.benchmarks.harness.timing import Times, alternate, ratios
-from skipwise.common.distributed import barrier, broadcast_object, device, gather_rows, process_group, rank, world_size
+from skipwise.common.distributed import (
+    barrier,
+    broadcast_object,
+    device,
+    gather_rows,
+    on_rank_0,
+    process_group,
+    rank,
+    world_size,
+)
 from skipwise.common.errors import UserError
 from skipwise.components.recipes import DEFAULT, named_recipe
 from skipwise.datapipes.batch import SessionBatch
@@ -116,16 +125,17 @@ def dataset(config: PipelineConfig) -> Iterator[str]:
         yield config.data
         return
     with tempfile.TemporaryDirectory() as folder:
-        folder, error = broadcast_object(folder), None
-        if rank() == 0:
+        folder = broadcast_object(folder)
+
+        def make() -> None:
             log, path = Path(folder) / "log.parquet", Path(folder) / "data"
             try:
                 synthesize(SynthesizeConfig(log, config.sessions, config.tracks))
-                prepare(PrepareConfig(input=(log,), output=path))
-            except (UserError, ValueError) as caught:
-                error = str(caught)
-        if error := broadcast_object(error):
-            raise UserError(error)
+            except ValueError as error:
+                raise UserError(str(error)) from error
+            prepare(PrepareConfig(input=(log,), output=path))
+
+        on_rank_0(make)
         yield f"{folder}/data"
         barrier()
 

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar on a terminal, a line a stage elsewhere."""
+"""Progress on stderr: a bar on a terminal, one line for each stage elsewhere."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 @contextmanager
 def stage(name: str, total: int, unit: str) -> Iterator[Callable[[int], object]]:
-    """Announces a stage of `total` units and yields the function that advances it by a number of them."""
+    """Announces a stage of `total` units and yields the function that advances it by a number of units."""
     if not sys.stderr.isatty():
         print(f"{name}: {total:,} {unit}", file=sys.stderr, flush=True)
         yield lambda done: None
@@ -19,5 +19,5 @@ def stage(name: str, total: int, unit: str) -> Iterator[Callable[[int], object]]
 
 
 def note(text: str) -> None:
-    """Says one thing worth knowing on stderr."""
+    """Prints one line on stderr."""
     print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Ranks: joining and leaving the group, the device, and a logger that only rank 0 speaks through."""
+"""Ranks: the process group, the device, collectives, work that fails on all ranks alike, and rank 0's logger."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from skipwise.common.errors import UserError
+from skipwise.common.errors import UserError, brief, reason
 from skipwise.common.machine import keep_freed_memory
 
 Result = TypeVar("Result")
@@ -23,17 +23,17 @@ _side_groups: dict[str, tuple[dist.ProcessGroup, dist.ProcessGroup]] = {}
 
 
 def rank() -> int:
-    """This process's number among all ranks; 0 outside a group."""
+    """Returns this process's rank; 0 outside a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes work together; 1 outside a group."""
+    """Returns the number of ranks; 1 outside a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def device() -> torch.device:
-    """This rank's GPU where there is one, the CPU otherwise."""
+    """Returns this rank's GPU where there is one, the CPU otherwise."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
@@ -41,9 +41,9 @@ def device() -> torch.device:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Joins the ranks that torchrun started, or makes a group of one; leaves it at the end.
+    """Initializes the process group, of torchrun's ranks or of this process alone, and destroys it at the end.
 
-    A group that exists already (a test's) is used and left alone.
+    A group that exists already (a test's) is used and kept.
     """
     if dist.is_initialized():
         yield
@@ -55,14 +55,14 @@ def process_group() -> Iterator[None]:
         torch.cuda.set_device(device())
     if "RANK" in os.environ:
         number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        dist.init_process_group(backend, store=_launchers_store(), rank=number, world_size=count)
+        dist.init_process_group(backend, store=_agent_store(), rank=number, world_size=count)
         try:
             yield
         except RuntimeError as error:
             if not _lost_a_rank(error):
                 raise
-            # Its own launcher has the reason; this rank's part is to make room for the restart.
-            print(f"skipwise: rank {number} ends, as it lost another rank: {str(error)[:200]}", file=sys.stderr)
+            # The lost rank's launcher reports the reason; this rank only has to exit for the restart.
+            print(f"skipwise: rank {number} ends, as it lost another rank: {brief(error)}", file=sys.stderr)
             raise SystemExit(1) from None
         finally:
             dist.destroy_process_group()
@@ -75,16 +75,16 @@ def process_group() -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def _launchers_store() -> dist.Store:
-    """The store of torchrun's agent, where ranks find each other, with names of their own for each restart.
+def _agent_store() -> dist.Store:
+    """Connects to the store of torchrun's agent, with a prefix for each restart.
 
-    torch 2.13 leaves the addresses of the ranks that died there, and new ones try to reach them.
+    torch 2.13 leaves the addresses of the ranks that ended there, and new ranks would try to reach them.
     """
-    served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     store = dist.TCPStore(
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
-        is_master=not served and os.environ["RANK"] == "0",
+        is_master=not hosted and os.environ["RANK"] == "0",
     )
     return dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
@@ -96,7 +96,7 @@ def _lost_a_rank(error: RuntimeError) -> bool:
 
 
 def _quiet_libraries() -> None:
-    """Rank 0 speaks, one plain line at a time; TorchRec's and torch's notes to their own developers are left out."""
+    """Logs plain lines on rank 0 alone, and hides the libraries' warnings for their own developers."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers, logger.propagate = [handler], False
@@ -109,9 +109,9 @@ def _quiet_libraries() -> None:
 
 
 def side_group(purpose: str) -> dist.ProcessGroup:
-    """A gloo group of all ranks for one purpose: what two threads say to other ranks must not share a group.
+    """Returns a gloo group of all ranks for one purpose: two threads must not run collectives in the same group.
 
-    All ranks must ask for a purpose at the same place. It lives as long as the default group.
+    All ranks must call it at the same point. The group lives as long as the default group.
     """
     if purpose not in _side_groups or _side_groups[purpose][0] is not dist.group.WORLD:
         _side_groups[purpose] = dist.group.WORLD, dist.new_group(backend="gloo")
@@ -119,7 +119,7 @@ def side_group(purpose: str) -> dist.ProcessGroup:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """Every rank's `value`, in rank order; for small things."""
+    """Returns every rank's `value`, in rank order; for small objects."""
     if world_size() == 1:
         return [value]
     values = [None] * world_size()
@@ -128,7 +128,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def gather_rows(local_BX: Tensor) -> Tensor:
-    """Every rank's rows, stacked in rank order; all ranks give the same shape."""
+    """Returns every rank's rows, concatenated in rank order; all ranks give the same shape."""
     if world_size() == 1:
         return local_BX
     pieces = [torch.empty_like(local_BX) for _ in range(world_size())]
@@ -137,20 +137,20 @@ def gather_rows(local_BX: Tensor) -> Tensor:
 
 
 def sum_ranks(values: Tensor) -> Tensor:
-    """The sum of all ranks' `values`, which it replaces."""
+    """Replaces `values` by their sum over all ranks, and returns them."""
     if world_size() > 1:
         dist.all_reduce(values)
     return values
 
 
 def barrier() -> None:
-    """Waits until every rank is here."""
+    """Waits until every rank has called it."""
     if world_size() > 1:
         dist.barrier()
 
 
-def broadcast_object(value):
-    """Rank 0's `value`, on every rank."""
+def broadcast_object(value: Any) -> Any:
+    """Returns rank 0's `value` on every rank."""
     if world_size() == 1:
         return value
     holder = [value]
@@ -158,25 +158,44 @@ def broadcast_object(value):
     return holder[0]
 
 
-def on_all_ranks(function: Callable[[], Result]) -> Result:
-    """`function()` on every rank; where it fails on one, all raise the same `UserError`.
+def on_all_ranks(function: Callable[[], Result], os_error: Callable[[str], str] | None = None) -> Result:
+    """Calls `function()` on every rank and returns this rank's result; where it fails on one, all raise a `UserError`.
 
-    A bug keeps its own traceback on the rank that has it. `function` must not communicate: the ranks meet only once
-    it has ended everywhere.
+    All raise the same sentence: the first rank's of those that failed. `os_error` turns the reason of an `OSError` into
+    a sentence; without it, and for any other exception, the rank that failed raises its own exception, and the others
+    name it. `function` must not communicate: the ranks meet once it has ended on all of them.
     """
-    result, bug, sentence = None, None, None
+    result, sentence, error = _attempt(function, os_error)
+    return _finish(result, next(filter(None, gather_objects(sentence)), None), error)
+
+
+def on_rank_0(function: Callable[[], Result], os_error: Callable[[str], str] | None = None) -> Result:
+    """Calls `function()` on rank 0 and returns its result on every rank; where it fails, all raise a `UserError`.
+
+    `os_error` as in `on_all_ranks`; the result is pickled.
+    """
+    mine = _attempt(function, os_error) if rank() == 0 else (None, None, None)
+    result, sentence = broadcast_object(mine[:2])
+    return _finish(result, sentence, mine[2])
+
+
+def _attempt(
+    function: Callable[[], Result], os_error: Callable[[str], str] | None
+) -> tuple[Result | None, str | None, Exception | None]:
+    """The function's result, or the sentence to tell every rank; and the exception where it is not for the user."""
     try:
-        result = function()
+        return function(), None, None
     except UserError as error:
-        sentence = str(error)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
-        sentence = f"the export cannot be written ({reason}): mend that or choose another --output"
+        return None, str(error), None
     except Exception as error:
-        bug, sentence = error, f"rank {rank()} failed ({type(error).__name__}: {error})"
-    sentences = [words for words in gather_objects(sentence) if words]
-    if bug:
-        raise bug
-    if sentences:
-        raise UserError(sentences[0])
+        if os_error and isinstance(error, OSError):
+            return None, os_error(reason(error)), None
+        return None, f"rank {rank()} failed ({type(error).__name__}: {error})", error
+
+
+def _finish(result: Any, sentence: str | None, error: Exception | None) -> Any:
+    if error:
+        raise error
+    if sentence:
+        raise UserError(sentence)
     return result

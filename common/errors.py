@@ -1,5 +1,6 @@
-"""The one error a user is meant to read."""
+"""`UserError`, the one error that users read, and the text of values and of other errors in its messages."""
 
+import os
 import reprlib
 
 _SHORT = reprlib.Repr()
@@ -7,11 +8,11 @@ _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxoth
 
 
 class UserError(Exception):
-    """Something the user can mend: bad input, a bad option, a file of another version.
+    """Something the user can fix: bad input, a bad option, a file of another version.
 
-    Its message is one sentence that names the file, the row or the field, says what was expected and how to mend
-    it. The command line prints it without a traceback and exits with code 2. What a name or a value brings along that
-    cannot be printed, a line break or a terminal's control character, is written as its escape.
+    Its message is one sentence that names the file, the row or the field, says what was expected and how to fix it. The
+    command line prints it without a traceback and exits with code 2. Unprintable characters of a name or a value (line
+    breaks, a terminal's control characters) are escaped.
     """
 
     def __init__(self, sentence: str) -> None:
@@ -19,17 +20,22 @@ class UserError(Exception):
 
 
 def printable(text: str) -> str:
-    """The text with what a terminal might obey written as its escape."""
+    """Returns `text` with its unprintable characters escaped."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def brief(error: BaseException) -> str:
-    """What a library says of an error, in one line of at most 200 characters."""
+    """Returns an error's message in one line of at most 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
+def reason(error: OSError) -> str:
+    """Returns why the system refused, without the file's name: "No space left on device"."""
+    return os.strerror(error.errno) if error.errno else brief(error)
+
+
 def shown(value: object) -> str:
-    """A value of another's making as a message shows it: one line, and short, however large or deep it is."""
+    """Returns the `repr` of a value as a message shows it: one short line, however large or deep the value is."""
     try:
         return _SHORT.repr(value)
     except ValueError:  # Python writes no integer of more than 4300 digits

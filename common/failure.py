@@ -1,37 +1,35 @@
-"""How a failing rank is reported under torchrun and TorchX, which otherwise show only its exit code."""
+"""How a failing rank reports its error under torchrun and TorchX, which otherwise show only its exit code."""
 
 import json
 import os
 import time
 from pathlib import Path
 
-REFUSED = "refused"
-"""Marks a sentence for the user among last words: there is no use in a restart until something is mended."""
+_REFUSED = "refused"
+"""Marks the report of a `UserError`: a restart would fail in the same way."""
+GRACE_S = 3.0
 
 
 def record(message: str, refused: bool = False) -> None:
-    """Leaves `message` where torchrun and TorchX read a rank's last words; does nothing outside of them."""
+    """Writes `message` where torchrun and TorchX read a rank's error; does nothing without them."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if not path:
         return
-    words = {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}
+    report = {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}
     if refused:
-        words["extraInfo"][REFUSED] = "yes"
+        report["extraInfo"][_REFUSED] = "yes"
     try:
         with open(path, "w") as file:
-            json.dump({"message": words}, file)
+            json.dump({"message": report}, file)
     except OSError:
         # The failure itself is what the user must see.
         return
 
 
-GRACE_S = 3.0
-
-
 def refused_before() -> bool:
-    """Whether torchrun has restarted this rank after one of its group ended with a sentence for the user.
+    """Returns whether torchrun has restarted this rank after a rank of its group ended with a `UserError`.
 
-    Then leaves that sentence again, as the last words of this attempt.
+    Records that error again, as this attempt's.
     """
     attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
@@ -40,20 +38,20 @@ def refused_before() -> bool:
     # .../attempt_N/LOCAL_RANK/error.json
     for file in (Path(path).parents[2] / f"attempt_{attempt - 1}").glob("*/error.json"):
         try:
-            words = json.loads(file.read_text())["message"]
-            refused, message = words["extraInfo"].get(REFUSED), words["message"]
+            report = json.loads(file.read_text())["message"]
+            refused, message = report["extraInfo"].get(_REFUSED), report["message"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # what another program left, or torchrun itself
+            continue  # written by another program, or by torchrun itself
         if refused:
             record(message, refused=True)
             return True
     return False
 
 
-def let_rank_0_speak() -> None:
-    """Holds every other rank for `GRACE_S` seconds.
+def wait_for_rank_0() -> None:
+    """Holds every other rank for `GRACE_S` seconds, so that rank 0 prints its error.
 
-    torchrun ends all ranks once it has seen one fail, rank 0 perhaps before it has said why.
+    torchrun ends all ranks as soon as one has failed.
     """
     if os.environ.get("RANK", "0") != "0":
         time.sleep(GRACE_S)

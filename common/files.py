@@ -1,33 +1,75 @@
-"""Files that others may have written or may read meanwhile: text, JSON and YAML.
+"""Files that other processes may have written or may read at the same time: text, JSON, YAML, and records of files.
 
-Written at one rename; read without waiting on a pipe, without a size that has no end, and without running anything.
+They are written by one rename, and read with a limit on their size, without waiting on a pipe or executing content.
 """
 
 import errno
+import hashlib
 import json
 import os
 import stat
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import Annotated, Any
 
 import yaml
+from pydantic import AfterValidator
 
-from skipwise.common.errors import UserError
+from skipwise.common.errors import UserError, reason
+from skipwise.common.options import problem
+from skipwise.common.schema import Count, Sha256, StrictModel
+
+
+def _inside(file: str) -> str:
+    if not file or problem(file) or {"..", "/"} & set(PurePath(file).parts):
+        raise ValueError("the path of a file inside the directory")
+    return file
+
+
+class FileRecord(StrictModel):
+    """What a manifest says of a file of its directory, so that a copy of the file can be checked."""
+
+    file: Annotated[str, AfterValidator(_inside)]
+    """Path inside the directory."""
+    bytes: Count
+    sha256: Sha256
+    """Of the whole file."""
+
+    @classmethod
+    def of(cls, folder: Path, name: str) -> "FileRecord":
+        """Reads `folder / name` once."""
+        with open(folder / name, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return FileRecord(file=name, bytes=os.fstat(file.fileno()).st_size, sha256=digest)
+
+    def problem(self, folder: Path) -> str:
+        """Says how the file in `folder` differs, in words that begin with its path; empty where it is unchanged."""
+        path = folder / self.file
+        try:
+            require_regular_file(path)
+            if (size := path.stat().st_size) != self.bytes:
+                return f"{path} has {size:,} bytes where its index says {self.bytes:,}"
+            if FileRecord.of(folder, self.file).sha256 != self.sha256:
+                return f"{path} differs from what was written (SHA-256)"
+        except OSError as error:
+            return f"{path} cannot be read ({reason(error)})"
+        return ""
 
 
 def require_regular_file(path: Path) -> None:
-    """Raises `OSError` unless `path` is a regular file: to open a named pipe would wait without end."""
+    """Raises `OSError` unless `path` is a regular file: opening a named pipe would wait without end."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 _LARGEST_CONFIG = 256 << 10
 _BROKEN = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
-"""What PyYAML raises: its own errors, and what Python's `int`, `date` and the like make of a wrong scalar."""
+"""What PyYAML raises: its own errors, and those of Python's `int`, `date` and others for a wrong scalar."""
 
 
 class _ConfigLoader(yaml.SafeLoader):
-    """Refuses what a config has no use for: aliases, which may unfold without end, and a field given twice."""
+    """Refuses what no config needs: aliases, which may expand without end, and a field given twice."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -45,7 +87,7 @@ class _ConfigLoader(yaml.SafeLoader):
 
 
 def read_text(file: Path, expected: str, largest: int) -> str:
-    """UTF-8 text of at most `largest` bytes; raises `UserError` that says what was `expected` for anything else."""
+    """Reads UTF-8 text of at most `largest` bytes; otherwise raises `UserError` that says what was `expected`."""
     try:
         mode = file.stat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe may never end, nor a device
@@ -63,7 +105,7 @@ def read_text(file: Path, expected: str, largest: int) -> str:
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """A YAML mapping from `file`, or a `UserError`."""
+    """Reads a YAML mapping; raises `UserError` for anything else."""
     text = read_text(file, "a YAML config", _LARGEST_CONFIG)
     try:
         content = yaml.load(text, _ConfigLoader)
@@ -75,20 +117,27 @@ def read_yaml(file: Path) -> dict[str, Any]:
     return content
 
 
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Yields a path to write to, then renames it to `file`: a reader sees the old file or the new one."""
+    partial = file.with_name(f".{file.name}.partial")
+    yield partial
+    os.replace(partial, file)
+
+
 def write_text(file: Path, text: str) -> None:
-    """Writes aside, then renames: a reader sees the old file or the new one."""
-    aside = file.with_name(f".{file.name}.partial")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, file)
+    """Writes `file` by one rename."""
+    with replacing(file) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
-    """`write_text` of a JSON object."""
+    """Writes a JSON object by one rename."""
     write_text(file, json.dumps(content, indent=2) + "\n")
 
 
 def read_json(file: Path, expected: str) -> dict[str, Any]:
-    """A JSON object from `file`, or a `UserError` that says what was `expected`."""
+    """Reads a JSON object; raises `UserError` that says what was `expected` for anything else."""
     text = read_text(file, expected, 64 << 20)
     try:
         content = json.loads(text)

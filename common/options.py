@@ -1,4 +1,4 @@
-"""What a value of any option may be, from a command line or a file."""
+"""Limits on the value of any option, from a command line or a file."""
 
 import math
 import os
@@ -11,8 +11,8 @@ from skipwise.common.errors import shown
 _WORD = 1 << 63
 
 
-def fault(value: Any) -> str:
-    """What is wrong with `value`, whatever its option means: "must be ..."; empty where nothing is."""
+def problem(value: Any) -> str:
+    """Says what no option may hold: "must be a finite number, not nan"; empty for a value that is fine."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"must be a finite number, not {value}"
     if isinstance(value, int) and not -_WORD <= value < _WORD:
@@ -27,11 +27,11 @@ def fault(value: Any) -> str:
 
 
 def check_values(config: Any, section: str = "") -> None:
-    """Raises `ValueError` that names the flag of the first value in `config` that has a `fault`."""
+    """Raises `ValueError` that names the flag of the first value in `config` that has a `problem`."""
     for name in (field.name for field in fields(config)):
         value, place = getattr(config, name), f"{section}{name.replace('_', '-')}"
         if is_dataclass(value):
             check_values(value, f"{place}.")
         for item in value if isinstance(value, tuple) else (value,):
-            if trouble := fault(item):
-                raise ValueError(f"--{place} {trouble}")
+            if wrong := problem(item):
+                raise ValueError(f"--{place} {wrong}")

@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all."""
+"""Outputs that appear whole or not at all, written by one process or by all ranks."""
 
 import glob
 import os
@@ -13,19 +13,21 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from skipwise.common.errors import UserError
+from skipwise.common.errors import UserError, printable, reason
 
 
 @contextmanager
 def atomic_output(output: Path, overwrite: bool, replaceable: Callable[[Path], bool]) -> Iterator[Path]:
-    """Yields a scratch directory beside `output`; what the block leaves there as `result` becomes `output`.
+    """Yields a scratch directory beside `output`; what the block writes there as `result` becomes `output`.
 
-    After an exception, ctrl-C included, the scratch directory is gone and `output` is as it was. An `output` that
-    exists is refused with a `UserError`, unless `overwrite` is set and `replaceable(output)` holds.
+    After an exception, ctrl-C included, the scratch directory is removed and `output` is as it was. An `output` that
+    exists is refused with a `UserError`, unless `overwrite` is set and `replaceable(output)` holds; so is a URL. A
+    `UserError` of the block names `output` where it names the scratch directory.
     """
     made: list[Path] = []
+    refuse_url(output)
     try:
-        _tidy(output)
+        _clean_up(output)
         refuse_existing(output, overwrite, replaceable)
         made = [folder for folder in output.parents if not folder.exists()]
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -33,10 +35,11 @@ def atomic_output(output: Path, overwrite: bool, replaceable: Callable[[Path], b
         scratch = Path(tempfile.mkdtemp(prefix=_prefix(output, os.getpid()), suffix=".partial", dir=output.parent))
     except (OSError, ValueError) as error:
         _remove_empty(made)
-        reason = getattr(error, "strerror", error)
-        raise UserError(f"cannot write beside {output} ({reason}): choose another --output") from None
+        why = reason(error) if isinstance(error, OSError) else error
+        raise UserError(f"cannot write beside {output} ({why}): choose another --output") from None
     try:
-        yield scratch
+        with _final_names(scratch, output):
+            yield scratch
         refuse_existing(output, overwrite, replaceable)
         replaced = scratch / "replaced"
         try:
@@ -53,6 +56,29 @@ def atomic_output(output: Path, overwrite: bool, replaceable: Callable[[Path], b
         _remove_empty(made)
 
 
+def refuse_url(output: Path) -> None:
+    """Raises `UserError` for a path that starts like a URL ("s3://bucket/table")."""
+    if found := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(output)):
+        raise UserError(
+            f"{found[1]}://{found[2]} is a URL, and only local paths are written: name a local --output and copy it "
+            "from there"
+        )
+
+
+@contextmanager
+def _final_names(scratch: Path, output: Path) -> Iterator[None]:
+    """In the sentences of errors, the scratch directory is removed after them: they name what it would have become."""
+    try:
+        yield
+    except UserError as error:
+        sentence = str(error)
+        for path in (scratch / "result", scratch):
+            sentence = sentence.replace(printable(str(path)), printable(str(output)))
+        if sentence == str(error):
+            raise
+        raise UserError(sentence) from error
+
+
 def _remove_empty(folders: list[Path]) -> None:
     """Removes these folders, innermost first, as far as they are empty."""
     for folder in folders:
@@ -62,8 +88,8 @@ def _remove_empty(folders: list[Path]) -> None:
             return
 
 
-def _tidy(output: Path) -> None:
-    """Removes what killed processes of this machine left beside `output`, and puts back what they had taken away."""
+def _clean_up(output: Path) -> None:
+    """Removes what killed processes of this machine left beside `output`, and restores what they had moved."""
     before, after = _prefix(output, "\0").split("\0")
     owned = re.compile(re.escape(before) + r"(\d+)" + re.escape(after) + r".*\.partial")
     for scratch in output.parent.glob(f"{glob.escape(before)}*.partial"):
@@ -85,7 +111,7 @@ def _alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # somebody else's
+        pass  # another user's
     return True
 
 
@@ -103,15 +129,18 @@ def refuse_existing(output: Path, overwrite: bool, replaceable: Callable[[Path],
 def atomic_output_on_all_ranks(output: Path, overwrite: bool, replaceable: Callable[[Path], bool]) -> Iterator[Path]:
     """`atomic_output` for all ranks: rank 0 makes the scratch directory, and publishes or removes it.
 
-    The block must fail on every rank or on none (`on_all_ranks`). SIGTERM, by which torchrun ends the others when a
-    rank has died, is a failure like any other.
+    The block must fail on every rank or on none (`on_all_ranks`). SIGTERM, which torchrun sends to the other ranks when
+    one has ended, is a failure like any other.
     """
 
-    # Imported here: a command on one process, `prepare` say, need not wait for torch.
+    # Imported here: a command of one process does not import torch.
     from skipwise.common.distributed import broadcast_object, on_all_ranks, rank
 
     def leave(number: int, frame: Any) -> None:
         sys.exit(128 + number)
+
+    def failed(why: str) -> str:
+        return f"{output} cannot be written ({why}): free the disk or choose another --output"
 
     before = signal.signal(signal.SIGTERM, leave)
     try:
@@ -120,12 +149,13 @@ def atomic_output_on_all_ranks(output: Path, overwrite: bool, replaceable: Calla
             def enter() -> Path | None:
                 return publishing.enter_context(atomic_output(output, overwrite, replaceable)) if rank() == 0 else None
 
-            scratch = broadcast_object(on_all_ranks(enter))
+            scratch = broadcast_object(on_all_ranks(enter, failed))
             try:
-                yield scratch
+                with _final_names(scratch, output):
+                    yield scratch
             finally:
-                # torchrun may signal while the directory is renamed or removed: that must be let finish.
+                # torchrun may send it while the directory is renamed or removed, which must finish.
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            on_all_ranks(publishing.close)
+            on_all_ranks(publishing.close, failed)
     finally:
         signal.signal(signal.SIGTERM, before)

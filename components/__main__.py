@@ -76,7 +76,7 @@ def guarded(program: Callable[[list[str]], None], argv: list[str]) -> None:
         if os.environ.get("RANK", "0") == "0":
             print(f"skipwise: {error}", file=sys.stderr)
         record(f"skipwise: {error}", refused=True)
-        failure.let_rank_0_speak()
+        failure.wait_for_rank_0()
         sys.exit(2)
     except KeyboardInterrupt:
         print("skipwise: stopped", file=sys.stderr)
@@ -86,7 +86,7 @@ def guarded(program: Callable[[list[str]], None], argv: list[str]) -> None:
         sys.exit(141)
     except SystemExit as stop:
         if stop.code:
-            failure.let_rank_0_speak()
+            failure.wait_for_rank_0()
         raise
     except Exception as error:
         record(f"{type(error).__name__}: {error}")

@@ -7,7 +7,7 @@ from typing import Any, get_origin
 
 from skipwise.common.errors import UserError, shown
 from skipwise.common.files import read_json
-from skipwise.common.options import fault
+from skipwise.common.options import problem
 from skipwise.datapipes.manifest import MANIFEST
 from skipwise.datapipes.manifest_fields import whole
 from skipwise.retrieval.formats import Kind
@@ -132,7 +132,7 @@ def _since_trouble(since: dict[str, Any], rows: int) -> str:
 def _is_file(record: dict[str, Any]) -> bool:
     """Whether `file` lies inside the export, with its `bytes` and `sha256`; a reader may open what it names."""
     file, size, digest = record.get("file"), record.get("bytes"), record.get("sha256")
-    inside = isinstance(file, str) and not fault(file) and file and not {"..", "/"} & set(PurePath(file).parts)
+    inside = isinstance(file, str) and not problem(file) and file and not {"..", "/"} & set(PurePath(file).parts)
     return bool(inside) and type(size) is int and size >= 0 and isinstance(digest, str) and len(digest) == 64
 
 

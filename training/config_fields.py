@@ -4,7 +4,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from skipwise.common.errors import UserError, shown
-from skipwise.common.options import fault
+from skipwise.common.options import problem
 
 Config = TypeVar("Config")
 
@@ -53,7 +53,7 @@ def from_mapping(default: Config, mapping: dict[str, Any], source: str, section:
 
 def _checked(kind: Any, value: Any, place: str) -> Any:
     """`value` as a field of type `kind` takes it; the sentence of a refusal starts with `place`."""
-    if trouble := fault(value):
+    if trouble := problem(value):
         raise UserError(f"{place} {trouble}")
     choices = get_args(kind)
     if choices:
@@ -66,7 +66,7 @@ def _checked(kind: Any, value: Any, place: str) -> Any:
             number = float(value)  # YAML reads 1e-3 as text
         except ValueError:
             number = None
-        if number is not None and not (trouble := fault(number)):
+        if number is not None and not (trouble := problem(number)):
             return number
         if trouble:
             raise UserError(f"{place} {trouble}")

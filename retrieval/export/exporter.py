@@ -59,8 +59,10 @@ def write_export(
         exported = sum(count for count, _ in counts)
         on_all_ranks(lambda: check_space(scratch, output, exported, dim, kind.dtype) if rank() == 0 else None)
         first = sum(count for count, _ in counts[: rank()])
-        written = gather_objects(on_all_ranks(lambda: _write_rows(result, rows, kind, first)))
-        opset = on_all_ranks(lambda: _write_encoders(result, encoder, dim, onnx) if rank() == 0 else None)
+        written = gather_objects(on_all_ranks(lambda: _write_rows(result, rows, kind, first), _cannot_write))
+        opset = on_all_ranks(
+            lambda: _write_encoders(result, encoder, dim, onnx) if rank() == 0 else None, _cannot_write
+        )
         loaders = {"the encoder program": lambda: torch.export.load(str(result / PROGRAM)).module()}
         if onnx:
             loaders["the encoder for ONNX"] = lambda: load_onnx(result / ONNX)
@@ -86,7 +88,7 @@ def write_export(
             fields["queries"] = _write_queries(result, queries_SD)
             _write_manifest(result, run, encoder, fields)
 
-        on_all_ranks(lambda: describe() if rank() == 0 else None)
+        on_all_ranks(lambda: describe() if rank() == 0 else None, _cannot_write)
     parts, compared = fields["parts"], fields["compared"]
     held = "the table bit for bit" if kind.dtype == "float32" else f"the table's conversion to {kind.dtype} bit for bit"
     logger.info(
@@ -95,6 +97,10 @@ def write_export(
         f"{held}, the encoder program the model to {compared['largest_difference']:.1e} on "
         f"{compared['sessions']:,} sessions"
     )
+
+
+def _cannot_write(reason: str) -> str:
+    return f"the export cannot be written ({reason}): free the disk or choose another --output"
 
 
 def _check_tools(kind: Kind, onnx: bool) -> None:

@@ -157,7 +157,7 @@ def test_only_rank_0_fails_without_delay(monkeypatch):
     monkeypatch.setattr("time.sleep", slept.append)
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
-        failure.let_rank_0_speak()
+        failure.wait_for_rank_0()
     monkeypatch.delenv("RANK")
-    failure.let_rank_0_speak()
+    failure.wait_for_rank_0()
     assert slept == [failure.GRACE_S]

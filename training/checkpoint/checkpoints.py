@@ -6,7 +6,9 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,16 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from skipwise.common.distributed import barrier, broadcast_object, gather_objects, logger, rank, side_group, world_size
+from skipwise.common.distributed import (
+    barrier,
+    broadcast_object,
+    logger,
+    on_all_ranks,
+    on_rank_0,
+    rank,
+    side_group,
+    world_size,
+)
 from skipwise.common.errors import UserError, brief
 from skipwise.common.files import require_regular_file, write_text
 from skipwise.training.checkpoint.checkpoint_index import (
@@ -67,15 +78,11 @@ class Checkpoints:
             write_index(aside / INDEX, content | self._facts | index)
             self._publish(aside, position)
 
-        error = None
-        if rank() == 0:
-            try:
-                _remove(aside)
-                aside.mkdir()
-            except OSError as caught:
-                error = caught.strerror
-        if error := broadcast_object(error):
-            raise self._cannot_write(error)
+        def make() -> None:
+            _remove(aside)
+            aside.mkdir()
+
+        on_rank_0(make, self._cannot_write)
         self._writing = dcp.async_save(
             tensors,
             storage_writer=ShardWriter(aside, publish),
@@ -109,15 +116,15 @@ class Checkpoints:
             writing.result()
         except CheckpointException as error:
             reasons = "; ".join(sorted({_words(caught) for caught, _ in error.failures.values()}))
-            raise self._cannot_write(reasons) from error
+            raise UserError(self._cannot_write(reasons)) from error
 
     def close(self) -> None:
         """Waits, and frees the copies."""
         self.wait()
         self._staging.close()
 
-    def _cannot_write(self, reason: str) -> UserError:
-        return UserError(
+    def _cannot_write(self, reason: str) -> str:
+        return (
             f"{self._folder} cannot take a checkpoint ({reason}): mend that and start again, which goes on from the "
             "last whole one"
         )
@@ -162,24 +169,29 @@ def open_checkpoint(path: Path) -> Index:
 
     Raises the same `UserError` on every rank otherwise.
     """
-    index, sentence = None, None
-    if rank() == 0:
-        try:
+
+    def read() -> Index:
+        with _refusing():
             index = read_index(path / INDEX, _SCHEMA_VERSION)
             Position.of(index, path / INDEX)
-        except StorageError as error:
-            sentence = str(error)
-    index, sentence = broadcast_object((index, sentence))
-    if not sentence:
-        try:
+            return index
+
+    def check() -> None:
+        with _refusing():
             for record in index["files"][rank() :: world_size()]:
                 check_file(path, FileRecord(**record))
-        except StorageError as error:
-            sentence = str(error)
-        sentence = next(filter(None, gather_objects(sentence)), None)
-    if sentence:
-        raise UserError(f"{sentence}: expected a whole checkpoint; take another, or train again")
+
+    index = on_rank_0(read)
+    on_all_ranks(check)
     return index
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except StorageError as error:
+        raise UserError(f"{error}: expected a whole checkpoint; take another, or train again") from error
 
 
 def load_tensors(tensors: Tensors, path: Path, index: Index) -> None:

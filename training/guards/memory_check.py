@@ -4,7 +4,7 @@ import os
 import socket
 from pathlib import Path
 
-from skipwise.common.distributed import device, gather_objects, rank, world_size
+from skipwise.common.distributed import device, on_all_ranks, rank, world_size
 from skipwise.common.errors import UserError
 from skipwise.common.machine import available_memory, device_memory, free_disk
 from skipwise.training.config import RunConfig
@@ -23,17 +23,15 @@ def check_machines(config: RunConfig, num_tracks: int, longest: int, run_dir: Pa
     )
     here = range(rank() - local_rank, rank() - local_rank + local_world_size)
     needs = training_needs(config, num_tracks, longest, world_size())
-    sentence = None
-    try:
+
+    def look() -> None:
         check_memory(config, needs, here, available_memory(), device_memory(device()), socket.gethostname())
         if rank() == 0:
             there = len(list((run_dir / CHECKPOINTS).glob("*/")))  # of a run that goes on
             copies = max(config.checkpoint.keep + 2 - there, 1)
             check_disk(run_dir, checkpoint_bytes(config, num_tracks, world_size()), copies)
-    except UserError as error:
-        sentence = str(error)
-    if sentence := next(filter(None, gather_objects(sentence)), None):
-        raise UserError(sentence)
+
+    on_all_ranks(look)
 
 
 def check_disk(path: Path, bytes_each: int, copies: int, free: int | None = None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from skipwise.common.distributed import broadcast_object, logger, rank, world_size
+from skipwise.common.distributed import logger, on_rank_0, world_size
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_json, write_json, write_text
 from skipwise.common.provenance import versions
@@ -45,15 +45,10 @@ def begin_run(config: RunConfig, recipe: str, store: SessionStore) -> RunDirecto
     An empty name picks runs/RECIPE-NNN, and finds that one again when the launcher restarts its ranks. Raises
     `UserError` on every rank for a directory that holds anything else.
     """
-    path, error = None, None
-    if rank() == 0:
-        try:
-            path = _directory(config, recipe, store)
-        except (UserError, OSError) as caught:
-            error = str(caught)
-    path, error = broadcast_object((path, error))
-    if error:
-        raise UserError(error)
+    path = on_rank_0(
+        lambda: _directory(config, recipe, store),
+        lambda why: f"{config.run_dir or 'runs'} cannot be written ({why}): choose another --run-dir",
+    )
     return RunDirectory(path, dataclasses.replace(config, run_dir=str(path)), read_json(path / "run.json", "a run"))
 
 
