@@ -27,7 +27,7 @@ COMMANDS = {
     "prepare": Command("datapipes.prepare", "PrepareConfig", "prepare", "turn raw logs into a dataset directory"),
     "train": Command("components.train", "", "main", "train a recipe: train [RECIPE] [--section.field VALUE ...]"),
     "evaluate": Command("components.evaluate", "EvaluateRunConfig", "evaluate", "measure a run's best weights again"),
-    "table": Command("components.table", "TableConfig", "table", "train models at several seeds and compare them"),
+    "table": Command("components.table", "StudyConfig", "table", "train models at several seeds and compare them"),
     "report": Command("components.report", "ReportConfig", "report", "write an HTML page on a run, or on two"),
     "sweep": Command("components.sweep", "SweepConfig", "sweep", "search a recipe's settings on validation alone"),
     "export": Command("components.export", "ExportConfig", "export", "write embeddings and encoder for retrieval"),

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -17,9 +16,10 @@ from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.datapipes.vocabulary_match import match
 from skipwise.training.config import RunConfig
+from skipwise.training.config_fields import flatten
 from skipwise.training.run.directory import SCHEMA_VERSION, RunDirectory
 
-_FREE_TO_CHANGE = (
+FREE_TO_CHANGE = (
     "run_dir",
     "resume",
     "data.path",
@@ -136,18 +136,11 @@ def _check_same(path: Path, config: RunConfig, recipe: str, store: SessionStore)
 
 def first_difference(before: RunConfig, now: RunConfig) -> str:
     """The first field, as a flag with both values, in which two configs make different runs; empty where none is."""
-    values, others = (_flat(dataclasses.asdict(config)) for config in (before, now))
-    for name, value in values.items():
-        if value != others[name] and name not in _FREE_TO_CHANGE:
-            return f"--{name.replace('_', '-')} {value}, not {others[name]}"
+    values, others = flatten(before), flatten(now)
+    for path, value in values.items():
+        if value != others[path] and path not in FREE_TO_CHANGE:
+            return f"--{path.replace('_', '-')} {value}, not {others[path]}"
     return ""
-
-
-def _flat(sections: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in sections.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
 
 
 def _own_directory(recipe: str) -> Path | None:
