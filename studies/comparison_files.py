@@ -39,7 +39,7 @@ def _made_of(rows: list[Row], store: SessionStore) -> dict[str, Any]:
     for row in rows:
         for path in row.runs if not row.reference else ():
             run, metrics = RunDirectory.open(str(path)), read_json(path / "metrics.json", "metrics of a run")
-            runs[path.name] = {"ranks": run.record["ranks"], "versions": run.record["versions"]} | metrics["train"]
+            runs[path.name] = {"ranks": run.record.world_size, "versions": run.record.versions} | metrics["train"]
     return {
         "data": {"name": store.path.name, "counts": store.manifest.counts, "skip_share": store.manifest.skip_share}
         | {"options": store.manifest.options, "vocabulary_hash": store.manifest.vocabulary_hash},
