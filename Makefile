@@ -109,10 +109,10 @@ imports: $(DEV)  ## check which room imports which
 
 docs: $(DEV)  ## build the documentation strictly, and keep nothing
 	@site=$$(mktemp -d) && trap 'rm -rf "$$site"' EXIT && \
-		PYTHONPATH=$(NAMESPACE) $(PYTHON) -m mkdocs --quiet build --strict --site-dir "$$site" && echo "Documentation: no warnings"
+		NO_MKDOCS_2_WARNING=1 PYTHONPATH=$(NAMESPACE) $(PYTHON) -m mkdocs build --strict --site-dir "$$site"
 
 site: $(DEV)  ## build the documentation into site/
-	@PYTHONPATH=$(NAMESPACE) $(PYTHON) -m mkdocs build --strict
+	@NO_MKDOCS_2_WARNING=1 PYTHONPATH=$(NAMESPACE) $(PYTHON) -m mkdocs build --strict
 
 # The page's tests need a browser. On CI, where nobody reads what is missing, one is installed if that is possible.
 chromium:
