@@ -44,7 +44,7 @@ def run(argv: list[str]) -> None:
     if argv[0] not in BENCHMARKS:
         raise UserError(f"there is no benchmark '{argv[0]}': expected one of {', '.join(BENCHMARKS)}")
     module = importlib.import_module(f"skipwise.{BENCHMARKS[argv[0]].module}")
-    module.measure(parse(module.CONFIG, argv[1:], argv[0], program="python -m skipwise.benchmarks"))
+    module.measure(parse(module.CONFIG, argv[1:], f"python -m skipwise.benchmarks {argv[0]}"))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""How a job starts. Imports nothing: TorchX loads this package without torch."""
+"""Commands, one file each, and how they are started. Imports nothing: TorchX loads this package without torch."""

@@ -1,73 +1,73 @@
-"""Command dispatch: `python -m skipwise COMMAND`, `skipwise COMMAND`, and what `torchx run dist.ddp` starts."""
+"""Command dispatch: `skipwise COMMAND`, `python -m skipwise COMMAND`, and what `torchx run dist.ddp` starts."""
 
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import get_type_hints
 
 from skipwise.common import failure
-from skipwise.common.errors import UserError
-from skipwise.common.failure import record
-
-
-class Command(NamedTuple):
-    """Where a command lives. Modules are imported on use, so that `prepare` never waits for torch."""
-
-    module: str
-    config: str  # empty: the function reads the command line itself
-    function: str
-    help: str
-
+from skipwise.common.errors import UserError, shown
 
 COMMANDS = {
-    "synthesize": Command(
-        "datapipes.synthesize", "SynthesizeConfig", "synthesize", "write a synthetic log in MSSD's schema"
-    ),
-    "prepare": Command("datapipes.prepare", "PrepareConfig", "prepare", "turn raw logs into a dataset directory"),
-    "train": Command("components.train", "", "main", "train a recipe: train [RECIPE] [--section.field VALUE ...]"),
-    "evaluate": Command("components.evaluate", "EvaluateRunConfig", "evaluate", "measure a run's best weights again"),
-    "table": Command("components.table", "StudyConfig", "table", "train models at several seeds and compare them"),
-    "report": Command("components.report", "ReportConfig", "report", "write an HTML page on a run, or on two"),
-    "sweep": Command("components.sweep", "SweepConfig", "sweep", "search a recipe's settings on validation alone"),
-    "export": Command("components.export", "ExportConfig", "export", "write embeddings and encoder for retrieval"),
-    "index": Command("components.index", "IndexConfig", "index", "make an export's approximate index"),
-    "recommend": Command("components.recommend", "RecommendConfig", "recommend", "rank what to play next for sessions"),
-    "similar": Command("components.similar", "SimilarConfig", "similar", "list a track's neighbours in the table"),
-    "serve": Command("components.serve", "ServeConfig", "serve", "answer over HTTP from an export, with a page"),
-    "show": Command("components.show", "ShowConfig", "show", "print the HR table of a finished run"),
-    "doctor": Command("components.doctor", "DoctorConfig", "doctor", "check versions, devices and the sharding plan"),
+    "synthesize": "write a synthetic log in MSSD's schema",
+    "prepare": "turn raw logs into a dataset directory",
+    "train": "train a recipe",
+    "evaluate": "measure a run's best weights again",
+    "table": "train models at several seeds and compare them",
+    "report": "write an HTML page on one run or two",
+    "sweep": "search a recipe's settings on the validation split",
+    "export": "write a run's embeddings and encoder for retrieval",
+    "index": "build an export's approximate index",
+    "recommend": "rank the tracks to play next in sessions",
+    "similar": "list the tracks nearest to a track",
+    "serve": "answer over HTTP from an export, with a web page",
+    "show": "print a run's hit rates, or compare runs",
+    "doctor": "check versions, devices, memory and the sharding plan",
 }
+"""Each is the module `components.NAME` with a function `NAME(config)`. A module is imported when its command is run,
+and imports what it needs once its command line is read: `--help` and refusals never wait for torch."""
+_USAGE = """usage: skipwise COMMAND [OPTIONS]
+
+{commands}
+
+`skipwise COMMAND --help` has a command's options and an example.
+
+train, evaluate, table, sweep and export run on several ranks through TorchX, in a clone:
+  torchx run dist.ddp -j 1x4 COMMAND [OPTIONS]
+  torchx run components/launch.py:JOB [JOB'S OPTIONS] -- [OPTIONS]
+JOB is train, evaluate, table, sweep or prepare; `torchx run components/launch.py:JOB --help` has its options."""
 
 
 def run(argv: list[str]) -> None:
-    """Runs one command line; raises `UserError` for what the user can mend."""
+    """Runs one command line; raises `UserError` for what the user can correct."""
     if not argv or argv[0] in ("-h", "--help"):
         width = max(map(len, COMMANDS))
-        lines = [f"  {name:{width}}  {command.help}" for name, command in COMMANDS.items()]
-        print("\n".join(["usage: skipwise COMMAND [--help] ...", "", *lines]))
+        print(_USAGE.format(commands="\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())))
         return
-    if argv[0] not in COMMANDS:
-        raise UserError(f"there is no command '{argv[0]}': expected one of {', '.join(COMMANDS)}")
-    command = COMMANDS[argv[0]]
-    module = importlib.import_module(f"skipwise.{command.module}")
-    function = getattr(module, command.function)
-    if not command.config:
-        function(argv[1:])
+    name, words = argv[0], argv[1:]
+    if name not in COMMANDS:
+        raise UserError(f"there is no command {shown(name)}: expected one of {', '.join(COMMANDS)}")
+    module = importlib.import_module(f"skipwise.components.{name}")
+    if name == "train":
+        module.main(words)  # a recipe and a file come before its options
         return
     from skipwise.components.cli import parse
 
-    function(parse(getattr(module, command.config), argv[1:], argv[0]))
+    command = getattr(module, name)
+    config_class = get_type_hints(command, include_extras=True)["config"]
+    command(parse(config_class, words, f"skipwise {name}", description=module.__doc__))
 
 
 def guarded(program: Callable[[list[str]], None], argv: list[str]) -> None:
     """Ends the process as a command should: exit code 0, 2 with one sentence on stderr, 130 after ctrl-C, or 141 where
     nobody reads on."""
     # Read when torch is loaded. Without it OpenMP's threads spin for milliseconds on a core that another process
-    # needs (its own data worker, say): measured 20 times slower there, and no faster on idle cores.
+    # needs, such as a data worker: measured 20 times slower there, and no faster on idle cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if failure.refused_before():
-        # The launcher restarts ranks whatever they died of, and what the user must mend is still as it was.
+        # torchrun restarts ranks whatever the reason, and what the user must correct has not changed.
         sys.exit(2)
     try:
         program(argv)
@@ -75,21 +75,23 @@ def guarded(program: Callable[[list[str]], None], argv: list[str]) -> None:
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"skipwise: {error}", file=sys.stderr)
-        record(f"skipwise: {error}", refused=True)
+        failure.record(f"skipwise: {error}", refused=True)
         failure.wait_for_rank_0()
         sys.exit(2)
     except KeyboardInterrupt:
         print("skipwise: stopped", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # whoever read our output, `head` perhaps, has had enough
+    except BrokenPipeError:  # the reader of our output, `head` for example, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except SystemExit as stop:
+        if stop.code == 2:  # a command line that tyro has refused, in its own words
+            failure.record(f"skipwise: the command line `{shlex.join(argv)}` was refused", refused=True)
         if stop.code:
             failure.wait_for_rank_0()
         raise
     except Exception as error:
-        record(f"{type(error).__name__}: {error}")
+        failure.record(f"{type(error).__name__}: {error}")
         raise
 
 

@@ -1,50 +1,45 @@
 """From words on a command line to a typed config: tyro makes the flags and `--help` from the dataclasses."""
 
-import difflib
+import io
 import os
-from dataclasses import fields, is_dataclass
-from typing import NoReturn, TypeVar, get_type_hints
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import TypeVar
 
 import tyro
-
-# Private, and the only way to a refusal that is not drawn as a box yet. setup.py pins tyro's exact version.
-from tyro import _errors as refusals
 
 from skipwise.common.errors import UserError, shown
 from skipwise.common.options import check_values
 
 Config = TypeVar("Config")
+RunPaths = tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]]
+"""The type of `--run A --run B`, which may also be written `--run A B`."""
 
 _SHELLS = ("bash", "zsh", "tcsh", "fish")
-_KINDS = {"INT": "a whole number", "FLOAT": "a number", "{None}": "None", "PATH": "a path"}
 
 
 def parse(
     config_class: type[Config],
     argv: list[str],
-    command: str,
+    program: str,
     default: Config | None = None,
-    program: str = "skipwise",
+    description: str | None = None,
 ) -> Config:
     """Reads `argv` into a `config_class`, starting from `default` where there is one.
 
-    Raises `UserError` for what cannot be read, and for what the config's `__post_init__` refuses with a `ValueError`.
-    `--help` is printed by rank 0 alone, and ends every rank with exit code 0.
+    `--help` ends every rank with exit code 0; what tyro or the config's `__post_init__` refuses, with exit code 2. Rank
+    0 alone prints. Raises `UserError` for values that no option takes.
     """
-    help_line = f"see `{program} {command} --help`"
-
-    def refuse(event: refusals.ParseErrorEvent) -> NoReturn:
-        raise UserError(_sentence(event, config_class, help_line))
-
     _check_completion(argv)
     try:
-        with refusals.on_parse_error(refuse):
+        with _rank_0_prints():
             config = tyro.cli(
                 config_class,
+                prog=program,
+                description=description,
                 args=argv,
-                prog=f"{program} {command}",
                 default=tyro.MISSING_NONPROP if default is None else default,
-                console_outputs=os.environ.get("RANK", "0") == "0",
+                config=(tyro.conf.DisallowNone,),
             )
         check_values(config)
     except ValueError as error:
@@ -56,47 +51,23 @@ def parse(
     return config
 
 
-def _sentence(event: refusals.ParseErrorEvent, config_class: type, help_line: str) -> str:
-    """What is wrong with the command line, what was expected, and where that is written."""
-    match event:
-        case refusals.MissingArgs():
-            wanted = ", ".join(missing.arg.display_name() for missing in event.missing_arguments)
-            return f"{wanted} must be given: {help_line}"
-        case refusals.UnrecognizedArgs():
-            return _unknown(event.tokens[0], config_class, help_line)
-        case refusals.InvalidChoice():
-            flag, choices = event.argument.display_name(), ", ".join(event.choices)
-            return f"{flag} must be one of {choices}, not {shown(event.value)}: {help_line}"
-        case refusals.BadValue(reason="too_few_values"):
-            return f"{event.argument.display_name()} needs a value: {help_line}"
-        case refusals.InstantiationFailure(argument=None):
-            return str(event.message)  # a config's own sentence
-        case refusals.InstantiationFailure():
-            kinds = str(event.argument.lowered.metavar).split("|")
-            wanted = " or ".join(_KINDS.get(kind, kind) for kind in reversed(kinds))
-            return f"{event.argument.display_name()} must be {wanted}: {help_line}"
-    return f"the command line cannot be read ({type(event).__name__}): {help_line}"
+def run_paths(given: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
+    """The run directories of a `RunPaths` option."""
+    return tuple(path for paths in given for path in paths)
 
 
-def _unknown(word: str, config_class: type, help_line: str) -> str:
-    if not word.startswith("-"):
-        return f"{shown(word)} belongs to no option: {help_line}"
-    flag = word.partition("=")[0]
-    near = difflib.get_close_matches(flag[:100], _flags(config_class), n=1)
-    meant = f"perhaps {near[0]} was meant, " if near else ""
-    return f"there is no option {shown(flag)}: {meant}{help_line}"
-
-
-def _flags(config_class: type, section: str = "--") -> list[str]:
-    hints, flags = get_type_hints(config_class), []
-    for name in (field.name for field in fields(config_class)):
-        flag = f"{section}{name.replace('_', '-')}"
-        flags += _flags(hints[name], f"{flag}.") if is_dataclass(hints[name]) else [flag]
-    return flags
+@contextmanager
+def _rank_0_prints() -> Iterator[None]:
+    """tyro's `console_outputs` silences its help, and not all of its refusals."""
+    if os.environ.get("RANK", "0") == "0":
+        yield
+        return
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield
 
 
 def _check_completion(argv: list[str]) -> None:
     """tyro takes any word for a shell, and fails on it."""
-    asked = argv[0].replace("_", "-") if len(argv) > 1 else ""
-    if asked in ("--tyro-print-completion", "--tyro-write-completion") and argv[1] not in _SHELLS:
-        raise UserError(f"{asked} must name one of {', '.join(_SHELLS)}, not {shown(argv[1])}")
+    option = argv[0].replace("_", "-") if len(argv) > 1 else ""
+    if option in ("--tyro-print-completion", "--tyro-write-completion") and argv[1] not in _SHELLS:
+        raise UserError(f"{option} must name one of {', '.join(_SHELLS)}, not {shown(argv[1])}")

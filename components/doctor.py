@@ -1,4 +1,8 @@
-"""`skipwise doctor`: whether this machine can train, and how the track table would lie on it."""
+"""Check whether this machine can train: versions, devices, memory, and how the track table is sharded.
+
+Example:
+  skipwise doctor --tracks 1000000 --ranks 4
+"""
 
 import os
 import platform

@@ -1,6 +1,9 @@
-"""`evaluate --run RUN --protocol full`: measures a run's best weights again, on any number of ranks.
+"""Measure a run's best weights again, on any number of ranks.
 
-With `--export OUT`, measures what that export recommends as well, through the exact search or the index it has.
+With --export, also measures what that export recommends, by the exact search or by its index.
+
+Example:
+  skipwise evaluate --run runs/best-001 --protocol full
 """
 
 from dataclasses import dataclass
@@ -44,7 +47,7 @@ def evaluate(config: EvaluateRunConfig) -> None:
         exported = open_exported(config.export, config.search, run) if config.export else None
         reading = stateless(run.config)
         check(reading, store)
-        model = build_model(reading, store.tracks, run.record.num_rows)
+        model = build_model(reading, store.tracks, run.record["rows"])
         load_best(model, run.path)
         evaluator = Evaluator(run.config, store, model)
         results = {

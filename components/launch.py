@@ -1,6 +1,13 @@
-"""Jobs as TorchX AppDefs: `torchx run components/launch.py:train --nproc 4 -- --data.path data/sample`.
+"""Jobs as TorchX AppDefs. TorchX cannot list the jobs of a file; they are:
 
-What follows `--` goes to the command itself. Nothing here imports torch.
+- `torchx run components/launch.py:train`: trains a recipe on several ranks
+- `torchx run components/launch.py:evaluate`: evaluates a run on several ranks
+- `torchx run components/launch.py:table`: trains and compares models at several seeds
+- `torchx run components/launch.py:sweep`: searches a recipe's settings
+- `torchx run components/launch.py:prepare`: turns raw logs into a dataset directory, in one process
+
+Each lists its options with `--help`. What follows `--` goes to the command itself:
+`torchx run components/launch.py:train --nproc 4 -- --data.path data/sample`. Nothing here imports torch.
 """
 
 import torchx

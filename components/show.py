@@ -1,28 +1,42 @@
-"""`show --run RUN`: the HR table of a finished run."""
+"""Print the hit rates of a run, or of several runs side by side; nothing is trained or measured.
+
+Example:
+  skipwise show --run runs/best-001
+  skipwise show --run runs/best-001 --run runs/unidir-001
+"""
 
 from dataclasses import dataclass
 
 from skipwise.common.errors import UserError
+from skipwise.components.cli import RunPaths, run_paths
 
 
 @dataclass(frozen=True)
 class ShowConfig:
-    """Which run to show."""
+    """Which runs to show."""
 
-    run: str
-    """Run directory that train wrote."""
+    run: RunPaths
+    """Run directory that train wrote; more of them are compared with the first: `--run A --run B` or `--run A B`."""
+
+    def __post_init__(self) -> None:
+        if not run_paths(self.run):
+            raise ValueError("--run must name at least one run directory")
 
 
 def show(config: ShowConfig) -> None:
-    """Prints the table from `RUN/metrics.json`; trains and computes nothing."""
+    """Prints the table from `RUN/metrics.json`, or the comparison."""
+    from skipwise.studies.run_comparison import compare_runs
     from skipwise.training.evaluation.hit_rate_table import hit_rate_table
     from skipwise.training.run.directory import RunDirectory, read_metrics
 
-    run = RunDirectory.open(config.run)
-    file = run.path / "metrics.json"
+    runs = [RunDirectory.open(path) for path in run_paths(config.run)]
+    if len(runs) > 1:
+        print(compare_runs(runs))
+        return
+    file = runs[0].path / "metrics.json"
     metrics = read_metrics(file, "the metrics of a finished run")
     try:
-        table = hit_rate_table(metrics, run.config)
+        table = hit_rate_table(metrics, runs[0].config)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise UserError(f"{file} lacks figures of a finished run ({error}): evaluate it again") from error
     print(table)

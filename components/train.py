@@ -1,28 +1,45 @@
-"""`train [RECIPE] [--config FILE.yaml] [--section.field VALUE ...]`: recipe, file, flags: the last wins."""
+"""Train a recipe: its config, changed by a YAML file and then by options: the last wins."""
 
+import textwrap
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+
+import yaml
 
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_yaml
 from skipwise.components.cli import parse
-from skipwise.components.recipes import DEFAULT, named_recipe
+from skipwise.components.recipes import ABLATIONS, DEFAULT, RECIPES, named_recipe
 from skipwise.training.config import RunConfig
 from skipwise.training.config_fields import from_mapping
 
+_HELP = """Train a recipe: its config, changed by a YAML file and then by options.
 
-def read_command_line(argv: list[str]) -> tuple[str, RunConfig]:
-    """The recipe's name and the whole config that a command line asks for."""
-    recipe, argv = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (DEFAULT, argv)
-    config = named_recipe(recipe)
-    file, argv = _take_config_file(argv)
-    if file:
-        config = from_mapping(config, read_yaml(Path(file)), file)
-    return recipe, parse(RunConfig, argv, f"train {recipe}", default=config)
+  skipwise train [RECIPE] [--config FILE.yaml] [--print-config] [OPTIONS]
+
+Recipes:
+{recipes}
+
+Ablations:
+{ablations}
+
+  --config FILE.yaml  fields to change, by section
+  --print-config      print the resulting config as such a file, and train nothing
+
+Example:
+  skipwise train best --data.path data/log --train.epochs 20
+  torchx run dist.ddp -j 1x4 train best --data.path data/log
+"""
 
 
 def main(argv: list[str]) -> None:
-    """Trains; makes the sample data set first where it is asked for and not there."""
-    recipe, config = read_command_line(argv)
+    """Trains; makes the sample dataset first where it is asked for and missing."""
+    print_config = "--print-config" in argv
+    recipe, config = read_command_line([word for word in argv if word != "--print-config"])
+    if print_config:
+        print(yaml.safe_dump(asdict(config), sort_keys=False), end="")
+        return
     from skipwise.common.distributed import process_group
     from skipwise.datapipes.sample import ensure_sample
     from skipwise.training.loop import train
@@ -30,6 +47,22 @@ def main(argv: list[str]) -> None:
     with process_group():
         ensure_sample(config.data.path)
         train(config, recipe)
+
+
+def read_command_line(argv: list[str]) -> tuple[str, RunConfig]:
+    """The recipe's name and the whole config that a command line asks for."""
+    recipe, words = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (DEFAULT, argv)
+    config = named_recipe(recipe)
+    file, words = _take_config_file(words)
+    if file:
+        config = from_mapping(config, read_yaml(Path(file)), file)
+    return recipe, parse(RunConfig, words, f"skipwise train {recipe}", config, _description())
+
+
+def _description() -> str:
+    recipes = [f"{name} (the default)" if name == DEFAULT else name for name in RECIPES]
+    wrap = partial(textwrap.fill, width=78, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    return _HELP.format(recipes=wrap(", ".join(recipes)), ablations=wrap(", ".join(ABLATIONS)))
 
 
 def _take_config_file(argv: list[str]) -> tuple[str | None, list[str]]:

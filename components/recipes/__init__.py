@@ -33,13 +33,19 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
 DEFAULT = "best"
 
 
-def named_recipe(name: str) -> RunConfig:
-    """The config of a recipe or an ablation; raises `UserError` for any other name."""
+def find_recipe(name: str) -> RunConfig | None:
+    """The config of a recipe or an ablation, None for any other name."""
     if name in RECIPES:
         return RECIPES[name]()
-    if name in ABLATIONS:
-        return ABLATIONS[name].recipe()
-    raise UserError(
-        f"there is no recipe {shown(name)}: expected one of {', '.join(RECIPES)}, or an ablation: "
-        f"{', '.join(ABLATIONS)}"
-    )
+    return ABLATIONS[name].recipe() if name in ABLATIONS else None
+
+
+def named_recipe(name: str) -> RunConfig:
+    """The config of a recipe or an ablation; raises `UserError` for any other name."""
+    config = find_recipe(name)
+    if config is None:
+        raise UserError(
+            f"there is no recipe {shown(name)}: expected one of {', '.join(RECIPES)}, or an ablation: "
+            f"{', '.join(ABLATIONS)}"
+        )
+    return config

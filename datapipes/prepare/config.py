@@ -16,16 +16,12 @@ MOST_NUMBER, MOST_THREADS, MOST_MEMORY = 2**31 - 1, 1024, 1_000_000
 PLACES = ("input", "output", "overwrite", "memory", "threads")
 
 
-@dataclass(frozen=True)
-class PrepareConfig:
-    """Turn raw listening logs into a dataset directory. The defaults read Spotify's MSSD; docs/data.md has the rest."""
+@dataclass(frozen=True, kw_only=True)
+class InputOptions:
+    """What is read, and which columns mean what."""
 
     input: tuple[Path, ...]
     """Files, or folders of them: .csv, .tsv, .txt (each also with .gz) and .parquet."""
-    output: Path
-    """Dataset directory to write. It appears whole or not at all."""
-    overwrite: bool = False
-    """Replace an `output` that is a dataset directory already."""
     columns: tuple[str, ...] = ()
     """Names for the columns of files without a header line, in order."""
     session: str = "session_id"
@@ -40,6 +36,14 @@ class PrepareConfig:
     """Start a new session where the time in `order` jumps by more than this, e.g. 30m (units: s, m, h, d). Sorts."""
     time_unit: Literal["s", "ms", "us", "ns"] = "s"
     """Unit of a numeric `order` column when `gap` is set."""
+    context: bool = True
+    """Keep the context columns that the source has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkipOptions:
+    """Where skips are read from: by default from MSSD's flags."""
+
     skip: str | None = None
     """Column that is true where a track was skipped (strength 2), in place of MSSD's flags."""
     skip_strength: str | None = None
@@ -48,8 +52,12 @@ class PrepareConfig:
     """Column of a rating, in place of MSSD's flags: a low one counts as a skip (strength 2)."""
     skip_below: float = 3.0
     """Ratings below this are low."""
-    context: bool = True
-    """Keep the context columns that the source has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionOptions:
+    """Which sessions are kept, and how much of them."""
+
     min_length: int = 3
     """Drop sessions of fewer tracks; leave-one-out needs 3."""
     drop_longer: int | None = None
@@ -64,10 +72,25 @@ class PrepareConfig:
     """Cut longer sessions to their last tracks, this many; the filters see whole sessions."""
     on_error: Literal["stop", "skip"] = "stop"
     """At a bad row: `stop` with a sentence, or `skip` its session and count it in the manifest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """What is written, and the memory and threads that it takes."""
+
+    output: Path
+    """Dataset directory to write. It appears whole or not at all."""
+    overwrite: bool = False
+    """Replace an `output` that is a dataset directory already."""
     memory: float = 2.0
     """GiB for sorting and joining, beyond which they spill to disk beside `output`."""
     threads: int | None = None
     """Threads; by default one a core."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareConfig(OutputOptions, SessionOptions, SkipOptions, InputOptions):
+    """Turn raw listening logs into a dataset directory. The defaults read Spotify's MSSD; docs/data.md has the rest."""
 
     def __post_init__(self) -> None:
         if not self.input:

@@ -1,44 +1,75 @@
-"""Refused command lines: one sentence on stderr that names the option and what was expected, and exit code 2."""
+"""Refused command lines: exit code 2, and on stderr the option, what was expected and where to read on; and help."""
 
+import inspect
+import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
-from skipwise.common.errors import UserError
+from skipwise.components import launch
 from skipwise.components.__main__ import COMMANDS, main
 from skipwise.components.cli import parse
+from skipwise.components.recipes import ABLATIONS, RECIPES
 from skipwise.models.config import EncoderConfig
 
 TRAIN = ("train", "best")
 
 
+def unboxed(text: str) -> str:
+    """The words in a box that tyro has drawn, in whichever characters the terminal has."""
+    return " ".join(re.sub("[│─╭╮╰╯|+]|--{3,}", " ", text).split())
+
+
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("words", "wanted"),
     [
-        ((*TRAIN, "--train.epoch", "3"), "there is no option '--train.epoch': perhaps --train.epochs was meant, see `"),
-        ((*TRAIN, "--train.epochs", "many"), "--train.epochs must be a whole number: see `skipwise train best --help`"),
-        ((*TRAIN, "--train.epochs"), "--train.epochs needs a value: see `skipwise train best --help`"),
-        ((*TRAIN, "--train.precision", "fp8"), "--train.precision must be one of fp32, bf16, not 'fp8': see `"),
-        ((*TRAIN, "junk"), "'junk' belongs to no option: see `skipwise train best --help`"),
-        ((*TRAIN, "--train.refit=yes"), "'yes' belongs to no option"),
+        ((*TRAIN, "--train.epoch", "3"), "options: --train.epoch, 3 Perhaps you meant: --train.epochs INT"),
+        ((*TRAIN, "--train.epochs", "many"), "Error parsing --train.epochs: invalid literal for int()"),
+        ((*TRAIN, "--train.epochs"), "Missing value for argument '--train.epochs'"),
+        ((*TRAIN, "--train.precision", "fp8"), "invalid choice 'fp8' for argument '--train.precision'"),
+        ((*TRAIN, "junk"), "Unrecognized options: junk"),
+        ((*TRAIN, "--train.refit=yes"), "Unrecognized options: yes"),
+        (
+            (*TRAIN, "--no-evaluate.filter-history"),
+            "Perhaps you meant: --evaluate.filter-history, --evaluate.no-filter-",
+        ),
         ((*TRAIN, "--data.lanes", "7"), "--data.batch-size 128 must be a multiple of --data.lanes 7: change either"),
-        ((*TRAIN, "--loss.alpha", "nan"), "--loss.alpha must be a finite number, not nan"),
-        ((*TRAIN, "--optimizer.clip-norm", "inf"), "--optimizer.clip-norm must be a finite number, not inf"),
-        ((*TRAIN, "--train.seed", "1" * 40), "--train.seed must be a whole number of 64 bits, not 1111"),
         ((*TRAIN, "--data.batch-size", str(10**12)), f"--data.batch-size {10**12} must lie in 1..1048576"),
         ((*TRAIN, "--encoder.max-length", str(2**31)), f"--encoder.max-length {2**31} must lie in 1..65536"),
         ((*TRAIN, "--table.dim", str(2**40)), f"--table.dim {2**40} must be a positive multiple of 4, at most 16384"),
-        ((*TRAIN, "--config="), "--config needs a YAML file"),
-        ((*TRAIN, "--config", "a.yaml", "--config", "b.yaml"), "--config is given twice"),
-        (("prepare",), "--input, --output must be given: see `skipwise prepare --help`"),
-        (("prepare", "--input", "a", "--output", "b", "--threads", "x"), "--threads must be a whole number or None"),
-        (("prepare", "--input", "a", "--output", "b", "--memory", "inf"), "--memory must be at least 0.25 GiB"),
+        (("prepare",), "Missing from skipwise prepare: --input"),
+        (("prepare", "--input", "a", "--output", "b", "--threads", "x"), "Error parsing --threads"),
         (("doctor", "--ranks", str(10**9)), f"--ranks is {10**9}: expected 1 to 4096"),
         (("table", "--data", "d", "--output", "o", "--seeds", str(10**12)), f"--seeds {10**12} must be at most 1000"),
         (("synthesize", "--output", "a.csv", "--sessions", "1", "--tracks", str(10**12)), "--tracks must be at most"),
-        (("show", "--run", "x", "--tyro-print-completion"), "there is no option '--tyro-print-completion'"),
+        (("show",), "--run must name at least one run directory"),
+        (("show", "--run", "x", "--tyro-print-completion"), "Unrecognized options: --tyro-print-completion"),
+    ],
+)
+def test_a_refused_command_line_is_a_box_on_stderr(words: tuple[str, ...], wanted: str, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["skipwise", *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    said = capsys.readouterr()
+    assert stop.value.code == 2 and said.out == ""
+    text = unboxed(said.err)
+    assert wanted in text and f"skipwise {words[0]}" in text and text.endswith("--help")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("trane",), "there is no command 'trane': expected one of synthesize, prepare"),
+        (("train", "fastest"), "there is no recipe 'fastest': expected one of best, unidir"),
+        ((*TRAIN, "--loss.alpha", "nan"), "--loss.alpha must be a finite number, not nan"),
+        ((*TRAIN, "--optimizer.clip-norm", "inf"), "--optimizer.clip-norm must be a finite number, not inf"),
+        ((*TRAIN, "--train.seed", "1" * 40), "--train.seed must be a whole number of 64 bits, not 1111"),
+        ((*TRAIN, "--config="), "--config needs a YAML file"),
+        ((*TRAIN, "--config", "a.yaml", "--config", "b.yaml"), "--config is given twice"),
+        (("prepare", "--input", "a", "--output", "b", "--memory", "inf"), "--memory must be at least 0.25 GiB"),
         (
             ("show", "--tyro-print-completion", "cmd"),
             "--tyro-print-completion must name one of bash, zsh, tcsh, fish, not 'cmd'",
@@ -64,13 +95,59 @@ def test_help_is_whole(command: str, monkeypatch, capsys):
     said = capsys.readouterr()
     assert stop.value.code == 0 and said.err == ""
     assert said.out.startswith(f"usage: skipwise {command}") and "--help" in said.out
+    if command not in ("table", "sweep", "export", "index", "recommend", "similar", "serve"):
+        assert f"Example:\n  skipwise {command} " in said.out
+
+
+def test_help_of_all(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["skipwise", "--help"])
+    main()
+    said = capsys.readouterr().out
+    assert all(f"\n  {name} " in said and text in said for name, text in COMMANDS.items())
+    assert "torchx run components/launch.py:JOB" in said
+    jobs = {name for name, job in inspect.getmembers(launch, inspect.isfunction) if not name.startswith("_")}
+    listed = re.search(r"JOB is (.*) or (\w+);", said)
+    assert {*listed[1].split(", "), listed[2]} == jobs
+    assert all(f":{job}`" in launch.__doc__ for job in jobs)
+
+
+def test_help_of_train_names_recipes_and_files(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["skipwise", "train", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().out
+    assert all(name in said for name in [*RECIPES, *ABLATIONS, "--config FILE.yaml", "--print-config"])
+
+
+def test_help_of_prepare_is_in_groups(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["skipwise", "prepare", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().out
+    places = [
+        said.index(word) for word in ("input options", "--order", "skips options", "--rating", "sessions options")
+    ]
+    places += [said.index(word) for word in ("--min-length", "output options", "--memory")]
+    assert places == sorted(places)
 
 
 def test_other_ranks_are_silent_and_refuse_too(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(UserError, match="--hidden must be a whole number"):
-        parse(EncoderConfig, ["--hidden", "x"], "train")
+    with pytest.raises(SystemExit, match="^2$"):
+        parse(EncoderConfig, ["--hidden", "x"], "skipwise train")
     assert "".join(capsys.readouterr()) == ""
+
+
+def test_a_refused_command_line_is_not_tried_again(tmp_path, monkeypatch):
+    """Under torchrun: what tyro refuses is marked like every other refusal."""
+    file = tmp_path / "error.json"
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(file))
+    monkeypatch.setattr(sys, "argv", ["skipwise", "train", "--bogus"])
+    with pytest.raises(SystemExit, match="^2$"):
+        main()
+    words = json.loads(file.read_text())["message"]
+    assert words["message"] == "skipwise: the command line `train --bogus` was refused"
+    assert words["extraInfo"]["refused"] == "yes"
 
 
 def test_output_that_nobody_reads_ends_quietly():

@@ -10,8 +10,7 @@ import torch
 import yaml
 
 from skipwise.common.errors import UserError
-from skipwise.components.recipes.table_models import MODELS, with_baselines
-from skipwise.studies.config import PAPER_MODELS
+from skipwise.components.recipes.table_models import MODELS, PAPER, with_baselines
 from tests.components.conftest import refused
 from tests.conftest import random_sessions
 
@@ -114,7 +113,7 @@ def test_wrong_files_are_refused(run, words, tmp_path: Path):
 def test_rows_bring_what_they_are_compared_with():
     assert with_baselines(("unidir-skip-track", "unidir")) == ["unidir", "unidir-skip-track"]
     assert with_baselines(("gbce", "shared")) == ["unidir", "shared-blind", "gbce", "shared"]
-    assert with_baselines(PAPER_MODELS) == list(PAPER_MODELS)
+    assert with_baselines(PAPER) == list(PAPER)
     with pytest.raises(UserError, match="there is no model 'x'"):
         with_baselines(("x",))
 
@@ -122,5 +121,5 @@ def test_rows_bring_what_they_are_compared_with():
 def test_every_model_has_its_place():
     for name, model in MODELS.items():
         assert model.baseline is None or model.baseline in MODELS
-        assert (model.paper is None) == (name not in PAPER_MODELS)
+        assert (model.paper is None) == (name not in PAPER)
         model.recipe()

@@ -1,8 +1,10 @@
-"""Hostile command lines: each ends as the config that was asked, as its help, or as one sentence."""
+"""Hostile command lines: each ends as the config that was asked for, as its help, or as a refusal."""
 
 import importlib
 from collections.abc import Callable
-from typing import Any
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import example, given
@@ -13,19 +15,22 @@ from skipwise.components.cli import parse
 from skipwise.components.recipes import RECIPES
 from skipwise.components.train import read_command_line
 from skipwise.training.config import RunConfig
-from tests.fuzz.cases import cases, is_sound, kinds_of, outcome, plausible
+from tests.fuzz.cases import REFUSED, cases, is_sound, kinds_of, outcome, plausible
 
 
 def flags_of(config_class: type) -> dict[str, Any]:
     """The type of each flag."""
-    return {"--" + ".".join(path).replace("_", "-"): kind for path, kind in kinds_of(config_class).items()}
+    plain = get_args(config_class)[0] if get_origin(config_class) is Annotated else config_class
+    return {"--" + ".".join(path).replace("_", "-"): kind for path, kind in kinds_of(plain).items()}
 
 
-CONFIGS = {
-    name: getattr(importlib.import_module(command.module), command.config)
-    for name, command in COMMANDS.items()
-    if command.config
-}
+def config_of(command: str) -> Any:
+    """What its function takes."""
+    function = getattr(importlib.import_module(f"skipwise.components.{command}"), command)
+    return get_type_hints(function, include_extras=True)["config"]
+
+
+CONFIGS = {name: config_of(name) for name in COMMANDS if name != "train"}
 REQUIRED = {"--input": "a.csv", "--output": "b.csv", "--run": "r", "--data": "d", "--sessions": "9", "--tracks": "200"}
 JUNK = st.one_of(
     st.sampled_from("|--|-|nan|inf|-1|0|3|10|0.5|1e400|10000000000000000000000000|None|True|full|x|\udcff|--x|a\nb|é|"
@@ -54,11 +59,17 @@ def lines(draw: st.DrawFn, kinds: dict[str, Any]) -> list[str]:
 
 
 def parsed(name: str, argv: list[str], work: Callable[[], Any]) -> Any:
-    """As `outcome`; help is no refusal, and ends with 0."""
+    """As `outcome`; help ends with 0, and what tyro refuses with 2 and words on stderr that say where help is."""
+    out, err = StringIO(), StringIO()
     try:
-        return outcome(name, work, "--", "option", "there is no", "cannot be read")
+        with redirect_stdout(out), redirect_stderr(err):
+            return outcome(name, work, "--", "option", "there is no", "cannot be read")
     except SystemExit as stop:
-        assert stop.code in (0, None) and any(word in ("-h", "--help") for word in argv), argv
+        if stop.code == 2:
+            REFUSED[name] += 1
+            assert out.getvalue() == "" and "--help" in err.getvalue() and "Traceback" not in err.getvalue()
+        else:
+            assert stop.code in (0, None) and any(word in ("-h", "--help") for word in argv), argv
         return None
 
 
@@ -66,10 +77,10 @@ def parsed(name: str, argv: list[str], work: Callable[[], Any]) -> Any:
 @cases(110)
 @given(st.data())
 def test_command_lines(command: str, data: st.DataObject):
-    """Oracle: a config whose last value of each flag is the one given, or one sentence."""
+    """Oracle: a config whose last value of each flag is the one given, or a refusal."""
     kinds = flags_of(CONFIGS[command])
     argv = data.draw(lines(kinds))
-    config = parsed("command lines", argv, lambda: parse(CONFIGS[command], argv, command))
+    config = parsed("command lines", argv, lambda: parse(CONFIGS[command], argv, f"skipwise {command}"))
     if config is not None:
         is_sound(config)
         for flag, value in given_numbers(argv, kinds).items():

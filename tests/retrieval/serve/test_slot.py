@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from skipwise.common.errors import UserError
+from skipwise.components.serve import ServeConfig
 from skipwise.retrieval.serve import server
-from skipwise.retrieval.serve.config import ServeConfig
+from skipwise.retrieval.serve.hot_swap import Slot
 from skipwise.retrieval.serve.prometheus import Metrics
-from skipwise.retrieval.serve.served_export import HotSwap, ServedExport
+from skipwise.retrieval.serve.served_export import Loaded
 from skipwise.retrieval.serve.server import run
 from skipwise.retrieval.serve.service import Service
 from skipwise.training.checkpoint.checkpoint_index import FileRecord
@@ -75,58 +76,58 @@ def test_a_broken_export(export: Path, place: Path, tmp_path: Path, way: str):
     newer = Path(shutil.copytree(export, tmp_path / "newer"))
     spoil(newer)
     metrics = Metrics()
-    swap = HotSwap("main", place, "auto", metrics)
-    before = swap.current
+    slot = Slot("main", place, "auto", metrics)
+    before = slot.current
     point(place, newer)
-    swap.reload()
-    assert swap.current is before
-    assert named in swap.error and "\n" not in swap.error
+    slot.reload()
+    assert slot.current is before
+    assert named in slot.error and "\n" not in slot.error
     assert metrics.registry.get_sample_value("skipwise_reload_failures_total", {"export": "main"}) == 1
     with pytest.raises(UserError, match=named):
-        HotSwap("main", newer, "auto", Metrics())
+        Slot("main", newer, "auto", Metrics())
     point(place, export)
-    swap.reload()
-    assert swap.error is None and swap.current.generation == 2
+    slot.reload()
+    assert slot.error is None and slot.current.generation == 2
 
 
 def test_a_delta(write_export: Callable[..., Path], tmp_path: Path):
     since = {"run": "runs/before", "rows_hash": "", "changed": TRACKS, "new": 0, "unchanged": 0, "gone": 0}
     since |= {"table_rows": TRACKS, "gone_tracks": {"file": "gone", "bytes": 0, "sha256": "0" * 64}}
     with pytest.raises(UserError, match="only"):
-        ServedExport.open(write_export(tmp_path / "delta", since=since), "auto", 1)
+        Loaded.open(write_export(tmp_path / "delta", since=since), "auto", 1)
 
 
 def test_vectors_that_are_no_numbers(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    opened = ServedExport.open(export, "exact", 1).opened
+    opened = Loaded.open(export, "exact", 1).opened
     monkeypatch.setattr(type(opened.vectors), "take", lambda self, rows: np.full((len(rows), 8), np.nan, np.float32))
     with pytest.raises(UserError, match="not finite"):
-        ServedExport.open(export, "exact", 1)
+        Loaded.open(export, "exact", 1)
 
 
 def test_a_change_is_taken_up_once_it_stands(place: Path, other: Path):
-    swap = HotSwap("main", place, "auto", Metrics())
-    assert not swap.changed()
+    slot = Slot("main", place, "auto", Metrics())
+    assert not slot.look()
     point(place, other)
-    assert not swap.changed()  # may still be on its way
+    assert not slot.look()  # may still be on its way
     (place.parent / "first" / "unrelated").touch()
-    assert swap.changed()
-    swap.reload()
-    assert not swap.changed()
+    assert slot.look()
+    slot.reload()
+    assert not slot.look()
     place.unlink()  # replaced by two renames, export is nowhere for a moment
-    assert not swap.changed()
+    assert not slot.look()
     place.symlink_to(other)
-    assert not swap.changed()
+    assert not slot.look()
 
 
 def test_the_older_export_leaves_memory(place: Path, other: Path):
     """Its table above all, once no batch uses it."""
-    swap = HotSwap("main", place, "auto", Metrics())
+    slot = Slot("main", place, "auto", Metrics())
     gc.disable()
     try:
-        in_flight = swap.current
+        in_flight = slot.current
         table = weakref.ref(in_flight.opened.vectors)
         point(place, other)
-        swap.reload()
+        slot.reload()
         assert table() is not None
         assert len(in_flight.opened.vectors.take(np.arange(3))) == 3
         del in_flight
