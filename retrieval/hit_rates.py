@@ -31,7 +31,7 @@ _LISTED = CUTOFFS[-1] + 1
 def open_exported(export: Path, which: Which, run: RunDirectory) -> tuple[OpenExport, Search]:
     """An export of `run` and the search over it; raises `UserError` where its rows are not those of the run's table."""
     opened = OpenExport.open(export)
-    if opened.manifest.vocabulary_hash != run.record["rows_hash"]:
+    if opened.manifest.vocabulary_hash != run.record.rows_hash:
         raise UserError(
             f"{export} has other tracks in its rows than {run.path}: give the run that it was exported from"
         )

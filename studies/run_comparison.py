@@ -20,7 +20,7 @@ def compare_runs(runs: Sequence[RunDirectory]) -> str:
         if unlike := _unlike(first, run):
             raise UserError(f"{run.path} cannot be compared with {first.path}: {unlike}")
     letters = [chr(ord("A") + number) for number in range(len(runs))]
-    lines = [f"{letter}: {run.path} ({run.record['recipe']})" for letter, run in zip(letters, runs, strict=True)]
+    lines = [f"{letter}: {run.path} ({run.record.recipe})" for letter, run in zip(letters, runs, strict=True)]
     lines.append(f"{'protocol':9}{'split':11}{'run':5}" + "".join(f"{name.upper():>9}" for name in _COLUMNS))
     lines[-1] += f"{'sessions':>10}"
     metrics = [read_metrics(run.path / "metrics.json", "the metrics of a finished run") for run in runs]
@@ -42,9 +42,9 @@ def compare_runs(runs: Sequence[RunDirectory]) -> str:
 
 def _unlike(first: RunDirectory, other: RunDirectory) -> str:
     """Why two runs' metrics are not of the same sessions and candidates, and what to do; empty where they are."""
-    for name in ("vocabulary_hash", "counts"):
-        if first.record[name] != other.record[name]:
-            return "the runs were trained on different data sets; train both on one"
+    records = first.record, other.record
+    if len({record.vocabulary_hash for record in records}) > 1 or records[0].counts != records[1].counts:
+        return "the runs were trained on different data sets; train both on one"
     for name, value in vars(first.config.evaluate).items():
         found = getattr(other.config.evaluate, name)
         if name != "batch_size" and found != value:

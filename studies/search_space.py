@@ -1,9 +1,7 @@
-"""What a sweep tries: fields of a run's config, each with choices or a range."""
+"""The search space of a sweep: fields of a run's config, each with choices or a range."""
 
 import math
-from collections.abc import Container
-from dataclasses import dataclass, fields, is_dataclass
-from functools import reduce
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +10,12 @@ from optuna.trial import Trial
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_yaml
 from skipwise.training.config import RunConfig
-from skipwise.training.config_fields import from_mapping
+from skipwise.training.config_fields import flatten, from_mapping, nest
 
 Values = dict[str, Any]
 """Field paths such as `loss.alpha`, and a value for each."""
 _FIXED = ("run_dir", "data.path", "train.validation_sessions", "evaluate.")
-"""What a trial is measured on and with must be the same for all."""
+"""Fields, and a section, that must be equal in all trials: what they are measured on and how."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +25,11 @@ class Choices:
     values: tuple[Any, ...]
 
     def suggest(self, trial: Trial, field: str) -> Any:
+        """Optuna's choice for this trial."""
         return trial.suggest_categorical(field, self.values)
 
     def examples(self) -> tuple[Any, ...]:
+        """Values that the config must accept."""
         return self.values
 
 
@@ -43,15 +43,18 @@ class Range:
     step: float | None = None
 
     def suggest(self, trial: Trial, field: str) -> Any:
+        """Optuna's choice for this trial."""
         if isinstance(self.low, int):
             return trial.suggest_int(field, self.low, self.high, step=self.step or 1, log=self.log)
         return trial.suggest_float(field, self.low, self.high, step=self.step, log=self.log)
 
     def examples(self) -> tuple[Any, ...]:
+        """Values that the config must accept."""
         return self.low, self.high
 
 
 Space = dict[str, Choices | Range]
+"""What is tried of each field, by its dotted path."""
 
 _PAPER: Space = {
     "loss.alpha": Choices((0.25, 0.5, 0.75, 1.0)),
@@ -81,44 +84,15 @@ def read_space(name: str, config: RunConfig) -> Space:
         raise UserError(f"there is no space '{name}': expected --space {', '.join(SPACES)} or a .yaml file")
     if not space:
         raise UserError(f"{name} names no field: expected lines such as 'loss.alpha: [0.25, 0.5]'")
-    for field, what in space.items():
-        for value in what.examples():
+    for field, values in space.items():
+        for value in values.examples():
             changed(config, {field: value}, name)
     return space
 
 
 def changed(config: RunConfig, values: Values, source: str) -> RunConfig:
     """`config` with these fields set; raises `UserError` naming `source` and the field."""
-    return from_mapping(config, sections(values), source)
-
-
-def sections(values: Values) -> dict[str, Any]:
-    """Field paths as nested sections, as a `--config` file has them."""
-    found: dict[str, Any] = {}
-    for path, value in values.items():
-        *outer, field = path.split(".")
-        place = found
-        for name in outer:
-            place = place.setdefault(name, {})
-        place[field] = value
-    return found
-
-
-def settings(start: RunConfig, end: RunConfig, shown: Container[str]) -> dict[str, Any]:
-    """Sections that make `end` of `start` but for `run_dir`; the field paths `shown` stand there even where equal."""
-    return _settings(start, end, shown, "")
-
-
-def _settings(start: Any, end: Any, shown: Container[str], section: str) -> dict[str, Any]:
-    found = {}
-    for name in (field.name for field in fields(end)):
-        before, after, path = getattr(start, name), getattr(end, name), f"{section}{name}"
-        if is_dataclass(after):
-            if inner := _settings(before, after, shown, f"{path}."):
-                found[name] = inner
-        elif path != "run_dir" and (before != after or path in shown):
-            found[name] = after
-    return found
+    return from_mapping(config, nest(values), source)
 
 
 def _read(field: str, text: Any, config: RunConfig, source: str) -> Choices | Range:
@@ -127,14 +101,14 @@ def _read(field: str, text: Any, config: RunConfig, source: str) -> Choices | Ra
             f"{source}: '{field}' cannot be searched: it must be the same in all trials, set it by --config"
         )
 
-    def taken(value: Any) -> Any:
-        """As the config takes it: a field's own type decides, and YAML reads 1e-3 as text."""
-        return reduce(getattr, field.split("."), changed(config, {field: value}, source))
+    def converted(value: Any) -> Any:
+        """As the config holds it: a field's own type decides, and YAML reads 1e-3 as text."""
+        return flatten(changed(config, {field: value}, source))[field]
 
     if isinstance(text, list) and text:
-        return Choices(tuple(dict.fromkeys(map(taken, text))))
+        return Choices(tuple(dict.fromkeys(map(converted, text))))
     if isinstance(text, dict) and {"low", "high"} <= text.keys() <= {"low", "high", "log", "step"}:
-        low, high, log, step = taken(text["low"]), taken(text["high"]), text.get("log", False), text.get("step")
+        low, high, log, step = converted(text["low"]), converted(text["high"]), text.get("log", False), text.get("step")
         kinds = (int,) if type(low) is int else (int, float)
         numbers = all(type(bound) in (int, float) and math.isfinite(bound) for bound in (low, high))
         steps = step is None or (type(step) in kinds and 0 < step < math.inf and not log)

@@ -8,11 +8,15 @@ import yaml
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from skipwise.common.files import write_json, write_text
-from skipwise.studies.search_space import changed, settings
-from skipwise.studies.sweep_search import REFUSED, Sweep, best_trial, finished, trial_path
+from skipwise.studies.search_space import changed
+from skipwise.studies.sweep_study import REFUSED, Sweep, best_trial, finished, hit_rate, trial_path
+from skipwise.training.config_fields import flatten, nest
+from skipwise.training.run.start import FREE_TO_CHANGE
 
 _IMPORTANCES_FROM, _BEST_SHARE = 20, 0.25
-"""Complete trials, and the share of them whose settings are set apart: Optuna advises five trials at least."""
+"""How many complete trials importances need, and the share of them that counts as the best."""
+_BUDGET = ("train.epochs", "train.patience", "train.validation_sessions", "evaluate.sessions")
+"""Fields that say how much time a trial may take: a sweep's are not those of the training that follows it."""
 
 
 def write_sweep(sweep: Sweep, study: optuna.Study) -> None:
@@ -21,11 +25,9 @@ def write_sweep(sweep: Sweep, study: optuna.Study) -> None:
     best = best_trial(study)
     noise = None
     if best is not None:
-        value, sessions = best.value, best.user_attrs["sessions"]
+        value, sessions = hit_rate(best), best.user_attrs["sessions"]
         noise = math.sqrt(value * (1 - value) / max(sessions, 1))
-        config = changed(sweep.config, best.params, f"trial {best.number}")
-        text = yaml.safe_dump(settings(sweep.plain, config, best.params), sort_keys=False)
-        write_text(sweep.output / "best.yaml", text)
+        write_text(sweep.output / "best.yaml", yaml.safe_dump(_best_settings(sweep, best), sort_keys=False))
     importances = _importances(study)
     content = {
         "recipe": sweep.recipe,
@@ -38,8 +40,25 @@ def write_sweep(sweep: Sweep, study: optuna.Study) -> None:
     write_text(sweep.output / "sweep.md", _markdown(sweep, trials, best, noise, importances))
 
 
+def _best_settings(sweep: Sweep, best: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    """Sections for `train RECIPE --config`: what was searched, and what else makes the trial differ from the recipe.
+
+    The data path, the budget and the fields that change no figure are left out unless they were searched.
+    """
+    plain = flatten(sweep.plain)
+    settings = flatten(changed(sweep.config, best.params, f"trial {best.number}"))
+    left_out = {*FREE_TO_CHANGE, *_BUDGET}
+    return nest(
+        {
+            path: value
+            for path, value in settings.items()
+            if path in sweep.space or (value != plain[path] and path not in left_out)
+        }
+    )
+
+
 def _importances(study: optuna.Study) -> dict[str, float]:
-    """Each field's share in what sets the best trials apart, by PED-ANOVA (Watanabe et al., arXiv 2304.10255)."""
+    """How much each field distinguishes the best trials from all others, by PED-ANOVA (arXiv 2304.10255)."""
     complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     if len(complete) < _IMPORTANCES_FROM:
         return {}
@@ -61,11 +80,11 @@ def _markdown(
     fields = list(sweep.space)
     lines = [f"# Sweep of `{sweep.recipe}`", "", "Validation only: no test target was looked at.", ""]
     if best is not None:
-        near = sum(trial.get("hr@10", -1.0) >= best.value - noise for trial in trials) - 1
+        near = sum(trial.get("hr@10", -1.0) >= hit_rate(best) - noise for trial in trials) - 1
         others = f"{near} other trial{'s' if near != 1 else ''}"
         kept = trial_path(sweep.output, best.number).relative_to(sweep.output)
         lines += [
-            f"Best: trial {best.number}, validation HR@10 {best.value:.4f} on {best.user_attrs['sessions']:,} "
+            f"Best: trial {best.number}, validation HR@10 {hit_rate(best):.4f} on {best.user_attrs['sessions']:,} "
             f"sessions, {others} within one standard error ({noise:.4f}, marked ≈): the choice among those is luck.",
             f"Only the best trial's checkpoint is kept, in `{kept}`.",
             "",
@@ -73,7 +92,7 @@ def _markdown(
     heads = ["trial", *fields, "HR@10", "HR@1", "NDCG@10", "best epoch", "epochs", "state"]
     lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for trial in trials:
-        near = best is not None and trial.get("hr@10", -1.0) >= best.value - noise
+        near = best is not None and trial.get("hr@10", -1.0) >= hit_rate(best) - noise
         measured = [f"{trial[name]:.4f}" if name in trial else "" for name in ("hr@10", "hr@1", "ndcg@10")]
         values = [_short(trial["values"].get(field)) for field in fields]
         state = trial["state"] + (f": {trial[REFUSED]}" if REFUSED in trial else "")

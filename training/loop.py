@@ -72,7 +72,7 @@ class Job:
         self._control, self._hang_watch = control, hang_watch
         newest = find_newest(run.path)
         self._position = newest[2] if newest else Position()
-        facts = {"vocabulary_hash": run.record["vocabulary_hash"], "config": asdict(run.config)}
+        facts = {"vocabulary_hash": run.record.vocabulary_hash, "config": asdict(run.config)}
         self._checkpoints = Checkpoints(run.path, run.config.checkpoint.keep, facts)
         self._training = self._new_training(fresh=newest is None)
         if newest:
@@ -191,7 +191,7 @@ class Job:
     def _new_training(self, fresh: bool) -> "Training":
         """A training from its first step, which with `fresh` takes over what `init_from` names."""
         self._hang_watch.at("making the model")
-        training = Training(self._config, self._store, self._held_out, self._run.record["rows"])
+        training = Training(self._config, self._store, self._held_out, self._run.record.num_rows)
         if fresh and self._config.init_from:
             training.warm_start(self._run)
         return training

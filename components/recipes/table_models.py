@@ -1,26 +1,9 @@
 """What a table can hold: each model's recipe, its label, the row it is compared with, and the paper's own figures."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from skipwise.common.errors import UserError
 from skipwise.components.recipes import RECIPES
 from skipwise.components.recipes.ablations import ABLATIONS
-from skipwise.training.config import RunConfig
-
-
-@dataclass(frozen=True)
-class Model:
-    """A row before it is trained."""
-
-    label: str
-    group: str
-    recipe: Callable[[], RunConfig]
-    baseline: str | None = None
-    paper: tuple[float, float, float, float] | None = None
-
-
-PAPER = ("unidir", "unidir-skip-context", "unidir-skip-track", "bidir", "bidir-skip-context", "bidir-skip-track")
+from skipwise.studies.config import Model
 
 # HR@1/5/10/20 of table 1 of Seshadri & Knees, arXiv 2309.11623.
 _TABLE_1 = {

@@ -55,7 +55,7 @@ def open_since(path: str, run: RunDirectory, scratch: Path) -> Since:
     other = on_all_ranks(lambda: _open(path, run))
     checkpoint = on_all_ranks(lambda: best_checkpoint(other.path))
     since = Since(other, checkpoint, open_checkpoint(checkpoint), scratch)
-    shape, expected = since.index["tensors"].get(_TABLE, {}).get("shape"), [other.record["rows"], run.config.table.dim]
+    shape, expected = since.index["tensors"].get(_TABLE, {}).get("shape"), [other.record.num_rows, run.config.table.dim]
     if shape != expected:
         raise UserError(f"{checkpoint} holds a table of {shape}, expected {expected}: name another --only-new-since")
 
@@ -119,7 +119,7 @@ def since_record(since: Since, table_rows: int, exported: int, new: int, gone: d
     changed = exported - new
     return {
         "run": str(since.run.path),
-        "rows_hash": since.run.record["rows_hash"],
+        "rows_hash": since.run.record.rows_hash,
         "table_rows": table_rows,
         "changed": changed,
         "unchanged": table_rows - exported,

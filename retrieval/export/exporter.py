@@ -50,7 +50,7 @@ def write_export(
     with atomic_output_on_all_ranks(output, overwrite, is_export) as scratch:
         result = scratch / "result"
         since = open_since(only_new_since, run, scratch) if only_new_since else None
-        model = build_model(config, store.tracks, run.record["rows"])
+        model = build_model(config, store.tracks, run.record.num_rows)
         load_best(model, run.path)
         model.eval()
         encoder, dim = model.module.learner.encoder, config.table.dim
@@ -82,9 +82,9 @@ def write_export(
                 different = compared["the encoder for ONNX"].largest_difference
                 fields["onnx"] = _record(result, ONNX) | {"opset": opset, "largest_difference": different}
             if since:
-                gone = write_gone(since, result, run.record["rows"])
+                gone = write_gone(since, result, run.record.num_rows)
                 new_rows = sum(new for _, new in counts)
-                fields["since"] = since_record(since, run.record["rows"], exported, new_rows, gone)
+                fields["since"] = since_record(since, run.record.num_rows, exported, new_rows, gone)
             fields["queries"] = _write_queries(result, queries_SD)
             _write_manifest(result, run, encoder, fields)
 
@@ -176,11 +176,11 @@ def _record(result: Path, name: str) -> dict[str, Any]:
 
 def _write_manifest(result: Path, run: RunDirectory, encoder: Encoder, fields: dict[str, Any]) -> None:
     manifest = ExportManifest(
-        vocabulary_hash=run.record["rows_hash"],
+        vocabulary_hash=run.record.rows_hash,
         encoder=_record(result, PROGRAM) | input_contract(encoder, run.config.table.dim),
-        recipe=run.record["recipe"],
+        recipe=run.record.recipe,
         config=asdict(run.config),
-        trained=run.record,
+        trained=run.record.to_json(),
         versions={"python": platform.python_version()} | {name: version(name) for name in ("torch", "pyarrow")},
         **({"onnx": {}, "index": {}, "since": {}} | fields),
     )

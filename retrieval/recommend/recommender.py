@@ -1,26 +1,24 @@
-"""From sessions of rows to ranked rows: encode, steer where asked, search, and leave out what was heard.
+"""From sessions of rows to ranked rows: encode, steer if requested, search, and leave out tracks of the session.
 
-Shape legend: B sessions, T tracks, D width, K best, X rows to leave out.
+Shape legend: B sessions, T tracks, D width, K best, X rows to leave out, Q tracks to find the nearest of.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from skipwise.retrieval.open_export import OpenExport
-from skipwise.retrieval.search.exact import Search
+from skipwise.retrieval.recommend.config import Exclude, Likeness, RecommendOptions
+from skipwise.retrieval.search.exact import ExactSearch, Search
 from skipwise.retrieval.vectors import Vectors
-
-Exclude = Literal["both", "heard", "skipped", "none"]
-"""Which tracks of the session are never recommended: all, those it kept, those it skipped, or none."""
 
 
 @dataclass(frozen=True)
 class SessionHistory:
-    """Sessions as far as they went, padded on the right, oldest play first."""
+    """The plays of sessions so far, oldest first, padded on the right."""
 
     rows_BT: np.ndarray
     """int64: track rows; -1 is padding."""
@@ -44,24 +42,41 @@ class SessionHistory:
         return cls(rows_BT, skipped_BT)
 
 
+_DEFAULT = RecommendOptions()
+
+
 class Recommender:
-    """Recommends from one export through one search. Safe to be called from several threads."""
+    """Recommends rows of one export by one search. Safe to call from several threads."""
 
     def __init__(self, opened: OpenExport, search: Search):
         self._opened, self._search = opened, search
 
     @torch.no_grad()
     def recommend(
-        self, listened: SessionHistory, k: int, exclude: Exclude = "both", steer: float = 0.0
+        self, listened: SessionHistory, options: RecommendOptions = _DEFAULT
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rows int64 [B, K], best first, and their scores float32 [B, K]; row -1 where the catalogue has no more."""
         if not len(listened.rows_BT):
-            return np.zeros((0, k), dtype=np.int64), np.zeros((0, k), dtype=np.float32)
+            return np.zeros((0, options.k), dtype=np.int64), np.zeros((0, options.k), dtype=np.float32)
         queries_BD = self.queries(listened)
-        if steer:
-            queries_BD = steered(queries_BD, contrasts(self._opened.vectors, listened), steer)
-        rows_BK, scores_BK = self._search.search(queries_BD, k, torch.from_numpy(excluded(listened, exclude)))
+        if options.steer:
+            queries_BD = steered(queries_BD, contrasts(self._opened.vectors, listened), options.steer)
+        excluded_BX = torch.from_numpy(excluded(listened, options.exclude))
+        rows_BK, scores_BK = self._search.search(queries_BD, options.k, excluded_BX)
         return rows_BK.numpy(), scores_BK.numpy()
+
+    @torch.no_grad()
+    def similar(self, rows_Q: np.ndarray, k: int, by: Likeness) -> tuple[np.ndarray, np.ndarray]:
+        """Rows int64 [Q, K] most similar to each of `rows_Q`, itself left out, and their similarity float32 [Q, K].
+
+        By the exact search. Row -1 where there are no more.
+        """
+        vectors, unit = self._opened.vectors, by == "cosine"
+        queries_QD = torch.from_numpy(vectors.take(rows_Q))
+        if unit:
+            queries_QD = normalize(queries_QD, dim=1)
+        rows_QK, scores_QK = ExactSearch(vectors, unit).search(queries_QD, k, torch.from_numpy(rows_Q)[:, None])
+        return rows_QK.numpy(), scores_QK.numpy()
 
     @torch.no_grad()
     def queries(self, listened: SessionHistory) -> Tensor:
@@ -84,11 +99,11 @@ class Recommender:
 def contrasts(vectors: Vectors, listened: SessionHistory) -> Tensor:
     """float32 [B, D]: the mean of the unit vectors of each session's skipped tracks, less that of those it kept.
 
-    Zero for a session without a skip; where nothing was kept, nothing is taken off.
+    Zero for a session without a skip; where no track was kept, nothing is subtracted.
     """
     session_P, place_P = (listened.rows_BT >= 0).nonzero()
     skipped_P = listened.skipped_BT[session_P, place_P]
-    units_PD = torch.nn.functional.normalize(torch.from_numpy(vectors.take(listened.rows_BT[session_P, place_P])))
+    units_PD = normalize(torch.from_numpy(vectors.take(listened.rows_BT[session_P, place_P])))
     skips_B = listened.skipped_BT.sum(axis=1)
     kept_B = (listened.rows_BT >= 0).sum(axis=1) - skips_B
     shares_P = np.where(skipped_P, 1 / np.maximum(skips_B, 1)[session_P], -1 / np.maximum(kept_B, 1)[session_P])
@@ -98,18 +113,18 @@ def contrasts(vectors: Vectors, listened: SessionHistory) -> Tensor:
 
 
 def steered(queries_BD: Tensor, contrasts_BD: Tensor, strength: float) -> Tensor:
-    """The queries moved by `strength` times their own length against `contrasts_BD`: from what the session's skipped
-    tracks have and its kept ones lack.
+    """The queries moved against `contrasts_BD` by `strength` times their own length.
 
-    A track's score falls by strength * |query| * |track| * (its mean cosine with the skipped less that with the kept
-    tracks): it stays one inner product, so that any index serves it. Rocchio's feedback (1971) with only the session's
-    plays; not part of the paper, whose skips shape the embeddings in training alone. docs/recommend.md has measured it.
+    A track's score falls by strength * |query| * |track| * (its mean cosine with the skipped tracks less that with the
+    kept ones). The score is still one inner product, so any index can search for it. This is Rocchio's relevance
+    feedback (1971) with the session's own plays. It is not part of the paper, whose skips act in training alone;
+    docs/recommend.md reports what it was measured to do.
     """
     return queries_BD - strength * queries_BD.norm(dim=1, keepdim=True) * contrasts_BD
 
 
 def excluded(listened: SessionHistory, exclude: Exclude) -> np.ndarray:
-    """int64 [B, X]: the rows that `exclude` leaves out of each session's answer; -1 for none."""
+    """int64 [B, X]: the rows that `exclude` leaves out of each session's recommendations; -1 for none."""
     chosen_BT = {
         "both": listened.rows_BT >= 0,
         "heard": ~listened.skipped_BT,

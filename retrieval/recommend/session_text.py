@@ -1,7 +1,9 @@
-"""A session as one types it: `t_1,t_2:skip,t_3`."""
+"""A session as typed on a command line (`t_1,t_2:skip,t_3`), and ranked tracks as lines of a terminal."""
 
-from skipwise.common.errors import UserError, shown
-from skipwise.retrieval.recommend.limits import MOST_PLAYS
+from collections.abc import Sequence
+
+from skipwise.common.errors import UserError, printable, shown
+from skipwise.retrieval.recommend.config import MAX_PLAYS
 from skipwise.retrieval.track_ids import TrackIds
 
 _SKIP = ":skip"
@@ -14,18 +16,17 @@ def read_session(text: str) -> list[tuple[str, bool]]:
     plays = []
     for number, word in enumerate(text.split(","), start=1):
         word = word.strip()
-        skipped = word.endswith(_SKIP)
-        track = word.removesuffix(_SKIP) if skipped else word
+        track = word.removesuffix(_SKIP)
         if not track:
             raise UserError(f"--session has no track in place {number}: give one id between any two commas")
-        plays.append((track, skipped))
-    if len(plays) > MOST_PLAYS:
-        raise UserError(f"--session has {len(plays)} tracks: give at most the last {MOST_PLAYS}")
+        plays.append((track, track != word))
+    if len(plays) > MAX_PLAYS:
+        raise UserError(f"--session has {len(plays)} tracks: give at most the last {MAX_PLAYS}")
     return plays
 
 
 def known_row(tracks: TrackIds, track: str, place: str) -> int:
-    """The track's row; `UserError` that names `place`, where the track was asked for, and what may have been meant."""
+    """The track's row; raises `UserError` that starts with `place` and suggests a track that may have been meant."""
     row = tracks.row(track)
     if row is None:
         near = tracks.near(track)
@@ -34,11 +35,19 @@ def known_row(tracks: TrackIds, track: str, place: str) -> int:
     return row
 
 
-def known_session(tracks: TrackIds, text: str) -> list[tuple[int, bool]]:
-    """(row, skipped) of `read_session`; `UserError` for an unknown track."""
-    plays = read_session(text)
+def check_known(tracks: TrackIds, plays: list[tuple[str, bool]]) -> None:
+    """Raises `UserError` for an unknown track of `read_session`."""
     for (one, _), (other, _) in zip(plays, plays[1:], strict=False):
         if tracks.row(one) is None and tracks.row(whole := f"{one},{other}") is not None:
-            raise UserError(f"--session cannot hold {shown(whole)}, for its id has a comma: put sessions into --input")
-    places = [f"--session, place {number}:" for number in range(1, len(plays) + 1)]
-    return [(known_row(tracks, track, place), skipped) for (track, skipped), place in zip(plays, places, strict=True)]
+            raise UserError(f"--session cannot hold {shown(whole)}, whose id has a comma: put sessions into --input")
+    for number, (track, _) in enumerate(plays, start=1):
+        known_row(tracks, track, f"--session, place {number}:")
+
+
+def print_ranked(ranked: Sequence[tuple[str, float]]) -> None:
+    """Prints rank, track and score of each."""
+    names = [printable(track) for track, _ in ranked]
+    width = max(map(len, ["track", *names]))
+    print(f"{'rank':>5}  {'track':{width}}  {'score':>9}")
+    for rank, (name, (_, score)) in enumerate(zip(names, ranked, strict=True), start=1):
+        print(f"{rank:>5}  {name:{width}}  {score:>9.4f}")

@@ -1,30 +1,43 @@
-"""The service's addresses."""
+"""The addresses of the service: its API, its page, and `{"detail": one sentence}` for every error."""
 
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Path, Query
-from fastapi.responses import JSONResponse, Response
+import fastapi
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from skipwise.components.similar import Likeness
-from skipwise.retrieval.serve.answers import RecommendQuestion, SimilarQuestion, slot_of
-from skipwise.retrieval.serve.error_answers import handle_faults
+from skipwise.retrieval.recommend.config import Likeness
+from skipwise.retrieval.serve.answers import find_export
+from skipwise.retrieval.serve.batching import Overloaded
 from skipwise.retrieval.serve.guard import guarded
 from skipwise.retrieval.serve.schema import (
-    MOST,
-    Export,
-    Fault,
+    LIMIT,
+    ErrorDetail,
+    ExportName,
     Neighbours,
     Recommendations,
     RecommendRequest,
+    Refusal,
+    SimilarRequest,
     Tracks,
+    error_response,
 )
 from skipwise.retrieval.serve.service import Service
-from skipwise.retrieval.serve.static import add_page
 
-_FAULTS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Fault, "description": description}
+PAGE = Path(__file__).parent / "page"
+REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
+"""Of one HTML file that loads nothing and runs no script."""
+RETRY_S = 1
+"""Seconds after which a client that got 503 may try again."""
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorDetail, "description": description}
     for status, description in {
         400: "The request cannot be read.",
         404: "The track or the export is not there.",
@@ -33,10 +46,16 @@ _FAULTS: dict[int | str, dict[str, Any]] = {
         503: "Too many requests wait: try again after Retry-After seconds.",
     }.items()
 }
+_SENTENCES = {
+    400: "the request cannot be read: send UTF-8 JSON that is not deeply nested, as /openapi.json describes",
+    404: "there is nothing at this address: see /openapi.json",
+    405: "this address takes another method: see /openapi.json",
+    500: "the service failed on this request: its log says why",
+}
 
 
 def make_app(service: Service) -> ASGIApp:
-    """The service as an ASGI application; it answers while its lifespan, or `service.running()`, lasts."""
+    """The service as an ASGI application; it answers during its lifespan, or during `service.running()`."""
     app = FastAPI(
         title="Skipwise",
         description="Recommendations from an export, and the tracks nearest to one.",
@@ -44,39 +63,36 @@ def make_app(service: Service) -> ASGIApp:
         docs_url=None,
         redoc_url=None,
         lifespan=lambda _: service.running(),
-        responses=_FAULTS,
+        responses=_ERRORS,
     )
-    _add_questions(app, service)
+    _add_requests(app, service)
     _add_state(app, service)
-    add_page(app, service.config.report)
-    handle_faults(app)
-    return guarded(app, service)
+    _add_page(app, service.config.report)
+    _add_errors(app)
+    return guarded(app, service.config, service.metrics)
 
 
-def _add_questions(app: FastAPI, service: Service) -> None:
+def _add_requests(app: FastAPI, service: Service) -> None:
     @app.post("/recommend", response_model=Recommendations, summary="What to play after a session")
     async def recommend(request: RecommendRequest) -> Response:
-        slot_of(service.slots, request.export)
-        session = [(play.track, play.skipped) for play in request.session]
-        drops = request.unknown == "drop"
-        question = RecommendQuestion(session, request.k, request.exclude, request.steer, drops, request.export)
-        return JSONResponse(await service.recommend.ask(question))
+        find_export(service.exports, request.export)
+        return JSONResponse(await service.recommend.ask(request))
 
     @app.get("/similar/{track:path}", response_model=Neighbours, summary="The tracks nearest to one in the table")
     async def similar(
-        track: Annotated[str, Path(min_length=1)],
-        k: Annotated[int, Query(ge=1, le=MOST)] = 10,
+        track: Annotated[str, fastapi.Path(min_length=1)],
+        k: Annotated[int, Query(ge=1, le=LIMIT)] = 10,
         by: Likeness = "cosine",
-        export: Export = "main",
+        export: ExportName = "main",
     ) -> Response:
-        slot_of(service.slots, export)
-        return JSONResponse(await service.similar.ask(SimilarQuestion(track, k, by, export)))
+        find_export(service.exports, export)
+        return JSONResponse(await service.similar.ask(SimilarRequest(track, k, by, export)))
 
-    @app.get("/tracks", response_model=Tracks, summary="Tracks whose id begins so")
+    @app.get("/tracks", response_model=Tracks, summary="Tracks whose id starts with a prefix")
     async def tracks(
-        prefix: str = "", limit: Annotated[int, Query(ge=1, le=MOST)] = 20, export: Export = "main"
+        prefix: str = "", limit: Annotated[int, Query(ge=1, le=LIMIT)] = 20, export: ExportName = "main"
     ) -> Response:
-        found = slot_of(service.slots, export).current.opened.tracks.starting_with(prefix)
+        found = find_export(service.exports, export).current.opened.tracks.starting_with(prefix)
         return JSONResponse({"tracks": [track for track, _ in zip(found, range(limit), strict=False)]})
 
 
@@ -85,10 +101,74 @@ def _add_state(app: FastAPI, service: Service) -> None:
     async def exports() -> Response:
         return JSONResponse(service.about())
 
-    @app.get("/health", summary="Whether the service answers, and from what")
+    @app.get("/health", summary="Whether the service answers, and from which exports")
     async def health() -> Response:
         return JSONResponse(service.health())
 
-    @app.get("/metrics", summary="Figures for Prometheus")
+    @app.get("/metrics", summary="Metrics for Prometheus")
     async def metrics() -> Response:
         return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_page(app: FastAPI, report: Path | None) -> None:
+    """`/report`, read again at each request, and the page at `/` with its files beside it."""
+
+    @app.get("/report", summary="The run's report, as HTML", response_class=Response)
+    async def show_report() -> Response:
+        if report is None:
+            raise Refusal(404, "there is no report here: start the service with --report report.html")
+        if not report.is_file():
+            raise Refusal(404, "the report's file is gone: write it again with report")
+        return FileResponse(report, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
+
+    files = StaticFiles(directory=PAGE, check_dir=False)
+
+    def sending(name: str) -> Callable[[Request], Awaitable[Response]]:
+        async def send(request: Request) -> Response:
+            return await files.get_response(name, request.scope)
+
+        return send
+
+    for file in PAGE.glob("*.*"):
+        app.add_route("/" if file.name == "index.html" else f"/{file.name}", sending(file.name))
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(Refusal)
+    async def refused(_: Request, refusal: Refusal) -> JSONResponse:
+        return error_response(refusal.status, refusal.sentence)
+
+    @app.exception_handler(Overloaded)
+    async def overloaded(_: Request, __: Overloaded) -> JSONResponse:
+        sentence = "too many requests wait: try again in a moment"
+        return error_response(503, sentence, {"Retry-After": str(RETRY_S)})
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        return error_response(422, _invalid(error.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def other(_: Request, error: HTTPException) -> JSONResponse:
+        sentence = _SENTENCES.get(error.status_code, str(error.detail))
+        return error_response(error.status_code, sentence, dict(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, __: Exception) -> JSONResponse:
+        return error_response(500, _SENTENCES[500])
+
+
+def _invalid(errors: Sequence[dict[str, Any]]) -> str:
+    """The first of pydantic's errors, as `session[3].track is refused: ...`."""
+    first = errors[0]
+    where, *inside = first["loc"]
+    if first["type"] == "json_invalid":
+        return f"the body is not JSON: {first['ctx']['error']} at character {inside[0] if inside else 0}"
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{str(part)[:60]}" for part in inside).lstrip(".")
+    if not name:
+        return f"the {where} must be a JSON object as /openapi.json describes, sent as application/json"
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"there is no field {name}: see /openapi.json for the fields"
+    if first["type"] == "missing":
+        return f"the field {name} is missing: see /openapi.json"
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{name} is refused, as the {message}" if message.startswith("input") else f"{name} is refused: {message}"

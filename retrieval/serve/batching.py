@@ -1,6 +1,6 @@
 """Concurrent requests, answered together by one thread.
 
-The first request of a batch waits a little for others; while one batch is worked on, the next one gathers.
+The first request of a batch waits a little for others. While one batch is computed, the next one is gathered.
 """
 
 import asyncio
@@ -11,41 +11,41 @@ from typing import Any, Generic, TypeVar
 
 from prometheus_client import Gauge, Histogram
 
-Question = TypeVar("Question")
+Request = TypeVar("Request")
 Answer = dict[str, Any]
-Work = Callable[[Sequence[Question]], list[Answer | Exception]]
+Work = Callable[[Sequence[Request]], list[Answer | Exception]]
 
 
 class Overloaded(Exception):
-    """As many requests wait as may."""
+    """The queue of waiting requests is full."""
 
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """How much is gathered, and for how long."""
+    """The size of a batch and of the queue."""
 
-    most: int
-    """Requests of a batch."""
+    size: int
+    """Maximum number of requests in a batch."""
     wait_s: float
-    """Seconds that the first of a batch waits for others."""
+    """Seconds that the first request of a batch waits for others."""
     queue: int
-    """Requests that wait."""
+    """Maximum number of waiting requests."""
 
 
-class Batcher(Generic[Question]):
-    """Hands batches of questions to `work`, which gives an answer or an exception for each, in their order."""
+class Batcher(Generic[Request]):
+    """Passes batches of requests to `work`, which returns an answer or an exception for each, in their order."""
 
-    def __init__(self, work: Work, limits: BatchLimits, size: Histogram, depth: Gauge):
+    def __init__(self, work: Work[Request], limits: BatchLimits, size: Histogram, depth: Gauge):
         self._work, self._limits, self._size = work, limits, size
-        self._queue: asyncio.Queue[tuple[float, Question, asyncio.Future]] = asyncio.Queue(limits.queue)
+        self._queue: asyncio.Queue[tuple[float, Request, asyncio.Future[Answer]]] = asyncio.Queue(limits.queue)
         depth.set_function(self._queue.qsize)
 
-    async def ask(self, question: Question) -> Answer:
-        """The answer, or the exception that `work` gave or raised. Raises `Overloaded` where too many wait."""
+    async def ask(self, request: Request) -> Answer:
+        """The answer, or the exception that `work` gave or raised. Raises `Overloaded` where the queue is full."""
         loop = asyncio.get_running_loop()
         future = loop.create_future()
         try:
-            self._queue.put_nowait((loop.time(), question, future))
+            self._queue.put_nowait((loop.time(), request, future))
         except asyncio.QueueFull:
             raise Overloaded from None
         return await future
@@ -55,26 +55,26 @@ class Batcher(Generic[Question]):
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1) as thread:
             while True:
-                batch = [(question, future) for _, question, future in await self._gather() if not future.done()]
+                batch = [(request, future) for _, request, future in await self._gather() if not future.done()]
                 if not batch:
                     continue
                 self._size.observe(len(batch))
                 try:
-                    answers = await loop.run_in_executor(thread, self._answers, [question for question, _ in batch])
-                except Exception as error:  # no thread to be had, say: the next batch may fare better
+                    answers = await loop.run_in_executor(thread, self._answers, [request for request, _ in batch])
+                except Exception as error:  # no thread can be started, for example: the next batch may succeed
                     answers = [error] * len(batch)
                 for (_, future), answer in zip(batch, answers, strict=True):
-                    if future.done():  # its client has gone
+                    if future.done():  # its client has disconnected
                         continue
                     if isinstance(answer, Exception):
                         future.set_exception(answer)
                     else:
                         future.set_result(answer)
 
-    async def _gather(self) -> list[tuple[float, Question, asyncio.Future]]:
+    async def _gather(self) -> list[tuple[float, Request, asyncio.Future[Answer]]]:
         batch = [await self._queue.get()]
         until = batch[0][0] + self._limits.wait_s
-        while len(batch) < self._limits.most:
+        while len(batch) < self._limits.size:
             try:
                 batch.append(self._queue.get_nowait())
                 continue
@@ -87,11 +87,11 @@ class Batcher(Generic[Question]):
                 break
         return batch
 
-    def _answers(self, questions: list[Question]) -> list[Answer | Exception]:
-        """Where the work on all fails, each question alone, so that one cannot fail its neighbours."""
+    def _answers(self, requests: list[Request]) -> list[Answer | Exception]:
+        """Where the work on the batch fails, works on each request alone, so that one cannot fail the others."""
         try:
-            return self._work(questions)
+            return self._work(requests)
         except Exception as error:
-            if len(questions) == 1:
+            if len(requests) == 1:
                 return [error]
-        return [self._answers([question])[0] for question in questions]
+        return [self._answers([request])[0] for request in requests]

@@ -1,6 +1,6 @@
-"""Around the application: what is refused before it is asked, what every answer carries, and what is counted.
+"""What surrounds the application: requests refused before it is called, headers of every answer, and metrics.
 
-Each guard is plain ASGI, so that none of them holds a body or an answer longer than it must.
+Each guard is plain ASGI, so that none holds a body or an answer longer than necessary.
 """
 
 import asyncio
@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from skipwise.retrieval.serve.error_answers import fault
+from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.prometheus import Metrics
-from skipwise.retrieval.serve.service import Service
+from skipwise.retrieval.serve.schema import error_response
 
 BODY_S = 30.0
 """Seconds in which a body must arrive."""
@@ -26,16 +26,16 @@ _HEADERS = {
 }
 
 
-def guarded(app: ASGIApp, service: Service) -> ASGIApp:
+def guarded(app: ASGIApp, config: ServeConfig, metrics: Metrics) -> ASGIApp:
     """`app` behind all guards."""
-    app = BodyGuard(app, service.config.max_body)
-    if is_loopback(service.config.host):
-        app = HostGuard(app, service.config.host)
-    return Observed(app, service.metrics)
+    app = BodyGuard(app, config.max_body)
+    if is_loopback(config.host):
+        app = HostGuard(app, config.host)
+    return Observed(app, metrics)
 
 
 class Observed:
-    """Counts and times requests by the path's template, and adds the headers that every answer carries."""
+    """Counts and times requests by the path's template, and adds the headers of every answer."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics):
         self._app, self._metrics = app, metrics
@@ -43,7 +43,7 @@ class Observed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        begun, status = time.perf_counter(), 0
+        start, status = time.perf_counter(), 0
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -59,39 +59,39 @@ class Observed:
         finally:
             path = _template(scope)
             self._metrics.requests.labels(path, str(status or "none")).inc()
-            self._metrics.seconds.labels(path).observe(time.perf_counter() - begun)
+            self._metrics.seconds.labels(path).observe(time.perf_counter() - start)
 
 
 class HostGuard:
-    """Refuses requests for another host's name.
+    """Refuses requests whose Host header names another host.
 
-    A page elsewhere can point its own name at this machine's loopback, and would then read what only local
-    programs may.
+    A page elsewhere can point its own name at this machine's loopback, and would then read what only local programs
+    may read. Starlette's TrustedHostMiddleware makes the same check, IPv6 literals included, but answers in plain text
+    without a remedy; every refusal of this service is `{"detail": one sentence}`.
     """
 
     def __init__(self, app: ASGIApp, host: str):
         self._app, self._hosts = app, {"localhost", "127.0.0.1", "::1", host.lower()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
         if scope["type"] == "http" and _host(scope) not in self._hosts:
-            app = fault(400, "this service answers on its own machine alone: ask it as localhost")
-        else:
-            app = self._app
+            app = error_response(400, "this service answers only requests for its own machine: ask it as localhost")
         await app(scope, receive, send)
 
 
 class BodyGuard:
-    """Reads the body before the application is asked, at most `most` bytes of it, whatever its head says."""
+    """Reads the body before the application is called, at most `limit` bytes of it, whatever its headers say."""
 
-    def __init__(self, app: ASGIApp, most: int):
-        self._app, self._most = app, most
+    def __init__(self, app: ASGIApp, limit: int):
+        self._app, self._limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        said = Headers(scope=scope).get("content-length", "")
+        declared = Headers(scope=scope).get("content-length", "")
         body, more = bytearray(), True
-        too_large = said.isascii() and said.isdigit() and (len(said) > 18 or int(said) > self._most)
+        too_large = declared.isascii() and declared.isdigit() and (len(declared) > 18 or int(declared) > self._limit)
         try:
             async with asyncio.timeout(BODY_S):
                 while more and not too_large:
@@ -100,9 +100,9 @@ class BodyGuard:
                         return
                     body += message.get("body", b"")
                     more = message.get("more_body", False)
-                    too_large = len(body) > self._most
+                    too_large = len(body) > self._limit
         except TimeoutError:
-            response = fault(408, f"the body did not arrive within {BODY_S:.0f} seconds: send it faster")
+            response = error_response(408, f"the body did not arrive within {BODY_S:.0f} seconds: send it faster")
             response.headers["Connection"] = "close"
             return await response(scope, receive, send)
         if too_large:
@@ -111,18 +111,18 @@ class BodyGuard:
         await self._app(scope, _again(bytes(body), receive), send)
 
     async def _refuse(self, receive: Receive, send: Send, scope: Scope) -> None:
-        """Answers at once and then closes, but not while the client still sends a little: it would lose the answer."""
-        response = fault(413, f"the body is larger than {self._most:,} bytes: send less (--max-body)")
+        """Answers at once and reads a little more: a client that still sends would otherwise lose the answer."""
+        response = error_response(413, f"the body is larger than {self._limit:,} bytes: send less (--max-body)")
         response.headers["Connection"] = "close"
 
         async def unfinished(message: Message) -> None:
-            await send(message | {"more_body": True} if message["type"] == "http.response.body" else message)
+            await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
 
         await response(scope, receive, unfinished)
         read = 0
         try:
             async with asyncio.timeout(_LINGER_S):
-                while read < _LINGER_BODIES * self._most:
+                while read < _LINGER_BODIES * self._limit:
                     message = await receive()
                     read += len(message.get("body", b""))
                     if message["type"] == "http.disconnect" or not message.get("more_body", False):
@@ -141,7 +141,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """Gives the body that was read, and then what comes after it."""
+    """A `receive` that gives the body that was read, and then what follows it."""
     given = False
 
     async def read() -> Message:
@@ -162,5 +162,5 @@ def _host(scope: Scope) -> str | None:
 
 
 def _template(scope: Scope) -> str:
-    """The path as it is declared, so that there are as many figures as addresses and not as tracks."""
+    """The declared path, so that there is one time series an address and not one a track."""
     return getattr(scope.get("route"), "path_format", None) or "other"

@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics."""
+"""The metrics that Prometheus reads at /metrics."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
@@ -7,9 +7,9 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """The figures of one service, in a registry of their own."""
+    """The metrics of one service, in a registry of their own."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.requests = Counter("skipwise_requests", "Requests answered", ["path", "code"], registry=self.registry)
@@ -21,7 +21,7 @@ class Metrics:
         )
         self.queue_depth = Gauge("skipwise_queue_depth", "Requests that wait", ["kind"], registry=self.registry)
         self.generation = Gauge(
-            "skipwise_export_generation", "Exports loaded so far in a place", ["export"], registry=self.registry
+            "skipwise_export_generation", "Exports loaded so far under a name", ["export"], registry=self.registry
         )
         self.reload_failures = Counter(
             "skipwise_reload_failures", "Newer exports that were refused", ["export"], registry=self.registry

@@ -1,69 +1,81 @@
-"""What requests and answers look like; OpenAPI's description is made of it."""
+"""The requests and answers of the service, from which its OpenAPI description is made."""
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
+import pydantic
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import JSONResponse
 
-Export = Literal["main", "compare"]
-MOST = 1000
+from skipwise.common.errors import UserError
+from skipwise.retrieval.recommend.config import Likeness, RecommendOptions
+
+ExportName = Literal["main", "compare"]
+LIMIT = 1000
 """Plays of a session, and tracks of an answer."""
+_K = Annotated[int, Field(strict=True, ge=1, le=LIMIT)]
 
 
-class _Strict(BaseModel):
-    """Nothing is converted (no "10" for 10), and nothing is ignored."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
-
-class Play(_Strict):
+class Play(BaseModel):
     """One track of a session."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
 
     track: str
     skipped: bool = False
 
 
-class RecommendRequest(_Strict):
-    """A session and what to recommend after it."""
+@pydantic.dataclasses.dataclass(
+    frozen=True, kw_only=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True)
+)
+class RecommendRequest(RecommendOptions):
+    """A session and how to recommend after it. Nothing is converted (no "10" for 10), and nothing is ignored."""
 
-    session: list[Play] = Field(min_length=1, max_length=MOST, description="Oldest play first.")
-    k: int = Field(10, ge=1, le=MOST, description="Tracks to recommend.")
-    exclude: Literal["both", "heard", "skipped", "none"] = Field(
-        "both", description="Which of the session's tracks are never recommended: all, those kept, those skipped, none."
-    )
-    steer: float = Field(0.0, ge=0, le=10, description="How far the query is moved away from skipped tracks.")
-    unknown: Literal["refuse", "drop"] = Field("refuse", description="What is done about tracks not in the export.")
-    export: Export = "main"
+    session: Annotated[list[Play], Field(min_length=1, max_length=LIMIT)]
+    """Oldest play first."""
+    k: _K = 10
+    """Tracks to recommend."""
+    export: ExportName = "main"
+    """The export to ask."""
 
 
-class Ranked(BaseModel):
+@dataclass(frozen=True)
+class SimilarRequest:
+    """A track, and how to list its neighbours."""
+
+    track: str
+    k: int
+    by: Likeness
+    export: ExportName
+
+
+class RankedTrack(BaseModel):
     """A track and its score."""
 
     track: str
     score: float
 
 
-class Answering(BaseModel):
-    """Which export answered."""
+class ExportIdentity(BaseModel):
+    """The export that answered."""
 
-    name: Export
+    name: ExportName
     recipe: str
     vocabulary_hash: str
-    loaded: int = Field(description="1 for the first export in its place, one more for each newer one.")
-
-
-class Recommendations(BaseModel):
-    """Best first."""
-
-    export: Answering
-    tracks: list[Ranked]
-    dropped: list[str] = Field(description="Tracks of the session that the export does not have.")
+    loaded: int = Field(description="1 for the first export under this name, one more for each newer one.")
 
 
 class Neighbours(BaseModel):
     """Nearest first."""
 
-    export: Answering
-    tracks: list[Ranked]
+    export: ExportIdentity
+    tracks: list[RankedTrack]
+
+
+class Recommendations(Neighbours):
+    """Best first."""
+
+    dropped: list[str] = Field(description="Tracks of the session that are not in the export.")
 
 
 class Tracks(BaseModel):
@@ -72,7 +84,20 @@ class Tracks(BaseModel):
     tracks: list[str]
 
 
-class Fault(BaseModel):
+class ErrorDetail(BaseModel):
     """What is wrong, in one sentence."""
 
     detail: str
+
+
+class Refusal(Exception):
+    """A request that cannot be answered: an HTTP status and one sentence."""
+
+    def __init__(self, status: int, sentence: str):
+        super().__init__(sentence)
+        self.status, self.sentence = status, sentence
+
+
+def error_response(status: int, sentence: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """An `ErrorDetail`; unprintable characters are written as escapes."""
+    return JSONResponse({"detail": str(UserError(sentence))}, status, headers)

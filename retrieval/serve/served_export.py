@@ -1,5 +1,7 @@
-"""An export in service: opened, verified, and known to answer."""
+"""An export in service, and its replacement by a newer one while requests are answered."""
 
+import gc
+import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,49 +9,55 @@ from typing import Any
 
 import numpy as np
 
+from skipwise.common.distributed import logger
 from skipwise.common.errors import UserError, brief
 from skipwise.retrieval.open_export import OpenExport
+from skipwise.retrieval.recommend.config import RecommendOptions, SearchChoice
 from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
 from skipwise.retrieval.search.exact import Search
-from skipwise.retrieval.search.opened_search import Which, open_search
+from skipwise.retrieval.search.opened_search import open_search
+from skipwise.retrieval.serve.prometheus import Metrics
+
+Fingerprint = tuple[tuple[str, int, int, int], ...] | None
+"""Path, inode, modification time and size of each file of an export; None where there is no directory."""
 
 
 @dataclass(frozen=True, eq=False)
-class Loaded:
-    """What answers a request, whole: a request takes one of these and nothing of another."""
+class ServedExport:
+    """One opened export. Each batch of requests uses one of these from start to end."""
 
     opened: OpenExport
     search: Search
     recommender: Recommender
     name: str
-    """Of the export's directory or link, without the way to it."""
+    """Name of the export's directory or link, without its parents."""
     generation: int
-    """1 for the first export in its place, one more for each newer one."""
+    """1 for the first export under its name, one more for each newer one."""
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @classmethod
-    def open(cls, path: Path, which: Which, generation: int) -> "Loaded":
-        """Opens the export at `path` and asks it once. Raises `UserError` where anything is wrong with it.
+    def open(cls, path: Path, search: SearchChoice, generation: int) -> "ServedExport":
+        """Opens the export at `path` and recommends once. Raises `UserError` for anything that is wrong with it.
 
-        A link is followed once, so that all files are of one export even if the link changes meanwhile.
+        A link is resolved once, so that all files are of one export even if the link changes meanwhile.
         """
         try:
             opened = OpenExport.open(path.resolve(strict=False))
-            search = open_search(opened, which)
-            loaded = cls(opened, search, Recommender(opened, search), path.name, generation)
-            rows_BK, scores_BK = loaded.recommender.recommend(SessionHistory.of([[(0, False)]]), 10)
+            opened_search = open_search(opened, search)
+            recommender = Recommender(opened, opened_search)
+            rows_BK, scores_BK = recommender.recommend(SessionHistory.of([[(0, False)]]), RecommendOptions())
         except UserError:
             raise
-        except Exception as error:  # of whatever its files made torch or FAISS do
+        except Exception as error:  # torch and FAISS may raise anything for a damaged file
             raise UserError(
                 f"{path} cannot be served ({type(error).__name__}: {brief(error)}): export again"
             ) from error
         if not np.isfinite(scores_BK[rows_BK >= 0]).all():
             raise UserError(f"{path} cannot be served, as it gives scores that are not finite: train and export again")
-        return loaded
+        return cls(opened, opened_search, recommender, path.name, generation)
 
     def about(self) -> dict[str, Any]:
-        """What the page tells of it."""
+        """The export's entry in /exports."""
         manifest = self.opened.manifest
         loss = manifest.config.get("loss", {})
         skips = loss.get("alpha", 0) > 0 and loss.get("context", "none") != "none"
@@ -69,9 +77,62 @@ class Loaded:
         manifest = self.opened.manifest
         return {"recipe": manifest.recipe, "vocabulary_hash": manifest.vocabulary_hash, "loaded": self.generation}
 
+    def health(self) -> dict[str, Any]:
+        """The export's entry in /health."""
+        return self.identity() | {"path": self.name, "since": self.since.isoformat(timespec="seconds")}
+
+
+class HotSwap:
+    """Holds the export in service, `current`, and replaces it with a newer one at the same path."""
+
+    def __init__(self, name: str, path: Path, search: SearchChoice, metrics: Metrics):
+        """Opens the export; raises `UserError` where it cannot be served."""
+        self.name = name
+        self.error: str | None = None
+        """Why the newest export is not in service, or None."""
+        self._path, self._search, self._metrics = path, search, metrics
+        self._tried = self._seen = fingerprint(path)
+        self.current = ServedExport.open(path, search, generation=1)
+        metrics.generation.labels(name).set(1)
+        metrics.reload_failures.labels(name)
+
+    def changed(self) -> bool:
+        """Whether there is a newer export, unchanged since the last call: a copy in progress keeps changing."""
+        before, self._seen = self._seen, fingerprint(self._path)
+        return self._seen == before != self._tried
+
+    def reload(self) -> None:
+        """Puts the export at the path into service. If it cannot be served, logs why and keeps the older one."""
+        self._tried = fingerprint(self._path)
+        try:
+            newer = ServedExport.open(self._path, self._search, self.current.generation + 1)
+        except UserError as error:
+            self.error = str(error)
+            self._metrics.reload_failures.labels(self.name).inc()
+            logger.error(f"skipwise: still serving the older export, because the newer one is refused: {error}")
+            return
+        self.current, self.error = newer, None
+        self._metrics.generation.labels(self.name).set(newer.generation)
+        logger.info(f"serving a newer export at {self._path}: {newer.opened.manifest.rows:,} tracks")
+        gc.collect()  # modules refer to themselves, and would keep the older table in memory
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """See `Fingerprint`."""
+    files = []
+    try:
+        root = path.resolve(strict=True)
+        for folder, _, names in os.walk(root):
+            for name in names:
+                found = os.stat(os.path.join(folder, name))
+                files.append((os.path.join(folder, name), found.st_ino, found.st_mtime_ns, found.st_size))
+    except OSError:  # being replaced at this moment
+        return None
+    return tuple(sorted(files))
+
 
 def _index(record: dict[str, Any]) -> dict[str, Any] | None:
-    """Its kind and settings, and the recall that was measured at them."""
+    """Its kind and settings, and the recall that was measured with them."""
     if not record:
         return None
     chosen = {name: record.get(name) for name in ("kind", "search")}

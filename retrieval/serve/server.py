@@ -5,37 +5,46 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from types import FrameType
 
 import torch
 import uvicorn
 
 from skipwise.common.distributed import logger
 from skipwise.common.errors import UserError
-from skipwise.components.serve import ServeConfig
 from skipwise.retrieval.serve.app import make_app
+from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.guard import is_loopback
 from skipwise.retrieval.serve.service import Service
 
 GRACE_S = 30
 """Seconds that requests in flight are given at the end."""
 KEEP_ALIVE_S = 75
-"""Of an idle connection. Longer than the 60 or less of most proxies, which would ask on one that was just closed."""
+"""Of an idle connection. Longer than the 60 or less of most proxies, which would reuse one that was just closed."""
 CONNECTIONS = 1000
-"""Most at once, each of which may hold a body."""
+"""Maximum number of connections, each of which may hold a body."""
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to `_serve`: uvicorn would end the process by the signal, as if the service had failed."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Captures none."""
+        yield
 
 
 def run(config: ServeConfig) -> None:
-    """Serves until SIGTERM or SIGINT; SIGHUP looks for newer exports at once. Nothing listens before all is loaded."""
+    """Serves until SIGTERM or SIGINT; SIGHUP checks for newer exports. Does not listen before all is loaded."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)
-    logging.getLogger("torch.export").setLevel(logging.CRITICAL)  # its traceback of what is said in a sentence here
     if config.report and not config.report.is_file():
         raise UserError(f"--report {config.report} is no file: give one that report wrote")
     if not is_loopback(config.host):
-        logger.warning(f"skipwise: {config.host} is reachable from elsewhere and nothing asks who is there")
+        logger.warning(f"skipwise: {config.host} is reachable from other machines, and there is no authentication")
     with _bound(config) as listener:
         torch.set_num_threads(config.threads)
         service = Service(config)
@@ -43,7 +52,7 @@ def run(config: ServeConfig) -> None:
             listener.listen(1024)
         except OSError as error:
             raise _taken(config, error) from error
-        server = uvicorn.Server(
+        server = _Server(
             uvicorn.Config(
                 make_app(service),
                 http="h11",
@@ -63,22 +72,21 @@ def run(config: ServeConfig) -> None:
 
 async def _serve(server: uvicorn.Server, service: Service, listener: socket.socket) -> None:
     loop = asyncio.get_running_loop()
-    reloads: set[asyncio.Task] = set()
+    reloads: set[asyncio.Task[None]] = set()
 
     def reload() -> None:
         task = loop.create_task(service.reload())
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
-    def stop() -> None:
+    def stop(_: int, __: FrameType | None) -> None:
         server.should_exit = True
 
-    # uvicorn would end the process by the signal it was sent: a service that was asked to stop has not failed.
-    server.capture_signals = contextlib.nullcontext
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    loop.add_signal_handler(signal.SIGHUP, reload)
-    rows = service.slots["main"].current.opened.manifest.rows
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    if hasattr(signal, "SIGHUP"):  # not on Windows
+        signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(reload))
+    rows = service.exports["main"].current.opened.manifest.rows
     host, port = listener.getsockname()[:2]
     logger.info(f"serving {rows:,} tracks at http://{f'[{host}]' if ':' in host else host}:{port}")
     await server.serve(sockets=[listener])

@@ -1,17 +1,17 @@
-"""The parts of a running service: the exports, the threads that ask them, and the looks for newer ones."""
+"""The parts of a running service: the exports, the threads that ask them, and the checks for newer ones."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
 from functools import partial
 from typing import Any
 
-from skipwise.components.serve import ServeConfig
-from skipwise.retrieval.serve.answers import RecommendQuestion, SimilarQuestion, Slots, neighbours, recommendations
+from skipwise.retrieval.serve.answers import Exports, neighbours, recommendations
 from skipwise.retrieval.serve.batching import Batcher, BatchLimits
-from skipwise.retrieval.serve.hot_swap import Slot
+from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.prometheus import Metrics
+from skipwise.retrieval.serve.schema import RecommendRequest, SimilarRequest
+from skipwise.retrieval.serve.served_export import HotSwap
 
 
 class Service:
@@ -19,21 +19,21 @@ class Service:
 
     def __init__(self, config: ServeConfig):
         self.config, self.metrics = config, Metrics()
-        places = {"main": config.export} | ({"compare": config.compare} if config.compare else {})
-        self.slots: Slots = {name: Slot(name, path, config.search, self.metrics) for name, path in places.items()}
+        paths = {"main": config.export} | ({"compare": config.compare} if config.compare else {})
+        self.exports: Exports = {name: HotSwap(name, path, config.search, self.metrics) for name, path in paths.items()}
         limits = BatchLimits(config.max_batch, config.max_wait_ms / 1000, config.max_queue)
-        self.recommend: Batcher[RecommendQuestion] = self._batcher("recommend", recommendations, limits)
-        self.similar: Batcher[SimilarQuestion] = self._batcher("similar", neighbours, limits)
-        self._looks = asyncio.Lock()
+        self.recommend: Batcher[RecommendRequest] = self._batcher("recommend", recommendations, limits)
+        self.similar: Batcher[SimilarRequest] = self._batcher("similar", neighbours, limits)
+        self._reloading = asyncio.Lock()
 
-    def _batcher(self, kind: str, work: Any, limits: BatchLimits) -> Batcher:
-        size, depth = (metric.labels(kind) for metric in (self.metrics.batch_size, self.metrics.queue_depth))
-        return Batcher(partial(work, self.slots), limits, size, depth)
+    def _batcher(self, kind: str, answer: Any, limits: BatchLimits) -> Batcher[Any]:
+        size, depth = self.metrics.batch_size.labels(kind), self.metrics.queue_depth.labels(kind)
+        return Batcher(partial(answer, self.exports), limits, size, depth)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Answers questions and looks for newer exports until the block ends."""
-        tasks = [asyncio.create_task(part) for part in (self.recommend.run(), self.similar.run(), self._look())]
+        """Answers requests and checks for newer exports until the block ends."""
+        tasks = [asyncio.create_task(part) for part in (self.recommend.run(), self.similar.run(), self._watch())]
         try:
             yield
         finally:
@@ -43,30 +43,24 @@ class Service:
 
     async def reload(self, changed_only: bool = False) -> None:
         """Opens the exports again, in a thread of its own; with `changed_only`, those that have a newer one."""
-        async with self._looks:
-            for slot in self.slots.values():
-                if not changed_only or await asyncio.to_thread(slot.look):
-                    await asyncio.to_thread(slot.reload)
+        async with self._reloading:
+            for export in self.exports.values():
+                if not changed_only or await asyncio.to_thread(export.changed):
+                    await asyncio.to_thread(export.reload)
 
-    async def _look(self) -> None:
+    async def _watch(self) -> None:
         while self.config.reload_s:
             await asyncio.sleep(self.config.reload_s)
             await self.reload(changed_only=True)
 
     def about(self) -> dict[str, Any]:
-        """What the exports in service are, and whether there is a report."""
-        exports = {name: slot.current.about() for name, slot in self.slots.items()}
+        """The exports in service, and whether there is a report."""
+        exports = {name: export.current.about() for name, export in self.exports.items()}
         return dict.fromkeys(("main", "compare")) | exports | {"report": self.config.report is not None}
 
     def health(self) -> dict[str, Any]:
         """Which exports are in service, since when, and why a newer one is not."""
         exports = {
-            name: slot.current.identity()
-            | {"path": slot.current.name, "since": _text(slot.current.since), "reload_error": slot.error}
-            for name, slot in self.slots.items()
+            name: export.current.health() | {"reload_error": export.error} for name, export in self.exports.items()
         }
         return {"status": "ok", "exports": dict.fromkeys(("main", "compare")) | exports}
-
-
-def _text(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds")

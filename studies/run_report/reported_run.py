@@ -69,7 +69,7 @@ def read_run(path: str, label: str, config_of: Callable[[str], RunConfig | None]
     return ReportedRun(
         label=label,
         directory=directory,
-        recipe_config=config_of(directory.record["recipe"]),
+        recipe_config=config_of(directory.record.recipe),
         train=_train_metrics(directory),
         curves=read_curves(directory.path / "metrics.jsonl"),
         ranks={
@@ -121,7 +121,7 @@ def _open_store(directory: RunDirectory) -> tuple[SessionStore | None, str]:
         store = directory.open_store()
     except UserError as error:
         return None, str(error)
-    if store.manifest.counts != directory.record["counts"]:
+    if store.manifest.counts != directory.record.counts:
         return None, f"{store.path} has other counts than the data {directory.path} was trained on"
     return store, ""
 
@@ -141,7 +141,7 @@ def _train_metrics(directory: RunDirectory) -> dict[str, float] | None:
 
 def _read_ranks(directory: RunDirectory, protocol: str, split: str) -> Ranks:
     """A run's ranks; raises `UserError` where they cannot be of its data."""
-    ranks, counts = read_ranks(directory.path, protocol, split), directory.record["counts"]
+    ranks, counts = read_ranks(directory.path, protocol, split), directory.record.counts
     limits: dict[str, tuple[int, Any]] = {
         "session": (0, counts.get("sessions", np.inf)),
         "target": (0, counts["tracks"]),

@@ -64,7 +64,7 @@ def not_comparable(first: ReportedRun, second: ReportedRun, protocol: Protocol) 
     for run in (first, second):
         if key not in run.ranks:
             return f"run {run.label} has not been measured"
-    if first.directory.record["vocabulary_hash"] != second.directory.record["vocabulary_hash"]:
+    if first.directory.record.vocabulary_hash != second.directory.record.vocabulary_hash:
         return "the runs' data have other tracks"
     one, other = first.ranks[key], second.ranks[key]
     if not (np.array_equal(one.session, other.session) and np.array_equal(one.target, other.target)):

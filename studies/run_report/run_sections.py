@@ -42,15 +42,15 @@ def facts(runs: list[ReportedRun]) -> Rows:
 
 
 def _facts(run: ReportedRun) -> dict[str, str]:
-    record, counts = run.directory.record, run.directory.record["counts"]
+    record, counts = run.directory.record, run.directory.record.counts
     skipped = f", {100 * run.store.manifest.skip_share:.1f} % of the plays skipped" if run.store else ""
     sizes = ", ".join(f"{counts[name]:,} {name}" for name in ("sessions", "plays", "tracks") if name in counts)
     return {
         "directory": str(run.directory.path),
-        "recipe": record["recipe"],
+        "recipe": record.recipe,
         "data": f"{run.directory.config.data.path}: {sizes}{skipped}",
-        "table": f"{record['rows']:,} rows of {run.directory.config.table.dim}",
-        "versions": ", ".join(f"{name} {number}" for name, number in record["versions"].items()),
+        "table": f"{record.num_rows:,} rows of {run.directory.config.table.dim}",
+        "versions": ", ".join(f"{name} {number}" for name, number in record.versions.items()),
     }
 
 
@@ -109,7 +109,7 @@ def throughput(runs: list[ReportedRun]) -> tuple[Rows, list[Picture]]:
     """Time and rate of the training steps, a row a run that has ended; and sessions/s by step."""
     rows = [
         [f"run {run.label}", f"{run.train['epochs']:.0f}", f"{run.train['best_epoch']:.0f}"]
-        + [f"{run.train['seconds']:,.1f}", f"{run.train['sessions_per_s']:,.0f}", str(run.directory.record["ranks"])]
+        + [f"{run.train['seconds']:,.1f}", f"{run.train['sessions_per_s']:,.0f}", str(run.directory.record.world_size)]
         for run in runs
         if run.train
     ]

@@ -40,9 +40,9 @@ def read_sample(run: RunDirectory) -> Sample | None:
         return None
     path = best_checkpoint(run.path)
     index = open_checkpoint(path)
-    tracks = min(run.record["counts"]["tracks"], run.record["rows"])
+    tracks = min(run.record.counts["tracks"], run.record.num_rows)
     shape = index["tensors"].get(_WEIGHT, {"shape": []})["shape"]
-    if shape != [run.record["rows"], run.config.table.dim]:
+    if shape != [run.record.num_rows, run.config.table.dim]:
         raise UserError(f"{path}: '{_WEIGHT}' has shape {shape}, not that of the run's config: train again")
     chosen = np.random.default_rng(_SEED).choice(tracks, min(_ROWS, tracks), replace=False)
     row_M = np.sort(chosen)

@@ -13,9 +13,10 @@ import yaml
 from skipwise.common.errors import UserError
 from skipwise.components.recipes import RECIPES
 from skipwise.components.train import read_command_line
-from skipwise.studies import sweep_search as search
-from skipwise.studies.search_space import SPACES, Choices, Range, read_space, sections
+from skipwise.studies import sweep as search
+from skipwise.studies.search_space import SPACES, Choices, Range, read_space
 from skipwise.studies.sweep_report import _importances
+from skipwise.studies.sweep_study import Sweep, best_trial, finished, open_study
 from skipwise.training.config_fields import from_mapping
 from skipwise.training.loop import train
 from skipwise.training.run.directory import CHECKPOINTS, RunDirectory
@@ -113,13 +114,31 @@ def test_no_test_target_is_looked_at_and_only_the_best_weights_stay(run, folder:
 
 
 def test_the_best_is_a_config_file_of_train(run, folder: Path):
+    budget = {"epochs": 2, "patience": 1, "validation_sessions": 80, "log_every": 3}
+    (folder / "small.yaml").write_text(yaml.safe_dump(SMALL | {"train": SMALL["train"] | budget}))
     assert run(*words(folder, "out", 2)).code == 0
     best = json.loads((folder / "out" / "sweep.json").read_text())["best"]
     kept = RunDirectory.open(str(folder / "out" / "trials" / f"{best:04}")).config
     _, config = read_command_line(["unidir-skip-track", "--config", str(folder / "out" / "best.yaml")])
-    assert config == replace(kept, run_dir="")
-    settings = yaml.safe_load((folder / "out" / "best.yaml").read_text())
-    assert settings["loss"].keys() == {"alpha"}, "what is searched and what --config changed, no more"
+    # The trial's config but for its data, its budget and what changes no figure.
+    plain = RECIPES["unidir-skip-track"]()
+    data = replace(kept.data, path=plain.data.path, workers=plain.data.workers)
+    train = replace(kept.train, **{name: getattr(plain.train, name) for name in budget})
+    assert config == replace(kept, run_dir="", data=data, train=train)
+    assert yaml.safe_load((folder / "out" / "best.yaml").read_text()) == {
+        "data": {"batch_size": 32, "lanes": 4, "negatives": 40},
+        "table": {"dim": 16, "learning_rate": kept.table.learning_rate},
+        "encoder": {"hidden": 16, "heads": 2, "dropout": 0.0},
+        "loss": {"alpha": kept.loss.alpha},
+        "train": {"matmul": "highest"},
+        "evaluate": {"candidates": 100},
+    }
+
+
+def test_a_budget_that_was_searched_is_in_the_best(run, folder: Path):
+    (folder / "grid.yaml").write_text(yaml.safe_dump({"train.epochs": [1]}))
+    assert run(*words(folder, "out", 1, "grid.yaml")).code == 0
+    assert yaml.safe_load((folder / "out" / "best.yaml").read_text())["train"] == {"epochs": 1, "matmul": "highest"}
 
 
 def test_a_trial_below_the_median_is_pruned(monkeypatch, tmp_path: Path):
@@ -138,13 +157,13 @@ def test_a_trial_below_the_median_is_pruned(monkeypatch, tmp_path: Path):
     epochs: list[int] = []
     monkeypatch.setattr(search, "train", train_as_told)
     plain = from_mapping(RECIPES["unidir"](), {"train": {"epochs": 5}}, "")
-    sweep = search.Sweep(tmp_path / "out", "unidir", plain, plain, {"loss.beta": Range(0.1, 1.0)}, 0, {})
-    study = search.open_study(sweep)
+    sweep = Sweep(tmp_path / "out", "unidir", plain, plain, {"loss.beta": Range(0.1, 1.0)}, 0, {})
+    study = open_study(sweep)
     for _ in range(8):
         assert search.run_trial(sweep, study)
-    states = [trial.state.name for trial in search.finished(study)]
+    states = [trial.state.name for trial in finished(study)]
     assert states == ["COMPLETE"] * 5 + ["PRUNED", "COMPLETE", "COMPLETE"] and epochs == [5] * 5 + [3, 5, 5]
-    assert search.best_trial(study).number == 7
+    assert best_trial(study).number == 7
 
 
 def test_importances_name_what_matters():
@@ -271,7 +290,3 @@ def test_spaces_as_they_are_read(tmp_path: Path):
     trial = optuna.trial.FixedTrial({"encoder.blocks": 2, "loss.beta": 0.5})
     assert [space[field].suggest(trial, field) for field in ("encoder.blocks", "loss.beta")] == [2, 0.5]
     assert type(space["loss.beta"].low) is float, "the field's type decides, not how its bounds are written"
-    assert sections({"loss.alpha": 1, "loss.beta": 2, "table.dim": 4}) == {
-        "loss": {"alpha": 1, "beta": 2},
-        "table": {"dim": 4},
-    }

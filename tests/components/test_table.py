@@ -10,7 +10,8 @@ import torch
 import yaml
 
 from skipwise.common.errors import UserError
-from skipwise.components.recipes.table_models import MODELS, PAPER, with_baselines
+from skipwise.components.recipes.table_models import MODELS, with_baselines
+from skipwise.studies.config import PAPER_MODELS
 from tests.components.conftest import refused
 from tests.conftest import random_sessions
 
@@ -113,7 +114,7 @@ def test_wrong_files_are_refused(run, words, tmp_path: Path):
 def test_rows_bring_what_they_are_compared_with():
     assert with_baselines(("unidir-skip-track", "unidir")) == ["unidir", "unidir-skip-track"]
     assert with_baselines(("gbce", "shared")) == ["unidir", "shared-blind", "gbce", "shared"]
-    assert with_baselines(PAPER) == list(PAPER)
+    assert with_baselines(PAPER_MODELS) == list(PAPER_MODELS)
     with pytest.raises(UserError, match="there is no model 'x'"):
         with_baselines(("x",))
 
@@ -121,5 +122,5 @@ def test_rows_bring_what_they_are_compared_with():
 def test_every_model_has_its_place():
     for name, model in MODELS.items():
         assert model.baseline is None or model.baseline in MODELS
-        assert (model.paper is None) == (name not in PAPER)
+        assert (model.paper is None) == (name not in PAPER_MODELS)
         model.recipe()

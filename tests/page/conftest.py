@@ -13,8 +13,8 @@ import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from skipwise.components.serve import ServeConfig
 from skipwise.retrieval.serve.app import make_app
+from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.service import Service
 from tests.page.exports import write_export
 

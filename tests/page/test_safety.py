@@ -4,7 +4,7 @@ import re
 
 from playwright.sync_api import Page, expect
 
-from skipwise.retrieval.serve.static import PAGE
+from skipwise.retrieval.serve.app import PAGE
 from tests.page.conftest import HOSTILE
 from tests.page.oracle import address, ask, recommended
 
@@ -111,5 +111,5 @@ def test_the_page_has_no_inline_code_and_no_address_outside():
 
 def test_the_package_carries_every_file_of_the_page():
     setup = (PAGE.parents[2] / "setup.py").read_text()
-    pattern = re.search(r'package_data=\{"retrieval\.serve": \["(.+?)"\]\}', setup)[1]
+    pattern = re.search(r'"skipwise\.retrieval\.serve": \["(.+?)"\]', setup)[1]
     assert sorted(PAGE.parent.glob(pattern)) == sorted(PAGE.iterdir())

@@ -9,8 +9,7 @@ import torch
 
 from skipwise.common.errors import UserError
 from skipwise.studies.comparison import Row, compare
-from skipwise.studies.comparison_markdown import _verdict, table_markdown
-from skipwise.studies.comparison_plot import draw
+from skipwise.studies.comparison_files import _verdict, draw, table_markdown
 from skipwise.training.evaluation.records import RankWriter
 
 N = 400

@@ -28,7 +28,7 @@ def start_from_run(tensors: Tensors, run: RunDirectory) -> int:
     index = open_checkpoint(path)
     dense = {name: tensor for name, tensor in tensors.items() if not isinstance(tensor, ShardedTensor)}
     load_tensors(dense, path, index)
-    rows = run.record["rows"], source.record["rows"]
+    rows = run.record.num_rows, source.record.num_rows
     for name, tensor in tensors.items():
         if not isinstance(tensor, ShardedTensor):
             continue

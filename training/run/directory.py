@@ -3,33 +3,73 @@
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from skipwise.common.errors import UserError, shown
 from skipwise.common.files import read_json, read_yaml, write_json
-from skipwise.datapipes.manifest import VOCABULARY
+from skipwise.common.schema import PositiveCount, Sha256, StrictModel, validate
+from skipwise.datapipes.manifest import VOCABULARY, Counts
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.training.config import RunConfig
 from skipwise.training.config_fields import from_mapping
 
-SCHEMA_VERSION = 2
+RECORD = "run.json"
 CHECKPOINTS = "checkpoints"
+MATCHES = "matches.parquet"
+
+
+class RunRecord(StrictModel):
+    """`run.json`: what a run was trained on, and with which code."""
+
+    schema_version: int = 2
+    recipe: str
+    world_size: PositiveCount = Field(alias="ranks")
+    """Ranks of the launch that began the run."""
+    vocabulary_hash: Sha256
+    """The dataset's."""
+    counts: Counts
+    """The dataset's."""
+    num_rows: PositiveCount = Field(alias="rows")
+    """Rows of the table: the dataset's tracks, and those kept from the run that this one started from."""
+    rows_hash: Sha256
+    """SHA-256, in hex, over the track ids in row order, each followed by a newline."""
+    versions: dict[str, str]
+    launch: str | None = None
+    """torchrun's id of the launch that began the run."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `run.json`."""
+        return self.model_dump(by_alias=True)
+
+    @classmethod
+    def read(cls, run_path: Path) -> "RunRecord":
+        """Reads a run directory's; raises `UserError` where it is missing, broken or of another version."""
+        file = run_path / RECORD
+        content = read_json(file, "a run directory that train wrote")
+        if content.keys().isdisjoint({"rows", "rows_hash"}):
+            # Runs from before `init_from` have neither: their rows are the dataset's tracks.
+            counts = content.get("counts")
+            rows = counts.get("tracks") if isinstance(counts, dict) else None
+            content |= {"rows": rows, "rows_hash": content.get("vocabulary_hash")}
+        return validate(cls, content, file, "restore the file, or train again")
 
 
 class RunDirectory:
     """`config.yaml`, `run.json`, `vocabulary.parquet`, `checkpoints/`, `metrics.jsonl`, `metrics.json`, and more."""
 
-    def __init__(self, path: Path, config: RunConfig, record: dict[str, Any]):
+    def __init__(self, path: Path, config: RunConfig, record: RunRecord):
         self.path, self.config, self.record = path, config, record
 
     @property
     def vocabulary(self) -> Vocabulary:
         """The tracks of the table's rows: the data's, and then those kept from the run that this one started from."""
-        return Vocabulary(self.path / VOCABULARY, self.record["rows"], self.record["rows_hash"], "train again")
+        return Vocabulary(self.path / VOCABULARY, self.record.num_rows, self.record.rows_hash, "train again")
 
     @property
     def matches(self) -> Path:
-        """Which rows of the run that this one started from went where."""
-        return self.path / "matches.parquet"
+        """`row` of this run's table and `source`, the row of the same track in the run that this one started from."""
+        return self.path / MATCHES
 
     @property
     def finished(self) -> bool:
@@ -45,21 +85,14 @@ class RunDirectory:
     def open(cls, path: str) -> "RunDirectory":
         """Reads a run back; raises `UserError` for a missing, broken or other version's directory."""
         folder = Path(path)
-        record = read_json(folder / "run.json", "a run directory that train wrote")
-        version = record.get("schema_version")
-        if type(version) is not int or version != SCHEMA_VERSION:
-            raise UserError(
-                f"{folder}/run.json has schema_version {shown(version)}, this version reads {SCHEMA_VERSION}: "
-                "train again"
-            )
-        _check_record(folder / "run.json", record)
+        record = RunRecord.read(folder)
         file = folder / "config.yaml"
         return cls(folder, from_mapping(RunConfig(), read_yaml(file), str(file)), record)
 
     def open_store(self) -> SessionStore:
         """The dataset the run was trained on; refuses one whose rows mean other tracks."""
         store = SessionStore(self.config.data.path)
-        if store.manifest.vocabulary_hash != self.record["vocabulary_hash"]:
+        if store.manifest.vocabulary_hash != self.record.vocabulary_hash:
             raise UserError(
                 f"{store.path} has another vocabulary than the data {self.path} was trained on: "
                 "use that data set, or train again"
@@ -67,7 +100,7 @@ class RunDirectory:
         return store
 
     def update_metrics(self, changes: dict[str, Any]) -> None:
-        """Merges `changes` into `metrics.json`, section by section, at one blow; every rank returns once it is done."""
+        """Merges `changes` into `metrics.json`, section by section, atomically; every rank returns once it is done."""
         from skipwise.common.distributed import barrier, rank  # torch, for which `show` does not wait
 
         if rank() == 0:
@@ -84,19 +117,3 @@ def read_metrics(file: Path, expected: str) -> dict[str, dict[str, Any]]:
         if not isinstance(section, dict):
             raise UserError(f"{file} holds no section at {shown(name)}: expected {expected}")
     return content
-
-
-def _check_record(file: Path, record: dict[str, Any]) -> None:
-    counts = record.get("counts")
-    counts = counts if isinstance(counts, dict) else {}
-    for name, right in (
-        ("recipe", isinstance(record.get("recipe"), str)),
-        ("vocabulary_hash", isinstance(record.get("vocabulary_hash"), str)),
-        ("rows", type(record.get("rows")) is int and record["rows"] > 0),
-        ("rows_hash", isinstance(record.get("rows_hash"), str)),
-        ("ranks", type(record.get("ranks")) is int),
-        ("counts", "tracks" in counts and all(type(number) is int and number >= 0 for number in counts.values())),
-        ("versions", isinstance(record.get("versions"), dict)),
-    ):
-        if not right:
-            raise UserError(f"{file} has no '{name}' that train wrote: restore the file, or train again")

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -17,9 +16,10 @@ from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.datapipes.vocabulary_match import match
 from skipwise.training.config import RunConfig
-from skipwise.training.run.directory import SCHEMA_VERSION, RunDirectory
+from skipwise.training.config_fields import flatten
+from skipwise.training.run.directory import MATCHES, RECORD, RunDirectory, RunRecord
 
-_FREE_TO_CHANGE = (
+FREE_TO_CHANGE = (
     "run_dir",
     "resume",
     "data.path",
@@ -34,7 +34,7 @@ _FREE_TO_CHANGE = (
     "checkpoint.keep",
 )
 """Fields that change no figure of a run; all others must stay as they were for it to go on."""
-_BEGINNING = ("config.yaml", "run.json", VOCABULARY, "matches.parquet")
+_BEGINNING = ("config.yaml", RECORD, VOCABULARY, MATCHES)
 _OWN_FILES = {*_BEGINNING, *(f".{name}.partial" for name in _BEGINNING)}
 """What a directory may hold whose run was killed before it began."""
 
@@ -49,13 +49,13 @@ def begin_run(config: RunConfig, recipe: str, store: SessionStore) -> RunDirecto
         lambda: _directory(config, recipe, store),
         lambda why: f"{config.run_dir or 'runs'} cannot be written ({why}): choose another --run-dir",
     )
-    return RunDirectory(path, dataclasses.replace(config, run_dir=str(path)), read_json(path / "run.json", "a run"))
+    return RunDirectory(path, dataclasses.replace(config, run_dir=str(path)), RunRecord.read(path))
 
 
 def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
     """The run's directory, with its config, its vocabulary and its record in it."""
     path = Path(config.run_dir) if config.run_dir else _own_directory(recipe) or _new_directory(recipe)
-    if (path / "run.json").exists() and config.resume == "auto":
+    if (path / RECORD).exists() and config.resume == "auto":
         _check_same(path, config, recipe, store)
         return path
     if path.exists() and not (path.is_dir() and {file.name for file in path.iterdir()} <= _OWN_FILES):
@@ -63,46 +63,42 @@ def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     config = dataclasses.replace(config, run_dir=str(path))
     write_text(path / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
-    rows, rows_hash = _take_vocabulary(config, store, path)
-    write_json(
-        path / "run.json",
-        {
-            "schema_version": SCHEMA_VERSION,
-            "recipe": recipe,
-            "ranks": world_size(),
-            "vocabulary_hash": store.manifest.vocabulary_hash,
-            "counts": store.manifest.counts,
-            "rows": rows,
-            "rows_hash": rows_hash,
-            "versions": versions(),
-            "launch": os.environ.get("TORCHELASTIC_RUN_ID"),
-        },
+    num_rows, rows_hash = _write_vocabulary(config, store, path)
+    record = RunRecord(
+        recipe=recipe,
+        ranks=world_size(),
+        vocabulary_hash=store.manifest.vocabulary_hash,
+        counts=store.manifest.counts,
+        rows=num_rows,
+        rows_hash=rows_hash,
+        versions=versions(),
+        launch=os.environ.get("TORCHELASTIC_RUN_ID"),
     )
+    write_json(path / RECORD, record.to_json())
     return path
 
 
-def _take_vocabulary(config: RunConfig, store: SessionStore, path: Path) -> tuple[int, str]:
-    """A run's rows must keep their meaning when the dataset directory is replaced: it has a vocabulary of its own.
+def _write_vocabulary(config: RunConfig, store: SessionStore, path: Path) -> tuple[int, str]:
+    """Writes the run's own vocabulary, which stays when the dataset directory is replaced.
 
-    Returns how many rows its table has, and the hash of their ids.
+    Returns how many rows the table has, and the hash of their ids.
     """
     own = Vocabulary.of(store)
     own.check()
     if not config.init_from:
-        aside = path / f".{VOCABULARY}.partial"
-        shutil.copyfile(own.file, aside)
-        os.replace(aside, path / VOCABULARY)
+        partial = path / f".{VOCABULARY}.partial"
+        shutil.copyfile(own.file, partial)
+        os.replace(partial, path / VOCABULARY)
         return own.tracks, store.manifest.vocabulary_hash
     source = RunDirectory.open(config.init_from)
     check_start(source, config)
     source.vocabulary.check()
-    run = RunDirectory(path, config, {})
-    rows, kept, known = match(source.vocabulary, own, config.vanished == "keep", path / VOCABULARY, run.matches)
+    num_rows, kept, known = match(source.vocabulary, own, config.vanished == "keep", path / VOCABULARY, path / MATCHES)
     logger.info(
         f"starts from {source.path}: {known:,} of the {store.tracks:,} tracks have rows there, "
         f"{source.vocabulary.tracks - known:,} of its tracks are not in {store.path} and {kept:,} of those are kept"
     )
-    return rows, Vocabulary(path / VOCABULARY, rows, "", "train again").digest()
+    return num_rows, Vocabulary(path / VOCABULARY, num_rows, "", "train again").digest()
 
 
 def check_start(source: RunDirectory, config: RunConfig) -> None:
@@ -120,14 +116,12 @@ def _check_same(path: Path, config: RunConfig, recipe: str, store: SessionStore)
     """Raises `UserError` unless the run there is this one."""
     run = RunDirectory.open(str(path))
     state = "a finished" if run.finished else "an unfinished"
-    if run.record["recipe"] != recipe:
-        raise UserError(f"{path} holds {state} run of {run.record['recipe']}, not {recipe}: choose another --run-dir")
+    if run.record.recipe != recipe:
+        raise UserError(f"{path} holds {state} run of {run.record.recipe}, not {recipe}: choose another --run-dir")
     if difference := first_difference(run.config, config):
         raise UserError(f"{path} holds {state} run with {difference}: go on with that, or choose another --run-dir")
-    if (store.manifest.vocabulary_hash, store.manifest.counts) != (
-        run.record["vocabulary_hash"],
-        run.record["counts"],
-    ):
+    data = store.manifest
+    if (data.vocabulary_hash, data.counts) != (run.record.vocabulary_hash, run.record.counts):
         raise UserError(
             f"{path} holds {state} run on other data than {store.path}: go on with those, or choose another "
             "--run-dir, which may start from this run with --init-from"
@@ -136,18 +130,11 @@ def _check_same(path: Path, config: RunConfig, recipe: str, store: SessionStore)
 
 def first_difference(before: RunConfig, now: RunConfig) -> str:
     """The first field, as a flag with both values, in which two configs make different runs; empty where none is."""
-    values, others = (_flat(dataclasses.asdict(config)) for config in (before, now))
-    for name, value in values.items():
-        if value != others[name] and name not in _FREE_TO_CHANGE:
-            return f"--{name.replace('_', '-')} {value}, not {others[name]}"
+    values, others = flatten(before), flatten(now)
+    for path, value in values.items():
+        if value != others[path] and path not in FREE_TO_CHANGE:
+            return f"--{path.replace('_', '-')} {value}, not {others[path]}"
     return ""
-
-
-def _flat(sections: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in sections.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
 
 
 def _own_directory(recipe: str) -> Path | None:
@@ -155,7 +142,7 @@ def _own_directory(recipe: str) -> Path | None:
     launch = os.environ.get("TORCHELASTIC_RUN_ID")
     if not launch or not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         return None
-    for file in Path("runs").glob(f"{recipe}-[0-9][0-9][0-9]*/run.json"):
+    for file in Path("runs").glob(f"{recipe}-[0-9][0-9][0-9]*/{RECORD}"):
         if read_json(file, "a run").get("launch") == launch:
             return file.parent
     return None

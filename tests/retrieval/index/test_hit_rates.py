@@ -17,7 +17,7 @@ from skipwise.retrieval.hit_rates import measure_hit_rates, open_exported, ranks
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.search.exact import ExactSearch
 from skipwise.training.config import RunConfig
-from skipwise.training.run.directory import RunDirectory
+from skipwise.training.run.directory import RunDirectory, RunRecord
 from tests.conftest import random_sessions
 from tests.retrieval.index.exports import DIM
 
@@ -75,10 +75,13 @@ def test_ranks_in_a_list():
 
 def test_another_runs_export_is_refused(by_hand, tmp_path: Path):
     export = by_hand()
-    run = RunDirectory(tmp_path / "run", config_of(tmp_path, True), {"rows_hash": "0" * 64})
+    counts = {"sessions": 9, "plays": 90, "tracks": 30}
+    hashes = {"vocabulary_hash": "0" * 64, "rows_hash": "0" * 64}
+    record = RunRecord(recipe="best", ranks=1, counts=counts, rows=30, versions={}, **hashes)
+    run = RunDirectory(tmp_path / "run", config_of(tmp_path, True), record)
     with pytest.raises(UserError, match="has other tracks in its rows than .*run: give the run that it was exported"):
         open_exported(export, "auto", run)
-    run.record["rows_hash"] = OpenExport.open(export).manifest.vocabulary_hash
+    run.record = record.model_copy(update={"rows_hash": OpenExport.open(export).manifest.vocabulary_hash})
     assert isinstance(open_exported(export, "auto", run)[1], ExactSearch)
     with pytest.raises(UserError, match="has no index"):
         open_exported(export, "index", run)

@@ -16,12 +16,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from skipwise.components.serve import ServeConfig
 from skipwise.retrieval.export_manifest import ExportManifest
 from skipwise.retrieval.open_export import OpenExport
+from skipwise.retrieval.recommend.config import RecommendOptions
 from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
 from skipwise.retrieval.search.opened_search import open_search
 from skipwise.retrieval.serve.app import make_app
+from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.service import Service
 from skipwise.training.checkpoint.checkpoint_index import FileRecord
 
@@ -111,7 +112,8 @@ class Oracle:
 
     def recommend(self, session: list[tuple[str, bool]], k: int = 10, **options: Any) -> list[tuple[str, float]]:
         rows = [(NAMES.index(track), skipped) for track, skipped in session]
-        (rows_K,), (scores_K,) = self._recommender.recommend(SessionHistory.of([rows]), k, **options)
+        found = self._recommender.recommend(SessionHistory.of([rows]), RecommendOptions(k=k, **options))
+        (rows_K,), (scores_K,) = found
         return [(NAMES[row], score) for row, score in zip(rows_K, scores_K.tolist(), strict=True) if row >= 0]
 
 

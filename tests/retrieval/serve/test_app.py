@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from skipwise.components.serve import ServeConfig
 from skipwise.retrieval.export_manifest import ExportManifest
-from skipwise.retrieval.serve.served_export import Loaded
+from skipwise.retrieval.serve.config import ServeConfig
+from skipwise.retrieval.serve.served_export import ServedExport
 from skipwise.retrieval.serve.service import Service
 from tests.retrieval.serve.conftest import MOST, NAMES, TRACKS, Asked, Oracle, asking, plays, sentence
 
@@ -139,7 +139,7 @@ def test_the_index_is_told(export: Path, tmp_path: Path):
     shutil.copytree(export, tmp_path / "indexed")
     manifest = ExportManifest.read(export)
     replace(manifest, index=record).write(tmp_path / "indexed")
-    about = Loaded.open(tmp_path / "indexed", "exact", 1).about()
+    about = ServedExport.open(tmp_path / "indexed", "exact", 1).about()
     assert about["index"] == {"kind": "hnsw", "search": {"efSearch": 97}, "recall_at_10": 0.97}
 
 

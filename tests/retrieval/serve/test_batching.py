@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 
-from skipwise.components.serve import ServeConfig
 from skipwise.retrieval.serve.batching import Batcher, BatchLimits, Overloaded
+from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.service import Service
 from tests.retrieval.serve.conftest import asking, sentence
 
@@ -115,16 +115,16 @@ def test_one_that_gave_up_is_not_answered():
 
 def test_overload_and_faults_over_http(export: Path):
     service = Service(ServeConfig(export, reload_s=0, max_queue=1, max_batch=1))
-    recommend = service.slots["main"].current.recommender.recommend
+    recommend = service.exports["main"].current.recommender.recommend
     release = threading.Event()
 
-    def fails_on_k_13(listened, k, exclude, steer):
+    def fails_on_k_13(listened, options):
         release.wait(10)
-        if k == 13:
+        if options.k == 13:
             raise RuntimeError("a fault of ours")
-        return recommend(listened, k, exclude, steer)
+        return recommend(listened, options)
 
-    service.slots["main"].current.recommender.recommend = fails_on_k_13
+    service.exports["main"].current.recommender.recommend = fails_on_k_13
 
     async def run() -> list[httpx.Response]:
         async with asking(service) as client:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from skipwise.components.serve import ServeConfig
 from skipwise.retrieval.serve import guard
 from skipwise.retrieval.serve.app import make_app
+from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.service import Service
 from tests.retrieval.serve.conftest import NAMES, Asked, asking, sentence
 

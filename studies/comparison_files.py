@@ -1,11 +1,101 @@
-"""The comparison as Markdown: the paper's table 1 layout, skip down-ranking and breakdowns, for each protocol."""
+"""The files of a comparison: `table.md`, `table.json`, `table.png`.
 
+The Markdown has, for each protocol, the layout of the paper's table 1, tests, skip down-ranking and breakdowns.
+"""
+
+import os
+from pathlib import Path
 from typing import Any
 
-from skipwise.studies.comparison import METRICS, SIGNIFICANT, TESTED, significant
+from skipwise.common.files import read_json, write_json, write_text
+from skipwise.common.provenance import commit, machine
+from skipwise.datapipes.counts import train_counts
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.studies.comparison import METRICS, SIGNIFICANT, TESTED, Row, compare, significant
+from skipwise.studies.groupings import groupings
+from skipwise.training.config import PROTOCOLS
+from skipwise.training.run.directory import RunDirectory
 
 _NAMES = {metric: metric.upper() for metric in METRICS}
-_PAPERS = ("hr@1", "hr@5", "hr@10", "hr@20")
+_PAPER_METRICS = ("hr@1", "hr@5", "hr@10", "hr@20")
+_COLOURS = ("#33658a", "#b5541c", "#5b7b3a", "#7a4b8a")
+
+
+def write_comparison(output: Path, rows: list[Row], store: SessionStore, title: str) -> None:
+    """Compares the rows under both protocols and writes the three files, each atomically."""
+    by = groupings(store, train_counts(store))
+    comparisons = [compare(rows, protocol, by) for protocol in PROTOCOLS]
+    made = _made_of(rows, store)
+    picture = output / ".table.png.partial"
+    draw(comparisons[0], picture)
+    os.replace(picture, output / "table.png")
+    write_json(output / "table.json", {"made": made, "comparisons": comparisons})
+    write_text(output / "table.md", table_markdown(comparisons, title, _notes(made)))
+
+
+def _made_of(rows: list[Row], store: SessionStore) -> dict[str, Any]:
+    """Data, machine, commit, and each run's recipe, versions, epochs and time."""
+    runs = {}
+    for row in rows:
+        for path in row.runs if not row.reference else ():
+            run, metrics = RunDirectory.open(str(path)), read_json(path / "metrics.json", "metrics of a run")
+            runs[path.name] = {"ranks": run.record.world_size, "versions": run.record.versions} | metrics["train"]
+    return {
+        "data": {"name": store.path.name, "counts": store.manifest.counts, "skip_share": store.manifest.skip_share}
+        | {"options": store.manifest.options, "vocabulary_hash": store.manifest.vocabulary_hash},
+        "commit": commit(),
+        "machine": machine(),
+        "runs": runs,
+    }
+
+
+def _notes(made: dict[str, Any]) -> list[str]:
+    counts, runs = made["data"]["counts"], made["runs"].values()
+    seconds = sum(run["seconds"] for run in runs)
+    ranks = sorted({run["ranks"] for run in runs})
+    return [
+        f"data: `{made['data']['name']}`, {counts['sessions']:,} sessions, {counts['plays']:,} plays, "
+        f"{counts['tracks']:,} tracks, {100 * made['data']['skip_share']:.1f} % of the plays skipped",
+        f"machine: {made['machine']['processor']}, {made['machine']['cores']} cores",
+        f"commit: {made['commit']}",
+        f"{len(made['runs'])} runs on {', '.join(map(str, ranks))} rank{'s' if ranks != [1] else ''}, "
+        f"{seconds / 60:.0f} minutes of training steps in all, {seconds / max(len(runs), 1):.0f} s a run",
+    ]
+
+
+def draw(comparison: dict[str, Any], file: Path) -> None:
+    """Writes a PNG, 1200 pixels wide: HR@1 and HR@10 of every row, with intervals, beside the paper's figures."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = {name: row for name, row in comparison["rows"].items() if not row["reference"]}
+    references = {name: row for name, row in comparison["rows"].items() if row["reference"]}
+    groups = list(dict.fromkeys(row["group"] for row in rows.values()))
+    figure = Figure(figsize=(12, 1.6 + 0.42 * len(rows)), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, (metric, axis) in enumerate(zip(TESTED, figure.subplots(1, 2, sharey=True), strict=True)):
+        for height, row in enumerate(rows.values()):
+            mean, low, high = (row[metric][key] for key in ("mean", "low", "high"))
+            colour = _COLOURS[groups.index(row["group"]) % len(_COLOURS)]
+            # Where all sessions are alike, rounding may put the mean outside of its interval.
+            sides = [[max(mean - low, 0)], [max(high - mean, 0)]]
+            axis.errorbar(mean, height, xerr=sides, fmt="o", color=colour, capsize=4)
+            if row["paper"]:
+                paper = row["paper"][_PAPER_METRICS.index(metric)]
+                axis.plot(paper, height, "D", markerfacecolor="white", markeredgecolor=colour)
+        for style, row in zip((":", "--", "-."), references.values(), strict=False):
+            axis.axvline(row[metric]["mean"], linestyle=style, color="0.45", label=row["label"])
+        axis.set_title(f"{metric.upper()} ({comparison['protocol']})")
+        axis.grid(axis="x", color="0.9")
+        axis.spines[["top", "right"]].set_visible(False)
+        if place == 0:
+            axis.set_yticks(range(len(rows)), [row["label"] for row in rows.values()])
+            axis.invert_yaxis()
+    if any(row["paper"] for row in rows.values()):
+        axis.plot([], [], "D", markerfacecolor="white", markeredgecolor="0.3", label="the paper's, other data")
+    axis.plot([], [], "o", color="0.3", label="mean and 95 % interval")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(file, format="png")
 
 
 def table_markdown(comparisons: list[dict[str, Any]], title: str, notes: list[str]) -> str:
@@ -49,13 +139,13 @@ def _hit_rates(comparison: dict[str, Any]) -> list[str]:
             cells.append(text + (f" ({gain:+.1f} %)" if gain is not None else ""))
         lines.append(f"| {row['label']} (`{name}`) | {row['seeds']} | " + " | ".join(cells) + " |")
         if row["paper"] and comparison["protocol"] == "uniform":  # the paper's own protocol
-            paper = dict(zip(_PAPERS, row["paper"], strict=True))
+            paper = dict(zip(_PAPER_METRICS, row["paper"], strict=True))
             base = rows.get(row["baseline"], {}).get("paper")
             cells = []
             for metric in METRICS:
                 text = _share(paper[metric]) if metric in paper else ""
                 if text and base:
-                    text += f" ({100 * (paper[metric] / base[_PAPERS.index(metric)] - 1):+.1f} %)"
+                    text += f" ({100 * (paper[metric] / base[_PAPER_METRICS.index(metric)] - 1):+.1f} %)"
                 cells.append(f"*{text}*" if text else "")
             lines.append("| *the paper's, on other data* | *1* | " + " | ".join(cells) + " |")
     return lines + [""]
@@ -73,13 +163,13 @@ def _verdicts(comparison: dict[str, Any]) -> list[str]:
 
 
 def _verdict(figures: dict[str, Any]) -> str:
-    """Sessions and seeds must both speak for a difference before it is called one."""
+    """A difference is called one only where it is significant both over sessions and over seeds."""
     if not significant(figures):
         return "no significant difference"
-    way = "better" if figures["difference"][0] > 0 else "worse"
+    verdict = "better" if figures["difference"][0] > 0 else "worse"
     if figures["p_seeds"] is None:
-        return f"{way} with this seed"
-    return way if figures["p_seeds"] < SIGNIFICANT else f"{way} with these seeds"
+        return f"{verdict} with this seed"
+    return verdict if figures["p_seeds"] < SIGNIFICANT else f"{verdict} with these seeds"
 
 
 def _tests(comparison: dict[str, Any]) -> list[str]:

@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 
 from skipwise.common.errors import UserError
-from skipwise.components.serve import ServeConfig
 from skipwise.retrieval.serve import server
-from skipwise.retrieval.serve.hot_swap import Slot
+from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.prometheus import Metrics
-from skipwise.retrieval.serve.served_export import Loaded
+from skipwise.retrieval.serve.served_export import HotSwap, ServedExport
 from skipwise.retrieval.serve.server import run
 from skipwise.retrieval.serve.service import Service
 from skipwise.training.checkpoint.checkpoint_index import FileRecord
@@ -76,58 +75,58 @@ def test_a_broken_export(export: Path, place: Path, tmp_path: Path, way: str):
     newer = Path(shutil.copytree(export, tmp_path / "newer"))
     spoil(newer)
     metrics = Metrics()
-    slot = Slot("main", place, "auto", metrics)
-    before = slot.current
+    swap = HotSwap("main", place, "auto", metrics)
+    before = swap.current
     point(place, newer)
-    slot.reload()
-    assert slot.current is before
-    assert named in slot.error and "\n" not in slot.error
+    swap.reload()
+    assert swap.current is before
+    assert named in swap.error and "\n" not in swap.error
     assert metrics.registry.get_sample_value("skipwise_reload_failures_total", {"export": "main"}) == 1
     with pytest.raises(UserError, match=named):
-        Slot("main", newer, "auto", Metrics())
+        HotSwap("main", newer, "auto", Metrics())
     point(place, export)
-    slot.reload()
-    assert slot.error is None and slot.current.generation == 2
+    swap.reload()
+    assert swap.error is None and swap.current.generation == 2
 
 
 def test_a_delta(write_export: Callable[..., Path], tmp_path: Path):
     since = {"run": "runs/before", "rows_hash": "", "changed": TRACKS, "new": 0, "unchanged": 0, "gone": 0}
     since |= {"table_rows": TRACKS, "gone_tracks": {"file": "gone", "bytes": 0, "sha256": "0" * 64}}
     with pytest.raises(UserError, match="only"):
-        Loaded.open(write_export(tmp_path / "delta", since=since), "auto", 1)
+        ServedExport.open(write_export(tmp_path / "delta", since=since), "auto", 1)
 
 
 def test_vectors_that_are_no_numbers(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    opened = Loaded.open(export, "exact", 1).opened
+    opened = ServedExport.open(export, "exact", 1).opened
     monkeypatch.setattr(type(opened.vectors), "take", lambda self, rows: np.full((len(rows), 8), np.nan, np.float32))
     with pytest.raises(UserError, match="not finite"):
-        Loaded.open(export, "exact", 1)
+        ServedExport.open(export, "exact", 1)
 
 
 def test_a_change_is_taken_up_once_it_stands(place: Path, other: Path):
-    slot = Slot("main", place, "auto", Metrics())
-    assert not slot.look()
+    swap = HotSwap("main", place, "auto", Metrics())
+    assert not swap.changed()
     point(place, other)
-    assert not slot.look()  # may still be on its way
+    assert not swap.changed()  # may still be on its way
     (place.parent / "first" / "unrelated").touch()
-    assert slot.look()
-    slot.reload()
-    assert not slot.look()
+    assert swap.changed()
+    swap.reload()
+    assert not swap.changed()
     place.unlink()  # replaced by two renames, export is nowhere for a moment
-    assert not slot.look()
+    assert not swap.changed()
     place.symlink_to(other)
-    assert not slot.look()
+    assert not swap.changed()
 
 
 def test_the_older_export_leaves_memory(place: Path, other: Path):
     """Its table above all, once no batch uses it."""
-    slot = Slot("main", place, "auto", Metrics())
+    swap = HotSwap("main", place, "auto", Metrics())
     gc.disable()
     try:
-        in_flight = slot.current
+        in_flight = swap.current
         table = weakref.ref(in_flight.opened.vectors)
         point(place, other)
-        slot.reload()
+        swap.reload()
         assert table() is not None
         assert len(in_flight.opened.vectors.take(np.arange(3))) == 3
         del in_flight

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipwise.retrieval.open_export import OpenExport
+from skipwise.retrieval.recommend.config import RecommendOptions
 from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
-from skipwise.retrieval.recommend.similar_tracks import nearest
 from skipwise.retrieval.search.opened_search import open_search
 from tests.components.conftest import refused, run  # noqa: F401  a fixture
 from tests.retrieval.made import LONGEST, program, write_made
@@ -70,7 +70,9 @@ SESSIONS = st.lists(
     kind=st.sampled_from(["read", "filter"]),
 )
 def test_ranked_as_by_hand(recommenders, sessions, k, exclude, steer, kind):
-    rows_BK, scores_BK = recommenders[kind].recommend(SessionHistory.of(sessions), k, exclude, steer)
+    rows_BK, scores_BK = recommenders[kind].recommend(
+        SessionHistory.of(sessions), RecommendOptions(k=k, exclude=exclude, steer=steer)
+    )
     assert rows_BK.shape == scores_BK.shape == (len(sessions), k)
     for session, rows, scores in zip(sessions, rows_BK, scores_BK, strict=True):
         expected = by_hand(session, k, exclude, steer, kind)
@@ -83,13 +85,15 @@ def test_ranked_as_by_hand(recommenders, sessions, k, exclude, steer, kind):
 
 
 def test_no_session_has_no_answer(recommenders):
-    rows, scores = recommenders["read"].recommend(SessionHistory.of([]), 4)
+    rows, scores = recommenders["read"].recommend(SessionHistory.of([]), RecommendOptions(k=4))
     assert rows.shape == scores.shape == (0, 4)
 
 
 def test_steering_leaves_a_session_without_skips_alone(recommenders):
     listened = SessionHistory.of([[(1, False), (2, False)], [(1, False), (2, True)]])
-    off, on = (recommenders["read"].recommend(listened, TRACKS, steer=steer)[1] for steer in (0.0, 0.5))
+    off, on = (
+        recommenders["read"].recommend(listened, RecommendOptions(k=TRACKS, steer=steer))[1] for steer in (0.0, 0.5)
+    )
     assert np.array_equal(off[0], on[0]) and not np.array_equal(off[1], on[1])
 
 
@@ -101,7 +105,7 @@ def test_neighbours_as_by_hand(made, by: str, monkeypatch):
     for row in (0, 7, TRACKS - 1):
         scores = table @ table[row]
         scores[row] = -np.inf
-        (rows,), (likeness,) = nearest(opened.vectors, np.array([row]), TRACKS, by)
+        (rows,), (likeness,) = Recommender(opened, open_search(opened)).similar(np.array([row]), TRACKS, by)
         assert rows[-1] == -1 and row not in rows[:-1] and sorted(rows[:-1]) == sorted(set(range(TRACKS)) - {row})
         np.testing.assert_allclose(likeness[:-1], np.sort(scores)[::-1][:-1], atol=1e-5)
         np.testing.assert_allclose(likeness[:-1], scores[rows[:-1]], atol=1e-5)
@@ -122,8 +126,12 @@ def test_similar_on_the_command_line(made, run):  # noqa: F811
     said = run("similar", "--export", str(made["read"]), "--track", "t_05", "-k", "1").said.split()
     assert said[4] == IDS[np.argsort(-(unit(ROWS) @ unit(ROWS[5])))[1]]
     refused(run("similar", "--export", str(made["read"]), "--track", ""), "--track is empty")
-    refused(run("similar", "--export", str(made["read"]), "--track", "t_005"), "--track 't_005'", "perhaps 't_00'")
-    refused(run("similar", "--export", str(made["read"]), "--track", "t_05", "-k", "0"), "-k 0 must lie in 1..10000")
+    refused(
+        run("similar", "--export", str(made["read"]), "--track", "t_005"),
+        "the track 't_005' is not among the 41 tracks",
+        "perhaps 't_00'",
+    )
+    refused(run("similar", "--export", str(made["read"]), "--track", "t_05", "-k", "0"), "k 0 must lie in 1..10000")
 
 
 @pytest.mark.parametrize(
@@ -136,12 +144,12 @@ def test_similar_on_the_command_line(made, run):  # noqa: F811
         (["--session", "t_01,t_2"], ["place 2", "'t_2' is not among the 41 tracks", "perhaps 't_"]),
         (["--session", "\udcff"], ["place 1", "is not among"]),
         (["--session", "a,b"], ["cannot hold 'a,b'", "--input"]),
-        (["--session", "t_01", "-k", "0"], ["-k 0 must lie in 1..10000"]),
-        (["--session", "t_01", "-k", "10001"], ["-k 10001 must lie in 1..10000"]),
-        (["--session", "t_01", "-k", "42"], ["-k 42 asks for more than the 41 tracks"]),
-        (["--session", "t_01", "--steer", "-1"], ["--steer -1.0 must lie in 0..10"]),
-        (["--session", "t_01", "--steer", "nan"], ["--steer"]),
-        (["--session", "t_01", "--steer", "11"], ["--steer 11.0 must lie in 0..10"]),
+        (["--session", "t_01", "-k", "0"], ["k 0 must lie in 1..10000"]),
+        (["--session", "t_01", "-k", "10001"], ["k 10001 must lie in 1..10000"]),
+        (["--session", "t_01", "-k", "42"], ["k 42 is more than the 41 tracks"]),
+        (["--session", "t_01", "--steer", "-1"], ["steer -1.0 must lie in 0..10"]),
+        (["--session", "t_01", "--steer", "nan"], ["steer"]),
+        (["--session", "t_01", "--steer", "11"], ["steer 11.0 must lie in 0..10"]),
         (["--session", "t_01", "--input", "x", "--output", "y"], ["either --session or --input"]),
         (["--session", "t_01", "--output", "y"], ["go with --input"]),
         (["--session", "t_01", "--search", "index"], ["has no index"]),

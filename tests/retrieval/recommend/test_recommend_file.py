@@ -11,12 +11,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from skipwise.common.errors import UserError
-from skipwise.components.recommend import RecommendConfig
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend import bulk
-from skipwise.retrieval.recommend.bulk import recommend_file
+from skipwise.retrieval.recommend.bulk import SessionFile, recommend_file
+from skipwise.retrieval.recommend.config import RecommendConfig, RecommendOptions
 from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
-from skipwise.retrieval.recommend.session_file import SessionFile
+from skipwise.retrieval.recommend.track_recommender import TrackRecommender
 from skipwise.retrieval.search.exact import ExactSearch
 from tests.components.conftest import refused, run  # noqa: F401  a fixture
 from tests.conftest import random_sessions, write_dataset
@@ -70,17 +70,18 @@ def test_as_one_by_one(opened, tmp_path_factory, sessions, kind, skips, k, batch
         columns["skips"] = pa.array(strengths, pa.list_(pa.int8()))
     columns["session_id"] = pa.array([f"s{number}" if number % 3 else None for number in range(len(sessions))])
     source = write_sessions(folder / "in.parquet", **columns)
-    config = RecommendConfig(opened.path, input=source, output=folder / "out.parquet", k=k, batch=batch, steer=steer)
+    output = folder / "out.parquet"
+    config = RecommendConfig(export=opened.path, input=source, output=output, k=k, batch=batch, steer=steer)
     recommender = Recommender(opened, ExactSearch(opened.vectors))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bulk, "_CHUNK_SESSIONS", 5)
-        recommend_file(config, opened, recommender)
+        recommend_file(config, TrackRecommender(opened, ExactSearch(opened.vectors)))
     found = pq.read_table(folder / "out.parquet")
     assert found.schema.types == [columns["session_id"].type, pa.list_(pa.string()), pa.list_(pa.float32())]
     assert found["session_id"].to_pylist() == columns["session_id"].to_pylist()
     for session, tracks, scores in zip(sessions, found["tracks"].to_pylist(), found["scores"].to_pylist(), strict=True):
         listened = SessionHistory.of([[(row, skips != "none" and strength == 1) for row, strength in session]])
-        rows_1K, scores_1K = recommender.recommend(listened, k, steer=steer)
+        rows_1K, scores_1K = recommender.recommend(listened, RecommendOptions(k=k, steer=steer))
         np.testing.assert_allclose(scores, scores_1K[0, : len(scores)], atol=1e-5)
         by_id = dict(zip(opened.tracks.ids(rows_1K[0]).to_pylist(), scores_1K[0], strict=True))
         np.testing.assert_allclose([by_id[track] for track in tracks], scores, atol=1e-5)
@@ -115,10 +116,10 @@ FLAGS = [[True], [False]]
         ({"tracks": pa.array(["a", "b"])}, "column 'tracks' is string: expected lists of track ids"),
         ({"tracks": pa.array([[1], [2]])}, "'tracks' is list.*: expected lists of track ids as text"),
         ({"tracks": texts([["t_01"], None])}, r"row 1 \(counted from 0\): 'tracks' is null"),
-        ({"tracks": texts([["t_01"], ["t_01", None]])}, "row 1 .* 'tracks' has an empty place"),
+        ({"tracks": texts([["t_01"], ["t_01", None]])}, "row 1 .* 'tracks' has a null in its list"),
         ({"tracks": texts([["t_01"], []])}, "row 1 .* 'tracks' is an empty session"),
         ({"tracks": texts([["t_01"], ["t_01"] * 10001])}, "row 1 .* has more than 10000 tracks"),
-        ({"tracks": texts([["t_01"], ["t_99"]])}, "row 1 .* 'tracks' holds 't_99', which the export has not"),
+        ({"tracks": texts([["t_01"], ["t_99"]])}, "row 1 .* 'tracks' holds 't_99', which is not in the export"),
         (
             {"tracks": texts([["t_01"]] * 2), "skips": pa.array([[True], [True, True]])},
             "row 1 .* 'skips' has not as many",
@@ -126,7 +127,10 @@ FLAGS = [[True], [False]]
         ({"tracks": texts([["t_01"]] * 2), "skips": pa.array([[1], [4]])}, r"row 1 .* strength outside 0\.\.3"),
         ({"tracks": texts([["t_01"]] * 2), "skips": pa.array([[1], [-1]])}, r"row 1 .* strength outside 0\.\.3"),
         ({"tracks": texts([["t_01"]] * 2), "skips": pa.array([[1], None])}, "row 1 .* 'skips' is null"),
-        ({"tracks": texts([["t_01"]] * 2), "skips": pa.array([[1], [None]])}, "row 1 .* 'skips' has an empty place"),
+        (
+            {"tracks": texts([["t_01"]] * 2), "skips": pa.array([[1], [None]])},
+            "row 1 .* 'skips' has a null in its list",
+        ),
         ({"tracks": texts([["t_01"]] * 2), "skips": pa.array([0.5, 1])}, "column 'skips' is double: expected lists"),
         (
             {"tracks": texts([["t_01"]] * 2), "session_id": pa.array(FLAGS)},
@@ -137,7 +141,7 @@ FLAGS = [[True], [False]]
 def test_what_a_session_file_must_hold(opened: OpenExport, tmp_path: Path, columns: dict, words: str):
     source, output = write_sessions(tmp_path / "in.parquet", group=1, **columns), tmp_path / "out"
     with pytest.raises(UserError, match=words) as caught:
-        recommend_file(RecommendConfig(opened.path, input=source, output=output), opened, Recommender(opened, None))
+        recommend_file(RecommendConfig(export=opened.path, input=source, output=output), TrackRecommender(opened, None))
     assert str(source) in str(caught.value) and sorted(tmp_path.iterdir()) == [source]
 
 
@@ -159,9 +163,9 @@ def test_a_damaged_file(opened: OpenExport, tmp_path_factory, share: float, bit:
     place = int(share * len(content))
     content[place] ^= 1 << bit
     file.write_bytes(content[:place] if cut else content)
-    config = RecommendConfig(opened.path, input=file, output=folder / "out", k=3)
+    config = RecommendConfig(export=opened.path, input=file, output=folder / "out", k=3)
     try:
-        recommend_file(config, opened, Recommender(opened, ExactSearch(opened.vectors)))
+        recommend_file(config, TrackRecommender(opened, ExactSearch(opened.vectors)))
     except UserError as error:
         assert "in.parquet" in str(error) and str(error).isprintable() and not (folder / "out").exists()
     else:
@@ -176,7 +180,7 @@ def test_files_that_are_none(export: Path, tmp_path: Path, run):  # noqa: F811
 
 
 def test_the_manuals_snippet_turns_a_dataset_into_sessions(export: Path, tmp_path: Path, monkeypatch, run):  # noqa: F811
-    manual = (Path(__file__).parents[2] / "docs" / "recommend.md").read_text(encoding="utf-8")
+    manual = (Path(__file__).parents[3] / "docs" / "recommend.md").read_text(encoding="utf-8")
     (snippet,) = re.findall(r"```python\n(.*?)```", manual, flags=re.DOTALL)
     sessions = random_sessions(20, TRACKS)
     write_dataset(tmp_path / "data" / "sample", sessions, TRACKS)

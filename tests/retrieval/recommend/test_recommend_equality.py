@@ -15,6 +15,7 @@ from skipwise.datapipes.sessions import SessionStore
 from skipwise.retrieval.export import exporter
 from skipwise.retrieval.formats import DType, Format, Kind
 from skipwise.retrieval.open_export import OpenExport
+from skipwise.retrieval.recommend.config import RecommendOptions
 from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
 from skipwise.retrieval.search.exact import ExactSearch
 from skipwise.training.build import build_model, evaluation_loader
@@ -97,7 +98,7 @@ def test_every_kind_is_opened(tmp_path: Path, monkeypatch):
         exporter.write_export(str(run_path), output, False, kind)
         opened = OpenExport.open(output)
         assert opened.tracks.ids(np.array([0, TRACKS - 1])).to_pylist() == ["t_00000", f"t_{TRACKS - 1:05}"]
-        answers[kind] = Recommender(opened, ExactSearch(opened.vectors)).recommend(listened, 5)
+        answers[kind] = Recommender(opened, ExactSearch(opened.vectors)).recommend(listened, RecommendOptions(k=5))
     for kind, (rows_BK, scores_BK) in answers.items():
         same = answers[Kind("parquet", kind.dtype)]
         assert np.array_equal(rows_BK, same[0]) and np.array_equal(scores_BK, same[1])

@@ -1,0 +1,105 @@
+"""The fields of a request for recommendations: one definition for the commands, the service and Python.
+
+Imports neither torch nor Arrow.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from pydantic import Field
+
+MAX_K = 10_000
+"""Tracks of one answer."""
+MAX_PLAYS = 10_000
+"""Tracks of one session."""
+MAX_STEER = 10.0
+"""Strength of steering; at 1 already little is left of the model's own query."""
+MAX_BATCH = 1 << 16
+"""Sessions that are encoded and searched for at a time."""
+
+Exclude = Literal["both", "heard", "skipped", "none"]
+"""Which tracks of the session are never recommended: all, those it kept, those it skipped, or none."""
+Unknown = Literal["refuse", "drop"]
+Likeness = Literal["cosine", "inner-product"]
+SearchChoice = Literal["auto", "exact", "index"]
+"""`index`: the export's index; `auto`: the index where the export has one, else the exact search."""
+ShortK = tyro.conf.arg(aliases=["-k"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecommendOptions:
+    """How to recommend after a session."""
+
+    k: Annotated[int, Field(strict=True, ge=1, le=MAX_K), ShortK] = 10
+    """Tracks to recommend."""
+    exclude: Exclude = "both"
+    """Tracks of the session that are not recommended: all, those it kept, those it skipped, or none."""
+    steer: Annotated[float, Field(strict=True, ge=0, le=MAX_STEER, allow_inf_nan=False)] = 0.0
+    """How far to move the query away from what skipped tracks have and kept ones lack: 0 is off, 0.2 is some."""
+    unknown: Unknown = "refuse"
+    """What to do about a track that is not in the export: refuse, or leave it out of the session."""
+
+    def __post_init__(self) -> None:
+        check_k(self.k)
+        if not 0 <= self.steer <= MAX_STEER:
+            raise ValueError(f"steer {self.steer} must lie in 0..{MAX_STEER:g}: 0 is off")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecommendConfig(RecommendOptions):
+    """What was heard, and how many tracks to recommend."""
+
+    export: Path
+    """Directory that export wrote."""
+    session: str | None = None
+    """Track ids in play order with commas between them; ":skip" after an id: the track was skipped."""
+    input: Path | None = None
+    """Many sessions instead: a Parquet file with the column `tracks` (lists of ids) and, optionally, `skips` (for each
+    track whether it was skipped, or at which strength, 0..3) and `session_id`."""
+    output: Path | None = None
+    """Parquet file to write for --input: `tracks` and `scores`, best first, in the order of the input."""
+    overwrite: bool = False
+    """Replace `output` if this command wrote it."""
+    search: SearchChoice = "auto"
+    """Score every track, or use the export's index; auto: the index where there is one."""
+    batch: int = 512
+    """Sessions of the input that are searched for at a time."""
+
+    def __post_init__(self) -> None:
+        if (self.session is None) == (self.input is None):
+            raise ValueError("give either --session or --input")
+        if self.input and not self.output:
+            raise ValueError("--input needs --output: name the Parquet file to write")
+        of_input = ("output", "overwrite", "unknown", "batch")
+        if self.input is None and any(getattr(self, name) != getattr(RecommendConfig, name) for name in of_input):
+            raise ValueError(f"{', '.join(f'--{name}' for name in of_input)} go with --input, not with --session")
+        if not 1 <= self.batch <= MAX_BATCH:
+            raise ValueError(f"--batch {self.batch} must lie in 1..{MAX_BATCH}")
+        super().__post_init__()
+
+
+@dataclass(frozen=True)
+class SimilarConfig:
+    """Which track's neighbours to list."""
+
+    export: Path
+    """Directory that export wrote."""
+    track: str
+    """The track's id."""
+    k: Annotated[int, ShortK] = 10
+    """Neighbours to list."""
+    by: Likeness = "cosine"
+    """Similarity of two tracks: the cosine of their embeddings, or the inner product, which prefers long ones."""
+
+    def __post_init__(self) -> None:
+        if not self.track:
+            raise ValueError("--track is empty: give a track's id")
+        check_k(self.k)
+
+
+def check_k(k: int) -> None:
+    """Raises `ValueError` for a number of tracks that no answer may have."""
+    if not 1 <= k <= MAX_K:
+        raise ValueError(f"k {k} must lie in 1..{MAX_K}")

@@ -1,0 +1,46 @@
+"""The options of the service. Imports neither torch nor FastAPI."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from skipwise.retrieval.recommend.config import SearchChoice
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """What to serve and where."""
+
+    export: Path
+    """Export that export wrote, or a symbolic link to one. An export that replaces it is served in its place."""
+    compare: Path | None = None
+    """A second export, which requests may choose and which the page compares with the first."""
+    report: Path | None = None
+    """HTML file that report wrote, shown at /report."""
+    host: str = "127.0.0.1"
+    """Address to listen on. There is no authentication: use any other than the loopback's on trusted networks only."""
+    port: int = 8000
+    """Port to listen on; 0 takes a free one and prints it."""
+    search: SearchChoice = "auto"
+    """Score every track, or use the export's index; auto: the index where there is one."""
+    reload_s: float = 2.0
+    """Seconds between two checks for a newer export; 0 checks only on SIGHUP."""
+    max_batch: int = 64
+    """Maximum number of requests in a batch."""
+    max_wait_ms: float = 2.0
+    """Milliseconds that the first request of a batch waits for others."""
+    max_queue: int = 256
+    """Maximum number of waiting requests; further ones are refused with 503."""
+    max_body: int = 1_000_000
+    """Maximum size of a request body, in bytes."""
+    threads: int = 1
+    """Threads of each computation. One is fastest for a few sessions at a time."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 1 << 16:
+            raise ValueError(f"--port {self.port} must lie in 0..65535")
+        for name in ("max_batch", "max_queue", "max_body", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
+        for name in ("reload_s", "max_wait_ms"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name.replace('_', '-')} must not be negative")

@@ -1,0 +1,96 @@
+"""The table of results: models trained and tested at several seeds, beside baselines that every model must beat.
+
+Resumes: a run that is finished is not trained again.
+"""
+
+import gc
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from skipwise.common.distributed import barrier, logger, process_group, rank
+from skipwise.common.errors import UserError
+from skipwise.common.files import read_yaml
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.studies.baselines import BASELINES, is_measured, measure_baseline
+from skipwise.studies.comparison import Row
+from skipwise.studies.comparison_files import write_comparison
+from skipwise.studies.config import Model, StudyConfig
+from skipwise.training.build import check
+from skipwise.training.config import RunConfig
+from skipwise.training.config_fields import from_mapping
+from skipwise.training.loop import train
+from skipwise.training.run.directory import RunDirectory
+from skipwise.training.run.start import first_difference
+
+
+def run_study(config: StudyConfig, models: Mapping[str, Model]) -> None:
+    """Trains the runs that are missing, measures the baselines, and writes the table's files.
+
+    `models` stand in the table's order; each one's baseline is among them. Raises `UserError` where the output holds
+    runs of another config, or where the models are not evaluated alike.
+    """
+    store = SessionStore(config.data)
+    output = Path(config.output)
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file: name a directory with --output")
+    changes = read_yaml(Path(config.config)) if config.config else {}
+    recipes = {name: _recipe(model, changes, config) for name, model in models.items()}
+    first = next(iter(recipes.values()))
+    with process_group():
+        for recipe in recipes.values():
+            check(recipe, store)
+            if recipe.evaluate != first.evaluate:
+                raise UserError("these recipes are not evaluated alike: set the same --evaluate section by --config")
+        runs = {
+            _run_path(output, name, seed): (name, replace(recipe, train=replace(recipe.train, seed=seed)))
+            for name, recipe in recipes.items()
+            for seed in range(config.seeds)
+        }
+        missing = [path for path, (_, recipe) in runs.items() if not _is_finished(path, recipe, store)]
+        logger.info(f"{len(runs)} runs of {len(models)} models, {len(runs) - len(missing)} of them there already")
+        for number, path in enumerate(missing, start=1):
+            name, recipe = runs[path]
+            logger.info(f"run {number} of {len(missing)}: {name}, seed {recipe.train.seed}")
+            train(replace(recipe, run_dir=str(path)), name)
+            # A sharded model refers to itself: without this, several tables would wait to be freed.
+            gc.collect()
+        for name in BASELINES:
+            folder = output / "runs" / name
+            if not is_measured(folder, first, store):
+                logger.info(f"measuring {name}")
+                measure_baseline(name, first, store, folder)
+        if rank() == 0:
+            write_comparison(output, _rows(config, models, output), store, config.title)
+            logger.info(f"wrote {output / 'table.md'}, table.json and table.png")
+        barrier()
+
+
+def _recipe(model: Model, changes: dict[str, object], config: StudyConfig) -> RunConfig:
+    """The model's config on the study's data, with the changes of `--config`."""
+    recipe = from_mapping(model.recipe(), changes, config.config)
+    return replace(recipe, data=replace(recipe.data, path=config.data))
+
+
+def _run_path(output: Path, name: str, seed: int) -> Path:
+    return output / "runs" / f"{name}-seed{seed}"
+
+
+def _is_finished(path: Path, wanted: RunConfig, store: SessionStore) -> bool:
+    """Whether this run has ended; refuses one of another config or other data."""
+    if not (path / "run.json").exists():
+        return False
+    run = RunDirectory.open(str(path))
+    if first_difference(run.config, wanted) or run.record.vocabulary_hash != store.manifest.vocabulary_hash:
+        raise UserError(f"{path} has another config or other data: remove it, or choose another --output")
+    return run.finished
+
+
+def _rows(config: StudyConfig, models: Mapping[str, Model], output: Path) -> list[Row]:
+    rows = []
+    for name, model in models.items():
+        runs = tuple(_run_path(output, name, seed) for seed in range(config.seeds))
+        rows.append(Row(name, model.label, model.group, runs, model.baseline, model.paper))
+    for name, baseline in BASELINES.items():
+        rows.append(Row(name, baseline.label, "references", (output / "runs" / name,), reference=True))
+    return rows

@@ -1,0 +1,94 @@
+"""A sweep's store of trials: what is searched, Optuna's study on disk, and what stands in it."""
+
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from skipwise.common.errors import UserError
+from skipwise.studies.search_space import Space
+from skipwise.training.config import RunConfig
+
+REFUSED = "refused"
+"""The attribute of a failed trial that holds the reason why its settings were refused."""
+_PRUNE_AFTER_TRIALS, _PRUNE_AFTER_EPOCHS = 5, 3
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is searched, and where it is kept."""
+
+    output: Path
+    recipe: str
+    plain: RunConfig
+    """The recipe itself, which `best.yaml` is read on top of."""
+    config: RunConfig
+    """What every trial starts from: the recipe with the changes of `--config`."""
+    space: Space
+    seed: int
+    identity: dict[str, str]
+    """Digests of the options; a stored study goes on only where they are equal."""
+
+
+def open_study(sweep: Sweep) -> optuna.Study:
+    """Opens or creates the study under `output`; refuses another sweep's. Interrupted trials are tried again."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    file = sweep.output / "study.jsonl"
+    try:
+        sweep.output.mkdir(parents=True, exist_ok=True)
+        study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(file))),
+            study_name="sweep",
+            direction="maximize",
+            load_if_exists=True,
+            # Stops a trial whose validation is below the median of the earlier trials at the same epoch.
+            pruner=optuna.pruners.MedianPruner(_PRUNE_AFTER_TRIALS, _PRUNE_AFTER_EPOCHS),
+        )
+    except OSError as error:
+        raise UserError(f"cannot write to {sweep.output} ({error.strerror}): choose another --output") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is not a study that sweep wrote: choose another --output") from error
+    stored = study.user_attrs
+    for name, value in sweep.identity.items():
+        if name not in stored:
+            study.set_user_attr(name, value)
+        elif stored[name] != value:
+            raise UserError(f"{sweep.output} was swept with another {name}: choose another --output")
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+        for folder in (trial_path(sweep.output, trial.number), unfinished_path(sweep.output, trial.number)):
+            shutil.rmtree(folder, ignore_errors=True)
+    return study
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that came to an end: complete, pruned, or refused by the config or for a loss that was not finite."""
+    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
+    return [trial for trial in ended if trial.state != TrialState.FAIL or REFUSED in trial.user_attrs]
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    """The complete trial with the highest validation HR@10, the first of equals."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return max(complete, key=hit_rate, default=None)
+
+
+def hit_rate(trial: FrozenTrial) -> float:
+    """The validation HR@10 of a complete trial."""
+    return trial.values[0]
+
+
+def trial_path(output: Path, number: int) -> Path:
+    """The run directory of a finished trial."""
+    return output / "trials" / f"{number:04}"
+
+
+def unfinished_path(output: Path, number: int) -> Path:
+    """The run directory of a trial while it trains."""
+    return output / "trials" / f".{number:04}.partial"
