@@ -98,7 +98,7 @@ def _cases(run: RunDirectory, folder: Path, kind: Kind) -> dict[str, Callable[[]
     """On each rank, its own rows; they are what `write_export` reads for itself."""
     store = run.open_store()
     vocabulary = Vocabulary.of(store)
-    rows = LiveRows(vocabulary, *_own_rows(run, store.tracks))
+    rows = LiveRows(vocabulary, *_own_rows(run, store.num_tracks))
     part, plain = folder / f"{rank()}.{kind.format}", folder / f"plain-{rank()}.npy"
 
     def check() -> None:

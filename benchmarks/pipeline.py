@@ -107,7 +107,7 @@ def measure(config: PipelineConfig) -> None:
                 "pipe, 0 workers": _epochs(run, store, 0),
                 "pipe, 1 worker": _epochs(run, store, 1),
                 "plain": lambda: _drain(
-                    plain_loader(run, PlainDataset(store, rank(), world_size()), store.tracks, world_size())
+                    plain_loader(run, PlainDataset(store, rank(), world_size()), store.num_tracks, world_size())
                 ),
                 "plain, in memory": _in_memory(run, store),
                 "training": stretch,
@@ -148,7 +148,7 @@ def _epochs(run: RunConfig, store: SessionStore, workers: int) -> Callable[[], N
 
 
 def _in_memory(run: RunConfig, store: SessionStore) -> Callable[[], None]:
-    loader = plain_loader(run, PlainDataset(store, rank(), world_size()), store.tracks, world_size())
+    loader = plain_loader(run, PlainDataset(store, rank(), world_size()), store.num_tracks, world_size())
     return lambda: _drain(loader)
 
 
@@ -167,7 +167,7 @@ class _Stretch:
     """A case that trains a few steps as the training loop does, and keeps how long they took and waited."""
 
     def __init__(self, run: RunConfig, store: SessionStore, steps: int):
-        self._training = Training(run, store, HELD_OUT["validation"], store.tracks)
+        self._training = Training(run, store, HELD_OUT["validation"], store.num_tracks)
         self._training.loader = self._watch = Watch(self._training.loader, START + steps + AHEAD)
         self._steps = steps
         self._epochs = count(1)
@@ -243,7 +243,7 @@ def _report(config: PipelineConfig, store: SessionStore, times: dict[str, Times]
     }
     figures = {
         "sessions": len(store),
-        "tracks": store.tracks,
+        "tracks": store.num_tracks,
         "epoch_seconds": {name: case.seconds for name, case in times.items() if name != "training"},
         "step_seconds": trained_R2[:, 0].tolist(),
         "wait_share": trained_R2[:, 1].tolist(),
@@ -251,8 +251,8 @@ def _report(config: PipelineConfig, store: SessionStore, times: dict[str, Times]
     notes = [
         f"A training step of {config.batch} sessions takes {1000 * step_s:.1f} ms ({trains_per_s:,.0f} sessions/s) and "
         f"waits {100 * wait:.2f} % of that for data (target: under {100 * TARGET_WAIT:.0f} %).",
-        f"{len(store):,} sessions over {store.tracks:,} tracks; each turn is one epoch from Parquet to batches, start "
-        "of the worker included; 'plain, in memory' has read and decoded the files before.",
+        f"{len(store):,} sessions over {store.num_tracks:,} tracks; each turn is one epoch from Parquet to batches, "
+        "start of the worker included; 'plain, in memory' has read and decoded the files before.",
         "The plain loader checks no negative against its session and finds no distinct rows.",
     ]
     header = ["case", "sessions/s P50", "P90", "ms a batch", "x plain", "x training"]

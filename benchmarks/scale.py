@@ -94,7 +94,7 @@ def measure(config: ScaleConfig) -> None:
     }
     with process_group():
         for run in runs.values():
-            run.data.check_ranks(world_size())
+            run.data.check_world_size(world_size())
         check_memory(config)
         learners = {tracks: _Learner(runs[tracks, min(config.batches)], tracks) for tracks in sorted(config.tracks)}
         times: dict[Case, Times] = {}

@@ -151,7 +151,7 @@ class _Ours:
     def __init__(self, config: RunConfig, store: MemoryStore):
         torch.set_float32_matmul_precision(config.train.matmul)
         torch.manual_seed(config.train.seed * world_size() + rank())
-        self.model = build_model(config, store.tracks)
+        self.model = build_model(config, store.num_tracks)
         self.optimizer = make_optimizer(self.model, config.optimizer, config.table, total_steps=1 << 20)
         self._pipeline = TrainPipelineSparseDist(self.model, self.optimizer, device())
         self._batches = itertools.cycle(own_batches(config, store))

@@ -47,7 +47,7 @@ def evaluate(config: EvaluateRunConfig) -> None:
         exported = open_exported(config.export, config.search, run) if config.export else None
         reading = stateless(run.config)
         check(reading, store)
-        model = build_model(reading, store.tracks, run.record.num_rows)
+        model = build_model(reading, store.num_tracks, run.record.num_rows)
         load_best(model, run.path)
         evaluator = Evaluator(run.config, store, model)
         results = {

@@ -35,7 +35,7 @@ class BatchBuilder(Protocol):
 class TrainBuilder:
     """Training batches: next-track targets, or cloze where `mask_probability` is given.
 
-    `longest`: most tracks a session of the data has; `tracks`: the catalogue's size; `sampling`: see `DataConfig`.
+    `longest`: most tracks a session of the data has; `num_tracks`: the catalogue's size; `sampling`: see `DataConfig`.
     `held_out`: tracks of each session's end that training does not see.
     `borrow_from`: 0, or the size of the groups of sessions within which each takes the skipped tracks of the next.
     `log_q`: float32 [tracks], log of each track's share of the training plays, for heads that correct by it.
@@ -45,7 +45,7 @@ class TrainBuilder:
     seed: int
     view: View
     longest: int
-    tracks: int
+    num_tracks: int
     negatives: int
     sampling: Literal["shared", "per-session"]
     mask_probability: float | None
@@ -76,13 +76,13 @@ class TrainBuilder:
         if self.sampling == "per-session":
             pool += (batch - 1) * STRIDE + self.longest
         first = self.first_place * STRIDE if self.sampling == "per-session" else 0
-        negatives = draw_pool(pool_key, first, pool, self.tracks)
-        bags = _Bags(inputs, negatives, batch * min(self.longest, self.view.length + spare), self.tracks)
+        negatives = draw_pool(pool_key, first, pool, self.num_tracks)
+        bags = _Bags(inputs, negatives, batch * min(self.longest, self.view.length + spare), self.num_tracks)
         places_BS = bags.places(inputs.seen_BS)
         if self.sampling == "shared":
             windows = shared_windows(places_BS, self.negatives)
         else:
-            windows = own_windows(places_BS, self.negatives, self.tracks)
+            windows = own_windows(places_BS, self.negatives, self.num_tracks)
         targets_BT = np.full((batch, width), bags.empty)
         if self.mask_probability is None:
             targets_BT[:, :-1] = bags.items_BT[:, 1:]
@@ -114,7 +114,7 @@ class EvaluationBuilder:
     seed: int
     view: View
     longest: int
-    tracks: int
+    num_tracks: int
     split: Literal["validation", "test"]
     candidates: int
     append_mask: bool
@@ -131,11 +131,11 @@ class EvaluationBuilder:
         masked_BT = np.zeros((batch, width), dtype=bool)
         if self.append_mask:
             masked_BT[np.flatnonzero(real_B), inputs.length_B[real_B]] = True
-        bags = _Bags(inputs, np.zeros(0, dtype=np.int64), batch * min(self.longest, view.length), self.tracks)
+        bags = _Bags(inputs, np.zeros(0, dtype=np.int64), batch * min(self.longest, view.length), self.num_tracks)
         candidates_BC = np.zeros((batch, 0), dtype=np.int64)
         if self.candidates:
             key_B = keys("rank-" + self.split[:3], self.seed, 0, sessions.number_B)
-            candidates_BC = draw_unseen(key_B, self.tracks, self.candidates, sessions.tracks_BT)
+            candidates_BC = draw_unseen(key_B, self.num_tracks, self.candidates, sessions.tracks_BT)
         return EvaluationBatch(
             bags.batch(
                 inputs,
@@ -165,16 +165,16 @@ def _lenders(batch: int, group: int) -> np.ndarray:
 class _Bags:
     """Distinct rows of sessions and negatives as bags, and where each of them went."""
 
-    def __init__(self, inputs: Inputs, negatives: np.ndarray, positions: int, tracks: int):
+    def __init__(self, inputs: Inputs, negatives: np.ndarray, positions: int, num_tracks: int):
         """`positions`: the most rows that the sessions of any batch can ask for; it fixes the number of bags.
 
-        A catalogue of `tracks` rows never needs more bags than that.
+        A catalogue of `num_tracks` rows never needs more bags than that.
         """
         wanted = np.concatenate([inputs.rows_BT[inputs.valid_BT], negatives.ravel()])
         rows, places = np.unique(wanted, return_inverse=True)
         count = len(wanted) - negatives.size
         self.rows = rows
-        self.capacity = min(positions + negatives.size, tracks) + 1
+        self.capacity = min(positions + negatives.size, num_tracks) + 1
         self.empty = self.capacity - 1
         self.items_BT = np.full(inputs.rows_BT.shape, self.empty, dtype=np.int64)
         self.items_BT[inputs.valid_BT] = places[:count]

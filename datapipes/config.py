@@ -60,7 +60,7 @@ class DataConfig:
         """Sessions of a group in which each borrows the next one's skips: a lane's, so that ranks change nothing."""
         return self.batch_size // self.lanes if self.skip_negatives == "other" else 0
 
-    def check_ranks(self, ranks: int) -> None:
-        """Raises `UserError` for a number of ranks that cannot serve whole lanes."""
-        if self.lanes % ranks:
-            raise UserError(f"{ranks} ranks do not divide --data.lanes {self.lanes}: change either")
+    def check_world_size(self, world_size: int) -> None:
+        """Raises `UserError` for a number of ranks that does not divide the lanes."""
+        if self.lanes % world_size:
+            raise UserError(f"{world_size} ranks do not divide --data.lanes {self.lanes}: change either")

@@ -7,23 +7,23 @@ from skipwise.datapipes.sessions import SessionStore
 
 
 def train_counts(
-    store: SessionStore, rank: int = 0, ranks: int = 1, held_out: int = HELD_OUT["validation"]
+    store: SessionStore, rank: int = 0, world_size: int = 1, held_out: int = HELD_OUT["validation"]
 ) -> np.ndarray:
     """int64 [tracks]: plays of each track, each session's last `held_out` left out, over this rank's row groups.
 
     The shares of all ranks add up to the whole.
     """
-    counts = np.zeros(store.tracks, dtype=np.int64)
-    for group in range(rank, len(store.group_sizes), ranks):
+    counts = np.zeros(store.num_tracks, dtype=np.int64)
+    for group in range(rank, len(store.group_sizes), world_size):
         window = store.read(np.array([group]))
         lengths = np.diff(window.offsets)
         left = np.repeat(window.offsets[1:], lengths) - np.arange(len(window.tracks))
-        counts += np.bincount(window.tracks[left > held_out], minlength=store.tracks)
+        counts += np.bincount(window.tracks[left > held_out], minlength=store.num_tracks)
     return counts
 
 
 def transitions(store: SessionStore, held_out: int = HELD_OUT["validation"]) -> tuple[np.ndarray, np.ndarray]:
-    """Which track follows which, and how often: ascending int64 keys `track * tracks + next`, and int64 counts.
+    """Which track follows which, and how often: ascending int64 keys `track * num_tracks + next`, and int64 counts.
 
     Each session's last `held_out` tracks are left out. Row groups are read one by one, and their pairs merged once they
     are as many as the distinct ones so far: memory grows with the distinct pairs and no faster, and each pair
@@ -35,7 +35,7 @@ def transitions(store: SessionStore, held_out: int = HELD_OUT["validation"]) -> 
         window = store.read(np.array([group]))
         last = np.repeat(window.offsets[1:] - held_out, np.diff(window.offsets)) - 1
         first = np.flatnonzero(np.arange(len(window.tracks)) < last)
-        waiting.append(window.tracks[first].astype(np.int64) * store.tracks + window.tracks[first + 1])
+        waiting.append(window.tracks[first].astype(np.int64) * store.num_tracks + window.tracks[first + 1])
         if sum(map(len, waiting)) >= len(keys):
             keys, counts = _merged(keys, counts, waiting)
             waiting = []

@@ -22,12 +22,12 @@ class StepDataset:
     """Batches of this rank by `(epoch, step)`, from any thread."""
 
     def __init__(
-        self, store: SessionStore, config: DataConfig, builder: BatchBuilder, rank: int, ranks: int, limit: int = 0
+        self, store: SessionStore, config: DataConfig, builder: BatchBuilder, rank: int, world_size: int, limit: int = 0
     ):
         """`limit`: how many sessions of the order count (0: all); `builder` makes the batch."""
-        config.check_ranks(ranks)
+        config.check_world_size(world_size)
         self.config, self._store, self._builder = config, store, builder
-        self._lanes = range(rank * config.lanes // ranks, (rank + 1) * config.lanes // ranks)
+        self._lanes = range(rank * config.lanes // world_size, (rank + 1) * config.lanes // world_size)
         self._per_lane = config.batch_size // config.lanes
         self._sessions = min(limit, len(store)) if limit else len(store)
         self.steps = math.ceil(math.ceil(self._sessions / config.lanes) / self._per_lane)

@@ -59,14 +59,14 @@ def permuted(key_B: np.ndarray, count: int, size: int) -> np.ndarray:
     return _permute(key_B, np.repeat(np.arange(len(key_B)), count), places, size).reshape(len(key_B), count)
 
 
-def draw_pool(key: np.uint64, first: int, count: int, tracks: int) -> np.ndarray:
+def draw_pool(key: np.uint64, first: int, count: int, num_tracks: int) -> np.ndarray:
     """int64 [count]: places `first` up to `first + count` of an endless list of tracks that any rank can start in.
 
-    The list is one permutation of all tracks over and over, so any `tracks` neighbours are distinct.
+    The list is one permutation of all tracks over and over, so any `num_tracks` neighbours are distinct.
     """
-    places = (first + np.arange(min(count, tracks))) % tracks
-    rows = _permute(np.array([key]), np.zeros(1, dtype=np.int64), places.astype(np.uint32), tracks).astype(np.int64)
-    return rows if count <= tracks else rows[np.arange(count) % tracks]
+    places = (first + np.arange(min(count, num_tracks))) % num_tracks
+    rows = _permute(np.array([key]), np.zeros(1, dtype=np.int64), places.astype(np.uint32), num_tracks).astype(np.int64)
+    return rows if count <= num_tracks else rows[np.arange(count) % num_tracks]
 
 
 def _permute(key_B: np.ndarray, owner_M: np.ndarray, places_M: np.ndarray, size: int) -> np.ndarray:
@@ -101,14 +101,14 @@ def shared_windows(place_BS: np.ndarray, count: int) -> Windows:
     return Windows(window_B2, _distinct(*_hits(place_BS, np.zeros(sessions, dtype=np.int64), count), count))
 
 
-def own_windows(place_BS: np.ndarray, count: int, tracks: int) -> Windows:
+def own_windows(place_BS: np.ndarray, count: int, num_tracks: int) -> Windows:
     """Each session starts `STRIDE` places after the one before, and takes `count` tracks that it does not contain.
 
     A window therefore ends as many places later as it holds tracks of its session. `place_BS`: the first place of
-    each of them in the pool, or -1; in a small catalogue they come again every `tracks` places.
+    each of them in the pool, or -1; in a small catalogue they come again every `num_tracks` places.
     """
     start_B = np.arange(len(place_BS)) * STRIDE
-    session_X, after_X = _distinct(*_hits(place_BS, start_B, tracks), tracks).T
+    session_X, after_X = _distinct(*_hits(place_BS, start_B, num_tracks), num_tracks).T
     # The n-th own track after the start is met if `count` others have not been found before it.
     met = after_X - (np.arange(len(session_X)) - np.searchsorted(session_X, session_X)) < count
     session_X, after_X = session_X[met], after_X[met]
@@ -127,14 +127,14 @@ def _distinct(session_X: np.ndarray, after_X: np.ndarray, period: int) -> np.nda
     return np.stack(np.divmod(np.unique(session_X * period + after_X), period), axis=1)
 
 
-def draw_unseen(key_B: np.ndarray, tracks: int, count: int, seen_BT: np.ndarray) -> np.ndarray:
-    """int64 [B, count]: distinct uniform rows out of `range(tracks)`, none of them in `seen_BT` (rows; -1 is padding).
+def draw_unseen(key_B: np.ndarray, num_tracks: int, count: int, seen_BT: np.ndarray) -> np.ndarray:
+    """int64 [B, count]: distinct uniform rows below `num_tracks`, none of them in `seen_BT` (rows; -1 is padding).
 
-    Needs `tracks >= count + T`, which the config check guarantees before any work.
+    Needs `num_tracks >= count + T`, which the config check guarantees before any work.
     """
     sessions, width = seen_BT.shape
     drawn = count + width
-    rows = permuted(key_B, drawn, tracks).astype(np.int64)
+    rows = permuted(key_B, drawn, num_tracks).astype(np.int64)
     allowed = np.ones_like(rows, dtype=bool)
     for position in range(width):
         allowed &= rows != seen_BT[:, position, None]

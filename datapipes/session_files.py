@@ -65,7 +65,7 @@ def _lists(table: pa.Table, name: str, where: str) -> pa.ListArray:
     column = table[name].combine_chunks()
     if not pa.types.is_list(column.type) or column.type.value_type != TYPES[name]:
         raise UserError(
-            f"{where}: column '{name}' is {brief(column.type)}: expected lists of {TYPES[name]}; run prepare again"
+            f"{where}: column '{name}' is {column.type}: expected lists of {TYPES[name]}; run prepare again"
         )
     column.validate(full=True)
     if column.null_count or column.flatten().null_count:
@@ -73,11 +73,11 @@ def _lists(table: pa.Table, name: str, where: str) -> pa.ListArray:
     return column
 
 
-def refuse_faults(rows: Rows, tracks: int, shortest: int, longest: int, where: str) -> None:
-    """Raises `UserError` for values that the manifest rules out: rows of `tracks`, lengths `shortest` to `longest`."""
+def refuse_faults(rows: Rows, num_tracks: int, shortest: int, longest: int, where: str) -> None:
+    """Raises `UserError` for rows from `num_tracks`, lengths outside `shortest` to `longest`, and unknown strengths."""
     for what, values, least, most in (
         ("the length of a session", rows.lengths, shortest, longest),
-        ("a track row", rows.tracks, 0, tracks - 1),
+        ("a track row", rows.tracks, 0, num_tracks - 1),
         ("a skip strength", rows.skips, 0, STRENGTHS),
     ):
         if len(values) and not (least <= values.min() and values.max() <= most):

@@ -46,7 +46,7 @@ class SessionStore:
     def __init__(self, path: str):
         self.path = Path(path)
         self.manifest = Manifest.read(self.path)
-        self.tracks = self.manifest.counts["tracks"]
+        self.num_tracks = self.manifest.counts["tracks"]
         self.parts = [self.path / SESSIONS / name for name in sorted(self.manifest.parts)]
         self._groups: list[tuple[int, int]] = []
         sizes = []
@@ -88,7 +88,7 @@ class SessionStore:
         if len(rows.lengths) != self.group_sizes[index]:
             raise UserError(f"{where}: holds {len(rows.lengths)} sessions, not {self.group_sizes[index]} as before")
         shortest, longest = (self.manifest.session_lengths[name] for name in ("min", "max"))
-        row_group.refuse_faults(rows, self.tracks, shortest, longest, where)
+        row_group.refuse_faults(rows, self.num_tracks, shortest, longest, where)
         checksums = self.manifest.checksums.get(file.name)
         if checksums and row_group.checksum(rows) != checksums[group]:
             raise UserError(f"{where}: its data are not those that prepare wrote, by their checksum: run prepare again")

@@ -20,23 +20,25 @@ BLOCK_ROWS = 1 << 16
 class Vocabulary:
     """`vocabulary.parquet` of a dataset directory, or a run's own."""
 
-    def __init__(self, file: Path, tracks: int, digest: str, mending: str):
-        """`digest`: SHA-256, in hex, over the ids in row order, each followed by a newline; `mending`: what to do
+    def __init__(self, file: Path, num_tracks: int, digest: str, remedy: str):
+        """`digest`: SHA-256, in hex, over the ids in row order, each followed by a newline; `remedy`: what to do
         about a file that is not so."""
-        self.file, self.tracks, self._digest, self._mending = file, tracks, digest, mending
+        self.file, self.num_tracks, self._digest, self._remedy = file, num_tracks, digest, remedy
 
     @classmethod
     def of(cls, store: SessionStore) -> "Vocabulary":
         """A dataset's, as its manifest vouches for it."""
-        return cls(store.path / VOCABULARY, store.tracks, store.manifest.vocabulary_hash, "prepare the dataset again")
+        return cls(
+            store.path / VOCABULARY, store.num_tracks, store.manifest.vocabulary_hash, "prepare the dataset again"
+        )
 
     def ids(self, first: int, last: int) -> Iterator[tuple[int, pa.Array]]:
         """The ids of rows `first` to `last` (exclusive), as (row of a block's first id, at most 65,536 ids)."""
         try:
             require_regular_file(self.file)
             with pq.ParquetFile(self.file) as parquet:
-                if (rows := parquet.metadata.num_rows) != self.tracks:
-                    raise self._error(f"holds {rows} tracks where there should be {self.tracks}")
+                if (rows := parquet.metadata.num_rows) != self.num_tracks:
+                    raise self._error(f"holds {rows} tracks where there should be {self.num_tracks}")
                 groups = parquet.metadata.num_row_groups
                 sizes = [parquet.metadata.row_group(group).num_rows for group in range(groups)]
                 ends = np.cumsum(sizes)
@@ -58,7 +60,7 @@ class Vocabulary:
     def digest(self) -> str:
         """SHA-256, in hex, over the ids that are there."""
         digest = hashlib.sha256()
-        for _, ids in self.ids(0, self.tracks):
+        for _, ids in self.ids(0, self.num_tracks):
             digest.update("".join(f"{track}\n" for track in ids.to_pylist()).encode())
         return digest.hexdigest()
 
@@ -68,4 +70,4 @@ class Vocabulary:
             raise self._error("does not hold the tracks of the manifest beside it")
 
     def _error(self, trouble: str) -> UserError:
-        return UserError(f"{self.file} {trouble}: {self._mending}")
+        return UserError(f"{self.file} {trouble}: {self._remedy}")

@@ -25,7 +25,7 @@ def match(old: Vocabulary, new: Vocabulary, keep: bool, vocabulary: Path, matche
                     engine.read_parquet(str(source.file)).create_view(name)
                 engine.execute(
                     f"""CREATE TABLE vanished AS SELECT track_id, old.row AS source,
-                    {new.tracks} + row_number() OVER (ORDER BY old.row) - 1 AS row
+                    {new.num_tracks} + row_number() OVER (ORDER BY old.row) - 1 AS row
                     FROM old ANTI JOIN new USING (track_id) {kept}"""
                 )
                 for query, aside in (
@@ -47,7 +47,7 @@ def match(old: Vocabulary, new: Vocabulary, keep: bool, vocabulary: Path, matche
             raise UserError(f"{old.file} cannot be matched with {new.file} ({brief(error)})") from error
         for aside, file in zip(asides, (vocabulary, matches), strict=True):
             os.replace(aside, file)
-    return new.tracks + count, count, matched
+    return new.num_tracks + count, count, matched
 
 
 def _quoted(path: Path) -> str:

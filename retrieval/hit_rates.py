@@ -73,7 +73,9 @@ def measure_hit_rates(
         # The target is ranked even where the session has heard it before.
         excluded_BX = torch.where(heard_BX == held.target_B[:, None], -1, heard_BX)
         queries_BD = recommender.queries(held.listened)
-        rows_BK, scores_BK = best_among(search, queries_BD, _LISTED, excluded_BX, store.tracks, opened.manifest.rows)
+        rows_BK, scores_BK = best_among(
+            search, queries_BD, _LISTED, excluded_BX, store.num_tracks, opened.manifest.rows
+        )
         metrics.update(ranks_of(held.target_B, rows_BK, scores_BK))
     found = metrics.compute()
     del found["mrr"]

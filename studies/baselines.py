@@ -53,7 +53,7 @@ class Markov:
     label = "first-order Markov chain"
 
     def __init__(self, store: SessionStore):
-        self._tracks, self._popularity = store.tracks, Popularity(store)
+        self._tracks, self._popularity = store.num_tracks, Popularity(store)
         self._keys, counts = transitions(store)
         # One transition outweighs any popularity: int64 holds the sum up to three thousand million plays.
         self._weights = counts * (self._popularity.counts_N.max() + 1)
@@ -114,7 +114,7 @@ def _measure(
     with RankWriter(folder, protocol, "test") as record:
         for batch in evaluation_loader(config, store, protocol, "test", config.evaluate.sessions).epoch(0):
             real_B = batch.target_B >= 0
-            candidates_B = candidate_counts(batch, protocol, store.tracks, config.evaluate.filter_history)
+            candidates_B = candidate_counts(batch, protocol, store.num_tracks, config.evaluate.filter_history)
             columns = {
                 "session": batch.sessions.session_B,
                 "rank": _ranks(baseline, batch, protocol, config.evaluate.filter_history),

@@ -39,12 +39,12 @@ def check(config: RunConfig, store: SessionStore) -> None:
         ("evaluate.candidates", config.evaluate.candidates, longest),
     )
     for flag, wanted, avoids in draws:
-        if wanted + avoids > store.tracks:
+        if wanted + avoids > store.num_tracks:
             raise UserError(
-                f"--{flag} {wanted} unseen tracks cannot be drawn from the {store.tracks} tracks of {store.path}: "
-                f"ask for at most {max(store.tracks - avoids, 0)}"
+                f"--{flag} {wanted} unseen tracks cannot be drawn from the {store.num_tracks} tracks of {store.path}: "
+                f"ask for at most {max(store.num_tracks - avoids, 0)}"
             )
-    config.data.check_ranks(world_size())
+    config.data.check_world_size(world_size())
 
 
 def build_model(config: RunConfig, tracks: int, rows: int | None = None) -> DistributedModelParallel:
@@ -86,7 +86,7 @@ def train_loader(config: RunConfig, store: SessionStore, held_out: int = HELD_OU
         seed=config.train.seed,
         view=view,
         longest=store.manifest.session_lengths["max"],
-        tracks=store.tracks,
+        num_tracks=store.num_tracks,
         negatives=config.data.negatives,
         sampling=config.data.sampling,
         mask_probability=config.cloze,
@@ -118,7 +118,7 @@ def evaluation_loader(config: RunConfig, store: SessionStore, protocol: str, spl
         seed=config.evaluate.seed,
         view=_view(config),
         longest=store.manifest.session_lengths["max"],
-        tracks=store.tracks,
+        num_tracks=store.num_tracks,
         split=split,
         candidates=config.evaluate.candidates if protocol == "uniform" else 0,
         append_mask=config.cloze is not None,

@@ -53,7 +53,7 @@ def train(config: RunConfig, recipe: str, watch: Watch | None = None, test: bool
     longest = store.manifest.session_lengths["max"]
     if longest > config.encoder.max_length:
         logger.info(f"sessions have up to {longest} tracks: the last {config.encoder.max_length} are read")
-    check_machines(config, store.tracks, longest, Path(config.run_dir or "runs"))
+    check_machines(config, store.num_tracks, longest, Path(config.run_dir or "runs"))
     run = begin_run(config, recipe, store)
     if run.finished:
         logger.info(f"{run.path} is finished already; choose another --run-dir to train again")
@@ -250,7 +250,7 @@ class Training:
     def __init__(self, config: RunConfig, store: SessionStore, held_out: int, rows: int):
         """`rows` of the table."""
         self._seed = config.train.seed
-        self.model = build_model(config, store.tracks, rows)
+        self.model = build_model(config, store.num_tracks, rows)
         self.loader = train_loader(config, store, held_out)
         self.steps = self.loader.steps
         """Steps of an epoch."""

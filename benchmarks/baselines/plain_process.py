@@ -61,7 +61,7 @@ def _serve(pipe: Connection, config: RunConfig, store: MemoryStore, threads: int
     try:
         torch.set_num_threads(threads)
         torch.manual_seed(config.train.seed)
-        step, batches = PlainStep(Plain(config, store.tracks).to(device()), config), plain_batches(config, store)
+        step, batches = PlainStep(Plain(config, store.num_tracks).to(device()), config), plain_batches(config, store)
         cycle = itertools.cycle(batches)
         answer = 0
         while True:

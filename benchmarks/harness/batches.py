@@ -46,7 +46,7 @@ class MemoryStore(SessionStore):
             skips=random.integers(0, 4, plays).astype(np.int8),
             numbers=np.arange(sessions),
         )
-        self.tracks = tracks
+        self.num_tracks = tracks
         self.group_sizes = np.array([sessions])
         self.manifest = Manifest(
             counts={"sessions": sessions, "plays": plays, "tracks": tracks},
@@ -78,7 +78,7 @@ def own_batches(config: RunConfig, store: MemoryStore) -> list[SessionBatch]:
 
 def plain_batches(config: RunConfig, store: MemoryStore) -> list[PlainBatch]:
     """The same global batches for the plain step, which draws its own negatives."""
-    dataset = StepDataset(store, config.data, _PlainBuilder(config, store.tracks), rank=0, ranks=1)
+    dataset = StepDataset(store, config.data, _PlainBuilder(config, store.num_tracks), rank=0, world_size=1)
     return [dataset[1, step] for step in range(dataset.steps)]
 
 

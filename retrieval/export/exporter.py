@@ -50,7 +50,7 @@ def write_export(
     with atomic_output_on_all_ranks(output, overwrite, is_export) as scratch:
         result = scratch / "result"
         since = open_since(only_new_since, run, scratch) if only_new_since else None
-        model = build_model(config, store.tracks, run.record.num_rows)
+        model = build_model(config, store.num_tracks, run.record.num_rows)
         load_best(model, run.path)
         model.eval()
         encoder, dim = model.module.learner.encoder, config.table.dim

@@ -83,7 +83,7 @@ def test_shared_negatives_are_drawn_anew_each_step_and_are_equal_on_all_ranks():
 @pytest.mark.parametrize("tracks", [TRACKS, 5000])
 def test_a_sessions_own_negatives_avoid_it_and_are_the_same_on_any_rank(tracks: int):
     """In the small catalogue the pool of 4 * 64 + 40 places comes round five times."""
-    whole = replace(builder("per-session", negatives=40), tracks=tracks)
+    whole = replace(builder("per-session", negatives=40), num_tracks=tracks)
     batch = whole.build(sessions(), 1, 0)
     drawn = [met(batch, session) for session in range(4)]
     for negatives, rows in zip(drawn, ({7, 3, 9}, {4}, set(), set()), strict=True):
@@ -111,7 +111,7 @@ def test_each_sessions_own_negatives_are_uniform_over_what_it_does_not_contain()
 
 def test_sessions_far_enough_apart_share_no_negative():
     many = Sessions(np.arange(16 * 6).reshape(16, 6), np.zeros((16, 6), dtype=np.int8), np.full(16, 6), np.arange(16))
-    batch = replace(builder("per-session", negatives=100), tracks=10_000).build(many, 1, 0)
+    batch = replace(builder("per-session", negatives=100), num_tracks=10_000).build(many, 1, 0)
     drawn = [set(met(batch, session)) for session in range(16)]
     assert all(len(drawn[n] & drawn[n + 1]) in range(30, 40) for n in range(15)), "64 places on: 36 of 100 are left"
     assert not any(drawn[n] & drawn[n + 2] for n in range(14))

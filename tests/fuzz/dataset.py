@@ -45,7 +45,7 @@ def everything(path: Path) -> dict[str, Any]:
     order = SessionOrder(store, seed=0, epoch=1, shuffle_groups=2, windows_kept=9)
     sessions = pad([order.take(0, len(store))], len(store))
     window = store.read(np.arange(len(store.group_sizes)))
-    ids = [name for _, block in Vocabulary.of(store).ids(0, store.tracks) for name in block.to_pylist()]
+    ids = [name for _, block in Vocabulary.of(store).ids(0, store.num_tracks) for name in block.to_pylist()]
     arrays = {**vars(sessions), **vars(window), "counts": train_counts(store)}
     arrays |= dict(zip(("keys", "pairs"), transitions(store), strict=True))
     values = {name: (array.shape, array.astype(np.int64).tobytes()) for name, array in arrays.items()}

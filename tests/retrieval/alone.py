@@ -41,7 +41,7 @@ def save_rows(config: RunConfig, rows: Tensor) -> None:
     """A run whose best weights are those it would start from, but for its table, which is `rows`."""
     store = SessionStore(config.data.path)
     checkpoints = Checkpoints(begin_run(config, "best", store).path, keep=1, facts={})
-    model = build_model(config, store.tracks)
+    model = build_model(config, store.num_tracks)
     for shard in table_weight(model).local_shards():
         first, count = shard.metadata.shard_offsets[0], shard.metadata.shard_sizes[0]
         shard.tensor.copy_(rows[first : first + count])

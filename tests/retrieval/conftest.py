@@ -68,5 +68,5 @@ def train_quietly(config: RunConfig, recipe: str) -> None:
 def save_untrained(config: RunConfig) -> None:
     store = SessionStore(config.data.path)
     checkpoints = Checkpoints(begin_run(config, "best", store).path, keep=1, facts={})
-    checkpoints.save(model_tensors(build_model(config, store.tracks)), Position(best_checkpoint=Position().name))
+    checkpoints.save(model_tensors(build_model(config, store.num_tracks)), Position(best_checkpoint=Position().name))
     checkpoints.close()

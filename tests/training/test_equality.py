@@ -42,7 +42,7 @@ def train_steps(config: RunConfig) -> dict:
     """Losses, this rank's rows and the dense weights after 20 steps on the sharded path."""
     torch.set_float32_matmul_precision("highest")
     store = SessionStore(config.data.path)
-    model = build_model(config, store.tracks)
+    model = build_model(config, store.num_tracks)
     optimizer = make_optimizer(model, config.optimizer, config.table, STEPS)
     pipeline = TrainPipelineSparseDist(model, optimizer, device())
     loader, losses, epoch = train_loader(config, store), [], 0
@@ -65,13 +65,13 @@ def dense_steps(config: RunConfig) -> dict:
     """The same on one process: a plain tensor, row-wise Adagrad by its definition, torch's Adam."""
     store = SessionStore(config.data.path)
     table = torch.nn.Embedding.from_pretrained(
-        initial_rows(store.tracks, config.table.dim, config.table.init_bound, config.train.seed), freeze=False
+        initial_rows(store.num_tracks, config.table.dim, config.table.init_bound, config.train.seed), freeze=False
     )
     encoder = Encoder(config.encoder, config.table.dim)
     encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
-    learner = Learner(encoder, config.loss, None, store.tracks)
+    learner = Learner(encoder, config.loss, None, store.num_tracks)
     adam = torch.optim.Adam(learner.parameters(), lr=config.optimizer.learning_rate)
-    squares = torch.zeros(store.tracks)
+    squares = torch.zeros(store.num_tracks)
     dataset: StepDataset = train_loader(config, store).dataset
     losses = []
     for number in range(STEPS):

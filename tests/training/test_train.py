@@ -100,7 +100,7 @@ def test_records_tell_the_metrics_session_by_session(data: Path, tmp_path: Path)
                     window.skips[last - held_out],
                 )
                 heard = set(window.tracks[first : last - held_out].tolist()) - {target}
-                assert candidates == (100 if protocol == "uniform" else store.tracks - 1 - len(heard))
+                assert candidates == (100 if protocol == "uniform" else store.num_tracks - 1 - len(heard))
 
 
 def test_refit_trains_afresh_on_all_but_the_last_track(data: Path, tmp_path: Path):
@@ -115,7 +115,7 @@ def test_refit_trains_afresh_on_all_but_the_last_track(data: Path, tmp_path: Pat
         epochs = metrics[1]["train"]["best_epoch"]
         assert {line["epoch"] for line in lines if line["kind"] == "refit"} == set(range(1, epochs + 1))
         store = SessionStore(str(data))
-        again = Training(refit.config, store, held_out=1, rows=store.tracks)
+        again = Training(refit.config, store, held_out=1, rows=store.num_tracks)
         for epoch in range(1, epochs + 1):
             list(again.epoch(epoch))
         test = Evaluator(refit.config, store, again.model).measure("uniform", "test", 0)
@@ -169,7 +169,7 @@ def test_any_number_of_ranks_ends_with_the_same_metrics(data: Path, tmp_path: Pa
 def evaluate_saved(path: Path) -> dict:
     run = RunDirectory.open(str(path))
     store = run.open_store()
-    model = build_model(run.config, store.tracks)
+    model = build_model(run.config, store.num_tracks)
     load_best(model, run.path)
     evaluator = Evaluator(run.config, store, model)
     return {name: evaluator.measure(name, "test", 0) for name in ("uniform", "full")}
@@ -191,7 +191,7 @@ def test_full_protocol_equals_brute_force(data: Path, tmp_path: Path):
         train(config, "best")
         run = RunDirectory.open(str(tmp_path / "run"))
         store = run.open_store()
-        model = build_model(run.config, store.tracks)
+        model = build_model(run.config, store.num_tracks)
         load_best(model, run.path)
         evaluator = Evaluator(run.config, store, model)
         measured = evaluator.measure("full", "test", 0)

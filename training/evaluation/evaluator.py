@@ -52,7 +52,7 @@ class Evaluator:
         loader = evaluation_loader(self._config, self._store, protocol, split, sessions)
         metrics = MetricCollection([RankMetrics(), SkipRanking()]).to(device())
         first, rows_RD = own_rows(table_weight(self._model), rank(), world_size())
-        rows_RD = rows_RD[: max(self._store.tracks - first, 0)]  # rows after those are of tracks the data lack
+        rows_RD = rows_RD[: max(self._store.num_tracks - first, 0)]  # rows after those are of tracks the data lack
         self._model.eval()
         with _exact_products(), RankWriter(record_in, protocol, split) if record_in else nullcontext() as record:
             batches = loader.epoch(0)
@@ -72,7 +72,7 @@ class Evaluator:
                     "session": batch.sessions.session_B,
                     "rank": self._ranks(batch, protocol, first, rows_RD),
                     "candidates": candidate_counts(
-                        batch, protocol, self._store.tracks, self._config.evaluate.filter_history
+                        batch, protocol, self._store.num_tracks, self._config.evaluate.filter_history
                     ),
                     "skips": batch.target_skips_B,
                     "position": batch.position_B,

@@ -89,14 +89,14 @@ def _write_vocabulary(config: RunConfig, store: SessionStore, path: Path) -> tup
         partial = path / f".{VOCABULARY}.partial"
         shutil.copyfile(own.file, partial)
         os.replace(partial, path / VOCABULARY)
-        return own.tracks, store.manifest.vocabulary_hash
+        return own.num_tracks, store.manifest.vocabulary_hash
     source = RunDirectory.open(config.init_from)
     check_start(source, config)
     source.vocabulary.check()
     num_rows, kept, known = match(source.vocabulary, own, config.vanished == "keep", path / VOCABULARY, path / MATCHES)
     logger.info(
-        f"starts from {source.path}: {known:,} of the {store.tracks:,} tracks have rows there, "
-        f"{source.vocabulary.tracks - known:,} of its tracks are not in {store.path} and {kept:,} of those are kept"
+        f"starts from {source.path}: {known:,} of the {store.num_tracks:,} tracks have rows there, "
+        f"{source.vocabulary.num_tracks - known:,} of its tracks are not in {store.path} and {kept:,} of those are kept"
     )
     return num_rows, Vocabulary(path / VOCABULARY, num_rows, "", "train again").digest()
 
