@@ -5,7 +5,7 @@ Imports neither torch nor Arrow.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import tyro
 from pydantic import Field
@@ -43,8 +43,11 @@ class RecommendOptions:
 
     def __post_init__(self) -> None:
         check_k(self.k)
-        if not 0 <= self.steer <= MAX_STEER:
-            raise ValueError(f"steer {self.steer} must lie in 0..{MAX_STEER:g}: 0 is off")
+        for name, choices in (("exclude", get_args(Exclude)), ("unknown", get_args(Unknown))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
+        if not isinstance(self.steer, (int, float)) or not 0 <= self.steer <= MAX_STEER:
+            raise ValueError(f"steer {self.steer!r} must lie in 0..{MAX_STEER:g}: 0 is off")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,5 +104,5 @@ class SimilarConfig:
 
 def check_k(k: int) -> None:
     """Raises `ValueError` for a number of tracks that no answer may have."""
-    if not 1 <= k <= MAX_K:
-        raise ValueError(f"k {k} must lie in 1..{MAX_K}")
+    if not isinstance(k, int) or not 1 <= k <= MAX_K:
+        raise ValueError(f"k {k!r} must lie in 1..{MAX_K}")

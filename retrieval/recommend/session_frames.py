@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from skipwise.common.errors import UserError, brief
 
+_ARRAY = (pa.Array, pa.ChunkedArray)
 _EXPECTED = (
     "expected a list of track ids, a list of such lists, an Arrow array or table, or a pandas or polars data frame"
 )
@@ -29,11 +30,13 @@ def to_table(sessions: Any, skipped: Any = None) -> pa.Table:
         if not sessions:
             raise UserError("sessions is an empty list: give at least one track id, or at least one session")
         one = is_one_session(sessions)
+        if not one and any(isinstance(session, str) for session in sessions):
+            raise UserError("sessions holds both track ids and lists: give one session, or a list for each")
         return _built([sessions] if one else sessions, [skipped] if one and skipped is not None else skipped)
-    if isinstance(sessions, (pa.Array, pa.ChunkedArray)):
+    if isinstance(sessions, _ARRAY):
         if pa.types.is_nested(sessions.type):
             return _built(sessions, skipped)
-        return _built([sessions], None if skipped is None else [skipped])
+        return to_table(sessions.to_pylist(), skipped.to_pylist() if isinstance(skipped, _ARRAY) else skipped)
     if skipped is not None:
         raise UserError("skipped goes with lists and arrays: give a table the column 'skips' instead")
     if isinstance(sessions, pa.RecordBatch):
@@ -69,10 +72,12 @@ def like(sessions: Any, ranked: pa.Table) -> Any:
 
 
 def _built(tracks: Any, skips: Any) -> pa.Table:
+    """A table of two columns, each a list or of Arrow already."""
     try:
-        columns = {"tracks": pa.array(tracks, pa.list_(pa.string()))} if isinstance(tracks, (list, tuple)) else {}
-        columns = columns or {"tracks": tracks}
-        return pa.table(columns if skips is None else columns | {"skips": pa.array(skips)})
+        columns = {"tracks": pa.array(tracks, pa.list_(pa.string())) if isinstance(tracks, (list, tuple)) else tracks}
+        if skips is not None:
+            columns["skips"] = skips if isinstance(skips, _ARRAY) else pa.array(skips)
+        return pa.table(columns)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise UserError(f"sessions or skipped cannot be read ({brief(error)}): {_EXPECTED}") from error
 

@@ -70,7 +70,7 @@ class TrackRecommender:
         """
         try:
             options = RecommendOptions(k=k, exclude=exclude, steer=steer, unknown=unknown)
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise UserError(str(error)) from error
         self.check_k(k)
         table = to_table(tracks, skipped)
@@ -115,7 +115,7 @@ class TrackRecommender:
         """Raises `UserError` for a `k` that is out of range or larger than the number of tracks."""
         try:
             check_k(k)
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise UserError(str(error)) from error
         if k > len(self.tracks):
             path, count = self._opened.path, len(self.tracks)
