@@ -1,13 +1,15 @@
-"""Which packages are installed, and whether they belong together. Imports none of them."""
+"""Which packages are installed, whether they belong together, and whether they load."""
 
+import ctypes
 import importlib
 import re
-from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+from pathlib import Path
 
 DISTRIBUTIONS = ("torch", "fbgemm-gpu", "fbgemm-gpu-cpu", "torchrec", "torchmetrics", "torchx", "pyarrow")
 FBGEMM_WHEELS = ("fbgemm-gpu", "fbgemm-gpu-cpu")
-MODULES = {"torch": ("torch",), "fbgemm_gpu": FBGEMM_WHEELS, "torchrec": ("torchrec",)}
 TORCHMETRICS = "1.0.3"
 OLDEST_FBGEMM = 6
 TORCH_AHEAD = 5
@@ -25,7 +27,7 @@ def installed(names: tuple[str, ...] = DISTRIBUTIONS) -> dict[str, str | None]:
 
 
 def version_problems(versions: Mapping[str, str | None]) -> list[str]:
-    """One sentence, with its mend, for each thing that is missing or does not belong.
+    """One sentence, with its remedy, for each package that is missing or of a wrong version.
 
     The rule: fbgemm 1.X goes with torch 2.(X+5) and torchrec 1.X, and torchrec asks for one torchmetrics exactly.
     """
@@ -56,27 +58,46 @@ def version_problems(versions: Mapping[str, str | None]) -> list[str]:
     return problems
 
 
-def import_problems(versions: Mapping[str, str | None], modules: Mapping[str, tuple[str, ...]] = MODULES) -> list[str]:
-    """One sentence for each module whose distribution is installed and which does not import.
+def load_problems(versions: Mapping[str, str | None]) -> list[str]:
+    """One sentence for each of torch and fbgemm that is installed and does not load, and each package torchrec lacks.
 
-    A module that fails for want of another in `modules` is left out: that one has a sentence of its own.
+    Imports torch and loads fbgemm's libraries. The Python of fbgemm and torchrec is left out: it takes 2 s of CPU, and
+    fails for a library or a package that is reported here.
     """
     problems = []
-    for name, distributions in modules.items():
-        if not any(versions.get(distribution) for distribution in distributions):
-            continue
-        try:
-            importlib.import_module(name)
-        except Exception as error:  # a shared library that does not load raises whatever it likes
-            wanting = getattr(error, "name", None)
-            if wanting == name or wanting not in modules:
-                problems.append(_import_problem(name, error))
+    if versions.get("torch"):
+        problems += _load_problem("torch", lambda: importlib.import_module("torch"))
+    if any(versions.get(wheel) for wheel in FBGEMM_WHEELS):
+        problems += _load_problem("fbgemm_gpu", lambda: _load_libraries("fbgemm_gpu"))
+    if versions.get("torchrec"):
+        lines = [line for line in requires("torchrec") or [] if "extra ==" not in line]
+        needed = installed(tuple(re.split(r"[^\w.-]", line)[0] for line in lines))
+        problems += [
+            f"{name} is not installed, and torchrec needs it: run `make setup`"
+            for name, found in needed.items()
+            if not found and name not in DISTRIBUTIONS
+        ]
     return problems
 
 
-def _import_problem(name: str, error: Exception) -> str:
-    cause = (str(error).splitlines() or [""])[0]
-    return f"`import {name}` fails ({type(error).__name__}: {cause}): remove the virtual environment, then `make setup`"
+def _load_libraries(package: str) -> None:
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+    for library in sorted(Path(spec.submodule_search_locations[0]).glob("*.so")):
+        ctypes.CDLL(str(library))
+
+
+def _load_problem(name: str, load: Callable[[], object]) -> list[str]:
+    try:
+        load()
+    except Exception as error:  # a module raises anything
+        cause = (str(error).splitlines() or [""])[0]
+        return [
+            f"{name} does not load ({type(error).__name__}: {cause}): remove the virtual environment, then run "
+            "`make setup`"
+        ]
+    return []
 
 
 def _rule_problems(versions: Mapping[str, str | None], wheels: list[str]) -> list[str]:

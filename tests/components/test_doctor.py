@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from skipwise.common import versions as package_versions
 from skipwise.common.errors import UserError
-from skipwise.common.versions import import_problems, version_problems
-from skipwise.components.doctor import DoctorConfig, Machine, doctor, machine_problems, plan_rows
+from skipwise.common.versions import load_problems, version_problems
+from skipwise.components.doctor import DoctorConfig, doctor
+from skipwise.training.guards.machine_plan import Card, Machine, machine_problems, row_blocks
+from skipwise.training.guards.memory_needs import check_memory, training_needs
 
 ROOT = Path(__file__).parents[2]
 CPU = {
@@ -57,56 +60,79 @@ def test_each_problem_is_one_sentence_with_its_mend(change, words):
         assert "run `" in problem
 
 
-def test_a_module_that_does_not_load_is_a_problem_and_one_that_is_missing_is_not_said_twice(tmp_path, monkeypatch):
-    (tmp_path / "skipwise_broken.py").write_text("raise OSError('libcuda.so.1: cannot open\\nsecond line')")
-    (tmp_path / "skipwise_needs.py").write_text("import skipwise_absent")
+def test_a_package_that_does_not_load_is_a_problem(tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise OSError('libcuda.so.1: cannot open\\nsecond line')")
+    (tmp_path / "fbgemm_gpu").mkdir()
+    (tmp_path / "fbgemm_gpu" / "__init__.py").touch()
+    (tmp_path / "fbgemm_gpu" / "fbgemm_gpu_py.so").write_bytes(b"torn")
     monkeypatch.syspath_prepend(tmp_path)
-    modules = {name: (name,) for name in ("skipwise_absent", "skipwise_broken", "skipwise_needs", "skipwise_gone")}
-    there = {"skipwise_absent": None, "skipwise_broken": "1", "skipwise_needs": "1", "skipwise_gone": "1"}
-    broken, gone = import_problems(there, modules)
-    assert "`import skipwise_broken` fails (OSError: libcuda.so.1: cannot open)" in broken
-    assert "`import skipwise_gone` fails (ModuleNotFoundError" in gone
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.delitem(sys.modules, "fbgemm_gpu", raising=False)
+    torch, fbgemm = load_problems(CPU)
+    assert torch.startswith("torch does not load (OSError: libcuda.so.1: cannot open): ")
+    assert fbgemm.startswith("fbgemm_gpu does not load (OSError: ") and "fbgemm_gpu_py.so: file too short" in fbgemm
+    assert load_problems({}) == [], "what is not installed is reported once, by its version"
 
 
-@pytest.mark.parametrize(("tracks", "ranks"), [(1_000_000, 4), (10, 4), (5, 4), (3, 8), (7, 1)])
-def test_the_plan_covers_every_row_once(tracks, ranks):
-    shards = plan_rows(tracks, 128, ranks)
-    rows = [row for shard in shards for row in range(shard.first, shard.end)]
-    assert rows == list(range(tracks))
-    assert sum(shard.weight_bytes for shard in shards) == tracks * 128 * 4
-    assert sum(shard.optimizer_bytes for shard in shards) == tracks * 4
+def test_a_package_that_torchrec_needs_is_a_problem(monkeypatch):
+    monkeypatch.setattr(
+        package_versions, "requires", lambda name: ["absent>=1", "numpy", 'iopath; extra == "datasets"']
+    )
+    assert load_problems({"torchrec": "1.8.0"}) == ["absent is not installed, and torchrec needs it: run `make setup`"]
+    monkeypatch.undo()
+    assert load_problems({"torchrec": "1.8.0"}) == []
 
 
-def test_a_table_larger_than_the_machine_is_a_problem():
-    shards = plan_rows(1_000_000, 128, 4)
-    assert machine_problems(Machine(2, 8 * GIB), shards, CPU) == []
-    (problem,) = machine_problems(Machine(2, 2**28), shards, CPU)
-    assert "the track table takes 492.1 MiB and this machine has 256.0 MiB" in problem
+@pytest.mark.parametrize(("num_tracks", "world_size"), [(1_000_000, 4), (10, 4), (5, 4), (3, 8), (7, 1)])
+def test_the_plan_covers_every_row_once(num_tracks, world_size):
+    rows = [row for first, end in row_blocks(num_tracks, world_size) for row in range(first, end)]
+    assert rows == list(range(num_tracks))
+
+
+def problems(machine: Machine, world_size: int, tracks: int = 1_000_000, versions: dict = GPU) -> list[str]:
+    return machine_problems(machine, DoctorConfig().run, tracks, world_size, versions)
+
+
+def test_a_training_larger_than_the_machine_is_trains_own_refusal():
+    assert problems(Machine(2, 8 * GIB, 4 * GIB), 4, versions=CPU) == []
+    assert problems(Machine(2, 8 * GIB, None), 4, versions=CPU) == [], "nothing is known of the memory"
+    (problem,) = problems(Machine(2, 8 * GIB, 2**28), 4, versions=CPU)
+    config = DoctorConfig().run
+    with pytest.raises(UserError) as refused:
+        check_memory(config, training_needs(config, 1_000_000, config.encoder.max_length, 4), range(4), 2**28)
+    assert problem == str(refused.value) and "table 1,000,000 x 128 x 4 / 4" in problem
+
+
+def test_ranks_that_no_batch_is_divided_by_are_a_problem():
+    (problem,) = problems(Machine(2, 64 * GIB, 64 * GIB), 3, versions=CPU)
+    assert "3 ranks do not divide --data.lanes 16" in problem
 
 
 def test_gpu_machines():
-    one_card = Machine(16, 64 * GIB, ("H200",), (139 * GIB,))
+    one_card = Machine(16, 64 * GIB, 64 * GIB, (Card("H200", 139 * GIB, 138 * GIB),))
     assert one_card.backend == "nccl"
-    assert machine_problems(one_card, plan_rows(1_000_000, 128, 1), GPU) == []
-    (ranks,) = machine_problems(one_card, plan_rows(1_000_000, 128, 4), GPU)
+    assert problems(one_card, 1) == []
+    (ranks,) = problems(one_card, 4)
     assert "train with -j 1x1" in ranks
-    (size,) = machine_problems(one_card, plan_rows(400_000_000, 128, 1), GPU)
-    assert "fewer tracks" in size
-    (wheel,) = machine_problems(one_card, plan_rows(1_000_000, 128, 1), CPU)
+    (size,) = problems(Machine(16, 999 * GIB, 999 * GIB, one_card.cards), 1, 400_000_000)
+    assert "a GPU of this machine" in size and "more GPUs or a smaller --table.dim" in size
+    (wheel,) = problems(one_card, 1, versions=CPU)
     assert "make setup DEVICE=gpu" in wheel
 
 
 def test_it_reports_and_exits_with_2_when_torch_and_fbgemm_cannot_be_imported(tmp_path):
-    """In a process of its own, where both fail as they do when a shared library is missing."""
-    for module in ("torch", "fbgemm_gpu"):
-        (tmp_path / f"{module}.py").write_text("raise OSError('libc10.so: cannot open shared object file')")
+    """In a process of its own, where both fail as they do when a shared library is missing or torn."""
+    (tmp_path / "torch.py").write_text("raise OSError('libc10.so: cannot open shared object file')")
+    (tmp_path / "fbgemm_gpu").mkdir()
+    (tmp_path / "fbgemm_gpu" / "__init__.py").touch()
+    (tmp_path / "fbgemm_gpu" / "fbgemm_gpu_py.so").write_bytes(b"torn")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     command = [sys.executable, "-m", "skipwise", "doctor"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert "plan: 1,000,000 tracks x 128 fp32, row-wise over 4 rank(s)" in done.stdout
-    assert "problem: `import torch` fails (OSError: libc10.so" in done.stdout
-    assert "problem: `import fbgemm_gpu` fails (OSError: libc10.so" in done.stdout
+    assert "problem: torch does not load (OSError: libc10.so" in done.stdout
+    assert "problem: fbgemm_gpu does not load (OSError: " in done.stdout and "file too short" in done.stdout
     assert "Traceback" not in done.stderr
 
 
@@ -119,9 +145,10 @@ def test_a_problem_raises_and_a_well_machine_says_so(monkeypatch, capsys):
     assert "problem: torchmetrics is 1.8.2" in capsys.readouterr().out
 
 
-def test_a_config_that_means_nothing_is_refused():
-    with pytest.raises(ValueError, match="ranks is 0"):
-        DoctorConfig(ranks=0)
+@pytest.mark.parametrize(("option", "words"), [({"ranks": 0}, "ranks is 0"), ({"dimension": 12}, "multiple of 8")])
+def test_a_config_that_means_nothing_is_refused(option, words):
+    with pytest.raises(ValueError, match=words):
+        DoctorConfig(**option)
 
 
 def test_the_plan_shown_is_the_default_recipes():
@@ -129,7 +156,7 @@ def test_the_plan_shown_is_the_default_recipes():
     from skipwise.models.table import row_block
 
     table = RECIPES[DEFAULT]().table
-    assert (table.dim, table.sharding, table.optimizer) == (DoctorConfig().dimension, "row_wise", "rowwise_adagrad")
-    for ranks in (1, 3, 4):
-        shards = plan_rows(10, table.dim, ranks)
-        assert [(shard.first, shard.end) for shard in shards] == [row_block(10, rank, ranks) for rank in range(ranks)]
+    assert DoctorConfig().run == RECIPES[DEFAULT]()
+    assert (table.sharding, table.optimizer) == ("row_wise", "rowwise_adagrad")
+    for world_size in (1, 3, 4):
+        assert row_blocks(10, world_size) == [row_block(10, rank, world_size) for rank in range(world_size)]
