@@ -73,7 +73,7 @@ def machine_problems(
     needs = training_needs(config, num_tracks, config.encoder.max_length, world_size)
     gpu = min((card.free for card in machine.cards), default=None)
     for check in (
-        lambda: config.data.check_ranks(world_size),
+        lambda: config.data.check_world_size(world_size),
         lambda: check_memory(config, needs, range(world_size), machine.free, gpu),
     ):
         try:
