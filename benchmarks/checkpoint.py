@@ -7,17 +7,14 @@ it. Plain is a blocking `torch.save` of the same tensors, each rank its own, for
 
 import math
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import tyro
 
-from skipwise.benchmarks.export import scratch_folder
-from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, write
-from skipwise.benchmarks.harness.small_run import run_config
+from skipwise.benchmarks.harness.benchmark_report import Report, write
+from skipwise.benchmarks.harness.config import CheckpointBenchmarkConfig
 from skipwise.benchmarks.harness.timing import Times, ratios, timed
+from skipwise.benchmarks.harness.untrained_run import run_config, shared_folder
 from skipwise.common.distributed import process_group, rank, world_size
 from skipwise.training.build import build_model
 from skipwise.training.checkpoint.checkpoints import Checkpoints, load_tensors, open_checkpoint
@@ -27,46 +24,19 @@ from skipwise.training.run.directory import CHECKPOINTS
 from skipwise.training.run.position import Position
 
 
-@dataclass(frozen=True)
-class CheckpointBenchmarkConfig:
-    """Time checkpoints of a table of this size, its optimizer's state, and the encoder with Adam's moments."""
-
-    tracks: int = 1_000_000
-    """Rows of the table."""
-    dim: int = 128
-    """Width of a row; a multiple of 4."""
-    rounds: int = 7
-    """Checkpoints that are timed, after one that is not."""
-    seed: int = 0
-    """Weights follow from it."""
-    scratch: str = ""
-    """Directory on the disk to measure, for about five times the table; what is written there is removed. Empty: the
-    system's directory for temporary files."""
-    report: Annotated[ReportConfig, tyro.conf.arg(name="")] = field(default_factory=ReportConfig)
-
-    def __post_init__(self) -> None:
-        if self.dim < 4 or self.dim % 4:
-            raise ValueError(f"--dim {self.dim} must be a positive multiple of 4")
-        if self.tracks < 1 or self.rounds < 1:
-            raise ValueError("--tracks and --rounds must be at least 1")
-        if self.seed < 0:
-            raise ValueError("--seed must not be negative")
-
-
-CONFIG = CheckpointBenchmarkConfig
-
-
 def measure(config: CheckpointBenchmarkConfig) -> None:
     """Writes and reads checkpoints, in turn with plain, and writes the report."""
-    with process_group(), scratch_folder(config.scratch) as folder:
-        recipe = run_config(folder, config.dim, config.seed)
+    with process_group(), shared_folder() as folder:
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        recipe = run_config(folder, config.dim)
         model = build_model(recipe, config.tracks)
         tensors = training_tensors(model, make_optimizer(model, recipe.optimizer, recipe.table, 1000))
         checkpoints = Checkpoints(folder, keep=1, facts={})
         checkpoints.prepare(tensors)
         names = ("pause", "write", "plain write", "read", "plain read")
         seconds: dict[str, list[float]] = {name: [] for name in names}
-        for number in range(config.rounds + 1):
+        for number in range(config.warmup + config.rounds):
             position = Position(step=number)
             path, plain = folder / CHECKPOINTS / position.name, folder / f"{rank()}.pt"
             local = {name: local_tensors(tensor) for name, tensor in tensors.items()}
@@ -79,7 +49,7 @@ def measure(config: CheckpointBenchmarkConfig) -> None:
                 timed(lambda plain=plain, local=local: _load(plain, local)),
             ]
             for name, value in zip(names, elapsed, strict=True):
-                seconds[name] += [value] if number else []
+                seconds[name] += [value] if number >= config.warmup else []
         checkpoints.close()
         size = sum(4 * math.prod(tensor.shape) for tensor in tensors.values())  # all of them are of 32 bits
         write(_report(config, {name: Times(tuple(values)) for name, values in seconds.items()}, size), config.report)

@@ -9,15 +9,15 @@ whose bytes are each user's own. Left out: comparing, counting, selecting, and w
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-import tyro
 from torch import Tensor
 
 from skipwise.benchmarks.baselines.plain_ranking import plain_full, plain_uniform
-from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, write
+from skipwise.benchmarks.harness.benchmark_report import Report, write
+from skipwise.benchmarks.harness.config import HISTORY, SEED, EvaluateConfig
 from skipwise.benchmarks.harness.floor import Rates, Work, measure_rates
 from skipwise.benchmarks.harness.timing import Times, alternate, ratios, whole_machine
 from skipwise.common.distributed import barrier, broadcast_object, device, process_group, rank, sum_ranks, world_size
@@ -27,48 +27,7 @@ from skipwise.models.table import Shard, initialize, row_block
 from skipwise.models.topk import merge_best
 
 PROTOCOLS = ("full", "uniform")
-_PLAYED = 10
-"""Rows of its history that each user is not recommended."""
 _FLOOR_ROWS = 4096
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """Time the ranking of held-out tracks on a random table."""
-
-    tracks: int = 1_000_000
-    """Rows of the table."""
-    dim: int = 128
-    """Width of a row; a multiple of 4."""
-    users: int = 512
-    """Queries of one call, of all ranks together."""
-    top: int = 20
-    """Best rows that `full` lists for each user."""
-    candidates: int = 1000
-    """Rows that `uniform` compares each target with."""
-    rounds: int = 5
-    """Calls that are timed, of each side."""
-    warmup: int = 1
-    """Calls of each side before them."""
-    threads: int = 0
-    """Of each rank; 0 leaves torch's choice. Plain runs on rank 0 with the threads of all ranks."""
-    seed: int = 0
-    """Table, queries, targets and candidates follow from it."""
-    report: Annotated[ReportConfig, tyro.conf.arg(name="")] = field(default_factory=ReportConfig)
-
-    def __post_init__(self) -> None:
-        if self.dim < 4 or self.dim % 4:
-            raise ValueError(f"--dim {self.dim} must be a positive multiple of 4")
-        for name in ("tracks", "users", "top", "candidates", "rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1")
-        if self.warmup < 0 or self.threads < 0 or self.seed < 0:
-            raise ValueError("--warmup, --threads and --seed must not be negative")
-        if self.top + _PLAYED > self.tracks:
-            raise ValueError(f"--top {self.top} must leave {_PLAYED} of --tracks {self.tracks} for each user's history")
-
-
-CONFIG = EvaluateConfig
 
 
 def measure(config: EvaluateConfig) -> None:
@@ -112,13 +71,13 @@ class Users:
 
 def draw_users(config: EvaluateConfig) -> Users:
     """Queries normal, rows uniform."""
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(SEED)
 
     def rows(*shape: int) -> Tensor:
         return torch.randint(config.tracks, shape, generator=generator).to(device())
 
     queries_QD = torch.randn(config.users, config.dim, generator=generator).to(device())
-    return Users(queries_QD, rows(config.users), rows(config.users, _PLAYED), rows(config.users, config.candidates))
+    return Users(queries_QD, rows(config.users), rows(config.users, HISTORY), rows(config.users, config.candidates))
 
 
 def ours_full(users: Users, top: int, first: int, rows_RD: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,7 +114,7 @@ def _floor_work(config: EvaluateConfig) -> Work:
 
 def _rows(config: EvaluateConfig, first: int, last: int) -> Tensor:
     rows_RD = torch.empty(last - first, config.dim)
-    initialize([Shard(first, 0, rows_RD)], config.dim, 0.02, config.seed)
+    initialize([Shard(first, 0, rows_RD)], config.dim, 0.02, SEED)
     return rows_RD.to(device())
 
 

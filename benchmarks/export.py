@@ -7,28 +7,25 @@ the figures are those of the page cache where memory is ample. A GB is 10^9 byte
 trained, whatever it is written as.
 """
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor
 
-from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, write
-from skipwise.benchmarks.harness.small_run import LONGEST, make_run
+from skipwise.benchmarks.harness.benchmark_report import Report, write
+from skipwise.benchmarks.harness.config import ExportBenchmarkConfig
 from skipwise.benchmarks.harness.timing import Times, alternate, ratios
-from skipwise.common.distributed import barrier, broadcast_object, logger, on_all_ranks, process_group, rank, world_size
+from skipwise.benchmarks.harness.untrained_run import make_run, shared_folder
+from skipwise.common.distributed import logger, process_group, rank, world_size
 from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.models.rows import own_rows
 from skipwise.retrieval.export.exporter import write_export
 from skipwise.retrieval.export.live import LiveRows
 from skipwise.retrieval.export.parts import check_part, write_part
-from skipwise.retrieval.formats import DType, Format, Kind, check_kind
+from skipwise.retrieval.formats import Kind, check_kind
 from skipwise.training.build import build_model, table_weight
 from skipwise.training.checkpoint.checkpoint_index import FileRecord
 from skipwise.training.checkpoint.checkpoints import load_best
@@ -37,60 +34,17 @@ from skipwise.training.run.directory import RunDirectory
 _CASES = ("export", "write", "check")
 
 
-@dataclass(frozen=True)
-class ExportBenchmarkConfig:
-    """Time the export of an untrained run with a table of this size."""
-
-    tracks: int = 1_000_000
-    """Rows of the table."""
-    dim: int = 128
-    """Width of a row; a multiple of 4."""
-    format: Format = "parquet"
-    """Of the parts."""
-    dtype: DType = "float32"
-    """Of their numbers."""
-    rounds: int = 5
-    """Exports that are timed."""
-    warmup: int = 1
-    """Exports before them."""
-    threads: int = 0
-    """Of each rank; 0 leaves torch's choice."""
-    seed: int = 0
-    """Sessions and weights follow from it."""
-    scratch: str = ""
-    """Directory on the disk to measure, for about four times the table; what is written there is removed. Empty: the
-    system's directory for temporary files."""
-    report: Annotated[ReportConfig, tyro.conf.arg(name="")] = field(default_factory=ReportConfig)
-
-    def __post_init__(self) -> None:
-        if self.dim < 4 or self.dim % 4:
-            raise ValueError(f"--dim {self.dim} must be a positive multiple of 4")
-        if self.tracks <= LONGEST:
-            raise ValueError(f"--tracks {self.tracks} must be more than {LONGEST}, the longest session's")
-        if self.rounds < 1:
-            raise ValueError("--rounds must be at least 1")
-        if self.warmup < 0 or self.threads < 0 or self.seed < 0:
-            raise ValueError("--warmup, --threads and --seed must not be negative")
-        check_kind(self.kind)
-
-    @property
-    def kind(self) -> Kind:
-        """What is exported."""
-        return Kind(self.format, self.dtype)
-
-
-CONFIG = ExportBenchmarkConfig
-
-
 def measure(config: ExportBenchmarkConfig) -> None:
     """Makes a run, exports it again and again, in turn with plain, and writes the report."""
+    kind = Kind(config.format, config.dtype)
+    check_kind(kind)
     with process_group():
         if config.threads:
             torch.set_num_threads(config.threads)
-        with scratch_folder(config.scratch) as folder:
-            run = make_run(folder, config.tracks, config.dim, config.seed)
-            with _silence():
-                times = alternate(_cases(run, folder, config.kind), config.rounds, config.warmup)
+        with shared_folder() as folder:
+            run = make_run(folder, config.tracks, config.dim)
+            with _quiet():
+                times = alternate(_cases(run, folder, kind), config.rounds, config.warmup)
         write(_report(config, times), config.report)
 
 
@@ -120,24 +74,8 @@ def _own_rows(run: RunDirectory, tracks: int) -> tuple[int, Tensor]:
 
 
 @contextmanager
-def scratch_folder(parent: str) -> Iterator[Path]:
-    """A new directory that all ranks share, removed at the end."""
-    folder = on_all_ranks(
-        lambda: tempfile.TemporaryDirectory(dir=parent or None) if rank() == 0 else None,
-        lambda why: f"--scratch {parent} cannot be written ({why}): name a directory that exists",
-    )
-    name = broadcast_object(folder and folder.name)
-    try:
-        yield Path(name)
-        barrier()
-    finally:
-        if folder:
-            folder.cleanup()
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Every export would say what it wrote."""
+def _quiet() -> Iterator[None]:
+    """Without the line that every export logs."""
     logger.disabled = True
     try:
         yield

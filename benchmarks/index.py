@@ -6,16 +6,17 @@ vectors. `faiss flat` is FAISS's own exact search, over a copy of the table. The
 """
 
 import time
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-import tyro
 
-from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, write
-from skipwise.benchmarks.harness.clustered import clustered
+from skipwise.benchmarks.harness.benchmark_report import Report, write
+from skipwise.benchmarks.harness.config import IndexBenchmarkConfig
+from skipwise.benchmarks.harness.synthetic import clustered
 from skipwise.benchmarks.harness.timing import Times, alternate, ratios
 from skipwise.common.distributed import process_group
+from skipwise.common.errors import UserError
 from skipwise.common.extras import import_faiss
 from skipwise.retrieval.search import measured as recalls
 from skipwise.retrieval.search.exact import ExactSearch, Search
@@ -24,50 +25,8 @@ from skipwise.retrieval.search.faiss_search import IndexSearch
 from skipwise.retrieval.search.measured import AT_A_TIME, Measured, Truth, ask
 from skipwise.retrieval.vectors import Piece, Vectors
 
-
-@dataclass(frozen=True)
-class IndexBenchmarkConfig:
-    """Time searches of a clustered table of this size."""
-
-    tracks: int = 1_000_000
-    """Rows of the table."""
-    dim: int = 128
-    """Width of a row; a multiple of 4."""
-    kinds: tuple[Literal["faiss flat", "ivfpq", "hnsw"], ...] = ("faiss flat", "ivfpq", "hnsw")
-    """To compare with the exact search. hnsw of a million rows is minutes in building."""
-    queries: int = 256
-    """Asked in one round, 64 in one call."""
-    k: int = 100
-    """Best rows of each query."""
-    recall: float = 0.95
-    """Share of the ten best that a setting must find to be timed; the setting that finds most, where none does."""
-    rounds: int = 5
-    """Rounds that are timed."""
-    warmup: int = 1
-    """Rounds before them."""
-    threads: int = 0
-    """0 leaves the libraries' choice."""
-    seed: int = 0
-    """Table and queries follow from it."""
-    report: Annotated[ReportConfig, tyro.conf.arg(name="")] = field(default_factory=ReportConfig)
-
-    def __post_init__(self) -> None:
-        if self.dim < 4 or self.dim % 4:
-            raise ValueError(f"--dim {self.dim} must be a positive multiple of 4")
-        if self.tracks < smallest("ivfpq"):
-            raise ValueError(f"--tracks {self.tracks} must be at least {smallest('ivfpq')}")
-        for name in ("queries", "k", "rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1")
-        if self.k > self.tracks:
-            raise ValueError(f"--k {self.k} must be at most --tracks {self.tracks}")
-        if not 0 < self.recall <= 1:
-            raise ValueError(f"--recall {self.recall} must lie above 0, and at most at 1")
-        if self.warmup < 0 or self.threads < 0 or self.seed < 0:
-            raise ValueError("--warmup, --threads and --seed must not be negative")
-
-
-CONFIG = IndexBenchmarkConfig
+RECALL = 0.95
+"""Share of the ten best that a setting must find to be timed; the setting that finds most, where none does."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +40,8 @@ class _Case:
 
 def measure(config: IndexBenchmarkConfig) -> None:
     """Builds, measures, times in turn and writes the report."""
+    if config.tracks < smallest("ivfpq"):
+        raise UserError(f"--tracks {config.tracks} must be at least {smallest('ivfpq')}")
     with process_group():
         _measure(config)
 
@@ -91,7 +52,7 @@ def _measure(config: IndexBenchmarkConfig) -> None:
         torch.set_num_threads(config.threads)
         faiss.omp_set_num_threads(config.threads)
     torch.set_float32_matmul_precision("highest")
-    table_ND, queries_SD = clustered(config.tracks, config.queries, config.dim, config.seed)
+    table_ND, queries_SD = clustered(config.tracks, config.queries, config.dim)
     vectors = Vectors([Piece(0, table_ND)])
     truth = Truth.of(vectors, torch.from_numpy(queries_SD), config.k)
     cases = {kind: _case(kind, vectors, config, truth) for kind in dict.fromkeys(config.kinds)}
@@ -117,7 +78,7 @@ def _case(kind: str, vectors: Vectors, config: IndexBenchmarkConfig, truth: Trut
     seconds = time.perf_counter() - began
     searches = [(one, IndexSearch(built.index, vectors, one)) for one in tried]
     found = [(recalls.measure(kind, one, search, truth), search) for one, search in searches]
-    enough = [pair for pair in found if pair[0].recall_at_10 >= config.recall]
+    enough = [pair for pair in found if pair[0].recall_at_10 >= RECALL]
     if enough:
         measured, search = max(enough, key=lambda pair: pair[0].queries_per_s)
     else:

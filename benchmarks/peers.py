@@ -5,16 +5,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import tyro
 
 from skipwise.benchmarks.baselines.environments import SCRIPTS, python_of
-from skipwise.benchmarks.harness.batches import MemoryStore
-from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, write
+from skipwise.benchmarks.harness.benchmark_report import Report, write
+from skipwise.benchmarks.harness.config import PeerName, PeersConfig
+from skipwise.benchmarks.harness.synthetic import MemoryStore
 from skipwise.common.distributed import logger, process_group, world_size
 from skipwise.common.errors import UserError
 from skipwise.components.recipes import named_recipe
@@ -24,8 +24,6 @@ LENGTH = 20
 """Tracks of the longest session, as in `step`."""
 RECIPE = "unidir"
 """What of ours is compared: no skip loss, for the peers have none."""
-
-Name = Literal["replay-shared", "replay-per-session", "rectools-bce", "rectools-sampled"]
 
 
 class Peer(NamedTuple):
@@ -39,7 +37,7 @@ class Peer(NamedTuple):
     loss: str
 
 
-PEERS: dict[Name, Peer] = {
+PEERS: dict[PeerName, Peer] = {
     "replay-shared": Peer("replay", "shared", "shared", "RePlay SasRec, CESampled, negatives shared"),
     "replay-per-session": Peer("replay", "per-session", "per-session", "RePlay SasRec, CESampled, a session's own"),
     "rectools-bce": Peer("rectools", "one", "shared", "RecTools SASRec, BCE, 1 negative a position"),
@@ -49,41 +47,6 @@ PEERS: dict[Name, Peer] = {
 }
 
 
-@dataclass(frozen=True)
-class PeersConfig:
-    """Time training steps of RePlay and RecTools, each in turn with ours; the first run installs them."""
-
-    peers: tuple[Name, ...] = tuple(PEERS)
-    """Which ones."""
-    tracks: int = 1_000_000
-    """Rows of the table; RePlay and RecTools keep four times it in memory, and their gradients."""
-    batch: int = 256
-    """Sessions of a batch, of 10 to 20 tracks."""
-    rounds: int = 3
-    """Processes of each side, in turn."""
-    steps: int = 10
-    """Steps timed in each process."""
-    warmup: int = 2
-    """Steps of each process before them."""
-    threads: int = 0
-    """Of each process; 0 leaves torch's choice."""
-    environments: str = "benchmarks/.environments"
-    """Directory of the peers' virtual environments, about 1.5 GB each."""
-    report: Annotated[ReportConfig, tyro.conf.arg(name="")] = field(default_factory=ReportConfig)
-
-    def __post_init__(self) -> None:
-        if not self.peers:
-            raise ValueError(f"--peers names none: choose from {', '.join(PEERS)}")
-        for name in ("tracks", "batch", "rounds", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1")
-        if self.warmup < 0 or self.threads < 0:
-            raise ValueError("--warmup and --threads must not be negative")
-
-
-CONFIG = PeersConfig
-
-
 def measure(config: PeersConfig) -> None:
     """Starts a process of ours and one of the peer in turn, for each peer."""
     with process_group():
@@ -91,7 +54,7 @@ def measure(config: PeersConfig) -> None:
             raise UserError("peers run in one process each: start `peers` without torchrun")
         folder = Path(config.environments)
         pythons = {name: python_of(PEERS[name].environment, folder) for name in config.peers}
-        found: dict[Name, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+        found: dict[PeerName, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
         with tempfile.TemporaryDirectory() as scratch:
             write_sessions(config, Path(scratch))
             for name in config.peers:
@@ -105,7 +68,7 @@ def measure(config: PeersConfig) -> None:
 
 def write_sessions(config: PeersConfig, scratch: Path) -> None:
     """The sessions that `step` draws, for the peers' scripts."""
-    flat = MemoryStore(SESSIONS, config.tracks, LENGTH, seed=0).read(np.zeros(1, dtype=np.int64))
+    flat = MemoryStore(SESSIONS, config.tracks, LENGTH).read(np.zeros(1, dtype=np.int64))
     np.savez(scratch / "sessions.npz", tracks=flat.tracks, offsets=flat.offsets)
 
 
@@ -130,7 +93,7 @@ def run_ours(config: PeersConfig, peer: Peer, scratch: Path) -> dict[str, Any]:
     return json.loads(result.read_text(encoding="utf-8"))["ours"]
 
 
-def run_peer(config: PeersConfig, name: Name, python: Path, scratch: Path) -> dict[str, Any]:
+def run_peer(config: PeersConfig, name: PeerName, python: Path, scratch: Path) -> dict[str, Any]:
     """What the peer's script prints: `seconds` of each step, `peak_bytes` and `versions`."""
     peer, recipe = PEERS[name], named_recipe(RECIPE)
     work = {
@@ -169,7 +132,7 @@ def _finish(name: str, command: list[str]) -> str:
     return done.stdout
 
 
-def make_report(config: PeersConfig, found: dict[Name, list[tuple[dict[str, Any], dict[str, Any]]]]) -> Report:
+def make_report(config: PeersConfig, found: dict[PeerName, list[tuple[dict[str, Any], dict[str, Any]]]]) -> Report:
     """A row a peer: medians over the rounds of each process's median step."""
     rows, samples, figures = [], {}, {}
     for name, rounds in found.items():

@@ -4,16 +4,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import tyro
 
 from skipwise.benchmarks.baselines.plain_pipe import PlainDataset, plain_loader
-from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, write
+from skipwise.benchmarks.harness.benchmark_report import Report, write
+from skipwise.benchmarks.harness.config import PipelineConfig
 from skipwise.benchmarks.harness.timing import Times, alternate, ratios
 from skipwise.common.distributed import (
     barrier,
@@ -26,7 +25,7 @@ from skipwise.common.distributed import (
     world_size,
 )
 from skipwise.common.errors import UserError
-from skipwise.components.recipes import DEFAULT, named_recipe
+from skipwise.components.recipes import DEFAULT, RECIPES
 from skipwise.datapipes.batch import SessionBatch
 from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.loader import StepLoader
@@ -44,46 +43,13 @@ AHEAD = 2
 """Batches that TorchRec's pipeline holds in flight; as many more are read, so that every step timed asks for one."""
 
 
-@dataclass(frozen=True)
-class PipelineConfig:
-    """Sessions a second from Parquet through the data pipe, and the share of a training step that waits for them."""
-
-    data: str = ""
-    """Dataset directory to read; empty writes a synthetic one to a temporary folder."""
-    sessions: int = 20_000
-    """Sessions of the synthetic dataset."""
-    tracks: int = 1_000_000
-    """Catalogue of the synthetic dataset (Zipf 1.0); tracks that nobody plays get no row."""
-    recipe: str = DEFAULT
-    """Recipe whose batches are built and whose model trains."""
-    batch: int = 256
-    """Sessions of one global batch."""
-    steps: int = 40
-    """Training steps timed in each round, after 10 that are not."""
-    rounds: int = 5
-    """Times each case runs, in turn."""
-    warmup: int = 1
-    """Rounds before them that are not counted."""
-    report: Annotated[ReportConfig, tyro.conf.arg(name="")] = field(default_factory=ReportConfig)
-
-    def __post_init__(self) -> None:
-        for name in ("sessions", "tracks", "batch", "steps", "rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1")
-        if self.warmup < 0:
-            raise ValueError("--warmup must not be negative")
-
-
-CONFIG = PipelineConfig
-
-
 def run_config(config: PipelineConfig, path: str) -> RunConfig:
-    """The recipe's config with these data and this batch; raises `UserError` for a batch that cannot be."""
-    recipe = named_recipe(config.recipe)
+    """The default recipe with these data and this batch; raises `UserError` for a batch that it refuses."""
+    recipe = RECIPES[DEFAULT]()
     try:
         return replace(recipe, data=replace(recipe.data, path=path, batch_size=config.batch))
     except ValueError as error:
-        raise UserError(f"--batch {config.batch} does not go with --recipe {config.recipe}: {error}") from error
+        raise UserError(f"--batch {config.batch} does not go with the recipe {DEFAULT}: {error}") from error
 
 
 def measure(config: PipelineConfig) -> None:

@@ -3,19 +3,18 @@
 import itertools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-import tyro
 from matplotlib.figure import Figure
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from skipwise.benchmarks.harness.batches import MemoryStore, own_batches
-from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, write
+from skipwise.benchmarks.harness.batches import own_batches, run_config
+from skipwise.benchmarks.harness.benchmark_report import Report, write
+from skipwise.benchmarks.harness.config import ScaleConfig
+from skipwise.benchmarks.harness.synthetic import MemoryStore
 from skipwise.benchmarks.harness.timing import Times, alternate, ratios
-from skipwise.benchmarks.step import StepConfig, run_config
 from skipwise.common.distributed import device, process_group, rank, world_size
 from skipwise.common.errors import UserError
 from skipwise.training.build import build_model
@@ -32,55 +31,6 @@ TARGET = 0.9
 """Least rate on ten times the reference's tracks, as a share of the reference's."""
 
 
-@dataclass(frozen=True)
-class ScaleConfig:
-    """Time the training step for every pair of a table size and a batch size; all tables are in memory at once."""
-
-    tracks: tuple[int, ...] = (100_000, 1_000_000, 10_000_000)
-    """Rows of the table."""
-    batches: tuple[int, ...] = (64, 256, 1024, 4096)
-    """Sessions of the global batch, over all ranks."""
-    recipe: str = "unidir-skip-track"
-    """A recipe or an ablation, as in `step`."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Matrix products in float32 or bfloat16."""
-    negatives: Literal["shared", "per-session"] = "shared"
-    """One pool of negatives a batch, or one a session."""
-    dim: int = 128
-    """Width of a row."""
-    sharding: Literal["row_wise", "column_wise", "table_wise", "planner"] = "row_wise"
-    """Where the tables' rows live."""
-    rounds: int = 10
-    """Steps that are timed, of each case; tables of all sizes in turn."""
-    warmup: int = 3
-    """Steps of each case before them."""
-    report: Annotated[ReportConfig, tyro.conf.arg(name="")] = field(default_factory=ReportConfig)
-
-    def __post_init__(self) -> None:
-        for name in ("tracks", "batches"):
-            values = getattr(self, name)
-            if not values or min(values) < 1 or len(set(values)) < len(values):
-                raise ValueError(f"--{name} must be distinct numbers of at least 1")
-        if self.rounds < 1 or self.warmup < 0:
-            raise ValueError("--rounds must be at least 1 and --warmup not negative")
-        for batch in self.batches:
-            self.step(self.tracks[0], batch)  # refuses a batch that cannot be
-
-    def step(self, tracks: int, batch: int) -> StepConfig:
-        """The benchmark `step` of one case."""
-        return StepConfig(
-            recipe=self.recipe,
-            precision=self.precision,
-            negatives=self.negatives,
-            tracks=tracks,
-            dim=self.dim,
-            batch=batch,
-            sharding=self.sharding,
-            baseline="none",
-        )
-
-
-CONFIG = ScaleConfig
 Case = tuple[int, int]
 """Tracks and batch."""
 
@@ -136,9 +86,7 @@ class _Learner:
     def start(self, config: RunConfig, steps: int) -> Callable[[], object]:
         """One step as a call; there are batches for as many as asked for, and for those that fly ahead."""
         torch.set_float32_matmul_precision(config.train.matmul)
-        store = MemoryStore(
-            BATCHES * config.data.batch_size, self._tracks, config.encoder.max_length, config.train.seed
-        )
+        store = MemoryStore(BATCHES * config.data.batch_size, self._tracks, config.encoder.max_length)
         batches = itertools.cycle(own_batches(config, store))
         self._batches = itertools.islice(batches, steps + AHEAD)
         self._pipeline = TrainPipelineSparseDist(self._model, self._optimizer, device())
@@ -210,7 +158,7 @@ def make_report(config: ScaleConfig, times: dict[Case, Times]) -> Report:
     }
     return Report(
         name="scale",
-        title=f"Training step by table and batch: {config.recipe}, {config.precision}, {config.negatives}",
+        title="Training step by table and batch",
         config=config,
         figures=figures,
         samples=samples,

@@ -10,67 +10,29 @@ the figures are milliseconds.
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
 from urllib.request import urlopen
 
 import numpy as np
-import tyro
 
-from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, write
+from skipwise.benchmarks.harness.benchmark_report import Report, write
+from skipwise.benchmarks.harness.config import SEED, ServeBenchmarkConfig
 from skipwise.benchmarks.harness.open_loop import Round, play
-from skipwise.benchmarks.harness.zipf import Zipf
+from skipwise.benchmarks.harness.synthetic import Zipf
 from skipwise.common.distributed import process_group
 from skipwise.common.errors import UserError
 from skipwise.retrieval.open_export import OpenExport
 
 _PERCENTILES = (50, 90, 99, 100)
 _BODIES = 1000
-
-
-@dataclass(frozen=True)
-class ServeBenchmarkConfig:
-    """Ask a service of this export."""
-
-    export: str
-    """Export to serve."""
-    rate: float = 100.0
-    """Requests a second, on average."""
-    seconds: float = 30.0
-    """Of a round."""
-    rounds: int = 3
-    """Rounds that are timed, after one that is not."""
-    longest: int = 20
-    """Tracks of the longest session; the shortest has one."""
-    k: int = 10
-    """Tracks to recommend."""
-    search: Literal["auto", "exact", "index"] = "auto"
-    """As of the command."""
-    threads: int = 1
-    """As of the command."""
-    seed: int = 0
-    """Sessions and moments follow from it."""
-    report: Annotated[ReportConfig, tyro.conf.arg(name="")] = field(default_factory=ReportConfig)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.rate <= 10_000:
-            raise ValueError(f"--rate {self.rate} must be positive and at most 10,000")
-        if not 0 < self.seconds <= 600 or not 1 <= self.rounds <= 100:
-            raise ValueError("--seconds must lie in 0..600 and --rounds in 1..100")
-        if self.longest < 1 or self.threads < 1 or self.seed < 0:
-            raise ValueError("--longest and --threads must be at least 1, --seed at least 0")
-        if not 1 <= self.k <= 1000:
-            raise ValueError(f"--k {self.k} must lie in 1..1000")
-
-
-CONFIG = ServeBenchmarkConfig
+_LONGEST = 20
+"""Tracks of the longest session; the shortest has one."""
 
 
 def measure(config: ServeBenchmarkConfig) -> None:
     """Starts the service, asks it, stops it, and writes the report."""
     with process_group():
-        random = np.random.default_rng(config.seed)
+        random = np.random.default_rng(SEED)
         bodies, tracks = _bodies(config, random)
         with _Service(config) as service:
             play(service.port, bodies, config.rate, min(5.0, config.seconds), random)
@@ -86,7 +48,7 @@ def _bodies(config: ServeBenchmarkConfig, random: np.random.Generator) -> tuple[
     """Sessions of tracks by Zipf's law, every third play skipped; and how many tracks there are."""
     tracks = OpenExport.open(Path(config.export)).tracks
     zipf, bodies = Zipf(len(tracks), random), []
-    for length in random.integers(1, config.longest + 1, _BODIES):
+    for length in random.integers(1, _LONGEST + 1, _BODIES):
         names = tracks.ids(zipf.draw(length, random)).to_pylist()
         session = [{"track": name, "skipped": bool(random.random() < 1 / 3)} for name in names]
         bodies.append(json.dumps({"session": session, "k": config.k}).encode())
@@ -97,7 +59,7 @@ class _Service:
     """The command, until the block ends."""
 
     def __init__(self, config: ServeBenchmarkConfig):
-        options = ["--port", "0", "--reload-s", "0", "--search", config.search, "--threads", str(config.threads)]
+        options = ["--port", "0", "--reload-s", "0", "--search", config.search]
         self._words = [sys.executable, "-m", "skipwise", "serve", "--export", config.export, *options]
 
     def __enter__(self) -> "_Service":

@@ -1,22 +1,21 @@
-"""`steering`: what turning a session's query from its skipped tracks does to held-out targets, kept and skipped ones.
+"""`steering`: how steering away from skipped tracks changes the ranks of held-out targets, kept and skipped ones.
 
-Exact ranks in the whole catalogue without the session's own tracks, as `evaluate --protocol full` has them. Three ways:
-`contrast` is what recommend's --steer does; `skipped` turns from the skipped tracks' mean direction, whatever the kept
-tracks have of it; `centred` does so after the table's mean is taken off each row. All start from the same queries.
+Exact ranks in the whole catalogue without the session's own tracks, as of `evaluate --protocol full`. Three ways:
+`contrast` is what recommend's --steer does; `skipped` turns away from the skipped tracks' mean direction, whatever the
+kept tracks share of it; `centred` does so after the table's mean is subtracted from each row. All start from the same
+queries.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
-import tyro
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, write
+from skipwise.benchmarks.harness.benchmark_report import Report, write
+from skipwise.benchmarks.harness.config import SteeringConfig
 from skipwise.common.distributed import process_group
 from skipwise.common.errors import UserError
 from skipwise.datapipes.sessions import SessionStore
@@ -32,20 +31,6 @@ SPLITS = {"validation": 2, "test": 1}
 """How many places before a session's end the target stands."""
 HEADER = ["split", "way", "steer", "HR@1", "HR@5", "HR@10", "HR@20", "kept HR@10", "skipped HR@10"]
 HEADER += ["after a skip HR@10", "else HR@10", "kept pct", "skipped pct"]
-
-
-@dataclass(frozen=True)
-class SteeringConfig:
-    """Rank the targets of a dataset at several strengths."""
-
-    export: str
-    """Directory that export wrote."""
-    data: str = ""
-    """The dataset; empty: the one that was trained on."""
-    report: Annotated[ReportConfig, tyro.conf.arg(name="")] = field(default_factory=ReportConfig)
-
-
-CONFIG = SteeringConfig
 
 
 def measure(config: SteeringConfig) -> None:
@@ -157,8 +142,8 @@ def _report(config: SteeringConfig, figures: dict[str, dict[str, dict[str, float
         for way in WAYS:
             points = [off, *(found[f"{way} {strength}"] for strength in STRENGTHS)]
             axis.plot(*([one[f"{kind}_hr@10"] for one in points] for kind in ("kept", "skipped")), ".-", label=way)
-        axis.set_xlabel("HR@10 of kept targets, test: more is better")
-        axis.set_ylabel("HR@10 of skipped ones: less is meant")
+        axis.set_xlabel("HR@10 of kept targets, test: higher is better")
+        axis.set_ylabel("HR@10 of skipped targets: lower is better")
         axis.legend()
 
     off = figures["test"]["off 0"]
@@ -172,7 +157,9 @@ def _report(config: SteeringConfig, figures: dict[str, dict[str, dict[str, float
         rows=rows,
         notes=[
             f"Test: {off['sessions']:,} targets, {off['kept_sessions']:,} kept and {off['skipped_sessions']:,} "
-            f"skipped; {off['after_skip_sessions']:,} come after a skip. Percentile 0 is first, 100 last.",
+            f"skipped; {off['after_skip_sessions']:,} come after a skip.",
+            "kept pct and skipped pct: mean percentile rank, the share of the candidates that come after the target "
+            "(100 is first, 0 last). For kept targets higher is better; for skipped ones lower is better.",
         ],
         draw=draw,
     )

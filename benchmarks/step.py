@@ -3,116 +3,39 @@
 import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
-from typing import Annotated, Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
-import tyro
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from skipwise.benchmarks.baselines.plain_model import check_plain
 from skipwise.benchmarks.baselines.plain_process import PlainProcess, plain_process
-from skipwise.benchmarks.harness.batches import SHORTEST, MemoryStore, global_work, own_batches, plain_batches
-from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, table, write
-from skipwise.benchmarks.harness.clock import peaks_of_ranks
+from skipwise.benchmarks.harness.batches import global_work, own_batches, plain_batches, run_config
+from skipwise.benchmarks.harness.benchmark_report import Report, table, write
+from skipwise.benchmarks.harness.config import LANES, StepConfig
 from skipwise.benchmarks.harness.floor import Rates, Work, floor_seconds, measure_rates
 from skipwise.benchmarks.harness.step_parts import measure_parts
-from skipwise.benchmarks.harness.timing import Times, alternate, ratios, whole_machine
+from skipwise.benchmarks.harness.synthetic import MemoryStore
+from skipwise.benchmarks.harness.timing import Times, alternate, peaks_of_ranks, ratios, whole_machine
 from skipwise.common.distributed import barrier, broadcast_object, device, process_group, rank, world_size
 from skipwise.common.errors import UserError
-from skipwise.components.recipes import named_recipe
-from skipwise.datapipes.config import DataConfig
 from skipwise.training.build import build_model
 from skipwise.training.config import RunConfig
 from skipwise.training.optimizer import make_optimizer
 
 _BATCHES = 16
 _CALLS = 5  # in a turn: the first finds the caches full of the other side's data
-_LANES = DataConfig().lanes
-
-
-@dataclass(frozen=True)
-class StepConfig:
-    """What is trained, on how much, and how often it is timed."""
-
-    recipe: str = "unidir-skip-track"
-    """A recipe or an ablation; the options below replace its settings."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of both sides: matrix products in float32 or bfloat16."""
-    negatives: Literal["shared", "per-session"] = "shared"
-    """One pool of negatives a batch, or one a session."""
-    tracks: int = 1_000_000
-    """Rows of the table."""
-    dim: int = 128
-    """Width of a row."""
-    batch: int = 256
-    """Sessions of the global batch, over all ranks."""
-    length: int = 20
-    """Tracks of the longest session; the shortest has 10, and all lengths between are as frequent."""
-    sharding: Literal["row_wise", "column_wise", "table_wise", "planner"] = "row_wise"
-    """Where the table's rows live."""
-    rounds: int = 10
-    """Turns of 5 steps that are timed, of each side."""
-    warmup: int = 1
-    """Turns of each side before them."""
-    threads: int = 0
-    """Of each rank; 0 leaves torch's choice."""
-    baseline: Literal["plain", "none"] = "plain"
-    """`plain`: the same in plain PyTorch runs in turn, as one process with the threads of all ranks."""
-    seed: int = 0
-    """Sessions, negatives and weights follow from it."""
-    report: Annotated[ReportConfig, tyro.conf.arg(name="")] = field(default_factory=ReportConfig)
-
-    def __post_init__(self) -> None:
-        if self.batch < 1 or self.batch % _LANES:
-            raise ValueError(f"--batch {self.batch} must be a multiple of {_LANES}")
-        if self.length < SHORTEST:
-            raise ValueError(f"--length {self.length} must be at least {SHORTEST}, the shortest session's")
-        if self.rounds < 1:
-            raise ValueError("--rounds must be at least 1")
-        if self.warmup < 0 or self.threads < 0 or self.seed < 0:
-            raise ValueError("--warmup, --threads and --seed must not be negative")
-
-
-CONFIG = StepConfig
-
-
-def run_config(config: StepConfig) -> RunConfig:
-    """The recipe with this benchmark's settings; raises `UserError` for what does not go together."""
-    recipe = named_recipe(config.recipe)
-    try:
-        run = replace(
-            recipe,
-            data=replace(recipe.data, batch_size=config.batch, sampling=config.negatives, workers=0),
-            table=replace(recipe.table, dim=config.dim, sharding=config.sharding),
-            encoder=replace(recipe.encoder, max_length=config.length),
-            train=replace(recipe.train, precision=config.precision, seed=config.seed),
-        )
-        run.table.check_device(device().type)
-    except ValueError as error:
-        # The sections' sentences name their own flags.
-        sentence = str(error).replace("--table.", "--").replace("--data.sampling", "--negatives")
-        raise UserError(sentence) from error
-    least = run.data.negatives + config.length
-    if config.tracks < least:
-        raise UserError(
-            f"--tracks {config.tracks} are too few for {run.data.negatives} negatives and sessions of "
-            f"{config.length}: ask for at least {least}"
-        )
-    if config.baseline == "plain":
-        check_plain(run)
-    return run
 
 
 def measure(config: StepConfig) -> None:
     """Times the step and writes the report."""
     run = run_config(config)
     with process_group():
-        if _LANES % world_size():
-            raise UserError(f"{world_size()} ranks cannot share {_LANES} lanes: start 1, 2, 4, 8 or {_LANES}")
+        if LANES % world_size():
+            raise UserError(f"{world_size()} ranks cannot share {LANES} lanes: start 1, 2, 4, 8 or {LANES}")
         if config.threads:
             torch.set_num_threads(config.threads)
-        store = MemoryStore(_BATCHES * config.batch, config.tracks, config.length, config.seed)
+        store = MemoryStore(_BATCHES * config.batch, config.tracks, config.length)
         ours = _Ours(run, store)
         for _ in range(3):
             ours.step()

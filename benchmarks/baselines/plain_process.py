@@ -10,8 +10,9 @@ from multiprocessing.connection import Connection
 import torch
 
 from skipwise.benchmarks.baselines.plain_model import Plain, PlainStep
-from skipwise.benchmarks.harness.batches import MemoryStore, plain_batches
-from skipwise.benchmarks.harness.clock import peak_bytes, synchronize
+from skipwise.benchmarks.harness.batches import plain_batches
+from skipwise.benchmarks.harness.synthetic import MemoryStore
+from skipwise.benchmarks.harness.timing import peak_bytes, synchronize
 from skipwise.common.distributed import device
 from skipwise.training.config import RunConfig
 

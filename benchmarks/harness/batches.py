@@ -1,73 +1,49 @@
-"""Synthetic sessions in memory, and the same global batches for the project's step and for the plain one.
+"""What `step` and `scale` train on: a recipe's config, and the same global batches for our step and the plain one."""
 
-Tracks follow Zipf's law with exponent 1, lengths are uniform, and every second play is skipped. What is made into
-batches goes through training's own loader, so that the work is training's.
-"""
-
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from skipwise.benchmarks.baselines.plain_model import PlainBatch
+from skipwise.benchmarks.baselines.plain_model import PlainBatch, check_plain
+from skipwise.benchmarks.harness.config import SEED, StepConfig
 from skipwise.benchmarks.harness.floor import Work
-from skipwise.benchmarks.harness.zipf import Zipf
+from skipwise.benchmarks.harness.synthetic import MemoryStore
+from skipwise.common.distributed import device
+from skipwise.common.errors import UserError
+from skipwise.components.recipes import named_recipe
 from skipwise.datapipes.batch import SessionBatch
 from skipwise.datapipes.loader import StepDataset
-from skipwise.datapipes.manifest import Manifest
-from skipwise.datapipes.sessions import Sessions, SessionStore
+from skipwise.datapipes.sessions import Sessions
 from skipwise.training.build import train_loader
 from skipwise.training.config import RunConfig
 
-SHORTEST = 10
-"""Tracks of the shortest session."""
 
-
-class Flat(NamedTuple):
-    """Sessions end to end, as a store reads them: session i is `tracks[offsets[i] : offsets[i + 1]]`."""
-
-    offsets: np.ndarray
-    tracks: np.ndarray
-    skips: np.ndarray
-    numbers: np.ndarray
-
-
-class MemoryStore(SessionStore):
-    """Random sessions behind the interface of a dataset directory, as one row group."""
-
-    def __init__(self, sessions: int, tracks: int, longest: int, seed: int):
-        random = np.random.default_rng(seed)
-        lengths = random.integers(SHORTEST, longest + 1, sessions)
-        plays = int(lengths.sum())
-        self._flat = Flat(
-            offsets=np.concatenate([[0], np.cumsum(lengths)]),
-            tracks=Zipf(tracks, random).draw(plays, random),
-            skips=random.integers(0, 4, plays).astype(np.int8),
-            numbers=np.arange(sessions),
+def run_config(config: StepConfig) -> RunConfig:
+    """The recipe with the benchmark's settings; raises `UserError` for settings that do not go together."""
+    recipe = named_recipe(config.recipe)
+    try:
+        run = replace(
+            recipe,
+            data=replace(recipe.data, batch_size=config.batch, sampling=config.negatives, workers=0),
+            table=replace(recipe.table, dim=config.dim, sharding="row_wise"),
+            encoder=replace(recipe.encoder, max_length=config.length),
+            train=replace(recipe.train, precision=config.precision, seed=SEED),
         )
-        self.num_tracks = tracks
-        self.group_sizes = np.array([sessions])
-        self.manifest = Manifest(
-            counts={"sessions": sessions, "plays": plays, "tracks": tracks},
-            session_lengths={"min": SHORTEST, "max": longest},
-            skip_share=0.5,
-            context_columns=[],
-            parts={},
-            vocabulary_hash="0" * 64,
-            sources=[],
-            options={},
-            dropped_sessions={},
-            dropped_rows={},
-            versions={},
+        run.table.check_device(device().type)
+    except ValueError as error:
+        # The sections' sentences name their own flags.
+        sentence = str(error).replace("--table.", "--").replace("--data.sampling", "--negatives")
+        raise UserError(sentence) from error
+    least = run.data.negatives + config.length
+    if config.tracks < least:
+        raise UserError(
+            f"--tracks {config.tracks} are too few for {run.data.negatives} negatives and sessions of "
+            f"{config.length}: ask for at least {least}"
         )
-
-    def __len__(self) -> int:
-        return len(self._flat.numbers)
-
-    def read(self, groups: np.ndarray) -> Flat:
-        """All sessions: there is one group."""
-        return self._flat
+    if config.baseline == "plain":
+        check_plain(run)
+    return run
 
 
 def own_batches(config: RunConfig, store: MemoryStore) -> list[SessionBatch]:

@@ -1,4 +1,4 @@
-"""What every benchmark leaves behind: a dated Markdown page, the raw JSON beside it, and a plot.
+"""The report of a benchmark: a dated Markdown page, the raw JSON beside it, and a plot.
 
 The JSON is what `compare` reads: `samples` holds, for each figure that is judged, one value a round; higher is better.
 """
@@ -14,22 +14,13 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from skipwise.benchmarks.harness.clock import peaks_of_ranks
+from skipwise.benchmarks.harness.config import ReportConfig
+from skipwise.benchmarks.harness.timing import peaks_of_ranks
 from skipwise.common.distributed import device, logger, rank, world_size
 from skipwise.common.files import write_json, write_text
 from skipwise.common.provenance import commit, machine, versions
 
 SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True)
-class ReportConfig:
-    """Where a report goes."""
-
-    output: str = "benchmarks/results"
-    """Directory of DATE-NAME.md, .json and .png."""
-    json: str = ""
-    """One more copy of the JSON, in this file."""
 
 
 @dataclass
@@ -40,23 +31,23 @@ class Report:
     """The benchmark's."""
     title: str
     config: Any
-    """The dataclass that was asked for."""
+    """The benchmark's options."""
     figures: dict[str, Any]
-    """What was measured; goes to the top level of the JSON."""
+    """What was measured, for the top level of the JSON."""
     samples: dict[str, list[float]]
     """For each figure that `compare` judges, one value a round, higher is better: ratios to a baseline as a rule."""
     header: list[str]
     rows: list[list[str]]
     notes: list[str] = field(default_factory=list)
     draw: Callable[[Figure], None] | None = None
-    """The plot, where it is not to show each round's samples."""
+    """Draws the plot, in place of each round's samples."""
     variant: str = ""
-    """Tells reports of one day and benchmark apart, in their files' names."""
+    """Part of the files' names that distinguishes reports of one benchmark and day."""
 
 
 def write(report: Report, to: ReportConfig) -> None:
-    """Writes the files on rank 0 and says what is in them."""
-    made = _made_of()  # every rank has a peak of its own to tell
+    """Writes the files on rank 0 and logs the table. All ranks call it together."""
+    made = _environment()  # gathers every rank's peak memory
     if rank() != 0:
         return
     variant = [report.variant] if report.variant else []
@@ -77,13 +68,13 @@ def write(report: Report, to: ReportConfig) -> None:
 
 
 def plot(draw: Callable[[Figure], None], file: Path) -> None:
-    """Writes a PNG 900 pixels wide, at one blow."""
+    """Writes a PNG 900 pixels wide; `file` appears whole or not at all."""
     figure = Figure(figsize=(9, 4.5), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     draw(figure)
-    aside = file.with_name(f".{file.name}.partial")
-    figure.savefig(aside, format="png")
-    os.replace(aside, file)
+    partial = file.with_name(f".{file.name}.partial")
+    figure.savefig(partial, format="png")
+    os.replace(partial, file)
 
 
 def rounds_of(samples: dict[str, list[float]]) -> Callable[[Figure], None]:
@@ -104,7 +95,7 @@ def rounds_of(samples: dict[str, list[float]]) -> Callable[[Figure], None]:
 
 
 def table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """A Markdown table's lines, its columns aligned for the eye as well."""
+    """The lines of a Markdown table with aligned columns."""
     widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
 
     def line(cells: list[str]) -> str:
@@ -113,7 +104,7 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
     return [line(header), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, rows)]
 
 
-def _made_of() -> dict[str, Any]:
+def _environment() -> dict[str, Any]:
     return {
         "machine": machine() | ({"device": torch.cuda.get_device_name()} if device().type == "cuda" else {}),
         "versions": versions(),

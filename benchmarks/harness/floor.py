@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import torch
 
-from skipwise.benchmarks.harness.clock import clock
+from skipwise.benchmarks.harness.timing import clock
 
 _SECONDS_EACH = 0.3
 _COPIED_NUMBERS = 1 << 26

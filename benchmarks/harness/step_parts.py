@@ -15,7 +15,7 @@ from torch.autograd.graph import Node
 from torch.profiler import ProfilerActivity, profile, record_function
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from skipwise.benchmarks.harness.clock import clock
+from skipwise.benchmarks.harness.timing import clock
 from skipwise.common.distributed import world_size
 
 PARTS = ("lookup", "encoder", "heads", "backward", "table update", "dense update", "rest")

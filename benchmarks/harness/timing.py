@@ -1,5 +1,6 @@
-"""Cases timed in turn (A B A B), so that whatever else the machine does meets all of them alike."""
+"""Cases timed in turn (A B A B), so that other load on the machine affects all of them alike; and peak memory."""
 
+import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from skipwise.common.distributed import device, world_size
+from skipwise.common.distributed import device, gather_rows, world_size
 
 
 @dataclass(frozen=True)
@@ -82,3 +83,27 @@ def _slowest_rank(seconds: list[float]) -> list[float]:
     slowest = torch.tensor(seconds, dtype=torch.float64, device=device())
     dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
     return slowest.tolist()
+
+
+def clock() -> float:
+    """Seconds since some fixed moment, once the device has done all it was given."""
+    synchronize()
+    return time.perf_counter()
+
+
+def synchronize() -> None:
+    """Waits until the device has done all it was given."""
+    if device().type == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_bytes() -> int:
+    """The most this process has held: GPU memory where there is one, else resident memory."""
+    if device().type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def peaks_of_ranks() -> list[int]:
+    """Every rank's `peak_bytes`."""
+    return gather_rows(torch.tensor([peak_bytes()], device=device())).tolist()

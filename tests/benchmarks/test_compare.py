@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from skipwise.benchmarks.harness.compare import CompareConfig, judge, measure
+from skipwise.benchmarks.compare import judge, measure
+from skipwise.benchmarks.harness.config import CompareConfig
 from skipwise.common.errors import UserError
 
 STEADY = [1.0, 1.01, 0.99, 1.0, 1.02, 0.98, 1.0, 1.01]
@@ -52,9 +53,9 @@ def test_exit_code_tells_a_regression(tmp_path: Path, capsys):
     [
         ({"ratio": STEADY}, {"benchmark": "other"}, "two reports of the same"),
         ({"other": STEADY}, {}, "no figure in common"),
-        ({"ratio": []}, {}, "no report of this version"),
-        ({"ratio": [0.0]}, {}, "no report of this version"),
-        ({"ratio": STEADY}, {"schema_version": 0}, "no report of this version"),
+        ({"ratio": []}, {}, "not a report of this version"),
+        ({"ratio": [0.0]}, {}, "not a report of this version"),
+        ({"ratio": STEADY}, {"schema_version": 0}, "not a report of this version"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(samples: dict, changes: dict, sentence: str, tmp_path: Path):

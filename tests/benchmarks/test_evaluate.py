@@ -8,7 +8,8 @@ import torch
 
 from skipwise.benchmarks.__main__ import run
 from skipwise.benchmarks.baselines.plain_ranking import plain_full, plain_uniform
-from skipwise.benchmarks.evaluate import EvaluateConfig, _rows, draw_users, floor_users, ours_full, ours_uniform
+from skipwise.benchmarks.evaluate import _rows, draw_users, floor_users, ours_full, ours_uniform
+from skipwise.benchmarks.harness.config import EvaluateConfig
 from skipwise.benchmarks.harness.floor import Rates
 from skipwise.common.distributed import process_group, rank, world_size
 from skipwise.models.table import row_block

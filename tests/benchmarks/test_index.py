@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from skipwise.benchmarks.__main__ import run
-from skipwise.benchmarks.harness.clustered import clustered
-from skipwise.benchmarks.index import IndexBenchmarkConfig
+from skipwise.benchmarks.harness.config import IndexBenchmarkConfig
+from skipwise.benchmarks.harness.synthetic import clustered
 from skipwise.common.distributed import process_group
+from skipwise.common.errors import UserError
 
 
 def test_the_table_is_clustered_and_its_norms_vary():
-    table, queries = clustered(tracks=2000, queries=50, dim=32, seed=0)
+    table, queries = clustered(num_tracks=2000, num_queries=50, dim=32)
     norms = np.linalg.norm(table, axis=1)
     assert norms.min() == pytest.approx(2, abs=0.01) and norms.max() == pytest.approx(2 + 0.2 * np.log(2000), abs=0.01)
     unit = table / norms[:, None]
@@ -38,9 +39,12 @@ def test_report(tmp_path: Path):
     assert content["faiss flat"]["recall_at_10"] == 1 and content["hnsw"]["search"]["efSearch"] >= 10
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("dim", 6), ("tracks", 600), ("queries", 0), ("k", 0), ("recall", 0.0), ("threads", -1)]
-)
+def test_a_table_that_is_too_small_for_ivfpq_is_refused():
+    with pytest.raises(UserError, match="--tracks 600 must be at least"):
+        run(["index", "--tracks", "600"])
+
+
+@pytest.mark.parametrize(("field", "value"), [("dim", 6), ("tracks", 0), ("queries", 0), ("k", 0), ("threads", -1)])
 def test_refusals_name_the_flag(field: str, value):
     with pytest.raises(ValueError, match=f"--{field}"):
         IndexBenchmarkConfig(**{field: value})

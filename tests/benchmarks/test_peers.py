@@ -14,7 +14,8 @@ from skipwise.benchmarks import peers
 from skipwise.benchmarks.__main__ import run
 from skipwise.benchmarks.baselines import environments
 from skipwise.benchmarks.baselines.environments import INSTALLED, SCRIPTS, python_of
-from skipwise.benchmarks.peers import PEERS, PeersConfig, run_ours, run_peer, write_sessions
+from skipwise.benchmarks.harness.config import PeersConfig
+from skipwise.benchmarks.peers import PEERS, run_ours, run_peer, write_sessions
 from skipwise.common.errors import UserError
 
 STAND_IN = """

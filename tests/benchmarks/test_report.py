@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from skipwise.benchmarks.harness.benchmark_report import Report, ReportConfig, table, write
+from skipwise.benchmarks.harness.benchmark_report import Report, table, write
+from skipwise.benchmarks.harness.config import ReportConfig
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from skipwise.benchmarks.__main__ import run
+from skipwise.benchmarks.harness.config import ScaleConfig
 from skipwise.benchmarks.harness.timing import Times
-from skipwise.benchmarks.scale import Line, ScaleConfig, check_memory, make_report
+from skipwise.benchmarks.scale import Line, check_memory, make_report
 from skipwise.common.errors import UserError
 
 

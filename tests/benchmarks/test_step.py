@@ -9,10 +9,11 @@ import torch
 
 from skipwise.benchmarks.__main__ import run
 from skipwise.benchmarks.harness import floor
-from skipwise.benchmarks.harness.batches import MemoryStore, global_work, own_batches, plain_batches
-from skipwise.benchmarks.harness.benchmark_report import ReportConfig
+from skipwise.benchmarks.harness.batches import global_work, own_batches, plain_batches, run_config
+from skipwise.benchmarks.harness.config import ReportConfig, StepConfig
 from skipwise.benchmarks.harness.step_parts import PARTS, open_seconds
-from skipwise.benchmarks.step import StepConfig, measure, run_config
+from skipwise.benchmarks.harness.synthetic import MemoryStore
+from skipwise.benchmarks.step import measure
 from skipwise.common.errors import UserError
 from tests.ranks import run_on_ranks
 

@@ -1,34 +1,18 @@
 """`compare A.json B.json`: whether B is slower than A by more than the runs' own noise."""
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import numpy as np
-import tyro
 
 from skipwise.benchmarks.harness.benchmark_report import SCHEMA_VERSION, table
+from skipwise.benchmarks.harness.config import CompareConfig
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_json
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.99
-
-
-@dataclass(frozen=True)
-class CompareConfig:
-    """Two reports of one benchmark."""
-
-    before: Annotated[str, tyro.conf.Positional]
-    """JSON of the run to compare with."""
-    after: Annotated[str, tyro.conf.Positional]
-    """JSON of the run to judge."""
-    tolerance: float = 0.02
-    """A loss of up to this share is no regression, however sure it is: two starts of one program differ by as much."""
-
-
-CONFIG = CompareConfig
 
 
 def measure(config: CompareConfig) -> None:
@@ -41,7 +25,9 @@ def measure(config: CompareConfig) -> None:
         )
     shared = [name for name in before["samples"] if name in after["samples"]]
     if not shared:
-        raise UserError(f"{config.before} and {config.after} have no figure in common: name two reports alike")
+        raise UserError(
+            f"{config.before} and {config.after} have no figure in common: name reports of runs with the same options"
+        )
     rows, regressions = [], 0
     for name in shared:
         verdict, change, low, high = judge(before["samples"][name], after["samples"][name], config.tolerance)
@@ -65,9 +51,9 @@ def judge(before: list[float], after: list[float], tolerance: float) -> tuple[st
 
     The interval is a percentile bootstrap of both runs' rounds. A verdict needs all of it to lie beyond `tolerance`.
     """
-    generator = np.random.default_rng(0)
+    random = np.random.default_rng(0)
     medians = [
-        np.median(generator.choice(np.asarray(values), (RESAMPLES, len(values))), axis=1) for values in (before, after)
+        np.median(random.choice(np.asarray(values), (RESAMPLES, len(values))), axis=1) for values in (before, after)
     ]
     low, high = np.quantile(medians[1] / medians[0] - 1, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     change = float(np.median(after) / np.median(before) - 1)
@@ -75,7 +61,7 @@ def judge(before: list[float], after: list[float], tolerance: float) -> tuple[st
     return verdict, change, float(low), float(high)
 
 
-def _read(path: str) -> dict:
+def _read(path: str) -> dict[str, Any]:
     content = read_json(Path(path), "the JSON of a benchmark's report")
     samples = content.get("samples")
     whole = content.get("schema_version") == SCHEMA_VERSION and isinstance(samples, dict)
@@ -85,5 +71,5 @@ def _read(path: str) -> dict:
         isinstance(values, list) and values and all(isinstance(value, int | float) and value > 0 for value in values)
         for values in samples.values()
     ):
-        raise UserError(f"{path} is no report of this version's benchmarks: measure again")
+        raise UserError(f"{path} is not a report of this version's benchmarks: run the benchmark again")
     return content

@@ -1,7 +1,10 @@
-"""A run directory with a table of any size, for benchmarks of what comes after training: nothing in it is trained."""
+"""An untrained run with a table of any size, for benchmarks of what comes after training."""
 
 import hashlib
 import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from skipwise.common.distributed import barrier, rank
+from skipwise.benchmarks.harness.config import LONGEST, SEED
+from skipwise.common.distributed import barrier, broadcast_object, rank
 from skipwise.components.recipes import RECIPES
 from skipwise.datapipes.manifest import SESSIONS, VOCABULARY, Manifest
 from skipwise.datapipes.sessions import SessionStore
@@ -22,27 +26,34 @@ from skipwise.training.run.position import Position
 from skipwise.training.run.start import begin_run
 
 RECIPE = "best"
-LONGEST = 12
 _SESSIONS = 1000
 _PART = "part-00000.parquet"
 
 
-def make_run(folder: Path, tracks: int, dim: int, seed: int) -> RunDirectory:
-    """Writes `folder / data` and `folder / run` with the weights training starts from. All ranks call it together."""
+@contextmanager
+def shared_folder() -> Iterator[Path]:
+    """A temporary directory that all ranks share, removed at the end. TMPDIR names the disk that it is on."""
+    with tempfile.TemporaryDirectory() as own:
+        yield Path(broadcast_object(own))
+        barrier()
+
+
+def make_run(folder: Path, num_tracks: int, dim: int) -> RunDirectory:
+    """Writes `folder / data` and `folder / run` with initial weights. All ranks call it together."""
     if rank() == 0:
-        write_data(folder / "data", tracks, seed)
+        _write_data(folder / "data", num_tracks)
     barrier()
-    config = run_config(folder, dim, seed)
+    config = run_config(folder, dim)
     store = SessionStore(config.data.path)
     run = begin_run(config, RECIPE, store)
-    checkpoints, begun = Checkpoints(run.path, keep=1, facts={}), Position()
-    checkpoints.save(model_tensors(build_model(config, tracks)), replace(begun, best_checkpoint=begun.name))
+    checkpoints, start = Checkpoints(run.path, keep=1, facts={}), Position()
+    checkpoints.save(model_tensors(build_model(config, num_tracks)), replace(start, best_checkpoint=start.name))
     checkpoints.close()
     return run
 
 
-def run_config(folder: Path, dim: int, seed: int) -> RunConfig:
-    """The recipe at another width, asking for no more tracks than a small table has."""
+def run_config(folder: Path, dim: int) -> RunConfig:
+    """The recipe with rows of `dim` numbers; a table of a few tracks is enough for it."""
     recipe = RECIPES[RECIPE]()
     return replace(
         recipe,
@@ -50,19 +61,19 @@ def run_config(folder: Path, dim: int, seed: int) -> RunConfig:
         data=replace(recipe.data, path=str(folder / "data"), negatives=1, workers=0),
         table=replace(recipe.table, dim=dim, sharding="row_wise"),
         encoder=replace(recipe.encoder, heads=math.gcd(dim, recipe.encoder.heads)),
-        train=replace(recipe.train, seed=seed),
+        train=replace(recipe.train, seed=SEED),
         evaluate=replace(recipe.evaluate, candidates=1),
     )
 
 
-def write_data(folder: Path, tracks: int, seed: int) -> None:
+def _write_data(folder: Path, num_tracks: int) -> None:
     """A dataset directory of 1,000 random sessions."""
     (folder / SESSIONS).mkdir(parents=True)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(SEED)
     lengths = random.integers(3, LONGEST + 1, _SESSIONS)
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
     plays = int(lengths.sum())
-    rows = random.integers(0, tracks, plays, dtype=np.int32)
+    rows = random.integers(0, num_tracks, plays, dtype=np.int32)
     strengths = random.integers(0, 4, plays, dtype=np.int8)
     sessions = {
         "session_id": [f"s{number:04}" for number in range(_SESSIONS)],
@@ -70,15 +81,15 @@ def write_data(folder: Path, tracks: int, seed: int) -> None:
         "skips": pa.ListArray.from_arrays(offsets, pa.array(strengths)),
     }
     pq.write_table(pa.table(sessions), folder / SESSIONS / _PART)
-    identities = [f"t{row:08}" for row in range(tracks)]
+    identities = [f"t{row:08}" for row in range(num_tracks)]
     vocabulary = {
         "track_id": identities,
-        "row": np.arange(tracks, dtype=np.int32),
-        "count": np.bincount(rows, minlength=tracks),
+        "row": np.arange(num_tracks, dtype=np.int32),
+        "count": np.bincount(rows, minlength=num_tracks),
     }
     pq.write_table(pa.table(vocabulary), folder / VOCABULARY, compression="zstd", row_group_size=1 << 20)
     Manifest(
-        counts={"sessions": _SESSIONS, "plays": plays, "tracks": tracks},
+        counts={"sessions": _SESSIONS, "plays": plays, "tracks": num_tracks},
         session_lengths={"min": int(lengths.min()), "max": int(lengths.max())},
         skip_share=float(np.isin(strengths, (1, 2)).mean()),
         context_columns=[],
