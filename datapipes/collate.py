@@ -1,6 +1,6 @@
 """From padded sessions to the tensors of one step: splits, cloze, negatives, and every row once for one lookup."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -20,7 +20,7 @@ from skipwise.datapipes.negatives import (
     uniforms,
 )
 from skipwise.datapipes.sessions import Sessions
-from skipwise.datapipes.view import Inputs, View, replace_length
+from skipwise.datapipes.view import Inputs, View, shuffle_flags
 
 
 class BatchBuilder(Protocol):
@@ -39,7 +39,8 @@ class TrainBuilder:
     `held_out`: tracks of each session's end that training does not see.
     `borrow_from`: 0, or the size of the groups of sessions within which each takes the skipped tracks of the next.
     `log_q`: float32 [tracks], log of each track's share of the training plays, for heads that correct by it.
-    `first_place`: the first session's place in the global batch, which tells where in the pool its negatives begin.
+    `first_place`: the first session's place in the global batch, which decides where in the pool its negatives begin.
+    `shuffle_seed`: where given, skip flags change places within each session.
     """
 
     seed: int
@@ -53,12 +54,18 @@ class TrainBuilder:
     held_out: int = HELD_OUT["validation"]
     log_q: np.ndarray | None = None
     first_place: int = 0
+    shuffle_seed: int | None = None
 
     def build(self, sessions: Sessions, epoch: int, step: int) -> SessionBatch:
         """Cuts the held-out tracks off, with their skips, and draws cloze and negatives."""
         # What predicts the last of the read tracks must be read as well: one more, unless the cloze masks it.
         spare = 1 if self.mask_probability is None else 0
-        inputs = Inputs(sessions, np.maximum(sessions.length_B - self.held_out, 0), replace_length(self.view, spare))
+        view = replace(self.view, length=self.view.length + spare)
+        past_B = np.maximum(sessions.length_B - self.held_out, 0)
+        seen_BS, skipped_BS = view.before(sessions.tracks_BT, sessions.skips_BT, past_B)
+        if self.shuffle_seed is not None:
+            skipped_BS = shuffle_flags(skipped_BS, seen_BS >= 0, self.shuffle_seed, sessions.number_B)
+        inputs = view.read(seen_BS, skipped_BS)
         batch, width = inputs.rows_BT.shape
         if self.mask_probability is None:
             masked_BT = np.zeros((batch, width), dtype=bool)
@@ -77,8 +84,8 @@ class TrainBuilder:
             pool += (batch - 1) * STRIDE + self.longest
         first = self.first_place * STRIDE if self.sampling == "per-session" else 0
         negatives = draw_pool(pool_key, first, pool, self.num_tracks)
-        bags = _Bags(inputs, negatives, batch * min(self.longest, self.view.length + spare), self.num_tracks)
-        places_BS = bags.places(inputs.seen_BS)
+        bags = _Bags(inputs, negatives, batch * min(self.longest, view.length), self.num_tracks)
+        places_BS = bags.places(seen_BS)
         if self.sampling == "shared":
             windows = shared_windows(places_BS, self.negatives)
         else:
@@ -124,8 +131,9 @@ class EvaluationBuilder:
         target_at_B = sessions.length_B - HELD_OUT[self.split]
         real_B = target_at_B >= 1
         spare = 1 if self.append_mask else 0
-        view = replace_length(self.view, -spare)
-        inputs = Inputs(sessions, np.maximum(target_at_B, 0), view, padding=spare)
+        view = replace(self.view, length=self.view.length - spare)
+        seen_BS, skipped_BS = view.before(sessions.tracks_BT, sessions.skips_BT, np.maximum(target_at_B, 0))
+        inputs = view.read(seen_BS, skipped_BS, padding=spare)
         batch, width = inputs.rows_BT.shape
         at_B = np.arange(batch), np.maximum(target_at_B, 0)
         masked_BT = np.zeros((batch, width), dtype=bool)
@@ -149,7 +157,7 @@ class EvaluationBuilder:
                 negatives=0,
             ),
             target_B=torch.from_numpy(np.where(real_B, sessions.tracks_BT[at_B], -1)),
-            history_BS=torch.from_numpy(inputs.seen_BS),
+            history_BS=torch.from_numpy(seen_BS),
             candidates_BC=torch.from_numpy(candidates_BC),
             target_skips_B=torch.from_numpy(sessions.skips_BT[at_B]),
             position_B=torch.from_numpy(target_at_B),

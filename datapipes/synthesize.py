@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from skipwise.common.console import stage
 from skipwise.common.errors import UserError
 from skipwise.common.outputs import atomic_output
+from skipwise.datapipes.view import counts_as_skipped
 
 SESSIONS_PER_CHUNK = 8192
 MOST_TRACKS = 100_000_000
@@ -189,7 +190,7 @@ def rows_of(
             "session_length": np.repeat(lengths, lengths),
             "track_id_clean": catalogue.ids.take(pa.array(track_SL[inside])),
             "skip_1": strength == 1,
-            "skip_2": (strength == 1) | (strength == 2),
+            "skip_2": counts_as_skipped(strength),
             "skip_3": skipped,
             "not_skipped": ~skipped,
             "hist_user_behavior_is_shuffle": shuffle[session],

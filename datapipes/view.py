@@ -1,59 +1,88 @@
-"""The view of a session that a model reads: how many of its tracks, and which plays count as skipped."""
+"""What a model reads of a session. Training, evaluation and serving all call it, so that they read the same.
 
-from dataclasses import dataclass, replace
+NumPy only. Shape legend: B sessions, S positions of whole sessions, T positions that are read.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from skipwise.datapipes.negatives import keys, uniforms
-from skipwise.datapipes.sessions import Sessions
+
+SKIPPED_UP_TO = 2
+"""The greatest strength that counts as skipped where nothing else is configured, and in every metric."""
+
+
+def counts_as_skipped(strengths: Any, up_to: int = SKIPPED_UP_TO) -> Any:
+    """Returns a bool array or tensor: which skip strengths (0 kept to 3 mostly played) count as skipped."""
+    return (strengths >= 1) & (strengths <= up_to)
+
+
+class Inputs(NamedTuple):
+    """The plays that the model reads, in play order, padded on the right to at least one position."""
+
+    rows_BT: np.ndarray
+    """int64; -1 is padding."""
+    skipped_BT: np.ndarray
+    """bool; False at padding."""
+    length_B: np.ndarray
+    """int64: how many plays are read."""
+
+    @property
+    def valid_BT(self) -> np.ndarray:
+        """bool: all but padding."""
+        return self.rows_BT >= 0
 
 
 @dataclass(frozen=True)
 class View:
-    """How a builder sees the tracks that precede what it holds out."""
+    """Which plays a model reads of the plays before the one to predict."""
 
     length: int
-    """The most tracks that are read: the last ones."""
-    skip_up_to: int = 2
+    """The most plays that are read: the last ones."""
+    skip_up_to: int = SKIPPED_UP_TO
     """Strengths 1 up to this count as skipped."""
     filter_skipped: bool = False
-    """Skipped tracks are taken out, as if they had never been played."""
-    shuffle_seed: int | None = None
-    """Where given, skip flags change places within each session, the same way in every epoch."""
+    """Skipped plays are removed, as if they had never happened."""
 
-    def skipped(self, skips: np.ndarray) -> np.ndarray:
+    def skipped(self, strengths: np.ndarray) -> np.ndarray:
         """bool: which of these strengths count as skipped."""
-        return (skips >= 1) & (skips <= self.skip_up_to)
+        return counts_as_skipped(strengths, self.skip_up_to)
+
+    def before(
+        self, rows_BS: np.ndarray, strengths_BS: np.ndarray, past_B: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the first `past_B` plays of each session, for `read`: rows, -1 behind them, and which are skipped."""
+        width = max(1, int(past_B.max(initial=0)))
+        real_BS = np.arange(width) < past_B[:, None]
+        return np.where(real_BS, rows_BS[:, :width], -1), real_BS & self.skipped(strengths_BS[:, :width])
+
+    def read(self, rows_BS: np.ndarray, skipped_BS: np.ndarray, padding: int = 0) -> Inputs:
+        """Returns the last `length` plays of each session, without its skipped ones where those are filtered.
+
+        `rows_BS`: rows in play order, -1 where there is no play; `padding`: positions to add behind the longest.
+        """
+        read_BS = rows_BS >= 0
+        if self.filter_skipped:
+            read_BS &= ~skipped_BS
+        count_B = read_BS.sum(axis=1)
+        length_B = np.minimum(count_B, self.length)
+        read_BS &= read_BS.cumsum(axis=1) > (count_B - length_B)[:, None]
+        width = max(1, int(length_B.max(initial=0)) + padding)
+        valid_BT = np.arange(width) < length_B[:, None]
+        rows_BT, skipped_BT = np.full(valid_BT.shape, -1, dtype=np.int64), np.zeros(valid_BT.shape, dtype=bool)
+        # Both masks hold as many places in each session, and NumPy goes through them in the same order.
+        rows_BT[valid_BT], skipped_BT[valid_BT] = rows_BS[read_BS], skipped_BS[read_BS]
+        return Inputs(rows_BT, skipped_BT, length_B)
 
 
-def replace_length(view: View, by: int) -> View:
-    """The view with `by` more tracks."""
-    return replace(view, length=view.length + by)
+def shuffle_flags(flags_BS: np.ndarray, real_BS: np.ndarray, seed: int, number_B: np.ndarray) -> np.ndarray:
+    """Returns the flags with those of each session's plays in random order, the same in every epoch.
 
-
-class Inputs:
-    """What a `view` shows of the first `past_B` tracks of each session, moved to the left, and `padding` behind it."""
-
-    def __init__(self, sessions: Sessions, past_B: np.ndarray, view: View, padding: int = 0):
-        past = max(1, int(past_B.max(initial=0)))
-        shown_BS = np.arange(past) < past_B[:, None]
-        tracks_BS, skips_BS = sessions.tracks_BT[:, :past], sessions.skips_BT[:, :past]
-        skipped_BS = shown_BS & view.skipped(skips_BS)
-        if view.shuffle_seed is not None:
-            draws_BS = uniforms(keys("shuffle", view.shuffle_seed, 0, sessions.number_B), past)
-            # Sorted, the draws of a session's own tracks come first, in random order.
-            order_BS = np.where(shown_BS, draws_BS, 2.0).argsort(axis=1)
-            skipped_BS = np.take_along_axis(skipped_BS, order_BS, axis=1)
-        self.seen_BS = np.where(shown_BS, tracks_BS, -1)
-        if view.filter_skipped:
-            shown_BS &= ~skipped_BS
-        self.length_B = np.minimum(shown_BS.sum(axis=1), view.length)
-        width = max(1, int(self.length_B.max(initial=0)) + padding)
-        place_T = np.arange(width)
-        self.valid_BT = place_T < self.length_B[:, None]
-        # The shown places in order, the last `length_B` of them.
-        places_BS = np.argsort(~shown_BS, axis=1, kind="stable")
-        first_B = shown_BS.sum(axis=1) - self.length_B
-        source_BT = np.take_along_axis(places_BS, np.minimum(first_B[:, None] + place_T, past - 1), axis=1)
-        self.rows_BT = np.where(self.valid_BT, np.take_along_axis(tracks_BS, source_BT, axis=1), -1)
-        self.skipped_BT = self.valid_BT & np.take_along_axis(skipped_BS, source_BT, axis=1)
+    `real_BS`: which positions hold a play, the first ones of each session; `number_B`: the sessions' numbers.
+    """
+    draws_BS = uniforms(keys("shuffle", seed, 0, number_B), flags_BS.shape[1])
+    # Sorted, the draws of a session's own plays come first.
+    order_BS = np.where(real_BS, draws_BS, 2.0).argsort(axis=1)
+    return np.take_along_axis(flags_BS, order_BS, axis=1)

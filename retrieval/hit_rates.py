@@ -133,8 +133,7 @@ class _Builder:
         target_at_B = sessions.length_B - HELD_OUT[self.split]
         real_B = target_at_B >= 1
         tracks_BT, skips_BT, target_at_B = sessions.tracks_BT[real_B], sessions.skips_BT[real_B], target_at_B[real_B]
-        shown_BT = np.arange(tracks_BT.shape[1]) < target_at_B[:, None]
-        listened = SessionHistory(np.where(shown_BT, tracks_BT, -1), shown_BT & self.view.skipped(skips_BT))
+        listened = SessionHistory(*self.view.before(tracks_BT, skips_BT, target_at_B))
         return _HeldOut(listened, torch.from_numpy(tracks_BT[np.arange(len(tracks_BT)), target_at_B]))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from skipwise.common.errors import UserError
+from skipwise.datapipes.view import counts_as_skipped
 from skipwise.studies.statistics import gap, holm, interval, over_seeds, paired
 from skipwise.training.evaluation.records import Ranks, read_ranks
 
@@ -140,7 +141,7 @@ def percentile_rank(ranks: Ranks) -> np.ndarray:
 
 def is_skipped(ranks: Ranks) -> np.ndarray:
     """bool [N]: the listener skipped the target, at strength 1 or 2."""
-    return np.isin(ranks.skips, (1, 2))
+    return counts_as_skipped(ranks.skips)
 
 
 def _by_group(measured_S: list[Ranks], label: Callable[[Ranks], np.ndarray]) -> dict[str, dict[str, Any]]:

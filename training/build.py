@@ -79,12 +79,9 @@ def table_weight(model: DistributedModelParallel) -> torch.Tensor | ShardedTenso
 
 def train_loader(config: RunConfig, store: SessionStore, held_out: int = HELD_OUT["validation"]) -> StepLoader:
     """This rank's training batches, made of all but each session's last `held_out` tracks."""
-    view = _view(config)
-    if config.data.skip_flags == "shuffled":
-        view = replace(view, shuffle_seed=config.train.seed)
     builder = TrainBuilder(
         seed=config.train.seed,
-        view=view,
+        view=_view(config),
         longest=store.manifest.session_lengths["max"],
         num_tracks=store.num_tracks,
         negatives=config.data.negatives,
@@ -94,6 +91,7 @@ def train_loader(config: RunConfig, store: SessionStore, held_out: int = HELD_OU
         held_out=held_out,
         log_q=_log_q(store, held_out) if config.loss.in_batch else None,
         first_place=rank() * config.data.batch_size // world_size(),
+        shuffle_seed=config.train.seed if config.data.skip_flags == "shuffled" else None,
     )
     dataset = StepDataset(store, config.data, builder, rank(), world_size())
     return StepLoader(dataset, pin_memory=device().type == "cuda")

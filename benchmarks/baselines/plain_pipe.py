@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.sessions import SessionStore
+from skipwise.datapipes.view import counts_as_skipped
 from skipwise.training.config import RunConfig
 
 Row = tuple[list[int], list[int]]
@@ -71,7 +72,7 @@ class PlainCollate:
             targets_BT = tracks_BT.where(masked_BT, -1)
         shape = (data.negatives,) if data.sampling == "shared" else (len(rows), data.negatives)
         negatives = torch.randint(0, self.tracks, shape)
-        skipped_BT = (skips_BT >= 1) & (skips_BT <= data.skip_up_to)
+        skipped_BT = counts_as_skipped(skips_BT, data.skip_up_to)
         return PlainBatch(tracks_BT, skipped_BT, masked_BT, targets_BT, negatives)
 
 

@@ -15,6 +15,7 @@ from skipwise.components.recipes import named_recipe
 from skipwise.datapipes.batch import SessionBatch
 from skipwise.datapipes.loader import StepDataset
 from skipwise.datapipes.sessions import Sessions
+from skipwise.datapipes.view import counts_as_skipped
 from skipwise.training.build import train_loader
 from skipwise.training.config import RunConfig
 
@@ -117,7 +118,7 @@ class _PlainBuilder:
             negatives, collides_BK = random.integers(0, self.tracks, (len(real_BT), data.negatives)), None
             while (met_BK := _met(negatives, sessions)).any():
                 negatives[met_BK] = random.integers(0, self.tracks, met_BK.sum())
-        skipped_BT = (sessions.skips_BT >= 1) & (sessions.skips_BT <= data.skip_up_to) & real_BT
+        skipped_BT = counts_as_skipped(sessions.skips_BT, data.skip_up_to) & real_BT
         return PlainBatch(
             tracks_BT=torch.from_numpy(np.where(real_BT, sessions.tracks_BT, self.tracks)),
             length_B=torch.from_numpy(sessions.length_B),

@@ -17,6 +17,7 @@ from skipwise.common.distributed import barrier, broadcast_object, rank
 from skipwise.components.recipes import RECIPES
 from skipwise.datapipes.manifest import SESSIONS, VOCABULARY, Manifest
 from skipwise.datapipes.sessions import SessionStore
+from skipwise.datapipes.view import counts_as_skipped
 from skipwise.training.build import build_model
 from skipwise.training.checkpoint.checkpoints import Checkpoints
 from skipwise.training.checkpoint.state import model_tensors
@@ -91,7 +92,7 @@ def _write_data(folder: Path, num_tracks: int) -> None:
     Manifest(
         counts={"sessions": _SESSIONS, "plays": plays, "tracks": num_tracks},
         session_lengths={"min": int(lengths.min()), "max": int(lengths.max())},
-        skip_share=float(np.isin(strengths, (1, 2)).mean()),
+        skip_share=float(counts_as_skipped(strengths).mean()),
         context_columns=[],
         parts={_PART: _SESSIONS},
         vocabulary_hash=hashlib.sha256("".join(f"{track}\n" for track in identities).encode()).hexdigest(),

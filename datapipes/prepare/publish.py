@@ -17,6 +17,7 @@ from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.selection import draw_sample, read_chosen, row_groups
 from skipwise.datapipes.prepare.sources import WORDS, Source
 from skipwise.datapipes.session_files import Rows, checksum
+from skipwise.datapipes.view import counts_as_skipped
 
 SESSIONS_PER_PART = 64 * SESSIONS_PER_ROW_GROUP
 
@@ -47,7 +48,7 @@ class Parts:
         self.checksums[self._name].append(checksum(rows))
         self.lengths.update(np.unique(rows.lengths).tolist())
         self.plays += len(rows.skips)
-        self.skipped += int(np.count_nonzero((rows.skips == 1) | (rows.skips == 2)))
+        self.skipped += int(np.count_nonzero(counts_as_skipped(rows.skips)))
 
     def close(self) -> None:
         """Finishes the file that is open."""

@@ -17,6 +17,7 @@ from skipwise.datapipes.prepare.row_checks import SESSION_FAULTS, row_faults
 from skipwise.datapipes.prepare.session_checks import session_faults
 from skipwise.datapipes.prepare.sources import CONTEXT, WORDS, Source
 from skipwise.datapipes.prepare.staging import pattern
+from skipwise.datapipes.view import counts_as_skipped
 
 BATCH = 1 << 20
 MOST_PLAYS = 1_000_000
@@ -141,8 +142,7 @@ def passing(
     if config.drop_longer is not None:
         tests.append((f"longer than {config.drop_longer}", lengths <= config.drop_longer))
     if config.require_skip:
-        strength = block["strength"].to_numpy()
-        skipped = np.concatenate([[0], np.cumsum((strength == 1) | (strength == 2))])
+        skipped = np.concatenate([[0], np.cumsum(counts_as_skipped(block["strength"].to_numpy()))])
         tests.append(("without a skip", skipped[starts + lengths] > skipped[starts]))
     for reason, passes in tests:
         if out := int(np.count_nonzero(kept & ~passes)):

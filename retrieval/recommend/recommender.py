@@ -86,14 +86,10 @@ class Recommender:
         skipped tracks, those are left out. A session that this leaves nothing of is asked for as `evaluate` does it:
         what the model says of no track at all, the same for each.
         """
-        shown_BT = listened.rows_BT >= 0
-        if self._opened.view.filter_skipped:
-            shown_BT = shown_BT & ~listened.skipped_BT
-        rows_BT = _last(listened.rows_BT, shown_BT, self._opened.view.length)
-        lengths_B = (rows_BT >= 0).sum(axis=1)
-        items_BTD = self._opened.vectors.take(np.maximum(rows_BT, 0).ravel()).reshape(*rows_BT.shape, -1)
-        items_BTD[rows_BT < 0] = 0
-        return self._opened.program(torch.from_numpy(items_BTD), torch.from_numpy(lengths_B))
+        inputs = self._opened.view.read(listened.rows_BT, listened.skipped_BT)
+        items_BTD = self._opened.vectors.take(np.maximum(inputs.rows_BT, 0).ravel()).reshape(*inputs.rows_BT.shape, -1)
+        items_BTD[~inputs.valid_BT] = 0
+        return self._opened.program(torch.from_numpy(items_BTD), torch.from_numpy(inputs.length_B))
 
 
 def contrasts(vectors: Vectors, listened: SessionHistory) -> Tensor:
@@ -132,14 +128,3 @@ def excluded(listened: SessionHistory, exclude: Exclude) -> np.ndarray:
         "none": np.zeros_like(listened.skipped_BT),
     }[exclude]
     return np.where(chosen_BT, listened.rows_BT, -1)
-
-
-def _last(rows_BT: np.ndarray, shown_BT: np.ndarray, most: int) -> np.ndarray:
-    """The last `most` shown rows of each session, in order, padded by -1 on the right to at least one place."""
-    counts_B = shown_BT.sum(axis=1)
-    lengths_B = np.minimum(counts_B, most)
-    nth_BT = shown_BT.cumsum(axis=1) - 1 - (counts_B - lengths_B)[:, None]
-    last_BT = np.full((len(rows_BT), max(1, int(lengths_B.max(initial=0)))), -1, dtype=np.int64)
-    session_P, place_P = (shown_BT & (nth_BT >= 0)).nonzero()
-    last_BT[session_P, nth_BT[session_P, place_P]] = rows_BT[session_P, place_P]
-    return last_BT

@@ -1,5 +1,8 @@
 """What a builder is shown of a session, worked by hand: its end, its skips by another rule, or nothing it skipped."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -86,7 +89,7 @@ def test_shuffled_flags_keep_each_sessions_number_and_stay_the_same_each_epoch()
         np.arange(400),
     )
     flags = [
-        TrainBuilder(0, View(20, shuffle_seed=seed), 20, TRACKS, 20, "shared", None).build(many, epoch, 0).skipped_BT
+        TrainBuilder(0, View(20), 20, TRACKS, 20, "shared", None, shuffle_seed=seed).build(many, epoch, 0).skipped_BT
         for seed, epoch in ((0, 1), (0, 2), (1, 1))
     ]
     assert (flags[0].sum(dim=1) == 6).all()
@@ -117,3 +120,10 @@ def test_held_out_plays_keep_their_strength_and_position():
     batch = test_batch(View(6))
     assert batch.target_skips_B.tolist()[:2] == [2, 0]
     assert batch.position_B.tolist()[:2] == [6, 3]
+
+
+def test_the_view_needs_neither_torch_nor_arrow():
+    loaded = (
+        "import sys, skipwise.datapipes.view; print([name for name in ('torch', 'pyarrow') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from skipwise.datapipes.view import counts_as_skipped
+
 CUTOFFS = (1, 5, 10, 20)
 
 
@@ -55,7 +57,7 @@ class SkipRanking(Metric):
         """int64 [B] each: the target's rank, among how many others, and the strength at which it was skipped."""
         percentile_rank_B = 100 * (1 - (rank - 1).double() / candidates.clamp(min=1))
         columns = torch.stack([percentile_rank_B, (rank <= 10).double(), torch.ones_like(percentile_rank_B)])
-        skipped_B = ((skips == 1) | (skips == 2)).double()
+        skipped_B = counts_as_skipped(skips).double()
         self.sums += torch.stack([columns @ skipped_B, columns @ (1 - skipped_B)])
 
     def compute(self) -> dict[str, float | int]:
