@@ -20,43 +20,29 @@ class EvaluateRunConfig:
     protocol: Literal["uniform", "full"] = "uniform"
     """Rank the target among the run's uniform candidates, or exactly in the whole catalogue."""
     export: Path | None = None
-    """An export of the run, whose recommendations are measured beside the run itself; for the protocol full."""
+    """An export of the run, whose recommendations are measured beside the run's own; needs `--protocol full`."""
     search: Literal["auto", "exact", "index"] = "auto"
     """How the export is searched: exactly, by the index it has, or (auto) by that where it has one."""
 
     def __post_init__(self) -> None:
         if self.export is not None and self.protocol != "full":
-            raise ValueError("--export recommends from the whole catalogue: give --protocol full, too")
+            raise ValueError("--export recommends from the whole catalogue: give --protocol full as well")
         if self.export is None and self.search != "auto":
-            raise ValueError(f"--search {self.search} is about an export: name it by --export")
+            raise ValueError(f"--search {self.search} applies to an export: name it by --export")
 
 
 def evaluate(config: EvaluateRunConfig) -> None:
     """Writes the protocol's section of `RUN/metrics.json` and prints the table, and the export's below it."""
     from skipwise.common.distributed import logger, process_group
     from skipwise.retrieval.hit_rates import compared_with, open_exported
-    from skipwise.training.build import build_model, check, stateless
-    from skipwise.training.checkpoint.checkpoints import load_best
-    from skipwise.training.evaluation.evaluator import Evaluator, measurable
+    from skipwise.training.evaluation.evaluate_run import evaluate_run
     from skipwise.training.evaluation.hit_rate_table import hit_rate_table
     from skipwise.training.run.directory import RunDirectory
 
     with process_group():
         run = RunDirectory.open(config.run)
-        store = run.open_store()
         exported = open_exported(config.export, config.search, run) if config.export else None
-        reading = stateless(run.config)
-        check(reading, store)
-        model = build_model(reading, store.num_tracks, run.record.num_rows)
-        load_best(model, run.path)
-        evaluator = Evaluator(run.config, store, model)
-        results = {
-            config.protocol: {
-                split: evaluator.measure(config.protocol, split, run.config.evaluate.sessions, run.path)
-                for split in measurable(run.config)
-            }
-        }
-        run.update_metrics(results)
-        logger.info(hit_rate_table(results, run.config))
+        metrics = evaluate_run(run, config.protocol)
+        logger.info(hit_rate_table({config.protocol: metrics}, run.config))
         if exported:
-            logger.info(compared_with(results[config.protocol], run, store, *exported))
+            logger.info(compared_with(metrics, run, run.open_store(), *exported))

@@ -1,4 +1,8 @@
-"""`export --run RUN --output OUT`: a run's best weights as files for retrieval, on any number of ranks."""
+"""Write a run's best weights as files for retrieval, on any number of ranks.
+
+Example:
+  skipwise export --run runs/best-001 --output exports/best
+"""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,8 @@
-"""`index --export OUT`: builds the kinds of index, measures them on the model's own queries, and keeps the fastest."""
+"""Build an export's approximate indexes, measure them on the model's own queries, and keep the fastest.
+
+Example:
+  skipwise index --export exports/best --recall 0.95
+"""
 
 from dataclasses import dataclass
 from pathlib import Path

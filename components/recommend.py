@@ -1,4 +1,9 @@
-"""`recommend --export OUT --session "t_1,t_2:skip,t_3"`: what to play next, for one session or for a file of them."""
+"""Rank the tracks to play next, for one session or for a Parquet file of them.
+
+Example:
+  skipwise recommend --export exports/best --session "t_1,t_2:skip,t_3"
+  skipwise recommend --export exports/best --input sessions.parquet --output recommended.parquet
+"""
 
 from skipwise.retrieval.recommend.config import RecommendConfig
 

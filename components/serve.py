@@ -1,4 +1,8 @@
-"""`serve --export OUT`: answers over HTTP from an export, and swaps to a newer one while it runs."""
+"""Answer over HTTP from an export, with a web page; an export that replaces it is loaded while the service runs.
+
+Example:
+  skipwise serve --export exports/best --port 8000
+"""
 
 import os
 

@@ -1,4 +1,8 @@
-"""`similar --export OUT --track t_1`: a track's neighbours in the table."""
+"""List the tracks whose embeddings are nearest to a track's.
+
+Example:
+  skipwise similar --export exports/best --track t_1 -k 20
+"""
 
 from skipwise.retrieval.recommend.config import SimilarConfig
 

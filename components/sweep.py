@@ -1,4 +1,9 @@
-"""`sweep --data DATA --output OUT`: searches a recipe's settings on validation alone, and writes the best of them."""
+"""Search a recipe's settings on the validation split alone, and write the best of them as a config for train.
+
+Example:
+  skipwise sweep --data data/log --output sweeps/log --trials 40
+  skipwise train --config sweeps/log/best.yaml --data.path data/log
+"""
 
 from skipwise.components.recipes import named_recipe
 from skipwise.studies.config import SweepConfig

@@ -1,4 +1,8 @@
-"""`table --data DATA --output OUT`: trains models at several seeds, tests them, and writes the paper's table 1."""
+"""Train models at several seeds, test them, and write the paper's table 1 with them; a finished run is not repeated.
+
+Example:
+  skipwise table --data data/log --output tables/log --seeds 3
+"""
 
 from skipwise.components.recipes.table_models import MODELS, with_baselines
 from skipwise.studies.config import StudyConfig

@@ -95,8 +95,7 @@ def test_help_is_whole(command: str, monkeypatch, capsys):
     said = capsys.readouterr()
     assert stop.value.code == 0 and said.err == ""
     assert said.out.startswith(f"usage: skipwise {command}") and "--help" in said.out
-    if command not in ("table", "sweep", "export", "index", "recommend", "similar", "serve"):
-        assert f"Example:\n  skipwise {command} " in said.out
+    assert f"Example:\n  skipwise {command} " in said.out
 
 
 def test_help_of_all(monkeypatch, capsys):

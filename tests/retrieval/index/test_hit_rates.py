@@ -91,7 +91,7 @@ def test_another_runs_export_is_refused(by_hand, tmp_path: Path):
     ("options", "sentence"),
     [
         ({"export": Path("x")}, "--export recommends from the whole catalogue: give --protocol full"),
-        ({"protocol": "full", "search": "exact"}, "--search exact is about an export: name it by --export"),
+        ({"protocol": "full", "search": "exact"}, "--search exact applies to an export: name it by --export"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(options: dict, sentence: str):
