@@ -3,7 +3,7 @@
 import gc
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.task import StepLosses
 from skipwise.training.build import build_model, check, train_loader
-from skipwise.training.checkpoint.checkpoint_index import Index
+from skipwise.training.checkpoint.checkpoint_index import CheckpointIndex
 from skipwise.training.checkpoint.checkpoints import Checkpoints, find_newest, load_best, load_tensors
 from skipwise.training.checkpoint.state import Tensors, set_steps, training_tensors
 from skipwise.training.checkpoint.warm_start import start_from_run
@@ -71,14 +71,14 @@ class Job:
         self._run, self._config, self._store = run, run.config, store
         self._control, self._hang_watch = control, hang_watch
         newest = find_newest(run.path)
-        self._position = newest[2] if newest else Position()
+        self._position = newest[1].position if newest else Position()
         facts = {"vocabulary_hash": run.record.vocabulary_hash, "config": asdict(run.config)}
         self._checkpoints = Checkpoints(run.path, run.config.checkpoint.keep, facts)
         self._training = self._new_training(fresh=newest is None)
         if newest:
-            name, index, position = newest
-            self._training.load(run.path / CHECKPOINTS / name, index, position)
-            self._checkpoints.resume(position)
+            name, index = newest
+            self._training.load(run.path / CHECKPOINTS / name, index, index.position)
+            self._checkpoints.resume(index.position)
             logger.info(f"goes on from checkpoint {name} of {run.path}")
         self._checkpoints.prepare(self._training.tensors())
         self._progress = Progress(run, self._training.steps, len(store), self._position)
@@ -130,7 +130,7 @@ class Job:
             better = metrics["hr@10"] > self._position.best
             self._progress.validation(epoch, metrics, better)
             if better:
-                self._position = replace(self._position, best=metrics["hr@10"], best_epoch=epoch)
+                self._position = self._position.moved(best=metrics["hr@10"], best_epoch=epoch)
             self._next_epoch()
             if better:
                 self._save(best=True)
@@ -147,8 +147,8 @@ class Job:
         health = Health(training.model.module.learner)
         losses = training.epoch(self._position.epoch, self._position.step, self._hang_watch.at)
         for step in self._progress.steps(self._position, losses):
-            self._position = replace(
-                self._position, step=step, steps=self._progress.trained, seconds=self._progress.seconds
+            self._position = self._position.moved(
+                step=step, steps=self._progress.trained, seconds=self._progress.seconds
             )
             health.step(self._position.epoch, step)
             if step % self._config.train.log_every == 0:
@@ -166,7 +166,7 @@ class Job:
                 self._save()
 
     def _next_epoch(self) -> None:
-        self._position = replace(self._position, epoch=self._position.epoch + 1, step=0)
+        self._position = self._position.moved(epoch=self._position.epoch + 1, step=0)
 
     def _best_validation(self, test: bool) -> dict:
         """The best weights' validation metrics, those of every session among them."""
@@ -181,7 +181,7 @@ class Job:
         }
 
     def _begin_refit(self, results: dict) -> None:
-        self._position = replace(self._position, phase="refit", epoch=1, step=0, results=results)
+        self._position = self._position.moved(phase="refit", epoch=1, step=0, results=results)
         self._checkpoints.close()
         del self._training
         gc.collect()  # its parts hang together in cycles, and their table must make room for the next
@@ -211,7 +211,7 @@ class Job:
 
     def _save(self, best: bool = False) -> None:
         if best:
-            self._position = replace(self._position, best_checkpoint=self._position.name)
+            self._position = self._position.moved(best_checkpoint=self._position.name)
         self._hang_watch.at("writing checkpoint {}", self._position.name)
         self._checkpoints.save(self._training.tensors(), self._position)
         self._control.saved()
@@ -285,7 +285,7 @@ class Training:
         """Takes over what the run named by `init_from` learned; the schedule begins anew."""
         set_steps(self._optimizer, 0, start_from_run(self.tensors(), run))
 
-    def load(self, path: Path, index: Index, position: Position) -> None:
+    def load(self, path: Path, index: CheckpointIndex, position: Position) -> None:
         """Takes over the state saved at `position`."""
         load_tensors(self.tensors(), path, index)
         set_steps(self._optimizer, (position.epoch - 1) * self.steps + position.step)

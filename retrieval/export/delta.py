@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -15,16 +14,11 @@ from torch import Tensor
 from skipwise.common.distributed import on_all_ranks, rank
 from skipwise.common.errors import UserError
 from skipwise.datapipes.vocabulary_match import match
-from skipwise.training.build import TABLE_WEIGHT
-from skipwise.training.checkpoint.checkpoint_index import FileRecord, Index, StorageError
-from skipwise.training.checkpoint.checkpoints import best_checkpoint, open_checkpoint
-from skipwise.training.checkpoint.state import MODEL
-from skipwise.training.checkpoint.storage import read_rows
+from skipwise.training.checkpoint.checkpoint_index import FileRecord
+from skipwise.training.checkpoint.saved_rows import SavedRows, read_matches
 from skipwise.training.run.directory import RunDirectory
 
 GONE = "gone.parquet"
-_TABLE = MODEL + TABLE_WEIGHT
-_BLOCK_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -32,8 +26,7 @@ class Since:
     """The run that a delta is counted from, its tracks matched with this run's in files of `scratch`."""
 
     run: RunDirectory
-    checkpoint: Path
-    index: Index
+    rows: SavedRows
     scratch: Path
 
     @property
@@ -53,11 +46,7 @@ def open_since(path: str, run: RunDirectory, scratch: Path) -> Since:
     Raises `UserError` for a run without whole best weights, or whose rows are of another width.
     """
     other = on_all_ranks(lambda: _open(path, run))
-    checkpoint = on_all_ranks(lambda: best_checkpoint(other.path))
-    since = Since(other, checkpoint, open_checkpoint(checkpoint), scratch)
-    shape, expected = since.index["tensors"].get(_TABLE, {}).get("shape"), [other.record.num_rows, run.config.table.dim]
-    if shape != expected:
-        raise UserError(f"{checkpoint} holds a table of {shape}, expected {expected}: name another --only-new-since")
+    since = Since(other, SavedRows.of_best_table(other, "name another --only-new-since"), scratch)
 
     def match_tracks() -> None:
         if rank() == 0:
@@ -84,24 +73,12 @@ def changed_rows(since: Since, first: int, rows_RD: Tensor) -> tuple[Tensor, int
 
     Also how many of them are of tracks that it does not know. Numbers are compared as float32, before any conversion.
     """
-    rows = pq.read_table(since.matches, filters=[("row", ">=", first), ("row", "<", first + len(rows_RD))])
-    target_X, source_X = (rows[name].to_numpy().astype(np.int64) for name in ("row", "source"))
-    order_X = source_X.argsort(kind="stable")
-    target_X, source_X = target_X[order_X] - first, source_X[order_X]
+    target_X, source_X = read_matches(since.matches, first, first + len(rows_RD))
     chosen_R = torch.ones(len(rows_RD), dtype=torch.bool)
-    begin = 0
-    while begin < len(source_X):
-        end = int(np.searchsorted(source_X, source_X[begin] + _BLOCK_ROWS))
-        low, high = int(source_X[begin]), int(source_X[end - 1]) + 1
-        try:
-            block = read_rows(since.checkpoint, since.index, _TABLE, low, high)
-        except StorageError as error:
-            raise UserError(f"{error}: expected a whole checkpoint; name another --only-new-since") from error
-        target = torch.from_numpy(target_X[begin:end])
+    for where, block in since.rows.blocks(source_X):
+        target = torch.from_numpy(target_X[where] - first)
         live = rows_RD[target.to(rows_RD.device)].cpu().float()
-        before = block[torch.from_numpy(source_X[begin:end] - low)].float()
-        chosen_R[target] = (live.view(torch.int32) != before.view(torch.int32)).any(dim=1)
-        begin = end
+        chosen_R[target] = (live.view(torch.int32) != block.float().view(torch.int32)).any(dim=1)
     return chosen_R, len(rows_RD) - len(source_X)
 
 

@@ -8,16 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from skipwise.common.errors import UserError
-from skipwise.training.build import TABLE_WEIGHT
-from skipwise.training.checkpoint.checkpoint_index import StorageError
-from skipwise.training.checkpoint.checkpoints import best_checkpoint, open_checkpoint
-from skipwise.training.checkpoint.state import MODEL
-from skipwise.training.checkpoint.storage import read_rows
+from skipwise.training.checkpoint.saved_rows import SavedRows
 from skipwise.training.run.directory import CHECKPOINTS, RunDirectory
 
-_WEIGHT = MODEL + TABLE_WEIGHT
 _ROWS = 3000
-_BLOCK_ROWS = 1 << 14
 _SEED = 0
 
 
@@ -38,25 +32,12 @@ def read_sample(run: RunDirectory) -> Sample | None:
     """
     if not (run.path / CHECKPOINTS / "best").exists():
         return None
-    path = best_checkpoint(run.path)
-    index = open_checkpoint(path)
+    rows = SavedRows.of_best_table(run, "train again")
     tracks = min(run.record.counts["tracks"], run.record.num_rows)
-    shape = index["tensors"].get(_WEIGHT, {"shape": []})["shape"]
-    if shape != [run.record.num_rows, run.config.table.dim]:
-        raise UserError(f"{path}: '{_WEIGHT}' has shape {shape}, not that of the run's config: train again")
-    chosen = np.random.default_rng(_SEED).choice(tracks, min(_ROWS, tracks), replace=False)
-    row_M = np.sort(chosen)
-    blocks = []
-    for first in np.unique(row_M // _BLOCK_ROWS) * _BLOCK_ROWS:
-        inside = row_M[(row_M >= first) & (row_M < first + _BLOCK_ROWS)]
-        low, high = int(inside[0]), int(inside[-1]) + 1
-        try:
-            blocks.append(read_rows(path, index, _WEIGHT, low, high).float().numpy()[inside - low])
-        except StorageError as error:
-            raise UserError(f"{error}: expected a whole checkpoint; train again") from error
-    rows_MD = np.concatenate(blocks)
+    row_M = np.sort(np.random.default_rng(_SEED).choice(tracks, min(_ROWS, tracks), replace=False))
+    rows_MD = np.concatenate([block.float().numpy() for _, block in rows.blocks(row_M)])
     if not np.isfinite(rows_MD).all():
-        raise UserError(f"{path}: '{_WEIGHT}' holds numbers that are not finite: train again")
+        raise UserError(f"{run.path}: the table's best weights hold numbers that are not finite: train again")
     return Sample(row_M, rows_MD)
 
 

@@ -89,7 +89,7 @@ def judge(run: Path, tensors: dict[str, torch.Tensor], what: str | None) -> None
             TALLY.counts["harmless"] += 1
         newest = find_newest(run)
         if newest and what:
-            assert newest[2] == Position(step=2, best_checkpoint=Position(step=2).name), what
+            assert newest[1].position == Position(step=2, best_checkpoint=Position(step=2).name), what
 
 
 @pytest.mark.parametrize("name", [INDEX, PART])

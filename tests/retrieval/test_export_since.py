@@ -11,11 +11,11 @@ import torch
 
 from skipwise.common.errors import UserError
 from skipwise.components.export import ExportConfig, export
-from skipwise.retrieval.export import delta as since
 from skipwise.retrieval.export.exporter import write_export
 from skipwise.retrieval.export_manifest import ExportManifest
 from skipwise.retrieval.formats import Kind
 from skipwise.retrieval.quantized import quantized_table
+from skipwise.training.checkpoint import saved_rows
 from tests.conftest import random_sessions, write_dataset
 from tests.ranks import run_on_ranks
 from tests.retrieval.alone import alone, save_rows  # noqa: F401  a fixture
@@ -119,7 +119,7 @@ def test_a_delta_of_parts_without_ids(kind: Kind, runs: Runs, tmp_path: Path):
 
 
 def test_small_blocks_find_the_same(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(since, "_BLOCK_ROWS", 7)
+    monkeypatch.setattr(saved_rows, "_BLOCK_ROWS", 7)
     write_export(str(runs.new), tmp_path / "out", False, only_new_since=str(runs.old))
     assert ExportManifest.read(tmp_path / "out").since["changed"] == 37
 

@@ -74,8 +74,8 @@ def test_a_bad_number_is_traced_to_its_session(ranks: int, data: Path, tmp_path:
         if fault["step"] == 1:
             assert newest is None
             return
-        name, _, position = newest
-        assert position.step == fault["step"] - 1, "the last good state is the one before"
+        name, index = newest
+        assert index.position.step == fault["step"] - 1, "the last good state is the one before"
         for tensor in tensors_of(tmp_path / "run" / CHECKPOINTS / name).values():
             assert tensor[: TRACKS - 1].isfinite().all()
 

@@ -89,11 +89,11 @@ def story_of(run: Path) -> tuple[list[dict], dict, dict[str, torch.Tensor]]:
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
-    index = read_index(folder / "checkpoint.json", 1)
+    index = read_index(folder / "checkpoint.json")
     return {
-        name: read_rows(folder, index, name, 0, tensor["shape"][0])
-        for name, tensor in index["tensors"].items()
-        if tensor["shape"]
+        name: read_rows(folder, index, name, 0, tensor.shape[0])
+        for name, tensor in index.tensors.items()
+        if tensor.shape
     }
 
 
@@ -334,7 +334,7 @@ def test_a_full_disk_ends_in_a_sentence_and_leaves_the_last_whole_one(
     with process_group():
         train(config, "best")
         monkeypatch.setattr(os, "fsync", fsync_until_full)
-        assert "cannot take a checkpoint (No space left on device): mend that" in refusal_of(full)
+        assert "cannot take a checkpoint (No space left on device): fix that" in refusal_of(full)
         monkeypatch.undo()
         newest = find_newest(tmp_path / "full")
         assert (newest is None) == (times < 4)

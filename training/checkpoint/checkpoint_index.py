@@ -7,24 +7,123 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
-import torch
+from pydantic import AfterValidator, Field, model_validator
 
-from skipwise.common.files import require_regular_file
-from skipwise.datapipes.manifest_fields import whole
+from skipwise.common import files
+from skipwise.common.errors import UserError
+from skipwise.common.files import read_json, require_regular_file
+from skipwise.common.schema import Count, StrictModel, validate
+from skipwise.training.run.position import Position
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-}
-"""As the safetensors format calls them."""
-Index = dict[str, Any]
-"""`tensors`: by name, `dtype`, `shape` and `chunks` (each `offsets`, `shape`, `file`); `files`: a `FileRecord` each."""
+REMEDY = "take another checkpoint, or train again"
+
+
+def _named_as_part(record: files.FileRecord) -> files.FileRecord:
+    if not re.fullmatch(r"part-\d{5,}\.safetensors", record.file, re.ASCII):
+        raise ValueError("a record of part-NNNNN.safetensors")
+    return record
+
+
+class Chunk(StrictModel):
+    """A box of a tensor, in one file."""
+
+    offsets: list[Count]
+    shape: list[Count]
+    file: str
+
+
+class SavedTensor(StrictModel):
+    """A tensor, as the chunks that hold it."""
+
+    dtype: Literal["F64", "F32", "BF16", "F16", "I64", "I32"]
+    """As the safetensors format names it."""
+    shape: list[Count]
+    chunks: list[Chunk]
+
+    @model_validator(mode="after")
+    def _check_chunks(self) -> Self:
+        for chunk in self.chunks:
+            if len(chunk.offsets) != len(self.shape) or len(chunk.shape) != len(self.shape):
+                raise ValueError(f"chunks of {len(self.shape)} dimensions")
+            ends = [first + size for first, size in zip(chunk.offsets, chunk.shape, strict=True)]
+            if any(end > size for end, size in zip(ends, self.shape, strict=True)):
+                raise ValueError("chunks inside of its shape")
+        if sum(math.prod(chunk.shape) for chunk in self.chunks) != math.prod(self.shape) or _overlap(self.chunks):
+            raise ValueError("chunks that cover its shape once")
+        return self
+
+
+class CheckpointIndex(StrictModel):
+    """What `checkpoint.json` says of a checkpoint."""
+
+    schema_version: int = 1
+    world_size: Count = Field(alias="ranks")
+    """Ranks that wrote it."""
+    position: Position
+    vocabulary_hash: str = ""
+    """The hash of the data that the run is trained on."""
+    config: dict[str, Any] = {}
+    """The run's."""
+    tensors: dict[str, SavedTensor]
+    files: list[Annotated[files.FileRecord, AfterValidator(_named_as_part)]]
+
+    def shape_of(self, name: str) -> list[int] | None:
+        """The shape of a tensor, None where the checkpoint does not hold it."""
+        return self.tensors[name].shape if name in self.tensors else None
+
+    @model_validator(mode="after")
+    def _check_files(self) -> Self:
+        names = {record.file for record in self.files}
+        if any(chunk.file not in names for tensor in self.tensors.values() for chunk in tensor.chunks):
+            raise ValueError("has chunks in a file that it does not list")
+        return self
+
+
+def write_index(file: Path, content: dict[str, Any]) -> None:
+    """Writes `content` as JSON together with its own SHA-256, and waits for the disk."""
+    text = json.dumps({"content": content, "sha256": _digest(content)}, indent=1)
+    with open(file, "w", encoding="utf-8") as target:
+        target.write(text + "\n")
+        target.flush()
+        os.fsync(target.fileno())
+
+
+def read_index(file: Path) -> CheckpointIndex:
+    """Reads what `write_index` wrote; raises `UserError` for anything else, and for another `schema_version`.
+
+    A right hash proves nothing about who wrote the file: offsets and file names are checked before any is used.
+    """
+    written = read_json(file, f"the index of a whole checkpoint; {REMEDY}")
+    content = written.get("content")
+    try:
+        whole = written.get("sha256") == _digest(content)
+    except RecursionError:
+        whole = False
+    if not whole:
+        raise UserError(f"{file} differs from what was written (SHA-256): expected a whole checkpoint; {REMEDY}")
+    return validate(CheckpointIndex, content, file, REMEDY)
+
+
+def _overlap(chunks: list[Chunk]) -> bool:
+    """Whether two chunks share a place. Neighbours in order of their first row are compared, and equal first rows."""
+    ends: dict[tuple[int, ...], int] = {}
+    for chunk in sorted(chunks, key=lambda chunk: chunk.offsets):
+        if not chunk.offsets or not math.prod(chunk.shape):
+            continue
+        columns = (*chunk.offsets[1:], *chunk.shape[1:])
+        if ends.get(columns, 0) > chunk.offsets[0]:
+            return True
+        ends[columns] = chunk.offsets[0] + chunk.shape[0]
+    return False
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+# Until retrieval reads these from common.files:
 
 
 class StorageError(Exception):
@@ -60,78 +159,3 @@ def check_file(folder: Path, record: FileRecord) -> None:
             raise StorageError(f"{file} differs from what was written (SHA-256)")
     except OSError as error:
         raise StorageError(f"{file} cannot be read ({error.strerror})") from error
-
-
-def write_index(file: Path, content: Index) -> None:
-    """Writes `content` as JSON together with its own SHA-256, and waits for the disk."""
-    text = json.dumps({"content": content, "sha256": _digest(content)}, indent=1)
-    with open(file, "w", encoding="utf-8") as target:
-        target.write(text + "\n")
-        target.flush()
-        os.fsync(target.fileno())
-
-
-def read_index(file: Path, version: int) -> Index:
-    """What `write_index` wrote; raises `StorageError` for anything else, and for another `schema_version`."""
-    try:
-        require_regular_file(file)
-        written = json.loads(file.read_text(encoding="utf-8"))
-        content = written["content"]
-        if written["sha256"] != _digest(content):
-            raise StorageError(f"{file} differs from what was written (SHA-256)")
-    except OSError as error:
-        raise StorageError(f"{file} cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise StorageError(f"{file} differs from what was written (it is no index)") from None
-    if not isinstance(content, dict) or content.get("schema_version") != version:
-        found = content.get("schema_version") if isinstance(content, dict) else None
-        raise StorageError(f"{file} has schema_version {str(found)[:40]}, this version reads {version}")
-    try:
-        wrong = _wrong(content)
-    except (KeyError, TypeError, AttributeError):
-        wrong = "fields"
-    if wrong:
-        raise StorageError(f"{file} describes {wrong} that no checkpoint has")
-    return content
-
-
-def _wrong(content: Index) -> str:
-    """What cannot be read safely although the hash is right: whoever changed it may have made that too."""
-    names = {record["file"] for record in content["files"]}
-    for record in content["files"]:
-        plain = isinstance(record["file"], str) and re.fullmatch(r"part-\d{5,}\.safetensors", record["file"], re.ASCII)
-        if not (plain and whole(record["bytes"]) and isinstance(record["sha256"], str) and len(record) == 3):
-            return "files"
-    for name, tensor in content["tensors"].items():
-        shape = tensor["shape"]
-        if tensor["dtype"] not in DTYPES or not all(map(whole, shape)):
-            return f"a tensor '{name[:80]}'"
-        covered = 0
-        for chunk in tensor["chunks"]:
-            place = chunk["offsets"], chunk["shape"]
-            numbers = all(len(part) == len(shape) and all(map(whole, part)) for part in place)
-            if chunk["file"] not in names or not numbers:
-                return f"pieces of '{name[:80]}'"
-            if any(first + size > most for first, size, most in zip(*place, shape, strict=True)):
-                return f"pieces of '{name[:80]}'"
-            covered += math.prod(chunk["shape"])
-        if covered != math.prod(shape) or _overlap(tensor["chunks"]):
-            return f"pieces of '{name[:80]}'"
-    return ""
-
-
-def _overlap(chunks: list[dict[str, Any]]) -> bool:
-    """Whether two pieces share a place. Neighbours in order of their first row are compared, and equal first rows."""
-    ends: dict[tuple[int, ...], int] = {}
-    for chunk in sorted(chunks, key=lambda chunk: chunk["offsets"]):
-        if not chunk["offsets"] or not math.prod(chunk["shape"]):
-            continue
-        columns = (*chunk["offsets"][1:], *chunk["shape"][1:])
-        if ends.get(columns, 0) > chunk["offsets"][0]:
-            return True
-        ends[columns] = chunk["offsets"][0] + chunk["shape"][0]
-    return False
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written behind the loop's back, checked, published by one rename, found again on any ranks.
+"""Checkpoints of a run: written in the background, checked, published by one rename, and loaded on any number of ranks.
 
 `RUN/checkpoints/NAME/` holds a `part-RRRRR.safetensors` for each rank and `checkpoint.json` (`storage`);
 `RUN/checkpoints/latest` and `best` are files that hold the name of one.
@@ -6,10 +6,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,6 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from skipwise.common.distributed import (
     barrier,
-    broadcast_object,
     logger,
     on_all_ranks,
     on_rank_0,
@@ -29,12 +25,11 @@ from skipwise.common.distributed import (
     world_size,
 )
 from skipwise.common.errors import UserError, brief
-from skipwise.common.files import require_regular_file, write_text
+from skipwise.common.files import FileRecord, read_text, write_text
 from skipwise.training.checkpoint.checkpoint_index import (
-    FileRecord,
-    Index,
-    StorageError,
-    check_file,
+    REMEDY,
+    CheckpointIndex,
+    SavedTensor,
     read_index,
     write_index,
 )
@@ -44,18 +39,17 @@ from skipwise.training.run.directory import CHECKPOINTS
 from skipwise.training.run.position import PHASES, Position
 
 INDEX = "checkpoint.json"
-_SCHEMA_VERSION = 1
 
 
 class Checkpoints:
     """Writes a run's checkpoints and keeps the newest and the best."""
 
     def __init__(self, run_path: Path, keep: int, facts: dict[str, Any]):
-        """`facts` go into every index: what the run was trained on."""
+        """`facts`: the fields `vocabulary_hash` and `config` of every index."""
         self._folder, self._keep, self._facts = run_path / CHECKPOINTS, keep, facts
         self._staging = Staging()
-        self._writing: Future | None = None
-        self.saved: str | None = None
+        self._writing: Future[Any] | None = None
+        self._saved = ""
         """The name of the last one begun or resumed from."""
         if rank() == 0:
             self._folder.mkdir(exist_ok=True)
@@ -64,77 +58,76 @@ class Checkpoints:
         barrier()
 
     def save(self, tensors: Tensors, position: Position) -> None:
-        """Copies `tensors` and lets the loop go on; a checkpoint still being written is waited for first.
+        """Copies `tensors` and writes them in the background, once the last checkpoint is written.
 
-        Its own name among the position's makes it the best. Nothing is written anew for the position of the last one.
+        It becomes the best where the position names it so. The position of the last checkpoint is not saved again.
         """
-        if self.saved == position.name:
+        if self._saved == position.name:
             return
         self.wait()
-        aside = self._folder / f".{position.name}.partial"
-
-        def publish(index: Index) -> None:
-            content = {"schema_version": _SCHEMA_VERSION, "ranks": world_size(), "position": asdict(position)}
-            write_index(aside / INDEX, content | self._facts | index)
-            self._publish(aside, position)
+        partial = self._folder / f".{position.name}.partial"
 
         def make() -> None:
-            _remove(aside)
-            aside.mkdir()
+            _remove(partial)
+            partial.mkdir()
+
+        def publish(tensors: dict[str, SavedTensor], files: list[FileRecord]) -> None:
+            index = CheckpointIndex(ranks=world_size(), position=position, tensors=tensors, files=files, **self._facts)
+            write_index(partial / INDEX, index.model_dump(by_alias=True))
+            self._publish(partial, position)
 
         on_rank_0(make, self._cannot_write)
         self._writing = dcp.async_save(
             tensors,
-            storage_writer=ShardWriter(aside, publish),
+            storage_writer=ShardWriter(partial, publish),
             async_stager=self._staging,
             process_group=side_group("checkpoints"),
         )
-        self.saved = position.name
+        self._saved = position.name
 
     def prepare(self, tensors: Tensors) -> None:
-        """Takes the memory that `save` copies into, so that the first one is no slower than the others."""
+        """Allocates the memory that `save` copies into, so that the first one is no slower than the others."""
         self._staging.stage(tensors)
 
     def resume(self, position: Position) -> None:
-        """The run goes on from `position`: what was marked as best after it is so no longer."""
-        self.saved = position.name
+        """Marks the checkpoint at `position` as the latest, and its best as the best: later ones are written again."""
+        self._saved = position.name
         if rank() == 0:
             self._point(position)
         barrier()
 
     @property
     def failed(self) -> bool:
-        """Whether the last one could not be written, as far as this rank knows."""
+        """Whether the last checkpoint could not be written, as far as this rank knows."""
         return self._writing is not None and self._writing.done() and self._writing.exception() is not None
 
     def wait(self) -> None:
-        """Until the last one is published; raises `UserError` on every rank where it could not be written."""
+        """Waits until the last checkpoint is published; raises `UserError` on every rank where it was not written."""
         if self._writing is None:
             return
         writing, self._writing = self._writing, None
         try:
             writing.result()
         except CheckpointException as error:
-            reasons = "; ".join(sorted({_words(caught) for caught, _ in error.failures.values()}))
-            raise UserError(self._cannot_write(reasons)) from error
+            raise UserError(self._cannot_write(_reasons(error))) from error
 
     def close(self) -> None:
-        """Waits, and frees the copies."""
+        """Waits, and frees the memory of the copies."""
         self.wait()
         self._staging.close()
 
     def _cannot_write(self, reason: str) -> str:
         return (
-            f"{self._folder} cannot take a checkpoint ({reason}): mend that and start again, which goes on from the "
-            "last whole one"
+            f"{self._folder} cannot take a checkpoint ({reason}): fix that and run the same command, which continues "
+            "from the last whole one"
         )
 
-    def _publish(self, aside: Path, position: Position) -> None:
+    def _publish(self, partial: Path, position: Position) -> None:
         target = self._folder / position.name
-        _sync(aside)
+        _sync(partial)
         if target.exists():
             _remove(target)
-        os.rename(aside, target)
+        os.rename(partial, target)
         _sync(self._folder)
         self._point(position)
         for name in _names(self._folder)[self._keep :]:
@@ -147,86 +140,69 @@ class Checkpoints:
             write_text(self._folder / "best", f"{position.best_checkpoint}\n")
 
 
-def find_newest(run_path: Path) -> tuple[str, Index, Position] | None:
-    """The newest whole checkpoint, equal on every rank. A damaged one is said to be so and moved out of the way."""
+def find_newest(run_path: Path) -> tuple[str, CheckpointIndex] | None:
+    """The name and the index of the newest whole checkpoint, on every rank.
+
+    A damaged one is logged and renamed to `damaged-NAME`.
+    """
     folder = run_path / CHECKPOINTS
-    for name in broadcast_object(_names(folder) if rank() == 0 else None):
+    names: list[str] = on_rank_0(lambda: _names(folder))
+    for name in names:
         try:
-            index = open_checkpoint(folder / name)
+            return name, open_checkpoint(folder / name)
         except UserError as error:
             logger.warning(f"skipped a damaged checkpoint, now called damaged-{name}: {error}")
             if rank() == 0:
                 _remove(folder / f"damaged-{name}")
                 os.rename(folder / name, folder / f"damaged-{name}")
             barrier()
-            continue
-        return name, index, Position.of(index, folder / name / INDEX)
     return None
 
 
-def open_checkpoint(path: Path) -> Index:
-    """The index of a checkpoint whose files are all whole, which the ranks check side by side.
+def open_checkpoint(path: Path) -> CheckpointIndex:
+    """Reads a checkpoint's index and checks that its files are whole; each rank checks its share of them.
 
     Raises the same `UserError` on every rank otherwise.
     """
 
-    def read() -> Index:
-        with _refusing():
-            index = read_index(path / INDEX, _SCHEMA_VERSION)
-            Position.of(index, path / INDEX)
-            return index
-
     def check() -> None:
-        with _refusing():
-            for record in index["files"][rank() :: world_size()]:
-                check_file(path, FileRecord(**record))
+        for record in index.files[rank() :: world_size()]:
+            if difference := record.problem(path):
+                raise UserError(f"{difference}: expected a whole checkpoint; {REMEDY}")
 
-    index = on_rank_0(read)
+    index = on_rank_0(lambda: read_index(path / INDEX))
     on_all_ranks(check)
     return index
 
 
-@contextmanager
-def _refusing() -> Iterator[None]:
-    try:
-        yield
-    except StorageError as error:
-        raise UserError(f"{error}: expected a whole checkpoint; take another, or train again") from error
-
-
-def load_tensors(tensors: Tensors, path: Path, index: Index) -> None:
+def load_tensors(tensors: Tensors, path: Path, index: CheckpointIndex) -> None:
     """Reads a checkpoint into live tensors, in place, on any number of ranks; refuses other shapes and names."""
     for name, tensor in tensors.items():
-        saved = index["tensors"].get(name)
-        if saved is None:
+        shape = index.shape_of(name)
+        if shape is None:
             raise UserError(f"{path} holds no '{name}': it was written under another config; train again")
-        if saved["shape"] != list(tensor.shape):
+        if shape != list(tensor.shape):
             hint = "the config it was trained with"
-            if isinstance(tensor, ShardedTensor) and len(saved["shape"]) == 1:
+            if isinstance(tensor, ShardedTensor) and len(shape) == 1:
                 hint = "the sharding and number of ranks it was saved with: column shards keep a state each"
-            raise UserError(f"{path}: '{name}' has shape {saved['shape']}, expected {list(tensor.shape)}; use {hint}")
+            raise UserError(f"{path}: '{name}' has shape {shape}, expected {list(tensor.shape)}; use {hint}")
     try:
         dcp.load(tensors, storage_reader=ShardReader(path, index))
     except CheckpointException as error:
-        reasons = "; ".join(sorted({_words(caught) for caught, _ in error.failures.values()}))
-        raise UserError(f"{path} cannot be read ({reasons}): take another checkpoint, or train again") from error
+        raise UserError(f"{path} cannot be read ({_reasons(error)}): {REMEDY}") from error
 
 
 def best_checkpoint(run_path: Path) -> Path:
-    """Where a run's best weights are; raises `UserError` where there are none."""
+    """The path of a run's best checkpoint; raises `UserError` where there is none."""
     file = run_path / CHECKPOINTS / "best"
-    try:
-        require_regular_file(file)
-        name = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read: expected the name of a run's best checkpoint; train first") from error
+    name = read_text(file, "the name of a run's best checkpoint; train first", 1000).strip()
     if name not in _names(file.parent):
         raise UserError(f"{file} names no checkpoint beside it: expected what train wrote; train again")
     return file.parent / name
 
 
 def start_checkpoint(run_path: Path) -> Path:
-    """Where another run may start from: the best, or the newest of a run that has not validated yet."""
+    """The path of the checkpoint that another run starts from: the best, or the newest before any validation."""
     names = _names(run_path / CHECKPOINTS)
     if names and not (run_path / CHECKPOINTS / "best").exists():
         return run_path / CHECKPOINTS / names[0]
@@ -241,7 +217,7 @@ def load_best(model: DistributedModelParallel, run_path: Path) -> None:
 
 
 def _names(folder: Path) -> list[str]:
-    """Whole checkpoints, the furthest first."""
+    """The published checkpoints, the newest first."""
     names = []
     for path in folder.glob("*/"):
         phase, *numbers = path.name.split("-")
@@ -251,7 +227,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _remove(path: Path) -> None:
-    """Gone at one blow, then piece by piece: what is half removed never looks like a checkpoint."""
+    """Renames, then removes: what is removed in part never looks like a checkpoint."""
     if not path.is_dir():
         path.unlink(missing_ok=True)
         return
@@ -263,7 +239,7 @@ def _remove(path: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Waits until the disk has the folder's entries."""
+    """Waits until the folder's entries are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -271,5 +247,8 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _words(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or brief(error)
+def _reasons(error: CheckpointException) -> str:
+    """What went wrong, over all ranks."""
+    return "; ".join(
+        sorted({getattr(caught, "strerror", None) or brief(caught) for caught, _ in error.failures.values()})
+    )

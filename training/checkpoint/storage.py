@@ -1,15 +1,16 @@
-"""How a checkpoint lies on disk: one safetensors file a rank and a JSON index, behind `torch.distributed.checkpoint`.
+"""A checkpoint's files: one safetensors file for each rank and a JSON index, behind `torch.distributed.checkpoint`.
 
-torch's own file writer keeps its index as a pickle, which runs code when it is read. Here nothing can be executed: an
-index is JSON, a tensor is raw bytes, and the index names every file's SHA-256. Files are streamed from the tensors in
-pieces, with no second copy of a shard in memory, and read back before they count; reading takes only the rows wanted.
+torch's own file writer keeps its index as a pickle, which executes code when it is read. Here nothing is executed: an
+index is JSON, a tensor is raw bytes, and the index has every file's SHA-256. Files are streamed from the tensors in
+pieces, without a second copy of a shard in memory, and read back and compared before they are published. Only the rows
+that are needed are read. What cannot be read or written is an `OSError`.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,31 +30,44 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from skipwise.common.errors import brief
-from skipwise.training.checkpoint.checkpoint_index import DTYPES, FileRecord, Index, StorageError, check_file
+from skipwise.common.files import FileRecord
+from skipwise.training.checkpoint.checkpoint_index import CheckpointIndex, Chunk, SavedTensor
 
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+}
+"""As the safetensors format names them."""
 _PIECE = 8 << 20
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 class ShardWriter(StorageWriter):
-    """Writes this rank's chunks into `folder`; rank 0 then hands the index to `publish`, once all files are there."""
+    """Writes this rank's chunks into `folder`; rank 0 then calls `publish` with the tensors and files, all written."""
 
-    def __init__(self, folder: Path, publish: Callable[[Index], None]):
+    def __init__(self, folder: Path, publish: Callable[[dict[str, SavedTensor], list[FileRecord]], None]):
         self._folder, self._publish = folder, publish
 
-    def reset(self, checkpoint_id: str | os.PathLike | None = None) -> None:
+    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """One writer serves one checkpoint."""
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         """The folder is there already."""
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
+        """As it is."""
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        """Names each rank's file."""
         return [replace(plan, storage_data=f"part-{rank:05}.safetensors") for rank, plan in enumerate(plans)]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        """Writes this rank's file."""
         tensors = {}
         for item in plan.items:
             tensor = planner.resolve_data(item)
@@ -66,63 +80,64 @@ class ShardWriter(StorageWriter):
         return results
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """Publishes, on rank 0."""
         written = {result.index: result.storage_data for part in results for result in part}
         tensors = {}
         for name, tensor in metadata.state_dict_metadata.items():
             chunks = [
-                {
-                    "offsets": list(chunk.offsets),
-                    "shape": list(chunk.sizes),
-                    "file": written[MetadataIndex(name, chunk.offsets)].file,
-                }
+                Chunk(
+                    offsets=list(chunk.offsets),
+                    shape=list(chunk.sizes),
+                    file=written[MetadataIndex(name, chunk.offsets)].file,
+                )
                 for chunk in tensor.chunks
             ]
-            tensors[name] = {
-                "dtype": _NAMES[tensor.properties.dtype],
-                "shape": list(tensor.size),
-                "chunks": chunks,
-            }
+            tensors[name] = SavedTensor(dtype=_NAMES[tensor.properties.dtype], shape=list(tensor.size), chunks=chunks)
         files = {record.file: record for record in written.values()}
-        self._publish({"tensors": tensors, "files": [asdict(files[name]) for name in sorted(files)]})
+        self._publish(tensors, [files[name] for name in sorted(files)])
 
     @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike) -> bool:
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        """Any."""
         return True
 
 
 class ShardReader(StorageReader):
-    """Reads what `ShardWriter` wrote into `folder`, as its `index` tells, on any number of ranks."""
+    """Reads what `ShardWriter` wrote into `folder`, by its `index`, on any number of ranks."""
 
-    def __init__(self, folder: Path, index: Index):
+    def __init__(self, folder: Path, index: CheckpointIndex):
         self._folder, self._index = folder, index
 
-    def reset(self, checkpoint_id: str | os.PathLike | None = None) -> None:
+    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """One reader serves one checkpoint."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """The index, as torch describes it."""
         tensors, files = {}, {}
-        for name, tensor in self._index["tensors"].items():
+        for name, tensor in self._index.tensors.items():
             chunks = [
-                ChunkStorageMetadata(torch.Size(chunk["offsets"]), torch.Size(chunk["shape"]))
-                for chunk in tensor["chunks"]
+                ChunkStorageMetadata(torch.Size(chunk.offsets), torch.Size(chunk.shape)) for chunk in tensor.chunks
             ]
-            tensors[name] = TensorStorageMetadata(
-                TensorProperties(DTYPES[tensor["dtype"]]), torch.Size(tensor["shape"]), chunks
-            )
-            for chunk in tensor["chunks"]:
-                files[MetadataIndex(name, chunk["offsets"])] = chunk["file"]
+            properties = TensorProperties(_DTYPES[tensor.dtype])
+            tensors[name] = TensorStorageMetadata(properties, torch.Size(tensor.shape), chunks)
+            for chunk in tensor.chunks:
+                files[MetadataIndex(name, chunk.offsets)] = chunk.file
         return Metadata(tensors, storage_data=files)
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        """Keeps where each chunk is."""
         self._files = metadata.storage_data
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
+        """As it is."""
         return plan
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
+        """As they are."""
         return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        """Reads this rank's parts of the tensors."""
         for item in plan.items:
             where = [
                 slice(first, first + length) for first, length in zip(item.storage_offsets, item.lengths, strict=True)
@@ -135,22 +150,23 @@ class ShardReader(StorageReader):
         return done
 
     @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike) -> bool:
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        """Any."""
         return True
 
 
-def read_rows(folder: Path, index: Index, name: str, first: int, last: int) -> Tensor:
-    """Rows `first` up to `last` of a tensor, from whichever files hold a piece of them."""
-    tensor = index["tensors"][name]
-    rows = torch.empty(last - first, *tensor["shape"][1:], dtype=DTYPES[tensor["dtype"]])
-    for chunk in tensor["chunks"]:
-        (start, *offsets), (length, *lengths) = chunk["offsets"], chunk["shape"]
+def read_rows(folder: Path, index: CheckpointIndex, name: str, first: int, last: int) -> Tensor:
+    """Reads rows `first` up to `last` of a tensor, from all files that hold a part of them."""
+    tensor = index.tensors[name]
+    rows = torch.empty(last - first, *tensor.shape[1:], dtype=_DTYPES[tensor.dtype])
+    for chunk in tensor.chunks:
+        (start, *offsets), (length, *lengths) = chunk.offsets, chunk.shape
         low, high = max(first, start), min(last, start + length)
         if low < high:
             others = [slice(offset, offset + size) for offset, size in zip(offsets, lengths, strict=True)]
             where = [slice(low - start, high - start)]
-            index_of_chunk = MetadataIndex(name, chunk["offsets"])
-            rows[(slice(low - first, high - first), *others)] = _read(folder, chunk["file"], index_of_chunk, where)
+            place = MetadataIndex(name, chunk.offsets)
+            rows[(slice(low - first, high - first), *others)] = _read(folder, chunk.file, place, where)
     return rows
 
 
@@ -175,14 +191,15 @@ def _write(file: Path, tensors: dict[str, Tensor]) -> FileRecord:
                 piece = piece[target.write(piece) :]
         os.fsync(target.fileno())
         if hasattr(os, "posix_fadvise"):
-            # Forgotten by the system's cache, it is read back from the disk itself.
+            # Dropped from the page cache, it is read back from the disk itself.
             os.posix_fadvise(target.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    record = FileRecord(file.name, 8 + len(head) + end, digest.hexdigest())
-    check_file(file.parent, record)
+    record = FileRecord(file=file.name, bytes=8 + len(head) + end, sha256=digest.hexdigest())
+    if difference := record.problem(file.parent):
+        raise OSError(difference)
     return record
 
 
-def _pieces(head: bytes, tensors: dict[str, Tensor]):
+def _pieces(head: bytes, tensors: dict[str, Tensor]) -> Iterator[memoryview]:
     """The file's bytes: the header's length, the header, and each tensor's numbers."""
     yield memoryview(len(head).to_bytes(8, "little") + head)
     for tensor in tensors.values():
@@ -199,7 +216,7 @@ def _read(folder: Path, file: str, index: MetadataIndex, where: list[slice]) -> 
                 return source.get_tensor(_key(index))
             found = source.get_slice(_key(index))[tuple(where)]
     except (SafetensorError, OSError) as error:
-        raise StorageError(f"{folder / file} cannot be read ({brief(error)})") from error
+        raise OSError(f"{folder / file} cannot be read ({brief(error)})") from error
     if list(found.shape[: len(where)]) != [part.stop - part.start for part in where]:
-        raise StorageError(f"{folder / file} holds another '{_key(index)}' than its index says")
+        raise OSError(f"{folder / file} holds another '{_key(index)}' than the index of the checkpoint says")
     return found

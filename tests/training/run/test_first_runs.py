@@ -168,12 +168,13 @@ def test_its_weights_are_loaded(old_run: Path):
         weight = torch.zeros(TRACKS, 8)
         load_tensors({"model.table.embedding_bags.tracks.weight": weight}, path, open_checkpoint(path))
         assert torch.equal(weight, torch.arange(TRACKS * 8.0).reshape(TRACKS, 8))
-        name, _, position = find_newest(old_run)
+        name, index = find_newest(old_run)
+    position = index.position
     assert name == position.best_checkpoint == "train-00003-00000000" and position.best_epoch == 2
 
 
 def test_its_table_is_shown(old_run: Path, capsys: pytest.CaptureFixture):
-    show(ShowConfig(str(old_run)))
+    show(ShowConfig(((str(old_run),),)))
     said = capsys.readouterr().out
     assert "uniform  test         0.2500" in said and "an older version measured where skipped targets come" in said
 
