@@ -17,7 +17,7 @@ from skipwise.benchmarks.harness.synthetic import clustered
 from skipwise.benchmarks.harness.timing import Times, alternate, ratios
 from skipwise.common.distributed import process_group
 from skipwise.common.errors import UserError
-from skipwise.common.extras import import_faiss
+from skipwise.common.versions import import_faiss
 from skipwise.retrieval.search import measured as recalls
 from skipwise.retrieval.search.exact import ExactSearch, Search
 from skipwise.retrieval.search.faiss_build import Built, build, settings, smallest

@@ -15,12 +15,12 @@ def record(message: str, refused: bool = False) -> None:
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if not path:
         return
-    report = {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}
+    extra = {"timestamp": str(int(time.time()))}
     if refused:
-        report["extraInfo"][_REFUSED] = "yes"
+        extra[_REFUSED] = "yes"
     try:
         with open(path, "w") as file:
-            json.dump({"message": report}, file)
+            json.dump({"message": {"message": message, "extraInfo": extra}}, file)
     except OSError:
         # The failure itself is what the user must see.
         return

@@ -1,4 +1,4 @@
-"""What this machine has left: memory of host and device, and room on a disk. None where it cannot be read."""
+"""Free memory of host and device, and free disk space; None where they cannot be read."""
 
 import ctypes
 import shutil
@@ -9,30 +9,30 @@ if TYPE_CHECKING:
     import torch
 
 _CGROUPS = (
-    # How lines of /proc/self/cgroup name the controller, where its folders are, and its files: limit, usage.
+    # The controller in /proc/self/cgroup, its folder, and its files of limit and usage.
     ("", "sys/fs/cgroup", "memory.max", "memory.current"),
     ("memory", "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
 )
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that processes may still take on this host: what is free in it and in every control group around them.
+    """Returns the bytes that processes may still allocate: the least of the host's and of every control group's.
 
-    The cache of files counts as free. `root`: where /proc and /sys are, for tests.
+    The page cache counts as free. `root`: where /proc and /sys are, for tests.
     """
     rooms = [_free_in_host(root), *_free_in_groups(root)]
     return min((room for room in rooms if room is not None), default=None)
 
 
 def device_memory(device: "torch.device") -> int | None:
-    """Bytes free on a GPU; None for the CPU, whose memory is the host's."""
+    """Returns the bytes free on a GPU; None for the CPU, whose memory is the host's."""
     import torch
 
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
 def free_disk(path: Path) -> int | None:
-    """Bytes free in the file system that would hold `path`: that of its nearest parent that exists."""
+    """Returns the bytes free in the file system of `path`, or of its nearest parent that exists."""
     place = path.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -48,7 +48,7 @@ def _free_in_host(root: Path) -> int | None:
 
 
 def _free_in_groups(root: Path) -> list[int]:
-    """Of every group that has a limit. A container may see its own folders at another place, or its own as the top."""
+    """For every group with a limit. A container may see its own folders at another path, or its own as the root."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -65,7 +65,7 @@ def _free_in_groups(root: Path) -> list[int]:
                 limit, usage = _number(place / limit_file), _number(place / usage_file)
                 if limit is not None and usage is not None:
                     stat = _fields(place / "memory.stat")
-                    # Version 1 keeps the sum over the groups within under names of its own.
+                    # Version 1 has the sum over the inner groups under other names.
                     cached = sum(
                         stat.get(f"total_{name}", stat.get(name, 0)) for name in ("active_file", "inactive_file")
                     )
@@ -98,10 +98,10 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep freed memory for the next step instead of giving it back to the system; elsewhere, nothing.
+    """Makes glibc keep freed memory instead of returning it to the system; without glibc, does nothing.
 
-    A step frees and takes some 35 MB of activations anew; every page of it was handed back, and cleared by the kernel
-    when it was touched again: 9,000 faults and a fifth of the step's time.
+    A training step frees and allocates some 35 MB of activations. Returned pages are cleared by the kernel when they
+    are touched again: 9,000 page faults, a fifth of the step's time.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,22 +1,69 @@
-"""Which packages are installed, whether they belong together, and whether they load."""
+"""What results were made with, and which packages are installed, belong together and load."""
 
 import ctypes
 import importlib
+import os
+import platform
 import re
+import subprocess
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
+
+from skipwise.common.errors import UserError
 
 DISTRIBUTIONS = ("torch", "fbgemm-gpu", "fbgemm-gpu-cpu", "torchrec", "torchmetrics", "torchx", "pyarrow")
 FBGEMM_WHEELS = ("fbgemm-gpu", "fbgemm-gpu-cpu")
 TORCHMETRICS = "1.0.3"
 OLDEST_FBGEMM = 6
 TORCH_AHEAD = 5
+EXTRAS = {
+    "ann": ("faiss",),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "serve": ("fastapi", "uvicorn", "prometheus_client"),
+}
+"""For each extra of setup.py, the modules of it that are imported here."""
+
+
+def commit() -> str:
+    """Returns the code's commit where it is a git checkout, marked where files differ from it."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=10"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
+def processor() -> str:
+    """Returns the processor's name, where the system knows it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def machine() -> dict[str, str | int]:
+    """Returns the system, the processor and the number of cores."""
+    return {"system": platform.system(), "processor": processor(), "cores": os.cpu_count() or 1}
+
+
+def versions() -> dict[str, str]:
+    """Returns the installed versions of the packages that decide a run's figures."""
+    found = installed(("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "torchmetrics"))
+    return {name: number for name, number in found.items() if number is not None}
 
 
 def installed(names: tuple[str, ...] = DISTRIBUTIONS) -> dict[str, str | None]:
-    """The version of each distribution, None where it is not installed."""
+    """Returns the version of each distribution, None where it is not installed."""
     found: dict[str, str | None] = {}
     for name in names:
         try:
@@ -26,7 +73,7 @@ def installed(names: tuple[str, ...] = DISTRIBUTIONS) -> dict[str, str | None]:
     return found
 
 
-def version_problems(versions: Mapping[str, str | None]) -> list[str]:
+def version_problems(installed_versions: Mapping[str, str | None]) -> list[str]:
     """One sentence, with its remedy, for each package that is missing or of a wrong version.
 
     The rule: fbgemm 1.X goes with torch 2.(X+5) and torchrec 1.X, and torchrec asks for one torchmetrics exactly.
@@ -34,9 +81,9 @@ def version_problems(versions: Mapping[str, str | None]) -> list[str]:
     problems = [
         f"{name} is not installed: run `make setup`"
         for name in DISTRIBUTIONS
-        if name not in FBGEMM_WHEELS and not versions.get(name)
+        if name not in FBGEMM_WHEELS and not installed_versions.get(name)
     ]
-    wheels = [name for name in FBGEMM_WHEELS if versions.get(name)]
+    wheels = [name for name in FBGEMM_WHEELS if installed_versions.get(name)]
     if not wheels:
         problems.append("fbgemm is not installed: run `make setup`")
     if len(wheels) == 2:
@@ -44,12 +91,12 @@ def version_problems(versions: Mapping[str, str | None]) -> list[str]:
             "fbgemm-gpu and fbgemm-gpu-cpu are both installed and overwrite each other's files: "
             "run `pip uninstall -y fbgemm-gpu fbgemm-gpu-cpu`, then `make -B setup`"
         )
-    if wheels == ["fbgemm-gpu"] and (versions.get("torch") or "").endswith("+cpu"):
+    if wheels == ["fbgemm-gpu"] and (installed_versions.get("torch") or "").endswith("+cpu"):
         problems.append(
             "fbgemm-gpu needs a CUDA build of torch and this one is for CPU: run `make -B setup DEVICE=cpu`"
         )
-    problems += _rule_problems(versions, wheels)
-    metrics = versions.get("torchmetrics")
+    problems += _rule_problems(installed_versions, wheels)
+    metrics = installed_versions.get("torchmetrics")
     if metrics and metrics != TORCHMETRICS:
         problems.append(
             f"torchmetrics is {metrics} and torchrec needs {TORCHMETRICS}: "
@@ -58,18 +105,18 @@ def version_problems(versions: Mapping[str, str | None]) -> list[str]:
     return problems
 
 
-def load_problems(versions: Mapping[str, str | None]) -> list[str]:
+def load_problems(installed_versions: Mapping[str, str | None]) -> list[str]:
     """One sentence for each of torch and fbgemm that is installed and does not load, and each package torchrec lacks.
 
     Imports torch and loads fbgemm's libraries. The Python of fbgemm and torchrec is left out: it takes 2 s of CPU, and
     fails for a library or a package that is reported here.
     """
     problems = []
-    if versions.get("torch"):
+    if installed_versions.get("torch"):
         problems += _load_problem("torch", lambda: importlib.import_module("torch"))
-    if any(versions.get(wheel) for wheel in FBGEMM_WHEELS):
+    if any(installed_versions.get(wheel) for wheel in FBGEMM_WHEELS):
         problems += _load_problem("fbgemm_gpu", lambda: _load_libraries("fbgemm_gpu"))
-    if versions.get("torchrec"):
+    if installed_versions.get("torchrec"):
         lines = [line for line in requires("torchrec") or [] if "extra ==" not in line]
         needed = installed(tuple(re.split(r"[^\w.-]", line)[0] for line in lines))
         problems += [
@@ -100,8 +147,8 @@ def _load_problem(name: str, load: Callable[[], object]) -> list[str]:
     return []
 
 
-def _rule_problems(versions: Mapping[str, str | None], wheels: list[str]) -> list[str]:
-    torch = versions.get("torch")
+def _rule_problems(installed_versions: Mapping[str, str | None], wheels: list[str]) -> list[str]:
+    torch = installed_versions.get("torch")
     if not torch:
         return []
     major, minor = _release(torch)
@@ -110,7 +157,7 @@ def _rule_problems(versions: Mapping[str, str | None], wheels: list[str]) -> lis
     wanted = (1, minor - TORCH_AHEAD)
     problems = []
     for name in [*wheels, "torchrec"]:
-        found = versions.get(name)
+        found = installed_versions.get(name)
         if found and (major != 2 or _release(found) != wanted):
             problems.append(
                 f"{name} is {found} and torch {torch} goes with {name} {wanted[0]}.{wanted[1]}: "
@@ -122,3 +169,18 @@ def _rule_problems(versions: Mapping[str, str | None], wheels: list[str]) -> lis
 def _release(text: str) -> tuple[int, int]:
     match = re.match(r"(\d+)\.(\d+)", text)
     return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def need_extra(extra: str, what: str) -> None:
+    """Raises `UserError` where a package of `extra`, which `what` needs, is not installed."""
+    missing = [name for name in EXTRAS[extra] if find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"{what} needs {missing[0]}, which is not installed: run make extras, or pip install -e '.[{extra}]'"
+        )
+
+
+def import_faiss() -> ModuleType:
+    """Imports FAISS, of the extra `ann`; raises `UserError` where it is missing."""
+    need_extra("ann", "an index or a part of FAISS")
+    return importlib.import_module("faiss")

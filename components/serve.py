@@ -6,7 +6,7 @@ Example:
 
 import os
 
-from skipwise.common.extras import need_extra
+from skipwise.common.versions import need_extra
 from skipwise.retrieval.serve.config import ServeConfig
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from skipwise.common.errors import UserError
-from skipwise.common.extras import need_extra
+from skipwise.common.versions import need_extra
 
 Format = Literal["parquet", "npy", "faiss"]
 DType = Literal["float32", "float16", "int8"]

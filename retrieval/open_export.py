@@ -140,7 +140,7 @@ def _mapped(file: Path) -> np.ndarray:
 
 def _from_faiss(file: Path) -> np.ndarray:
     """The vectors of a flat or 16-bit index, which lie in it one after the other."""
-    from skipwise.common.extras import import_faiss
+    from skipwise.common.versions import import_faiss
 
     faiss = import_faiss()
     index = faiss.read_index(str(file))

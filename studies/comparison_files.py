@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from skipwise.common.files import read_json, write_json, write_text
-from skipwise.common.provenance import commit, machine
+from skipwise.common.versions import commit, machine
 from skipwise.datapipes.counts import train_counts
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.studies.comparison import METRICS, SIGNIFICANT, TESTED, Row, compare, significant

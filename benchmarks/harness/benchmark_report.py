@@ -18,7 +18,7 @@ from skipwise.benchmarks.harness.config import ReportConfig
 from skipwise.benchmarks.harness.timing import peaks_of_ranks
 from skipwise.common.distributed import device, logger, rank, world_size
 from skipwise.common.files import write_json, write_text
-from skipwise.common.provenance import commit, machine, versions
+from skipwise.common.versions import commit, machine, versions
 
 SCHEMA_VERSION = 1
 

@@ -13,8 +13,8 @@ import torch
 
 from skipwise.common.distributed import gather_objects, logger, on_all_ranks, rank, world_size
 from skipwise.common.errors import UserError
-from skipwise.common.extras import need_extra
 from skipwise.common.outputs import atomic_output_on_all_ranks
+from skipwise.common.versions import need_extra
 from skipwise.datapipes.manifest import MANIFEST
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.encoder import Encoder

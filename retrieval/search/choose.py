@@ -6,7 +6,7 @@ from importlib.metadata import version
 import torch
 
 from skipwise.common.errors import UserError
-from skipwise.common.extras import import_faiss
+from skipwise.common.versions import import_faiss
 from skipwise.components.index import IndexConfig
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.search.exact import ExactSearch, Search

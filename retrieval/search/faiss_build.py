@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from skipwise.common.errors import UserError
-from skipwise.common.extras import import_faiss
+from skipwise.common.versions import import_faiss
 from skipwise.retrieval.search.faiss_nearest import as_points, largest_norm, point_width
 from skipwise.retrieval.vectors import Vectors
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipwise.common.extras import import_faiss
+from skipwise.common.versions import import_faiss
 from skipwise.models.topk import best_of
 from skipwise.retrieval.search.faiss_nearest import as_query_points
 from skipwise.retrieval.vectors import Vectors

@@ -15,7 +15,7 @@ from typing import Any, get_args
 import numpy as np
 
 from skipwise.common.errors import UserError, brief
-from skipwise.common.extras import import_faiss
+from skipwise.common.versions import import_faiss
 from skipwise.datapipes.manifest import MANIFEST
 from skipwise.retrieval.open_export import OpenExport, check
 from skipwise.retrieval.search.faiss_build import Kind

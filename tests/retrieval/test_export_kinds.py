@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as arrays
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from skipwise.common import extras
+from skipwise.common import versions
 from skipwise.common.errors import UserError
 from skipwise.components.cli import parse
 from skipwise.components.export import ExportConfig
@@ -202,9 +202,9 @@ def test_faiss_has_no_int8(run: Path, tmp_path: Path):
     ],
 )
 def test_missing_extras(package: str, options: tuple, words: str, run: Path, tmp_path: Path):
-    found = extras.find_spec
+    found = versions.find_spec
     with (
-        patch.object(extras, "find_spec", lambda name: None if name == package else found(name)),
+        patch.object(versions, "find_spec", lambda name: None if name == package else found(name)),
         patch.object(exporter, "_open", side_effect=AssertionError("no work")),
         pytest.raises(UserError, match=re.escape(words)),
     ):

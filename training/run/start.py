@@ -10,7 +10,7 @@ import yaml
 from skipwise.common.distributed import logger, on_rank_0, world_size
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_json, write_json, write_text
-from skipwise.common.provenance import versions
+from skipwise.common.versions import versions
 from skipwise.datapipes.manifest import VOCABULARY
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.vocabulary import Vocabulary
