@@ -64,13 +64,13 @@ def test_without_steering_a_skip_changes_only_what_is_left_out(open_page, servic
     assert first == second == cells(recommended(service, unmarked(PLAYS)), recommended(service, PLAYS), "")
     expect(page.locator("#skips .why")).to_contain_text("The two columns are equal. In this model a skip shapes the")
 
-    page.get_by_label("Leave out").select_option("skipped")
+    page.get_by_label("Exclude from").select_option("skipped")
     expect(page.locator("#skips .why")).to_contain_text("Every track in both columns has the same score in both.")
     before, after = (recommended(service, plays, "skipped") for plays in (unmarked(PLAYS), PLAYS))
     kept = [one["track"] for one in before if one["track"] != "t_017"]
     assert [row[1] for row in columns(page)[0]] == kept[:10] == [one["track"] for one in after][:10]
 
-    page.get_by_label("Leave out").select_option("both")
+    page.get_by_label("Exclude from").select_option("both")
     page.get_by_label("Steer away").fill("0.5")
     expect(page.locator("#skips .why")).to_contain_text("Steering moved the query, which the paper does not do")
 
@@ -108,8 +108,8 @@ def test_two_models_stand_side_by_side(open_page, two_models):
     first, second = columns(page, "models")
     assert first == cells(main, blind, "100+")
     assert [row[:3] for row in second] == [row[:3] for row in cells(blind, main, "")]
-    expect(page.locator("#models caption")).to_have_text(["best, trained on skips", "best-skip-blind, blind to skips"])
-    expect(page.locator("#models .why")).to_contain_text("here skips had their say")
+    expect(page.locator("#models caption")).to_have_text(["best, trained on skips", "best-skip-blind, trained without skips"])
+    expect(page.locator("#models .why")).to_contain_text("include the effect of skips")
     expect(page.locator("#models .why")).not_to_contain_text("vocabularies")
 
 
@@ -117,7 +117,7 @@ def test_models_of_other_tracks_say_so(open_page, exports):
     with serving(export=exports / "main", compare=exports / "other") as url:
         page = open_page(address(url, [("t_001", False)]))
         expect(page.locator("#models .why")).to_contain_text("different vocabularies")
-        expect(page.locator("#models .why")).to_contain_text("not the skips' doing")
+        expect(page.locator("#models .why")).to_contain_text("not an effect of skips")
         assert TRACKS[150] not in OTHER_TRACKS
         page.evaluate(f"location.hash = '#heard={TRACKS[150]}'")
         expect(page.locator("#models").get_by_role("alert")).to_contain_text("is not in the export")

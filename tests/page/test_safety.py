@@ -36,7 +36,7 @@ def test_a_track_that_looks_like_markup_stays_text(open_page, two_models):
     expect(page.get_by_role("listbox").get_by_role("option")).to_have_text([HOSTILE])
     search.press("Enter")
     page.get_by_role("button", name=f"{HOSTILE}: skipped").click()
-    page.get_by_label("Leave out").select_option("none")
+    page.get_by_label("Exclude from").select_option("none")
     best = recommended(two_models, [(HOSTILE, False)], exclude="none")
     assert HOSTILE in [one["track"] for one in best[:10]]
     page.locator("#skips").get_by_role("button", name=HOSTILE).first.click()
@@ -71,7 +71,7 @@ def test_the_report_is_shown_where_there_is_one(open_page, service, two_models):
     page = open_page(two_models)
     page.get_by_text("Show it here").click()
     expect(page.frame_locator("iframe").get_by_role("heading")).to_have_text("How it was trained")
-    expect(page.get_by_role("link", name="Open it in a tab")).to_have_attribute("href", "report")
+    expect(page.get_by_role("link", name="Open in a new tab")).to_have_attribute("href", "report")
     without = open_page(service)
     assert without.evaluate("fetch('report').then((answer) => answer.status)") == 404
     expect(without.locator("#report")).to_be_hidden()
@@ -111,5 +111,6 @@ def test_the_page_has_no_inline_code_and_no_address_outside():
 
 def test_the_package_carries_every_file_of_the_page():
     setup = (PAGE.parents[2] / "setup.py").read_text()
-    pattern = re.search(r'"skipwise\.retrieval\.serve": \["(.+?)"\]', setup)[1]
-    assert sorted(PAGE.parent.glob(pattern)) == sorted(PAGE.iterdir())
+    patterns = re.findall(r'"(.+?)"', re.search(r'package_data=\{\s*"": \[(.+?)\]', setup)[1])
+    packed = {file for pattern in patterns for file in PAGE.parent.glob(pattern)}
+    assert set(PAGE.iterdir()) <= packed

@@ -18,7 +18,7 @@ def test_a_session_is_built_by_keyboard_alone(open_page, service):
     keys.press("Tab")
     expect(search).to_be_focused()
     keys.type("t_01")
-    options = page.get_by_role("listbox", name="Tracks that begin so").get_by_role("option")
+    options = page.get_by_role("listbox", name="Matching tracks").get_by_role("option")
     expect(options).to_have_text([track for track in TRACKS if track.startswith("t_01")])
     for _ in range(3):
         keys.press("ArrowDown")
@@ -70,7 +70,7 @@ def test_the_address_carries_the_session_over_a_reload(open_page, service):
     page = open_page(service)
     page.get_by_role("button", name="Example session").click()
     expect(page.locator("#plays li")).to_have_count(5)
-    page.get_by_label("Leave out").select_option("heard")
+    page.get_by_label("Exclude from").select_option("heard")
     page.get_by_label("Tracks to show").select_option("20")
     page.get_by_label("Steer away").fill("0.35")
     expect(page.locator("#skips tbody tr")).to_have_count(40)
@@ -80,7 +80,7 @@ def test_the_address_carries_the_session_over_a_reload(open_page, service):
     expect(page.locator("#skips tbody tr")).to_have_count(40)
     assert plays(page) == built
     assert page.locator("#skips table").all_inner_texts() == lists
-    expect(page.get_by_label("Leave out")).to_have_value("heard")
+    expect(page.get_by_label("Exclude from")).to_have_value("heard")
     expect(page.locator("#steer-value")).to_have_text("0.35")
 
 
@@ -96,6 +96,6 @@ def test_what_an_address_cannot_mean_is_named(open_page, service):
     faults = ["exclude=all", "show=11", "steer=many", "steer=-1", "trakc=t_001"]
     page = open_page(f"{service}/#heard=t_001&{'&'.join(faults)}")
     for fault in faults:
-        expect(page.locator("#address-failure")).to_contain_text(f"The address has {fault}, which is none")
+        expect(page.locator("#address-failure")).to_contain_text(f"The address has {fault}, which is not an option")
     assert plays(page) == [("t_001", False)]
     expect(page.locator("#skips tbody tr")).to_have_count(10)

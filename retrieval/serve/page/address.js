@@ -1,8 +1,8 @@
-// The state of the page as the address's hash and back, so that a link carries a whole session.
+// The state of the page to the address's hash and back, so that a link holds a whole session.
 
 export const EXCLUDES = ["both", "heard", "skipped", "none"];
 export const COUNTS = [10, 20, 50];
-export const MOST_STEERING = 2;
+export const MAX_STEERING = 2;
 
 /** `#heard=t_1&skipped=t_2&exclude=both&show=10&steer=0`: the tracks in play order. */
 export function written({ plays, exclude, count, steer }) {
@@ -19,14 +19,14 @@ export function read(hash) {
   const faults = [];
   const choose = (key, value, allowed, convert) => {
     if (allowed(convert(value))) return convert(value);
-    faults.push(`The address has ${key}=${value}, which is none of this page's choices, so it was left out.`);
+    faults.push(`The address has ${key}=${value}, which is not an option of this page, so it was ignored.`);
     return undefined;
   };
   for (const [key, value] of new URLSearchParams(hash.replace(/^#/, ""))) {
     if (key === "heard" || key === "skipped") state.plays.push({ track: value, skipped: key === "skipped" });
     else if (key === "exclude") state.exclude = choose(key, value, (one) => EXCLUDES.includes(one), String) ?? "both";
     else if (key === "show") state.count = choose(key, value, (one) => COUNTS.includes(one), Number) ?? 10;
-    else if (key === "steer") state.steer = choose(key, value, (one) => one >= 0 && one <= MOST_STEERING, Number) ?? 0;
+    else if (key === "steer") state.steer = choose(key, value, (one) => one >= 0 && one <= MAX_STEERING, Number) ?? 0;
     else choose(key, value, () => false, String);
   }
   return { state, faults };

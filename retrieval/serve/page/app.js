@@ -1,12 +1,12 @@
-// The page: its state, what is asked when it changes, and what is shown of the answers.
+// The page: its state, the requests that a change makes, and how the answers are shown.
 import * as address from "./address.js";
+import { explainModels, explainSkips } from "./changes.js";
 import { DEPTH, setUpComparison } from "./comparison.js";
-import { element, find, say } from "./elements.js";
+import { element, find, showText } from "./elements.js";
 import { setUpNeighbours } from "./neighbours.js";
 import { setUpSearch } from "./search.js";
 import { ask, latest } from "./service.js";
 import { setUpSession } from "./session.js";
-import { whyOfModels, whyOfSkips } from "./why.js";
 
 const WAIT_MS = 80;
 let state = address.read("").state;
@@ -16,8 +16,8 @@ let keys = 0;
 const openNeighbours = setUpNeighbours(add);
 const skips = setUpComparison(find("#skips"), openNeighbours);
 const models = setUpComparison(find("#models"), openNeighbours);
-const showSession = setUpSession((plays, said) => {
-  find("#session-status").textContent = said;
+const showSession = setUpSession((plays, message) => {
+  find("#session-status").textContent = message;
   update({ plays });
 });
 setUpSearch((track) => add(track, false));
@@ -27,7 +27,7 @@ function add(track, skipped) {
   update({ plays: [...state.plays, { track, skipped }] });
 }
 
-/** Takes over what changed, shows it, keeps it in the address and asks again. */
+/** Applies changes to the state: shows it, writes it to the address and requests new recommendations. */
 function update(changed) {
   state = { ...state, ...changed };
   state.plays = state.plays.map((play) => ({ key: ++keys, ...play }));
@@ -46,62 +46,62 @@ function recommend(signal, { plays, exclude, steer }, { name = "main", flags = t
   return ask("recommend", { body, signal });
 }
 
-/** Everything that is shown of one state; what the second model cannot answer does not hold up the first. */
-async function askAll(signal, asked) {
-  if (!asked.plays.length) return {};
+/** Requests all that is shown for one state; an error of the second model does not affect the first. */
+async function requestAll(signal, requested) {
+  if (!requested.plays.length) return {};
   const [flagged, unflagged, compared] = await Promise.all([
-    recommend(signal, asked),
-    asked.plays.some(({ skipped }) => skipped) ? recommend(signal, asked, { flags: false }) : undefined,
-    exports.compare ? recommend(signal, asked, { name: "compare" }).catch((error) => ({ error })) : undefined,
+    recommend(signal, requested),
+    requested.plays.some(({ skipped }) => skipped) ? recommend(signal, requested, { flags: false }) : undefined,
+    exports.compare ? recommend(signal, requested, { name: "compare" }).catch((error) => ({ error })) : undefined,
   ]);
-  // A newer export took over in between: columns of two exports would show its doing as the skips'.
-  if (unflagged && unflagged.export.loaded !== flagged.export.loaded) return askAll(signal, asked);
+  // A newer export was loaded in between: the difference of two exports would look like an effect of the skips.
+  if (unflagged && unflagged.export.loaded !== flagged.export.loaded) return requestAll(signal, requested);
   return { flagged, unflagged, compared };
 }
 
 const refresh = latest(
   WAIT_MS,
-  askAll,
-  ({ flagged, unflagged, compared }, asked) => {
-    say(find("#failure"), "");
-    showSkips(flagged, unflagged, asked);
-    showModels(flagged, compared, asked);
+  requestAll,
+  ({ flagged, unflagged, compared }, requested) => {
+    showText(find("#failure"), "");
+    showSkips(flagged, unflagged, requested);
+    showModels(flagged, compared, requested);
     const loaded = [exports.main?.loaded, exports.compare?.loaded];
     if (exports.main && loaded.some((one, place) => one !== ([flagged, compared][place]?.export?.loaded ?? one))) showExports();
   },
-  (error) => say(find("#failure"), error.message),
+  (error) => showText(find("#failure"), error.message),
 );
 
-function showSkips(flagged, unflagged, asked) {
-  if (!flagged) return skips.showNone("Recommendations will stand here.");
+function showSkips(flagged, unflagged, requested) {
+  if (!flagged) return skips.showNone("Recommendations appear here.");
   if (!unflagged) {
-    const summary = "No track is marked as skipped. Mark one, and the same session without the flag stands beside it.";
-    return skips.showOne(flagged.tracks, { ...asked, title: "Recommended", summary });
+    const summary = "No track is marked as skipped. Mark one to compare with the same session without the flag.";
+    return skips.showOne(flagged.tracks, { ...requested, title: "Recommended", summary });
   }
   skips.show(flagged.tracks, unflagged.tracks, {
-    ...asked,
+    ...requested,
     titles: ["With the skips", "Without the skip flags"],
     lead: "Because of the skips",
-    why: (changed) => whyOfSkips({ ...asked, ...exports.main }, changed),
+    why: (changed) => explainSkips({ ...requested, ...exports.main }, changed),
   });
 }
 
-function showModels(flagged, compared, asked) {
+function showModels(flagged, compared, requested) {
   find("#models").hidden = !compared;
   if (!compared) return;
-  say(find("#models .failure"), compared.error?.message);
+  showText(find("#models .failure"), compared.error?.message);
   if (compared.error) return;
   models.show(flagged.tracks, compared.tracks, {
-    ...asked,
+    ...requested,
     titles: modelTitles(exports),
     lead: "From the second model to the first",
-    why: () => whyOfModels(exports.main, exports.compare),
+    why: () => explainModels(exports.main, exports.compare),
   });
 }
 
-const trained = ({ trained_on_skips: skips }) => (skips ? "trained on skips" : "blind to skips");
+const trained = ({ trained_on_skips: skips }) => (skips ? "trained on skips" : "trained without skips");
 
-/** By recipe, or by directory where the recipe is one. */
+/** By recipe, or by directory if both have the same recipe. */
 function modelTitles({ main, compare }) {
   const key = main.recipe === compare.recipe ? "path" : "recipe";
   return [main, compare].map((one) => `${one[key]}, ${trained(one)}`);
@@ -114,14 +114,14 @@ async function example() {
     find("#session-status").textContent = `An example of ${plays.length} tracks, one of them skipped.`;
     update({ plays });
   } catch (error) {
-    say(find("#failure"), error.message);
+    showText(find("#failure"), error.message);
   }
 }
 
 function readAddress() {
   const { state: described, faults } = address.read(location.hash);
   update(described);
-  say(find("#address-failure"), faults.join(" "));
+  showText(find("#address-failure"), faults.join(" "));
 }
 
 async function showExports() {
@@ -134,7 +134,7 @@ async function showExports() {
   const described = [exports.main, exports.compare].filter(Boolean).map((one) => {
     return `${one.path}: ${one.recipe}, ${trained(one)}, ${one.rows.toLocaleString("en")} tracks × ${one.dim}`;
   });
-  find("#exports").textContent = described.join("; beside it ");
+  find("#exports").textContent = described.join("; compared with ");
   find("#report").hidden = !exports.report;
   if (exports.compare) refresh(state);
 }

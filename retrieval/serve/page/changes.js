@@ -1,11 +1,11 @@
-// What moved from one ranked list to another. Lists are longer than what is shown, so that a track that came from
-// below or went there has its place too.
+// What changed from one ranked list to another, and why. Lists are longer than what is shown, so that tracks that
+// entered or left the shown part have a rank too.
 
 /**
  * Compares lists of {track, score}, best first, of which `shown` are on the page.
- * `after` and `before` come back as shown, each track with its `rank` and its `other` rank (undefined: not listed);
- * with how many `rose`, `fell` or stayed (`same`) among those shown in both, which `entered` and which `left`;
- * `equal`: nothing moved; `rescored`: some track has another score.
+ * Returns `after` and `before` as shown, each track with its `rank` and its `other` rank (undefined: not listed); how
+ * many `rose`, `fell` or stayed (`same`) among those shown in both; which `entered` and which `left`; `equal`: nothing
+ * moved; `rescored`: a track has another score.
  */
 export function changes(after, before, shown) {
   const rows = ranked(after, before, shown);
@@ -27,16 +27,56 @@ function ranked(list, others, shown) {
   return list.slice(0, shown).map((one, place) => ({ ...one, rank: place + 1, other: places.get(one.track) }));
 }
 
-/** Requests are answered in batches, whose size may change the last digits of a score: those do not count. */
+/** Ignores the last digits of a score, which may change with the size of the batch that the service answered in. */
 function rescored(after, before) {
   const scores = new Map(before.map(({ track, score }) => [track, score]));
   return after.some(({ track, score }) => Math.abs(score - (scores.get(track) ?? score)) > 1e-4 * (1 + Math.abs(score)));
 }
 
-/** The tracks that the service leaves out of its answer for these plays. */
+/** The tracks that the service excludes from its answer for these plays. */
 export function leftOut(plays, exclude) {
   const chosen = { both: () => true, heard: (play) => !play.skipped, skipped: (play) => play.skipped, none: () => false };
   return new Set(plays.filter(chosen[exclude]).map(({ track }) => track));
 }
 
 export const number = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
+
+/** The sentence under the comparison with and without the skip flags; `changed` is what changes() returned. */
+export function explainSkips({ steer, exclude, trained_on_skips: trained }, changed) {
+  if (steer) {
+    return "Steering moved the query, which the paper does not do. Set it to 0 to see what the skips alone change.";
+  }
+  if (changed.rescored) {
+    return (
+      "The scores differ without steering: this model was trained on sessions without their skipped tracks, so it does " +
+      "not read the tracks that are marked."
+    );
+  }
+  const model = trained
+    ? "In this model a skip shapes the embeddings in training, not the query"
+    : "This model uses skips neither in training nor in the query";
+  const rule = `${model}: without steering, marking one changes only which tracks are left out.`;
+  if (!changed.equal) return `${rule} Every track in both columns has the same score in both.`;
+  const same = ["both", "none"].includes(exclude) ? "those left out are the same" : "none of those shown is left out";
+  return `The two columns are equal. ${rule} Here ${same}. Steering, under the options, moves the query too.`;
+}
+
+/** The sentences under the comparison of two models, as /exports describes them. */
+export function explainModels(main, compare) {
+  const sentences = [];
+  if (main.vocabulary_hash !== compare.vocabulary_hash) {
+    sentences.push(
+      "The two have different vocabularies (their hashes differ), so a track of one may be unknown to the other.",
+    );
+  }
+  if (main.trained_on_skips === compare.trained_on_skips) {
+    const both = main.trained_on_skips ? "Both were" : "Neither was";
+    sentences.push(`${both} trained on skips, so these differences are not an effect of skips.`);
+  } else {
+    sentences.push(
+      "One model was trained on skips, the other without them: these differences include the effect of skips. Two runs also differ by chance.",
+    );
+  }
+  sentences.push("Compare ranks: scores of two models have no common scale.");
+  return sentences.join(" ");
+}

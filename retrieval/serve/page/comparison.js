@@ -1,9 +1,9 @@
-// Two ranked lists side by side: what rose, what fell, what entered and what left, in arrows and in words.
+// Two ranked lists side by side, with what rose, fell, entered and left as arrows and in words.
 import { changes, leftOut, number } from "./changes.js";
-import { element, find, say } from "./elements.js";
+import { element, find, showText } from "./elements.js";
 import { makeTable } from "./tables.js";
 
-/** Tracks that are asked for, so that one that falls out of the shown ones still has its place. */
+/** Tracks to request, so that a track outside the shown ones still has a rank. */
 export const DEPTH = 100;
 
 /** A function that fills the section: `show(after, before, {titles, plays, exclude, count, lead, why})`. */
@@ -22,12 +22,12 @@ export function setUpComparison(section, open) {
     place(first.table, second.table);
     first.show(titles[0], shown(changed.after, (row) => moveTo(row, count)));
     second.show(titles[1], shown(changed.before, (row) => moveFrom(row, count, absent)));
-    say(find(".summary", section), summary(lead, changed));
-    say(find(".why", section), why(changed));
+    showText(find(".summary", section), summary(lead, changed));
+    showText(find(".why", section), why(changed));
     name(changed, absent);
   }
 
-  /** One list alone, with a sentence in place of a comparison. */
+  /** One list alone, with a sentence instead of a comparison. */
   function showOne(list, { title, plays, count, summary }) {
     const badges = badgesOf(plays);
     place(single.table);
@@ -42,8 +42,8 @@ export function setUpComparison(section, open) {
   }
 
   function clear(text) {
-    say(find(".summary", section), text);
-    say(find(".why", section), "");
+    showText(find(".summary", section), text);
+    showText(find(".why", section), "");
     find(".names", section).hidden = true;
   }
 

@@ -1,6 +1,6 @@
-// Elements made from data. Text goes in as text alone: a track's id is foreign and may look like markup.
+// Elements made from data. Text is inserted as text only: a track id is foreign and may look like markup.
 
-/** An element with these attributes (false and undefined leave one out) and children, which are elements or text. */
+/** An element with these attributes (false and undefined omit one) and children, which are elements or text. */
 export function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -13,8 +13,8 @@ export function element(name, attributes = {}, ...children) {
 
 export const find = (selector, within = document) => within.querySelector(selector);
 
-/** Shows `text` in an element, or hides the element where there is none. */
-export function say(target, text) {
+/** Shows `text` in an element, or hides the element if there is none. */
+export function showText(target, text) {
   target.textContent = text;
   target.hidden = !text;
 }

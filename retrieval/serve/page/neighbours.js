@@ -1,12 +1,12 @@
-// The dialog of one track: its nearest tracks in the embedding table, and its way into the session.
-import { find, say } from "./elements.js";
+// The dialog of one track: its nearest tracks in the embedding table, and buttons that add it to the session.
+import { find, showText } from "./elements.js";
 import { ask, latest } from "./service.js";
 import { trackRow } from "./tables.js";
 
-/** A function that opens the dialog for a track; `add(track, skipped)` puts it at the end of the session. */
+/** A function that opens the dialog for a track; `add(track, skipped)` appends it to the session. */
 export function setUpNeighbours(add) {
   const dialog = find("#neighbours");
-  let about;
+  let current;
 
   const load = latest(
     0,
@@ -15,13 +15,13 @@ export function setUpNeighbours(add) {
       const rows = tracks.map((one, place) => trackRow({ ...one, rank: place + 1 }, open));
       find("tbody", dialog).replaceChildren(...rows);
     },
-    (error) => say(find(".failure", dialog), error.message),
+    (error) => showText(find(".failure", dialog), error.message),
   );
 
   function open(track) {
-    about = track;
+    current = track;
     find("h2", dialog).textContent = `Tracks like ${track}`;
-    say(find(".failure", dialog), "");
+    showText(find(".failure", dialog), "");
     find("tbody", dialog).replaceChildren();
     if (!dialog.open) dialog.showModal();
     find("#add-heard").focus();
@@ -31,7 +31,7 @@ export function setUpNeighbours(add) {
   for (const [id, skipped] of [["#add-heard", false], ["#add-skipped", true]]) {
     find(id).addEventListener("click", () => {
       dialog.close();
-      add(about, skipped);
+      add(current, skipped);
     });
   }
   find("#close-neighbours").addEventListener("click", () => dialog.close());

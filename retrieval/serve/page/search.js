@@ -1,8 +1,8 @@
-// The search for a track: a combobox whose list the service fills, driven by typing, arrow keys, Enter and Escape.
+// The search for a track: a combobox with the service's suggestions, used by typing, arrow keys, Enter and Escape.
 import { element, find } from "./elements.js";
 import { ask, latest } from "./service.js";
 
-const MOST = 20;
+const LIMIT = 20;
 
 /** Sets up the field; `add(track)` is called with the chosen one. */
 export function setUpSearch(add) {
@@ -10,17 +10,17 @@ export function setUpSearch(add) {
   const list = find("#suggestions");
   const status = find("#search-status");
   let active = -1;
-  let looked = Promise.resolve();
+  let pending = Promise.resolve();
 
   const lookUp = latest(
     100,
-    (signal, prefix) => ask(`tracks?${new URLSearchParams({ prefix, limit: MOST })}`, { signal }),
+    (signal, prefix) => ask(`tracks?${new URLSearchParams({ prefix, limit: LIMIT })}`, { signal }),
     ({ tracks }, prefix) => {
       if (document.activeElement !== input) return;
       list.replaceChildren(...tracks.map(option));
       open(tracks.length > 0);
       activate(tracks.length ? 0 : -1);
-      const more = tracks.length === MOST ? " or more" : "";
+      const more = tracks.length === LIMIT ? " or more" : "";
       const begins = prefix && ` that begin with “${prefix}”`;
       status.textContent = `${tracks.length || "No"}${more} tracks${begins}.`;
     },
@@ -32,7 +32,7 @@ export function setUpSearch(add) {
 
   function option(track, place) {
     const made = element("li", { role: "option", id: `suggestion-${place}`, "aria-selected": "false" }, track);
-    // Before the field loses the focus, which would close the list.
+    // mousedown comes before the blur that closes the list.
     made.addEventListener("mousedown", (event) => {
       event.preventDefault();
       choose(track);
@@ -69,7 +69,7 @@ export function setUpSearch(add) {
   }
 
   function search() {
-    looked = lookUp(input.value);
+    pending = lookUp(input.value);
   }
 
   input.addEventListener("input", () => {
@@ -85,8 +85,8 @@ export function setUpSearch(add) {
       else search();
     } else if (event.key === "Enter") {
       event.preventDefault();
-      // Whoever types fast presses it before the suggestions are there.
-      if (input.value) await looked;
+      // Enter may be pressed before the suggestions have arrived.
+      if (input.value) await pending;
       if (active >= 0) choose(list.children[active].textContent);
     } else if (event.key === "Escape") {
       if (!length) input.value = "";

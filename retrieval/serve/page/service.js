@@ -1,6 +1,6 @@
-// Questions to the service, and how an older answer is kept from replacing a newer one.
+// Requests to the service, and a guard against an older answer replacing a newer one.
 
-/** The JSON that the service answers; throws an Error with the service's own sentence where it refuses. */
+/** The JSON that the service answers; throws an Error with the service's own sentence if it refuses. */
 export async function ask(path, { body, signal } = {}) {
   const posted = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
   let response;
@@ -23,8 +23,8 @@ export async function ask(path, { body, signal } = {}) {
 }
 
 /**
- * A function that waits `milliseconds` for a newer call, then does `work(signal, ...)` and hands its result to `show`
- * or its error to `fail`. A newer call ends the older: neither is called for it any more.
+ * A function that waits `milliseconds` for a newer call, then does `work(signal, ...)` and passes its result to `show`
+ * or its error to `fail`. A newer call cancels the older one: neither is called for it.
  */
 export function latest(milliseconds, work, show, fail) {
   let controller = new AbortController();

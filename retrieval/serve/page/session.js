@@ -1,7 +1,7 @@
-// The session as a list: each play can be marked as skipped, moved and removed, and keeps the keyboard's focus.
+// The session as a list: each play can be marked as skipped, moved and removed, and the keyboard focus stays on it.
 import { element, find } from "./elements.js";
 
-/** A function that shows plays {key, track, skipped}; `change(plays, said)` is called with what a button makes of them. */
+/** A function that shows plays {key, track, skipped}; `change(plays, message)` is called when a button changes them. */
 export function setUpSession(change) {
   const list = find("#plays");
 
@@ -38,7 +38,7 @@ export function setUpSession(change) {
     return element("li", { class: skipped ? "play skipped" : "play" }, element("div", {}, name, tools));
   }
 
-  /** To the same button of the same play, or its nearest neighbour where that is gone or can do no more. */
+  /** Focuses the same button of the same play, or the nearest one if that is gone or disabled. */
   function refocus({ key, does }) {
     const own = list.querySelectorAll(`[data-key="${key}"]`);
     const same = [...own].find((button) => button.dataset.does === does && !button.disabled);

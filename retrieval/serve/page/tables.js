@@ -1,4 +1,4 @@
-// Ranked lists as tables, whose rows glide to their new places.
+// Ranked lists as tables, whose rows move smoothly to their new places.
 import { element, find } from "./elements.js";
 
 /**
