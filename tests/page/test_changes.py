@@ -108,7 +108,8 @@ def test_two_models_stand_side_by_side(open_page, two_models):
     first, second = columns(page, "models")
     assert first == cells(main, blind, "100+")
     assert [row[:3] for row in second] == [row[:3] for row in cells(blind, main, "")]
-    expect(page.locator("#models caption")).to_have_text(["best, trained on skips", "best-skip-blind, trained without skips"])
+    captions = ["best, trained on skips", "best-skip-blind, trained without skips"]
+    expect(page.locator("#models caption")).to_have_text(captions)
     expect(page.locator("#models .why")).to_contain_text("include the effect of skips")
     expect(page.locator("#models .why")).not_to_contain_text("vocabularies")
 
