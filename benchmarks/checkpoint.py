@@ -31,7 +31,7 @@ def measure(config: CheckpointBenchmarkConfig) -> None:
             torch.set_num_threads(config.threads)
         recipe = run_config(folder, config.dim)
         model = build_model(recipe, config.tracks)
-        tensors = training_tensors(model, make_optimizer(model, recipe.optimizer, recipe.table, 1000))
+        tensors = training_tensors(model, make_optimizer(model, recipe.optimizer))
         checkpoints = Checkpoints(folder, keep=1, facts={})
         checkpoints.prepare(tensors)
         names = ("pause", "write", "plain write", "read", "plain read")

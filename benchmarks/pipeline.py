@@ -27,14 +27,13 @@ from skipwise.common.distributed import (
 from skipwise.common.errors import UserError
 from skipwise.components.recipes import DEFAULT, RECIPES
 from skipwise.datapipes.batch import SessionBatch
-from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.loader import StepLoader
 from skipwise.datapipes.prepare import PrepareConfig, prepare
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.synthesize import SynthesizeConfig, synthesize
-from skipwise.training.build import check, train_loader
+from skipwise.training.build import build_model, check, train_loader
 from skipwise.training.config import RunConfig
-from skipwise.training.loop import Training
+from skipwise.training.trainer import Trainer
 
 TARGET_WAIT = 0.02
 START = 10
@@ -133,14 +132,15 @@ class _Stretch:
     """A case that trains a few steps as the training loop does, and keeps how long they took and waited."""
 
     def __init__(self, run: RunConfig, store: SessionStore, steps: int):
-        self._training = Training(run, store, HELD_OUT["validation"], store.num_tracks)
-        self._training.loader = self._watch = Watch(self._training.loader, START + steps + AHEAD)
+        loader = train_loader(run, store)
+        self._trainer = Trainer(run, build_model(run, store.num_tracks).train(), loader.steps * run.train.epochs)
+        self._watch = Watch(loader, START + steps + AHEAD)
         self._steps = steps
         self._epochs = count(1)
         self._calls: list[list[float]] = []
 
     def __call__(self) -> None:
-        losses = self._training.epoch(next(self._epochs))
+        losses = self._trainer.steps(self._watch.epoch(next(self._epochs)))
         for _ in range(START):
             loss = next(losses)
         float(loss.total)  # waits for the device

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from skipwise.benchmarks.harness.batches import own_batches, run_config
 from skipwise.benchmarks.harness.benchmark_report import Report, write
@@ -19,8 +18,7 @@ from skipwise.common.distributed import device, process_group, rank, world_size
 from skipwise.common.errors import UserError
 from skipwise.training.build import build_model
 from skipwise.training.config import RunConfig
-from skipwise.training.loop import pipelined
-from skipwise.training.optimizer import make_optimizer
+from skipwise.training.trainer import Trainer
 
 BATCHES = 4
 """Batches in memory for each case, used in turn."""
@@ -81,7 +79,6 @@ class _Learner:
         torch.manual_seed(config.train.seed * world_size() + rank())
         self._tracks = tracks
         self._model = build_model(config, tracks).train()
-        self._optimizer = make_optimizer(self._model, config.optimizer, config.table, total_steps=1 << 20)
 
     def start(self, config: RunConfig, steps: int) -> Callable[[], object]:
         """One step as a call; there are batches for as many as asked for, and for those that fly ahead."""
@@ -89,14 +86,14 @@ class _Learner:
         store = MemoryStore(BATCHES * config.data.batch_size, self._tracks, config.encoder.max_length)
         batches = itertools.cycle(own_batches(config, store))
         self._batches = itertools.islice(batches, steps + AHEAD)
-        self._pipeline = TrainPipelineSparseDist(self._model, self._optimizer, device())
-        return lambda: self._pipeline.progress(self._batches)
+        self._trainer = Trainer(config, self._model, total_steps=1 << 20)
+        return lambda: self._trainer.step(self._batches)
 
     def finish(self) -> None:
         """Trains what is in flight and gives the model back."""
-        for _ in pipelined(self._pipeline, self._batches):
+        for _ in self._trainer.steps(self._batches):
             pass
-        self._pipeline.detach()
+        self._trainer.detach()
 
 
 @dataclass(frozen=True)

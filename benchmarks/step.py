@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from skipwise.benchmarks.baselines.plain_process import PlainProcess, plain_process
 from skipwise.benchmarks.harness.batches import global_work, own_batches, plain_batches, run_config
@@ -21,7 +20,7 @@ from skipwise.common.distributed import barrier, broadcast_object, device, proce
 from skipwise.common.errors import UserError
 from skipwise.training.build import build_model
 from skipwise.training.config import RunConfig
-from skipwise.training.optimizer import make_optimizer
+from skipwise.training.trainer import Trainer
 
 _BATCHES = 16
 _CALLS = 5  # in a turn: the first finds the caches full of the other side's data
@@ -75,13 +74,13 @@ class _Ours:
         torch.set_float32_matmul_precision(config.train.matmul)
         torch.manual_seed(config.train.seed * world_size() + rank())
         self.model = build_model(config, store.num_tracks)
-        self.optimizer = make_optimizer(self.model, config.optimizer, config.table, total_steps=1 << 20)
-        self._pipeline = TrainPipelineSparseDist(self.model, self.optimizer, device())
+        self._trainer = Trainer(config, self.model, total_steps=1 << 20)
+        self.optimizer = self._trainer.optimizer
         self._batches = itertools.cycle(own_batches(config, store))
         self.model.train()
 
     def step(self) -> None:
-        self._pipeline.progress(self._batches)
+        self._trainer.step(self._batches)
 
 
 def _plain(config: StepConfig, run: RunConfig, store: MemoryStore) -> AbstractContextManager[PlainProcess | None]:

@@ -1,20 +1,23 @@
-"""The dense optimizer, its clipping, and one learning-rate schedule over dense and fused optimizers alike."""
+"""The optimizers of encoder and table, and one learning-rate schedule over both."""
+
+from functools import partial
 
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
-from torchrec.optim.warmup import WarmupOptimizer, WarmupPolicy, WarmupStage
 
 from skipwise.models.config import TableConfig
 from skipwise.training.config import OptimizerConfig
 
+WARMUP_START = 0.1
+"""Share of the learning rates at the first step of the warm-up."""
 
-def make_optimizer(
-    model: DistributedModelParallel, config: OptimizerConfig, table: TableConfig, total_steps: int
-) -> CombinedOptimizer:
-    """Dense Adam and the table's fused optimizer under one `step()`; the fused one has updated its rows in backward."""
+
+def make_optimizer(model: DistributedModelParallel, config: OptimizerConfig) -> CombinedOptimizer:
+    """Adam for the dense parameters, with clipping, and the table's fused optimizer, which runs inside backward."""
     dense: KeyedOptimizer = KeyedOptimizerWrapper(
         dict(in_backward_optimizer_filter(model.named_parameters())),
         lambda parameters: torch.optim.Adam(
@@ -23,29 +26,28 @@ def make_optimizer(
     )
     if config.clip_norm:
         dense = GradientClippingOptimizer(dense, clipping=GradientClipping.NORM, max_gradient=config.clip_norm)
-    scheduled = [
-        (name, WarmupOptimizer(optimizer, _stages(config, total_steps), rate, param_name=f"__{name}_warmup"))
-        for name, optimizer, rate in (
-            ("dense", dense, config.learning_rate),
-            ("table", model.fused_optimizer, table.learning_rate),
-        )
-    ]
-    return CombinedOptimizer(scheduled)
+    return CombinedOptimizer([("dense", dense), ("table", model.fused_optimizer)])
 
 
-def _stages(config: OptimizerConfig, total_steps: int) -> list[WarmupStage]:
-    stages = []
+def make_schedule(
+    optimizer: CombinedOptimizer, config: OptimizerConfig, table: TableConfig, total_steps: int, steps: int = 0
+) -> LambdaLR:
+    """The schedule of both learning rates where `steps` of `total_steps` steps are done; `step()` follows each.
+
+    A run that goes on makes a new one at its step, so that no checkpoint holds a schedule.
+    """
+    learning_rates = {"dense": config.learning_rate, "table": table.learning_rate}
+    for name, part in optimizer.optimizers:
+        for group in part.param_groups:
+            group["initial_lr"] = learning_rates[name]
+    schedule = LambdaLR(optimizer, partial(lr_factor, config, total_steps), last_epoch=steps - 1)
+    optimizer.zero_grad()  # here a fused optimizer passes its learning rate on to its kernels
+    return schedule
+
+
+def lr_factor(config: OptimizerConfig, total_steps: int, step: int) -> float:
+    """What `step`, counted from 0, multiplies the learning rates by: linear warm-up, then linear decay."""
     warmup = min(config.warmup_steps, total_steps - 1)
-    if warmup:
-        stages.append(WarmupStage(WarmupPolicy.LINEAR, max_iters=warmup, value=0.1))
-    if config.decay_to < 1:
-        stages.append(
-            WarmupStage(
-                WarmupPolicy.INTERPOLATE,
-                max_iters=total_steps,
-                value=1.0,
-                end_value=config.decay_to,
-                start_interpolating_iters=warmup,
-            )
-        )
-    return stages
+    if warmup and step <= warmup:
+        return WARMUP_START + (1 - WARMUP_START) * step / warmup
+    return 1 + (config.decay_to - 1) * (min(step, total_steps) - warmup) / (total_steps - warmup)

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from skipwise.benchmarks.baselines.plain_model import Plain, PlainBatch, PlainStep, check_plain
-from skipwise.common.distributed import device
 from skipwise.common.errors import UserError
 from skipwise.components.recipes import named_recipe
 from skipwise.datapipes.batch import SessionBatch
@@ -19,8 +17,7 @@ from skipwise.models.table import initial_rows
 from skipwise.models.task import Learner
 from skipwise.training.build import build_model, train_loader
 from skipwise.training.config import RunConfig
-from skipwise.training.loop import pipelined
-from skipwise.training.optimizer import make_optimizer
+from skipwise.training.trainer import Trainer
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
 
@@ -108,8 +105,8 @@ def fast_losses(config: RunConfig) -> list[float]:
     """The real path's, by the pipeline."""
     torch.set_float32_matmul_precision("highest")
     model = build_model(config, TRACKS)
-    pipeline = TrainPipelineSparseDist(model, make_optimizer(model, config.optimizer, config.table, STEPS), device())
-    return [losses.total.item() for losses in pipelined(pipeline, iter(batches(config, STEPS)))]
+    trainer = Trainer(config, model, STEPS)
+    return [losses.total.item() for losses in trainer.steps(iter(batches(config, STEPS)))]
 
 
 def plain_losses(config: RunConfig) -> list[float]:

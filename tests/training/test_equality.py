@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from skipwise.common.distributed import device, rank, world_size
+from skipwise.common.distributed import rank, world_size
 from skipwise.components.recipes import RECIPES
 from skipwise.datapipes.loader import StepDataset
 from skipwise.datapipes.sessions import SessionStore
@@ -17,8 +16,7 @@ from skipwise.models.table import initial_rows
 from skipwise.models.task import Learner
 from skipwise.training.build import build_model, table_weight, train_loader
 from skipwise.training.config import RunConfig
-from skipwise.training.loop import pipelined
-from skipwise.training.optimizer import make_optimizer
+from skipwise.training.trainer import Trainer
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
 
@@ -43,15 +41,12 @@ def train_steps(config: RunConfig) -> dict:
     torch.set_float32_matmul_precision("highest")
     store = SessionStore(config.data.path)
     model = build_model(config, store.num_tracks)
-    optimizer = make_optimizer(model, config.optimizer, config.table, STEPS)
-    pipeline = TrainPipelineSparseDist(model, optimizer, device())
+    trainer = Trainer(config, model, STEPS)
     loader, losses, epoch = train_loader(config, store), [], 0
     while len(losses) < STEPS:
         epoch += 1
-        losses += [
-            (step.total.item(), step.nll.item(), step.nce.item()) for step in pipelined(pipeline, loader.epoch(epoch))
-        ]
-        pipeline.detach()
+        losses += [(step.total.item(), step.nll.item(), step.nce.item()) for step in trainer.steps(loader.epoch(epoch))]
+        trainer.detach()
     assert len(losses) == STEPS, "the test's epochs must add up to its steps"
     encoder = {name: value.detach().clone() for name, value in model.module.learner.named_parameters()}
     return {

@@ -1,6 +1,7 @@
 """Numbers that go wrong are traced to the first step, the rank and the sessions, and never reach a checkpoint."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +9,15 @@ import pytest
 
 from skipwise.common.distributed import process_group, rank
 from skipwise.common.errors import UserError
+from skipwise.datapipes.batch import SessionBatch
+from skipwise.models.task import StepLosses
 from skipwise.training.checkpoint.checkpoints import find_newest
 from skipwise.training.config import RunConfig
 from skipwise.training.guards.non_finite import FILE
-from skipwise.training.guards.stop_signal import Control
-from skipwise.training.loop import Training, train
+from skipwise.training.guards.stop_signal import StopSignal
+from skipwise.training.loop import train
 from skipwise.training.run.directory import CHECKPOINTS
+from skipwise.training.trainer import Trainer
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
 from tests.training.test_resume import SESSIONS, STEPS, TRACKS, config_of, tensors_of
@@ -33,21 +37,21 @@ def data(make_dataset) -> Path:
 
 def train_poisoned(config: RunConfig, value: float) -> str:
     """Trains with a bad number in the one row of track 149, which no negatives are drawn from; the refusal."""
-    make = Training.__init__
+    make = Trainer.__init__
 
-    def poisoned(self: Training, *arguments, **options) -> None:
+    def poisoned(self: Trainer, *arguments, **options) -> None:
         make(self, *arguments, **options)
         for shard in self.model.state_dict()["table.embedding_bags.tracks.weight"].local_shards():
             last = shard.metadata.shard_offsets[0] + len(shard.tensor)
             if last == TRACKS:
                 shard.tensor[-1, 3] = value
 
-    Training.__init__ = poisoned
+    Trainer.__init__ = poisoned
     try:
         with pytest.raises(UserError) as refused:
             train(config, "best")
     finally:
-        Training.__init__ = make
+        Trainer.__init__ = make
     return f"{rank()}: {refused.value}"
 
 
@@ -82,25 +86,27 @@ def test_a_bad_number_is_traced_to_its_session(ranks: int, data: Path, tmp_path:
 
 def test_a_gradient_alone_is_enough(data: Path, tmp_path: Path, monkeypatch):
     """The loss of that step is finite; the next one would not be."""
-    epoch = Training.epoch
+    step, done = Trainer.step, []
 
-    def spoiled(self: Training, number: int, first_step: int = 0, at=None):
-        for step, losses in enumerate(epoch(self, number, first_step, at), start=1):
-            if step == 3:
-                next(iter(self.model.module.learner.parameters())).grad[0] = float("inf")
-            yield losses
+    def spoiled(self: Trainer, batches: Iterator[SessionBatch]) -> StepLosses:
+        done.append(step(self, batches))
+        if len(done) == 3:
+            next(iter(self.model.module.learner.parameters())).grad[0] = float("inf")
+        return done[-1]
 
-    monkeypatch.setattr(Training, "epoch", spoiled)
+    monkeypatch.setattr(Trainer, "step", spoiled)
     with process_group(), pytest.raises(UserError, match="gradient of the encoder is not finite at epoch 1, step 3"):
         train(config_of(data, tmp_path / "run"), "best")
 
 
 def test_found_within_a_logging_interval_where_looking_waits_for_the_device(data: Path, tmp_path: Path, monkeypatch):
     """As on a GPU: steps are not looked at one by one."""
-    monkeypatch.setattr("skipwise.training.guards.non_finite.LOOKED_AT_ONCE", ())
+    monkeypatch.setattr("skipwise.training.guards.non_finite.SYNCHRONOUS_DEVICES", ())
     asked = []
-    agree = Control.agree
-    monkeypatch.setattr(Control, "agree", lambda self, failed=False: (asked.append(failed), agree(self, failed))[1])
+    sync_action = StopSignal.sync_action
+    monkeypatch.setattr(
+        StopSignal, "sync_action", lambda self, failed=False: (asked.append(failed), sync_action(self, failed))[1]
+    )
     config = config_of(data, tmp_path / "run", log_every=2)
     broken = replace(config, optimizer=replace(config.optimizer, learning_rate=1e30, clip_norm=0.0, warmup_steps=0))
     with process_group(), pytest.raises(UserError, match="is not finite at epoch 1, step 2"):

@@ -15,15 +15,16 @@ from skipwise.common.distributed import process_group
 from skipwise.common.errors import UserError
 from skipwise.components.recipes import RECIPES
 from skipwise.datapipes.sessions import SessionStore
+from skipwise.training.active_run import ActiveRun
 from skipwise.training.checkpoint import checkpoints as checkpoint
 from skipwise.training.checkpoint.checkpoint_index import read_index
 from skipwise.training.checkpoint.checkpoints import best_checkpoint, find_newest
 from skipwise.training.checkpoint.storage import read_rows
 from skipwise.training.config import RunConfig
-from skipwise.training.guards import stop_signal as control
+from skipwise.training.guards import stop_signal as stop_signal_module
 from skipwise.training.guards.hang_watch import HangWatch
-from skipwise.training.guards.stop_signal import Action, Control, Stopped
-from skipwise.training.loop import Job, train
+from skipwise.training.guards.stop_signal import Action, Stopped, StopSignal
+from skipwise.training.loop import train
 from skipwise.training.run.directory import CHECKPOINTS
 from skipwise.training.run.position import Position
 from skipwise.training.run.start import begin_run
@@ -59,15 +60,15 @@ def data(make_dataset) -> Path:
 
 def train_stopped_at(config: RunConfig, stops: list[int]) -> None:
     """Trains to the end, stopped as by SIGTERM at the n-th time that the ranks ask each other, for each n in turn."""
-    wish = Control._wish
+    request = StopSignal._request
     for stop in stops:
         left = [stop]
 
-        def wish_once(self: Control, failed: bool, left: list[int] = left) -> Action:
+        def request_once(self: StopSignal, failed: bool, left: list[int] = left) -> Action:
             left[0] -= 1
-            return Action.STOP if left[0] == 0 else wish(self, failed)
+            return Action.STOP if left[0] == 0 else request(self, failed)
 
-        Control._wish = wish_once
+        StopSignal._request = request_once
         try:
             train(config, "best")
         except Stopped as stopped:
@@ -75,7 +76,7 @@ def train_stopped_at(config: RunConfig, stops: list[int]) -> None:
         else:
             raise AssertionError(f"asked only {stop - left[0]} times, not {stop}")
         finally:
-            Control._wish = wish
+            StopSignal._request = request
     train(config, "best")
 
 
@@ -150,13 +151,13 @@ def test_on_4_2_1_and_4_ranks(data: Path, tmp_path: Path):
 
 
 def stop_once(config: RunConfig, steps: int) -> None:
-    wish, left = Control._wish, [steps]
+    request, left = StopSignal._request, [steps]
 
-    def wish_once(self: Control, failed: bool) -> Action:
+    def request_once(self: StopSignal, failed: bool) -> Action:
         left[0] -= 1
-        return Action.STOP if left[0] == 0 else wish(self, failed)
+        return Action.STOP if left[0] == 0 else request(self, failed)
 
-    Control._wish = wish_once
+    StopSignal._request = request_once
     with pytest.raises(Stopped):
         train(config, "best")
 
@@ -194,8 +195,8 @@ TABLE_TENSORS = (
 def shards_read(config: RunConfig, _: int) -> dict[str, list[tuple[list[int], torch.Tensor]]]:
     """What `train` reads at its start into this rank's shards of the rows and of the fused optimizer's state."""
     store = SessionStore(config.data.path)
-    with Control(0) as control:
-        tensors = Job(begin_run(config, "best", store), store, control, HangWatch(0))._training.tensors()
+    with StopSignal(0) as stop_signal:
+        tensors = ActiveRun(begin_run(config, "best", store), store, stop_signal, HangWatch(0)).trainer.tensors()
     return {
         name: [(shard.metadata.shard_offsets, shard.tensor.clone()) for shard in tensors[name].local_shards()]
         for name in TABLE_TENSORS
@@ -238,7 +239,7 @@ def test_the_clock_asks_for_checkpoints(data: Path, tmp_path: Path, monkeypatch)
     """One a step when each step takes a minute."""
     ticks = iter(range(10_000))
     # The module's own clock: other threads of this process live by the real one.
-    monkeypatch.setattr(control, "time", SimpleNamespace(monotonic=lambda: 60.0 * next(ticks)))
+    monkeypatch.setattr(stop_signal_module, "time", SimpleNamespace(monotonic=lambda: 60.0 * next(ticks)))
     config = config_of(data, tmp_path / "run", epochs=1)
     config = replace(config, checkpoint=replace(config.checkpoint, minutes=2.0, keep=10))
     with process_group():

@@ -13,13 +13,14 @@ from skipwise.common.errors import UserError
 from skipwise.components.recipes import RECIPES
 from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.sessions import SessionStore
-from skipwise.training.build import build_model
+from skipwise.training.build import build_model, train_loader
 from skipwise.training.checkpoint.checkpoints import load_best
 from skipwise.training.config import SPLITS, RunConfig
 from skipwise.training.evaluation.evaluator import Evaluator, measurable
 from skipwise.training.evaluation.records import has_ranks, read_ranks
-from skipwise.training.loop import Training, train
+from skipwise.training.loop import train
 from skipwise.training.run.directory import RunDirectory
+from skipwise.training.trainer import Trainer
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
 
@@ -115,9 +116,11 @@ def test_refit_trains_afresh_on_all_but_the_last_track(data: Path, tmp_path: Pat
         epochs = metrics[1]["train"]["best_epoch"]
         assert {line["epoch"] for line in lines if line["kind"] == "refit"} == set(range(1, epochs + 1))
         store = SessionStore(str(data))
-        again = Training(refit.config, store, held_out=1, rows=store.num_tracks)
+        loader = train_loader(refit.config, store, held_out=1)
+        again = Trainer(refit.config, build_model(refit.config, store.num_tracks), 3 * loader.steps)
         for epoch in range(1, epochs + 1):
-            list(again.epoch(epoch))
+            list(again.steps(loader.epoch(epoch)))
+        again.detach()
         test = Evaluator(refit.config, store, again.model).measure("uniform", "test", 0)
         assert test == metrics[1]["uniform"]["test"]
         assert measurable(refit.config) == ("test",), "its validation targets are training data"

@@ -17,11 +17,12 @@ from skipwise.datapipes.manifest import VOCABULARY
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.table import initial_rows
 from skipwise.retrieval.export.exporter import write_export
+from skipwise.training.active_run import ActiveRun
 from skipwise.training.checkpoint.checkpoints import best_checkpoint
 from skipwise.training.config import RunConfig
 from skipwise.training.guards.hang_watch import HangWatch
-from skipwise.training.guards.stop_signal import Control
-from skipwise.training.loop import Job, train
+from skipwise.training.guards.stop_signal import StopSignal
+from skipwise.training.loop import train
 from skipwise.training.run.start import begin_run
 from tests.conftest import random_sessions, write_dataset
 from tests.ranks import run_on_ranks
@@ -60,8 +61,8 @@ def data(tmp_path: Path) -> tuple[Path, Path, list[str], list[str]]:
 def started(config: RunConfig) -> dict[str, list[tuple[list[int], torch.Tensor]]]:
     """The shards that a run begins with on this rank, and one dense weight and moment whole."""
     store = SessionStore(config.data.path)
-    with Control(0) as control:
-        tensors = Job(begin_run(config, "best", store), store, control, HangWatch(0))._training.tensors()
+    with StopSignal(0) as stop_signal:
+        tensors = ActiveRun(begin_run(config, "best", store), store, stop_signal, HangWatch(0)).trainer.tensors()
     shards = {
         name: [(shard.metadata.shard_offsets, shard.tensor.clone()) for shard in tensors[name].local_shards()]
         for name in (TABLE, STATE)

@@ -31,9 +31,9 @@ READING, TRAINING = "reading the batch of epoch {}, step {}", "training epoch {}
 
 def step(watch: HangWatch, number: int, own_work: Callable[[], None] = lambda: None) -> None:
     """What a rank does in a training step: work of its own, then a collective."""
-    watch.at(READING, 3, number)
+    watch.heartbeat(READING, 3, number)
     own_work()
-    watch.at(TRAINING, 3, number)
+    watch.heartbeat(TRAINING, 3, number)
     dist.all_reduce(torch.ones(1))
 
 
@@ -52,7 +52,7 @@ def stops_in_its_own_work() -> None:
 
 def all_sleep_at_one_place() -> None:
     with HangWatch(LIMIT_S) as watch:
-        watch.at(TRAINING, 3, 41)
+        watch.heartbeat(TRAINING, 3, 41)
         time.sleep(PATIENCE_S)
 
 
@@ -155,9 +155,9 @@ attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 with process_group():
     with HangWatch(2.0) as watch:
         dist.barrier()
-        watch.at("work of its own")
+        watch.heartbeat("work of its own")
         time.sleep(0 if attempt or rank() == 0 else 60)
-        watch.at("the last barrier")
+        watch.heartbeat("the last barrier")
         dist.barrier()
     print(f"rank {rank()} ended well at attempt {attempt}", flush=True)
 """
@@ -182,7 +182,7 @@ def slow_steps() -> bool:
         dist.barrier()
         if rank() == HUNG:
             for _ in range(4):
-                watch.at("work of its own")
+                watch.heartbeat("work of its own")
                 time.sleep(0.6 * LIMIT_S / 2)
     with HangWatch(LIMIT_S):  # one after the other, in one group
         pass
@@ -196,7 +196,7 @@ def test_slow_ranks_and_ranks_that_end_apart_are_left_alone(tmp_path: Path):
 
 def watch_threads(limit_s: float) -> int:
     with HangWatch(limit_s) as watch:
-        watch.at("anywhere")
+        watch.heartbeat("anywhere")
         return sum(thread.name == "watch" for thread in threading.enumerate())
 
 
@@ -211,7 +211,7 @@ def test_one_rank_is_not_watched():
 
 def test_a_call_costs_less_than_ten_microseconds():
     watch = HangWatch(LIMIT_S)
-    assert min(timeit.repeat(lambda: watch.at(TRAINING, 3, 41), number=1000, repeat=5)) < 1000 * 10e-6
+    assert min(timeit.repeat(lambda: watch.heartbeat(TRAINING, 3, 41), number=1000, repeat=5)) < 1000 * 10e-6
 
 
 WAITS = Sight(82, "training epoch 3, step 41", 600.0, "a", 10, 130)

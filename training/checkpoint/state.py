@@ -1,7 +1,6 @@
-"""The tensors that a training is made of, by name: weights, both optimizers' state; the schedule follows from steps."""
+"""The tensors that a training is made of, by name: weights and both optimizers' state."""
 
 import copy
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -9,7 +8,6 @@ from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
 from torch.distributed.checkpoint.staging import AsyncStager
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
-from torchrec.optim.warmup import WarmupOptimizer
 
 MODEL = "model."
 _OPTIMIZER = "optimizer."
@@ -29,49 +27,19 @@ def training_tensors(model: DistributedModelParallel, optimizer: CombinedOptimiz
         f"{_OPTIMIZER}{parameter}.{name}": value
         for parameter, values in optimizer.state_dict()["state"].items()
         for name, value in values.items()
-        if name != "warmup"
     }
     return model_tensors(model) | state
 
 
-def set_steps(optimizer: CombinedOptimizer, steps: int, trained_before: int = 0) -> None:
-    """Puts both learning-rate schedules where `steps` steps leave them.
-
-    A fused Adam's moments are counted from their own beginning, `trained_before` this schedule's.
-    """
-    optimizer.set_optimizer_step(steps + trained_before)
-    for _, scheduled in optimizer.optimizers:
-        _set_schedule(scheduled, steps)
-    # The fused optimizer hears of a learning rate when it is told to forget gradients, of which it has none.
-    optimizer.zero_grad()
-
-
-def _set_schedule(optimizer: WarmupOptimizer, steps: int) -> None:
-    """The schedule's own counting: a stage ends with the step after its last one."""
-    ends = [stage.max_iters for stage in optimizer._stages[:-1]]
-    stage = 0
-    while stage < len(ends) and steps > ends[stage]:
-        stage += 1
-    optimizer.state[optimizer._warmup_param] = {"warmup": torch.tensor([steps, stage])}
-    optimizer.post_load_state_dict()
-
-
 def _begin_moments(optimizer: CombinedOptimizer) -> None:
-    for parameter, state in _adam_states(optimizer):
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-
-
-def _adam_states(optimizer: CombinedOptimizer) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    for key, scheduled in optimizer.optimizers:
-        if key == "dense":
-            inner = scheduled
-            while not isinstance(inner, torch.optim.Adam):
-                inner = inner._optimizer
-            for group in inner.param_groups:
-                for parameter in group["params"]:
-                    yield parameter, inner.state[parameter]
+    """Makes Adam's state as its first step would: zero moments after zero steps."""
+    dense = dict(optimizer.optimizers)["dense"]
+    for group in dense.param_groups:
+        for parameter in group["params"]:
+            if not dense.state[parameter]:
+                dense.state[parameter]["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    dense.state[parameter][moment] = torch.zeros_like(parameter)
 
 
 class Staging(AsyncStager):

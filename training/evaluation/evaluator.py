@@ -36,10 +36,10 @@ class Evaluator:
         config: RunConfig,
         store: SessionStore,
         model: DistributedModelParallel,
-        followed: Callable[[Iterator[EvaluationBatch], str], Iterator[EvaluationBatch]] | None = None,
+        interruptible: Callable[[Iterator[EvaluationBatch], str], Iterator[EvaluationBatch]] | None = None,
     ):
-        """`followed` passes on the batches of what is measured, on every rank; what it raises ends the measuring."""
-        self._config, self._store, self._model, self._followed = config, store, model, followed
+        """`interruptible` passes on the batches of what is measured, on every rank; what it raises ends `measure`."""
+        self._config, self._store, self._model, self._interruptible = config, store, model, interruptible
 
     @torch.no_grad()
     def measure(
@@ -56,8 +56,8 @@ class Evaluator:
         self._model.eval()
         with _exact_products(), RankWriter(record_in, protocol, split) if record_in else nullcontext() as record:
             batches = loader.epoch(0)
-            if self._followed:
-                batches = self._followed(batches, f"measuring {protocol} {split}")
+            if self._interruptible:
+                batches = self._interruptible(batches, f"measuring {protocol} {split}")
             batches = tqdm(
                 batches,
                 total=loader.steps,

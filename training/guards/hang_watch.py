@@ -6,6 +6,7 @@ machines are never compared: a thread counts its own turns, so that a job that w
 not look hung either.
 """
 
+import itertools
 import json
 import math
 import os
@@ -13,15 +14,19 @@ import socket
 import sys
 import threading
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from types import TracebackType
+from typing import TypeVar
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
 from skipwise.common.distributed import broadcast_object, rank, world_size
 from skipwise.common.failure import record
+
+Batch = TypeVar("Batch")
 
 _TURNS = 10
 """Turns of a thread in the time limit."""
@@ -38,7 +43,7 @@ class Sight:
     """How far a rank says it has come."""
 
     count: int = -1
-    """Calls of `HangWatch.at`."""
+    """Calls of `HangWatch.heartbeat`."""
     place: str = "it was started"
     """The last one's."""
     still_s: float = 0.0
@@ -69,14 +74,27 @@ class HangWatch:
         self._sights: dict[int, Sight] = {}
         self._silent: dict[int, int] = {}  # turns since each other rank's last sign of life
 
-    def at(self, place: str, *numbers: object) -> None:
-        """The main loop is at `place`, with `numbers` for its {}: `watch.at("training epoch {}, step {}", 3, 41)`.
+    def heartbeat(self, place: str, *numbers: object) -> None:
+        """The main thread is at `place`, formatted with `numbers`: `heartbeat("training epoch {}, step {}", 3, 41)`.
 
-        To be called before each piece of a rank's own work and again before the collective in which it waits for the
-        others, equally often on every rank: the one that hangs is told by having called less often. It costs less
-        than a microsecond, formats nothing and reads no clock.
+        Call it before each piece of a rank's own work and again before the collective in which it waits for the
+        others, equally often on every rank: the rank that hangs is the one that has called it less often. It takes
+        less than a microsecond, formats nothing and reads no clock.
         """
         self._now = self._now[0] + 1, place, numbers
+
+    def batches(self, batches: Iterator[Batch], place: str, before: int = 0) -> Iterator[Batch]:
+        """Passes on `batches`, numbered from `before` + 1, with a heartbeat before and after it waits for each.
+
+        `place` has a {} for the number.
+        """
+        for number in itertools.count(before + 1):
+            self.heartbeat(f"waiting for data, {place}", number)
+            batch = next(batches, None)
+            self.heartbeat(place, number)
+            if batch is None:
+                return
+            yield batch
 
     def __enter__(self) -> "HangWatch":
         if world_size() == 1 or not self._limit_s:

@@ -1,4 +1,4 @@
-"""Numbers that go wrong: a loss or gradient that is not finite ends the run, traced to its step, rank and batch."""
+"""A loss or gradient that is not finite ends the run, and is traced to its step, rank and sessions."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,9 +12,11 @@ from skipwise.common.files import write_json
 from skipwise.models.task import Learner
 
 FILE = "non-finite.json"
-LOOKED_AT_ONCE = ("cpu",)
-"""Devices whose numbers are there without waiting."""
+SYNCHRONOUS_DEVICES = ("cpu",)
+"""Devices whose numbers can be read without a wait."""
+_QUANTITIES = ("the loss", "the gradient of the table's rows", "the gradient of the encoder")
 _NAMED = 8
+"""Sessions that the sentence names."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class Fault:
     """Numbers, in file order, of the dataset's sessions in that rank's batch."""
 
 
-class Health:
-    """Watches every step of one model; on a GPU the numbers are looked at only by `look` and `check`."""
+class NonFiniteCheck:
+    """Checks every step of one model; on a GPU the numbers are read only by `look` and `check`."""
 
     def __init__(self, learner: Learner):
         self._learner = learner
@@ -38,29 +40,25 @@ class Health:
         self._seen: list[tuple[int, int, Tensor, Tensor]] = []
         self.fault: Fault | None = None
 
-    def step(self, epoch: int, step: int) -> None:
-        """Takes note of the step just done."""
+    def record(self, epoch: int, step: int) -> None:
+        """Keeps whether the numbers of the step just done are finite."""
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         norms = torch.stack(torch._foreach_norm(gradients)) if gradients else torch.zeros(1)
         loss, rows = self._learner.own_loss, self._learner.own_row_gradient
-        signs = torch.stack([loss, rows, norms.sum()]).isfinite()
-        self._seen.append((epoch, step, signs, self._learner.own_sessions))
-        if signs.device.type in LOOKED_AT_ONCE:
+        finite = torch.stack([loss, rows, norms.sum()]).isfinite()
+        self._seen.append((epoch, step, finite, self._learner.own_sessions))
+        if finite.device.type in SYNCHRONOUS_DEVICES:
             self.look()
 
     def look(self) -> None:
-        """Looks at all steps not looked at yet."""
-        for (epoch, step, _, sessions), signs in zip(
-            self._seen,
-            torch.stack([signs for _, _, signs, _ in self._seen]).tolist() if self._seen else [],
-            strict=True,
-        ):
-            if self.fault is None and not all(signs):
-                what = ("the loss", "the gradient of the table's rows", "the gradient of the encoder")[
-                    signs.index(False)
-                ]
+        """Reads all steps not read yet."""
+        if not self._seen:
+            return
+        rows = torch.stack([finite for _, _, finite, _ in self._seen]).tolist()  # one wait for the device
+        for (epoch, step, _, sessions), finite in zip(self._seen, rows, strict=True):
+            if self.fault is None and not all(finite):
                 numbers = sorted(number for number in sessions.tolist() if number >= 0)
-                self.fault = Fault(epoch, step, rank(), what, numbers)
+                self.fault = Fault(epoch, step, rank(), _QUANTITIES[finite.index(False)], numbers)
         self._seen.clear()
 
     def check(self, run_path: Path) -> None:
@@ -70,9 +68,7 @@ class Health:
         if not faults:
             return
         # A NaN in one rank's loss is in every rank's gradient: the row gradient and the loss are a rank's own.
-        first = min(
-            faults, key=lambda fault: (fault.epoch, fault.step, fault.what == "the gradient of the encoder", fault.rank)
-        )
+        first = min(faults, key=lambda fault: (fault.epoch, fault.step, fault.what == _QUANTITIES[2], fault.rank))
         if rank() == 0:
             write_json(run_path / FILE, asdict(first))
         named = ", ".join(map(str, first.sessions[:_NAMED]))

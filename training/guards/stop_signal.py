@@ -1,7 +1,7 @@
-"""What the ranks agree to do between two steps: go on, write a checkpoint, stop for SIGTERM, or end for a failure.
+"""What all ranks do between two steps: go on, write a checkpoint, stop for SIGTERM, or end for a failure.
 
-A wish of one rank (a signal, a clock, a failed write, a number gone wrong) must be met by all at the same step. Each
-step's wishes travel while the next step is computed, so asking costs no wait.
+What one rank requests (by a signal, the clock, a failed write, a number that is not finite) all must do at the same
+step. The requests are reduced while the next step is computed, so that no step waits for them.
 """
 
 import signal
@@ -17,7 +17,7 @@ from skipwise.common.distributed import rank, side_group, world_size
 
 
 class Action(IntEnum):
-    """What to do now; of several wishes, the highest."""
+    """What to do now; of several requests, the highest."""
 
     GO_ON = 0
     SAVE = 1
@@ -29,17 +29,17 @@ class Stopped(SystemExit):
     """SIGTERM: the state is saved, and the command ends with exit code 0."""
 
 
-class Control:
-    """A context in which SIGTERM is a wish to stop, taken at the next step, not an end."""
+class StopSignal:
+    """A context in which SIGTERM does not end the process but requests a stop, which follows at the next step."""
 
     def __init__(self, minutes: float):
-        """`minutes` after which rank 0 wishes for a checkpoint; 0 never."""
+        """`minutes` after which rank 0 requests a checkpoint; 0 never."""
         self._seconds = 60 * minutes
         self._terminated = False
-        self._under_way: tuple[dist.Work, torch.Tensor] | None = None
-        self.saved()
+        self._in_flight: tuple[dist.Work, torch.Tensor] | None = None
+        self.restart_clock()
 
-    def __enter__(self) -> "Control":
+    def __enter__(self) -> "StopSignal":
         self._handles = threading.current_thread() is threading.main_thread()
         if self._handles:
             self._before = signal.signal(signal.SIGTERM, self._on_signal)
@@ -48,34 +48,34 @@ class Control:
     def __exit__(self, *error: object) -> None:
         if self._handles:
             signal.signal(signal.SIGTERM, self._before)
-        if error[0] is None and self._under_way:
-            self._under_way[0].wait()
+        if error[0] is None and self._in_flight:
+            self._in_flight[0].wait()
 
-    def saved(self) -> None:
-        """A checkpoint was begun: the clock starts again."""
+    def restart_clock(self) -> None:
+        """Counts the minutes to the next checkpoint from now on."""
         self._due = time.monotonic() + self._seconds
 
-    def agree(self, failed: bool = False) -> Action:
+    def sync_action(self, failed: bool = False) -> Action:
         """What all ranks do now; every rank calls it at the same places. `failed`: this rank cannot go on."""
-        wish = self._wish(failed)
+        requested = self._request(failed)
         if world_size() == 1:
-            return wish
+            return requested
         agreed = Action.GO_ON
-        if self._under_way:
-            work, wishes = self._under_way
+        if self._in_flight:
+            work, highest = self._in_flight
             work.wait()
-            agreed = Action(int(wishes))
-        wishes = torch.tensor(int(wish))
-        self._under_way = dist.all_reduce(wishes, dist.ReduceOp.MAX, side_group("control"), async_op=True), wishes
+            agreed = Action(int(highest))
+        highest = torch.tensor(int(requested))
+        self._in_flight = dist.all_reduce(highest, dist.ReduceOp.MAX, side_group("control"), async_op=True), highest
         return agreed
 
-    def _wish(self, failed: bool) -> Action:
+    def _request(self, failed: bool) -> Action:
         if failed:
             return Action.FAIL
         if self._terminated:
             return Action.STOP
         if rank() == 0 and self._seconds and time.monotonic() >= self._due:
-            self.saved()
+            self.restart_clock()
             return Action.SAVE
         return Action.GO_ON
 

@@ -34,36 +34,37 @@ class Progress:
         self.trained = begun.steps
         self._best_text = ""
 
-    def steps(self, position: Position, losses: Iterator[StepLosses]) -> Iterator[int]:
-        """Runs through the rest of an epoch's steps and yields how many of the epoch's are done after each."""
-        began = time.perf_counter()
-        log_every = self._run.config.train.log_every
-        epoch, kind = position.epoch, position.phase
-        name = f"epoch {epoch}" if kind == "train" else f"{kind} epoch {epoch}"
-        bar = tqdm(
-            losses,
+    def steps(self, position: Position) -> Iterator[int]:
+        """The numbers, from 1, of the steps left of an epoch, under a progress bar; starts the clock of each."""
+        self._position, self._epoch_began = position, time.perf_counter()
+        self._bar = tqdm(
+            range(position.step + 1, self._steps + 1),
             total=self._steps,
             initial=position.step,
-            desc=name,
+            desc=f"epoch {position.epoch}" if position.phase == "train" else f"{position.phase} epoch {position.epoch}",
             disable=not self._loud,
             mininterval=1,
             leave=False,
         )
-        last = began
-        for step, loss in enumerate(bar, start=position.step + 1):
-            self.trained += 1
-            now = time.perf_counter()
-            self.seconds += now - last
-            if step % log_every == 0 or step == self._steps:
-                values = {"loss": float(loss.total), "nll": float(loss.nll), "nce": float(loss.nce)}
-                rate = (step - position.step) / self._steps * self._sessions / (now - began)
-                bar.set_postfix_str(
-                    f"loss {values['loss']:.3f} (nll {values['nll']:.3f}, nce {values['nce']:.3f}) "
-                    f"{rate:.0f} sessions/s{self._best_text}"
-                )
-                self._write(kind, (epoch - 1) * self._steps + step, values | {"epoch": epoch, "sessions_per_s": rate})
+        for step in self._bar:
+            self._step_began = time.perf_counter()
             yield step
-            last = time.perf_counter()
+
+    def step_done(self, step: int, losses: StepLosses) -> None:
+        """Stops the step's clock, and reports its losses where a report is due."""
+        now = time.perf_counter()
+        self.trained += 1
+        self.seconds += now - self._step_began
+        if step % self._run.config.train.log_every and step != self._steps:
+            return
+        epoch, kind = self._position.epoch, self._position.phase
+        values = {"loss": float(losses.total), "nll": float(losses.nll), "nce": float(losses.nce)}
+        rate = (step - self._position.step) / self._steps * self._sessions / (now - self._epoch_began)
+        self._bar.set_postfix_str(
+            f"loss {values['loss']:.3f} (nll {values['nll']:.3f}, nce {values['nce']:.3f}) "
+            f"{rate:.0f} sessions/s{self._best_text}"
+        )
+        self._write(kind, (epoch - 1) * self._steps + step, values | {"epoch": epoch, "sessions_per_s": rate})
 
     def validation(self, epoch: int, metrics: dict[str, float | int], better: bool) -> None:
         """One line an epoch, on screen and on file."""

@@ -1,0 +1,64 @@
+"""The schedule of both learning rates: worked by hand, in the optimizers and the table's kernels, and on resuming."""
+
+from dataclasses import replace
+
+import pytest
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen as Kernels
+
+from skipwise.common.distributed import process_group
+from skipwise.models.config import EncoderConfig, TableConfig
+from skipwise.training.build import build_model
+from skipwise.training.config import OptimizerConfig, RunConfig
+from skipwise.training.optimizer import lr_factor, make_optimizer, make_schedule
+
+CONFIG = OptimizerConfig(learning_rate=0.003, warmup_steps=3, decay_to=0.4)
+
+
+@pytest.mark.parametrize(
+    ("config", "total_steps", "factors"),
+    [
+        (CONFIG, 9, [0.1, 0.4, 0.7, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.4]),
+        (OptimizerConfig(), 3, [1.0, 1.0, 1.0, 1.0]),
+        (OptimizerConfig(warmup_steps=2), 100, [0.1, 0.55, 1.0, 1.0]),
+        (OptimizerConfig(decay_to=0.0), 2, [1.0, 0.5, 0.0]),
+        (OptimizerConfig(warmup_steps=5), 2, [0.1, 1.0, 1.0]),  # a warm-up ends before the last step
+        (OptimizerConfig(warmup_steps=5), 1, [1.0, 1.0]),
+    ],
+)
+def test_factors_by_hand(config: OptimizerConfig, total_steps: int, factors: list[float]):
+    assert [lr_factor(config, total_steps, step) for step in range(len(factors))] == pytest.approx(factors)
+
+
+@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "sgd"])
+def test_both_optimizers_and_the_kernels_follow_it_from_any_step(optimizer: str, monkeypatch):
+    passed_on, set_learning_rate = [], Kernels.set_learning_rate
+    monkeypatch.setattr(
+        Kernels, "set_learning_rate", lambda self, lr: (passed_on.append(lr), set_learning_rate(self, lr))
+    )
+    table = TableConfig(dim=8, learning_rate=0.05, optimizer=optimizer)
+    config = replace(RunConfig(), table=table, encoder=EncoderConfig(heads=2, hidden=8))
+    with process_group():
+        model = build_model(config, 20)
+
+        def rates() -> list[float]:
+            both.zero_grad()  # as every step begins
+            assert passed_on[-1] == both.param_groups[-1]["lr"]
+            return [group["lr"] for group in both.param_groups]
+
+        both = make_optimizer(model, CONFIG)
+        schedule = make_schedule(both, CONFIG, table, 9)
+        followed = [rates()]
+        for _ in range(9):
+            both.step()
+            schedule.step()
+            followed.append(rates())
+        assert followed == [
+            [0.003 * lr_factor(CONFIG, 9, step), 0.05 * lr_factor(CONFIG, 9, step)] for step in range(10)
+        ]
+        for steps in (0, 1, 3, 4, 9):
+            both = make_optimizer(model, CONFIG)
+            schedule = make_schedule(both, CONFIG, table, 9, steps)
+            assert rates() == followed[steps]
+            both.step()
+            schedule.step()
+            assert steps == 9 or rates() == followed[steps + 1]

@@ -1,0 +1,133 @@
+"""A run under way: where it stands, and what trains, checks, saves and reports it."""
+
+import gc
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from skipwise.common.distributed import logger
+from skipwise.datapipes.batch import EvaluationBatch, SessionBatch
+from skipwise.datapipes.config import HELD_OUT
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.training.build import build_model, train_loader
+from skipwise.training.checkpoint.checkpoints import Checkpoints, find_newest, load_best
+from skipwise.training.checkpoint.warm_start import start_from_run
+from skipwise.training.evaluation.evaluator import Evaluator
+from skipwise.training.guards.hang_watch import HangWatch
+from skipwise.training.guards.non_finite import NonFiniteCheck
+from skipwise.training.guards.stop_signal import Action, Stopped, StopSignal
+from skipwise.training.run.directory import CHECKPOINTS, RunDirectory
+from skipwise.training.run.position import Position
+from skipwise.training.run.progress import Progress
+from skipwise.training.trainer import Trainer
+
+
+class ActiveRun:
+    """The state of a run that is being trained. All ranks call its methods together."""
+
+    trainer: Trainer
+    non_finite: NonFiniteCheck
+
+    def __init__(self, run: RunDirectory, store: SessionStore, stop_signal: StopSignal, hang_watch: HangWatch):
+        """Goes on from the newest whole checkpoint of `run`, or starts it."""
+        self.run, self.config, self._store = run, run.config, store
+        self.stop_signal, self._hang_watch = stop_signal, hang_watch
+        newest = find_newest(run.path)
+        self.position = newest[1].position if newest else Position()
+        facts = {"vocabulary_hash": run.record.vocabulary_hash, "config": asdict(run.config)}
+        self.checkpoints = Checkpoints(run.path, run.config.checkpoint.keep, facts)
+        self._make_trainer(fresh=newest is None)
+        if newest:
+            name, index = newest
+            position = index.position
+            done = (position.epoch - 1) * self.num_steps + position.step
+            self.trainer.load(run.path / CHECKPOINTS / name, index, done)
+            self.checkpoints.resume(position)
+            logger.info(f"goes on from checkpoint {name} of {run.path}")
+        self.checkpoints.prepare(self.trainer.tensors())
+        self.progress = Progress(run, self.num_steps, len(store), self.position)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of an epoch."""
+        return self._loader.steps
+
+    @property
+    def failed(self) -> bool:
+        """Whether this rank has met a number that is not finite, or could not write a checkpoint."""
+        return self.non_finite.fault is not None or self.checkpoints.failed
+
+    def move(self, **changes: Any) -> None:
+        """Changes fields of the position."""
+        self.position = self.position.moved(**changes)
+
+    def batches(self) -> Iterator[SessionBatch]:
+        """What is left of the epoch's batches."""
+        epoch, step = self.position.epoch, self.position.step
+        place = f"training epoch {epoch}, step {{}}"
+        return self._hang_watch.batches(self._loader.epoch(epoch, step), place, step)
+
+    def evaluator(self) -> Evaluator:
+        """Measures the present weights; a stop signal or a failed checkpoint ends it at the next batch."""
+        return Evaluator(self.config, self._store, self.trainer.model, self._interruptible)
+
+    def save(self, best: bool = False) -> None:
+        """Writes a checkpoint of the position, in the background; `best` marks it as the best so far."""
+        if best:
+            self.move(best_checkpoint=self.position.name)
+        self._hang_watch.heartbeat("writing checkpoint {}", self.position.name)
+        self.checkpoints.save(self.trainer.tensors(), self.position)
+        self.stop_signal.restart_clock()
+
+    def stop(self) -> None:
+        """Saves and raises `Stopped`."""
+        self.save()
+        self.checkpoints.close()
+        self.progress.close()
+        logger.info(f"stopped by SIGTERM, saved as {self.position.name}: the same command goes on from there")
+        raise Stopped(0)
+
+    def load_best(self) -> None:
+        """Reads the best weights, once they are written."""
+        self.checkpoints.wait()
+        load_best(self.trainer.model, self.run.path)
+
+    def start_refit(self, results: dict[str, Any]) -> None:
+        """A fresh model in place of the trained one, whose `results` are kept; it reads validation targets too."""
+        epochs = self.position.best_epoch
+        seconds = epochs * self.num_steps * self.position.seconds / self.position.steps
+        logger.info(
+            f"refit: trains a new model for the {epochs} epochs after which validation was best, with the validation "
+            f"targets among its data: {epochs * self.num_steps:,} steps, about {_duration(seconds)}"
+        )
+        self.move(phase="refit", epoch=1, step=0, results=results)
+        self.checkpoints.close()
+        del self.trainer, self.non_finite
+        gc.collect()  # the model is part of reference cycles, and its table must make room for the next
+        self._make_trainer(fresh=True)
+        self.checkpoints.prepare(self.trainer.tensors())
+
+    def _make_trainer(self, fresh: bool) -> None:
+        """A model at its first step, which with `fresh` takes over what `init_from` names, and its loader."""
+        self._hang_watch.heartbeat("making the model")
+        model = build_model(self.config, self._store.num_tracks, self.run.record.num_rows)
+        held_out = HELD_OUT["validation" if self.position.phase == "train" else "test"]
+        self._loader = train_loader(self.config, self._store, held_out)
+        self.trainer = Trainer(self.config, model, self.num_steps * self.config.train.epochs)
+        self.non_finite = NonFiniteCheck(model.module.learner)
+        if fresh and self.config.init_from:
+            self.trainer.set_step(0, start_from_run(self.trainer.tensors(), self.run))
+
+    def _interruptible(self, batches: Iterator[EvaluationBatch], measured: str) -> Iterator[EvaluationBatch]:
+        """Passes on `batches`; before each the ranks agree whether to go on."""
+        for batch in self._hang_watch.batches(batches, f"{measured}, batch {{}}"):
+            action = self.stop_signal.sync_action(failed=self.checkpoints.failed)
+            if action == Action.FAIL:
+                self.checkpoints.wait()
+            elif action == Action.STOP:
+                self.stop()
+            yield batch
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:,.0f} min" if seconds >= 90 else f"{max(seconds, 1):.0f} s"
