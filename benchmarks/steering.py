@@ -23,7 +23,7 @@ from skipwise.models.full_ranking import full_counts, full_target_scores
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory, contrasts, excluded, steered
 from skipwise.retrieval.search.exact import ExactSearch
-from skipwise.training.evaluation.metrics import RankMetrics, SkipRanking
+from skipwise.training.evaluation.rank_metrics import RankMetrics, SkipRanking
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.5)
 WAYS = ("contrast", "skipped", "centred")

@@ -21,7 +21,8 @@ from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
 from skipwise.retrieval.search.exact import ExactSearch, Search
 from skipwise.retrieval.search.opened_search import Which, open_search
 from skipwise.training.config import RunConfig
-from skipwise.training.evaluation.metrics import CUTOFFS, RankMetrics
+from skipwise.training.evaluation.metrics import CUTOFFS
+from skipwise.training.evaluation.rank_metrics import RankMetrics
 from skipwise.training.run.directory import RunDirectory
 
 _LISTED = CUTOFFS[-1] + 1

@@ -22,8 +22,8 @@ from skipwise.datapipes.sessions import SessionStore
 from skipwise.training.build import evaluation_loader
 from skipwise.training.config import PROTOCOLS, RunConfig
 from skipwise.training.evaluation.evaluator import candidate_counts
-from skipwise.training.evaluation.metrics import RankMetrics, SkipRanking
-from skipwise.training.evaluation.records import RankWriter
+from skipwise.training.evaluation.rank_metrics import RankMetrics, SkipRanking
+from skipwise.training.evaluation.records import TargetRankWriter
 
 
 class Popularity:
@@ -111,7 +111,7 @@ def _measure(
     baseline: Popularity | Markov, protocol: str, config: RunConfig, store: SessionStore, folder: Path
 ) -> dict[str, float | int]:
     metrics = MetricCollection([RankMetrics(), SkipRanking()])
-    with RankWriter(folder, protocol, "test") as record:
+    with TargetRankWriter(folder, protocol, "test") as record:
         for batch in evaluation_loader(config, store, protocol, "test", config.evaluate.sessions).epoch(0):
             real_B = batch.target_B >= 0
             candidates_B = candidate_counts(batch, protocol, store.num_tracks, config.evaluate.filter_history)

@@ -11,16 +11,10 @@ from typing import Any
 import numpy as np
 
 from skipwise.common.errors import UserError
-from skipwise.datapipes.view import counts_as_skipped
 from skipwise.studies.statistics import gap, holm, interval, over_seeds, paired
-from skipwise.training.evaluation.records import Ranks, read_ranks
+from skipwise.training.evaluation.metrics import METRICS
+from skipwise.training.evaluation.records import TargetRanks, read_target_ranks
 
-METRICS: dict[str, Callable[[Ranks], np.ndarray]] = {
-    **{f"hr@{cutoff}": lambda ranks, cutoff=cutoff: (ranks.rank <= cutoff).astype(float) for cutoff in (1, 5, 10, 20)},
-    "ndcg@10": lambda ranks: np.where(ranks.rank <= 10, 1 / np.log2(ranks.rank + 1.0), 0.0),
-    "mrr": lambda ranks: 1.0 / ranks.rank,
-}
-"""What a metric makes of each session."""
 TESTED = ("hr@1", "hr@10")
 """The metrics whose differences are tested."""
 SIGNIFICANT = 0.05
@@ -43,7 +37,7 @@ class Row:
     reference: bool = False
 
 
-Grouping = dict[str, Callable[[Ranks], np.ndarray]]
+Grouping = dict[str, Callable[[TargetRanks], np.ndarray]]
 """Breakdowns: what gives each session's label, in [N] strings."""
 
 
@@ -53,7 +47,7 @@ def compare(rows: list[Row], protocol: str, groupings: Grouping | None = None) -
     Raises `UserError` where rows were not measured on the same sessions and targets, among as many candidates:
     nothing can be compared then.
     """
-    measured = {row.name: [read_ranks(run, protocol, "test") for run in row.runs] for row in rows}
+    measured = {row.name: [read_target_ranks(run, protocol, "test") for run in row.runs] for row in rows}
     first = measured[rows[0].name][0]
     for row in rows:
         for run, ranks in zip(row.runs, measured[row.name], strict=True):
@@ -74,9 +68,9 @@ def compare(rows: list[Row], protocol: str, groupings: Grouping | None = None) -
     )
     broken = []
     if reference:
-        floor = _over_seeds(measured[reference], METRICS["hr@10"])
+        floor = _over_seeds(measured[reference], "hr@10")
         for row in rows:
-            if not row.reference and paired(_over_seeds(measured[row.name], METRICS["hr@10"]), floor).low <= 0:
+            if not row.reference and paired(_over_seeds(measured[row.name], "hr@10"), floor).low <= 0:
                 broken.append(row.name)
     return {
         "protocol": protocol,
@@ -88,12 +82,12 @@ def compare(rows: list[Row], protocol: str, groupings: Grouping | None = None) -
     }
 
 
-def _over_seeds(measured_S: list[Ranks], value: Callable[[Ranks], np.ndarray]) -> np.ndarray:
+def _over_seeds(measured_S: list[TargetRanks], metric: str) -> np.ndarray:
     """[N]: each session's mean over seeds."""
-    return np.mean([value(ranks) for ranks in measured_S], axis=0)
+    return np.mean([ranks.values(metric) for ranks in measured_S], axis=0)
 
 
-def _figures(row: Row, measured_S: list[Ranks], groupings: Grouping) -> dict[str, Any]:
+def _figures(row: Row, measured_S: list[TargetRanks], groupings: Grouping) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "label": row.label,
         "group": row.group,
@@ -102,9 +96,9 @@ def _figures(row: Row, measured_S: list[Ranks], groupings: Grouping) -> dict[str
         "paper": row.paper,
         "seeds": len(measured_S),
     }
-    for metric, value in METRICS.items():
-        means_S = [float(value(ranks).mean()) for ranks in measured_S]
-        values_N = _over_seeds(measured_S, value)
+    for metric in METRICS:
+        means_S = [float(ranks.values(metric).mean()) for ranks in measured_S]
+        values_N = _over_seeds(measured_S, metric)
         low, high = interval(values_N)
         spread = float(np.std(means_S, ddof=1)) if len(means_S) > 1 else None
         figures[metric] = {"mean": float(values_N.mean()), "low": low, "high": high, "over_seeds": spread}
@@ -113,11 +107,11 @@ def _figures(row: Row, measured_S: list[Ranks], groupings: Grouping) -> dict[str
     return figures
 
 
-def _skips(measured_S: list[Ranks]) -> dict[str, Any]:
+def _skips(measured_S: list[TargetRanks]) -> dict[str, Any]:
     """Skip down-ranking: where skipped and kept targets come, by percentile rank (100 is first) and HR@10."""
-    skipped_N = is_skipped(measured_S[0])
-    percentile_rank_N = _over_seeds(measured_S, percentile_rank)
-    hits_N = _over_seeds(measured_S, METRICS["hr@10"])
+    skipped_N = measured_S[0].skipped
+    percentile_rank_N = _over_seeds(measured_S, "percentile_rank")
+    hits_N = _over_seeds(measured_S, "hr@10")
     found: dict[str, Any] = {}
     for name, chosen_N in (("skipped", skipped_N), ("kept", ~skipped_N)):
         if chosen_N.any():
@@ -134,20 +128,10 @@ def _skips(measured_S: list[Ranks]) -> dict[str, Any]:
     return found
 
 
-def percentile_rank(ranks: Ranks) -> np.ndarray:
-    """[N]: the share of the candidates that come after the target, in percent: 100 is first, 0 last."""
-    return 100.0 * (1 - (ranks.rank - 1) / np.maximum(ranks.candidates, 1))
-
-
-def is_skipped(ranks: Ranks) -> np.ndarray:
-    """bool [N]: the listener skipped the target, at strength 1 or 2."""
-    return counts_as_skipped(ranks.skips)
-
-
-def _by_group(measured_S: list[Ranks], label: Callable[[Ranks], np.ndarray]) -> dict[str, dict[str, Any]]:
+def _by_group(measured_S: list[TargetRanks], label: Callable[[TargetRanks], np.ndarray]) -> dict[str, dict[str, Any]]:
     """HR@1 and HR@10 of the sessions of each label and of those whose target was kept, and how many they are."""
-    labels_N, kept_N = label(measured_S[0]), ~is_skipped(measured_S[0])
-    hits_N = {metric: _over_seeds(measured_S, METRICS[metric]) for metric in TESTED}
+    labels_N, kept_N = label(measured_S[0]), ~measured_S[0].skipped
+    hits_N = {metric: _over_seeds(measured_S, metric) for metric in TESTED}
     groups: dict[str, dict[str, Any]] = {}
     for name in np.unique(labels_N):
         groups[str(name)] = figures = {}
@@ -158,7 +142,7 @@ def _by_group(measured_S: list[Ranks], label: Callable[[Ranks], np.ndarray]) -> 
     return groups
 
 
-def _test(rows: list[Row], measured: dict[str, list[Ranks]], table: dict[str, dict[str, Any]]) -> None:
+def _test(rows: list[Row], measured: dict[str, list[TargetRanks]], table: dict[str, dict[str, Any]]) -> None:
     """Adds `gain` (in percent, all metrics) and, for the tested ones, `difference`, `p`, `p_holm` and `p_seeds`.
 
     `skips` gets `gap_change`: the gap less the baseline's, session by session.
@@ -169,16 +153,16 @@ def _test(rows: list[Row], measured: dict[str, list[Ranks]], table: dict[str, di
             continue
         if "gap" in table[row.name]["skips"]:
             percentile_rank_N, other_N = (
-                _over_seeds(measured[name], percentile_rank) for name in (row.name, row.baseline)
+                _over_seeds(measured[name], "percentile_rank") for name in (row.name, row.baseline)
             )
-            table[row.name]["skips"]["gap_change"] = gap(percentile_rank_N - other_N, is_skipped(measured[row.name][0]))
-        for metric, value in METRICS.items():
+            table[row.name]["skips"]["gap_change"] = gap(percentile_rank_N - other_N, measured[row.name][0].skipped)
+        for metric in METRICS:
             mine, other = table[row.name][metric], table[row.baseline][metric]
             mine["gain"] = 100 * (mine["mean"] / other["mean"] - 1) if other["mean"] else None
             if metric in TESTED:
                 pair = measured[row.name], measured[row.baseline]
-                found = paired(*(_over_seeds(ranks_S, value) for ranks_S in pair))
-                means = [np.array([value(ranks).mean() for ranks in ranks_S]) for ranks_S in pair]
+                found = paired(*(_over_seeds(ranks_S, metric) for ranks_S in pair))
+                means = [np.array([ranks.values(metric).mean() for ranks in ranks_S]) for ranks_S in pair]
                 mine |= {"difference": [found.mean, found.low, found.high], "p": found.p, "p_seeds": over_seeds(*means)}
                 tested.append(mine)
     for figures, adjusted in zip(tested, holm([figures["p"] for figures in tested]), strict=True):

@@ -11,9 +11,10 @@ from skipwise.common.files import read_json, write_json, write_text
 from skipwise.common.versions import commit, machine
 from skipwise.datapipes.counts import train_counts
 from skipwise.datapipes.sessions import SessionStore
-from skipwise.studies.comparison import METRICS, SIGNIFICANT, TESTED, Row, compare, significant
+from skipwise.studies.comparison import SIGNIFICANT, TESTED, Row, compare, significant
 from skipwise.studies.groupings import groupings
 from skipwise.training.config import PROTOCOLS
+from skipwise.training.evaluation.metrics import METRICS
 from skipwise.training.run.directory import RunDirectory
 
 _NAMES = {metric: metric.upper() for metric in METRICS}

@@ -10,7 +10,7 @@ from skipwise.common.errors import UserError, brief
 from skipwise.datapipes.session_files import DAMAGED
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.studies.comparison import Grouping
-from skipwise.training.evaluation.records import Ranks
+from skipwise.training.evaluation.records import TargetRanks
 
 _MOST_LENGTHS = 10
 CONTEXT = "context_type"
@@ -25,7 +25,7 @@ def groupings(store: SessionStore, counts_N: np.ndarray) -> Grouping:
     return found
 
 
-def _length(ranks: Ranks) -> np.ndarray:
+def _length(ranks: TargetRanks) -> np.ndarray:
     return by_number(ranks.position + 1)
 
 
@@ -40,10 +40,10 @@ def by_number(numbers_N: np.ndarray) -> np.ndarray:
     return names[np.searchsorted(edges, numbers_N)]
 
 
-def _popularity(counts_N: np.ndarray) -> Callable[[Ranks], np.ndarray]:
+def _popularity(counts_N: np.ndarray) -> Callable[[TargetRanks], np.ndarray]:
     """Fifths of the test sessions by how often their target was played in training."""
 
-    def label(ranks: Ranks) -> np.ndarray:
+    def label(ranks: TargetRanks) -> np.ndarray:
         plays = counts_N[ranks.target]
         edges = np.quantile(plays, [0.8, 0.6, 0.4, 0.2], method="nearest")
         fifth = (plays[:, None] < edges).sum(axis=1)
@@ -52,10 +52,10 @@ def _popularity(counts_N: np.ndarray) -> Callable[[Ranks], np.ndarray]:
     return label
 
 
-def _context(store: SessionStore) -> Callable[[Ranks], np.ndarray]:
+def _context(store: SessionStore) -> Callable[[TargetRanks], np.ndarray]:
     """Where the listener was when the target was played, as the log says."""
 
-    def label(ranks: Ranks) -> np.ndarray:
+    def label(ranks: TargetRanks) -> np.ndarray:
         last = []
         try:
             for part in store.parts:

@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skipwise.studies.comparison import METRICS
 from skipwise.studies.groupings import CONTEXT, by_number, groupings
 from skipwise.studies.run_report.reported_run import ReportedRun
 from skipwise.studies.statistics import interval
-from skipwise.training.evaluation.records import Ranks
+from skipwise.training.evaluation.records import TargetRanks
 
 METRIC = "hr@10"
 _MAX_GROUPS = 10
@@ -42,7 +41,7 @@ class Series:
     """By group."""
 
 
-Measured = tuple[str, int, int, Ranks]
+Measured = tuple[str, int, int, TargetRanks]
 """Label, index of the run, index of the split, and its ranks."""
 
 
@@ -59,7 +58,7 @@ def series_by_group(measured: Sequence[Measured], labels: Sequence[np.ndarray]) 
     shown = sorted(sizes if len(sizes) <= _MAX_GROUPS + 1 else largest)
     found = []
     for (label, run, split, ranks), labels_N in zip(measured, labels, strict=True):
-        values_N = METRICS[METRIC](ranks)
+        values_N = ranks.values(METRIC)
         chosen = {name: labels_N == name for name in shown}
         if len(shown) < len(sizes):
             chosen[OTHERS] = ~np.isin(labels_N, shown)
@@ -72,9 +71,11 @@ def series_by_group(measured: Sequence[Measured], labels: Sequence[np.ndarray]) 
     return found
 
 
-def joint_labels(label: Callable[[Ranks], np.ndarray], measured: Sequence[Ranks]) -> list[np.ndarray]:
+def joint_labels(label: Callable[[TargetRanks], np.ndarray], measured: Sequence[TargetRanks]) -> list[np.ndarray]:
     """[N] group names of each, where `label` derives the groups from all of them together."""
-    joined = Ranks(**{name: np.concatenate([getattr(one, name) for one in measured]) for name in vars(measured[0])})
+    joined = TargetRanks(
+        **{name: np.concatenate([getattr(one, name) for one in measured]) for name in vars(measured[0])}
+    )
     return np.split(label(joined), np.cumsum([len(one.session) for one in measured])[:-1])
 
 
@@ -85,7 +86,7 @@ class Breakdown:
     title: str
     explanation: str
     splits: tuple[str, ...] = ("test",)
-    number_of: Callable[[Ranks], np.ndarray] | None = None
+    number_of: Callable[[TargetRanks], np.ndarray] | None = None
     """Groups by this number [N] of each session; None for a grouping that needs the run's data."""
     grouping: str = ""
     """Name of that grouping in `studies.groupings`."""

@@ -13,11 +13,10 @@ from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from skipwise.studies.comparison import is_skipped, percentile_rank
 from skipwise.studies.run_report.breakdowns import OTHERS, Series
 from skipwise.studies.run_report.reported_run import Curve, ReportedRun
 from skipwise.studies.run_report.table_sample import Sample, main_directions
-from skipwise.training.evaluation.records import Ranks
+from skipwise.training.evaluation.records import TargetRanks
 
 _COLOURS = ("#1b4f8a", "#e08e2b")
 """Of run A and run B. In grey, one is dark and one is light."""
@@ -144,14 +143,14 @@ def group_label(name: str, series: list[Series]) -> str:
     return f"{words}  ({sizes.pop():,})" if len(sizes) == 1 and not any(one.split for one in series) else words
 
 
-def skips(measured: list[tuple[str, int, Ranks]]) -> str:
+def skips(measured: list[tuple[str, int, TargetRanks]]) -> str:
     """The share of skipped and of kept targets ranked within the first x % of their candidates."""
     floor = 50 / max(1.0, *(float(np.median(ranks.candidates)) for *_, ranks in measured))
     shares = np.geomspace(min(floor, 10), 100, 200)
 
     def draw(axis: Axes) -> None:
         for prefix, run, ranks in measured:
-            ahead_N, skipped_N = 100 - percentile_rank(ranks), is_skipped(ranks)
+            ahead_N, skipped_N = 100 - ranks.values("percentile_rank"), ranks.skipped
             for line, name, chosen_N in (("-", "kept", ~skipped_N), ("--", "skipped", skipped_N)):
                 values = np.sort(ahead_N[chosen_N])
                 if len(values):

@@ -15,7 +15,7 @@ from skipwise.datapipes.sessions import SessionStore
 from skipwise.studies.run_report.table_sample import Sample, read_sample
 from skipwise.training.config import PROTOCOLS, RunConfig
 from skipwise.training.evaluation.evaluator import measurable
-from skipwise.training.evaluation.records import RANKS, Ranks, has_ranks, read_ranks
+from skipwise.training.evaluation.records import RANKS, TargetRanks, has_target_ranks, read_target_ranks
 from skipwise.training.run.directory import RunDirectory
 
 _MAX_METRICS_BYTES = 1 << 28
@@ -52,7 +52,7 @@ class ReportedRun:
     train: dict[str, float] | None
     """Epochs, best epoch, seconds and sessions/s; None before training has ended."""
     curves: Curves
-    ranks: dict[tuple[str, str], Ranks]
+    ranks: dict[tuple[str, str], TargetRanks]
     """By protocol and split, where evaluated."""
     store: SessionStore | None
     store_error: str
@@ -76,7 +76,7 @@ def read_run(path: str, label: str, config_of: Callable[[str], RunConfig | None]
             (protocol, split): _read_ranks(directory, protocol, split)
             for protocol in PROTOCOLS
             for split in measurable(directory.config)
-            if has_ranks(directory.path, protocol, split)
+            if has_target_ranks(directory.path, protocol, split)
         },
         store=store,
         store_error=store_error,
@@ -139,9 +139,9 @@ def _train_metrics(directory: RunDirectory) -> dict[str, float] | None:
     return section
 
 
-def _read_ranks(directory: RunDirectory, protocol: str, split: str) -> Ranks:
+def _read_ranks(directory: RunDirectory, protocol: str, split: str) -> TargetRanks:
     """A run's ranks; raises `UserError` where they cannot be of its data."""
-    ranks, counts = read_ranks(directory.path, protocol, split), directory.record.counts
+    ranks, counts = read_target_ranks(directory.path, protocol, split), directory.record.counts
     limits: dict[str, tuple[int, Any]] = {
         "session": (0, counts.get("sessions", np.inf)),
         "target": (0, counts["tracks"]),

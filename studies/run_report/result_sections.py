@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skipwise.studies.comparison import METRICS, is_skipped, percentile_rank
 from skipwise.studies.run_report import charts
 from skipwise.studies.run_report.breakdowns import BREAKDOWNS, METRIC, Breakdown, Series
 from skipwise.studies.run_report.reported_run import ReportedRun
 from skipwise.studies.run_report.run_sections import Picture, Rows
 from skipwise.studies.statistics import Difference, gap, interval, paired
 from skipwise.training.config import PROTOCOLS, SPLITS, Protocol
-from skipwise.training.evaluation.records import Ranks
+from skipwise.training.evaluation.metrics import METRICS
+from skipwise.training.evaluation.records import TargetRanks
 
 FIGURES = {name: name.upper() for name in METRICS} | {"skip hr@10": "skip HR@10", "skip pct": "skip pct"}
 """Columns of the hit rate tables, by metric."""
@@ -32,12 +32,12 @@ def hit_rates(runs: list[ReportedRun]) -> Rows:
     ]
 
 
-def _cells(ranks: Ranks) -> list[str]:
-    cells = [_mean(value(ranks)) for value in METRICS.values()]
-    skipped_N = is_skipped(ranks)
+def _cells(ranks: TargetRanks) -> list[str]:
+    cells = [_mean(ranks.values(metric)) for metric in METRICS]
+    skipped_N = ranks.skipped
     if not skipped_N.any():
         return [*cells, "none", "none"]
-    return [*cells, _mean(METRICS["hr@10"](ranks)[skipped_N]), _mean(percentile_rank(ranks)[skipped_N], 2)]
+    return [*cells, _mean(ranks.values("hr@10")[skipped_N]), _mean(ranks.values("percentile_rank")[skipped_N], 2)]
 
 
 def _mean(values_N: np.ndarray, digits: int = 4) -> str:
@@ -76,13 +76,13 @@ def not_comparable(first: ReportedRun, second: ReportedRun, protocol: Protocol) 
     return ""
 
 
-def differences(first: Ranks, second: Ranks) -> dict[str, Difference]:
+def differences(first: TargetRanks, second: TargetRanks) -> dict[str, Difference]:
     """By metric, `second` less `first`, paired by session; metrics of skipped targets only where there are any."""
-    found = {name: paired(value(second), value(first)) for name, value in METRICS.items()}
-    skipped_N = is_skipped(first)
+    found = {metric: paired(second.values(metric), first.values(metric)) for metric in METRICS}
+    skipped_N = first.skipped
     if skipped_N.any():
-        for name, value in (("skip hr@10", METRICS["hr@10"]), ("skip pct", percentile_rank)):
-            found[name] = paired(value(second)[skipped_N], value(first)[skipped_N])
+        for name, metric in (("skip hr@10", "hr@10"), ("skip pct", "percentile_rank")):
+            found[name] = paired(second.values(metric)[skipped_N], first.values(metric)[skipped_N])
     return found
 
 
@@ -138,7 +138,7 @@ def skips(runs: list[ReportedRun]) -> tuple[Rows, list[Picture]]:
         shown, alts = [], []
         for number, run in enumerate(runs):
             ranks = run.ranks.get((protocol, "test"))
-            if ranks is None or not is_skipped(ranks).any():
+            if ranks is None or not ranks.skipped.any():
                 continue
             shown.append((f"{run.label} " if len(runs) > 1 else "", number, ranks))
             rows.append([protocol, run.label, *_skip_cells(ranks)])
@@ -149,8 +149,8 @@ def skips(runs: list[ReportedRun]) -> tuple[Rows, list[Picture]]:
     return rows, images
 
 
-def _skip_cells(ranks: Ranks) -> list[str]:
-    skipped_N, percentile_rank_N, hits_N = is_skipped(ranks), percentile_rank(ranks), METRICS["hr@10"](ranks)
+def _skip_cells(ranks: TargetRanks) -> list[str]:
+    skipped_N, percentile_rank_N, hits_N = ranks.skipped, ranks.values("percentile_rank"), ranks.values("hr@10")
     size = f"{skipped_N.sum():,} of {len(skipped_N):,}"
     if skipped_N.all():
         return [size, _mean(percentile_rank_N, 2), "none", "none", _mean(hits_N), "none"]

@@ -14,7 +14,7 @@ from skipwise.studies.baselines import is_measured, measure_baseline
 from skipwise.studies.groupings import groupings
 from skipwise.training.build import evaluation_loader
 from skipwise.training.config import RunConfig
-from skipwise.training.evaluation.records import read_ranks
+from skipwise.training.evaluation.records import read_target_ranks
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
 
@@ -63,7 +63,7 @@ def test_ranks_are_a_plain_loops(
             for number, rows in zip(batch.sessions.session_B, batch.candidates_BC, strict=True)
         }
     for protocol in ("uniform", "full"):
-        found = read_ranks(tmp_path / "out", protocol, "test")
+        found = read_target_ranks(tmp_path / "out", protocol, "test")
         assert len(found.session) == len(sessions)
         for session, rank in zip(found.session, found.rank, strict=True):
             *history, target = sessions[session][0]
@@ -80,7 +80,9 @@ def test_markov_is_popularity_where_no_track_follows_another(make_dataset, tmp_p
         for name in ("popularity", "markov"):
             measured(name, data, tmp_path / name)
     for protocol in ("uniform", "full"):
-        popular, markov = (read_ranks(tmp_path / name, protocol, "test").rank for name in ("popularity", "markov"))
+        popular, markov = (
+            read_target_ranks(tmp_path / name, protocol, "test").rank for name in ("popularity", "markov")
+        )
         assert markov.tolist() == popular.tolist()
 
 
@@ -99,7 +101,7 @@ def test_groups_are_what_their_names_say(sessions: list, make_dataset, tmp_path:
     store = SessionStore(str(data))
     with process_group():
         measured("popularity", data, tmp_path)
-    ranks = read_ranks(tmp_path, "uniform", "test")
+    ranks = read_target_ranks(tmp_path, "uniform", "test")
     counts = train_counts(store)
     by = groupings(store, counts)
     lengths = by["session length"](ranks)

@@ -10,7 +10,7 @@ import torch
 from skipwise.common.errors import UserError
 from skipwise.studies.comparison import Row, compare
 from skipwise.studies.comparison_files import _verdict, draw, table_markdown
-from skipwise.training.evaluation.records import RankWriter
+from skipwise.training.evaluation.records import TargetRankWriter
 
 N = 400
 
@@ -21,7 +21,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
     def run(name: str, ranks: list[int], first: int = 0, candidates: int = 1000) -> Path:
         number = torch.arange(len(ranks))
-        with RankWriter(tmp_path / name, "uniform", "test") as record:
+        with TargetRankWriter(tmp_path / name, "uniform", "test") as record:
             record.write(
                 session=number + first,
                 rank=torch.tensor(ranks),

@@ -24,14 +24,14 @@ from skipwise.studies.run_report.result_sections import differences, not_compara
 from skipwise.studies.run_report.run_sections import Picture
 from skipwise.studies.run_report.table_sample import main_directions
 from skipwise.training.config import RunConfig
-from skipwise.training.evaluation.records import Ranks
+from skipwise.training.evaluation.records import TargetRanks
 
 
-def ranks_of(rank: list[int], position: list[int] | None = None, skips: list[int] | None = None) -> Ranks:
+def ranks_of(rank: list[int], position: list[int] | None = None, skips: list[int] | None = None) -> TargetRanks:
     number = np.arange(len(rank))
     columns = {"rank": rank, "candidates": number * 0 + 100, "skips": skips or number * 0}
     columns |= {"position": position or number * 0 + 4, "target": number, "session": number}
-    return Ranks(**{name: np.array(values) for name, values in columns.items()})
+    return TargetRanks(**{name: np.array(values) for name, values in columns.items()})
 
 
 STEP = {"kind": "train", "step": 2, "epoch": 1, "loss": 3.0, "nll": 2.0, "nce": 4.0, "sessions_per_s": 9.0}
@@ -117,7 +117,7 @@ def test_differences_by_hand():
 
 
 def test_what_was_measured_otherwise_is_not_compared():
-    def run(label: str, ranks: Ranks | None, vocabulary: str = "v", **evaluate: int) -> SimpleNamespace:
+    def run(label: str, ranks: TargetRanks | None, vocabulary: str = "v", **evaluate: int) -> SimpleNamespace:
         config = RunConfig(evaluate=type(RunConfig().evaluate)(**evaluate))
         directory = SimpleNamespace(config=config, record={"vocabulary_hash": vocabulary})
         return SimpleNamespace(

@@ -47,7 +47,7 @@ DEATHS = [
     Death(0, "skipwise.training.active_run.load_best"),
     Death(1, "skipwise.training.active_run.ActiveRun.start_refit", after=True),
     Death(0, "skipwise.training.guards.stop_signal.StopSignal.sync_action", random.Random(4).randint(10, 15)),
-    Death(1, "skipwise.training.evaluation.records.RankWriter.__exit__", 2),
+    Death(1, "skipwise.training.evaluation.records.TargetRankWriter.__exit__", 2),
     Death(0, "skipwise.training.run.directory.RunDirectory.update_metrics"),
     Death(0, "skipwise.training.run.directory.RunDirectory.update_metrics", after=True),
     Death(1, "skipwise.retrieval.export.exporter.write_part", after=True),

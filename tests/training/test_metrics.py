@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from skipwise.common.distributed import rank
-from skipwise.training.evaluation.metrics import RankMetrics, SkipRanking
+from skipwise.training.evaluation.rank_metrics import RankMetrics, SkipRanking
 from tests.ranks import run_on_ranks
 
 RANKS = [1, 3, 10, 11, 21, 5]

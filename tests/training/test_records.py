@@ -9,18 +9,18 @@ import torch
 
 from skipwise.common.distributed import rank
 from skipwise.common.errors import UserError
-from skipwise.training.evaluation.records import Ranks, RankWriter, has_ranks, read_ranks
+from skipwise.training.evaluation.records import TargetRanks, TargetRankWriter, has_target_ranks, read_target_ranks
 from tests.ranks import run_on_ranks
 
 
 def batch_of(sessions: list[int]) -> dict[str, torch.Tensor]:
     """Columns that tell their session: rank = session + 1, and so on."""
     number = torch.tensor(sessions)
-    return {field.name: number + index for index, field in enumerate(fields(Ranks))}
+    return {field.name: number + index for index, field in enumerate(fields(TargetRanks))}
 
 
 def write_share(folder: Path) -> None:
-    with RankWriter(folder, "uniform", "test") as record:
+    with TargetRankWriter(folder, "uniform", "test") as record:
         for sessions in ([5, 0], [9]) if rank() == 0 else ([2, 7], []):
             record.write(**batch_of(sessions))
 
@@ -28,28 +28,28 @@ def write_share(folder: Path) -> None:
 @pytest.mark.ranks
 def test_parts_of_all_ranks_come_back_in_session_order(tmp_path: Path):
     run_on_ranks(tmp_path, 2, write_share, tmp_path)
-    ranks = read_ranks(tmp_path, "uniform", "test")
-    for index, field in enumerate(fields(Ranks)):
+    ranks = read_target_ranks(tmp_path, "uniform", "test")
+    for index, field in enumerate(fields(TargetRanks)):
         assert np.array_equal(getattr(ranks, field.name), np.array([0, 2, 5, 7, 9]) + index)
 
 
 def test_a_measurement_that_fails_leaves_the_one_before(tmp_path: Path):
-    assert not has_ranks(tmp_path, "full", "test")
-    with RankWriter(tmp_path, "full", "test") as record:
+    assert not has_target_ranks(tmp_path, "full", "test")
+    with TargetRankWriter(tmp_path, "full", "test") as record:
         record.write(**batch_of([1]))
-    with pytest.raises(KeyError), RankWriter(tmp_path, "full", "test") as record:
+    with pytest.raises(KeyError), TargetRankWriter(tmp_path, "full", "test") as record:
         record.write(**batch_of([2]))
         raise KeyError
-    assert has_ranks(tmp_path, "full", "test")
-    assert read_ranks(tmp_path, "full", "test").session.tolist() == [1]
+    assert has_target_ranks(tmp_path, "full", "test")
+    assert read_target_ranks(tmp_path, "full", "test").session.tolist() == [1]
 
 
 def test_missing_and_damaged_records_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match="holds no ranks: measure the run"):
-        read_ranks(tmp_path, "uniform", "test")
-    with RankWriter(tmp_path, "uniform", "test") as record:
+        read_target_ranks(tmp_path, "uniform", "test")
+    with TargetRankWriter(tmp_path, "uniform", "test") as record:
         record.write(**batch_of([1]))
     part = tmp_path / "ranks" / "uniform-test" / "part-00000.parquet"
     part.write_bytes(part.read_bytes()[:-9])
     with pytest.raises(UserError, match="uniform-test cannot be read"):
-        read_ranks(tmp_path, "uniform", "test")
+        read_target_ranks(tmp_path, "uniform", "test")

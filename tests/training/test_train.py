@@ -17,7 +17,7 @@ from skipwise.training.build import build_model, train_loader
 from skipwise.training.checkpoint.checkpoints import load_best
 from skipwise.training.config import SPLITS, RunConfig
 from skipwise.training.evaluation.evaluator import Evaluator, measurable
-from skipwise.training.evaluation.records import has_ranks, read_ranks
+from skipwise.training.evaluation.records import has_target_ranks, read_target_ranks
 from skipwise.training.loop import train
 from skipwise.training.run.directory import RunDirectory
 from skipwise.training.trainer import Trainer
@@ -85,7 +85,7 @@ def test_records_tell_the_metrics_session_by_session(data: Path, tmp_path: Path)
     window = store.read(np.arange(len(store.group_sizes)))
     for protocol in ("uniform", "full"):
         for split, held_out in HELD_OUT.items():
-            ranks, values = read_ranks(run.path, protocol, split), metrics_of(run.path)[protocol][split]
+            ranks, values = read_target_ranks(run.path, protocol, split), metrics_of(run.path)[protocol][split]
             assert (ranks.rank <= 10).mean() == pytest.approx(values["hr@10"], abs=1e-12)
             after = 100 * (ranks.candidates + 1 - ranks.rank) / ranks.candidates
             skipped = np.isin(ranks.skips, (1, 2))
@@ -140,7 +140,7 @@ def test_watched_and_untested(data: Path, tmp_path: Path):
     assert [epoch for epoch, _ in seen] == [1, 2] and metrics["train"]["epochs"] == 2
     assert set(metrics) == {"uniform", "train"} and set(metrics["uniform"]) == {"validation"}
     assert metrics["uniform"]["validation"]["hr@10"] == max(value for _, value in seen)
-    assert not has_ranks(run.path, "uniform", "test")
+    assert not has_target_ranks(run.path, "uniform", "test")
 
 
 @pytest.mark.ranks

@@ -19,8 +19,8 @@ from skipwise.models.full_ranking import full_counts, full_target_scores
 from skipwise.models.rows import own_rows
 from skipwise.training.build import evaluation_loader, table_weight
 from skipwise.training.config import SPLITS, Protocol, RunConfig
-from skipwise.training.evaluation.metrics import RankMetrics, SkipRanking
-from skipwise.training.evaluation.records import RankWriter
+from skipwise.training.evaluation.rank_metrics import RankMetrics, SkipRanking
+from skipwise.training.evaluation.records import TargetRankWriter
 
 
 def measurable(config: RunConfig) -> tuple[str, ...]:
@@ -54,7 +54,7 @@ class Evaluator:
         first, rows_RD = own_rows(table_weight(self._model), rank(), world_size())
         rows_RD = rows_RD[: max(self._store.num_tracks - first, 0)]  # rows after those are of tracks the data lack
         self._model.eval()
-        with _exact_products(), RankWriter(record_in, protocol, split) if record_in else nullcontext() as record:
+        with _exact_products(), TargetRankWriter(record_in, protocol, split) if record_in else nullcontext() as record:
             batches = loader.epoch(0)
             if self._interruptible:
                 batches = self._interruptible(batches, f"measuring {protocol} {split}")

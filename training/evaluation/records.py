@@ -1,4 +1,4 @@
-"""Where each held-out track came in, session by session, on disk: what intervals, tests and breakdowns are made of.
+"""The rank of every held-out track, session by session, on disk: from it come intervals, tests and breakdowns.
 
 `RUN/ranks/{protocol}-{split}/part-RRRRR.parquet`, one part a rank, in no order.
 """
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from skipwise.common.distributed import barrier, rank
 from skipwise.common.errors import UserError
+from skipwise.datapipes.view import counts_as_skipped
+from skipwise.training.evaluation.metrics import METRICS, percentile_rank
 
 RANKS = "ranks"
 _SCHEMA = pa.schema(
@@ -30,7 +32,7 @@ _SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Ranks:
+class TargetRanks:
     """Arrays of N sessions, in ascending session order."""
 
     session: np.ndarray
@@ -46,15 +48,26 @@ class Ranks:
     target: np.ndarray
     """int32: the target's row."""
 
+    @property
+    def skipped(self) -> np.ndarray:
+        """bool [N]: the listener skipped the target."""
+        return counts_as_skipped(self.skips)
 
-class RankWriter:
+    def values(self, metric: str) -> np.ndarray:
+        """float64 [N]: each session's value of one of `METRICS`, or of "percentile_rank"."""
+        if metric == "percentile_rank":
+            return percentile_rank(self.rank, self.candidates)
+        return METRICS[metric](self.rank)
+
+
+class TargetRankWriter:
     """Writes this rank's part, batch by batch, and publishes all parts by one rename when every rank has left."""
 
     def __init__(self, run: Path, protocol: str, split: str):
         name = f"{protocol}-{split}"
         self._target, self._aside = run / RANKS / name, run / RANKS / f".{name}.partial"
 
-    def __enter__(self) -> "RankWriter":
+    def __enter__(self) -> "TargetRankWriter":
         if rank() == 0:
             shutil.rmtree(self._aside, ignore_errors=True)
             self._aside.mkdir(parents=True)
@@ -78,12 +91,12 @@ class RankWriter:
         barrier()
 
 
-def has_ranks(run: Path, protocol: str, split: str) -> bool:
+def has_target_ranks(run: Path, protocol: str, split: str) -> bool:
     """Whether the run keeps these records."""
     return (run / RANKS / f"{protocol}-{split}").is_dir()
 
 
-def read_ranks(run: Path, protocol: str, split: str) -> Ranks:
+def read_target_ranks(run: Path, protocol: str, split: str) -> TargetRanks:
     """The records of a run; raises `UserError` where they are missing or damaged."""
     folder = run / RANKS / f"{protocol}-{split}"
     parts = sorted(folder.glob("part-*.parquet"))
@@ -94,4 +107,4 @@ def read_ranks(run: Path, protocol: str, split: str) -> Ranks:
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{folder} cannot be read ({error}): measure the run again with evaluate") from error
     order = np.argsort(table["session"].to_numpy())
-    return Ranks(**{field.name: table[field.name].to_numpy()[order] for field in fields(Ranks)})
+    return TargetRanks(**{field.name: table[field.name].to_numpy()[order] for field in fields(TargetRanks)})
