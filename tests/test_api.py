@@ -1,5 +1,6 @@
 """The Python API: what goes in, what is returned in kind, and what is refused in one sentence."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -239,3 +240,15 @@ def test_from_a_log_to_recommendations(tmp_path: Path):
     recommender = skipwise.load(output)
     (first, *_) = pl.read_csv(log)["track_id_clean"].unique(maintain_order=True).to_list()
     assert len(recommender.recommend([first], k=5)) == 5
+
+
+def test_the_manuals_examples(tmp_path: Path, monkeypatch, capsys):
+    manual = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
+    first, *blocks = re.findall(r"```python\n(.*?)```", manual, flags=re.DOTALL)
+    assert all(f"skipwise.{name}(" in first for name in ("prepare", "train", "evaluate", "export")), "tested above"
+    write_made(tmp_path / "exports" / "mine", IDS, ROWS, program(DIM))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, names)
+    assert "'no such track', which is not in the export" in capsys.readouterr().out
