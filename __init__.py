@@ -115,8 +115,8 @@ def export(run: "RunDirectory | str | Path", output: str | Path, **options: Any)
 
     `options` are those of `skipwise export`, as in `format="npy"`.
     """
-    from skipwise.components.export import ExportConfig
     from skipwise.components.export import export as write_export
+    from skipwise.retrieval.export.config import ExportConfig
 
     write_export(_config(ExportConfig, run=_run_path(run), output=Path(output), **options))
     return Path(output)

@@ -22,10 +22,10 @@ from skipwise.benchmarks.harness.untrained_run import make_run, shared_folder
 from skipwise.common.distributed import logger, process_group, rank, world_size
 from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.models.rows import own_rows
+from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.export.exporter import write_export
-from skipwise.retrieval.export.live import LiveRows
-from skipwise.retrieval.export.parts import check_part, write_part
-from skipwise.retrieval.formats import Kind, check_kind
+from skipwise.retrieval.export.parts import LiveRows, check_part, write_part
+from skipwise.retrieval.formats import PartFormat
 from skipwise.training.build import build_model, table_weight
 from skipwise.training.checkpoint.checkpoint_index import FileRecord
 from skipwise.training.checkpoint.checkpoints import load_best
@@ -36,8 +36,8 @@ _CASES = ("export", "write", "check")
 
 def measure(config: ExportBenchmarkConfig) -> None:
     """Makes a run, exports it again and again, in turn with plain, and writes the report."""
-    kind = Kind(config.format, config.dtype)
-    check_kind(kind)
+    kind = PartFormat(config.format, config.dtype)
+    kind.check()
     with process_group():
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -48,7 +48,7 @@ def measure(config: ExportBenchmarkConfig) -> None:
         write(_report(config, times), config.report)
 
 
-def _cases(run: RunDirectory, folder: Path, kind: Kind) -> dict[str, Callable[[], object]]:
+def _cases(run: RunDirectory, folder: Path, kind: PartFormat) -> dict[str, Callable[[], object]]:
     """On each rank, its own rows; they are what `write_export` reads for itself."""
     store = run.open_store()
     vocabulary = Vocabulary.of(store)
@@ -60,7 +60,7 @@ def _cases(run: RunDirectory, folder: Path, kind: Kind) -> dict[str, Callable[[]
         FileRecord.of(folder, part.name)
 
     return {
-        "export": lambda: write_export(str(run.path), folder / "export", True, kind),
+        "export": lambda: write_export(ExportConfig(str(run.path), folder / "export", True, kind.format, kind.dtype)),
         "write": lambda: write_part(part, rows, kind),
         "check": check,
         "plain": lambda: np.save(plain, rows.rows_RD.cpu().numpy()),

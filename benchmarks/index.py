@@ -18,11 +18,12 @@ from skipwise.benchmarks.harness.timing import Times, alternate, ratios
 from skipwise.common.distributed import process_group
 from skipwise.common.errors import UserError
 from skipwise.common.versions import import_faiss
-from skipwise.retrieval.search import measured as recalls
+from skipwise.retrieval.export_manifest import Measurement
+from skipwise.retrieval.search import choose
+from skipwise.retrieval.search.choose import QUERIES_A_CALL, ExactAnswers, ask
 from skipwise.retrieval.search.exact import ExactSearch, Search
-from skipwise.retrieval.search.faiss_build import Built, build, settings, smallest
+from skipwise.retrieval.search.faiss_build import BuiltIndex, build, fewest_rows, search_settings
 from skipwise.retrieval.search.faiss_search import IndexSearch
-from skipwise.retrieval.search.measured import AT_A_TIME, Measured, Truth, ask
 from skipwise.retrieval.vectors import Piece, Vectors
 
 RECALL = 0.95
@@ -32,7 +33,7 @@ RECALL = 0.95
 @dataclass(frozen=True)
 class _Case:
     search: Search
-    measured: Measured
+    measured: Measurement
     built: dict[str, int]
     built_in_s: float
     bytes: int
@@ -40,8 +41,8 @@ class _Case:
 
 def measure(config: IndexBenchmarkConfig) -> None:
     """Builds, measures, times in turn and writes the report."""
-    if config.tracks < smallest("ivfpq"):
-        raise UserError(f"--tracks {config.tracks} must be at least {smallest('ivfpq')}")
+    if config.tracks < fewest_rows("ivfpq"):
+        raise UserError(f"--tracks {config.tracks} must be at least {fewest_rows('ivfpq')}")
     with process_group():
         _measure(config)
 
@@ -54,7 +55,7 @@ def _measure(config: IndexBenchmarkConfig) -> None:
     torch.set_float32_matmul_precision("highest")
     table_ND, queries_SD = clustered(config.tracks, config.queries, config.dim)
     vectors = Vectors([Piece(0, table_ND)])
-    truth = Truth.of(vectors, torch.from_numpy(queries_SD), config.k)
+    truth = ExactAnswers.of(vectors, torch.from_numpy(queries_SD), config.k)
     cases = {kind: _case(kind, vectors, config, truth) for kind in dict.fromkeys(config.kinds)}
     searches = {"exact": ExactSearch(vectors)} | {kind: case.search for kind, case in cases.items()}
     times = alternate(
@@ -65,19 +66,19 @@ def _measure(config: IndexBenchmarkConfig) -> None:
     write(_report(config, cases, times), config.report)
 
 
-def _case(kind: str, vectors: Vectors, config: IndexBenchmarkConfig, truth: Truth) -> _Case:
+def _case(kind: str, vectors: Vectors, config: IndexBenchmarkConfig, truth: ExactAnswers) -> _Case:
     faiss = import_faiss()
     began = time.perf_counter()
     if kind == "faiss flat":
-        built, tried = Built(faiss.IndexFlatIP(config.dim), {}), [{}]
+        built, tried = BuiltIndex(faiss.IndexFlatIP(config.dim), {}), [{}]
         for _, block_BD in vectors.blocks():
             built.index.add(block_BD.numpy())
     else:
-        built = build(kind, vectors, config.tracks, config.dim)
-        tried = settings(kind, built, config.k)
+        built = build(kind, vectors, config.tracks)
+        tried = search_settings(kind, built, config.k)
     seconds = time.perf_counter() - began
     searches = [(one, IndexSearch(built.index, vectors, one)) for one in tried]
-    found = [(recalls.measure(kind, one, search, truth), search) for one, search in searches]
+    found = [(choose.measure(kind, one, search, truth), search) for one, search in searches]
     enough = [pair for pair in found if pair[0].recall_at_10 >= RECALL]
     if enough:
         measured, search = max(enough, key=lambda pair: pair[0].queries_per_s)
@@ -125,8 +126,8 @@ def _report(config: IndexBenchmarkConfig, cases: dict[str, _Case], times: dict[s
         ],
         rows=rows,
         notes=[
-            f"{config.queries} queries a round, {AT_A_TIME} a call: exact search gains from many at once, an index "
-            "does not. The table is synthetic, clustered with norms that rise with popularity: recall on a trained "
-            "table is what `index` prints for it.",
+            f"{config.queries} queries a round, {QUERIES_A_CALL} a call: exact search gains from many at once, an "
+            "index does not. The table is synthetic, clustered with norms that rise with popularity: recall on a "
+            "trained table is what `index` prints for it.",
         ],
     )

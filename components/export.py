@@ -4,31 +4,7 @@ Example:
   skipwise export --run runs/best-001 --output exports/best
 """
 
-from dataclasses import dataclass
-from pathlib import Path
-
-from skipwise.retrieval.formats import DType, Format, Kind
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """What to export and where to."""
-
-    run: str
-    """Run directory that train wrote."""
-    output: Path
-    """Directory to write: embeddings, the encoder as a torch.export program, queries to tune by, and a manifest."""
-    overwrite: bool = False
-    """Replace an export that stands at `output`."""
-    format: Format = "parquet"
-    """Of the embeddings: Parquet with track ids, NumPy's for memory maps, or a flat FAISS index (extra `ann`)."""
-    dtype: DType = "float32"
-    """Of the embeddings; int8 is FBGEMM's row-wise quantization, with a scale and a bias for each row."""
-    only_new_since: str = ""
-    """Another run's directory: export only rows that differ from its best table, bit for bit, and those of new
-    tracks."""
-    onnx: bool = False
-    """Write the encoder for ONNX too (extra `onnx`)."""
+from skipwise.retrieval.export.config import ExportConfig
 
 
 def export(config: ExportConfig) -> None:
@@ -37,11 +13,4 @@ def export(config: ExportConfig) -> None:
     from skipwise.retrieval.export.exporter import write_export
 
     with process_group():
-        write_export(
-            config.run,
-            config.output,
-            config.overwrite,
-            Kind(config.format, config.dtype),
-            config.only_new_since,
-            config.onnx,
-        )
+        write_export(config)

@@ -1,51 +1,193 @@
 """`manifest.json` of an export: what it holds, how to call its encoder, and where it came from."""
 
 import json
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path, PurePath
-from typing import Any, get_origin
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from skipwise.common.errors import UserError, shown
-from skipwise.common.files import read_json
-from skipwise.common.options import problem
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    WrapSerializer,
+    model_serializer,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+
+from skipwise.common.errors import UserError
+from skipwise.common.files import FileRecord, read_json
+from skipwise.common.schema import Count, PositiveCount, Sha256, StrictModel, matching, validate
 from skipwise.datapipes.manifest import MANIFEST
-from skipwise.datapipes.manifest_fields import whole
-from skipwise.retrieval.formats import Kind
+from skipwise.models.config import EncoderConfig
+from skipwise.retrieval.formats import DType, Format, PartFormat
+from skipwise.retrieval.search.config import IndexKind
 
 SCHEMA_VERSION = 2
+INDEX_FILE = r"index-[0-9a-f]{12}\.faiss"
+_AGAIN = "export again"
 
 
-@dataclass(frozen=True)
-class ExportManifest:
+class PartEntry(FileRecord):
+    """A file of consecutive rows."""
+
+    first_row: Count
+    """Within the export."""
+    rows: Count
+
+
+class CountedEntry(FileRecord):
+    """A file of `rows` rows."""
+
+    rows: Count
+
+
+class ProgramEntry(FileRecord):
+    """The encoder as a `torch.export` program, and how to call it."""
+
+    direction: Literal["unidirectional", "bidirectional"]
+    max_length: PositiveCount
+    """Positions of the encoder; a mask token takes one."""
+    max_tracks: PositiveCount
+    """The most tracks of a session that it reads."""
+    inputs: dict[str, Any]
+    output: dict[str, Any]
+    note: str
+
+
+class OnnxEntry(FileRecord):
+    """The same program for ONNX."""
+
+    opset: PositiveCount
+    largest_difference: float
+    """From the live model, of any number of a query."""
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ServedEncoderConfig(EncoderConfig):
+    """An unknown field is refused: it could change what the encoder computes."""
+
+
+class WeightsEntry(FileRecord):
+    """The encoder's `state_dict` in safetensors, and the config to rebuild the encoder with."""
+
+    config: ServedEncoderConfig
+
+
+class Measurement(StrictModel):
+    """How good and how fast one kind of index is at one setting."""
+
+    kind: str
+    search: dict[str, int]
+    """See `retrieval.search.faiss_search.IndexSearch`."""
+    recall_at_10: float
+    recall_at_k: float
+    queries_per_s: float
+
+
+class IndexEntry(StrictModel):
+    """The index chosen by `index`."""
+
+    kind: IndexKind
+    metric: str
+    built: dict[str, int]
+    """What it was built with."""
+    search: dict[Literal["efSearch", "nprobe", "shortlist"], Annotated[int, Field(ge=1, lt=1 << 31)]]
+    """The setting it is searched at."""
+    wanted: dict[str, int | float]
+    """The `recall_at_10` to reach, and `k`."""
+    measured: list[Measurement]
+    """All that were tried."""
+    queries: int
+    queries_a_call: int
+    threads: int
+    versions: dict[str, str]
+    file: Annotated[str, matching(INDEX_FILE, "the name of an index file")] | None = None
+    """For all kinds but flat, with `bytes` and `sha256`."""
+    bytes: Count | None = None
+    sha256: Sha256 | None = None
+
+    @model_validator(mode="after")
+    def _has_a_file(self) -> Self:
+        if self.kind != "flat" and self.file_record is None:
+            raise ValueError(f"a file with its bytes and sha256 for the kind {self.kind}")
+        return self
+
+    @property
+    def file_record(self) -> FileRecord | None:
+        """The index file, None for flat."""
+        if self.file is None or self.bytes is None or self.sha256 is None:
+            return None
+        return FileRecord(file=self.file, bytes=self.bytes, sha256=self.sha256)
+
+    @model_serializer(mode="wrap")
+    def _without_missing(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if value is not None}
+
+
+class DeltaEntry(StrictModel):
+    """What a delta is counted from."""
+
+    run: str
+    rows_hash: str
+    """The other run's `vocabulary_hash`."""
+    table_rows: Count
+    """Rows of this run's whole table."""
+    changed: Count
+    unchanged: Count
+    new: Count
+    gone: Count
+    gone_tracks: CountedEntry
+    """Ids of the tracks that only the other run has."""
+
+
+Entry = TypeVar("Entry")
+
+
+def _empty_is_none(content: object) -> object:
+    if content is None:
+        raise ValueError("an object, which may be empty")
+    return None if content == {} else content
+
+
+def _none_is_empty(value: Any, serialize: Callable[[Any], Any]) -> Any:
+    return {} if value is None else serialize(value)
+
+
+OrEmpty = Annotated[Entry | None, BeforeValidator(_empty_is_none), WrapSerializer(_none_is_empty)]
+"""An entry that may be missing: None here, an empty object in the file."""
+
+
+class ExportManifest(StrictModel):
     """The description of an export directory."""
 
-    rows: int
+    rows: Count
     """Tracks, over all parts; of a delta, only those that it holds."""
-    dim: int
+    dim: PositiveCount
     """Width of an embedding and of a query."""
-    format: str
-    """Of the parts: parquet, npy or faiss."""
-    dtype: str
-    """Type of the numbers of an embedding: float32, float16, or int8 with a scale and a bias for each row."""
-    vocabulary_hash: str
+    format: Format
+    """Of the parts."""
+    dtype: DType
+    """Type of the numbers of an embedding; int8 has a scale and a bias for each row."""
+    vocabulary_hash: Sha256
     """The dataset's: SHA-256, in hex, over the track ids in row order, each followed by a newline."""
-    parts: list[dict[str, Any]]
-    """In row order: `file`, `first_row` within the export, `rows`, `bytes` and `sha256`."""
-    tracks: list[dict[str, Any]]
+    parts: list[PartEntry]
+    """In row order."""
+    tracks: list[PartEntry]
     """Like `parts`, the track ids of each, where the parts cannot hold them; none for Parquet."""
-    encoder: dict[str, Any]
-    """The program's `file`, `bytes` and `sha256`, and what its inputs and its output mean."""
-    onnx: dict[str, Any]
-    """The same program for ONNX, `file`, `bytes`, `sha256` and `opset`; empty without."""
-    queries: dict[str, Any]
-    """The live model's queries of sessions, to tune an index by: `file`, `rows`, `bytes` and `sha256`."""
-    index: dict[str, Any]
-    """The index that was built over the parts; empty without."""
-    since: dict[str, Any]
-    """Of a delta: the `run` it is counted from, that one's `rows_hash`, this table's `table_rows`, how many tracks are
-    `changed`, `unchanged`, `new` and `gone`, and the file of the `gone_tracks`. Empty for a whole table."""
+    encoder: ProgramEntry
+    weights: OrEmpty[WeightsEntry] = None
+    """What skipwise itself builds the encoder from; missing in exports of older versions."""
+    onnx: OrEmpty[OnnxEntry]
+    queries: CountedEntry
+    """The live model's queries of sessions, to tune an index by."""
+    index: OrEmpty[IndexEntry]
+    """The index built over the parts (`retrieval/search/stored.py`); empty without."""
+    since: OrEmpty[DeltaEntry]
+    """Of a delta; empty for a whole table."""
     compared: dict[str, Any]
-    """How many sessions the program was compared with the live model on, and how far apart the two were."""
+    """How many sessions the program was compared with the live model on, and the largest difference."""
     recipe: str
     """The recipe that was trained."""
     config: dict[str, Any]
@@ -59,81 +201,48 @@ class ExportManifest:
 
     def write(self, directory: Path) -> None:
         """Writes `manifest.json` into `directory`."""
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False)
+        text = json.dumps(self.model_dump(), indent=2, ensure_ascii=False)
         (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, directory: Path) -> "ExportManifest":
         """Reads an export's manifest; raises `UserError` where it is missing, broken or another version's."""
         path = Path(directory) / MANIFEST
-        content = read_json(path, "an export that export wrote")
-        version = content.get("schema_version")
-        if type(version) is not int or version != SCHEMA_VERSION:
-            raise UserError(
-                f"{path} has schema_version {shown(version)}, this version reads {SCHEMA_VERSION}: export again"
-            )
-        names = {field.name for field in fields(cls)}
-        if missing := sorted(names - content.keys()):
-            raise UserError(f"{path} has no field '{missing[0]}', so it is no export's: expected what export wrote")
-        manifest = cls(**{name: content[name] for name in names})
-        if trouble := manifest._trouble():
-            raise UserError(f"{path} {trouble}, so it is not what export wrote: export again")
-        return manifest
+        return validate(cls, read_json(path, "an export that export wrote"), path, _AGAIN)
 
-    def _trouble(self) -> str:
-        """Where the fields contradict one another or their types; empty where they do not."""
-        for field in fields(self):
-            kind = get_origin(field.type) or field.type
-            if type(getattr(self, field.name)) is not kind:
-                return f"has {shown(getattr(self, field.name))} as '{field.name}'"
-        if not (kind := Kind(self.format, self.dtype)).possible:
-            return f"has format {shown(self.format)} and dtype {shown(self.dtype)}, which is no export's"
-        for name in ("parts", "tracks"):
-            if trouble := _pieces_trouble(name, getattr(self, name)):
-                return trouble
-        rows = [[part["rows"] for part in pieces] for pieces in (self.parts, self.tracks)]
-        if sum(rows[0]) != self.rows:
-            return f"has {sum(rows[0])} rows in its parts and {shown(self.rows)} in all"
-        if rows[1] != ([] if kind.holds_tracks else rows[0]):
-            return "has other rows in its parts than in the files of their tracks"
-        if not _is_file(self.encoder):
-            return "names no file of the export as its encoder"
-        if not _is_file(self.queries) or not whole(self.queries.get("rows")):
-            return "names no file of the export as its queries"
-        if self.onnx and not (_is_file(self.onnx) and whole(self.onnx.get("opset"), 1)):
-            return "names no file of the export as its encoder for ONNX"
-        if "file" in self.index and not _is_file(self.index):
-            return "names no file of the export as its index"
-        return _since_trouble(self.since, self.rows) if self.since else ""
+    @property
+    def part_format(self) -> PartFormat:
+        """Format and type of the parts."""
+        return PartFormat(self.format, self.dtype)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.part_format.supported:
+            raise ValueError(f"has format {self.format} and dtype {self.dtype}, which no export has together")
+        for name, entries in (("parts", self.parts), ("tracks", self.tracks)):
+            row = 0
+            for number, entry in enumerate(entries):
+                if entry.first_row != row:
+                    raise ValueError(f"has {name}[{number}] begin with row {entry.first_row}, not {row}")
+                row += entry.rows
+        rows, of_tracks = [part.rows for part in self.parts], [entry.rows for entry in self.tracks]
+        if sum(rows) != self.rows:
+            raise ValueError(f"has {sum(rows)} rows in its parts and {self.rows} in all")
+        if of_tracks != ([] if self.part_format.holds_tracks else rows):
+            raise ValueError("has other rows in its parts than in the files of their tracks")
+        if since := self.since:
+            exported = since.changed + since.new
+            if (exported, exported + since.unchanged) != (self.rows, since.table_rows):
+                raise ValueError(f"has {self.rows} rows and other numbers of changed and new ones in since")
+        return self
 
 
-def _pieces_trouble(name: str, pieces: list[Any]) -> str:
-    row = 0
-    for number, piece in enumerate(pieces):
-        if not isinstance(piece, dict) or not _is_file(piece):
-            return f"names no file of the export at {name}[{number}]"
-        if type(piece.get("first_row")) is not int or piece["first_row"] != row or not whole(piece.get("rows")):
-            return f"has another row than {row} first at {name}[{number}], or no number of rows"
-        row += piece["rows"]
-    return ""
+Record = TypeVar("Record", bound=FileRecord)
 
 
-def _since_trouble(since: dict[str, Any], rows: int) -> str:
-    counts = [since.get(name) for name in ("changed", "new", "unchanged", "gone", "table_rows")]
-    if not all(isinstance(since.get(name), str) for name in ("run", "rows_hash")) or not all(map(whole, counts)):
-        return "does not say in 'since' which run it is counted from"
-    changed, new, unchanged, _, table_rows = counts
-    if (changed + new, changed + new + unchanged) != (rows, table_rows):
-        return f"has {rows} rows and other numbers of changed and new ones in 'since'"
-    gone = since.get("gone_tracks")
-    return "" if isinstance(gone, dict) and _is_file(gone) else "names no file of the export as gone tracks"
-
-
-def _is_file(record: dict[str, Any]) -> bool:
-    """Whether `file` lies inside the export, with its `bytes` and `sha256`; a reader may open what it names."""
-    file, size, digest = record.get("file"), record.get("bytes"), record.get("sha256")
-    inside = isinstance(file, str) and not problem(file) and file and not {"..", "/"} & set(PurePath(file).parts)
-    return bool(inside) and type(size) is int and size >= 0 and isinstance(digest, str) and len(digest) == 64
+def record_of(model: type[Record], folder: Path, name: str, **more: Any) -> Record:
+    """The record of a file, as `model`, whose other fields are `more`."""
+    return model(**FileRecord.of(folder, name).model_dump(), **more)
 
 
 def is_export(directory: Path) -> bool:

@@ -18,8 +18,9 @@ from skipwise.datapipes.sessions import Sessions, SessionStore
 from skipwise.datapipes.view import View
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
+from skipwise.retrieval.search.config import SearchChoice
 from skipwise.retrieval.search.exact import ExactSearch, Search
-from skipwise.retrieval.search.opened_search import Which, open_search
+from skipwise.retrieval.search.stored import open_search
 from skipwise.training.config import RunConfig
 from skipwise.training.evaluation.metrics import CUTOFFS
 from skipwise.training.evaluation.rank_metrics import RankMetrics
@@ -29,7 +30,7 @@ _LISTED = CUTOFFS[-1] + 1
 """One more than counts: a target that ties with the row behind it must not pass for the better one."""
 
 
-def open_exported(export: Path, which: Which, run: RunDirectory) -> tuple[OpenExport, Search]:
+def open_exported(export: Path, which: SearchChoice, run: RunDirectory) -> tuple[OpenExport, Search]:
     """An export of `run` and the search over it; raises `UserError` where its rows are not those of the run's table."""
     opened = OpenExport.open(export)
     if opened.manifest.vocabulary_hash != run.record.rows_hash:
@@ -50,7 +51,7 @@ def compared_with(
         cells = "".join(f"{found[name]:9.4f}" for name in names)
         off = found["hr@10"] - own["hr@10"]
         lines.append(f"{opened.manifest.dtype:10}{split:12}{cells}{found['sessions']:10d}{off:+15.5f}")
-    by = "exactly" if isinstance(search, ExactSearch) else f"by {opened.manifest.index['kind']}"
+    by = "exactly" if isinstance(search, ExactSearch) else f"by {opened.manifest.index.kind}"
     lines.append(f"export: what {opened.path} recommends, searched {by}, by the rules of full.")
     return "\n".join(lines)
 

@@ -1,31 +1,50 @@
-"""An export, opened for use: nothing is read from it that is not what its manifest vouches for.
+"""An export, opened for use: nothing is read from it that differs from what its manifest says.
 
-Shape legend: R rows of a part, D width, S queries.
+Shape legend: R rows of a part, D width, S queries, W numbers of an encoded row.
 """
 
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from skipwise.common.errors import UserError, brief
+from skipwise.common.files import FileRecord
+from skipwise.common.schema import StrictModel, validate
+from skipwise.common.versions import import_faiss
+from skipwise.datapipes.manifest import MANIFEST
 from skipwise.datapipes.session_files import DAMAGED
 from skipwise.datapipes.view import View
-from skipwise.retrieval.encodings import SCALE_BIAS_BYTES
-from skipwise.retrieval.export_manifest import ExportManifest
-from skipwise.retrieval.program import load_program
+from skipwise.models.query_encoder import load_query_encoder
+from skipwise.retrieval.export_manifest import ExportManifest, PartEntry
+from skipwise.retrieval.formats import SCALE_BIAS_BYTES
 from skipwise.retrieval.track_ids import TrackIds
 from skipwise.retrieval.vectors import Piece, Vectors
-from skipwise.training.checkpoint.checkpoint_index import FileRecord, StorageError, check_file
-from skipwise.training.config import RunConfig
-from skipwise.training.config_fields import from_mapping
 
-_MENDING = "export again"
+_AGAIN = "export again"
+
+
+class _DataSettings(StrictModel, extra="ignore"):
+    skip_up_to: Literal[1, 2, 3]
+    skipped_tracks: Literal["read", "filter"]
+
+
+class _RunConfig(StrictModel, extra="ignore"):
+    data: _DataSettings
+
+
+class _Config(StrictModel):
+    """What serving reads of the run's config."""
+
+    config: _RunConfig
 
 
 @dataclass(frozen=True)
@@ -36,115 +55,142 @@ class OpenExport:
     manifest: ExportManifest
     tracks: TrackIds
     vectors: Vectors
-    program: nn.Module
+    encoder: nn.Module
     """(items [B, T, D], lengths [B]) -> queries [B, D]: `manifest.encoder` has the contract."""
     view: View
     """What the model reads of a session: its last tracks, which plays count as skipped, and whether those are read."""
 
     @classmethod
     def open(cls, path: Path) -> "OpenExport":
-        """Raises `UserError` for a file that is missing or not what was exported, and for an export of changes alone.
+        """Raises `UserError` for a file that is missing or not what was exported, and for a delta.
 
-        Reads every file once for its hash.
+        Reads every file that it uses once for its hash.
         """
+        path = Path(path)
         manifest = ExportManifest.read(path)
         if manifest.since:
             raise UserError(
-                f"{path} holds only the rows that changed since {manifest.since.get('run')}: give an export of the "
+                f"{path} holds only the rows that changed since {manifest.since.run}: give an export of the "
                 "whole table, made without --only-new-since"
             )
-        for record in [*manifest.parts, *manifest.tracks, manifest.queries, manifest.encoder]:
-            check(path, record)
-        data = from_mapping(RunConfig(), manifest.config, f"{path}, config of its manifest").data
+        data = validate(_Config, {"config": manifest.config}, path / MANIFEST, _AGAIN).config.data
+        for record in [*manifest.parts, *manifest.tracks, manifest.queries, manifest.weights or manifest.encoder]:
+            check_file(path, record)
         try:
-            ids, pieces = _read(path, manifest)
-            tracks = TrackIds(ids)
-            view = View(manifest.encoder["max_tracks"], data.skip_up_to, data.skipped_tracks == "filter")
+            tracks = TrackIds(_track_ids(path, manifest))
+            vectors = Vectors(_pieces(path, manifest))
         except (*DAMAGED, RuntimeError) as error:
-            raise UserError(f"{path} cannot be opened ({brief(error)}): {_MENDING}") from error
-        program = load_program(path / manifest.encoder["file"], view.length, manifest.dim)
-        return cls(Path(path), manifest, tracks, Vectors(pieces), program, view)
+            raise UserError(f"{path} cannot be opened ({brief(error)}): {_AGAIN}") from error
+        view = View(manifest.encoder.max_tracks, data.skip_up_to, data.skipped_tracks == "filter")
+        return cls(path, manifest, tracks, vectors, _encoder(path, manifest), view)
 
     def queries(self) -> Tensor:
         """float32 [S, D]: queries of sessions that the encoder was compared on, by which an index is tuned."""
-        return torch.from_numpy(np.load(self.path / self.manifest.queries["file"]))
+        return torch.from_numpy(np.load(self.path / self.manifest.queries.file))
 
 
-def check(path: Path, record: dict[str, Any]) -> None:
-    """Raises `UserError` unless the file is the one that the manifest lists."""
-    try:
-        check_file(path, FileRecord(record["file"], record["bytes"], record["sha256"]))
-    except StorageError as error:
-        raise UserError(f"{error}: copy the export again, or {_MENDING}") from error
+def check_file(path: Path, record: FileRecord, remedy: str = f"copy the export again, or {_AGAIN}") -> None:
+    """Raises `UserError` unless the file of the export is there, whole and unchanged."""
+    if problem := record.problem(path):
+        raise UserError(f"{problem}: {remedy}")
 
 
-def _read(path: Path, manifest: ExportManifest) -> tuple[pa.Array, list[Piece]]:
-    """Ids in row order, and the embeddings: Parquet's in memory, npy's mapped from the disk."""
-    if manifest.format == "parquet":
-        return _read_parquet(path, manifest)
-    ids = pa.chunked_array([_ids(path / record["file"], record["first_row"]) for record in manifest.tracks])
-    if len(ids) != manifest.rows:
-        raise ValueError(f"its files hold the ids of {len(ids)} tracks, not {manifest.rows}")
-    reader = {"npy": _mapped, "faiss": _from_faiss}[manifest.format]
-    fused, kind, width = _layout(manifest)
-    pieces = []
-    for record in manifest.parts:
-        values = reader(path / record["file"])
-        wanted = record["rows"], width
-        if values.shape != wanted or values.dtype != kind:
-            raise ValueError(f"{record['file']} holds {values.dtype} {values.shape}, not {kind} {wanted}")
-        if record["rows"]:
-            pieces.append(Piece(record["first_row"], values, fused))
-    return ids.combine_chunks(), pieces
+def part_pieces(path: Path, manifest: ExportManifest, part: PartEntry) -> Iterator[Piece]:
+    """The rows of a part: npy's mapped from the disk, Parquet's a row group at a time.
+
+    Raises `ValueError`, or what the format's own library raises, for another content than the manifest says.
+    """
+    int8 = manifest.dtype == "int8"
+    dtype, width = np.dtype(np.uint8 if int8 else manifest.dtype), manifest.dim + SCALE_BIAS_BYTES * int8
+    row = 0
+    for encoded_RW in _READERS[manifest.format](path / part.file):
+        if encoded_RW.dtype != dtype or encoded_RW.shape[1:] != (width,):
+            raise ValueError(f"{part.file} holds {encoded_RW.dtype} {encoded_RW.shape}, not {dtype} of {width} a row")
+        if len(encoded_RW):
+            yield Piece(part.first_row + row, encoded_RW, manifest.dtype)
+        row += len(encoded_RW)
+    if row != part.rows:
+        raise ValueError(f"{part.file} holds {row} rows, not {part.rows}")
 
 
-def _layout(manifest: ExportManifest) -> tuple[bool, np.dtype, int]:
-    """Whether rows bring their scale and bias along, the type of their numbers, and how many there are."""
-    fused = manifest.dtype == "int8"
-    return fused, np.dtype(np.uint8 if fused else manifest.dtype), manifest.dim + SCALE_BIAS_BYTES * fused
+def _pieces(path: Path, manifest: ExportManifest) -> list[Piece]:
+    """The embeddings, Parquet's copied into one piece, which is faster to take rows from."""
+    pieces = (piece for part in manifest.parts for piece in part_pieces(path, manifest, part))
+    if manifest.format != "parquet":
+        return list(pieces)
+    table_RW = None
+    for piece in pieces:
+        if table_RW is None:
+            table_RW = np.empty((manifest.rows, piece.encoded.shape[1]), dtype=piece.encoded.dtype)
+        table_RW[piece.first : piece.first + len(piece.encoded)] = piece.encoded
+    return [] if table_RW is None else [Piece(0, table_RW, manifest.dtype)]
 
 
-def _read_parquet(path: Path, manifest: ExportManifest) -> tuple[pa.Array, list[Piece]]:
-    fused, kind, width = _layout(manifest)
-    table_RD = np.empty((manifest.rows, width), dtype=kind)
-    ids, row = [], 0
-    for record in manifest.parts:
-        with pq.ParquetFile(path / record["file"]) as parquet:
-            for group in range(parquet.metadata.num_row_groups):
-                block = parquet.read_row_group(group)
-                if not np.array_equal(block["row"].to_numpy(), np.arange(row, row + len(block))):
-                    raise ValueError(f"{record['file']} is not in row order near row {row}")
-                target = table_RD[row : row + len(block)]
-                values = block["embedding"].combine_chunks().flatten().to_numpy()
-                target[:, : manifest.dim] = values.reshape(-1, manifest.dim)
-                if fused:
-                    scale_bias = np.stack([block[name].to_numpy() for name in ("scale", "bias")], axis=1)
-                    target[:, manifest.dim :] = np.ascontiguousarray(scale_bias, dtype="<f4").view(np.uint8)
-                ids.append(block["track_id"].combine_chunks())
-                row += len(block)
-    if row != manifest.rows:
-        raise ValueError(f"its parts hold {row} rows, not {manifest.rows}")
-    return pa.concat_arrays(ids), [Piece(0, table_RD, fused)]
+def _track_ids(path: Path, manifest: ExportManifest) -> pa.Array:
+    """In row order."""
+    ids = []
+    for entry in manifest.tracks or manifest.parts:
+        table = pq.read_table(path / entry.file, columns=["track_id", "row"])
+        if not np.array_equal(table["row"].to_numpy(), np.arange(entry.first_row, entry.first_row + entry.rows)):
+            raise ValueError(f"{entry.file} is not in row order from row {entry.first_row} on")
+        ids += table["track_id"].chunks
+    return pa.concat_arrays(ids)
 
 
-def _ids(file: Path, first: int) -> pa.Array:
-    table = pq.read_table(file)
-    if not np.array_equal(table["row"].to_numpy(), np.arange(first, first + len(table))):
-        raise ValueError(f"{file.name} is not in row order from row {first} on")
-    return table["track_id"].combine_chunks()
+def _read_parquet(file: Path) -> Iterator[np.ndarray]:
+    with pq.ParquetFile(file) as parquet:
+        for group in range(parquet.metadata.num_row_groups):
+            if not len(block := parquet.read_row_group(group)):
+                continue
+            encoded_RW = block["embedding"].combine_chunks().flatten().to_numpy().reshape(len(block), -1)
+            if "scale" in block.column_names:
+                scale_bias_R2 = np.stack([block[name].to_numpy() for name in ("scale", "bias")], axis=1)
+                tail_R8 = np.ascontiguousarray(scale_bias_R2, dtype="<f4").view(np.uint8)
+                encoded_RW = np.concatenate([encoded_RW, tail_R8], axis=1)
+            yield encoded_RW
 
 
-def _mapped(file: Path) -> np.ndarray:
-    return np.load(file, mmap_mode="r")
+def _read_npy(file: Path) -> Iterator[np.ndarray]:
+    yield np.load(file, mmap_mode="r")
 
 
-def _from_faiss(file: Path) -> np.ndarray:
-    """The vectors of a flat or 16-bit index, which lie in it one after the other."""
-    from skipwise.common.versions import import_faiss
-
+def _read_faiss(file: Path) -> Iterator[np.ndarray]:
+    """The vectors of a flat or 16-bit index, which are stored in it one after the other."""
     faiss = import_faiss()
     index = faiss.read_index(str(file))
     if not isinstance(index, (faiss.IndexFlat, faiss.IndexScalarQuantizer)):
         raise ValueError(f"{file.name} is a {type(index).__name__}, not a flat or 16-bit index")
     codes = faiss.vector_to_array(index.codes).reshape(index.ntotal, index.code_size)
-    return codes.view(np.float16 if isinstance(index, faiss.IndexScalarQuantizer) else np.float32)
+    yield codes.view(np.float16 if isinstance(index, faiss.IndexScalarQuantizer) else np.float32)
+
+
+_READERS = {"parquet": _read_parquet, "npy": _read_npy, "faiss": _read_faiss}
+
+
+def _encoder(path: Path, manifest: ExportManifest) -> nn.Module:
+    """Raises `UserError` unless it turns sessions of `max_tracks` rows of `dim` numbers into queries of as many."""
+    file, longest = path / (manifest.weights or manifest.encoder).file, manifest.encoder.max_tracks
+    try:
+        encoder = _load_encoder(file, manifest)
+        with torch.no_grad():
+            shape = tuple(encoder(torch.zeros(1, longest, manifest.dim), torch.tensor([longest])).shape)
+    except Exception as error:  # the loader, and what it loads, may raise anything
+        raise UserError(f"{file} is no encoder of rows of {manifest.dim} ({brief(error)}): {_AGAIN}") from error
+    if shape != (1, manifest.dim):
+        raise UserError(f"{file} answers {shape} where {(1, manifest.dim)} was expected: {_AGAIN}")
+    return encoder
+
+
+def _load_encoder(file: Path, manifest: ExportManifest) -> nn.Module:
+    """Built from the weights; in an export of an older version, which has none, the `torch.export` program."""
+    if manifest.weights:
+        config = manifest.weights.config
+        if config.max_tracks != manifest.encoder.max_tracks:
+            raise ValueError(f"it reads {config.max_tracks} tracks, not {manifest.encoder.max_tracks}")
+        return load_query_encoder(config, manifest.dim, load_file(file))
+    loader_log = logging.getLogger("torch.export")
+    before, loader_log.disabled = loader_log.disabled, True  # it prints a traceback of what is raised here
+    try:
+        return torch.export.load(str(file)).module()
+    finally:
+        loader_log.disabled = before

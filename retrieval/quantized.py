@@ -1,15 +1,12 @@
 """An int8 export as TorchRec's quantized inference module, for those who serve the table itself.
 
-Shape legend: B rows of a block, D width.
+Shape legend: B rows of a block, W numbers of an encoded row.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
-from torch import Tensor
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, PoolingType
 from torchrec.quant.embedding_modules import EmbeddingBagCollection
 
@@ -18,9 +15,9 @@ from skipwise.datapipes.batch import FEATURE
 from skipwise.datapipes.manifest import MANIFEST
 from skipwise.datapipes.session_files import DAMAGED
 from skipwise.models.table import TABLE
-from skipwise.retrieval.encodings import SCALE_BIAS_BYTES, scale_bias
 from skipwise.retrieval.export_manifest import ExportManifest
-from skipwise.training.checkpoint.checkpoint_index import FileRecord, StorageError, check_file
+from skipwise.retrieval.formats import SCALE_BIAS_BYTES, scale_bias
+from skipwise.retrieval.open_export import check_file, part_pieces
 
 _BLOCK_ROWS = 1 << 16
 
@@ -50,35 +47,21 @@ def quantized_table(export: Path) -> EmbeddingBagCollection:
     )
     bags = module.embedding_bags[TABLE]
     for part in manifest.parts:
-        file, row = export / part["file"], part["first_row"]
+        check_file(export, part)
+        file = export / part.file
         try:
-            check_file(export, FileRecord(part["file"], part["bytes"], part["sha256"]))
-            for codes_BD, scale_bias_B2 in _blocks(file, manifest):
-                place = slice(row, row + len(codes_BD))
-                halves_B2 = scale_bias_B2.half()
-                if not halves_B2.isfinite().all():
-                    raise UserError(f"{file} has a scale or a bias beyond float16: serve the export's own rows instead")
-                bags.weight[place] = codes_BD
-                bags.weight_qscale[place] = halves_B2[:, :1]
-                bags.weight_qbias[place] = halves_B2[:, 1:]
-                row += len(codes_BD)
-        except (StorageError, RuntimeError, *DAMAGED) as error:
+            for piece in part_pieces(export, manifest, part):
+                for start in range(0, len(piece.encoded), _BLOCK_ROWS):
+                    block_BW = np.array(piece.encoded[start : start + _BLOCK_ROWS])
+                    halves_B2 = torch.from_numpy(scale_bias(block_BW)).half()
+                    if not halves_B2.isfinite().all():
+                        raise UserError(
+                            f"{file} has a scale or a bias beyond float16: serve the export's own rows instead"
+                        )
+                    place = slice(piece.first + start, piece.first + start + len(block_BW))
+                    bags.weight[place] = torch.from_numpy(block_BW[:, :-SCALE_BIAS_BYTES])
+                    bags.weight_qscale[place] = halves_B2[:, :1]
+                    bags.weight_qbias[place] = halves_B2[:, 1:]
+        except (RuntimeError, *DAMAGED) as error:
             raise UserError(f"{file} is not what export wrote ({brief(error)}): export again") from error
-        if row != part["first_row"] + part["rows"]:
-            raise UserError(f"{file} has not the {part['rows']} rows that {MANIFEST} says: export again")
     return module
-
-
-def _blocks(file: Path, manifest: ExportManifest) -> Iterator[tuple[Tensor, Tensor]]:
-    """uint8 [B, D] and float32 [B, 2] of a part."""
-    if manifest.format == "npy":
-        fused = np.load(file, mmap_mode="r")
-        for first in range(0, len(fused), _BLOCK_ROWS):
-            block = np.array(fused[first : first + _BLOCK_ROWS])
-            yield torch.from_numpy(block[:, :-SCALE_BIAS_BYTES]), torch.from_numpy(scale_bias(block))
-        return
-    with pq.ParquetFile(file) as parquet:
-        for batch in parquet.iter_batches(_BLOCK_ROWS, columns=["embedding", "scale", "bias"], use_threads=False):
-            codes = batch["embedding"].flatten().to_numpy().reshape(-1, manifest.dim)
-            both = np.stack([batch["scale"].to_numpy(), batch["bias"].to_numpy()], axis=1)
-            yield torch.from_numpy(codes.copy()), torch.from_numpy(both)

@@ -1,6 +1,6 @@
-"""The embeddings of an open export, as they lie in memory or on the disk: float32 where they are used, block by block.
+"""The embeddings of an open export, in memory or mapped from the disk; decoded to float32 block by block.
 
-Shape legend: R rows, D width, N rows asked for, B rows of a block.
+Shape legend: R rows, D width, N rows asked for, B rows of a block, W numbers of an encoded row.
 """
 
 import warnings
@@ -10,38 +10,31 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from skipwise.retrieval.encodings import SCALE_BIAS_BYTES, scale_bias
+from skipwise.retrieval.formats import SCALE_BIAS_BYTES, DType, decode
 
 BLOCK_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows from `first` on: float32 or float16 [R, D]; for int8, `fused` is uint8 [R, D + 8], FBGEMM's rows."""
+    """Consecutive rows, encoded [R, W] as `retrieval.formats.encode` returns them."""
 
     first: int
-    values: np.ndarray
-    fused: bool = False
+    encoded: np.ndarray
+    dtype: DType = "float32"
 
     @property
     def dim(self) -> int:
         """D."""
-        return self.values.shape[1] - SCALE_BIAS_BYTES * self.fused
+        return int(self.encoded.shape[1]) - SCALE_BIAS_BYTES * (self.dtype == "int8")
 
-    def decoded(self, chosen: np.ndarray | slice) -> np.ndarray:
-        """float32 [N, D]: of a fused row, code * scale + bias, both float32 behind the codes."""
-        values = self.values[chosen]
-        if self.fused:
-            scale_bias_N2 = scale_bias(values)
-            codes_ND = values[:, :-SCALE_BIAS_BYTES].astype(np.float32)
-            return codes_ND * scale_bias_N2[:, :1] + scale_bias_N2[:, 1:]
-        return values.astype(np.float32, copy=False)
-
-    def taken(self, rows_N: np.ndarray) -> np.ndarray:
-        """`decoded` for rows in any order, several times as fast where nothing has to be decoded."""
-        if self.fused or self.values.dtype != np.float32:
-            return self.decoded(rows_N)
-        return _viewed(self.values).index_select(0, torch.from_numpy(rows_N)).numpy()
+    def take(self, rows_N: np.ndarray) -> np.ndarray:
+        """float32 [N, D] of rows counted from `first`, in any order."""
+        if self.dtype != "float32":
+            return decode(self.encoded[rows_N], self.dtype)
+        # Several times as fast as NumPy's indexing.
+        taken_ND: np.ndarray = _tensor(self.encoded).index_select(0, torch.from_numpy(rows_N)).numpy()
+        return taken_ND
 
 
 class Vectors:
@@ -56,23 +49,24 @@ class Vectors:
     def take(self, rows_N: np.ndarray) -> np.ndarray:
         """float32 [N, D] of int64 rows in any order."""
         if len(self._pieces) == 1:
-            return self._pieces[0].taken(rows_N - self._pieces[0].first)
+            return self._pieces[0].take(rows_N - self._pieces[0].first)
         holders_N = np.searchsorted(self._firsts, rows_N, side="right") - 1
         taken_ND = np.empty((len(rows_N), self.dim), dtype=np.float32)
         for number in np.unique(holders_N):
             chosen_N = holders_N == number
-            taken_ND[chosen_N] = self._pieces[number].taken(rows_N[chosen_N] - self._pieces[number].first)
+            taken_ND[chosen_N] = self._pieces[number].take(rows_N[chosen_N] - self._pieces[number].first)
         return taken_ND
 
     def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, torch.Tensor]]:
         """(first row, float32 [B, D] of at most `rows`), in row order. Blocks of float32 are views: do not write."""
         for piece in self._pieces:
-            for start in range(0, len(piece.values), rows):
-                yield piece.first + start, _viewed(piece.decoded(slice(start, start + rows)))
+            for start in range(0, len(piece.encoded), rows):
+                block_BD = decode(piece.encoded[start : start + rows], piece.dtype)
+                yield piece.first + start, _tensor(block_BD)
 
 
-def _viewed(values: np.ndarray) -> torch.Tensor:
-    """Without a copy, and without torch's warning of a map that nobody may write to: nobody does."""
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    """A view; torch's warning of arrays that are not writable is left out, as nobody writes to them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(values)

@@ -14,7 +14,7 @@ import pytest
 
 import skipwise
 from skipwise.datapipes.synthesize import SynthesizeConfig, synthesize
-from tests.retrieval.made import LONGEST, program, write_made
+from tests.support.exports import LONGEST, program, write_made
 
 TRACKS, DIM = 41, 8
 IDS = [f"t_{row:02}" for row in range(TRACKS)]

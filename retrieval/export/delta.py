@@ -3,9 +3,8 @@
 Shape legend: R rows of this rank, X rows of this rank whose tracks the other run knows, D width.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from skipwise.common.distributed import on_all_ranks, rank
 from skipwise.common.errors import UserError
 from skipwise.datapipes.vocabulary_match import match
-from skipwise.training.checkpoint.checkpoint_index import FileRecord
+from skipwise.retrieval.export_manifest import CountedEntry, DeltaEntry, record_of
 from skipwise.training.checkpoint.saved_rows import SavedRows, read_matches
 from skipwise.training.run.directory import RunDirectory
 
@@ -82,25 +81,25 @@ def changed_rows(since: Since, first: int, rows_RD: Tensor) -> tuple[Tensor, int
     return chosen_R, len(rows_RD) - len(source_X)
 
 
-def write_gone(since: Since, result: Path, table_rows: int) -> dict[str, Any]:
-    """Writes the ids of the tracks that only the other run has; the file's record, with its `rows`."""
+def _write_gone(since: Since, result: Path, table_rows: int) -> CountedEntry:
+    """Writes the ids of the tracks that only the other run has."""
     gone = pq.read_table(since.vocabulary, columns=["track_id"], filters=[("row", ">=", table_rows)])
     pq.write_table(gone, result / GONE)
     if not pq.read_table(result / GONE).equals(gone):
         raise UserError(f"{GONE} read back differs from what was written: check the disk, then export again")
-    return asdict(FileRecord.of(result, GONE)) | {"rows": len(gone)}
+    return record_of(CountedEntry, result, GONE, rows=len(gone))
 
 
-def since_record(since: Since, table_rows: int, exported: int, new: int, gone: dict[str, Any]) -> dict[str, Any]:
-    """What the manifest says; `exported` and `new`: rows of all ranks."""
-    changed = exported - new
-    return {
-        "run": str(since.run.path),
-        "rows_hash": since.run.record.rows_hash,
-        "table_rows": table_rows,
-        "changed": changed,
-        "unchanged": table_rows - exported,
-        "new": new,
-        "gone": gone["rows"],
-        "gone_tracks": gone,
-    }
+def delta_entry(since: Since, result: Path, table_rows: int, exported: int, new: int) -> DeltaEntry:
+    """What the manifest says, with the tracks that are gone written; `exported` and `new`: rows of all ranks."""
+    gone = _write_gone(since, result, table_rows)
+    return DeltaEntry(
+        run=str(since.run.path),
+        rows_hash=since.run.record.rows_hash,
+        table_rows=table_rows,
+        changed=exported - new,
+        unchanged=table_rows - exported,
+        new=new,
+        gone=gone.rows,
+        gone_tracks=gone,
+    )

@@ -2,16 +2,17 @@
 
 import io
 import platform
+import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from skipwise.common.distributed import gather_objects, logger, on_all_ranks, rank, world_size
+from skipwise.common.distributed import gather_objects, logger, on_all_ranks, on_rank_0, rank, world_size
 from skipwise.common.errors import UserError
 from skipwise.common.outputs import atomic_output_on_all_ranks
 from skipwise.common.versions import need_extra
@@ -19,83 +20,113 @@ from skipwise.datapipes.manifest import MANIFEST
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.encoder import Encoder
 from skipwise.models.rows import own_rows
-from skipwise.retrieval.export.delta import Since, changed_rows, open_since, since_record, write_gone
-from skipwise.retrieval.export.encoder_program import input_contract, write_program
-from skipwise.retrieval.export.files import write_checked
-from skipwise.retrieval.export.live import LiveRows
-from skipwise.retrieval.export.onnx_program import load_onnx, write_onnx
-from skipwise.retrieval.export.parts import check_part, check_tracks, part_name, tracks_name, write_part, write_tracks
-from skipwise.retrieval.export.space import check_space
-from skipwise.retrieval.export.verify import compare_programs
-from skipwise.retrieval.export_manifest import ExportManifest, is_export
-from skipwise.retrieval.formats import PLAIN, Kind, check_kind
+from skipwise.retrieval.export.config import ExportConfig
+from skipwise.retrieval.export.delta import Since, changed_rows, delta_entry, open_since
+from skipwise.retrieval.export.encoder_program import (
+    QueryFunction,
+    input_contract,
+    load_onnx,
+    load_program,
+    load_weights,
+    write_checked,
+    write_onnx,
+    write_program,
+    write_weights,
+)
+from skipwise.retrieval.export.parts import (
+    LiveRows,
+    check_part,
+    check_tracks,
+    part_name,
+    tracks_name,
+    write_part,
+    write_tracks,
+)
+from skipwise.retrieval.export.verify import Comparison, compare_programs
+from skipwise.retrieval.export_manifest import (
+    CountedEntry,
+    ExportManifest,
+    OnnxEntry,
+    PartEntry,
+    ProgramEntry,
+    WeightsEntry,
+    is_export,
+    record_of,
+)
+from skipwise.retrieval.formats import PartFormat, row_bytes
 from skipwise.training.build import build_model, check, stateless, table_weight
-from skipwise.training.checkpoint.checkpoint_index import FileRecord
 from skipwise.training.checkpoint.checkpoints import load_best
 from skipwise.training.config import RunConfig
 from skipwise.training.run.directory import RunDirectory
 
-PROGRAM, ONNX, QUERIES = "encoder.pt2", "encoder.onnx", "queries.npy"
+WEIGHTS, PROGRAM, ONNX, QUERIES = "encoder.safetensors", "encoder.pt2", "encoder.onnx", "queries.npy"
 _BATCH = 64
+_AGAIN = "check the disk, then export again"
 
 
-def write_export(
-    run_path: str, output: Path, overwrite: bool, kind: Kind = PLAIN, only_new_since: str = "", onnx: bool = False
-) -> None:
-    """Exports the best weights of a run to `output`, whole or not at all. Needs a process group."""
+def write_export(config: ExportConfig) -> None:
+    """Exports the best weights of a run, whole or not at all. Needs a process group."""
     began = time.perf_counter()
     torch.set_float32_matmul_precision("highest")
-    on_all_ranks(lambda: _check_tools(kind, onnx))
-    run, store, config = on_all_ranks(lambda: _open(run_path))
-    with atomic_output_on_all_ranks(output, overwrite, is_export) as scratch:
+    kind = PartFormat(config.format, config.dtype)
+    on_all_ranks(lambda: _check_tools(kind, config.onnx))
+    run, store, run_config = on_all_ranks(lambda: _open(config.run))
+    num_rows, dim = run.record.num_rows, run_config.table.dim
+    with atomic_output_on_all_ranks(config.output, config.overwrite, is_export) as scratch:
         result = scratch / "result"
-        since = open_since(only_new_since, run, scratch) if only_new_since else None
-        model = build_model(config, store.num_tracks, run.record.num_rows)
+        since = open_since(config.only_new_since, run, scratch) if config.only_new_since else None
+        model = build_model(run_config, store.num_tracks, num_rows)
         load_best(model, run.path)
         model.eval()
-        encoder, dim = model.module.learner.encoder, config.table.dim
-        rows, new = _choose(since, LiveRows(run.vocabulary, *own_rows(table_weight(model), rank(), world_size())))
-        counts = gather_objects((len(rows), new))
-        exported = sum(count for count, _ in counts)
-        on_all_ranks(lambda: check_space(scratch, output, exported, dim, kind.dtype) if rank() == 0 else None)
+        encoder = model.module.learner.encoder
+        rows, num_new = _choose(since, LiveRows(run.vocabulary, *own_rows(table_weight(model), rank(), world_size())))
+        counts = gather_objects((len(rows), num_new))
+        exported, num_new = (sum(column) for column in zip(*counts, strict=True))
+        on_rank_0(lambda: _check_space(scratch, config.output, exported, dim, kind))
         first = sum(count for count, _ in counts[: rank()])
         written = gather_objects(on_all_ranks(lambda: _write_rows(result, rows, kind, first), _cannot_write))
-        opset = on_all_ranks(
-            lambda: _write_encoders(result, encoder, dim, onnx) if rank() == 0 else None, _cannot_write
-        )
-        loaders = {"the encoder program": lambda: torch.export.load(str(result / PROGRAM)).module()}
-        if onnx:
-            loaders["the encoder for ONNX"] = lambda: load_onnx(result / ONNX)
-        compared, queries_SD = compare_programs(loaders, config, store, model)
-        fields = {
-            "rows": exported,
-            "dim": dim,
-            "format": kind.format,
-            "dtype": kind.dtype,
-            "parts": [part for part, _ in written],
-            "tracks": [tracks for _, tracks in written if tracks],
-            "compared": asdict(compared["the encoder program"]),
+        opset = on_rank_0(lambda: _write_encoders(result, encoder, dim, config.onnx), _cannot_write)
+        loaders: dict[str, Callable[[], QueryFunction]] = {
+            "the encoder program": lambda: load_program(result / PROGRAM),
+            "the encoder rebuilt from its weights": lambda: load_weights(result / WEIGHTS, encoder.config, dim),
         }
+        if config.onnx:
+            loaders["the encoder for ONNX"] = lambda: load_onnx(result / ONNX)
+        compared, queries_SD = compare_programs(loaders, run_config, store, model)
+        program = compared["the encoder program"]
+        parts = [part for part, _ in written]
 
         def describe() -> None:
-            if onnx:
-                different = compared["the encoder for ONNX"].largest_difference
-                fields["onnx"] = _record(result, ONNX) | {"opset": opset, "largest_difference": different}
-            if since:
-                gone = write_gone(since, result, run.record.num_rows)
-                new_rows = sum(new for _, new in counts)
-                fields["since"] = since_record(since, run.record.num_rows, exported, new_rows, gone)
-            fields["queries"] = _write_queries(result, queries_SD)
-            _write_manifest(result, run, encoder, fields)
+            manifest = ExportManifest(
+                rows=exported,
+                dim=dim,
+                format=kind.format,
+                dtype=kind.dtype,
+                vocabulary_hash=run.record.rows_hash,
+                parts=parts,
+                tracks=[tracks for _, tracks in written if tracks],
+                encoder=record_of(ProgramEntry, result, PROGRAM, **input_contract(encoder.config, dim)),
+                weights=record_of(WeightsEntry, result, WEIGHTS, config=asdict(encoder.config)),
+                onnx=_onnx_entry(result, opset, compared["the encoder for ONNX"]) if opset else {},
+                queries=_write_queries(result, queries_SD),
+                index={},
+                since=delta_entry(since, result, num_rows, exported, num_new) if since else {},
+                compared=asdict(program),
+                recipe=run.record.recipe,
+                config=asdict(run.config),
+                trained=run.record.to_json(),
+                versions={"python": platform.python_version()} | {name: version(name) for name in ("torch", "pyarrow")},
+            )
+            manifest.write(result)
+            if ExportManifest.read(result) != manifest:
+                raise UserError(f"{MANIFEST} read back differs from what was written: {_AGAIN}")
 
-        on_all_ranks(lambda: describe() if rank() == 0 else None, _cannot_write)
-    parts, compared = fields["parts"], fields["compared"]
+        on_rank_0(describe, _cannot_write)
     held = "the table bit for bit" if kind.dtype == "float32" else f"the table's conversion to {kind.dtype} bit for bit"
     logger.info(
-        f"{output}: {exported:,} rows of {dim} {kind.dtype} in {len(parts)} part{'s' if len(parts) > 1 else ''}, "
-        f"{sum(part['bytes'] for part in parts):,} bytes, in {time.perf_counter() - began:.1f} s; every part equals "
-        f"{held}, the encoder program the model to {compared['largest_difference']:.1e} on "
-        f"{compared['sessions']:,} sessions"
+        f"{config.output}: {exported:,} rows of {dim} {kind.dtype} in {len(parts)} part{'s' * (len(parts) > 1)}, "
+        f"{sum(part.bytes for part in parts):,} bytes, in {time.perf_counter() - began:.1f} s; every part equals "
+        f"{held}, the encoder program the model to {program.largest_difference:.1e} on {program.sessions:,} sessions"
     )
 
 
@@ -103,8 +134,8 @@ def _cannot_write(reason: str) -> str:
     return f"the export cannot be written ({reason}): free the disk or choose another --output"
 
 
-def _check_tools(kind: Kind, onnx: bool) -> None:
-    check_kind(kind)
+def _check_tools(kind: PartFormat, onnx: bool) -> None:
+    kind.check()
     if onnx:
         need_extra("onnx", "--onnx")
 
@@ -114,7 +145,7 @@ def _open(run_path: str) -> tuple[RunDirectory, SessionStore, RunConfig]:
     run = RunDirectory.open(run_path)
     store = run.open_store()
     # Row-wise, so that no rank holds the whole table, whatever it was trained with; as many lanes as ranks, so that
-    # any number of those will do.
+    # any number of ranks works.
     batch = _BATCH * world_size()
     config = stateless(
         replace(
@@ -134,12 +165,22 @@ def _choose(since: Since | None, rows: LiveRows) -> tuple[LiveRows, int]:
     """What this rank exports of its rows, and how many of them are of tracks that are new since then."""
     if since is None:
         return rows, 0
-    chosen_R, new = on_all_ranks(lambda: changed_rows(since, rows.first, rows.rows_RD))
-    return replace(rows, chosen_R=chosen_R), new
+    chosen_R, num_new = on_all_ranks(lambda: changed_rows(since, rows.first, rows.rows_RD))
+    return replace(rows, chosen_R=chosen_R), num_new
 
 
-def _write_rows(result: Path, rows: LiveRows, kind: Kind, first: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """This rank's part, written and compared, as the manifest lists it, and the file of its ids if it has one.
+def _check_space(scratch: Path, output: Path, num_rows: int, dim: int, kind: PartFormat) -> None:
+    """Raises `UserError` where the file system of `scratch` has less room than the embeddings alone take."""
+    needed, free = num_rows * row_bytes(dim, kind.dtype), shutil.disk_usage(scratch).free
+    if needed > free:
+        raise UserError(
+            f"{output} needs {needed / 1e6:,.1f} MB for {num_rows:,} rows of {dim} {kind.dtype} and its file system "
+            f"has {free / 1e6:,.1f} MB free: free some, or choose another --output"
+        )
+
+
+def _write_rows(result: Path, rows: LiveRows, kind: PartFormat, first: int) -> tuple[PartEntry, PartEntry | None]:
+    """This rank's part, written and compared, and the file of its ids if it has one.
 
     `first`: the export's row that it begins with.
     """
@@ -147,43 +188,29 @@ def _write_rows(result: Path, rows: LiveRows, kind: Kind, first: int) -> tuple[d
     (result / name).parent.mkdir(parents=True, exist_ok=True)
     write_part(result / name, rows, kind)
     check_part(result / name, rows, kind)
-    place = {"first_row": first, "rows": len(rows)}
+    part = record_of(PartEntry, result, name, first_row=first, rows=len(rows))
     if kind.holds_tracks:
-        return _record(result, name) | place, None
-    tracks = tracks_name(rank())
-    (result / tracks).parent.mkdir(exist_ok=True)
-    write_tracks(result / tracks, rows)
-    check_tracks(result / tracks, rows)
-    return _record(result, name) | place, _record(result, tracks) | place
+        return part, None
+    name = tracks_name(rank())
+    (result / name).parent.mkdir(exist_ok=True)
+    write_tracks(result / name, rows)
+    check_tracks(result / name, rows)
+    return part, record_of(PartEntry, result, name, first_row=first, rows=len(rows))
 
 
 def _write_encoders(result: Path, encoder: Encoder, dim: int, onnx: bool) -> int | None:
-    """The program, and for ONNX too if asked; returns the opset of that."""
+    """Weights and program, and the program for ONNX if asked; returns the opset of that."""
+    write_weights(result / WEIGHTS, encoder)
     program = write_program(result / PROGRAM, encoder, dim)
     return write_onnx(result / ONNX, program) if onnx else None
 
 
-def _write_queries(result: Path, queries_SD: np.ndarray) -> dict[str, Any]:
+def _onnx_entry(result: Path, opset: int, compared: Comparison) -> OnnxEntry:
+    return record_of(OnnxEntry, result, ONNX, opset=opset, largest_difference=compared.largest_difference)
+
+
+def _write_queries(result: Path, queries_SD: np.ndarray) -> CountedEntry:
     content = io.BytesIO()
     np.save(content, queries_SD)
     write_checked(result / QUERIES, content.getvalue())
-    return _record(result, QUERIES) | {"rows": len(queries_SD)}
-
-
-def _record(result: Path, name: str) -> dict[str, Any]:
-    return asdict(FileRecord.of(result, name))
-
-
-def _write_manifest(result: Path, run: RunDirectory, encoder: Encoder, fields: dict[str, Any]) -> None:
-    manifest = ExportManifest(
-        vocabulary_hash=run.record.rows_hash,
-        encoder=_record(result, PROGRAM) | input_contract(encoder, run.config.table.dim),
-        recipe=run.record.recipe,
-        config=asdict(run.config),
-        trained=run.record.to_json(),
-        versions={"python": platform.python_version()} | {name: version(name) for name in ("torch", "pyarrow")},
-        **({"onnx": {}, "index": {}, "since": {}} | fields),
-    )
-    manifest.write(result)
-    if ExportManifest.read(result) != manifest:
-        raise UserError(f"{MANIFEST} read back differs from what was written: check the disk, then export again")
+    return record_of(CountedEntry, result, QUERIES, rows=len(queries_SD))

@@ -16,14 +16,12 @@ from skipwise.common.errors import UserError
 from skipwise.datapipes.batch import SessionBatch
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.task import Learner
+from skipwise.retrieval.export.encoder_program import QueryFunction
 from skipwise.training.build import evaluation_loader
 from skipwise.training.config import SPLITS, RunConfig
 
 SESSIONS = 1000
 TOLERANCE = 1e-5
-
-Program = Callable[[Tensor, Tensor], Tensor]
-"""Track rows [B, T, D] and lengths [B] in, queries [B, D] out, on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,10 @@ class Comparison:
 
 @torch.no_grad()
 def compare_programs(
-    loaders: dict[str, Callable[[], Program]], config: RunConfig, store: SessionStore, model: DistributedModelParallel
+    loaders: dict[str, Callable[[], QueryFunction]],
+    config: RunConfig,
+    store: SessionStore,
+    model: DistributedModelParallel,
 ) -> tuple[dict[str, Comparison], np.ndarray]:
     """Each rank compares its share of up to 1,000 validation and test sessions; `UserError` where any differs.
 
@@ -93,7 +94,7 @@ def _queries(
 
 
 def _differences(
-    name: str, program: Program, learner: Learner, rows_UD: Tensor, batch: SessionBatch
+    name: str, program: QueryFunction, learner: Learner, rows_UD: Tensor, batch: SessionBatch
 ) -> Iterator[float]:
     """The largest difference of each call of the program: one session, a few, and the rest at full width."""
     encoder = learner.encoder

@@ -10,6 +10,8 @@ from typing import Annotated, Literal, get_args
 import tyro
 from pydantic import Field
 
+from skipwise.retrieval.search.config import SearchChoice
+
 MAX_K = 10_000
 """Tracks of one answer."""
 MAX_PLAYS = 10_000
@@ -23,8 +25,6 @@ Exclude = Literal["both", "heard", "skipped", "none"]
 """Which tracks of the session are never recommended: all, those it kept, those it skipped, or none."""
 Unknown = Literal["refuse", "drop"]
 Likeness = Literal["cosine", "inner-product"]
-SearchChoice = Literal["auto", "exact", "index"]
-"""`index`: the export's index; `auto`: the index where the export has one, else the exact search."""
 ShortK = tyro.conf.arg(aliases=["-k"])
 
 

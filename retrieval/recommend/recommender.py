@@ -89,7 +89,7 @@ class Recommender:
         inputs = self._opened.view.read(listened.rows_BT, listened.skipped_BT)
         items_BTD = self._opened.vectors.take(np.maximum(inputs.rows_BT, 0).ravel()).reshape(*inputs.rows_BT.shape, -1)
         items_BTD[~inputs.valid_BT] = 0
-        return self._opened.program(torch.from_numpy(items_BTD), torch.from_numpy(inputs.length_B))
+        return self._opened.encoder(torch.from_numpy(items_BTD), torch.from_numpy(inputs.length_B))
 
 
 def contrasts(vectors: Vectors, listened: SessionHistory) -> Tensor:

@@ -12,13 +12,14 @@ import pyarrow as pa
 
 from skipwise.common.errors import UserError
 from skipwise.retrieval.open_export import OpenExport
-from skipwise.retrieval.recommend.config import Exclude, Likeness, RecommendOptions, SearchChoice, Unknown, check_k
+from skipwise.retrieval.recommend.config import Exclude, Likeness, RecommendOptions, Unknown, check_k
 from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
 from skipwise.retrieval.recommend.session_columns import SessionChunk, SessionColumns
 from skipwise.retrieval.recommend.session_frames import is_one_session, like, to_table
 from skipwise.retrieval.recommend.session_text import known_row
+from skipwise.retrieval.search.config import SearchChoice
 from skipwise.retrieval.search.exact import Search
-from skipwise.retrieval.search.opened_search import open_search
+from skipwise.retrieval.search.stored import open_search
 
 _CHUNK = 1 << 14
 """Sessions whose track ids are looked up together."""

@@ -1,42 +1,49 @@
-"""The kinds of index, how each is built for a table of a given size, and the settings it is tried at.
+"""The kinds of FAISS index, how each is built for a table of a given size, and the settings it is tried at.
 
-All search by inner product: the vectors are not normalised, as their norms are part of what the model learned. The
-graph of HNSW does so by way of `nearest`.
-Whatever is drawn follows from fixed seeds, so on one thread the same export gives the same index, bit for bit. With
-more threads the graph of HNSW depends on which row was added first.
+All search by inner product: the vectors are not normalized, as their norms are part of what the model learned.
+Random choices follow from fixed seeds, so on one thread the same export gives the same index, bit for bit. With more
+threads the graph of HNSW depends on which row was added first.
 
-Shape legend: N rows of the table, D width, T rows to train on.
+HNSW is made for distances. By inner product itself, rows of large norm are neighbours of all others and rows of small
+norm of none, so that a walk along the graph misses these. Therefore the graph holds points: rows divided by the
+largest norm, with one more number that brings each to norm 1. Then |query - row|^2 = 2 - 2 * <query, row> for a query
+of norm 1, and the order is that of the inner products.
+Bachrach et al., Speeding Up the Xbox Recommender System Using a Euclidean Transformation for Inner-Product Spaces,
+RecSys 2014.
+
+Zeros fill up the width of a point, which changes no distance: FAISS builds and searches graphs of 16-bit numbers five
+times as fast where it is a multiple of 16 (measured: 15,200 against 2,500 rows of 144 and 129 numbers a second).
+
+Shape legend: N rows, Q queries, D width, E = `point_width(D)`, T rows to train on.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from skipwise.common.errors import UserError
 from skipwise.common.versions import import_faiss
-from skipwise.retrieval.search.faiss_nearest import as_points, largest_norm, point_width
+from skipwise.retrieval.search.config import IndexKind
 from skipwise.retrieval.vectors import Vectors
 
-Kind = Literal["flat", "ivfpq", "hnsw"]
-"""Exact, over the export's own vectors; inverted lists of product-quantized rows; a graph of neighbours."""
-
-POINTS = 39
-"""Rows that k-means wants for each centroid: FAISS's own bound, below which it warns."""
+_ROWS_A_CENTROID = 39
+"""FAISS's own bound, below which its k-means warns."""
 _TRAINED_ON = 64
-"""Rows for each list that k-means is given."""
+"""Rows for each list that k-means is trained on."""
 _CODE_NUMBERS = 4
 """Numbers of a row that one code stands for."""
-LINKS, WIDTH_WHILE_BUILDING = 32, 100
+_LINKS, _WIDTH_WHILE_BUILDING = 32, 100
 _BLOCK_ROWS = 1 << 14
 _SEED = 0
+_POINT_MULTIPLE = 16
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltIndex:
     """An index, and what it was built with."""
 
     index: Any
@@ -45,24 +52,24 @@ class Built:
     """From rows [N, D] to what the index holds of them."""
 
 
-def smallest(kind: Kind) -> int:
+def fewest_rows(kind: IndexKind) -> int:
     """The fewest rows that this kind can be built of."""
-    return POINTS << 4 if kind == "ivfpq" else 1
+    return _ROWS_A_CENTROID << 4 if kind == "ivfpq" else 1
 
 
-def build(kind: Kind, vectors: Vectors, rows: int, dim: int) -> Built:
-    """Builds `ivfpq` or `hnsw` of at least `smallest(kind)` rows, block by block."""
-    built = {"ivfpq": _ivfpq, "hnsw": _hnsw}[kind](vectors, rows, dim)
-    with tqdm(total=rows, desc=f"adding to {kind}", leave=False, mininterval=1) as bar:
+def build(kind: IndexKind, vectors: Vectors, num_rows: int) -> BuiltIndex:
+    """Builds `ivfpq` or `hnsw` of at least `fewest_rows(kind)` rows, block by block."""
+    built = {"ivfpq": _ivfpq, "hnsw": _hnsw}[kind](vectors, num_rows)
+    with tqdm(total=num_rows, desc=f"adding to {kind}", leave=False, mininterval=1) as bar:
         for _, block_BD in vectors.blocks(_BLOCK_ROWS):
             built.index.add(built.inserted(_finite(block_BD.numpy())))
             bar.update(len(block_BD))
     return built
 
 
-def settings(kind: Kind, built: Built | None, k: int) -> list[dict[str, int]]:
-    """What `IndexSearch` is tried with, to find `k` rows."""
-    if kind == "flat":
+def search_settings(kind: IndexKind, built: BuiltIndex | None, k: int) -> list[dict[str, int]]:
+    """What `IndexSearch` is tried with, to find `k` rows; `built` is None for `flat`."""
+    if built is None:
         return [{}]
     if kind == "hnsw":
         return [{"efSearch": width} for width in sorted({k, *(2**power for power in range(4, 10))}) if width >= k]
@@ -70,30 +77,52 @@ def settings(kind: Kind, built: Built | None, k: int) -> list[dict[str, int]]:
     return [{"nprobe": nprobe, "shortlist": shortlist} for shortlist in (k, 4 * k) for nprobe in probes]
 
 
-def _ivfpq(vectors: Vectors, rows: int, dim: int) -> Built:
-    """About 4 * sqrt(N) lists, codes of one byte for four numbers; where N is small, both as fine as it can train."""
-    faiss = import_faiss()
-    lists = max(1, min(int(4 * math.sqrt(rows)), rows // POINTS))
-    bits = min(8, int(math.log2(rows / POINTS)))
+def _ivfpq(vectors: Vectors, num_rows: int) -> BuiltIndex:
+    """About 4 * sqrt(N) lists, codes of one byte for four numbers; for a small N both as fine as it can train."""
+    faiss, dim = import_faiss(), vectors.dim
+    lists = max(1, min(int(4 * math.sqrt(num_rows)), num_rows // _ROWS_A_CENTROID))
+    bits = min(8, int(math.log2(num_rows / _ROWS_A_CENTROID)))
     codes = dim // _CODE_NUMBERS
     index = faiss.IndexIVFPQ(faiss.IndexFlatIP(dim), dim, lists, codes, bits, faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = index.pq.cp.seed = _SEED
-    trained_on = min(rows, max(_TRAINED_ON * lists, POINTS << bits))
-    chosen_T = np.random.default_rng(_SEED).choice(rows, trained_on, replace=False)
+    trained_on = min(num_rows, max(_TRAINED_ON * lists, _ROWS_A_CENTROID << bits))
+    chosen_T = np.random.default_rng(_SEED).choice(num_rows, trained_on, replace=False)
     index.train(_finite(vectors.take(np.sort(chosen_T))))
-    return Built(index, {"nlist": lists, "codes": codes, "bits": bits, "trained_on": trained_on})
+    return BuiltIndex(index, {"nlist": lists, "codes": codes, "bits": bits, "trained_on": trained_on})
 
 
-def _hnsw(vectors: Vectors, rows: int, dim: int) -> Built:
-    """A graph over points of 16-bit numbers: they only lead the way, as found rows are scored by their own vectors."""
+def _hnsw(vectors: Vectors, num_rows: int) -> BuiltIndex:
+    """A graph over points of 16-bit numbers: they only lead to candidates, which are scored by their own vectors."""
     faiss = import_faiss()
-    index = faiss.IndexHNSWSQ(point_width(dim), faiss.ScalarQuantizer.QT_fp16, LINKS, faiss.METRIC_L2)
-    index.hnsw.efConstruction = WIDTH_WHILE_BUILDING
-    largest = largest_norm(vectors)
-    return Built(index, {"M": LINKS, "efConstruction": WIDTH_WHILE_BUILDING}, lambda rows: as_points(rows, largest))
+    index = faiss.IndexHNSWSQ(point_width(vectors.dim), faiss.ScalarQuantizer.QT_fp16, _LINKS, faiss.METRIC_L2)
+    index.hnsw.efConstruction = _WIDTH_WHILE_BUILDING
+    largest = max((float(block_BD.norm(dim=1).max()) for _, block_BD in vectors.blocks()), default=0.0) or 1.0
+    parameters = {"M": _LINKS, "efConstruction": _WIDTH_WHILE_BUILDING}
+    return BuiltIndex(index, parameters, lambda rows_ND: _points(rows_ND, largest))
 
 
 def _finite(vectors_ND: np.ndarray) -> np.ndarray:
     if not np.isfinite(vectors_ND).all():
         raise UserError("the export's embeddings hold numbers that are not finite: export a run that did not diverge")
     return vectors_ND
+
+
+def point_width(dim: int) -> int:
+    """E: one more than D, rounded up."""
+    return -(-(dim + 1) // _POINT_MULTIPLE) * _POINT_MULTIPLE
+
+
+def _points(rows_ND: np.ndarray, largest: float) -> np.ndarray:
+    """float32 [N, E] on the unit sphere; `largest`: the largest norm of all rows."""
+    rows, dim = rows_ND.shape
+    points_NE = np.zeros((rows, point_width(dim)), dtype=np.float32)
+    np.divide(rows_ND, np.float32(largest), out=points_NE[:, :dim])
+    points_NE[:, dim] = np.sqrt(np.maximum(1 - np.square(points_NE[:, :dim]).sum(axis=1), 0))
+    return points_NE
+
+
+def query_points(queries_QD: np.ndarray) -> np.ndarray:
+    """float32 [Q, E]: a query's own norm changes nothing in the order of its answers."""
+    norms_Q1 = np.linalg.norm(queries_QD, axis=1, keepdims=True)
+    dim = queries_QD.shape[1]
+    return np.pad(queries_QD / np.where(norms_Q1 > 0, norms_Q1, 1), ((0, 0), (0, point_width(dim) - dim)))

@@ -11,19 +11,19 @@ from torch import Tensor
 
 from skipwise.common.versions import import_faiss
 from skipwise.models.topk import best_of
-from skipwise.retrieval.search.faiss_nearest import as_query_points
+from skipwise.retrieval.search.faiss_build import query_points
 from skipwise.retrieval.vectors import Vectors
 
 _QUERIES = 128
-"""Whose candidates are in memory at once."""
+"""Queries whose candidates are in memory at once."""
 
 
 class IndexSearch:
-    """A `Search`. The scores are inner products of float32 whatever the index holds, and equal scores
-    come by the lower row, as the exact search has it. Safe to be called from several threads."""
+    """A `Search`. Scores are inner products in float32 whatever the index holds; of equal scores the lower row comes
+    first, as in the exact search. Thread-safe."""
 
     def __init__(self, index: Any, vectors: Vectors, settings: dict[str, int]):
-        """`index`: FAISS's, whose row r is row r of `vectors`, or of `nearest.as_points`.
+        """`index`: FAISS's, whose row r is row r of `vectors`, or the point of it (`faiss_build`).
 
         `settings`: `efSearch` of a graph, `nprobe` of an inverted file, and `shortlist`, the fewest candidates that are
         scored again (0 where not given).
@@ -31,7 +31,7 @@ class IndexSearch:
         self._faiss, self._index, self._vectors, self._settings = import_faiss(), index, vectors, settings
 
     def search(self, queries_QD: Tensor, k: int, excluded_QX: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Search`. What the index does not come across is missing, be it among the best."""
+        """See `Search`. A row that the index does not find is missing, even where it is among the best."""
         found = [
             self._search(part_QD, k, part_QX)
             for part_QD, part_QX in zip(queries_QD.split(_QUERIES), excluded_QX.split(_QUERIES), strict=True)
@@ -48,7 +48,7 @@ class IndexSearch:
             return rows_QK, scores_QK
         asked_QD = queries_QD.numpy()
         if self._index.d > queries_QD.shape[1]:
-            asked_QD = as_query_points(asked_QD)
+            asked_QD = query_points(asked_QD)
         _, rows_QW = self._index.search(asked_QD, width, params=self._parameters(width))
         # In ascending order, so that of equal scores the lower row comes first.
         rows_QW = torch.from_numpy(np.sort(rows_QW, axis=1))
@@ -66,7 +66,7 @@ class IndexSearch:
         return torch.bmm(vectors_QWD, queries_QD[:, :, None]).squeeze(2)
 
     def _parameters(self, width: int) -> Any:
-        """Given with each call: what is set on the index itself, all threads would share."""
+        """Passed with each call: threads would share what is set on the index itself."""
         if "efSearch" in self._settings:
             return self._faiss.SearchParametersHNSW(efSearch=max(self._settings["efSearch"], width))
         if "nprobe" in self._settings:

@@ -1,6 +1,6 @@
-"""An index's file and its entry in the manifest: put in place at one blow, read back, and refused where changed.
+"""The index of an export: stored beside its parts, recorded in its manifest, and opened for search.
 
-The file is named by its own hash, so that a manifest never names a file that another one replaced.
+The file is named by its own hash, so that a manifest never names a file that another one has replaced.
 """
 
 import os
@@ -8,28 +8,51 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from skipwise.common.errors import UserError, brief
+from skipwise.common.files import FileRecord
 from skipwise.common.versions import import_faiss
 from skipwise.datapipes.manifest import MANIFEST
-from skipwise.retrieval.open_export import OpenExport, check
-from skipwise.retrieval.search.faiss_build import Kind
-from skipwise.retrieval.search.faiss_nearest import point_width
-from skipwise.training.checkpoint.checkpoint_index import FileRecord
+from skipwise.retrieval.export_manifest import INDEX_FILE, IndexEntry
+from skipwise.retrieval.open_export import OpenExport, check_file
+from skipwise.retrieval.search.config import SearchChoice
+from skipwise.retrieval.search.exact import ExactSearch, Search
+from skipwise.retrieval.search.faiss_build import point_width
+from skipwise.retrieval.search.faiss_search import IndexSearch
 
-_NAME = re.compile(r"index-[0-9a-f]{12}\.faiss", re.ASCII)
-_SETTINGS = {"efSearch", "nprobe", "shortlist"}
+
+def open_search(opened: OpenExport, choice: SearchChoice = "auto") -> Search:
+    """The search of an export. Raises `UserError` where an index is wanted and there is none, or a damaged one.
+
+    Where the exact search was chosen as the fastest, it is the index.
+    """
+    entry, remedy = opened.manifest.index, f"make it again with index --export {opened.path} --overwrite"
+    if choice == "index" and not entry:
+        raise UserError(f"{opened.path} has no index: make one with index --export {opened.path}, or search exactly")
+    if choice == "exact" or not entry or not (file_record := entry.file_record):
+        return ExactSearch(opened.vectors)
+    check_file(opened.path, file_record, remedy)
+    file = opened.path / file_record.file
+    try:
+        index = import_faiss().read_index(str(file))
+    except RuntimeError as error:
+        raise UserError(f"{file} cannot be read ({brief(error)}): {remedy}") from error
+    rows, dim = opened.manifest.rows, opened.manifest.dim
+    if index.ntotal != rows or index.d not in (dim, point_width(dim)):
+        raise UserError(f"{file} holds {index.ntotal} rows of {index.d} where the export has {rows} of {dim}: {remedy}")
+    return IndexSearch(index, opened.vectors, entry.search)
 
 
 @contextmanager
-def scratch(export: Path) -> Iterator[Path]:
-    """A directory inside the export that is gone at the end; made early, as a disk that cannot be written is found so
-    before the work. Raises `UserError` for that."""
+def index_folder(export: Path) -> Iterator[Path]:
+    """A directory inside the export for the time of the block, made first so that a read-only disk is found early.
+
+    Raises `UserError` where it cannot be written.
+    """
     folder = export / ".index.partial"
     try:
         shutil.rmtree(folder, ignore_errors=True)
@@ -41,70 +64,40 @@ def scratch(export: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def place(folder: Path, opened: OpenExport, index: Any | None, record: dict[str, Any]) -> None:
-    """Writes the index (None: there is no file), reads it back, and has the export's manifest say `record` of it."""
-    kept = None
+def store_index(folder: Path, opened: OpenExport, index: Any | None, entry: dict[str, Any]) -> None:
+    """Writes the index (None: it needs no file), reads it back, and puts it into the manifest.
+
+    `entry`: the fields of `IndexEntry` but for those of the file.
+
+    `folder`: an `index_folder`. After a failure the export is as it was.
+    """
+    name = None
     if index is not None:
-        file = _write(folder, opened, index)
-        kept = f"index-{file.sha256[:12]}.faiss"
-        record = record | asdict(replace(file, file=kept))
-    replace(opened.manifest, index=record).write(folder)
+        _write(folder / "index.faiss", opened.path, index)
+        written = FileRecord.of(folder, "index.faiss")
+        name = f"index-{written.sha256[:12]}.faiss"
+        entry = entry | written.model_dump() | {"file": name}
+    opened.manifest.model_copy(update={"index": IndexEntry(**entry)}).write(folder)
     before = {path.name for path in opened.path.iterdir()}
     try:
-        if kept:
-            os.replace(folder / file.file, opened.path / kept)
+        if name:
+            os.replace(folder / "index.faiss", opened.path / name)
         os.replace(folder / MANIFEST, opened.path / MANIFEST)
     except BaseException:
-        if kept and kept not in before:
-            (opened.path / kept).unlink(missing_ok=True)
+        if name and name not in before:
+            (opened.path / name).unlink(missing_ok=True)
         raise
-    for name in before - {kept}:
-        if _NAME.fullmatch(name):
-            (opened.path / name).unlink()
+    for other in before - {name}:
+        if re.fullmatch(INDEX_FILE, other, re.ASCII):
+            (opened.path / other).unlink()
 
 
-def read_placed(opened: OpenExport) -> Any:
-    """FAISS's index of an export whose manifest names a file; raises `UserError` for one that is not as it says."""
-    record = opened.manifest.index
-    check(opened.path, record)
-    try:
-        index = import_faiss().read_index(str(opened.path / record["file"]))
-    except RuntimeError as error:
-        raise UserError(f"{opened.path / record['file']} cannot be read ({brief(error)}): {mending(opened)}") from error
-    rows, dim = opened.manifest.rows, opened.manifest.dim
-    if index.ntotal != rows or index.d not in (dim, point_width(dim)):
-        raise UserError(
-            f"{opened.path / record['file']} holds {index.ntotal} rows of {index.d} where the export has {rows} of "
-            f"{dim}: {mending(opened)}"
-        )
-    return index
-
-
-def refuse_other_records(opened: OpenExport) -> None:
-    """Raises `UserError` for an entry of the manifest that `place` did not write."""
-    record = opened.manifest.index
-    search = record.get("search")
-    right = record.get("kind") in get_args(Kind) and isinstance(search, dict) and search.keys() <= _SETTINGS
-    right = right and all(type(value) is int and 0 < value < 1 << 31 for value in search.values())
-    if right and record["kind"] != "flat":  # ExportManifest has seen to what any file's entry must be
-        right = _NAME.fullmatch(record.get("file", ""))
-    if not right:
-        raise UserError(f"{opened.path / MANIFEST} has an 'index' that index did not write: {mending(opened)}")
-
-
-def mending(opened: OpenExport) -> str:
-    """What to do about an index that cannot be used."""
-    return f"make it anew with index --export {opened.path} --overwrite"
-
-
-def _write(folder: Path, opened: OpenExport, index: Any) -> FileRecord:
+def _write(file: Path, export: Path, index: Any) -> None:
     faiss = import_faiss()
-    file = folder / "index.faiss"
     try:
         faiss.write_index(index, str(file))
         again = faiss.read_index(str(file))
     except RuntimeError as error:
-        raise UserError(f"{opened.path} cannot take the index ({brief(error)}): make room, then index again") from error
+        raise UserError(f"{export} cannot take the index ({brief(error)}): make room, then index again") from error
     if not np.array_equal(faiss.serialize_index(again), faiss.serialize_index(index)):
-        raise UserError(f"{opened.path}: the index read back differs from what was written: check the disk")
-    return FileRecord.of(folder, file.name)
+        raise UserError(f"{export}: the index read back differs from what was written: check the disk")

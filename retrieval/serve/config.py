@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from skipwise.retrieval.recommend.config import SearchChoice
+from skipwise.retrieval.search.config import SearchChoice
 
 
 @dataclass(frozen=True)

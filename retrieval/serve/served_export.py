@@ -11,11 +11,13 @@ import numpy as np
 
 from skipwise.common.distributed import logger
 from skipwise.common.errors import UserError, brief
+from skipwise.retrieval.export_manifest import IndexEntry
 from skipwise.retrieval.open_export import OpenExport
-from skipwise.retrieval.recommend.config import RecommendOptions, SearchChoice
+from skipwise.retrieval.recommend.config import RecommendOptions
 from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
+from skipwise.retrieval.search.config import SearchChoice
 from skipwise.retrieval.search.exact import Search
-from skipwise.retrieval.search.opened_search import open_search
+from skipwise.retrieval.search.stored import open_search
 from skipwise.retrieval.serve.prometheus import Metrics
 
 Fingerprint = tuple[tuple[str, int, int, int], ...] | None
@@ -131,10 +133,9 @@ def fingerprint(path: Path) -> Fingerprint:
     return tuple(sorted(files))
 
 
-def _index(record: dict[str, Any]) -> dict[str, Any] | None:
+def _index(entry: IndexEntry | None) -> dict[str, Any] | None:
     """Its kind and settings, and the recall that was measured with them."""
-    if not record:
+    if not entry:
         return None
-    chosen = {name: record.get(name) for name in ("kind", "search")}
-    measured = [one for one in record.get("measured", []) if chosen.items() <= one.items()]
-    return chosen | {"recall_at_10": measured[0].get("recall_at_10") if measured else None}
+    recalls = [one.recall_at_10 for one in entry.measured if (one.kind, one.search) == (entry.kind, entry.search)]
+    return {"kind": entry.kind, "search": entry.search, "recall_at_10": recalls[0] if recalls else None}

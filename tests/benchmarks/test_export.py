@@ -12,13 +12,14 @@ from skipwise.benchmarks.harness.config import SEED, ExportBenchmarkConfig
 from skipwise.benchmarks.harness.untrained_run import make_run
 from skipwise.common.distributed import process_group
 from skipwise.models.table import initial_rows
+from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.export.exporter import write_export
 from tests.ranks import run_on_ranks
 
 
 def exported(folder: Path) -> None:
     made = make_run(folder, num_tracks=70, dim=12)
-    write_export(str(made.path), folder / "export", overwrite=False)
+    write_export(ExportConfig(str(made.path), folder / "export"))
 
 
 @pytest.mark.ranks

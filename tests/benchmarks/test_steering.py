@@ -12,7 +12,7 @@ from skipwise.common.distributed import process_group
 from skipwise.common.errors import UserError
 from skipwise.training.evaluation.metrics import SkipRanking
 from tests.conftest import random_sessions, write_dataset
-from tests.retrieval.made import LONGEST, change, program, write_made
+from tests.support.exports import LONGEST, change, program, write_made
 
 TRACKS, DIM = 60, 8
 SESSIONS = random_sessions(40, TRACKS, LONGEST + 3)

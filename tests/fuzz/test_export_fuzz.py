@@ -20,25 +20,24 @@ from hypothesis import Phase, example, given
 from hypothesis import strategies as st
 
 from skipwise.common.errors import UserError
-from skipwise.components.export import ExportConfig, export
+from skipwise.components.export import export
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.vocabulary import Vocabulary
-from skipwise.retrieval.encodings import encode
 from skipwise.retrieval.export import exporter
-from skipwise.retrieval.export.live import LiveRows
-from skipwise.retrieval.export.parts import check_part, write_part
+from skipwise.retrieval.export.config import ExportConfig
+from skipwise.retrieval.export.parts import LiveRows, check_part, write_part
 from skipwise.retrieval.export_manifest import ExportManifest
-from skipwise.retrieval.formats import DType, Format, Kind
+from skipwise.retrieval.formats import DType, Format, PartFormat, encode
 from tests.conftest import random_sessions, write_dataset
 from tests.fuzz.cases import cases
 from tests.ranks import run_on_ranks
-from tests.retrieval.alone import alone  # noqa: F401  a fixture
 from tests.retrieval.conftest import DIM, LONGEST, TRACKS, save_untrained, small
+from tests.support.one_rank import alone  # noqa: F401  a fixture
 
 pytestmark = [pytest.mark.ranks, pytest.mark.usefixtures("alone")]
-PIECES = ("embeddings/part-00000.parquet", "encoder.pt2", "queries.npy", "manifest.json")
+PIECES = ("embeddings/part-00000.parquet", "encoder.safetensors", "encoder.pt2", "queries.npy", "manifest.json")
 """What an export holds, in the order in which it is written."""
-KINDS = [kind for kind in starmap(Kind, product(get_args(Format), get_args(DType))) if kind.possible]
+KINDS = [kind for kind in starmap(PartFormat, product(get_args(Format), get_args(DType))) if kind.supported]
 SLOW = {"deadline": None, "phases": (Phase.explicit, Phase.generate)}
 """An export takes too long to shrink by."""
 
@@ -64,7 +63,7 @@ def refusal(folder: Path, output: Path, overwrite: bool = False) -> str:
     around = next(place for place in output.parents if place.is_dir())
     before, names = contents(around), sorted(around.rglob("*"))
     with pytest.raises(UserError) as caught:
-        exporter.write_export(str(folder / "run"), output, overwrite)
+        exporter.write_export(ExportConfig(str(folder / "run"), output, overwrite))
     sentence = str(caught.value)
     assert sentence.isprintable() and len(sentence) < 600
     assert contents(around) == before and sorted(around.rglob("*")) == names
@@ -96,7 +95,7 @@ def test_targets_that_are_something_else(folder: Path, target: Path, tmp_path: P
 def test_parents_that_take_no_directory(folder: Path, kind: str):
     parent = {"none": Path("/dev/null"), "proc": Path("/proc/self/fd")}[kind]
     with pytest.raises(UserError, match="cannot write beside"):
-        exporter.write_export(str(folder / "run"), parent / "out", False)
+        exporter.write_export(ExportConfig(str(folder / "run"), parent / "out"))
 
 
 @pytest.fixture
@@ -129,7 +128,7 @@ def test_a_disk_that_only_reads(folder: Path, small_disk: Path):
 
 def test_the_arithmetic_of_what_is_needed(folder: Path, target: Path):
     with patch.object(shutil, "disk_usage", return_value=shutil._ntuple_diskusage(2**40, 2**40, 12_000)):
-        with patch("skipwise.retrieval.export.space.row_bytes", lambda dim, dtype: dim * 4_000):
+        with patch("skipwise.retrieval.export.exporter.row_bytes", lambda dim, dtype: dim * 4_000):
             sentence = refusal(folder, target, overwrite=True)
     assert f"{target} needs {TRACKS * DIM * 4_000 / 1e6:.1f} MB for {TRACKS} rows of {DIM} float32" in sentence
 
@@ -184,7 +183,7 @@ def failing(disk: "Full | Flipped") -> tuple:
 
 
 @cases(20, **SLOW)
-@given(piece=st.integers(0, 3), share=st.floats(0, 0.999), overwrite=st.booleans())
+@given(piece=st.integers(0, 4), share=st.floats(0, 0.999), overwrite=st.booleans())
 def test_a_disk_that_is_full_after_any_byte(folder: Path, target: Path, piece: int, share: float, overwrite: bool):
     sizes = [(folder / "old" / name).stat().st_size for name in PIECES]
     # The manifest names paths and times, so its length may differ a little from the old one's.
@@ -230,8 +229,8 @@ def test_a_disk_that_reads_back_other_bytes(folder: Path, target: Path, piece: s
 
 @cases(400, **SLOW)
 @given(kind=st.sampled_from(KINDS), share=st.floats(0, 0.9999), bit=st.integers(0, 7))
-@example(kind=Kind(), share=0.9572261828895567, bit=7)  # a column's name that is no text
-def test_a_part_that_reads_back_other_bytes(folder: Path, tmp_path: Path, kind: Kind, share: float, bit: int):
+@example(kind=PartFormat(), share=0.9572261828895567, bit=7)  # a column's name that is no text
+def test_a_part_that_reads_back_other_bytes(folder: Path, tmp_path: Path, kind: PartFormat, share: float, bit: int):
     """A refusal, or a part that still holds the table to the last bit."""
     vocabulary = Vocabulary.of(SessionStore(str(folder / "data")))
     rows_RD = torch.arange(TRACKS * DIM, dtype=torch.float32).view(TRACKS, DIM)
@@ -246,7 +245,7 @@ def test_a_part_that_reads_back_other_bytes(folder: Path, tmp_path: Path, kind: 
         assert np.array_equal(read_encoded(file, kind), encode(rows_RD, kind.dtype, np.arange(TRACKS)))
 
 
-def read_encoded(file: Path, kind: Kind) -> np.ndarray:
+def read_encoded(file: Path, kind: PartFormat) -> np.ndarray:
     """[R, W] as the file's own library reads it."""
     if kind.format == "npy":
         return np.load(file, mmap_mode="r")

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from skipwise.components.export import ExportConfig, export
+from skipwise.components.export import export
 from skipwise.components.recipes import RECIPES
 from skipwise.datapipes.sessions import SessionStore
+from skipwise.retrieval.export.config import ExportConfig
 from skipwise.training.build import build_model, table_weight
 from skipwise.training.checkpoint.checkpoints import Checkpoints, load_best
 from skipwise.training.checkpoint.state import model_tensors

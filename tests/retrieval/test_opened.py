@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from skipwise.common.errors import UserError
 from skipwise.retrieval.open_export import OpenExport
 from tests.components.conftest import refused, run  # noqa: F401  a fixture
-from tests.retrieval.made import change, program, record, write_made
+from tests.support.exports import change, program, record, write_made
 
 TRACKS, DIM = 30, 8
 IDS = [f"t_{row:02}" for row in range(TRACKS)]
@@ -67,7 +67,7 @@ def swapped_with_their_hashes(folder: Path) -> str:
     swapped(folder)
     parts = manifest(folder)["parts"]
     change(folder, parts=[one | record(folder, one["file"]) for one in parts])
-    return "not in row order near row 0"
+    return "not in row order from row 0"
 
 
 def cut(folder: Path) -> str:
@@ -105,18 +105,18 @@ def longer_sessions(folder: Path) -> str:
 
 def length_unknown(folder: Path) -> str:
     encoder = manifest(folder)["encoder"]
-    change(folder, encoder={name: encoder[name] for name in ("file", "bytes", "sha256")})
+    change(folder, encoder={name: encoder[name] for name in encoder if name != "max_tracks"})
     return "max_tracks"
 
 
 def config_unknown(folder: Path) -> str:
-    change(folder, config={"data": {"skipped_tracks": "sometimes"}})
+    change(folder, config={"data": {"skip_up_to": 2, "skipped_tracks": "sometimes"}})
     return "data.skipped_tracks"
 
 
 def delta(folder: Path) -> str:
     counts = {"changed": TRACKS, "new": 0, "unchanged": 3, "gone": 0, "table_rows": TRACKS + 3}
-    gone = record(folder, "queries.npy")
+    gone = record(folder, "queries.npy") | {"rows": 0}
     change(folder, since={"run": "runs/before", "rows_hash": "0" * 64, "gone_tracks": gone} | counts)
     return "holds only the rows that changed since runs/before"
 

@@ -34,7 +34,7 @@ def table(kind: str, rows: int, dim: int, seed: int) -> tuple[np.ndarray, np.nda
 def test_like_one_table(kind: str, rows: int, dim: int, cuts: list[int], block: int, seed: int):
     stored, expected_RD = table(kind, rows, dim, seed)
     edges = sorted({0, rows, *(cut for cut in cuts if cut < rows)})
-    pieces = [Piece(first, stored[first:last], kind == "int8") for first, last in zip(edges, edges[1:], strict=False)]
+    pieces = [Piece(first, stored[first:last], kind) for first, last in zip(edges, edges[1:], strict=False)]
     vectors = Vectors(pieces)
     assert vectors.dim == dim
     chosen_N = np.random.default_rng(seed).integers(0, rows, 80)

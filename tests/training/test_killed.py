@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from skipwise.common.distributed import rank
+from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.export.exporter import write_export
 from skipwise.training.config import CheckpointConfig, RunConfig
 from skipwise.training.loop import train
@@ -61,7 +62,7 @@ def job(config: RunConfig, output: Path, death: Death | None) -> None:
     if death and death.rank == rank():
         _arm(death)
     run = train(config, "best")
-    write_export(str(run.path), output, overwrite=True)
+    write_export(ExportConfig(str(run.path), output, overwrite=True))
 
 
 def _arm(death: Death) -> None:

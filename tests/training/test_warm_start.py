@@ -16,6 +16,7 @@ from skipwise.common.errors import UserError
 from skipwise.datapipes.manifest import VOCABULARY
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.table import initial_rows
+from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.export.exporter import write_export
 from skipwise.training.active_run import ActiveRun
 from skipwise.training.checkpoint.checkpoints import best_checkpoint
@@ -121,7 +122,7 @@ def test_kept_tracks_are_exported_and_never_drawn_or_ranked(data: tuple, tmp_pat
             )
             train(config, "best")
             results[vanished] = json.loads((tmp_path / vanished / "metrics.json").read_text())
-            write_export(str(tmp_path / vanished), tmp_path / f"export-{vanished}", False)
+            write_export(ExportConfig(str(tmp_path / vanished), tmp_path / f"export-{vanished}"))
         for protocol in ("uniform", "full"):
             assert results["keep"][protocol] == results["drop"][protocol]
         kept = [name for name in old if name not in new]

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.config import RecommendOptions
 from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
-from skipwise.retrieval.search.opened_search import open_search
+from skipwise.retrieval.search.stored import open_search
 from tests.components.conftest import refused, run  # noqa: F401  a fixture
-from tests.retrieval.made import LONGEST, program, write_made
+from tests.support.exports import LONGEST, program, write_made
 
 TRACKS, DIM = 41, 8
 IDS = [f"t_{row:02}" for row in range(TRACKS - 3)] + ["spotify:track:x", "a,b", "é\x1b"]

@@ -13,7 +13,8 @@ import torch
 from skipwise.common.distributed import process_group
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.retrieval.export import exporter
-from skipwise.retrieval.formats import DType, Format, Kind
+from skipwise.retrieval.export.config import ExportConfig
+from skipwise.retrieval.formats import DType, Format, PartFormat
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.config import RecommendOptions
 from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
@@ -25,7 +26,7 @@ from tests.conftest import random_sessions, write_dataset
 from tests.retrieval.conftest import LONGEST, TRACKS, save_untrained, small
 
 pytestmark = [pytest.mark.ranks, pytest.mark.usefixtures("group")]
-KINDS = [kind for kind in starmap(Kind, product(get_args(Format), get_args(DType))) if kind.possible]
+KINDS = [kind for kind in starmap(PartFormat, product(get_args(Format), get_args(DType))) if kind.supported]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_queries_are_the_live_models(recipe: str, read: str, tmp_path: Path):
     run_path = made_run(tmp_path, recipe, skipped_tracks=read, skip_up_to=3)
 
     listened, live_SD = live_queries(run_path)
-    exporter.write_export(str(run_path), tmp_path / "out", False, Kind())
+    exporter.write_export(ExportConfig(str(run_path), tmp_path / "out"))
     opened = OpenExport.open(tmp_path / "out")
     if read == "filter":
         assert (~listened.skipped_BT & (listened.rows_BT >= 0)).sum(axis=1).min() == 0, "no session is left nothing of"
@@ -95,11 +96,11 @@ def test_every_kind_is_opened(tmp_path: Path, monkeypatch):
     answers = {}
     for kind in KINDS:
         output = tmp_path / f"{kind.format}-{kind.dtype}"
-        exporter.write_export(str(run_path), output, False, kind)
+        exporter.write_export(ExportConfig(str(run_path), output, False, kind.format, kind.dtype))
         opened = OpenExport.open(output)
         assert opened.tracks.ids(np.array([0, TRACKS - 1])).to_pylist() == ["t_00000", f"t_{TRACKS - 1:05}"]
         answers[kind] = Recommender(opened, ExactSearch(opened.vectors)).recommend(listened, RecommendOptions(k=5))
     for kind, (rows_BK, scores_BK) in answers.items():
-        same = answers[Kind("parquet", kind.dtype)]
+        same = answers[PartFormat("parquet", kind.dtype)]
         assert np.array_equal(rows_BK, same[0]) and np.array_equal(scores_BK, same[1])
-        np.testing.assert_allclose(scores_BK, answers[Kind()][1], atol=0.05)
+        np.testing.assert_allclose(scores_BK, answers[PartFormat()][1], atol=0.05)

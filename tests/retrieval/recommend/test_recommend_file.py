@@ -20,7 +20,7 @@ from skipwise.retrieval.recommend.track_recommender import TrackRecommender
 from skipwise.retrieval.search.exact import ExactSearch
 from tests.components.conftest import refused, run  # noqa: F401  a fixture
 from tests.conftest import random_sessions, write_dataset
-from tests.retrieval.made import program, write_made
+from tests.support.exports import program, write_made
 
 TRACKS, DIM = 41, 8
 IDS = [f"t_{row:02}" for row in range(TRACKS)]

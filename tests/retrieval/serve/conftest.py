@@ -4,27 +4,24 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor, nn
 
-from skipwise.retrieval.export_manifest import ExportManifest
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.config import RecommendOptions
 from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
-from skipwise.retrieval.search.opened_search import open_search
+from skipwise.retrieval.search.stored import open_search
 from skipwise.retrieval.serve.app import make_app
 from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.service import Service
-from skipwise.training.checkpoint.checkpoint_index import FileRecord
+from tests.support.exports import program as program_of
+from tests.support.exports import write_made
 
 TRACKS, DIM, MOST = 300, 8, 5
 NAMES = [f"t_{row:03}" for row in range(TRACKS - 3)] + ["a/b c", "ü/ü", "t_000/x"]
@@ -39,55 +36,27 @@ class Mean(nn.Module):
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory) -> Path:
+def program() -> bytes:
     """`Mean`, exported."""
-    sessions, tracks = torch.export.Dim("sessions", min=1), torch.export.Dim("tracks", min=1, max=MOST)
-    shapes = {"items_BTD": {0: sessions, 1: tracks}, "lengths_B": {0: sessions}}
-    example = torch.zeros(3, MOST, DIM), torch.full((3,), MOST)
-    file = tmp_path_factory.mktemp("program") / "encoder.pt2"
-    torch.export.save(torch.export.export(Mean(), example, dynamic_shapes=shapes), file)
-    return file
+    return program_of(DIM, Mean(), MOST)
 
 
 @pytest.fixture(scope="session")
-def write_export(program: Path) -> Callable[..., Path]:
+def write_export(program: bytes) -> Callable[..., Path]:
     """`write_export(folder, seed)` writes an export of random vectors; other arguments go into its manifest."""
 
     def write(folder: Path, seed: int = 0, **changes: Any) -> Path:
-        folder.mkdir(parents=True)
-        random = np.random.default_rng(seed)
-        vectors = random.standard_normal((TRACKS, DIM)).astype(np.float32)
-        rows = {"track_id": NAMES, "row": pa.array(range(TRACKS), pa.int32())}
-        values = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), DIM)
-        pq.write_table(pa.table(rows | {"embedding": values}), folder / "part.parquet")
-        (folder / "encoder.pt2").write_bytes(program.read_bytes())
-        np.save(folder / "queries.npy", vectors[:20])
-        part, encoder, queries = (
-            vars(FileRecord.of(folder, name)) for name in ("part.parquet", "encoder.pt2", "queries.npy")
-        )
-        manifest = ExportManifest(
-            rows=TRACKS,
-            dim=DIM,
-            format="parquet",
-            dtype="float32",
-            vocabulary_hash=f"{seed:064}",
-            parts=[part | {"first_row": 0, "rows": TRACKS}],
-            tracks=[],
-            encoder=encoder | {"max_tracks": MOST},
-            onnx={},
-            queries=queries | {"rows": 20},
-            index={},
-            since={},
-            compared={},
-            recipe="best",
-            config={"data": {"skipped_tracks": "read"}, "loss": {"context": "track", "alpha": 0.25, "beta": 1.0}},
-            trained={},
-            versions={},
-        )
-        replace(manifest, **changes).write(folder)
-        return folder
+        vectors = np.random.default_rng(seed).standard_normal((TRACKS, DIM)).astype(np.float32)
+        fields = {"vocabulary_hash": f"{seed:064}", "config": config_of("track")} | changes
+        return write_made(folder, NAMES, vectors, program, longest=MOST, queries_SD=vectors[:20], fields=fields)
 
     return write
+
+
+def config_of(context: str) -> dict[str, Any]:
+    """What serving and the page read of a run's config."""
+    data = {"skip_up_to": 2, "skipped_tracks": "read"}
+    return {"data": data, "loss": {"context": context, "alpha": 0.25, "beta": 1.0}}
 
 
 @pytest.fixture(scope="session")
@@ -99,8 +68,7 @@ def export(write_export: Callable[..., Path], tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def other(write_export: Callable[..., Path], tmp_path_factory) -> Path:
     """One of other vectors, trained without skips."""
-    config = {"data": {"skipped_tracks": "read"}, "loss": {"context": "none", "alpha": 0.25, "beta": 1.0}}
-    return write_export(tmp_path_factory.mktemp("exports") / "other", seed=1, config=config)
+    return write_export(tmp_path_factory.mktemp("exports") / "other", seed=1, config=config_of("none"))
 
 
 class Oracle:

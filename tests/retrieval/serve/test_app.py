@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from skipwise.retrieval.export_manifest import ExportManifest
+from skipwise.retrieval.export_manifest import ExportManifest, IndexEntry
 from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.served_export import ServedExport
 from skipwise.retrieval.serve.service import Service
@@ -133,12 +132,28 @@ def test_exports(ask: Asked, export: Path):
 
 
 def test_the_index_is_told(export: Path, tmp_path: Path):
-    measured = [{"kind": "hnsw", "search": {"efSearch": width}, "recall_at_10": width / 100} for width in (32, 97)]
-    record = {"kind": "hnsw", "search": {"efSearch": 97}, "measured": measured}
-    record |= {"file": "index-0.faiss", "bytes": 0, "sha256": "0" * 64}
+    figures = {"recall_at_k": 0.5, "queries_per_s": 1.0}
+    measured = [
+        figures | {"kind": "hnsw", "search": {"efSearch": width}, "recall_at_10": width / 100} for width in (32, 97)
+    ]
+    entry = IndexEntry(
+        kind="hnsw",
+        metric="inner product",
+        built={},
+        search={"efSearch": 97},
+        wanted={},
+        measured=measured,
+        queries=1,
+        queries_a_call=1,
+        threads=1,
+        versions={},
+        file="index-0123456789ab.faiss",
+        bytes=0,
+        sha256="0" * 64,
+    )
     shutil.copytree(export, tmp_path / "indexed")
     manifest = ExportManifest.read(export)
-    replace(manifest, index=record).write(tmp_path / "indexed")
+    manifest.model_copy(update={"index": entry}).write(tmp_path / "indexed")
     about = ServedExport.open(tmp_path / "indexed", "exact", 1).about()
     assert about["index"] == {"kind": "hnsw", "search": {"efSearch": 97}, "recall_at_10": 0.97}
 

@@ -21,8 +21,10 @@ from skipwise.retrieval.serve.prometheus import Metrics
 from skipwise.retrieval.serve.served_export import HotSwap, ServedExport
 from skipwise.retrieval.serve.server import run
 from skipwise.retrieval.serve.service import Service
-from skipwise.training.checkpoint.checkpoint_index import FileRecord
 from tests.retrieval.serve.conftest import TRACKS, Oracle, asking
+from tests.support.exports import record
+
+PART = "embeddings/part-00000.parquet"
 
 
 def change_manifest(folder: Path, **changes: Any) -> None:
@@ -31,25 +33,28 @@ def change_manifest(folder: Path, **changes: Any) -> None:
 
 
 def flip_a_byte(folder: Path) -> None:
-    content = bytearray((folder / "part.parquet").read_bytes())
+    content = bytearray((folder / PART).read_bytes())
     content[len(content) // 2] ^= 1
-    (folder / "part.parquet").write_bytes(content)
+    (folder / PART).write_bytes(content)
 
 
 def other_program(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "encoder.pt2").write_bytes(b"no program")
-    change_manifest(folder, encoder=manifest["encoder"] | vars(FileRecord.of(folder, "encoder.pt2")))
+    change_manifest(folder, encoder=manifest["encoder"] | record(folder, "encoder.pt2"))
 
 
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "hash": (flip_a_byte, "differs from what was written"),
-    "missing part": (lambda folder: (folder / "part.parquet").unlink(), "part.parquet"),
+    "missing part": (
+        lambda folder: (folder / PART).unlink(),
+        PART,
+    ),
     "missing manifest": (lambda folder: (folder / "manifest.json").unlink(), "manifest.json"),
     "dimension": (lambda folder: change_manifest(folder, dim=16), "cannot be opened"),
     "rows": (lambda folder: change_manifest(folder, rows=299), "rows"),
     "program": (other_program, "is no encoder"),
-    "config": (lambda folder: change_manifest(folder, config={"nonsense": 1}), "nonsense"),
+    "config": (lambda folder: change_manifest(folder, config={"nonsense": 1}), "config.data"),
     "version": (lambda folder: change_manifest(folder, schema_version=1), "schema_version"),
 }
 
@@ -91,7 +96,7 @@ def test_a_broken_export(export: Path, place: Path, tmp_path: Path, way: str):
 
 def test_a_delta(write_export: Callable[..., Path], tmp_path: Path):
     since = {"run": "runs/before", "rows_hash": "", "changed": TRACKS, "new": 0, "unchanged": 0, "gone": 0}
-    since |= {"table_rows": TRACKS, "gone_tracks": {"file": "gone", "bytes": 0, "sha256": "0" * 64}}
+    since |= {"table_rows": TRACKS, "gone_tracks": {"file": "gone", "bytes": 0, "sha256": "0" * 64, "rows": 0}}
     with pytest.raises(UserError, match="only"):
         ServedExport.open(write_export(tmp_path / "delta", since=since), "auto", 1)
 

@@ -10,16 +10,17 @@ import pytest
 import torch
 
 from skipwise.common.errors import UserError
-from skipwise.components.export import ExportConfig, export
+from skipwise.components.export import export
+from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.export.exporter import write_export
 from skipwise.retrieval.export_manifest import ExportManifest
-from skipwise.retrieval.formats import Kind
+from skipwise.retrieval.formats import PartFormat
 from skipwise.retrieval.quantized import quantized_table
 from skipwise.training.checkpoint import saved_rows
 from tests.conftest import random_sessions, write_dataset
 from tests.ranks import run_on_ranks
-from tests.retrieval.alone import alone, save_rows  # noqa: F401  a fixture
 from tests.retrieval.conftest import DIM, LONGEST, small
+from tests.support.one_rank import alone, save_rows  # noqa: F401  a fixture
 from tests.training.test_warm_start import named
 
 pytestmark = [pytest.mark.ranks, pytest.mark.usefixtures("alone")]
@@ -61,7 +62,7 @@ def by_id(output: Path) -> dict[str, np.ndarray]:
     """Track ids and the bytes of their rows, of a Parquet export in float32."""
     found = {}
     for part in ExportManifest.read(output).parts:
-        table = pq.read_table(output / part["file"])
+        table = pq.read_table(output / part.file)
         rows = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, DIM)
         found |= dict(zip(table["track_id"].to_pylist(), rows.view(np.int32), strict=True))
     return found
@@ -69,9 +70,9 @@ def by_id(output: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_a_delta_makes_the_newer_table_of_the_older(ranks: int, runs: Runs, tmp_path: Path):
-    write_export(str(runs.old), tmp_path / "base", False)
+    write_export(ExportConfig(str(runs.old), tmp_path / "base"))
     if ranks == 1:
-        write_export(str(runs.new), tmp_path / "delta", False, only_new_since=str(runs.old))
+        write_export(ExportConfig(str(runs.new), tmp_path / "delta", only_new_since=str(runs.old)))
     else:
         config = ExportConfig(str(runs.new), tmp_path / "delta", only_new_since=str(runs.old))
         run_on_ranks(tmp_path, ranks, export, config)
@@ -79,12 +80,12 @@ def test_a_delta_makes_the_newer_table_of_the_older(ranks: int, runs: Runs, tmp_
     delta = by_id(tmp_path / "delta")
     assert set(delta) == runs.changed | (set(runs.new_names) - set(runs.old_names))
     known = {"table_rows": NEW, "changed": 37, "new": 50, "unchanged": SHARED - 37, "gone": 30}
-    assert known.items() <= manifest.since.items() and manifest.rows == 87 and len(manifest.parts) == ranks
-    assert manifest.since["run"] == str(runs.old) and manifest.since["rows_hash"] == base.vocabulary_hash
+    assert known.items() <= manifest.since.model_dump().items() and manifest.rows == 87 and len(manifest.parts) == ranks
+    assert manifest.since.run == str(runs.old) and manifest.since.rows_hash == base.vocabulary_hash
     for part in manifest.parts:
-        table = pq.read_table(tmp_path / "delta" / part["file"])
+        table = pq.read_table(tmp_path / "delta" / part.file)
         assert [runs.new_names[row] for row in table["row"].to_pylist()] == table["track_id"].to_pylist()
-    gone = pq.read_table(tmp_path / "delta" / manifest.since["gone_tracks"]["file"])["track_id"].to_pylist()
+    gone = pq.read_table(tmp_path / "delta" / manifest.since.gone_tracks.file)["track_id"].to_pylist()
     whole = by_id(tmp_path / "base")
     for name in gone:
         del whole[name]
@@ -94,39 +95,39 @@ def test_a_delta_makes_the_newer_table_of_the_older(ranks: int, runs: Runs, tmp_
     assert np.array_equal(found, runs.new_table.numpy().view(np.int32))
 
 
-@pytest.mark.parametrize("kind", [Kind(), Kind("npy", "int8"), Kind("faiss", "float16")], ids=str)
-def test_nothing_changed(kind: Kind, runs: Runs, tmp_path: Path):
-    write_export(str(runs.old), tmp_path / "out", False, kind, str(runs.old))
+@pytest.mark.parametrize("kind", [PartFormat(), PartFormat("npy", "int8"), PartFormat("faiss", "float16")], ids=str)
+def test_nothing_changed(kind: PartFormat, runs: Runs, tmp_path: Path):
+    write_export(ExportConfig(str(runs.old), tmp_path / "out", False, kind.format, kind.dtype, str(runs.old)))
     manifest = ExportManifest.read(tmp_path / "out")
-    assert manifest.rows == 0 and [part["rows"] for part in manifest.parts] == [0]
-    assert manifest.since["unchanged"] == OLD and manifest.since["gone_tracks"]["rows"] == 0
+    assert manifest.rows == 0 and [part.rows for part in manifest.parts] == [0]
+    assert manifest.since.unchanged == OLD and manifest.since.gone_tracks.rows == 0
     if kind.format == "npy":
-        assert np.load(tmp_path / "out" / manifest.parts[0]["file"], mmap_mode="r").shape == (0, DIM + 8)
+        assert np.load(tmp_path / "out" / manifest.parts[0].file, mmap_mode="r").shape == (0, DIM + 8)
         with pytest.raises(UserError, match="is of a delta, not of a whole table in int8"):
             quantized_table(tmp_path / "out")
 
 
-@pytest.mark.parametrize("kind", [Kind("npy", "float16"), Kind("faiss")], ids=str)
-def test_a_delta_of_parts_without_ids(kind: Kind, runs: Runs, tmp_path: Path):
-    write_export(str(runs.new), tmp_path / "out", False, kind, str(runs.old))
+@pytest.mark.parametrize("kind", [PartFormat("npy", "float16"), PartFormat("faiss")], ids=str)
+def test_a_delta_of_parts_without_ids(kind: PartFormat, runs: Runs, tmp_path: Path):
+    write_export(ExportConfig(str(runs.new), tmp_path / "out", False, kind.format, kind.dtype, str(runs.old)))
     manifest = ExportManifest.read(tmp_path / "out")
-    tracks = pq.read_table(tmp_path / "out" / manifest.tracks[0]["file"])
+    tracks = pq.read_table(tmp_path / "out" / manifest.tracks[0].file)
     rows = tracks["row"].to_pylist()
     assert tracks["track_id"].to_pylist() == [runs.new_names[row] for row in rows] and len(rows) == 87
     if kind.format == "npy":
-        found = np.load(tmp_path / "out" / manifest.parts[0]["file"])
+        found = np.load(tmp_path / "out" / manifest.parts[0].file)
         assert np.array_equal(found, runs.new_table[rows].half().numpy())
 
 
 def test_small_blocks_find_the_same(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(saved_rows, "_BLOCK_ROWS", 7)
-    write_export(str(runs.new), tmp_path / "out", False, only_new_since=str(runs.old))
-    assert ExportManifest.read(tmp_path / "out").since["changed"] == 37
+    write_export(ExportConfig(str(runs.new), tmp_path / "out", only_new_since=str(runs.old)))
+    assert ExportManifest.read(tmp_path / "out").since.changed == 37
 
 
 def refused(runs: Runs, other: Path, output: Path) -> str:
     with pytest.raises(UserError) as caught:
-        write_export(str(runs.new), output, False, only_new_since=str(other))
+        write_export(ExportConfig(str(runs.new), output, only_new_since=str(other)))
     assert not output.exists()
     return str(caught.value)
 

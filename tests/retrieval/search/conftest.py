@@ -6,18 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.retrieval.index.exports import norms_matter, program, write_by_hand
+from tests.retrieval.search.exports import DIM, MOST, SumEncoder, norms_matter, write_by_hand
+from tests.support.exports import program
 
 ROWS, QUERIES = 1500, 40
 
 
 @pytest.fixture(scope="session")
-def encoder(tmp_path_factory) -> Path:
-    return program(tmp_path_factory.mktemp("encoder") / "encoder.pt2")
+def encoder() -> bytes:
+    return program(DIM, SumEncoder(), MOST)
 
 
 @pytest.fixture
-def by_hand(encoder: Path, tmp_path: Path) -> Callable[..., Path]:
+def by_hand(encoder: bytes, tmp_path: Path) -> Callable[..., Path]:
     """`by_hand(table, queries)` writes an export; without them, one of 1,500 tracks whose norms matter."""
     made = iter(range(1000))
 

@@ -19,7 +19,7 @@ from skipwise.retrieval.search.exact import ExactSearch
 from skipwise.training.config import RunConfig
 from skipwise.training.run.directory import RunDirectory, RunRecord
 from tests.conftest import random_sessions
-from tests.retrieval.index.exports import DIM
+from tests.retrieval.search.exports import DIM
 
 TRACKS, KEPT = 60, 25
 """The table has this many more rows than the data have tracks."""

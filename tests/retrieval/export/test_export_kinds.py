@@ -21,19 +21,18 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from skipwise.common import versions
 from skipwise.common.errors import UserError
 from skipwise.components.cli import parse
-from skipwise.components.export import ExportConfig
-from skipwise.retrieval.encodings import check_near, decode, encode, row_bytes, scale_bias
 from skipwise.retrieval.export import exporter
+from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.export_manifest import ExportManifest
-from skipwise.retrieval.formats import DType, Format, Kind
+from skipwise.retrieval.formats import DType, Format, PartFormat, check_near, encode, row_bytes, scale_bias
 from skipwise.retrieval.quantized import quantized_table
 from skipwise.training.run.directory import RunDirectory
 from tests.conftest import random_sessions, write_dataset
-from tests.retrieval.alone import alone, save_rows  # noqa: F401  a fixture
 from tests.retrieval.conftest import DIM, LONGEST, TRACKS, small
+from tests.support.one_rank import alone, save_rows  # noqa: F401  a fixture
 
 pytestmark = [pytest.mark.ranks, pytest.mark.usefixtures("alone")]
-KINDS = [kind for kind in starmap(Kind, product(get_args(Format), get_args(DType))) if kind.possible]
+KINDS = [kind for kind in starmap(PartFormat, product(get_args(Format), get_args(DType))) if kind.supported]
 ROWS = torch.randn(TRACKS, DIM, generator=torch.Generator().manual_seed(5)) * torch.logspace(-4, 1, TRACKS)[:, None]
 
 
@@ -48,18 +47,18 @@ def run(alone, tmp_path_factory) -> Path:  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def exports(run: Path) -> dict[Kind, Path]:
+def exports(run: Path) -> dict[PartFormat, Path]:
     """An export of each kind."""
     outputs = {kind: run.parent / f"{kind.format}-{kind.dtype}" for kind in KINDS}
     for kind, output in outputs.items():
-        exporter.write_export(str(run), output, False, kind)
+        exporter.write_export(ExportConfig(str(run), output, False, kind.format, kind.dtype))
     return outputs
 
 
-def read(output: Path, kind: Kind) -> np.ndarray:
+def read(output: Path, kind: PartFormat) -> np.ndarray:
     """[R, W] as the format's own library reads it."""
     (part,) = ExportManifest.read(output).parts
-    file = output / part["file"]
+    file = output / part.file
     if kind.format == "npy":
         return np.load(file, mmap_mode="r")
     if kind.format == "faiss":
@@ -78,7 +77,7 @@ def read(output: Path, kind: Kind) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.format}-{kind.dtype}")
-def test_parts_hold_the_table(kind: Kind, exports: dict[Kind, Path]):
+def test_parts_hold_the_table(kind: PartFormat, exports: dict[PartFormat, Path]):
     found = read(exports[kind], kind)
     if kind.dtype == "int8":
         assert (found.dtype, found.shape) == (np.uint8, (TRACKS, DIM + 8))
@@ -93,27 +92,27 @@ def test_parts_hold_the_table(kind: Kind, exports: dict[Kind, Path]):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.format}-{kind.dtype}")
-def test_tracks_stand_beside_parts_without_ids(kind: Kind, exports: dict[Kind, Path]):
+def test_tracks_stand_beside_parts_without_ids(kind: PartFormat, exports: dict[PartFormat, Path]):
     manifest = ExportManifest.read(exports[kind])
     assert (manifest.format, manifest.dtype) == (kind.format, kind.dtype)
-    assert manifest.parts[0]["bytes"] >= TRACKS * row_bytes(DIM, kind.dtype)
-    assert [part["rows"] for part in manifest.tracks] == ([] if kind.format == "parquet" else [TRACKS])
-    table = pq.read_table(exports[kind] / (manifest.tracks or manifest.parts)[0]["file"])
+    assert manifest.parts[0].bytes >= TRACKS * row_bytes(DIM, kind.dtype)
+    assert [part.rows for part in manifest.tracks] == ([] if kind.format == "parquet" else [TRACKS])
+    table = pq.read_table(exports[kind] / (manifest.tracks or manifest.parts)[0].file)
     assert table["track_id"].to_pylist() == [f"t_{row:05}" for row in range(TRACKS)]
     assert table["row"].to_pylist() == list(range(TRACKS))
 
 
 @pytest.mark.parametrize("format", ["parquet", "npy"])
-def test_quantized_module(format: str, exports: dict[Kind, Path]):
+def test_quantized_module(format: str, exports: dict[PartFormat, Path]):
     """Against the export's rows, to what float16 leaves of scale and bias."""
-    output = exports[Kind(format, "int8")]
+    output = exports[PartFormat(format, "int8")]
     module = quantized_table(output)
     order = torch.randperm(TRACKS)
     bags = KeyedJaggedTensor(["track"], order, lengths=torch.ones(TRACKS, dtype=torch.int64))
     found = module(bags).values()
-    encoded = read(output, Kind(format, "int8"))
+    encoded = read(output, PartFormat(format, "int8"))
     both = torch.from_numpy(scale_bias(encoded))
-    expected = decode(np.ascontiguousarray(encoded), "int8")
+    expected = torch.ops.fbgemm.Fused8BitRowwiseQuantizedToFloat(torch.from_numpy(np.ascontiguousarray(encoded)))
     allowed = (255 * both[:, :1] + both[:, 1:].abs()) / 2048 + 255 * 2**-25 + 2**-25
     assert ((found - expected[order]).abs() <= allowed[order]).all()
     halves = both.half().float()
@@ -121,16 +120,16 @@ def test_quantized_module(format: str, exports: dict[Kind, Path]):
     torch.testing.assert_close(found, by_hand[order], rtol=1e-6, atol=1e-6)
 
 
-def test_quantized_module_refusals(exports: dict[Kind, Path], tmp_path: Path):
+def test_quantized_module_refusals(exports: dict[PartFormat, Path], tmp_path: Path):
     with pytest.raises(UserError, match="is of float16, not of a whole table in int8"):
-        quantized_table(exports[Kind("npy", "float16")])
-    output = exports[Kind("npy", "int8")]
+        quantized_table(exports[PartFormat("npy", "float16")])
+    output = exports[PartFormat("npy", "int8")]
     (tmp_path / "embeddings").mkdir()
     (tmp_path / "manifest.json").write_bytes((output / "manifest.json").read_bytes())
     content = bytearray((output / "embeddings/part-00000.npy").read_bytes())
     content[-1] ^= 1
     (tmp_path / "embeddings/part-00000.npy").write_bytes(content)
-    with pytest.raises(UserError, match="part-00000.npy is not what export wrote .*SHA-256.*: export again"):
+    with pytest.raises(UserError, match="part-00000.npy differs from what was written .*SHA-256.*: .*export again"):
         quantized_table(tmp_path)
 
 
@@ -164,14 +163,14 @@ def refusal(run: Path, rows: Tensor, folder: Path, *kind: str) -> str:
     """The sentence of an export of `rows`, which leaves nothing behind."""
     own = RunDirectory.open(str(run))
     with patch.object(exporter, "own_rows", lambda *arguments: (0, rows)), pytest.raises(UserError) as caught:
-        exporter.write_export(str(own.path), folder / "out", False, Kind(*kind))
+        exporter.write_export(ExportConfig(str(own.path), folder / "out", False, *kind))
     assert not list(folder.iterdir())
     return str(caught.value)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.format}-{kind.dtype}")
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
-def test_a_row_that_is_not_finite_is_never_exported(value: float, kind: Kind, run: Path, tmp_path: Path):
+def test_a_row_that_is_not_finite_is_never_exported(value: float, kind: PartFormat, run: Path, tmp_path: Path):
     rows = ROWS.clone()
     rows[117, 3] = value
     assert "row 117 is not finite in the model's table" in refusal(run, rows, tmp_path, kind.format, kind.dtype)
@@ -182,7 +181,7 @@ def test_rows_that_a_type_cannot_hold(run: Path, tmp_path: Path):
     rows[18, 3] = 65520.0  # the least that rounds to infinity
     assert "row 18 goes beyond float16's 65,504" in refusal(run, rows, tmp_path, "npy", "float16")
     rows[18, :2] = torch.tensor([3e38, -3e38])
-    assert "row 18 spans more than float32 can say" in refusal(run, rows, tmp_path, "parquet", "int8")
+    assert "row 18 spans more than float32 can hold" in refusal(run, rows, tmp_path, "parquet", "int8")
 
 
 def test_faiss_has_no_int8(run: Path, tmp_path: Path):
@@ -193,22 +192,22 @@ def test_faiss_has_no_int8(run: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("package", "options", "words"),
     [
-        ("faiss", (Kind("faiss"),), "--format faiss needs faiss, which is not installed: run make extras"),
+        ("faiss", {"format": "faiss"}, "--format faiss needs faiss, which is not installed: run make extras"),
         (
             "onnxruntime",
-            (Kind(), "", True),
+            {"onnx": True},
             "--onnx needs onnxruntime, which is not installed: run make extras",
         ),
     ],
 )
-def test_missing_extras(package: str, options: tuple, words: str, run: Path, tmp_path: Path):
+def test_missing_extras(package: str, options: dict, words: str, run: Path, tmp_path: Path):
     found = versions.find_spec
     with (
         patch.object(versions, "find_spec", lambda name: None if name == package else found(name)),
         patch.object(exporter, "_open", side_effect=AssertionError("no work")),
         pytest.raises(UserError, match=re.escape(words)),
     ):
-        exporter.write_export(str(run), tmp_path / "out", False, *options)
+        exporter.write_export(ExportConfig(str(run), tmp_path / "out", **options))
 
 
 @pytest.mark.parametrize(("option", "value"), [("format", "csv"), ("dtype", "int4")])

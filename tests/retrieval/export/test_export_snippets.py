@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.export.exporter import write_export
-from skipwise.retrieval.formats import Kind
-from tests.retrieval.alone import alone  # noqa: F401  a fixture
+from tests.support.one_rank import alone  # noqa: F401  a fixture
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CHECKS = """
 newer = dict(rows_of("exports/demo"))
 assert whole == newer and len(newer) == len(track_ids)
@@ -32,9 +32,9 @@ def test_the_manual(folder: Path, tmp_path: Path):
     exports.mkdir()
     for name, source in (("demo", "bidirectional-1"), ("demo-older", "unidirectional-2")):
         shutil.copytree(folder / source, exports / name)
-    write_export(run, exports / "demo-int8", False, Kind("npy", "int8"))
-    write_export(run, exports / "demo-faiss", False, Kind("faiss", "float16"), onnx=True)
-    write_export(run, exports / "demo-delta", False, only_new_since=str(folder / "unidirectional"))
+    write_export(ExportConfig(run, exports / "demo-int8", False, "npy", "int8"))
+    write_export(ExportConfig(run, exports / "demo-faiss", False, "faiss", "float16", onnx=True))
+    write_export(ExportConfig(run, exports / "demo-delta", only_new_since=str(folder / "unidirectional")))
     text = (ROOT / "docs" / "export.md").read_text()
     code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)) + CHECKS
     done = subprocess.run(

@@ -1,7 +1,6 @@
 """The index command: what it measures and chooses, each kind against brute force, and what it leaves as it was."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -10,20 +9,20 @@ import pytest
 import torch
 
 from skipwise.common.errors import UserError
-from skipwise.components.index import IndexConfig, index
+from skipwise.components.index import index
 from skipwise.retrieval.export_manifest import ExportManifest
 from skipwise.retrieval.open_export import OpenExport
-from skipwise.retrieval.search import measured
-from skipwise.retrieval.search import stored as placed
+from skipwise.retrieval.search import choose, stored
+from skipwise.retrieval.search.config import IndexConfig
 from skipwise.retrieval.search.exact import ExactSearch
-from skipwise.retrieval.search.opened_search import open_search
+from skipwise.retrieval.search.stored import open_search
 
 QUICK = {"threads": 1, "recall": 0.5}
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(measured, "_PASSES", 1)
+    monkeypatch.setattr(choose, "_PASSES", 1)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -49,20 +48,20 @@ def test_measured_is_what_numpy_finds_and_it_is_no_cosine(by_hand, kind: str, ca
     record, queries = opened.manifest.index, opened.queries()
     table = table_of(opened)
     best = np.argsort(-(queries.numpy() @ table.T), axis=1)
-    chosen = next(one for one in record["measured"] if one["search"] == record["search"])
+    chosen = next(one for one in record.measured if one.search == record.search)
     found = found_by(opened, queries, 100)
-    assert chosen["recall_at_10"] == pytest.approx(share(found, best, 10), abs=1e-6) and chosen["recall_at_10"] >= 0.5
-    assert chosen["recall_at_k"] == pytest.approx(share(found, best, 100), abs=1e-6)
-    widest = max(record["measured"], key=lambda one: one["recall_at_10"])
-    assert widest["recall_at_10"] > 0.95
+    assert chosen.recall_at_10 == pytest.approx(share(found, best, 10), abs=1e-6) and chosen.recall_at_10 >= 0.5
+    assert chosen.recall_at_k == pytest.approx(share(found, best, 100), abs=1e-6)
+    widest = max(record.measured, key=lambda one: one.recall_at_10)
+    assert widest.recall_at_10 > 0.95
     # The same found by cosine would be other tracks: so much do norms matter here.
     by_cosine = np.argsort(-(queries.numpy() @ (table / np.linalg.norm(table, axis=1, keepdims=True)).T), axis=1)
     by_distance = np.argsort(((queries.numpy()[:, None] - table) ** 2).sum(axis=2), axis=1)
     assert share(by_cosine, best, 10) < 0.5 and share(by_distance, best, 10) < 0.5
     said = capsys.readouterr().out
-    assert f"{chosen['recall_at_10']:.4f}" in said and said.count("chosen") == 1
-    assert record["metric"] == "inner product" and record["kind"] == kind and record["queries"] == len(queries)
-    assert record["queries_a_call"] == measured.AT_A_TIME and record["threads"] == 1
+    assert f"{chosen.recall_at_10:.4f}" in said and said.count("chosen") == 1
+    assert record.metric == "inner product" and record.kind == kind and record.queries == len(queries)
+    assert record.queries_a_call == choose.QUERIES_A_CALL and record.threads == 1
 
 
 @pytest.mark.parametrize("kind", ["ivfpq", "hnsw"])
@@ -70,7 +69,7 @@ def test_one_thread_makes_the_same_file(by_hand, kind: str):
     exports = by_hand(), by_hand()
     for export in exports:
         index(IndexConfig(export, kinds=(kind,), **QUICK))
-    first, second = (ExportManifest.read(export).index["sha256"] for export in exports)
+    first, second = (ExportManifest.read(export).index.sha256 for export in exports)
     assert first == second
 
 
@@ -80,29 +79,31 @@ def test_flat_needs_no_file_and_replaces_one(by_hand):
     assert len(list(export.glob("index-*.faiss"))) == 1
     index(IndexConfig(export, kinds=("flat",), recall=1.0, overwrite=True))
     record = ExportManifest.read(export).index
-    assert record["kind"] == "flat" and "file" not in record and not list(export.glob("*.faiss"))
-    assert record["measured"][0]["recall_at_10"] == record["measured"][0]["recall_at_k"] == 1
+    assert record.kind == "flat" and record.file is None and not list(export.glob("*.faiss"))
+    assert record.measured[0].recall_at_10 == record.measured[0].recall_at_k == 1
     opened = OpenExport.open(export)
     assert all(isinstance(open_search(opened, which), ExactSearch) for which in ("auto", "index", "exact"))
 
 
 def test_the_fastest_that_reaches_is_chosen(by_hand, monkeypatch: pytest.MonkeyPatch):
     speeds = {"flat": 10.0, "ivfpq": 30.0, "hnsw": 20.0}
-    real = measured.measure
+    real = choose.measure
 
     def as_fast_as_told(kind, setting, search, truth):
-        return replace(real(kind, setting, search, truth), queries_per_s=speeds[kind] - setting.get("nprobe", 0) / 1000)
+        return real(kind, setting, search, truth).model_copy(
+            update={"queries_per_s": speeds[kind] - setting.get("nprobe", 0) / 1000}
+        )
 
     monkeypatch.setattr("skipwise.retrieval.search.choose.measure", as_fast_as_told)
     export = by_hand()
     index(IndexConfig(export, recall=0.9, threads=1))
     record = ExportManifest.read(export).index
-    reaching = [one for one in record["measured"] if one["kind"] == "ivfpq" and one["recall_at_10"] >= 0.9]
-    assert record["kind"] == "ivfpq" and record["search"]["nprobe"] == min(one["search"]["nprobe"] for one in reaching)
-    assert {one["kind"] for one in record["measured"]} == {"flat", "ivfpq", "hnsw"}
+    reaching = [one for one in record.measured if one.kind == "ivfpq" and one.recall_at_10 >= 0.9]
+    assert record.kind == "ivfpq" and record.search["nprobe"] == min(one.search["nprobe"] for one in reaching)
+    assert {one.kind for one in record.measured} == {"flat", "ivfpq", "hnsw"}
     index(IndexConfig(export, recall=1.0, threads=1, overwrite=True))
     record = ExportManifest.read(export).index
-    assert next(one for one in record["measured"] if one["search"] == record["search"])["recall_at_10"] == 1
+    assert next(one for one in record.measured if one.search == record.search).recall_at_10 == 1
 
 
 @pytest.mark.parametrize("rows", [1, 7, 99, 624])
@@ -113,7 +114,7 @@ def test_small_tables(by_hand, rows: int, capsys):
     left_out = "ivfpq is left out: it needs 624 tracks to be trained on, there are"
     assert (left_out in capsys.readouterr().out) == (rows < 624)
     record = ExportManifest.read(export).index
-    assert {one["kind"] for one in record["measured"]} == {"flat", "hnsw"} | ({"ivfpq"} if rows == 624 else set())
+    assert {one.kind for one in record.measured} == {"flat", "hnsw"} | ({"ivfpq"} if rows == 624 else set())
     assert found_by(OpenExport.open(export), torch.randn(2, 16), rows + 5).shape == (2, rows + 5)
 
 
@@ -126,7 +127,7 @@ def test_too_small_and_not_good_enough(by_hand):
     with pytest.raises(
         UserError, match=r"none of --kinds ivfpq finds --recall 1.0 of the ten best: ivfpq finds 0\.\d{4}"
     ):
-        with patch("skipwise.retrieval.search.choose.settings", lambda *_: [{"nprobe": 1, "shortlist": 10}]):
+        with patch("skipwise.retrieval.search.choose.search_settings", lambda *_: [{"nprobe": 1, "shortlist": 10}]):
             index(IndexConfig(export, kinds=("ivfpq",), recall=1.0, threads=1))
     assert not ExportManifest.read(export).index
 
@@ -135,7 +136,7 @@ def test_norms_of_zero_and_numbers_that_are_none(by_hand):
     zeros = np.zeros((20, 16), dtype=np.float32)
     export = by_hand(zeros, zeros[:2])
     index(IndexConfig(export, kinds=("hnsw",), **QUICK))  # every row is as good as any other
-    assert ExportManifest.read(export).index["measured"][0]["recall_at_10"] == 1
+    assert ExportManifest.read(export).index.measured[0].recall_at_10 == 1
     zeros[3, 3] = float("nan")
     with pytest.raises(UserError, match="not finite"):
         index(IndexConfig(by_hand(zeros, zeros[:2]), kinds=("hnsw",), **QUICK))
@@ -145,7 +146,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("step", ["make.build", "placed._write", "placed.os.replace"])
+@pytest.mark.parametrize("step", ["choose.build", "stored._write", "stored.os.replace"])
 def test_interrupted_it_leaves_the_export_as_it_was(by_hand, step: str):
     export = by_hand()
     index(IndexConfig(export, kinds=("hnsw",), **QUICK))
@@ -154,7 +155,7 @@ def test_interrupted_it_leaves_the_export_as_it_was(by_hand, step: str):
 
     def interrupted(*arguments):
         calls.append(arguments)
-        if step != "placed.os.replace" or len(calls) == 2:  # between the file and the manifest
+        if step != "stored.os.replace" or len(calls) == 2:  # between the file and the manifest
             raise KeyboardInterrupt
         return Path(arguments[0]).rename(arguments[1])
 
@@ -166,7 +167,7 @@ def test_interrupted_it_leaves_the_export_as_it_was(by_hand, step: str):
 def test_a_disk_that_is_full_or_wrong(by_hand):
     export = by_hand()
     before = contents(export)
-    faiss = placed.import_faiss()
+    faiss = stored.import_faiss()
     with patch.object(faiss, "write_index", side_effect=RuntimeError("write error: No space left on device")):
         with pytest.raises(UserError, match="cannot take the index .*No space left.*make room"):
             index(IndexConfig(export, kinds=("hnsw",), **QUICK))

@@ -9,12 +9,11 @@ import torch
 
 from skipwise.models.config import EncoderConfig
 from skipwise.models.encoder import Encoder
-from skipwise.retrieval.export.encoder_program import write_program
-from skipwise.retrieval.export.onnx_program import load_onnx, write_onnx
+from skipwise.retrieval.export.encoder_program import load_onnx, write_onnx, write_program
 from skipwise.retrieval.export_manifest import ExportManifest
 from tests.ranks import run_on_ranks
 from tests.retrieval.conftest import DIRECTIONS
-from tests.retrieval.test_export import by_hand, read_parts, trained_encoder
+from tests.retrieval.export.test_export import by_hand, read_parts, trained_encoder
 
 
 @pytest.mark.parametrize(("direction", "positions"), [("unidirectional", "relative"), ("bidirectional", "learned")])
@@ -46,12 +45,12 @@ def test_queries_are_those_of_validation_and_then_of_test(direction: str, folder
     sessions = []
     for file in sorted((folder / "data" / "sessions").iterdir()):
         sessions += pq.read_table(file)["tracks"].to_pylist()
-    most = ExportManifest.read(folder / f"{direction}-1").encoder["max_tracks"]
+    most = ExportManifest.read(folder / f"{direction}-1").encoder.max_tracks
     table = read_parts(folder / f"{direction}-1")[2]
     expected = [by_hand(live, table[rows[:-held_out][-most:]]) for held_out in (2, 1) for rows in sessions]
     for ranks in (1, 2):
         output = folder / f"{direction}-{ranks}"
         record = ExportManifest.read(output).queries
-        queries_SD = np.load(output / record["file"])
-        assert queries_SD.dtype == np.float32 and record["rows"] == len(queries_SD) == 2 * 90
+        queries_SD = np.load(output / record.file)
+        assert queries_SD.dtype == np.float32 and record.rows == len(queries_SD) == 2 * 90
         np.testing.assert_allclose(queries_SD, torch.stack(expected).numpy(), rtol=1e-5, atol=1e-5)

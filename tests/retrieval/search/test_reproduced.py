@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from skipwise.components.index import IndexConfig, index
+from skipwise.components.index import index
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.retrieval.hit_rates import compared_with, measure_hit_rates, open_exported
+from skipwise.retrieval.search.config import IndexConfig
 from skipwise.training.evaluation.evaluator import measurable
 from skipwise.training.run.directory import RunDirectory
 from tests.retrieval.conftest import DIRECTIONS

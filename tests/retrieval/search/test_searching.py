@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,14 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from skipwise.common.errors import UserError
-from skipwise.components.index import IndexConfig, index
+from skipwise.components.index import index
 from skipwise.retrieval.open_export import OpenExport
+from skipwise.retrieval.search.config import IndexConfig
 from skipwise.retrieval.search.exact import ExactSearch
 from skipwise.retrieval.search.faiss_build import build
 from skipwise.retrieval.search.faiss_search import IndexSearch
-from skipwise.retrieval.search.opened_search import open_search
+from skipwise.retrieval.search.stored import open_search
 from skipwise.retrieval.vectors import Piece, Vectors
-from tests.retrieval.index.exports import DIM, change_index, norms_matter, write_by_hand
+from tests.retrieval.search.exports import DIM, change_index, norms_matter, write_by_hand
 
 
 def flat(vectors: Vectors, dim: int):
@@ -64,7 +66,7 @@ def test_over_a_flat_index_it_is_the_exact_search(data):
 def test_excluded_rows_are_made_up_for(kind: str):
     table, queries = norms_matter(800, 30)
     vectors, queries = Vectors([Piece(0, table)]), torch.from_numpy(queries)
-    built = build(kind, vectors, *table.shape)
+    built = build(kind, vectors, len(table))
     everything = {"efSearch": 800} if kind == "hnsw" else {"nprobe": built.parameters["nlist"], "shortlist": 800}
     search, exact = IndexSearch(built.index, vectors, everything), ExactSearch(vectors)
     best, _ = exact.search(queries, 20, nothing(queries))
@@ -81,7 +83,7 @@ def test_excluded_rows_are_made_up_for(kind: str):
 def test_more_than_there_are():
     table, queries = norms_matter(50, 3)
     vectors, queries = Vectors([Piece(0, table)]), torch.from_numpy(queries)
-    search = IndexSearch(build("hnsw", vectors, *table.shape).index, vectors, {"efSearch": 16})
+    search = IndexSearch(build("hnsw", vectors, len(table)).index, vectors, {"efSearch": 16})
     rows, scores = search.search(queries, 60, torch.tensor([[0, 1, -1]] * 3))
     for of, score in zip(rows, scores, strict=True):
         assert sorted(of[:48].tolist()) == list(range(2, 50)) and (of[48:] == -1).all()
@@ -91,7 +93,7 @@ def test_more_than_there_are():
 def test_few_probes_find_fewer_than_asked_for():
     table, queries = norms_matter(800, 5)
     vectors, queries = Vectors([Piece(0, table)]), torch.from_numpy(queries)
-    rows, scores = IndexSearch(build("ivfpq", vectors, *table.shape).index, vectors, {"nprobe": 1}).search(
+    rows, scores = IndexSearch(build("ivfpq", vectors, len(table)).index, vectors, {"nprobe": 1}).search(
         queries, 400, nothing(queries)
     )
     missing = rows == -1
@@ -101,7 +103,7 @@ def test_few_probes_find_fewer_than_asked_for():
 def test_threads_with_settings_of_their_own():
     table, queries = norms_matter(1500, 64)
     vectors, queries = Vectors([Piece(0, table)]), torch.from_numpy(queries)
-    built = build("ivfpq", vectors, *table.shape)
+    built = build("ivfpq", vectors, len(table))
     searches = [IndexSearch(built.index, vectors, {"nprobe": nprobe, "shortlist": 50}) for nprobe in (1, 30)]
     alone = [search.search(queries, 10, nothing(queries))[0] for search in searches]
     assert not torch.equal(*alone)
@@ -112,7 +114,7 @@ def test_threads_with_settings_of_their_own():
 
 
 @pytest.fixture(scope="module")
-def indexed(encoder: Path, tmp_path_factory) -> Path:
+def indexed(encoder: bytes, tmp_path_factory) -> Path:
     export = write_by_hand(tmp_path_factory.mktemp("indexed") / "export", *norms_matter(200, 5), encoder)
     index(IndexConfig(export, kinds=("hnsw",), recall=0.1, threads=1))
     return export
@@ -163,7 +165,7 @@ def put(export: Path, content: bytes) -> None:
 
 def test_another_index_with_the_right_hash_is_refused(export: Path):
     put(export, faiss.serialize_index(faiss.IndexFlatIP(DIM + 3)).tobytes())
-    assert f"holds 0 rows of {DIM + 3} where the export has 200 of {DIM}: make it anew with index" in refused(export)
+    assert f"holds 0 rows of {DIM + 3} where the export has 200 of {DIM}: make it again with index" in refused(export)
     put(export, b"no index at all")
     assert "cannot be read (" in refused(export)
 
@@ -185,7 +187,8 @@ def test_another_index_with_the_right_hash_is_refused(export: Path):
 )
 def test_an_entry_of_another_making_is_refused(export: Path, changes: dict):
     change_index(export, **changes)
-    assert "has an 'index' that index did not write: make it anew" in refused(export)
+    sentence = refused(export)
+    assert re.search(r"manifest.json: index.* expected .*; export again|has no field 'index\..*export again", sentence)
 
 
 @pytest.mark.parametrize(
@@ -193,4 +196,5 @@ def test_an_entry_of_another_making_is_refused(export: Path, changes: dict):
 )
 def test_an_entry_that_is_no_files_is_refused(export: Path, changes: dict):
     change_index(export, **changes)
-    assert "names no file of the export as its index" in refused(export)
+    sentence = refused(export)
+    assert "manifest.json: index" in sentence and "expected" in sentence and "export again" in sentence

@@ -14,12 +14,13 @@ import torch
 import torch.distributed as dist
 
 from skipwise.common.errors import UserError
-from skipwise.components.export import ExportConfig, export
+from skipwise.components.export import export
 from skipwise.models.query_encoder import QueryEncoder
 from skipwise.retrieval.export import exporter
-from skipwise.retrieval.export.live import LiveRows
+from skipwise.retrieval.export.config import ExportConfig
+from skipwise.retrieval.export.parts import LiveRows
 from skipwise.retrieval.export_manifest import ExportManifest
-from skipwise.retrieval.formats import Kind
+from skipwise.retrieval.formats import PartFormat
 from skipwise.training.checkpoint.checkpoints import best_checkpoint
 from tests.ranks import run_on_ranks
 from tests.retrieval.conftest import TRACKS
@@ -110,7 +111,7 @@ def test_vocabulary_that_its_run_does_not_know(change, words: str, folder: Path,
 def wrong_part(config: ExportConfig) -> str:
     write_part = exporter.write_part
 
-    def write_wrongly(file: Path, rows: LiveRows, kind: Kind) -> None:
+    def write_wrongly(file: Path, rows: LiveRows, kind: PartFormat) -> None:
         rows_RD = rows.rows_RD.clone()
         if rows.first:
             rows_RD[-1, -1] = -rows_RD[-1, -1]

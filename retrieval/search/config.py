@@ -1,0 +1,38 @@
+"""The settings of `index`, and how an export may be searched."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+IndexKind = Literal["flat", "ivfpq", "hnsw"]
+"""Exact over the export's own vectors; inverted lists of product-quantized rows; a graph of neighbours."""
+SearchChoice = Literal["auto", "exact", "index"]
+"""`index`: the index in the export; `auto`: that one where there is one, else the exact search."""
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """What to index, and what the index must reach."""
+
+    export: Path
+    """Directory that export wrote; the chosen index is written into it and recorded in its manifest."""
+    kinds: tuple[IndexKind, ...] = ("flat", "ivfpq", "hnsw")
+    """To choose from: flat is the exact search over the export's own vectors, and needs no file."""
+    recall: float = 0.95
+    """Share of the ten best tracks by inner product that must be found."""
+    k: int = 100
+    """Best tracks asked for while measuring; only settings that can find as many are tried."""
+    threads: int = 0
+    """To build and measure with; 0 leaves the libraries' default. One thread makes the same index every time."""
+    overwrite: bool = False
+    """Replace an index that the export has."""
+
+    def __post_init__(self) -> None:
+        if not self.kinds:
+            raise ValueError("--kinds needs at least one of flat, ivfpq, hnsw")
+        if not 0 < self.recall <= 1:
+            raise ValueError(f"--recall {self.recall} must lie above 0, and at most at 1")
+        if not 10 <= self.k <= 10_000:
+            raise ValueError(f"--k {self.k} must lie in 10..10000")
+        if not 0 <= self.threads <= 1024:
+            raise ValueError(f"--threads {self.threads} must lie in 0..1024")
