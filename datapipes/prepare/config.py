@@ -128,7 +128,7 @@ class PrepareConfig(OutputOptions, SessionOptions, SkipOptions, InputOptions):
 
     @property
     def sorts(self) -> bool:
-        """Whether rows are brought into order, in place of being checked for it."""
+        """Whether rows are sorted; otherwise their order is checked."""
         return self.sort or self.gap is not None
 
     @property
@@ -145,5 +145,5 @@ class PrepareConfig(OutputOptions, SessionOptions, SkipOptions, InputOptions):
 
 
 def utf8(text: str) -> bool:
-    """Whether a word of the command line or the name of a file was UTF-8: other bytes come as lone surrogates."""
+    """Whether an argument or a file name was UTF-8: Python decodes other bytes to lone surrogates."""
     return not any("\ud800" <= one <= "\udfff" for one in text)

@@ -13,7 +13,7 @@ from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.publish import publish
 from skipwise.datapipes.prepare.sessionize import group_sessions
 from skipwise.datapipes.prepare.sources import find_sources
-from skipwise.datapipes.prepare.staging import connect, count_homeless, number, stage_rows
+from skipwise.datapipes.prepare.staging import connect, count_rows_without_session, number_texts, stage_rows
 
 STOPPED = "stopped before the dataset was whole: nothing was written"
 FULL = "No space left on device"
@@ -22,8 +22,7 @@ FULL = "No space left on device"
 def prepare(config: PrepareConfig) -> Manifest:
     """Writes the dataset directory `config.output` and returns its manifest.
 
-    Raises `UserError` for bad input, an output that exists, or a machine without the memory or disk it takes; nothing
-    is left behind then.
+    Raises `UserError` for bad input, an output that exists, or too little memory or disk; nothing is written then.
     """
     try:
         with atomic_output(config.output, config.overwrite, is_dataset) as scratch:
@@ -32,8 +31,8 @@ def prepare(config: PrepareConfig) -> Manifest:
                 note("the log has no skip flags: every play counts as kept, see --skip, --skip-strength and --rating")
             with connect(config, scratch) as engine:
                 stage_rows(engine, sources, config, scratch)
-                dropped_rows = count_homeless(engine, sources, config, scratch)
-                number(engine, scratch, sources[0].roles)
+                dropped_rows = count_rows_without_session(engine, sources, config, scratch)
+                number_texts(engine, scratch, sources[0].roles)
                 dropped_sessions = group_sessions(engine, sources, config, scratch)
                 manifest = publish(engine, sources, config, scratch, dropped_sessions, dropped_rows)
     except KeyboardInterrupt:
@@ -51,7 +50,7 @@ def prepare(config: PrepareConfig) -> Manifest:
 
 
 def summary(manifest: Manifest, output: Path) -> str:
-    """What was written and what was left out, in one line."""
+    """Returns what was written and what was dropped, in one line."""
     written = ", ".join(f"{count:,} {what}" for what, count in manifest.counts.items())
     dropped = [f"{count:,} sessions {reason}" for reason, count in manifest.dropped_sessions.items()]
     dropped += [f"{count:,} rows {reason}" for reason, count in manifest.dropped_rows.items()]
@@ -59,12 +58,12 @@ def summary(manifest: Manifest, output: Path) -> str:
 
 
 def is_dataset(path: Path) -> bool:
-    """Whether `prepare` wrote a directory, so that it may replace it."""
+    """Whether a directory is a dataset, which `prepare` may replace."""
     return (path / MANIFEST).is_file()
 
 
 def is_interruption(error: BaseException | None) -> bool:
-    """Whether ctrl-C is behind an error: DuckDB makes one of several errors of its own out of it."""
+    """Whether ctrl-C caused an error: DuckDB turns it into one of several errors of its own."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt) or re.search("interrupt", str(error), re.IGNORECASE):
             return True
@@ -73,6 +72,6 @@ def is_interruption(error: BaseException | None) -> bool:
 
 
 def gist(error: Exception) -> str:
-    """What to tell of an error of a library."""
+    """Returns the part of a library's error that matters."""
     text = str(error).strip()
     return FULL if FULL in text else text.splitlines()[0][:200]

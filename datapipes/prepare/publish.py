@@ -1,8 +1,9 @@
-"""Sessions that passed become the files of a dataset directory."""
+"""Writes the sessions that passed as the files of a dataset directory."""
 
 import hashlib
 import platform
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -14,16 +15,17 @@ from skipwise.common.console import stage
 from skipwise.common.errors import UserError
 from skipwise.datapipes.manifest import SESSIONS, SESSIONS_PER_ROW_GROUP, VOCABULARY, Manifest
 from skipwise.datapipes.prepare.config import PrepareConfig
-from skipwise.datapipes.prepare.selection import draw_sample, read_chosen, row_groups
 from skipwise.datapipes.prepare.sources import WORDS, Source
+from skipwise.datapipes.prepare.staging import pattern
 from skipwise.datapipes.session_files import Rows, checksum
 from skipwise.datapipes.view import counts_as_skipped
 
 SESSIONS_PER_PART = 64 * SESSIONS_PER_ROW_GROUP
+BATCH = 16 * SESSIONS_PER_ROW_GROUP
 
 
 class Parts:
-    """The session files: takes row groups one by one, opens the next file when one is full, and keeps count."""
+    """Writes the session files row group by row group, and counts sessions, plays and skips."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True)
@@ -35,7 +37,7 @@ class Parts:
         self._writer: pq.ParquetWriter | None = None
 
     def write(self, table: pa.Table) -> None:
-        """Adds a row group of at most 4096 sessions."""
+        """Writes a row group of at most 4096 sessions; starts the next file when one is full."""
         if self._writer is None or self.sessions[self._name] == SESSIONS_PER_PART:
             self.close()
             self._name = f"part-{len(self.sessions):05}.parquet"
@@ -64,12 +66,12 @@ def publish(
     dropped_sessions: Counter,
     dropped_rows: Counter,
 ) -> Manifest:
-    """Draws the sample, settles the vocabulary and writes the dataset directory `scratch/result`."""
+    """Draws the sample, numbers the vocabulary and writes the dataset directory `scratch/result`."""
     staged, result = scratch / "sessions.parquet", scratch / "result"
     sessions = pq.read_metadata(staged).num_rows if staged.exists() else 0
     if sessions == 0:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in (dropped_sessions + dropped_rows).most_common())
-        raise UserError(f"no session is left, for the dropped are: {reasons}; loosen the filters or mend the log")
+        raise UserError(f"no session is left (dropped: {reasons}): loosen the filters or fix the log")
     chosen = None
     if config.sample is not None and config.sample < sessions:
         chosen = draw_sample(engine, staged, config)
@@ -107,7 +109,7 @@ def publish(
 def count_plays(
     engine: duckdb.DuckDBPyConnection, staged: Path, chosen: np.ndarray | None, sessions: int
 ) -> np.ndarray:
-    """How often each track, by its provisional code, is played in the sessions chosen."""
+    """Returns int64 counts by track code: plays in the chosen sessions."""
     tracks = engine.execute("SELECT count(*) FROM tracks").fetchall()[0][0]
     counts = np.zeros(tracks, dtype=np.int64)
     with stage("counting", sessions, "sessions") as advance:
@@ -118,7 +120,7 @@ def count_plays(
 
 
 def finished(table: pa.Table, rows: np.ndarray, words: pa.Array) -> pa.Table:
-    """Replaces provisional codes: those of tracks by vocabulary rows, those of context columns by their words."""
+    """Replaces the codes of tracks by vocabulary rows, and those of context columns by their text."""
     values = {"tracks": pa.array(rows), **{name: words for name in WORDS if name in table.column_names}}
     for name, meaning in values.items():
         lists = table[name].combine_chunks()
@@ -141,3 +143,39 @@ def write_vocabulary(engine: duckdb.DuckDBPyConnection, counts: np.ndarray, resu
     for chunk in table.to_batches(1 << 16):
         digest.update("".join(f"{track}\n" for track in chunk.column("track_id").to_pylist()).encode())
     return digest.hexdigest()
+
+
+def draw_sample(engine: duckdb.DuckDBPyConnection, staged: Path, config: PrepareConfig) -> np.ndarray:
+    """Returns the positions of `config.sample` staged sessions, those with the smallest hash of seed and id."""
+    draw = f"""
+        SELECT place FROM (
+            SELECT file_row_number AS place, session_id FROM read_parquet('{pattern(staged)}', file_row_number = true)
+            ORDER BY md5_number_upper('{config.seed}:' || session_id), session_id LIMIT {config.sample}
+        ) ORDER BY place"""
+    return engine.execute(draw).fetchnumpy()["place"]
+
+
+def read_chosen(staged: Path, chosen: np.ndarray | None, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Yields batches of the staged sessions, those at the positions `chosen` or all."""
+    start = 0
+    with pq.ParquetFile(staged) as file:
+        for batch in file.iter_batches(BATCH, columns=columns):
+            table = pa.Table.from_batches([batch])
+            if chosen is not None:
+                first, last = np.searchsorted(chosen, [start, start + len(batch)])
+                table = table.take(pa.array(chosen[first:last] - start))
+            start += len(batch)
+            if len(table):
+                yield table
+
+
+def row_groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Cuts a stream of tables into row groups, all full but the last."""
+    rest = None
+    for table in tables:
+        rest = table if rest is None else pa.concat_tables([rest, table])
+        while len(rest) >= SESSIONS_PER_ROW_GROUP:
+            yield rest.slice(0, SESSIONS_PER_ROW_GROUP).combine_chunks()
+            rest = rest.slice(SESSIONS_PER_ROW_GROUP)
+    if rest is not None and len(rest):
+        yield rest.combine_chunks()

@@ -21,13 +21,13 @@ PARQUET_BATCH = 1 << 17
 
 
 def schema_of(source: Source) -> pa.Schema:
-    """The schema of the batches of `read`; a mark tells the rows that could not be read as they stand."""
+    """Returns the schema of the batches of `read`; `mark` flags the rows that could not be read unchanged."""
     fields = [("row", pa.int64()), ("mark", pa.uint8())]
     return pa.schema(fields + [(role, pa.string()) for role in source.roles])
 
 
 def read(source: Source, advance: Callable[[int], object]) -> Iterator[pa.RecordBatch]:
-    """Yields the rows of `source` in order and tells `advance` how many bytes of it are done.
+    """Yields the rows of `source` in order and calls `advance` with the number of bytes read.
 
     Rows with a wrong number of fields come last, without a row number. Raises `UserError` for a file that is cut
     short, holds no rows, or is no table at all.
@@ -47,7 +47,7 @@ def read(source: Source, advance: Callable[[int], object]) -> Iterator[pa.Record
 
 
 def text_batches(source: Source, advance: Callable[[int], object]) -> Iterator[tuple[list[pa.Array], int]]:
-    """Reads a text file in blocks; the columns come as bytes, as they are written."""
+    """Reads a text file in blocks; the columns are the bytes of the file."""
     labels = [str(index) for index in range(len(source.names))]
     wanted = [str(source.names.index(name)) for name in source.roles.values()]
     ragged: list[str] = []
@@ -88,7 +88,7 @@ def text_batches(source: Source, advance: Callable[[int], object]) -> Iterator[t
             row = lost[0].decode(errors="backslashreplace")
             raise UserError(
                 f"{source.path} has a row of a wrong number of fields that is not UTF-8 either, '{row[:60]}': "
-                f"expected {len(source.names)} fields as its columns; mend the row"
+                f"expected {len(source.names)} fields as its columns; fix the row"
             ) from None
         if "straddling" in str(error):
             what = "holds a line of tens of megabytes, or a quote that is never closed"
@@ -104,7 +104,7 @@ def text_batches(source: Source, advance: Callable[[int], object]) -> Iterator[t
 
 @contextmanager
 def undecodable(handler: Callable[[pa.csv.InvalidRow], str]) -> Iterator[list[bytes]]:
-    """Collects the rows that Arrow, which decodes a row before its `handler` sees it, would print a traceback for."""
+    """Collects the rows that Arrow cannot decode for its `handler`, and would print a traceback for."""
     lost: list[bytes] = []
     before = sys.unraisablehook
 
@@ -122,7 +122,7 @@ def undecodable(handler: Callable[[pa.csv.InvalidRow], str]) -> Iterator[list[by
 
 
 def parquet_batches(source: Source, advance: Callable[[int], object]) -> Iterator[tuple[list[pa.Array], int]]:
-    """Reads a Parquet file; the columns come as the bytes of their text, numbers and booleans too."""
+    """Reads a Parquet file; the columns are the bytes of their text, of numbers and booleans too."""
     names = list(source.roles.values())
     size = source.path.stat().st_size
     try:
@@ -135,7 +135,7 @@ def parquet_batches(source: Source, advance: Callable[[int], object]) -> Iterato
 
 
 def bytes_of(column: pa.Array, source: Source, name: str) -> pa.BinaryArray:
-    """A column of a Parquet file as the bytes of its text, which nobody has looked at yet: Parquet takes any."""
+    """Returns a column of a Parquet file as the bytes of its text, which may not be UTF-8."""
     kind = column.type
     try:
         return pc.cast(column if is_bytes(kind) else pc.cast(column, pa.string()), pa.binary())
@@ -145,12 +145,12 @@ def bytes_of(column: pa.Array, source: Source, name: str) -> pa.BinaryArray:
 
 
 def is_bytes(kind: pa.DataType) -> bool:
-    """Whether a column is bytes or text as it is."""
+    """Whether a column holds bytes."""
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
 
 
 def decode(columns: list[pa.Array], marks: np.ndarray) -> tuple[list[pa.Array], np.ndarray]:
-    """Turns bytes into text and marks the rows where they are not UTF-8, whose bad bytes are written as escapes."""
+    """Converts bytes to text, and marks the rows that are not UTF-8, whose bad bytes become escapes."""
     texts = []
     for column in columns:
         try:
@@ -167,7 +167,7 @@ def decode(columns: list[pa.Array], marks: np.ndarray) -> tuple[list[pa.Array], 
 
 
 def lines_inside(texts: pa.StringArray) -> np.ndarray:
-    """The places of texts with a line break in them, which a quote that is never closed leaves behind."""
+    """Returns the indices of texts with a line break, the trace of a quote that is never closed."""
     characters = np.frombuffer(texts.buffers()[2] or b"", dtype=np.uint8)
     if not ((characters == 10) | (characters == 13)).any():
         return np.zeros(0, dtype=np.int64)

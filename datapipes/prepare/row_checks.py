@@ -1,4 +1,4 @@
-"""What can be wrong with a row, and the sentence that says so."""
+"""The checks of one row, and the messages of those that fail."""
 
 import csv
 import io
@@ -15,11 +15,11 @@ from skipwise.datapipes.prepare.sources import FLAGS, Source, quoting
 
 LONGEST_ID = 1024
 REPEATED, DISORDERED, TWO_FILES = 101, 102, 103
-MEND = "mend the row, or drop its session with --on-error skip"
+REMEDY = "fix the row, or drop its session with --on-error skip"
 
 
 class Fault(NamedTuple):
-    """One way in which a row can be bad."""
+    """One check of a row."""
 
     reason: str
     """Its name in the manifest."""
@@ -30,7 +30,7 @@ class Fault(NamedTuple):
     expected: str
     """The end of the sentence."""
     fatal: bool = False
-    """Never dropped: what else the row has swallowed is unknown."""
+    """Never dropped: the row may contain others."""
 
 
 SESSION_FAULTS = {
@@ -41,7 +41,7 @@ SESSION_FAULTS = {
 
 
 def row_faults(roles: dict[str, str], config: PrepareConfig) -> list[Fault]:
-    """The checks of one row, in the order in which they are made; a fault's code is its place, from 1."""
+    """Returns the checks of one row in order; a fault's code is its index, from 1."""
     faults = [
         Fault("line break in a row", None, f"mark = {BROKEN}", "expected every quote closed on its line", True),
         Fault("wrong number of fields", None, f"mark = {RAGGED}", "expected as many fields as columns"),
@@ -81,34 +81,30 @@ def row_faults(roles: dict[str, str], config: PrepareConfig) -> list[Fault]:
 
 
 def row_error(source: Source, row: int | None, fault: Fault) -> UserError:
-    """The sentence for a bad row; a `row` of None means the file's first line with a wrong number of fields."""
+    """Returns the error of a bad row; a `row` of None means the first line with a wrong number of fields."""
     over_lines = fault.role is None and fault.fatal
     line, fields = locate(source, row, broken if over_lines else None)
     where = f"{source.path}, {counted(source)} {line}"
-    mend = "mend the file" if fault.fatal else MEND
+    remedy = "fix the file" if fault.fatal else REMEDY
     if over_lines:
-        return UserError(f"{where} goes on over a line break: {fault.expected}; {mend}")
+        return UserError(f"{where} goes on over a line break: {fault.expected}; {remedy}")
     if row is None:
-        return UserError(f"{where} has {len(fields)} fields: expected {len(source.names)} as its columns; {mend}")
+        return UserError(f"{where} has {len(fields)} fields: expected {len(source.names)} as its columns; {remedy}")
     if fault.role is None:
-        return UserError(f"{where} has bytes that are not UTF-8: {fault.expected}; {mend}")
+        return UserError(f"{where} has bytes that are not UTF-8: {fault.expected}; {remedy}")
     name = source.roles[fault.role]
     value = shown(fields[source.names.index(name)])
-    return UserError(f"{where}: {name} is {value}: {fault.expected}; {mend}")
+    return UserError(f"{where}: {name} is {value}: {fault.expected}; {remedy}")
 
 
 def order_error(source: Source, row: int, previous: int, code: int) -> UserError:
-    """The sentence for a row whose order does not come after that of the row before it in its session."""
+    """Returns the error of a row whose order value is not greater than that of the session's row before."""
     line, fields = locate(source, row)
     earlier, _ = locate(source, previous)
     count = counted(source)
     order = source.roles["order"]
     session, place = (shown(fields[source.names.index(name)]) for name in (source.roles["session"], order))
-    what = (
-        f"stands in {count} {earlier} already"
-        if code == REPEATED
-        else f"comes after a greater one in {count} {earlier}"
-    )
+    what = f"is in {count} {earlier} already" if code == REPEATED else f"comes after a greater one in {count} {earlier}"
     return UserError(
         f"{source.path}, {count} {line}: {order} {place} of session {session} {what}: expected it to grow from row to "
         f"row; sort the rows with --sort, or drop the session with --on-error skip"
@@ -116,7 +112,7 @@ def order_error(source: Source, row: int, previous: int, code: int) -> UserError
 
 
 def counted(source: Source) -> str:
-    """What the rows of a file are counted as."""
+    """Returns what messages call a row of the file."""
     return "row" if source.suffix == ".parquet" else "line"
 
 
@@ -126,7 +122,7 @@ def broken(fields: list[str]) -> bool:
 
 
 def shown(value: str | None) -> str:
-    """A value as a message shows it: quoted, and short."""
+    """Returns a value as messages show it: quoted and short."""
     if not value:
         return "empty"
     return f"'{value}'" if len(value) <= 40 else f"'{value[:30]}...' ({len(value):,} characters)"
@@ -135,7 +131,7 @@ def shown(value: str | None) -> str:
 def locate(
     source: Source, row: int | None, bad: Callable[[list[str]], bool] | None = None
 ) -> tuple[int, list[str | None]]:
-    """The number of a row as an editor or a table viewer counts, and its fields.
+    """Returns the number of a row as an editor or a table viewer counts, and its fields.
 
     Where `row` is None it is the first that is `bad`, which by default means a wrong number of fields.
     """
@@ -156,13 +152,13 @@ def locate(
     if found is None or (row is not None and len(found[1]) != len(source.names)):
         raise UserError(
             f"{source.path} has quotes that can be read in two ways: expected them around whole fields, and doubled "
-            f"inside; mend the file"
+            f"inside; fix the file"
         )
     return found
 
 
 def enumerate_records(text: io.TextIOWrapper, source: Source) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a text file with the number of the line where each starts."""
+    """Yields the rows of a text file, each with the number of its first line."""
     reader = csv.reader(text, delimiter=source.delimiter, quoting=quoting(source.suffix))
     start = 1
     for number, fields in enumerate(filter_blank(reader)):
@@ -172,12 +168,12 @@ def enumerate_records(text: io.TextIOWrapper, source: Source) -> Iterator[tuple[
 
 
 def filter_blank(reader: Iterator[list[str]]) -> Iterator[list[str]]:
-    """The records that are not blank lines."""
+    """Returns the records that are not blank lines."""
     return (fields for fields in reader if fields)
 
 
 def parquet_row(source: Source, row: int) -> list[str | None]:
-    """One row of a Parquet file as text; columns without a role are left out, for they may hold anything."""
+    """Returns one row of a Parquet file as text, None for columns without a role."""
     names = [*dict.fromkeys(source.roles.values())]
     with pq.ParquetFile(source.path) as file:
         for group in range(file.num_row_groups):

@@ -1,4 +1,4 @@
-"""Staged rows, sorted, become sessions: checked as a whole, cut at gaps, filtered."""
+"""Sorts the staged rows into sessions, checks them as a whole, cuts them at gaps and filters them."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -13,8 +13,15 @@ import pyarrow.parquet as pq
 from skipwise.common.console import stage
 from skipwise.common.errors import UserError
 from skipwise.datapipes.prepare.config import PrepareConfig
-from skipwise.datapipes.prepare.row_checks import SESSION_FAULTS, row_faults
-from skipwise.datapipes.prepare.session_checks import session_faults
+from skipwise.datapipes.prepare.row_checks import (
+    DISORDERED,
+    REPEATED,
+    SESSION_FAULTS,
+    TWO_FILES,
+    order_error,
+    row_faults,
+    shown,
+)
 from skipwise.datapipes.prepare.sources import CONTEXT, WORDS, Source
 from skipwise.datapipes.prepare.staging import pattern
 from skipwise.datapipes.view import counts_as_skipped
@@ -28,7 +35,7 @@ def group_sessions(
 ) -> Counter:
     """Writes `scratch/sessions.parquet`, ordered by a hash of the session id; returns the sessions dropped by reason.
 
-    Tracks are still provisional codes there. A session over 1,000,000 plays is refused: the column is the wrong one.
+    Tracks are codes there. A session of more than 1,000,000 plays is refused: `session` is then the wrong column.
     """
     rows = f"'{pattern(scratch)}/rows-*.parquet'"
     context = [role for role in CONTEXT if role in sources[0].roles]
@@ -59,7 +66,7 @@ def group_sessions(
 
 
 def whole_sessions(reader: pa.RecordBatchReader, config: PrepareConfig) -> Iterator[pa.Table]:
-    """Cuts a stream of sorted rows between sessions; the order of the rows is left alone."""
+    """Cuts a stream of sorted rows between sessions; keeps their order."""
     rest = reader.schema.empty_table()
     for batch in reader:
         table = pa.concat_tables([rest, pa.Table.from_batches([batch])])
@@ -77,12 +84,12 @@ def whole_sessions(reader: pa.RecordBatchReader, config: PrepareConfig) -> Itera
 
 
 def starts_of(table: pa.Table) -> np.ndarray:
-    """Where each session starts."""
+    """Returns the index of each session's first row."""
     return np.flatnonzero(np.diff(table["session"].to_numpy(), prepend=-1))
 
 
 class Builder:
-    """Turns blocks of rows, whole sessions in order, into one row a session, and counts what it drops and why."""
+    """Turns blocks of whole sessions into one row a session, and counts what it drops, by reason."""
 
     def __init__(self, engine: duckdb.DuckDBPyConnection, sources: list[Source], config: PrepareConfig) -> None:
         self.dropped: Counter = Counter()
@@ -92,7 +99,7 @@ class Builder:
         self._reasons |= SESSION_FAULTS
 
     def build(self, block: pa.Table) -> pa.Table:
-        """The sessions of `block` that pass, tracks as codes; raises for a bad one where that stops the run."""
+        """Returns the sessions of `block` that pass, tracks as codes; raises for a bad one where that stops the run."""
         config = self._config
         starts = starts_of(block)
         ids = self._ids(block["session"][0].as_py(), block["session"][-1].as_py())
@@ -119,13 +126,13 @@ class Builder:
         return pa.table({"session_id": ids.filter(pa.array(kept)), **lists})
 
     def _ids(self, first: int, last: int) -> pa.Array:
-        """The ids of the sessions numbered `first` to `last`."""
+        """Returns the ids of the sessions `first` to `last` by code."""
         query = f"SELECT id FROM sessions WHERE code BETWEEN {first} AND {last} ORDER BY code"
         return self._engine.sql(query).to_arrow_table()["id"].combine_chunks()
 
 
 def cut_at_gaps(block: pa.Table, ids: pa.Array, starts: np.ndarray, gap: float) -> tuple[pa.Array, np.ndarray]:
-    """Ids and starts of sessions cut where time jumps by more than `gap` seconds; numbered from 1 as `id#number`."""
+    """Returns ids and starts of sessions cut at jumps of more than `gap` seconds; ids are `id#number`, from 1."""
     jumps = np.flatnonzero(np.diff(block["place"].to_numpy()) > gap) + 1
     pieces = np.union1d(starts, jumps)
     owner = np.searchsorted(starts, pieces, side="right") - 1
@@ -136,7 +143,7 @@ def cut_at_gaps(block: pa.Table, ids: pa.Array, starts: np.ndarray, gap: float) 
 def passing(
     block: pa.Table, starts: np.ndarray, lengths: np.ndarray, config: PrepareConfig, dropped: Counter
 ) -> np.ndarray:
-    """Which sessions pass the filters, each of which counts what it drops and sees only what passed before."""
+    """Returns which sessions pass the filters; each filter counts what it drops of what passed before."""
     kept = np.ones(len(starts), dtype=bool)
     tests = [(f"shorter than {config.min_length}", lengths >= config.min_length)]
     if config.drop_longer is not None:
@@ -149,3 +156,41 @@ def passing(
             dropped[reason] += out
         kept &= passes
     return kept
+
+
+def session_faults(
+    block: pa.Table, starts: np.ndarray, ids: pa.Array, sources: list[Source], config: PrepareConfig
+) -> np.ndarray:
+    """Returns the fault code of each session, 0 for a good one; raises for the first where bad rows stop the run."""
+    faults = block["fault"].to_numpy().copy()
+    if not config.sorts:
+        file, place = block["file"].to_numpy(), block["place"].to_numpy()
+        later = np.ones(len(block), dtype=bool)
+        later[starts] = False
+        later[1:] &= (faults[1:] == 0) & (faults[:-1] == 0)
+        before = np.flatnonzero(later) - 1
+        here = before + 1
+        moved = file[here] != file[before]
+        faults[here[moved]] = TWO_FILES
+        if "order" in sources[0].roles:
+            faults[here[~moved & (place[here] < place[before])]] = DISORDERED
+            faults[here[~moved & (place[here] == place[before])]] = REPEATED
+    if config.on_error == "stop" and faults.any():
+        raise session_error(block, int(np.flatnonzero(faults)[0]), int(faults[faults > 0][0]), starts, ids, sources)
+    # Codes are unsigned: 0 - 1 is the greatest, so the minimum is the first check that failed.
+    return np.minimum.reduceat(faults - 1, starts) + 1
+
+
+def session_error(
+    block: pa.Table, at: int, code: int, starts: np.ndarray, ids: pa.Array, sources: list[Source]
+) -> UserError:
+    """Returns the error of a session that is bad as a whole."""
+    now, before = block.slice(at, 1).to_pylist()[0], block.slice(at - 1, 1).to_pylist()[0]
+    source, other = sources[now["file"]], sources[before["file"]]
+    if code == TWO_FILES:
+        session = ids[int(np.searchsorted(starts, at, side="right")) - 1].as_py()
+        return UserError(
+            f"session {shown(session)} is in {other.path} and in {source.path}: expected each session in one "
+            f"file; join them by order with --sort, or drop the session with --on-error skip"
+        )
+    return order_error(source, now["row"], before["row"], code)

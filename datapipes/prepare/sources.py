@@ -1,4 +1,4 @@
-"""The files of a log, and which of their columns mean what."""
+"""The files of a log, and the roles of their columns."""
 
 import csv
 import gzip
@@ -45,7 +45,7 @@ class Source:
 
     @property
     def tells_skips(self) -> bool:
-        """Whether any column tells what was skipped."""
+        """Whether any column says what was skipped."""
         return bool(self.roles.keys() & {"skip", "skip_strength", "rating", *FLAGS})
 
     def open(self) -> BinaryIO:
@@ -59,12 +59,12 @@ def open_bytes(path: Path) -> BinaryIO:
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix that tells the format: the last one before .gz."""
+    """Returns the suffix that decides the format: the last one before .gz."""
     return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
 
 
 def find_sources(config: PrepareConfig) -> list[Source]:
-    """The files that `config.input` names, sorted by name so that the order of the arguments is of no account."""
+    """Returns the files that `config.input` names, sorted by name, whatever the order of the arguments."""
     files: dict[Path, Path] = {}
     for path in config.input:
         try:
@@ -79,7 +79,7 @@ def find_sources(config: PrepareConfig) -> list[Source]:
 
 
 def files_of(path: Path) -> list[Path]:
-    """`path`, or the logs in it where it is a folder."""
+    """Returns `path`, or the logs in it where it is a folder."""
     if path.is_dir():
         found = [file for file in path.iterdir() if suffix_of(file) in SUFFIXES and not file.name.startswith(".")]
         if not found:
@@ -98,7 +98,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def inspect(path: Path, config: PrepareConfig) -> Source:
-    """Reads the first line of a file, or its schema, and settles what its columns mean."""
+    """Reads the first line of a file, or its schema, and finds the roles of its columns."""
     suffix = suffix_of(path)
     if suffix == ".parquet":
         try:
@@ -125,12 +125,12 @@ def inspect(path: Path, config: PrepareConfig) -> Source:
 
 
 def quoting(suffix: str) -> int:
-    """How the csv module reads a format: only .csv has quotes, elsewhere a quote is a character like any other."""
+    """Returns the csv module's quoting: only .csv has quotes, elsewhere a quote is an ordinary character."""
     return csv.QUOTE_MINIMAL if suffix == ".csv" else csv.QUOTE_NONE
 
 
 def first_line(path: Path) -> str:
-    """The first line of a text file, without its end."""
+    """Returns the first line of a text file, without its line break."""
     try:
         with open_bytes(path) as file:
             line = file.readline(1 << 20).decode("utf-8-sig").rstrip("\r\n")
@@ -144,7 +144,7 @@ def first_line(path: Path) -> str:
 
 
 def roles_of(names: tuple[str, ...], config: PrepareConfig, path: Path) -> dict[str, str]:
-    """Finds the column of each role; raises `UserError` for one that is missing or there twice."""
+    """Finds the column of each role; raises `UserError` for one that is missing or ambiguous."""
 
     def find(wanted: str) -> str | None:
         found = [name for name in names if name == wanted] or [name for name in names if name == PREFIX + wanted]
@@ -182,4 +182,6 @@ def refuse_other_columns(first: Source, other: Source) -> None:
         if missing := sorted(here.roles.keys() - there.roles.keys()):
             name = here.roles[missing[0]]
             hint = ", or leave context columns out with --no-context" if missing[0] in CONTEXT else ""
-            raise UserError(f"{there.path} has no column '{name}', which {here.path} has: prepare them apart{hint}")
+            raise UserError(
+                f"{there.path} has no column '{name}', which {here.path} has: prepare them separately{hint}"
+            )

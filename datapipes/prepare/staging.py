@@ -1,4 +1,4 @@
-"""Rows on disk, parsed and checked one by one, and the provisional codes of their tracks."""
+"""The rows of all files, parsed and checked one by one, in a scratch directory; and codes for their tracks."""
 
 import re
 from collections import Counter
@@ -23,7 +23,7 @@ CREATE MACRO flag(x) AS
 
 
 def connect(config: PrepareConfig, scratch: Path) -> duckdb.DuckDBPyConnection:
-    """An engine that keeps to `config.memory` and spills into `scratch`."""
+    """Returns a DuckDB connection limited to `config.memory`, which spills into `scratch`."""
     engine = duckdb.connect(
         config={
             "memory_limit": f"{config.memory}GiB",
@@ -62,7 +62,7 @@ def stage_rows(engine: duckdb.DuckDBPyConnection, sources: list[Source], config:
 
 
 def run_query(engine: duckdb.DuckDBPyConnection, query: str) -> list[tuple]:
-    """Runs a query in a thread and waits, for ctrl-C to stop it at once: DuckDB alone may first finish the file."""
+    """Runs a query in a thread, so that ctrl-C stops it at once: DuckDB itself may first finish the file."""
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(lambda: engine.execute(query).fetchall())
         try:
@@ -73,7 +73,7 @@ def run_query(engine: duckdb.DuckDBPyConnection, query: str) -> list[tuple]:
 
 
 def copy_rows(source: Source, number: int, faults: list[Fault], config: PrepareConfig, target: Path) -> str:
-    """The statement that parses and checks the rows of `incoming`."""
+    """Returns the statement that parses and checks the rows of `incoming`."""
     roles = source.roles
     cases = " ".join(f"WHEN {fault.condition} THEN {code}" for code, fault in enumerate(faults, 1))
     context = "".join(f", {expression} AS {name}" for name, expression in context_of(roles).items())
@@ -87,7 +87,7 @@ def copy_rows(source: Source, number: int, faults: list[Fault], config: PrepareC
 
 
 def parsed(roles: dict[str, str], config: PrepareConfig) -> str:
-    """Further columns: `place` (the order as a number), `level` (strength or rating), `hour` and `FLAG_flag`."""
+    """Returns SQL of more columns: `place` (the order as a number), `level` (strength or rating), `hour`, flags."""
     columns = [f"flag({role}) AS {role}_flag" for role in roles if is_flag(role)]
     if "order" in roles:
         factor = PER_SECOND[config.time_unit] if config.gap else 1
@@ -104,7 +104,7 @@ def parsed(roles: dict[str, str], config: PrepareConfig) -> str:
 
 
 def is_flag(role: str) -> bool:
-    """Whether a role's values are true or false."""
+    """Whether a role's values are booleans."""
     return role in ("skip", *FLAGS, "not_skipped", "premium", "shuffle")
 
 
@@ -130,7 +130,7 @@ def context_of(roles: dict[str, str]) -> dict[str, str]:
 def refuse_faults(
     engine: duckdb.DuckDBPyConnection, source: Source, rows: Path, faults: list[Fault], config: PrepareConfig
 ) -> None:
-    """Raises the sentence for the first bad row of a file, unless its session can be dropped."""
+    """Raises the error of a file's first bad row, unless its session can be dropped."""
     fatal = [code for code, fault in enumerate(faults, 1) if fault.fatal]
     wanted = "fault > 0" if config.on_error == "stop" else f"fault IN {tuple(fatal)}"
     found = engine.execute(
@@ -140,10 +140,10 @@ def refuse_faults(
         raise row_error(source, row, faults[code - 1])
 
 
-def count_homeless(
+def count_rows_without_session(
     engine: duckdb.DuckDBPyConnection, sources: list[Source], config: PrepareConfig, scratch: Path
 ) -> Counter:
-    """Bad rows that no session can be dropped for, by reason, since they do not tell their session."""
+    """Returns the number of bad rows without a session, by reason."""
     reasons = [fault.reason for fault in row_faults(sources[0].roles, config)]
     found = engine.execute(
         f"SELECT fault, count(*) FROM '{pattern(scratch)}/rows-*.parquet' WHERE missing(session) GROUP BY fault"
@@ -151,11 +151,11 @@ def count_homeless(
     return Counter({reasons[code - 1]: count for code, count in found.fetchall()})
 
 
-def number(engine: duckdb.DuckDBPyConnection, scratch: Path, roles: dict[str, str]) -> None:
-    """Numbers what is text, so that sorting moves small rows.
+def number_texts(engine: duckdb.DuckDBPyConnection, scratch: Path, roles: dict[str, str]) -> None:
+    """Gives texts a number, so that sorting moves small rows.
 
-    Tables `tracks` and `sessions` take an `id` to a `code`, in the order of its MD5; the type `word` lists the values
-    of the context columns. Only tracks of good rows count.
+    Tables `tracks` and `sessions` map an `id` to a `code`, in the order of its MD5; the type `word` lists the values of
+    the context columns. Only tracks of good rows are numbered.
     """
     rows = f"'{pattern(scratch)}/rows-*.parquet'"
     for table, column, where, key in (
@@ -173,10 +173,10 @@ def number(engine: duckdb.DuckDBPyConnection, scratch: Path, roles: dict[str, st
 
 
 def quoted(path: Path) -> str:
-    """A path inside an SQL literal of a file to write."""
+    """Returns a path as part of an SQL literal, for a file to write."""
     return str(path).replace("'", "''")
 
 
 def pattern(path: Path) -> str:
-    """A path inside an SQL literal of files to read, where some characters would match others."""
+    """Returns a path as part of an SQL literal, for files to read, with the wildcards escaped."""
     return re.sub(r"([\[*?])", r"[\1]", quoted(path))

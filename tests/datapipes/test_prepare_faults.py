@@ -46,7 +46,7 @@ ROWS = {
     "short row": ("b,3,t,0,0", "has 5 fields: expected 9 as its columns", "wrong number of fields"),
     "long row": ("b,3,t,0,0,0,1,7,1,9", "has 10 fields: expected 9 as its columns", "wrong number of fields"),
     "Latin-1": ("b,3,caf\udce9,0,0,0,1,7,1", "has bytes that are not UTF-8", "not UTF-8"),
-    "repeated": ("b,2,t,0,0,0,1,7,1", "session_position '2' of session 'b' stands in line 6 already", "position twice"),
+    "repeated": ("b,2,t,0,0,0,1,7,1", "session_position '2' of session 'b' is in line 6 already", "position twice"),
     "disordered": ("b,1,t,0,0,0,1,7,1", "session 'b' comes after a greater one in line 6", "positions out of order"),
 }
 
