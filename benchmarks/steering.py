@@ -19,7 +19,7 @@ from skipwise.benchmarks.harness.config import SteeringConfig
 from skipwise.common.distributed import process_group
 from skipwise.common.errors import UserError
 from skipwise.datapipes.sessions import SessionStore
-from skipwise.models.full_ranking import full_counts, full_target_scores
+from skipwise.models.ranking import full_counts, full_target_scores
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory, contrasts, excluded, steered
 from skipwise.retrieval.search.exact import ExactSearch

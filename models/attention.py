@@ -1,7 +1,7 @@
 """Attention within sessions, over positions that are packed without padding.
 
-Sessions are padded for the products alone: heads are 16 values wide as a rule, so rows of that width are gathered to
-where batched products want them, which is the only copy that is made, and gathered back.
+Only the batched products need padded sessions. A head is typically 16 values wide: rows of that width are gathered
+into the padded layout, the only copy that is made, and gathered back.
 Shape legend: N positions read, B sessions, T positions of the longest, H heads, W width of a head, D = H * W.
 """
 
@@ -15,15 +15,15 @@ from torch.autograd.function import FunctionCtx
 
 @dataclass(frozen=True)
 class HeadRows:
-    """Where each head's row of each position lies, packed and padded."""
+    """The index of each head's row of each position, in the packed and in the padded layout."""
 
     padded_R: Tensor
-    """int64 [3 * B * H * T]: for each padded row of queries, keys, values its place among the N * 3 * H packed ones;
-    that of some other position where there is padding."""
+    """int64 [3 * B * H * T]: for each padded row of queries, keys, values its index among the N * 3 * H packed ones;
+    the index of another position where there is padding."""
     packed_R: Tensor
-    """int64 [N * 3 * H]: for each packed row its place among the padded ones."""
+    """int64 [N * 3 * H]: for each packed row its index among the padded ones."""
     output_R: Tensor
-    """int64 [N * H]: for each packed row of the output its place among the B * H * T padded ones."""
+    """int64 [N * H]: for each packed row of the output its index among the B * H * T padded ones."""
 
     @classmethod
     def of(cls, tokens_N: Tensor, batch: int, length: int, heads: int) -> "HeadRows":
@@ -57,7 +57,7 @@ def attend(projected_NX: Tensor, rows: HeadRows, mask_BHTT: Tensor, kept_BHTT: T
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
-        context: FunctionCtx,
+        ctx: FunctionCtx,
         projected_NX: Tensor,
         rows: HeadRows,
         mask_BHTT: Tensor,
@@ -68,36 +68,36 @@ class _Attend(torch.autograd.Function):
         scale = 1 / math.sqrt(width)
         parts = projected_NX.reshape(-1, width).index_select(0, rows.padded_R)
         if parts.device.type == "cpu":
-            parts = parts.float()  # products this small gain nothing from bfloat16 there, and the softmax loses by it
+            parts = parts.float()  # bfloat16 speeds up no products this small, and makes the softmax less exact
         query, key, value = parts.view(3, batch * heads, length, width).unbind(0)
         mask = mask_BHTT.expand(-1, heads, -1, -1).reshape(-1, length, length).to(query.dtype)
         weights = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=scale).softmax(dim=-1)
         kept = None if kept_BHTT is None else kept_BHTT.view_as(weights).to(weights.dtype)
         seen = torch.bmm(weights if kept is None else weights * kept, value)
-        context.save_for_backward(query, key, value, weights, kept)
-        context.rows, context.scale, context.mask_shape = rows, scale, mask_BHTT.shape
+        ctx.save_for_backward(query, key, value, weights, kept)
+        ctx.rows, ctx.scale, ctx.mask_shape = rows, scale, mask_BHTT.shape
         output_ND = seen.view(-1, width).index_select(0, rows.output_R).view(-1, heads * width)
         return output_ND.to(projected_NX.dtype)
 
     @staticmethod
-    def backward(context: FunctionCtx, by_output_ND: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, weights, kept = context.saved_tensors
-        rows, width = context.rows, query.shape[2]
-        by_seen = torch.zeros_like(query).view(-1, width)
-        by_row = by_output_ND.reshape(-1, width).to(query.dtype)
-        by_seen = by_seen.index_copy_(0, rows.output_R, by_row).view_as(query)
-        by_part = query.new_empty(3, *query.shape)
-        # Not by `out=`, which on a CPU takes a way several times slower than the copy.
-        by_part[2] = torch.bmm((weights if kept is None else weights * kept).transpose(1, 2), by_seen)
-        by_weight = torch.bmm(by_seen, value.transpose(1, 2))
+    def backward(ctx: FunctionCtx, grad_output_ND: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, weights, kept = ctx.saved_tensors
+        rows, width = ctx.rows, query.shape[2]
+        grad_seen = torch.zeros_like(query).view(-1, width)
+        grad_row = grad_output_ND.reshape(-1, width).to(query.dtype)
+        grad_seen = grad_seen.index_copy_(0, rows.output_R, grad_row).view_as(query)
+        grad_parts = query.new_empty(3, *query.shape)
+        # Not with `out=`: on a CPU its kernel is several times slower than the copy.
+        grad_parts[2] = torch.bmm((weights if kept is None else weights * kept).transpose(1, 2), grad_seen)
+        grad_weights = torch.bmm(grad_seen, value.transpose(1, 2))
         if kept is not None:
-            by_weight *= kept
-        by_score = torch._softmax_backward_data(by_weight, weights, -1, weights.dtype)
-        by_mask = None
-        if context.needs_input_grad[2]:
-            by_mask = by_score.view(context.mask_shape[0], -1, *weights.shape[1:]).sum_to_size(context.mask_shape)
-        by_score *= context.scale
-        by_part[0] = torch.bmm(by_score, key)
-        by_part[1] = torch.bmm(by_score.transpose(1, 2), query)
-        by_projected = by_part.view(-1, width).index_select(0, rows.packed_R).view(len(by_output_ND), -1)
-        return by_projected.to(by_output_ND.dtype), None, by_mask, None, None
+            grad_weights *= kept
+        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+        grad_mask = None
+        if ctx.needs_input_grad[2]:
+            grad_mask = grad_scores.view(ctx.mask_shape[0], -1, *weights.shape[1:]).sum_to_size(ctx.mask_shape)
+        grad_scores *= ctx.scale
+        grad_parts[0] = torch.bmm(grad_scores, key)
+        grad_parts[1] = torch.bmm(grad_scores.transpose(1, 2), query)
+        grad_projected = grad_parts.view(-1, width).index_select(0, rows.packed_R).view(len(grad_output_ND), -1)
+        return grad_projected.to(grad_output_ND.dtype), None, grad_mask, None, None

@@ -1,4 +1,4 @@
-"""Dropout whose masks are cheap on a CPU: one draw a step, of which every layer takes a stretch of its own."""
+"""Dropout with masks that are fast on a CPU: one pool of random elements a step, of which each call takes a slice."""
 
 import math
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ _SLACK = 1 << 16
 class Dropout(nn.Module):
     """Zeroes each element with probability `share` (to the nearest 1/65536) and scales the rest, in training only.
 
-    On a CPU, `renew` draws the elements of a step's masks, and each call takes as many of them as it has values, from
-    a random place on. Within a call they are independent; two calls of one step share elements, at places that have
-    nothing to do with one another. Drawing each call's own cost a fifth of a training step, `bernoulli_` twice that.
+    On a CPU, `renew` draws the pool of a step, and each call takes as many elements as it has values, from a random
+    offset. Within a call they are independent; two calls of one step may share elements, at unrelated offsets. To draw
+    each call's own would take a fifth of a training step, with `bernoulli_` twice that.
     """
 
     def __init__(self, share: float):
@@ -25,7 +25,7 @@ class Dropout(nn.Module):
         self._pools: dict[torch.dtype, Tensor] = {}
 
     def renew(self, most: int, device: torch.device) -> None:
-        """New masks, for calls of up to `most` values."""
+        """Draws a new pool, for calls of up to `most` values."""
         if not self.training or not self._dropped or device.type != "cpu":
             return
         words = torch.empty((most + _SLACK + 3) // 4, dtype=torch.int64).random_(-(1 << 63), None)
@@ -39,7 +39,7 @@ class Dropout(nn.Module):
         return values if mask is None else values * mask
 
     def mask(self, shape: Sequence[int], like: Tensor) -> Tensor | None:
-        """What to multiply values of this shape by, in the dtype of `like`; None where nothing is dropped."""
+        """A factor for values of this shape, in the dtype of `like`; None where nothing is dropped."""
         if not self.training or not self._dropped:
             return None
         if like.device.type != "cpu":

@@ -1,10 +1,10 @@
-"""The K best rows of each query, kept while scores pass by in blocks of ascending rows.
+"""The K best rows of each query, over scores that arrive in blocks of ascending rows.
 
-Shape legend: Q queries, B rows of a block, K best, G groups of a block, H groups looked into, P rows that wait, W the
-most rows that wait for one query.
+Shape legend: Q queries, B rows of a block, K best, G groups of a block, H groups that are read, P buffered rows, W the
+most buffered rows of one query.
 
-Nearly all scores lie below the K-th best so far. One maximum for each group of rows shows that, and only a group whose
-maximum does not is looked into. Rows above wait until there are many, since sorting a few is as dear as sorting many.
+Nearly all scores are below the K-th best so far. The maximum of a group of rows shows it for all of them, and only
+the other groups are read row by row. Rows above are buffered, since sorting a few takes as long as sorting many.
 """
 
 import torch
@@ -17,55 +17,55 @@ GROUP = 64
 """Rows of a group."""
 
 
-class Best:
-    """Best first: a score that is not a number before all others, equal scores by the lower row.
+class StreamingTopK:
+    """A running top-K in descending order: NaN first, and of equal scores the lower row first.
 
-    A row of score minus infinity is never among them.
+    A row whose score is minus infinity is never part of it.
     """
 
-    def __init__(self, queries: int, k: int, device: torch.device):
+    def __init__(self, num_queries: int, k: int, device: torch.device):
         self._k = k
-        self._scores_QK = torch.full((queries, k), float("-inf"), device=device)
-        self._rows_QK = torch.full((queries, k), -1, device=device)
+        self._scores_QK = torch.full((num_queries, k), float("-inf"), device=device)
+        self._rows_QK = torch.full((num_queries, k), -1, device=device)
         self._floor_Q: Tensor | None = None  # only scores above it matter
-        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # query, row and score of each
+        self._buffer: list[tuple[Tensor, Tensor, Tensor]] = []  # query, row and score of each
 
     def add(self, scores_QB: Tensor, first: int) -> None:
-        """Takes in the rows from `first` on, which are above all rows before; B is a multiple of `GROUP`."""
+        """Adds the scores of the rows from `first` on, which follow all rows before; B is a multiple of `GROUP`."""
         if self._floor_Q is None:
             self._floor_Q = self._first_floor(scores_QB)
         groups_QGS = scores_QB.view(len(scores_QB), -1, GROUP)
-        # Negated, so that what is not a number passes; and where the K-th best is none, no later row comes before it.
-        open_QG = ~(groups_QGS.amax(dim=2) <= self._floor_Q[:, None]) & ~self._floor_Q.isnan()[:, None]
-        query_H, group_H = open_QG.nonzero(as_tuple=True)
+        # Negated, so that NaN passes; and where the K-th best is NaN, no later row comes before it.
+        read_QG = ~(groups_QGS.amax(dim=2) <= self._floor_Q[:, None]) & ~self._floor_Q.isnan()[:, None]
+        query_H, group_H = read_QG.nonzero(as_tuple=True)
         if not len(query_H):
             return
         scores_HS = groups_QGS[query_H, group_H]
         place_P, column_P = (~(scores_HS <= self._floor_Q[query_H, None])).nonzero(as_tuple=True)
         row_P = first + group_H[place_P] * GROUP + column_P
-        self._waiting.append((query_H[place_P], row_P, scores_HS[place_P, column_P]))
-        if sum(len(rows) for _, rows, _ in self._waiting) > self._rows_QK.numel():
-            self._settle()
+        self._buffer.append((query_H[place_P], row_P, scores_HS[place_P, column_P]))
+        if sum(len(rows) for _, rows, _ in self._buffer) > self._rows_QK.numel():
+            self._merge_buffer()
 
     def result(self) -> tuple[Tensor, Tensor]:
         """(rows int64 [Q, K], scores [Q, K]); where there are fewer rows than K, row -1 with minus infinity."""
-        self._settle()
+        self._merge_buffer()
         return self._rows_QK, self._scores_QK
 
     def _first_floor(self, scores_QB: Tensor) -> Tensor:
-        """Just below the K-th best of the first block, so that those equal to it pass and the lowest row is kept."""
+        """Just below the K-th best of the first block, so that scores equal to it pass and the lowest row is kept."""
         if self._k > scores_QB.shape[1]:
             return self._scores_QK[:, -1]
         lowest_Q = scores_QB.topk(self._k, dim=1).values[:, -1]
         lowest_Q = lowest_Q.masked_fill(lowest_Q.isnan(), float("-inf"))
         return torch.nextafter(lowest_Q, lowest_Q.new_tensor(float("-inf")))
 
-    def _settle(self) -> None:
-        """Sorts those that wait into the best."""
-        if not self._waiting:
+    def _merge_buffer(self) -> None:
+        """Sorts the buffered rows into the best."""
+        if not self._buffer:
             return
-        query_P, row_P, score_P = (torch.cat(pieces) for pieces in zip(*self._waiting, strict=True))
-        self._waiting = []
+        query_P, row_P, score_P = (torch.cat(pieces) for pieces in zip(*self._buffer, strict=True))
+        self._buffer = []
         query_P, order_P = query_P.sort(stable=True)  # a query's rows stay in ascending order
         counts_Q = query_P.bincount(minlength=len(self._rows_QK))
         place_P = torch.arange(len(query_P), device=query_P.device) - (counts_Q.cumsum(0) - counts_Q)[query_P]
@@ -80,7 +80,7 @@ class Best:
 
 
 def merge_best(rows_QK: Tensor, scores_QK: Tensor) -> tuple[Tensor, Tensor]:
-    """The best of all ranks' `full_topk`, equal on every rank: only K numbers a query and rank travel."""
+    """The best of all ranks' `full_topk`, equal on every rank: each rank sends K rows and scores a query."""
     if world_size() == 1:
         return rows_QK, scores_QK
     gathered = []
@@ -92,6 +92,6 @@ def merge_best(rows_QK: Tensor, scores_QK: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def best_of(rows_QW: Tensor, scores_QW: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The first K (rows [Q, K], scores [Q, K]) by descending score; of equals, those that stand further left."""
+    """The first K (rows [Q, K], scores [Q, K]) by descending score; of equal scores, the one further left."""
     scores_QW, order_QW = scores_QW.sort(dim=1, descending=True, stable=True)
     return rows_QW.gather(1, order_QW[:, :k]), scores_QW[:, :k].contiguous()

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from skipwise.models.full_ranking import full_topk
+from skipwise.models.ranking import full_topk
 from skipwise.models.topk import best_of
 from skipwise.retrieval.vectors import Vectors
 

@@ -46,7 +46,7 @@ def test_weights_of_another_config_are_refused():
 
 
 def test_serving_modules_import_neither_torchrec_nor_fbgemm():
-    modules = ("query_encoder", "encoder", "attention", "dropout", "topk", "full_ranking")
+    modules = ("query_encoder", "encoder", "attention", "dropout", "topk", "ranking")
     code = "; ".join(f"import skipwise.models.{name}" for name in modules)
     code += "; import sys; print([name for name in sys.modules if name.split('.')[0] in ('torchrec', 'fbgemm_gpu')])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -14,8 +14,7 @@ from tqdm import tqdm
 from skipwise.common.distributed import device, gather_rows, rank, sum_ranks, world_size
 from skipwise.datapipes.batch import EvaluationBatch
 from skipwise.datapipes.sessions import SessionStore
-from skipwise.models.candidate_ranking import uniform_scores
-from skipwise.models.full_ranking import full_counts, full_target_scores
+from skipwise.models.ranking import full_counts, full_target_scores, uniform_scores
 from skipwise.models.rows import own_rows
 from skipwise.training.build import evaluation_loader, table_weight
 from skipwise.training.config import SPLITS, Protocol, RunConfig

@@ -5,9 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipwise.models import full_ranking as full
-from skipwise.models.candidate_ranking import uniform_scores
-from skipwise.models.full_ranking import full_counts, full_target_scores
+from skipwise.models import ranking
+from skipwise.models.ranking import full_counts, full_target_scores, uniform_scores
 from skipwise.models.table import row_block
 
 
@@ -50,7 +49,7 @@ def test_equal_to_brute_force(seed: int, tracks: int, ranks: int, protocol: str,
         goal = scores[session, target[session]]
         expected.append(1 + sum(bool(scores[session, row] >= goal) for row in listed if row != target[session]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(full, "_BLOCK_ROWS", 64 * block)
+        patch.setattr(ranking, "_BLOCK_ROWS", 64 * block)
         assert sharded_ranks(queries, table, target, extra, ranks, protocol).tolist() == expected
 
 
@@ -84,21 +83,21 @@ def test_scores_that_are_not_numbers_count_against_the_model():
 def test_equal_rows_score_equal_wherever_they_stand(queries: int, dim: int):
     """In every column of a block, whole or padded, and as a target: else ties would be broken by rounding."""
     queries_QD, row_D = torch.randn(queries, dim), torch.randn(1, dim)
-    height = full._block_rows(queries)
+    height = ranking._block_rows(queries)
     table_RD = torch.cat([row_D.expand(height, dim), torch.randn(3, dim), row_D.expand(70, dim)])
     target_Q = torch.randint(height, (queries,))
     scores_Q = full_target_scores(queries_QD, target_Q, 0, table_RD)
     assert torch.allclose(scores_Q, queries_QD @ row_D[0], atol=1e-4)
-    for block in full._blocks(queries_QD, target_Q[:, None], 0, table_RD):
-        same_B = (table_RD[block.first : block.first + block.rows] == row_D).all(dim=1)
-        assert (block.scores_QB[:, : block.rows][:, same_B] == scores_Q[:, None]).all()
+    for block in ranking._blocks(queries_QD, target_Q[:, None], 0, table_RD):
+        same_B = (table_RD[block.first : block.first + block.num_rows] == row_D).all(dim=1)
+        assert (block.scores_QB[:, : block.num_rows][:, same_B] == scores_Q[:, None]).all()
 
 
 def test_scores_are_float32_products():
     queries_QD, table_RD = torch.randn(64, 128), torch.randn(5000, 128)
     exact_QR = queries_QD.double() @ table_RD.double().T
     lengths_QR = queries_QD.double().norm(dim=1)[:, None] * table_RD.double().norm(dim=1)
-    for block in full._blocks(queries_QD, torch.full((64, 1), -1), 0, table_RD):
-        part = slice(block.first, block.first + block.rows)
-        errors_QB = (block.scores_QB[:, : block.rows] - exact_QR[:, part]).abs() / lengths_QR[:, part]
+    for block in ranking._blocks(queries_QD, torch.full((64, 1), -1), 0, table_RD):
+        part = slice(block.first, block.first + block.num_rows)
+        errors_QB = (block.scores_QB[:, : block.num_rows] - exact_QR[:, part]).abs() / lengths_QR[:, part]
         assert errors_QB.max() < 128 * 2.0**-24  # bfloat16 inside would be off by a hundred times that

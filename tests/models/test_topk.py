@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from skipwise.common.distributed import rank, world_size
-from skipwise.models import full_ranking as full
-from skipwise.models.full_ranking import full_counts, full_ranking, full_target_scores, full_topk
+from skipwise.models import ranking
+from skipwise.models.ranking import full_counts, full_ranking, full_target_scores, full_topk
 from skipwise.models.table import row_block
-from skipwise.models.topk import Best, best_of, merge_best
+from skipwise.models.topk import StreamingTopK, best_of, merge_best
 from tests.ranks import run_on_ranks
 
 
@@ -46,7 +46,7 @@ def test_equal_to_brute_force(seed: int, tracks: int, k: int, shards: int, value
     target = torch.randint(0, tracks, (7,), generator=generator)
     expected = brute_force(queries @ table.T, excluded, k)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(full, "_BLOCK_ROWS", 64)
+        patch.setattr(ranking, "_BLOCK_ROWS", 64)
         pieces = [row_block(tracks, number, shards) for number in range(shards)]
         pieces = [(first, table[first:last]) for first, last in pieces]
         target_scores = sum(full_target_scores(queries, target, *piece) for piece in pieces)
@@ -75,7 +75,7 @@ def test_equal_rows_are_listed_from_the_lowest():
 
 
 def test_rows_of_infinite_scores():
-    best = Best(1, 3, torch.device("cpu"))
+    best = StreamingTopK(1, 3, torch.device("cpu"))
     scores = torch.full((1, 64), float("-inf"))
     scores[0, [5, 9]] = float("inf")
     best.add(scores, 0)

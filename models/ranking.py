@@ -1,12 +1,12 @@
-"""Exact full ranking over a table in pieces: each rank scores its own rows, block by block, in one pass.
+"""Ranking over a row-wise table: each rank scores its own rows, and the callers sum counts and scores over ranks.
 
-Shape legend: Q queries of all ranks, R rows of this rank, B rows of a block, D width, X rows to leave out of a query,
-K best rows, P pairs of a query and a row. `first` is this rank's first row.
+Shape legend: Q queries of all ranks, R rows of this rank, B rows of a block, D width, X rows to exclude from a query,
+C candidates of a query, K best rows, P pairs of a query and a row. `first` is this rank's first row.
 
-A row's score is one float32 matrix product of a shape that Q alone decides, [Q, D] by [D, B]; the last rows are padded
-to it, and targets are scored by it too. So equal rows score equal to the last bit, on whichever rank they stand; a
-product of another width may round otherwise. Callers set `torch.set_float32_matmul_precision("highest")`.
-A row that scores as high as the target counts against the model, and so does a score that is not a number.
+In full ranking a row's score is one float32 matrix product whose shape depends on Q alone, [Q, D] by [D, B]; the last
+rows are padded to it, and targets are scored by it too. So equal rows have bitwise equal scores on any rank; a product
+of another width may round differently. Callers set `torch.set_float32_matmul_precision("highest")`.
+A row that scores as high as the target counts against the model, and so does a NaN.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from skipwise.models.topk import GROUP, Best
+from skipwise.models.topk import GROUP, StreamingTopK
 
 _BLOCK_SCORES = 1 << 21
-"""Scores of a block, 8 MiB: few enough to be found in the cache again by the passes over them."""
+"""Scores of a block, 8 MiB: they stay in the cache between the passes over them."""
 _BLOCK_ROWS = 1 << 13
+_CANDIDATE_QUERIES = 8
+"""Queries whose candidates are scored at a time."""
 
 
 def full_target_scores(queries_QD: Tensor, target_Q: Tensor, first: int, rows_RD: Tensor) -> Tensor:
@@ -34,7 +36,7 @@ def full_target_scores(queries_QD: Tensor, target_Q: Tensor, first: int, rows_RD
 
 
 def full_counts(queries_QD: Tensor, scores_Q: Tensor, excluded_QX: Tensor, first: int, rows_RD: Tensor) -> Tensor:
-    """int64 [Q]: this rank's rows that score at least `scores_Q`, without the rows `excluded_QX` (-1: none)."""
+    """int64 [Q]: this rank's rows that score at least `scores_Q`, without the rows `excluded_QX` (-1: padding)."""
     counts_Q = torch.zeros(len(queries_QD), dtype=torch.int64, device=queries_QD.device)
     for block in _blocks(queries_QD, excluded_QX, first, rows_RD):
         counts_Q += block.at_least(scores_Q)
@@ -42,8 +44,8 @@ def full_counts(queries_QD: Tensor, scores_Q: Tensor, excluded_QX: Tensor, first
 
 
 def full_topk(queries_QD: Tensor, k: int, excluded_QX: Tensor, first: int, rows_RD: Tensor) -> tuple[Tensor, Tensor]:
-    """This rank's best rows, int64 [Q, K], and their scores [Q, K], as `skipwise.models.topk.Best` orders them."""
-    best = Best(len(queries_QD), k, queries_QD.device)
+    """This rank's best rows, int64 [Q, K], and their scores [Q, K], in `StreamingTopK`'s order."""
+    best = StreamingTopK(len(queries_QD), k, queries_QD.device)
     for block in _blocks(queries_QD, excluded_QX, first, rows_RD):
         best.add(block.candidates(), block.first)
     return best.result()
@@ -54,36 +56,53 @@ def full_ranking(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`full_counts` and `full_topk` in one pass over the table."""
     counts_Q = torch.zeros(len(queries_QD), dtype=torch.int64, device=queries_QD.device)
-    best = Best(len(queries_QD), k, queries_QD.device)
+    best = StreamingTopK(len(queries_QD), k, queries_QD.device)
     for block in _blocks(queries_QD, excluded_QX, first, rows_RD):
         best.add(block.candidates(), block.first)
         counts_Q += block.at_least(scores_Q)
     return counts_Q, *best.result()
 
 
+def uniform_scores(queries_QD: Tensor, rows_QC: Tensor, first: int, rows_RD: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores [Q, C] of the rows `rows_QC`, zero for rows of other ranks, and a bool [Q, C] of this rank's own.
+
+    Element-wise, so that equal rows have bitwise equal scores on any rank.
+    """
+    own_QC = (rows_QC >= first) & (rows_QC < first + len(rows_RD))
+    scores_QC = queries_QD.new_zeros(rows_QC.shape)
+    # A rank owns about 1 / world_size of the candidates: bring those to the front and score no others.
+    own_first_QC = own_QC.to(torch.int8).argsort(dim=1, descending=True)[:, : int(own_QC.sum(dim=1).max())]
+    local_QC = (rows_QC.gather(1, own_first_QC) - first).clamp(0, max(len(rows_RD) - 1, 0))
+    for start in range(0, len(rows_QC), _CANDIDATE_QUERIES):
+        part = slice(start, start + _CANDIDATE_QUERIES)
+        products = torch.nn.functional.embedding(local_QC[part], rows_RD).mul_(queries_QD[part, None])
+        scores_QC[part].scatter_(1, own_first_QC[part], products.sum(-1))
+    return scores_QC * own_QC, own_QC
+
+
 @dataclass(frozen=True)
 class _Block:
-    """The scores of the rows from `first` on. Its columns past `rows` are padding."""
+    """The scores of the rows from `first` on. Columns after the first `num_rows` are padding."""
 
     scores_QB: Tensor
     first: int
-    rows: int
+    num_rows: int
     query_P: Tensor
     column_P: Tensor
-    """The pairs to leave out."""
+    """The pairs to exclude."""
 
     def candidates(self) -> Tensor:
         """The scores, minus infinity where there is nothing to rank."""
-        return self._left_out(self.scores_QB, float("-inf"))
+        return self._exclude(self.scores_QB, float("-inf"))
 
     def at_least(self, scores_Q: Tensor) -> Tensor:
-        """int64 [Q]: rows that score at least `scores_Q`. Spends the scores: they are overwritten."""
-        # Comparing into floats and adding those up runs vectorized, as comparing into bools does not.
-        below_QB = self._left_out(self.scores_QB.lt_(scores_Q[:, None]), 1.0)
+        """int64 [Q]: rows that score at least `scores_Q`. Overwrites the scores."""
+        # Comparing into floats and summing those is vectorized; comparing into bools is not.
+        below_QB = self._exclude(self.scores_QB.lt_(scores_Q[:, None]), 1.0)
         return below_QB.shape[1] - below_QB.sum(dim=1).long()
 
-    def _left_out(self, values_QB: Tensor, value: float) -> Tensor:
-        values_QB[:, self.rows :] = value
+    def _exclude(self, values_QB: Tensor, value: float) -> Tensor:
+        values_QB[:, self.num_rows :] = value
         values_QB[self.query_P, self.column_P] = value
         return values_QB
 
@@ -102,9 +121,9 @@ def _blocks(queries_QD: Tensor, excluded_QX: Tensor, first: int, rows_RD: Tensor
         yield _Block(scores_QB, first + start, len(block_BD), query_P[pairs], row_P[pairs] - start)
 
 
-def _block_rows(queries: int) -> int:
-    """B: a multiple of the groups that `Best` looks at. By Q alone, so that all ranks round alike."""
-    return max(min(_BLOCK_SCORES // max(queries, 1), _BLOCK_ROWS) // GROUP, 1) * GROUP
+def _block_rows(num_queries: int) -> int:
+    """B: a multiple of `StreamingTopK`'s groups, from Q alone, so that all ranks round alike."""
+    return max(min(_BLOCK_SCORES // max(num_queries, 1), _BLOCK_ROWS) // GROUP, 1) * GROUP
 
 
 def _product(queries_QD: Tensor, rows_BD: Tensor) -> Tensor:
@@ -113,6 +132,6 @@ def _product(queries_QD: Tensor, rows_BD: Tensor) -> Tensor:
     if padding:
         rows_BD = torch.nn.functional.pad(rows_BD, (0, 0, 0, padding))
     if queries_QD.device.type == "cpu" and torch.backends.mkldnn.is_available():
-        # oneDNN's product in full float32; `@` would ask MKL, which runs at half that rate on AMD's cores.
+        # oneDNN's product in full float32; `@` would call MKL, which has half that throughput on AMD CPUs.
         return torch.ops.mkldnn._linear_pointwise(queries_QD, rows_BD, None, "none", [], "")
     return queries_QD @ rows_BD.T
