@@ -1,8 +1,7 @@
-"""Search a recipe's settings on the validation split alone, and write the best of them as a config for train.
+"""Search a recipe's settings by the validation's hit rate, and write the best of them. No test target is measured.
 
 Example:
-  skipwise sweep --data data/log --output sweeps/log --trials 40
-  skipwise train --config sweeps/log/best.yaml --data.path data/log
+  skipwise sweep --data data/mine --output sweeps/mine --trials 40
 """
 
 from skipwise.components.recipes import named_recipe
@@ -10,7 +9,7 @@ from skipwise.studies.config import SweepConfig
 
 
 def sweep(config: SweepConfig) -> None:
-    """Runs the trials that are missing, and writes the report after each."""
+    """Runs the trials that are missing, and writes the sweep's files after each."""
     recipe = named_recipe(config.recipe)
     from skipwise.studies.sweep import run_sweep
 

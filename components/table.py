@@ -1,7 +1,7 @@
-"""Train models at several seeds, test them, and write the paper's table 1 with them; a finished run is not repeated.
+"""Train models at several seeds, test them beside baselines, and write the table of results. Finished runs are kept.
 
 Example:
-  skipwise table --data data/log --output tables/log --seeds 3
+  skipwise table --data data/mine --output tables/mine --seeds 3
 """
 
 from skipwise.components.recipes.table_models import MODELS, with_baselines

@@ -1,6 +1,7 @@
-"""What every model must beat: the most played tracks, and what most often followed the last one.
+"""Baselines that every model must beat: the most played tracks, and what most often followed the last one.
 
-Both are ranked as models are: the same sessions and candidates, ties against them, each rank its share of sessions.
+Both are ranked as models are: the same sessions and candidates, ties count against the target, each rank measures its
+share of the sessions.
 Shape legend: B sessions, S positions of whole sessions, C candidates, N tracks, F followers of the last tracks.
 """
 
@@ -20,7 +21,7 @@ from skipwise.datapipes.batch import EvaluationBatch
 from skipwise.datapipes.counts import train_counts, transitions
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.training.build import evaluation_loader
-from skipwise.training.config import PROTOCOLS, RunConfig
+from skipwise.training.config import PROTOCOLS, Protocol, RunConfig
 from skipwise.training.evaluation.evaluator import candidate_counts
 from skipwise.training.evaluation.rank_metrics import RankMetrics, SkipRanking
 from skipwise.training.evaluation.records import TargetRankWriter
@@ -38,12 +39,12 @@ class Popularity:
         self.counts_N = counts.numpy()
         self._ascending_N = np.sort(self.counts_N)
 
-    def of(self, last_B: np.ndarray, rows_BC: np.ndarray) -> np.ndarray:
-        """int64 [B, C]: scores of these tracks for sessions that played `last_B` last."""
+    def scores(self, last_B: np.ndarray, rows_BC: np.ndarray) -> np.ndarray:
+        """int64 [B, C]: the scores of these tracks for sessions whose last track is `last_B`."""
         return self.counts_N[rows_BC]
 
-    def at_least(self, last_B: np.ndarray, score_B: np.ndarray) -> np.ndarray:
-        """int64 [B]: how many tracks of the whole catalogue score that much or more."""
+    def count_at_least(self, last_B: np.ndarray, score_B: np.ndarray) -> np.ndarray:
+        """int64 [B]: how many tracks of the whole catalogue score at least `score_B`."""
         return len(self._ascending_N) - np.searchsorted(self._ascending_N, score_B)
 
 
@@ -55,21 +56,21 @@ class Markov:
     def __init__(self, store: SessionStore):
         self._tracks, self._popularity = store.num_tracks, Popularity(store)
         self._keys, counts = transitions(store)
-        # One transition outweighs any popularity: int64 holds the sum up to three thousand million plays.
+        # One transition outweighs any popularity. int64 holds the sum up to three billion plays.
         self._weights = counts * (self._popularity.counts_N.max() + 1)
 
-    def of(self, last_B: np.ndarray, rows_BC: np.ndarray) -> np.ndarray:
-        """int64 [B, C]: scores of these tracks for sessions that played `last_B` last."""
-        wanted_BC = last_B[:, None] * self._tracks + rows_BC
-        places_BC = np.searchsorted(self._keys, wanted_BC)
-        found_BC = np.append(self._keys, -1)[places_BC] == wanted_BC
-        return self._popularity.counts_N[rows_BC] + np.append(self._weights, 0)[places_BC] * found_BC
+    def scores(self, last_B: np.ndarray, rows_BC: np.ndarray) -> np.ndarray:
+        """int64 [B, C]: the scores of these tracks for sessions whose last track is `last_B`."""
+        key_BC = last_B[:, None] * self._tracks + rows_BC
+        place_BC = np.searchsorted(self._keys, key_BC)
+        found_BC = np.append(self._keys, -1)[place_BC] == key_BC
+        return self._popularity.counts_N[rows_BC] + np.append(self._weights, 0)[place_BC] * found_BC
 
-    def at_least(self, last_B: np.ndarray, score_B: np.ndarray) -> np.ndarray:
-        """int64 [B]: how many tracks of the whole catalogue score that much or more.
+    def count_at_least(self, last_B: np.ndarray, score_B: np.ndarray) -> np.ndarray:
+        """int64 [B]: how many tracks of the whole catalogue score at least `score_B`.
 
-        Those that do so by popularity alone, and the followers of the last track that do so by their transitions: the
-        work grows with the followers, not with the catalogue.
+        Counts those that do by popularity alone, and the followers of the last track that do by their transitions: the
+        work grows with the number of followers, not with the catalogue.
         """
         first_B, end_B = (np.searchsorted(self._keys, (last_B + more) * self._tracks) for more in (0, 1))
         followers_B = end_B - first_B
@@ -77,28 +78,31 @@ class Markov:
         place_F = np.arange(len(session_F)) + np.repeat(end_B - followers_B.cumsum(), followers_B)
         plays_F = self._popularity.counts_N[self._keys[place_F] % self._tracks]
         lifted_F = (plays_F < score_B[session_F]) & (plays_F + self._weights[place_F] >= score_B[session_F])
-        return self._popularity.at_least(last_B, score_B) + np.bincount(session_F[lifted_F], minlength=len(last_B))
+        return self._popularity.count_at_least(last_B, score_B) + np.bincount(
+            session_F[lifted_F], minlength=len(last_B)
+        )
 
 
-BASELINES = {"popularity": Popularity, "markov": Markov}
+Baseline = Popularity | Markov
+BASELINES: dict[str, type[Popularity] | type[Markov]] = {"popularity": Popularity, "markov": Markov}
 
 
 def measure_baseline(name: str, config: RunConfig, store: SessionStore, folder: Path) -> None:
-    """Writes `metrics.json` and `ranks/` of a baseline's test into `folder`, as a run has them."""
+    """Writes `metrics.json` and `ranks/` of a baseline's test into `folder`, as a run keeps them."""
     baseline = BASELINES[name](store)
     results = {protocol: {"test": _measure(baseline, protocol, config, store, folder)} for protocol in PROTOCOLS}
     if rank() == 0:
-        write_json(folder / "metrics.json", results | {"of": _of(config, store)})
+        write_json(folder / "metrics.json", results | {"of": _identity(config, store)})
     barrier()
 
 
 def is_measured(folder: Path, config: RunConfig, store: SessionStore) -> bool:
-    """Whether `measure_baseline` has finished there, with these data and this evaluation."""
+    """Whether `measure_baseline` has finished there, on the same data and with the same evaluation."""
     file = folder / "metrics.json"
-    return file.exists() and read_json(file, "metrics of a baseline").get("of") == _of(config, store)
+    return file.exists() and read_json(file, "metrics of a baseline").get("of") == _identity(config, store)
 
 
-def _of(config: RunConfig, store: SessionStore) -> dict[str, Any]:
+def _identity(config: RunConfig, store: SessionStore) -> dict[str, Any]:
     manifest = store.manifest
     return {
         "vocabulary_hash": manifest.vocabulary_hash,
@@ -108,7 +112,7 @@ def _of(config: RunConfig, store: SessionStore) -> dict[str, Any]:
 
 
 def _measure(
-    baseline: Popularity | Markov, protocol: str, config: RunConfig, store: SessionStore, folder: Path
+    baseline: Baseline, protocol: Protocol, config: RunConfig, store: SessionStore, folder: Path
 ) -> dict[str, float | int]:
     metrics = MetricCollection([RankMetrics(), SkipRanking()])
     with TargetRankWriter(folder, protocol, "test") as record:
@@ -129,18 +133,18 @@ def _measure(
     return metrics.compute()
 
 
-def _ranks(baseline: Popularity | Markov, batch: EvaluationBatch, protocol: str, filter_history: bool) -> Tensor:
+def _ranks(baseline: Baseline, batch: EvaluationBatch, protocol: Protocol, filter_history: bool) -> Tensor:
     """int64 [B]."""
     target_B, history_BS = batch.target_B.numpy(), batch.history_BS.numpy()
     last_at_B = np.clip(batch.position_B.numpy() - 1, 0, history_BS.shape[1] - 1)
     last_B = np.maximum(history_BS[np.arange(len(target_B)), last_at_B], 0)
-    score_B = baseline.of(last_B, target_B[:, None])[:, 0]
+    score_B = baseline.scores(last_B, target_B[:, None])[:, 0]
     if protocol == "uniform":
-        rivals_BC = baseline.of(last_B, batch.candidates_BC.numpy()) >= score_B[:, None]
-        return torch.from_numpy(1 + rivals_BC.sum(axis=1))
-    left_out_BX = target_B[:, None]
+        counted_BC = baseline.scores(last_B, batch.candidates_BC.numpy()) >= score_B[:, None]
+        return torch.from_numpy(1 + counted_BC.sum(axis=1))
+    excluded_BX = target_B[:, None]
     if filter_history:
-        left_out_BX = np.sort(np.concatenate([left_out_BX, history_BS], axis=1), axis=1)
-    counted_BX = (left_out_BX >= 0) & (baseline.of(last_B, np.maximum(left_out_BX, 0)) >= score_B[:, None])
-    counted_BX[:, 1:] &= left_out_BX[:, 1:] != left_out_BX[:, :-1]
-    return torch.from_numpy(1 + baseline.at_least(last_B, score_B) - counted_BX.sum(axis=1))
+        excluded_BX = np.sort(np.concatenate([excluded_BX, history_BS], axis=1), axis=1)
+    counted_BX = (excluded_BX >= 0) & (baseline.scores(last_B, np.maximum(excluded_BX, 0)) >= score_B[:, None])
+    counted_BX[:, 1:] &= excluded_BX[:, 1:] != excluded_BX[:, :-1]
+    return torch.from_numpy(1 + baseline.count_at_least(last_B, score_B) - counted_BX.sum(axis=1))

@@ -1,4 +1,4 @@
-"""Rows of a table compared: means over seeds and sessions, intervals, gains over a baseline, tests, breakdowns.
+"""Comparison of models: means over seeds and sessions, intervals, gains over a baseline, tests, breakdowns.
 
 Shape legend: N sessions, S seeds.
 """
@@ -27,7 +27,7 @@ class Row:
     name: str
     label: str
     group: str
-    """Rows of a group stand together, and its best figures are marked."""
+    """Rows of a group stand together, and the best figures of each group are marked."""
     runs: tuple[Path, ...]
     """Run directories, by ascending seed."""
     baseline: str | None = None
@@ -38,14 +38,13 @@ class Row:
 
 
 Grouping = dict[str, Callable[[TargetRanks], np.ndarray]]
-"""Breakdowns: what gives each session's label, in [N] strings."""
+"""Breakdowns by name: functions that return the [N] labels of the sessions."""
 
 
 def compare(rows: list[Row], protocol: str, groupings: Grouping | None = None) -> dict[str, Any]:
-    """Every figure of one protocol's test table, ready for JSON.
+    """Returns every figure of one protocol's test table, as JSON holds it.
 
-    Raises `UserError` where rows were not measured on the same sessions and targets, among as many candidates:
-    nothing can be compared then.
+    Raises `UserError` where rows were not measured on the same sessions and targets, among as many candidates.
     """
     measured = {row.name: [read_target_ranks(run, protocol, "test") for run in row.runs] for row in rows}
     first = measured[rows[0].name][0]
@@ -108,7 +107,7 @@ def _figures(row: Row, measured_S: list[TargetRanks], groupings: Grouping) -> di
 
 
 def _skips(measured_S: list[TargetRanks]) -> dict[str, Any]:
-    """Skip down-ranking: where skipped and kept targets come, by percentile rank (100 is first) and HR@10."""
+    """Skip down-ranking: percentile rank (100 is first) and HR@10 of skipped and of kept targets."""
     skipped_N = measured_S[0].skipped
     percentile_rank_N = _over_seeds(measured_S, "percentile_rank")
     hits_N = _over_seeds(measured_S, "hr@10")
@@ -129,12 +128,13 @@ def _skips(measured_S: list[TargetRanks]) -> dict[str, Any]:
 
 
 def _by_group(measured_S: list[TargetRanks], label: Callable[[TargetRanks], np.ndarray]) -> dict[str, dict[str, Any]]:
-    """HR@1 and HR@10 of the sessions of each label and of those whose target was kept, and how many they are."""
+    """HR@1 and HR@10 over the sessions of each label, and over those whose target was kept, and their numbers."""
     labels_N, kept_N = label(measured_S[0]), ~measured_S[0].skipped
     hits_N = {metric: _over_seeds(measured_S, metric) for metric in TESTED}
     groups: dict[str, dict[str, Any]] = {}
     for name in np.unique(labels_N):
-        groups[str(name)] = figures = {}
+        figures: dict[str, Any] = {}
+        groups[str(name)] = figures
         for prefix, chosen_N in (("", labels_N == name), ("kept_", (labels_N == name) & kept_N)):
             figures[f"{prefix}sessions"] = int(chosen_N.sum())
             for metric in TESTED:

@@ -1,4 +1,4 @@
-"""By what test sessions are told apart in a table's breakdowns: length, popularity of the target, context type."""
+"""Groups of test sessions for breakdowns: by length, popularity of the target, and context type."""
 
 from collections.abc import Callable
 
@@ -14,11 +14,11 @@ from skipwise.training.evaluation.records import TargetRanks
 
 _MOST_LENGTHS = 10
 CONTEXT = "context_type"
-"""The column that tells where a play came from."""
+"""The column of where a play came from."""
 
 
 def groupings(store: SessionStore, counts_N: np.ndarray) -> Grouping:
-    """`counts_N`: each track's training plays."""
+    """What a table breaks its figures down by. `counts_N`: each track's training plays."""
     found: Grouping = {"session length": _length, "target's popularity": _popularity(counts_N)}
     if CONTEXT in store.manifest.context_columns:
         found["target's context type"] = _context(store)
@@ -30,7 +30,7 @@ def _length(ranks: TargetRanks) -> np.ndarray:
 
 
 def by_number(numbers_N: np.ndarray) -> np.ndarray:
-    """Names [N] of each number by itself, or of quintiles where there are many."""
+    """[N] labels: each number by itself, or quintiles where there are more than ten."""
     if len(np.unique(numbers_N)) <= _MOST_LENGTHS:
         return np.char.zfill(numbers_N.astype(str), len(str(numbers_N.max())))
     edges = np.unique(np.quantile(numbers_N, [0.2, 0.4, 0.6, 0.8], method="nearest"))
@@ -53,7 +53,7 @@ def _popularity(counts_N: np.ndarray) -> Callable[[TargetRanks], np.ndarray]:
 
 
 def _context(store: SessionStore) -> Callable[[TargetRanks], np.ndarray]:
-    """Where the listener was when the target was played, as the log says."""
+    """The target's context type in the log, such as a playlist or the catalogue."""
 
     def label(ranks: TargetRanks) -> np.ndarray:
         last = []

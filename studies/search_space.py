@@ -45,7 +45,7 @@ class Range:
     def suggest(self, trial: Trial, field: str) -> Any:
         """Optuna's choice for this trial."""
         if isinstance(self.low, int):
-            return trial.suggest_int(field, self.low, self.high, step=self.step or 1, log=self.log)
+            return trial.suggest_int(field, self.low, int(self.high), step=int(self.step or 1), log=self.log)
         return trial.suggest_float(field, self.low, self.high, step=self.step, log=self.log)
 
     def examples(self) -> tuple[Any, ...]:

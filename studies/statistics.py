@@ -1,8 +1,8 @@
 """Intervals and tests over sessions and seeds.
 
-The bootstrap resamples sessions. What a metric makes of a session takes few distinct values, so a resample of all
-sessions is one draw of how often each value comes: the same distribution in a fraction of the time and the memory.
-Where they are many (MRR or percentiles over several seeds), near ones are pooled first, mean and variance kept.
+The bootstrap resamples sessions. A metric takes few distinct values over sessions, so a resample of all sessions is one
+multinomial draw of how often each value occurs: the same distribution in a fraction of the time and the memory. Where
+the values are many (MRR or percentiles over several seeds), near ones are pooled first, which keeps mean and variance.
 Shape legend: N sessions, S seeds.
 """
 
@@ -12,9 +12,9 @@ import numpy as np
 from scipy import stats
 
 RESAMPLES = 10_000
-_CHUNK = 2_000_000  # counts drawn at once
-_DISTINCT = 1024  # all ranks of `uniform` with 1,000 candidates are fewer, so one seed is never pooled there
-_ROUNDING = 1e-12  # thirds do not add up to zero exactly
+_CHUNK = 2_000_000  # counts that are drawn at once
+_DISTINCT = 1024  # more than the ranks of `uniform` with 1,000 candidates: one seed is never pooled there
+_ROUNDING = 1e-12  # the error of sums of thirds
 _SIGNIFICANCE = 0.05
 
 
@@ -24,17 +24,17 @@ def bootstrap_means(values_N: np.ndarray, resamples: int = RESAMPLES, seed: int 
     if len(values) > _DISTINCT:
         values, counts = _pooled(values, counts)
     random = np.random.default_rng(seed)
-    rows = max(1, _CHUNK // len(values))
+    num_rows = max(1, _CHUNK // len(values))
     shares = counts / counts.sum()
     parts = [
-        random.multinomial(len(values_N), shares, size=min(rows, resamples - first)) @ values
-        for first in range(0, resamples, rows)
+        random.multinomial(len(values_N), shares, size=min(num_rows, resamples - first)) @ values
+        for first in range(0, resamples, num_rows)
     ]
     return np.concatenate(parts) / len(values_N)
 
 
 def _pooled(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most `_DISTINCT` values: each bin of equal width becomes its mean, then all are spread to the old variance."""
+    """At most `_DISTINCT` values: bins of equal width become their means, which are then scaled to the old variance."""
     bins = ((values - values[0]) / (values[-1] - values[0]) * _DISTINCT).astype(int).clip(max=_DISTINCT - 1)
     sizes = np.bincount(bins, counts)
     taken = sizes > 0
@@ -53,10 +53,10 @@ def interval(values_N: np.ndarray) -> tuple[float, float]:
 def gap(values_N: np.ndarray, marked_N: np.ndarray) -> tuple[float, float, float]:
     """Mean of the sessions marked in bool [N] less that of the others, and its 95 % interval.
 
-    Each side is resampled by itself, so that their sizes stay. Needs at least one session on either side.
+    Each side is resampled by itself, so that its size stays. Needs at least one session on either side.
     """
     sides = values_N[marked_N], values_N[~marked_N]
-    # Two seeds: with one, both sides would draw from the same stream.
+    # Two seeds: with one, both sides would use the same random numbers.
     first, second = (bootstrap_means(side, seed=seed) for seed, side in enumerate(sides))
     return float(sides[0].mean() - sides[1].mean()), *_middle(first - second)
 
@@ -68,7 +68,7 @@ def _middle(means: np.ndarray) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Difference:
-    """A row less its baseline, session by session."""
+    """A model's values less its baseline's, session by session."""
 
     mean: float
     low: float
@@ -78,10 +78,10 @@ class Difference:
 
 
 def paired(values_N: np.ndarray, baseline_N: np.ndarray) -> Difference:
-    """The mean difference over the same sessions, its 95 % interval, and how often a resample would cross zero.
+    """The mean difference over the same sessions, its 95 % interval, and p.
 
-    Twice the smaller share of resamples on either side of zero, each resample counted with one more that lies beyond:
-    a p is never zero.
+    p is twice the smaller share of resamples on either side of zero. One resample is added to each side, so that p is
+    never zero.
     """
     differences = values_N - baseline_N
     means = bootstrap_means(differences)
@@ -99,7 +99,7 @@ def over_seeds(means_S: np.ndarray, baseline_S: np.ndarray) -> float | None:
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """Adjusted p-values that keep the chance of any false rejection among all of them (Holm 1979, step-down)."""
+    """Adjusts p-values for the chance of any false rejection among all of them (Holm 1979, step-down)."""
     adjusted = [0.0] * len(p_values)
     largest = 0.0
     for place, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):

@@ -1,4 +1,4 @@
-"""The files of a sweep: `sweep.md`, `sweep.json`, and `best.yaml`, which `train RECIPE --config` takes."""
+"""The files of a sweep: `sweep.md`, `sweep.json`, and `best.yaml` for `train RECIPE --config`."""
 
 import math
 from typing import Any
@@ -20,24 +20,21 @@ _BUDGET = ("train.epochs", "train.patience", "train.validation_sessions", "evalu
 
 
 def write_sweep(sweep: Sweep, study: optuna.Study) -> None:
-    """Writes all three; `best.yaml` once a trial is complete."""
+    """Writes the files; `best.yaml` once a trial is complete."""
     trials = sorted((_record(trial) for trial in finished(study)), key=lambda trial: -trial.get("hr@10", -1.0))
     best = best_trial(study)
-    noise = None
     if best is not None:
-        value, sessions = hit_rate(best), best.user_attrs["sessions"]
-        noise = math.sqrt(value * (1 - value) / max(sessions, 1))
         write_text(sweep.output / "best.yaml", yaml.safe_dump(_best_settings(sweep, best), sort_keys=False))
     importances = _importances(study)
     content = {
         "recipe": sweep.recipe,
         "best": best.number if best else None,
-        "standard_error": noise,
+        "standard_error": _standard_error(best) if best else None,
         "importances": importances,
         "trials": trials,
     }
     write_json(sweep.output / "sweep.json", content)
-    write_text(sweep.output / "sweep.md", _markdown(sweep, trials, best, noise, importances))
+    write_text(sweep.output / "sweep.md", _markdown(sweep, trials, best, importances))
 
 
 def _best_settings(sweep: Sweep, best: optuna.trial.FrozenTrial) -> dict[str, Any]:
@@ -65,6 +62,11 @@ def _importances(study: optuna.Study) -> dict[str, float]:
     return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=_BEST_SHARE))
 
 
+def _standard_error(best: optuna.trial.FrozenTrial) -> float:
+    """Of the HR@10, over the sessions of the validation."""
+    return math.sqrt(hit_rate(best) * (1 - hit_rate(best)) / max(best.user_attrs["sessions"], 1))
+
+
 def _record(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
     state = "refused" if REFUSED in trial.user_attrs else trial.state.name.lower()
     return {"number": trial.number, "state": state, "values": trial.params} | trial.user_attrs
@@ -74,34 +76,36 @@ def _markdown(
     sweep: Sweep,
     trials: list[dict[str, Any]],
     best: optuna.trial.FrozenTrial | None,
-    noise: float | None,
     importances: dict[str, float],
 ) -> str:
     fields = list(sweep.space)
     lines = [f"# Sweep of `{sweep.recipe}`", "", "Validation only: no test target was looked at.", ""]
+    alike = math.inf  # the HR@10 from which a trial is as good as the best
     if best is not None:
-        near = sum(trial.get("hr@10", -1.0) >= hit_rate(best) - noise for trial in trials) - 1
+        standard_error = _standard_error(best)
+        alike = hit_rate(best) - standard_error
+        near = sum(trial.get("hr@10", -1.0) >= alike for trial in trials) - 1
         others = f"{near} other trial{'s' if near != 1 else ''}"
         kept = trial_path(sweep.output, best.number).relative_to(sweep.output)
         lines += [
             f"Best: trial {best.number}, validation HR@10 {hit_rate(best):.4f} on {best.user_attrs['sessions']:,} "
-            f"sessions, {others} within one standard error ({noise:.4f}, marked ≈): the choice among those is luck.",
+            f"sessions, {others} within one standard error ({standard_error:.4f}, marked ≈): the choice among those "
+            "is luck.",
             f"Only the best trial's checkpoint is kept, in `{kept}`.",
             "",
         ]
     heads = ["trial", *fields, "HR@10", "HR@1", "NDCG@10", "best epoch", "epochs", "state"]
     lines += ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for trial in trials:
-        near = best is not None and trial.get("hr@10", -1.0) >= hit_rate(best) - noise
         measured = [f"{trial[name]:.4f}" if name in trial else "" for name in ("hr@10", "hr@1", "ndcg@10")]
         values = [_short(trial["values"].get(field)) for field in fields]
         state = trial["state"] + (f": {trial[REFUSED]}" if REFUSED in trial else "")
         ends = [str(trial.get(name, "")) for name in ("best_epoch", "epochs")]
-        mark = " ≈" if near else ""
+        mark = " ≈" if trial.get("hr@10", -1.0) >= alike else ""
         lines.append("| " + " | ".join([f"{trial['number']}{mark}", *values, *measured, *ends, state]) + " |")
     if importances:
         shares = ", ".join(f"`{field}` {share:.0%}" for field, share in importances.items())
-        lines += ["", f"What sets the best quarter of the complete trials apart (PED-ANOVA): {shares}."]
+        lines += ["", f"What distinguishes the best quarter of the complete trials (PED-ANOVA): {shares}."]
     return "\n".join(lines) + "\n"
 
 

@@ -1,12 +1,15 @@
 """A config's fields as a mapping: read from a YAML file's sections, or laid out as dotted paths (`loss.alpha`)."""
 
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from skipwise.common.errors import UserError, shown
 from skipwise.common.options import problem
 
-Config = TypeVar("Config")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 def flatten(config: Any, section: str = "") -> dict[str, Any]:

@@ -17,6 +17,8 @@ from skipwise.common.files import read_json, require_regular_file
 from skipwise.common.schema import Count, StrictModel, validate
 from skipwise.training.run.position import Position
 
+DType = Literal["F64", "F32", "BF16", "F16", "I64", "I32"]
+"""As the safetensors format names them."""
 REMEDY = "take another checkpoint, or train again"
 
 
@@ -37,8 +39,7 @@ class Chunk(StrictModel):
 class SavedTensor(StrictModel):
     """A tensor, as the chunks that hold it."""
 
-    dtype: Literal["F64", "F32", "BF16", "F16", "I64", "I32"]
-    """As the safetensors format names it."""
+    dtype: DType
     shape: list[Count]
     chunks: list[Chunk]
 

@@ -5,14 +5,16 @@
 """
 
 import os
+import re
 import shutil
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import torch.distributed.checkpoint as dcp
-from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from skipwise.common.distributed import (
@@ -77,13 +79,14 @@ class Checkpoints:
             self._publish(partial, position)
 
         on_rank_0(make, self._cannot_write)
-        self._writing = dcp.async_save(
+        writing = async_save(
             tensors,
             storage_writer=ShardWriter(partial, publish),
             async_stager=self._staging,
             process_group=side_group("checkpoints"),
         )
-        self._saved = position.name
+        assert isinstance(writing, Future)  # the other type is of stagers that copy in the background
+        self._writing, self._saved = writing, position.name
 
     def prepare(self, tensors: Tensors) -> None:
         """Allocates the memory that `save` copies into, so that the first one is no slower than the others."""
@@ -187,7 +190,7 @@ def load_tensors(tensors: Tensors, path: Path, index: CheckpointIndex) -> None:
                 hint = "the sharding and number of ranks it was saved with: column shards keep a state each"
             raise UserError(f"{path}: '{name}' has shape {shape}, expected {list(tensor.shape)}; use {hint}")
     try:
-        dcp.load(tensors, storage_reader=ShardReader(path, index))
+        load(tensors, storage_reader=ShardReader(path, index))
     except CheckpointException as error:
         raise UserError(f"{path} cannot be read ({_reasons(error)}): {REMEDY}") from error
 
@@ -218,12 +221,11 @@ def load_best(model: DistributedModelParallel, run_path: Path) -> None:
 
 def _names(folder: Path) -> list[str]:
     """The published checkpoints, the newest first."""
-    names = []
+    found = []
     for path in folder.glob("*/"):
-        phase, *numbers = path.name.split("-")
-        if phase in PHASES and len(numbers) == 2 and all(number.isdecimal() for number in numbers):
-            names.append((PHASES.index(phase), *map(int, numbers), path.name))
-    return [name for *_, name in sorted(names, reverse=True)]
+        if parts := re.fullmatch(r"(train|refit)-(\d+)-(\d+)", path.name, re.ASCII):
+            found.append((PHASES.index(parts[1]), int(parts[2]), int(parts[3]), path.name))
+    return [one[3] for one in sorted(found, reverse=True)]
 
 
 def _remove(path: Path) -> None:

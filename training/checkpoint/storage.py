@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.distributed.checkpoint import StorageReader, StorageWriter
 from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
     ChunkStorageMetadata,
     Metadata,
     MetadataIndex,
@@ -26,14 +26,14 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner
-from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
 from skipwise.common.errors import brief
 from skipwise.common.files import FileRecord
-from skipwise.training.checkpoint.checkpoint_index import CheckpointIndex, Chunk, SavedTensor
+from skipwise.training.checkpoint.checkpoint_index import CheckpointIndex, Chunk, DType, SavedTensor
 
-_DTYPES = {
+_DTYPES: dict[DType, torch.dtype] = {
     "F64": torch.float64,
     "F32": torch.float32,
     "BF16": torch.bfloat16,
@@ -41,7 +41,6 @@ _DTYPES = {
     "I64": torch.int64,
     "I32": torch.int32,
 }
-"""As the safetensors format names them."""
 _PIECE = 8 << 20
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
@@ -84,6 +83,7 @@ class ShardWriter(StorageWriter):
         written = {result.index: result.storage_data for part in results for result in part}
         tensors = {}
         for name, tensor in metadata.state_dict_metadata.items():
+            assert isinstance(tensor, TensorStorageMetadata)  # `write_data` refuses all else
             chunks = [
                 Chunk(
                     offsets=list(chunk.offsets),
@@ -113,7 +113,8 @@ class ShardReader(StorageReader):
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """The index, as torch describes it."""
-        tensors, files = {}, {}
+        tensors: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
+        files = {}
         for name, tensor in self._index.tensors.items():
             chunks = [
                 ChunkStorageMetadata(torch.Size(chunk.offsets), torch.Size(chunk.shape)) for chunk in tensor.chunks
@@ -204,7 +205,7 @@ def _pieces(head: bytes, tensors: dict[str, Tensor]) -> Iterator[memoryview]:
     yield memoryview(len(head).to_bytes(8, "little") + head)
     for tensor in tensors.values():
         if tensor.numel():
-            numbers = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+            numbers = tensor.reshape(-1).view(torch.uint8).numpy().data
             for first in range(0, len(numbers), _PIECE):
                 yield numbers[first : first + _PIECE]
 

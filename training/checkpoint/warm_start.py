@@ -1,6 +1,6 @@
 """A run that starts from another one's best weights and optimizer state, on data with other tracks."""
 
-from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
 from skipwise.common.errors import UserError
 from skipwise.training.checkpoint.checkpoints import load_tensors, open_checkpoint, start_checkpoint
