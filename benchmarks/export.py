@@ -20,6 +20,7 @@ from skipwise.benchmarks.harness.config import ExportBenchmarkConfig
 from skipwise.benchmarks.harness.timing import Times, alternate, ratios
 from skipwise.benchmarks.harness.untrained_run import make_run, shared_folder
 from skipwise.common.distributed import logger, process_group, rank, world_size
+from skipwise.common.files import FileRecord
 from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.models.rows import own_rows
 from skipwise.retrieval.export.config import ExportConfig
@@ -27,7 +28,6 @@ from skipwise.retrieval.export.exporter import write_export
 from skipwise.retrieval.export.parts import LiveRows, check_part, write_part
 from skipwise.retrieval.formats import PartFormat
 from skipwise.training.build import build_model, table_weight
-from skipwise.training.checkpoint.checkpoint_index import FileRecord
 from skipwise.training.checkpoint.checkpoints import load_best
 from skipwise.training.run.directory import RunDirectory
 

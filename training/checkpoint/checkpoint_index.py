@@ -5,15 +5,13 @@ import json
 import math
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from skipwise.common import files
 from skipwise.common.errors import UserError
-from skipwise.common.files import read_json, require_regular_file
+from skipwise.common.files import FileRecord, read_json
 from skipwise.common.schema import Count, StrictModel, validate
 from skipwise.training.run.position import Position
 
@@ -22,7 +20,7 @@ DType = Literal["F64", "F32", "BF16", "F16", "I64", "I32"]
 REMEDY = "take another checkpoint, or train again"
 
 
-def _named_as_part(record: files.FileRecord) -> files.FileRecord:
+def _named_as_part(record: FileRecord) -> FileRecord:
     if not re.fullmatch(r"part-\d{5,}\.safetensors", record.file, re.ASCII):
         raise ValueError("a record of part-NNNNN.safetensors")
     return record
@@ -68,7 +66,7 @@ class CheckpointIndex(StrictModel):
     config: dict[str, Any] = {}
     """The run's."""
     tensors: dict[str, SavedTensor]
-    files: list[Annotated[files.FileRecord, AfterValidator(_named_as_part)]]
+    files: list[Annotated[FileRecord, AfterValidator(_named_as_part)]]
 
     def shape_of(self, name: str) -> list[int] | None:
         """The shape of a tensor, None where the checkpoint does not hold it."""
@@ -122,41 +120,3 @@ def _overlap(chunks: list[Chunk]) -> bool:
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-# Until retrieval reads these from common.files:
-
-
-class StorageError(Exception):
-    """What is wrong with a checkpoint's files, in words that begin with the file's name."""
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """What an index says of a file, so that a copy of it can be checked."""
-
-    file: str
-    """Path inside the directory."""
-    bytes: int
-    sha256: str
-    """In hex, over the whole file."""
-
-    @classmethod
-    def of(cls, folder: Path, name: str) -> "FileRecord":
-        """Reads `folder / name` once."""
-        with open(folder / name, "rb") as file:
-            return cls(name, (folder / name).stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
-
-
-def check_file(folder: Path, record: FileRecord) -> None:
-    """Raises `StorageError` unless the file is there, whole and unchanged."""
-    file = folder / record.file
-    try:
-        require_regular_file(file)
-        size = file.stat().st_size
-        if size != record.bytes:
-            raise StorageError(f"{file} has {size:,} bytes where its index says {record.bytes:,}")
-        if FileRecord.of(folder, record.file) != record:
-            raise StorageError(f"{file} differs from what was written (SHA-256)")
-    except OSError as error:
-        raise StorageError(f"{file} cannot be read ({error.strerror})") from error
