@@ -94,7 +94,7 @@ soak: $(DEV) chromium  ## run the long fuzzing and kill tests
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m soak --timeout 3600 $(PYTEST_ARGS)
 
 check: $(DEV)  ## lint, format, types, import rules and the strict build of the documentation
-	@$(MAKE) --no-print-directory --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint types imports docs
+	@$(MAKE) --no-print-directory --keep-going --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint types imports docs
 
 lint: $(DEV)  ## run ruff
 	@$(PYTHON) -m ruff check .
