@@ -1,0 +1,121 @@
+"""Makes docs/images: the page and the report of a small model of a generated log, as headless Chromium shows them.
+
+    python docs/make_screenshots.py [WORK_DIR]
+
+takes some minutes. Runs and exports go into WORK_DIR, by default a temporary folder; what it holds is used again.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+IMAGES = Path(__file__).parent / "images"
+LONGEST_WAIT_S = 60.0
+
+
+def skipwise(*words: str, folder: Path) -> None:
+    """Runs one command in `folder` and shows what it prints."""
+    subprocess.run([sys.executable, "-m", "skipwise", *words], cwd=folder, check=True)
+
+
+def make_exports(folder: Path) -> None:
+    """A run with the skip loss and one without it, both exported, and a report that compares them."""
+    quick = "--train.epochs 4 --train.no-refit"
+    steps = {
+        "log.csv.gz": "synthesize --output log.csv.gz --sessions 6000 --tracks 1500",
+        "data": "prepare --input log.csv.gz --output data",
+        "runs/best/metrics.json": f"train best --data.path data --run-dir runs/best {quick}",
+        "runs/blind/metrics.json": f"train best-skip-blind --data.path data --run-dir runs/blind {quick}",
+        "exports/best": "export --run runs/best --output exports/best",
+        "exports/blind": "export --run runs/blind --output exports/blind",
+        "report.html": "report --run runs/best --run runs/blind --output report.html",
+    }
+    for made, line in steps.items():
+        if not (folder / made).exists():
+            skipwise(*line.split(), folder=folder)
+
+
+def chromium() -> str:
+    """The browser's path; CHROMIUM names one that is not on the path."""
+    for name in (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome"):
+        found = shutil.which(name) if name else None
+        if found:
+            return found
+    sys.exit("make_screenshots: there is no Chromium; install it, or name one in CHROMIUM")
+
+
+def free_port() -> int:
+    """A port of the loopback that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def wait_for(url: str) -> None:
+    """Returns once `url` answers; raises `TimeoutError` after a minute."""
+    until = time.monotonic() + LONGEST_WAIT_S
+    while time.monotonic() < until:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except urllib.error.URLError:
+            time.sleep(0.2)
+    raise TimeoutError(f"{url} did not answer within {LONGEST_WAIT_S:.0f} s")
+
+
+def take(page: Page, url: str, name: str, height: int, heading: str = "") -> None:
+    """A screenshot of 1200 x `height`, from the top of a page or from a heading on."""
+    page.set_viewport_size({"width": 1200, "height": height})
+    page.goto(url)
+    page.wait_for_load_state("networkidle")
+    if heading:
+        page.get_by_role("heading", name=heading, exact=True).evaluate("node => node.scrollIntoView()")
+    page.screenshot(path=IMAGES / name)
+    print(f"{IMAGES / name}: {(IMAGES / name).stat().st_size // 1024} KB")
+
+
+def make_screenshots(folder: Path) -> None:
+    """Trains, exports and serves in `folder`, and replaces the images."""
+    make_exports(folder)
+    similar = subprocess.run(
+        [sys.executable, "-m", "skipwise", "similar", "--export", "exports/best", "--track", "t_0007", "-k", "6"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    tracks = [word for word in similar.stdout.split() if word.startswith("t_")]
+    plays = [("skipped" if place in (1, 3) else "heard", track) for place, track in enumerate(tracks[-6:])]
+    session = "&".join(f"{kind}={track}" for kind, track in plays)
+    port = free_port()
+    command = f"serve --export exports/best --compare exports/blind --report report.html --port {port}".split()
+    IMAGES.mkdir(exist_ok=True)
+    with (
+        subprocess.Popen([sys.executable, "-m", "skipwise", *command], cwd=folder) as service,
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"]) as browser,
+    ):
+        try:
+            wait_for(f"http://127.0.0.1:{port}/health")
+            page = browser.new_page()
+            take(page, f"http://127.0.0.1:{port}/#{session}&exclude=none&steer=0.2", "page.png", 900)
+            take(page, f"http://127.0.0.1:{port}/report", "report.png", 900, "Curves")
+        finally:
+            service.terminate()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        make_screenshots(Path(sys.argv[1]).resolve())
+    else:
+        with tempfile.TemporaryDirectory() as work:
+            make_screenshots(Path(work))
