@@ -9,7 +9,7 @@ from skipwise.components.__main__ import guarded
 from skipwise.components.cli import parse
 
 PROGRAM = "python -m skipwise.benchmarks"
-BENCHMARKS = {
+BENCHMARKS: dict[str, type] = {
     "step": config.StepConfig,
     "scale": config.ScaleConfig,
     "pipeline": config.PipelineConfig,
@@ -36,7 +36,7 @@ def run(argv: list[str]) -> None:
     name, words = argv[0], argv[1:]
     if name not in BENCHMARKS:
         raise UserError(f"there is no benchmark {shown(name)}: expected one of {', '.join(BENCHMARKS)}")
-    options = parse(BENCHMARKS[name], words, f"{PROGRAM} {name}")
+    options: object = parse(BENCHMARKS[name], words, f"{PROGRAM} {name}")
     importlib.import_module(f"skipwise.benchmarks.{name}").measure(options)
 
 

@@ -1,13 +1,15 @@
-"""`checkpoint`: how long the loop stands still for a checkpoint, how long writing and reading take, against torch.save.
+"""`checkpoint`: how long training pauses for a checkpoint, and how long writing and reading take, against torch.save.
 
-`pause` is the call that training makes: it waits for a copy of all tensors. `write` runs until the checkpoint is
-published: files streamed, forced to the disk, read back from there, renamed. `read` checks every file's hash and loads
-it. Plain is a blocking `torch.save` of the same tensors, each rank its own, forced to the disk, and `torch.load`.
+`pause` is the call that training makes: it waits for a copy of all tensors. `write` ends when the checkpoint is
+published: files written, synced to the disk, read back from it, renamed. `read` checks every file's hash and loads it.
+Plain is a blocking `torch.save` of the same tensors, each rank its own, synced to the disk, and `torch.load`.
 """
 
 import math
 import os
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +20,7 @@ from skipwise.benchmarks.harness.untrained_run import run_config, shared_folder
 from skipwise.common.distributed import process_group, rank, world_size
 from skipwise.training.build import build_model
 from skipwise.training.checkpoint.checkpoints import Checkpoints, load_tensors, open_checkpoint
-from skipwise.training.checkpoint.state import local_tensors, training_tensors
+from skipwise.training.checkpoint.state import Tensors, local_tensors, training_tensors
 from skipwise.training.optimizer import make_optimizer
 from skipwise.training.run.directory import CHECKPOINTS
 from skipwise.training.run.position import Position
@@ -40,13 +42,13 @@ def measure(config: CheckpointBenchmarkConfig) -> None:
             position = Position(step=number)
             path, plain = folder / CHECKPOINTS / position.name, folder / f"{rank()}.pt"
             local = {name: local_tensors(tensor) for name, tensor in tensors.items()}
-            pause = timed(lambda position=position: checkpoints.save(tensors, position))
+            pause = timed(partial(checkpoints.save, tensors, position))
             elapsed = [
                 pause,
                 pause + timed(checkpoints.wait),
-                timed(lambda plain=plain, local=local: _save(plain, local)),
-                timed(lambda path=path: load_tensors(tensors, path, open_checkpoint(path))),
-                timed(lambda plain=plain, local=local: _load(plain, local)),
+                timed(partial(_save, plain, local)),
+                timed(partial(_read, tensors, path)),
+                timed(partial(_load, plain, local)),
             ]
             for name, value in zip(names, elapsed, strict=True):
                 seconds[name] += [value] if number >= config.warmup else []
@@ -68,10 +70,14 @@ def _load(file: Path, tensors: dict[str, list[torch.Tensor]]) -> None:
             live.copy_(piece)
 
 
+def _read(tensors: Tensors, path: Path) -> None:
+    load_tensors(tensors, path, open_checkpoint(path))
+
+
 def _report(config: CheckpointBenchmarkConfig, times: dict[str, Times], size: int) -> Report:
     pairs = zip(times["pause"].seconds, times["write"].seconds, strict=True)
     shares = sorted(pause / whole for pause, whole in pairs)
-    figures = {
+    figures: dict[str, Any] = {
         "bytes": size,
         "pause_share": {"p50": shares[len(shares) // 2], "worst": shares[-1]},
         "write_gb_per_s": size / 1e9 / times["write"].p50,

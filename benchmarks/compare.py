@@ -2,45 +2,59 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, Field, PositiveFloat
 
 from skipwise.benchmarks.harness.benchmark_report import SCHEMA_VERSION, table
 from skipwise.benchmarks.harness.config import CompareConfig
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_json
+from skipwise.common.schema import validate
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.99
 
 
+class _Made(BaseModel):
+    machine: dict[str, Any]
+
+
+class BenchmarkReport(BaseModel):
+    """What `compare` reads of a report; other fields are the benchmark's own."""
+
+    schema_version: int = SCHEMA_VERSION
+    benchmark: str
+    config: dict[str, Any]
+    made: _Made
+    samples: dict[str, Annotated[list[PositiveFloat], Field(min_length=1)]]
+
+
 def measure(config: CompareConfig) -> None:
     """Prints a verdict for each figure; exit code 1 where one is a regression."""
     before, after = _read(config.before), _read(config.after)
-    if before["benchmark"] != after["benchmark"]:
+    if before.benchmark != after.benchmark:
         raise UserError(
-            f"{config.after} is of the benchmark '{after['benchmark']}' and {config.before} of "
-            f"'{before['benchmark']}': name two reports of the same"
+            f"{config.after} is of the benchmark '{after.benchmark}' and {config.before} of "
+            f"'{before.benchmark}': name two reports of the same"
         )
-    shared = [name for name in before["samples"] if name in after["samples"]]
+    shared = [name for name in before.samples if name in after.samples]
     if not shared:
         raise UserError(
             f"{config.before} and {config.after} have no figure in common: name reports of runs with the same options"
         )
     rows, regressions = [], 0
     for name in shared:
-        verdict, change, low, high = judge(before["samples"][name], after["samples"][name], config.tolerance)
+        verdict, change, low, high = judge(before.samples[name], after.samples[name], config.tolerance)
         regressions += verdict == "regression"
-        medians = [f"{np.median(report['samples'][name]):.3g}" for report in (before, after)]
+        medians = [f"{np.median(report.samples[name]):.3g}" for report in (before, after)]
         rows.append([name, *medians, f"{100 * change:+.1f} % [{100 * low:+.1f}, {100 * high:+.1f}]", verdict])
     print("\n".join(table(["figure", "before", "after", "change", "verdict"], rows)))
-    changed = [
-        name for name, value in before["config"].items() if name in after["config"] and after["config"][name] != value
-    ]
+    changed = [name for name, value in before.config.items() if name in after.config and after.config[name] != value]
     if changed:
         print(f"The two runs differ in their options: {', '.join(changed)}.")
-    if before["made"]["machine"] != after["made"]["machine"]:
+    if before.made.machine != after.made.machine:
         print("The two runs were made on different machines.")
     if regressions:
         sys.exit(1)
@@ -61,15 +75,6 @@ def judge(before: list[float], after: list[float], tolerance: float) -> tuple[st
     return verdict, change, float(low), float(high)
 
 
-def _read(path: str) -> dict[str, Any]:
+def _read(path: str) -> BenchmarkReport:
     content = read_json(Path(path), "the JSON of a benchmark's report")
-    samples = content.get("samples")
-    whole = content.get("schema_version") == SCHEMA_VERSION and isinstance(samples, dict)
-    whole = whole and all(isinstance(content.get(name), dict) for name in ("config", "made"))
-    whole = whole and isinstance(content["made"].get("machine"), dict) and isinstance(content.get("benchmark"), str)
-    if not whole or not all(
-        isinstance(values, list) and values and all(isinstance(value, int | float) and value > 0 for value in values)
-        for values in samples.values()
-    ):
-        raise UserError(f"{path} is not a report of this version's benchmarks: run the benchmark again")
-    return content
+    return validate(BenchmarkReport, content, Path(path), "run the benchmark again")

@@ -37,8 +37,9 @@ def measure(config: EvaluateConfig) -> None:
         torch.set_float32_matmul_precision("highest")
         users = draw_users(config)
         first, last = row_block(config.tracks, rank(), world_size())
-        whole_RD = _rows(config, 0, config.tracks) if rank() == 0 else None
-        rows_RD = _rows(config, first, last) if whole_RD is None else whole_RD[first:last]
+        # Plain ranks on rank 0 alone, by the whole table.
+        whole_RD = _rows(config, 0, config.tracks if rank() == 0 else 0)
+        rows_RD = whole_RD[first:last] if rank() == 0 else _rows(config, first, last)
         cases: dict[str, Callable[[], Any]] = {
             "full": lambda: ours_full(users, config.top, first, rows_RD),
             "plain full": _alone(lambda: plain_full(*users.asked(), config.top, whole_RD)),

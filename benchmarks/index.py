@@ -7,12 +7,13 @@ vectors. `faiss flat` is FAISS's own exact search, over a copy of the table. The
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from skipwise.benchmarks.harness.benchmark_report import Report, write
-from skipwise.benchmarks.harness.config import IndexBenchmarkConfig
+from skipwise.benchmarks.harness.config import IndexBenchmarkConfig, IndexKind
 from skipwise.benchmarks.harness.synthetic import clustered
 from skipwise.benchmarks.harness.timing import Times, alternate, ratios
 from skipwise.common.distributed import process_group
@@ -56,21 +57,22 @@ def _measure(config: IndexBenchmarkConfig) -> None:
     table_ND, queries_SD = clustered(config.tracks, config.queries, config.dim)
     vectors = Vectors([Piece(0, table_ND)])
     truth = ExactAnswers.of(vectors, torch.from_numpy(queries_SD), config.k)
-    cases = {kind: _case(kind, vectors, config, truth) for kind in dict.fromkeys(config.kinds)}
+    cases: dict[str, _Case] = {kind: _case(kind, vectors, config, truth) for kind in dict.fromkeys(config.kinds)}
     searches = {"exact": ExactSearch(vectors)} | {kind: case.search for kind, case in cases.items()}
     times = alternate(
-        {kind: lambda search=search: ask(search, truth.queries_SD, config.k) for kind, search in searches.items()},
+        {kind: partial(ask, search, truth.queries_SD, config.k) for kind, search in searches.items()},
         config.rounds,
         config.warmup,
     )
     write(_report(config, cases, times), config.report)
 
 
-def _case(kind: str, vectors: Vectors, config: IndexBenchmarkConfig, truth: ExactAnswers) -> _Case:
+def _case(kind: IndexKind, vectors: Vectors, config: IndexBenchmarkConfig, truth: ExactAnswers) -> _Case:
     faiss = import_faiss()
     began = time.perf_counter()
     if kind == "faiss flat":
-        built, tried = BuiltIndex(faiss.IndexFlatIP(config.dim), {}), [{}]
+        built = BuiltIndex(faiss.IndexFlatIP(config.dim), {})
+        tried: list[dict[str, int]] = [{}]
         for _, block_BD in vectors.blocks():
             built.index.add(block_BD.numpy())
     else:

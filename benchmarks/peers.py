@@ -134,7 +134,9 @@ def _finish(name: str, command: list[str]) -> str:
 
 def make_report(config: PeersConfig, found: dict[PeerName, list[tuple[dict[str, Any], dict[str, Any]]]]) -> Report:
     """A row a peer: medians over the rounds of each process's median step."""
-    rows, samples, figures = [], {}, {}
+    rows: list[list[str]] = []
+    samples: dict[str, list[float]] = {}
+    figures: dict[str, Any] = {}
     for name, rounds in found.items():
         ours = [of["p50_ms"] for of, _ in rounds]
         theirs = [1000 * float(np.median(of["seconds"])) for _, of in rounds]

@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,7 +104,7 @@ class Line:
     slope: float
 
     @classmethod
-    def through(cls, x: list[float], y: list[float]) -> "Line":
+    def through(cls, x: Sequence[float], y: Sequence[float]) -> "Line":
         """The line of least squares; level through a single point."""
         if len(x) < 2:
             return cls(float(np.mean(y)), 0.0)

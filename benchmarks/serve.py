@@ -64,6 +64,7 @@ class _Service:
 
     def __enter__(self) -> "_Service":
         self._process = subprocess.Popen(self._words, stderr=subprocess.PIPE, text=True)
+        assert self._process.stderr
         said = self._process.stderr.readline()
         if not said.startswith("serving "):
             self._process.wait()
@@ -85,8 +86,7 @@ class _Service:
 
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
-        self._process.wait()
-        self._process.stderr.close()
+        self._process.communicate()
 
 
 def _report(config: ServeBenchmarkConfig, rounds: list[Round], service: dict[str, float], tracks: int) -> Report:

@@ -1,8 +1,7 @@
 """The baseline: the same model and losses in plain PyTorch, at torch's default settings.
 
-One process, padded sessions, a dense `nn.Embedding` with sparse gradients under SparseAdam, Adam for the rest, torch's
-own transformer layers. It is what one writes first, and written with care; whatever the project does beyond it has to
-show as a ratio to this.
+One process, padded sessions, a dense `nn.Embedding` with sparse gradients under SparseAdam, Adam for the other
+parameters, torch's own transformer layers.
 Shape legend: B sessions, T positions, D width, Q positions with a context, V positions with a target, K negatives.
 """
 
@@ -78,6 +77,7 @@ class Plain(nn.Module):
             read_B, inputs_BQD, targets_BQD = batch.length_B - 1, items_BTD[:, :-1], items_BTD[:, 1:]
             predicts_BQ = place_T[:-1] < read_B[:, None]
         else:
+            assert batch.masked_BT is not None and self.mask_token is not None
             read_B, targets_BQD, predicts_BQ = batch.length_B, items_BTD, batch.masked_BT
             inputs_BQD = torch.where(predicts_BQ[:, :, None], self.mask_token, items_BTD)
         output_BQD = self.encode(inputs_BQD, read_B)

@@ -1,7 +1,7 @@
-"""The baseline of `pipeline`: what an afternoon's code would do with the same Parquet files.
+"""The baseline of `pipeline`: a simple loader of the same Parquet files.
 
-Sessions as Python lists, a collate function that pads them, negatives by `torch.randint`. It looks at no collision
-and finds no distinct rows, so it does less than the data pipe.
+Sessions as Python lists, a collate function that pads them, negatives by `torch.randint`. It compares no negative with
+its session and finds no distinct rows, so it does less than the data pipe. Of recipes without cloze.
 """
 
 from dataclasses import dataclass, field
@@ -27,20 +27,18 @@ class PlainBatch:
 
     tracks_BT: Tensor
     skipped_BT: Tensor
-    masked_BT: Tensor
     targets_BT: Tensor
-    negatives: Tensor
-    """[K] shared by the batch, or [B, K]."""
+    negatives_K: Tensor
 
 
-class PlainDataset(Dataset):
+class PlainDataset(Dataset[Row]):
     """One rank's share of the sessions, in memory as Python lists."""
 
-    def __init__(self, store: SessionStore, rank: int, ranks: int):
+    def __init__(self, store: SessionStore, rank: int, world_size: int):
         self.rows: list[Row] = []
         for part in store.parts:
             table = pq.read_table(part, columns=["tracks", "skips"]).to_pylist()
-            self.rows += [(row["tracks"], row["skips"]) for row in table[rank::ranks]]
+            self.rows += [(row["tracks"], row["skips"]) for row in table[rank::world_size]]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -51,32 +49,23 @@ class PlainDataset(Dataset):
 
 @dataclass(frozen=True)
 class PlainCollate:
-    """Pads sessions, cuts the held-out tracks off and draws negatives."""
+    """Pads sessions, removes the held-out tracks and draws negatives."""
 
     config: RunConfig
-    tracks: int
+    num_tracks: int
     held_out: int = field(default=HELD_OUT["validation"])
 
     def __call__(self, rows: list[Row]) -> PlainBatch:
-        data, cloze = self.config.data, self.config.cloze
-        spare = 1 if cloze is None else 0  # what predicts the last of the tracks read
-        length = self.config.encoder.max_length + spare
+        data, length = self.config.data, self.config.encoder.max_length + 1  # one more, which is only predicted
         cut = [(tracks[: -self.held_out][-length:], skips[: -self.held_out][-length:]) for tracks, skips in rows]
         tracks_BT = pad_sequence([torch.tensor(tracks, dtype=torch.int64) for tracks, _ in cut], True, -1)
         skips_BT = pad_sequence([torch.tensor(skips, dtype=torch.int64) for _, skips in cut], True, 0)
-        masked_BT = torch.zeros_like(tracks_BT, dtype=torch.bool)
-        if cloze is None:
-            targets_BT = torch.cat([tracks_BT[:, 1:], torch.full((len(rows), 1), -1)], dim=1)
-        else:
-            masked_BT = (torch.rand(tracks_BT.shape) < cloze) & (tracks_BT >= 0)
-            targets_BT = tracks_BT.where(masked_BT, -1)
-        shape = (data.negatives,) if data.sampling == "shared" else (len(rows), data.negatives)
-        negatives = torch.randint(0, self.tracks, shape)
-        skipped_BT = counts_as_skipped(skips_BT, data.skip_up_to)
-        return PlainBatch(tracks_BT, skipped_BT, masked_BT, targets_BT, negatives)
+        targets_BT = torch.cat([tracks_BT[:, 1:], torch.full((len(rows), 1), -1)], dim=1)
+        negatives_K = torch.randint(0, self.num_tracks, (data.negatives,))
+        return PlainBatch(tracks_BT, counts_as_skipped(skips_BT, data.skip_up_to), targets_BT, negatives_K)
 
 
-def plain_loader(config: RunConfig, dataset: PlainDataset, tracks: int, ranks: int) -> DataLoader:
+def plain_loader(config: RunConfig, dataset: PlainDataset, num_tracks: int, world_size: int) -> DataLoader[Row]:
     """Shuffled batches of this rank's share of `config.data.batch_size`, made in this process."""
-    size = config.data.batch_size // ranks
-    return DataLoader(dataset, batch_size=size, shuffle=True, collate_fn=PlainCollate(config, tracks))
+    size = config.data.batch_size // world_size
+    return DataLoader(dataset, batch_size=size, shuffle=True, collate_fn=PlainCollate(config, num_tracks))

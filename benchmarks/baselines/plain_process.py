@@ -33,8 +33,8 @@ class PlainProcess:
         self._pipe.send("peak")
         return self._answer()
 
-    def _answer(self):
-        answer = self._pipe.recv()
+    def _answer(self) -> int:
+        answer: int | str = self._pipe.recv()
         if isinstance(answer, str):
             raise RuntimeError(f"the plain baseline failed:\n{answer}")
         return answer
@@ -47,7 +47,7 @@ def plain_process(config: RunConfig, store: MemoryStore, threads: int) -> Iterat
     mine, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, config, store, threads), daemon=True)
     process.start()
-    theirs.close()  # the child's is the only one now, so that its death ends what we wait for
+    theirs.close()  # so that the end of the child closes the pipe
     try:
         plain = PlainProcess(mine)
         plain._answer()

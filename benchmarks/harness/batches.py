@@ -1,6 +1,7 @@
 """What `step` and `scale` train on: a recipe's config, and the same global batches for our step and the plain one."""
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from skipwise.common.distributed import device
 from skipwise.common.errors import UserError
 from skipwise.components.recipes import named_recipe
 from skipwise.datapipes.batch import SessionBatch
+from skipwise.datapipes.collate import BatchBuilder
 from skipwise.datapipes.loader import StepDataset
 from skipwise.datapipes.sessions import Sessions
 from skipwise.datapipes.view import counts_as_skipped
@@ -50,23 +52,23 @@ def run_config(config: StepConfig) -> RunConfig:
 def own_batches(config: RunConfig, store: MemoryStore) -> list[SessionBatch]:
     """This rank's part of one epoch. No track is held out: a session's length is what is trained on."""
     dataset = train_loader(config, store, held_out=0).dataset
-    return [dataset[1, step] for step in range(dataset.steps)]
+    return [cast(SessionBatch, dataset[1, step]) for step in range(dataset.steps)]
 
 
 def plain_batches(config: RunConfig, store: MemoryStore) -> list[PlainBatch]:
     """The same global batches for the plain step, which draws its own negatives."""
-    dataset = StepDataset(store, config.data, _PlainBuilder(config, store.num_tracks), rank=0, world_size=1)
-    return [dataset[1, step] for step in range(dataset.steps)]
+    builder = cast(BatchBuilder, _PlainBuilder(config, store.num_tracks, config.train.seed))
+    dataset = StepDataset(store, config.data, builder, rank=0, world_size=1)
+    return [cast(PlainBatch, dataset[1, step]) for step in range(dataset.steps)]
 
 
 def global_work(config: RunConfig, batches: list[PlainBatch]) -> Work:
     """What a global batch asks for, the mean of these."""
-    cloze = config.cloze is not None
     per_session = config.data.sampling == "per-session"
     rows = []
     for batch in batches:
-        read_B = (batch.length_B if cloze else batch.length_B - 1).double()
-        targets = int(batch.masked_BT.sum() if cloze else read_B.sum())
+        read_B = (batch.length_B - 1 if batch.masked_BT is None else batch.length_B).double()
+        targets = int(read_B.sum() if batch.masked_BT is None else batch.masked_BT.sum())
         played = batch.tracks_BT[torch.arange(batch.tracks_BT.shape[1]) < batch.length_B[:, None]]
         unique = len(torch.cat([played, batch.negatives.flatten()]).unique())
         compared = config.data.negatives + (len(played.unique()) if config.loss.in_batch else 0)
@@ -98,11 +100,8 @@ class _PlainBuilder:
     """A `BatchBuilder` of padded sessions."""
 
     config: RunConfig
-    tracks: int
-
-    @property
-    def seed(self) -> int:
-        return self.config.train.seed
+    num_tracks: int
+    seed: int
 
     def build(self, sessions: Sessions, epoch: int, step: int) -> PlainBatch:
         random = np.random.default_rng([self.seed, epoch, step])
@@ -112,15 +111,15 @@ class _PlainBuilder:
         if self.config.cloze is not None:
             masked_BT = (random.random(real_BT.shape) < self.config.cloze) & real_BT
         if data.sampling == "shared":
-            negatives = random.choice(self.tracks, data.negatives, replace=False)
+            negatives = random.choice(self.num_tracks, data.negatives, replace=False)
             collides_BK = _met(np.broadcast_to(negatives, (len(real_BT), data.negatives)), sessions)
         else:
-            negatives, collides_BK = random.integers(0, self.tracks, (len(real_BT), data.negatives)), None
+            negatives, collides_BK = random.integers(0, self.num_tracks, (len(real_BT), data.negatives)), None
             while (met_BK := _met(negatives, sessions)).any():
-                negatives[met_BK] = random.integers(0, self.tracks, met_BK.sum())
+                negatives[met_BK] = random.integers(0, self.num_tracks, met_BK.sum())
         skipped_BT = counts_as_skipped(sessions.skips_BT, data.skip_up_to) & real_BT
         return PlainBatch(
-            tracks_BT=torch.from_numpy(np.where(real_BT, sessions.tracks_BT, self.tracks)),
+            tracks_BT=torch.from_numpy(np.where(real_BT, sessions.tracks_BT, self.num_tracks)),
             length_B=torch.from_numpy(sessions.length_B),
             skipped_BT=torch.from_numpy(skipped_BT),
             negatives=torch.from_numpy(negatives),

@@ -143,6 +143,7 @@ class PipelineConfig(BenchmarkConfig):
     """Training steps timed in each round, after 10 that are not."""
 
 
+IndexKind = Literal["faiss flat", "ivfpq", "hnsw"]
 PeerName = Literal["replay-shared", "replay-per-session", "rectools-bce", "rectools-sampled"]
 
 
@@ -232,7 +233,7 @@ class IndexBenchmarkConfig(TableBenchmarkConfig):
     Example: python -m skipwise.benchmarks index --tracks 100000 --kinds ivfpq
     """
 
-    kinds: tuple[Literal["faiss flat", "ivfpq", "hnsw"], ...] = ("faiss flat", "ivfpq", "hnsw")
+    kinds: tuple[IndexKind, ...] = get_args(IndexKind)
     """Kinds to compare with the exact search. Building hnsw of a million rows takes minutes."""
     queries: int = 256
     """Asked in one round, 64 in one call."""

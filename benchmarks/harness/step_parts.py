@@ -1,6 +1,6 @@
-"""Where a training step's time goes: the real step, watched from its modules' hooks.
+"""How a training step's time divides into parts, measured by hooks on the modules of the real step.
 
-On a GPU every part waits for the device at both its ends, so parts add up to more than an unwatched step.
+On a GPU every part waits for the device at both its ends, so parts add up to more than a step without hooks.
 """
 
 import os
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd import DeviceType
+from torch._C._autograd import DeviceType
 from torch.autograd.graph import Node
 from torch.profiler import ProfilerActivity, profile, record_function
 from torchrec.distributed.model_parallel import DistributedModelParallel
@@ -30,7 +30,7 @@ def measure_parts(
 ) -> dict[str, dict[str, float]]:
     """P50 and P90 in ms of each part, of the whole `step`, and of `communication` where ranks communicate.
 
-    `step` takes a training step of `model` and `optimizer`, whose hooks stay behind: measure other things before.
+    `step` takes a training step of `model` and `optimizer`, whose hooks remain: measure other things before.
     Communication is how long the collectives were open, beside the other parts or inside them.
     """
     watch = _Watch(model, optimizer)
@@ -99,7 +99,7 @@ class _Watch:
                 node.register_prehook(self._marks("update"))
                 node.register_hook(self._updated)
 
-    def _scored(self, learner: nn.Module, inputs: tuple, outputs: tuple[Tensor, Any]) -> None:
+    def _scored(self, learner: nn.Module, inputs: tuple[Any, ...], outputs: tuple[Tensor, Any]) -> None:
         self._at["scored"] = clock()
         outputs[0].register_hook(self._marks("backward"))
 

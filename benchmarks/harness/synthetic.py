@@ -3,13 +3,11 @@
 Shape legend: N rows, S queries, D width, C clusters.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from skipwise.benchmarks.harness.config import SEED, SHORTEST
 from skipwise.datapipes.manifest import Manifest
-from skipwise.datapipes.sessions import SessionStore
+from skipwise.datapipes.sessions import SessionStore, _Window
 
 _TRACKS_PER_CLUSTER = 50
 _TRACK_NOISE, _QUERY_NOISE = 0.7, 1.0
@@ -27,15 +25,6 @@ class Zipf:
         return self._row_of_rank[np.searchsorted(self._share, random.random(count) * self._share[-1])]
 
 
-class Flat(NamedTuple):
-    """Sessions end to end, as a store reads them: session i is `tracks[offsets[i] : offsets[i + 1]]`."""
-
-    offsets: np.ndarray
-    tracks: np.ndarray
-    skips: np.ndarray
-    numbers: np.ndarray
-
-
 class MemoryStore(SessionStore):
     """Random sessions behind the interface of a dataset directory, as one row group."""
 
@@ -43,7 +32,7 @@ class MemoryStore(SessionStore):
         random = np.random.default_rng(seed)
         lengths = random.integers(SHORTEST, longest + 1, num_sessions)
         plays = int(lengths.sum())
-        self._flat = Flat(
+        self._window = _Window(
             offsets=np.concatenate([[0], np.cumsum(lengths)]),
             tracks=Zipf(num_tracks, random).draw(plays, random),
             skips=random.integers(0, 4, plays).astype(np.int8),
@@ -66,11 +55,11 @@ class MemoryStore(SessionStore):
         )
 
     def __len__(self) -> int:
-        return len(self._flat.numbers)
+        return len(self._window.numbers)
 
-    def read(self, groups: np.ndarray) -> Flat:
+    def read(self, groups: np.ndarray) -> _Window:
         """All sessions: there is one group."""
-        return self._flat
+        return self._window
 
 
 def clustered(num_tracks: int, num_queries: int, dim: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,12 +5,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from skipwise.common.distributed import device, gather_rows, world_size
+
+Case = TypeVar("Case")
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,13 @@ class Times:
         return float(np.quantile(self.seconds, 0.9))
 
 
-def alternate(cases: dict[str, Callable[[], object]], rounds: int, warmup: int, calls: int = 1) -> dict[str, Times]:
+def alternate(cases: dict[Case, Callable[[], object]], rounds: int, warmup: int, calls: int = 1) -> dict[Case, Times]:
     """Runs every case in turn, `rounds` times, after `warmup` rounds that are not counted.
 
     `calls`: times a case runs in one turn, each timed by itself. More than one lets a case find its own data in the
     caches again, as it would when running alone.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    seconds: dict[Case, list[float]] = {name: [] for name in cases}
     for number in range(warmup + rounds):
         for name, case in cases.items():
             for _ in range(calls):
@@ -82,7 +85,8 @@ def _slowest_rank(seconds: list[float]) -> list[float]:
         return seconds
     slowest = torch.tensor(seconds, dtype=torch.float64, device=device())
     dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
-    return slowest.tolist()
+    found: list[float] = slowest.tolist()
+    return found
 
 
 def clock() -> float:

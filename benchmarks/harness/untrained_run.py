@@ -48,7 +48,9 @@ def make_run(folder: Path, num_tracks: int, dim: int) -> RunDirectory:
     store = SessionStore(config.data.path)
     run = begin_run(config, RECIPE, store)
     checkpoints, start = Checkpoints(run.path, keep=1, facts={}), Position()
-    checkpoints.save(model_tensors(build_model(config, num_tracks)), replace(start, best_checkpoint=start.name))
+    checkpoints.save(
+        model_tensors(build_model(config, num_tracks)), start.model_copy(update={"best_checkpoint": start.name})
+    )
     checkpoints.close()
     return run
 

@@ -53,9 +53,14 @@ def test_exit_code_tells_a_regression(tmp_path: Path, capsys):
     [
         ({"ratio": STEADY}, {"benchmark": "other"}, "two reports of the same"),
         ({"other": STEADY}, {}, "no figure in common"),
-        ({"ratio": []}, {}, "not a report of this version"),
-        ({"ratio": [0.0]}, {}, "not a report of this version"),
-        ({"ratio": STEADY}, {"schema_version": 0}, "not a report of this version"),
+        ({"ratio": []}, {}, r"samples.ratio is \[\]: expected .* run the benchmark again"),
+        ({"ratio": [0.0]}, {}, r"samples.ratio\[0\] is 0.0: expected a number greater than 0; run the benchmark again"),
+        (
+            {"ratio": STEADY},
+            {"schema_version": 0},
+            "has schema_version 0, this version reads 1: run the benchmark again",
+        ),
+        ({"ratio": STEADY}, {"made": {}}, "has no field .made.machine.: run the benchmark again"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(samples: dict, changes: dict, sentence: str, tmp_path: Path):

@@ -10,7 +10,7 @@ import torch
 from skipwise.benchmarks.__main__ import run
 from skipwise.common.distributed import process_group
 from skipwise.common.errors import UserError
-from skipwise.training.evaluation.metrics import SkipRanking
+from skipwise.training.evaluation.rank_metrics import SkipRanking
 from tests.conftest import random_sessions, write_dataset
 from tests.support.exports import LONGEST, change, program, write_made
 

@@ -119,7 +119,7 @@ def test_differences_by_hand():
 def test_what_was_measured_otherwise_is_not_compared():
     def run(label: str, ranks: TargetRanks | None, vocabulary: str = "v", **evaluate: int) -> SimpleNamespace:
         config = RunConfig(evaluate=type(RunConfig().evaluate)(**evaluate))
-        directory = SimpleNamespace(config=config, record={"vocabulary_hash": vocabulary})
+        directory = SimpleNamespace(config=config, record=SimpleNamespace(vocabulary_hash=vocabulary))
         return SimpleNamespace(
             label=label, directory=directory, ranks={} if ranks is None else {FULL: ranks, UNI: ranks}
         )

@@ -1,5 +1,7 @@
 """RecTools' SASRec under BCE or sampled softmax and its own optimizer; runs in RecTools' environment."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from rectools.models import SASRecModel
@@ -32,7 +34,7 @@ def make_module(work: Work) -> TransformerLightningModule:
     return model.lightning_model
 
 
-def make_batches(work: Work) -> list[dict]:
+def make_batches(work: Work) -> list[dict[str, Any]]:
     """Batches as RecTools' own collate function makes them."""
     batches = []
     for inputs_BT, targets_BT in padded(work):
@@ -52,7 +54,7 @@ if __name__ == "__main__":
     module = make_module(work).train()
     module.on_train_start()
 
-    def loss_of(batch: dict) -> torch.Tensor:
+    def loss_of(batch: dict[str, Any]) -> torch.Tensor:
         return module.loss_calculator(module.get_batch_logits(batch), batch["y"], batch["yw"])
 
     report(work, make_batches(work), loss_of, module.configure_optimizers(), "rectools")

@@ -1,5 +1,7 @@
 """RePlay's SasRec under its CESampled loss and its default optimizer; runs in RePlay's environment."""
 
+from typing import Any
+
 import torch
 from replay.data import FeatureHint, FeatureSource, FeatureType
 from replay.data.nn import TensorFeatureInfo, TensorFeatureSource, TensorSchema
@@ -39,7 +41,7 @@ def make_model(work: Work) -> SasRec:
     return SasRec(model.body, CESampled(ignore_index=work.tracks))
 
 
-def make_batches(work: Work) -> list[dict]:
+def make_batches(work: Work) -> list[dict[str, Any]]:
     """Arguments of the model's `forward`."""
     batches = []
     for inputs_BT, targets_BT in padded(work):

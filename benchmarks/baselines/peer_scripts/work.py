@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,8 +73,8 @@ def padded(work: Work) -> Iterator[tuple[Tensor, Tensor]]:
 
 def report(
     work: Work,
-    batches: list[dict],
-    loss_of: Callable[[dict], Tensor],
+    batches: list[dict[str, Any]],
+    loss_of: Callable[[dict[str, Any]], Tensor],
     optimizer: torch.optim.Optimizer,
     package: str,
 ) -> None:
