@@ -56,18 +56,25 @@ def atomic_output(output: Path, overwrite: bool, replaceable: Callable[[Path], b
         _remove_empty(made)
 
 
-def refuse_url(output: Path) -> None:
-    """Raises `UserError` for a path that starts like a URL ("s3://bucket/table")."""
+def refuse_url(output: Path, flag: str = "--output") -> None:
+    """Raises `UserError` for a path that starts like a URL ("s3://bucket/table"); `flag` is the option to change."""
     if found := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(output)):
         raise UserError(
-            f"{found[1]}://{found[2]} is a URL, and only local paths are written: name a local --output and copy it "
+            f"{found[1]}://{found[2]} is a URL, and only local paths are written: name a local {flag} and copy it "
             "from there"
         )
 
 
+def require_directory(output: Path) -> None:
+    """Raises `UserError` where `output` cannot be a directory that is made and added to: a URL or a file."""
+    refuse_url(output)
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file: name a directory with --output")
+
+
 @contextmanager
 def _final_names(scratch: Path, output: Path) -> Iterator[None]:
-    """In the sentences of errors, the scratch directory is removed after them: they name what it would have become."""
+    """Replaces the scratch directory by `output` in the messages of errors: it is gone when they are read."""
     try:
         yield
     except UserError as error:

@@ -44,7 +44,7 @@ class SessionBatch(Pipelineable):
     window_B2: Tensor
     """int64: from and until which place of the pool a session's negatives lie; places ascend with the session."""
     collides_X2: Tensor
-    """int64: (session, place of the pool) of what lies in a session's window though the session contains it."""
+    """int64: (session, place of the pool) of the session's own tracks in its window."""
     skips_of_B: Tensor
     """int64: the session of this batch whose skipped tracks are the InfoNCE's negatives; [0] where it is its own."""
     log_q_U: Tensor

@@ -24,7 +24,7 @@ from skipwise.datapipes.view import Inputs, View, shuffle_flags
 
 
 class BatchBuilder(Protocol):
-    """Turns the sessions a rank was dealt into the batch of one step."""
+    """Turns this rank's sessions of one step into its batch."""
 
     seed: int
 
@@ -57,8 +57,8 @@ class TrainBuilder:
     shuffle_seed: int | None = None
 
     def build(self, sessions: Sessions, epoch: int, step: int) -> SessionBatch:
-        """Cuts the held-out tracks off, with their skips, and draws cloze and negatives."""
-        # What predicts the last of the read tracks must be read as well: one more, unless the cloze masks it.
+        """Removes the held-out tracks and their skips, and draws masks and negatives."""
+        # One more track is read: the last one is only predicted, unless the cloze masks tracks.
         spare = 1 if self.mask_probability is None else 0
         view = replace(self.view, length=self.view.length + spare)
         past_B = np.maximum(sessions.length_B - self.held_out, 0)
@@ -127,7 +127,7 @@ class EvaluationBuilder:
     append_mask: bool
 
     def build(self, sessions: Sessions, epoch: int, step: int) -> EvaluationBatch:
-        """Holds the split's track out; its skip flag is cut with it. A session with no track before it is left out."""
+        """Removes the split's track and all after it. A session with no track before it is left out."""
         target_at_B = sessions.length_B - HELD_OUT[self.split]
         real_B = target_at_B >= 1
         spare = 1 if self.append_mask else 0
@@ -171,12 +171,12 @@ def _lenders(batch: int, group: int) -> np.ndarray:
 
 
 class _Bags:
-    """Distinct rows of sessions and negatives as bags, and where each of them went."""
+    """The distinct rows of sessions and negatives as bags, and the bag of each."""
 
     def __init__(self, inputs: Inputs, negatives: np.ndarray, positions: int, num_tracks: int):
-        """`positions`: the most rows that the sessions of any batch can ask for; it fixes the number of bags.
+        """`positions`: the most rows that the sessions of any batch can need; it fixes the number of bags.
 
-        A catalogue of `num_tracks` rows never needs more bags than that.
+        There are never more bags than `num_tracks` and the empty one.
         """
         wanted = np.concatenate([inputs.rows_BT[inputs.valid_BT], negatives.ravel()])
         rows, places = np.unique(wanted, return_inverse=True)
@@ -189,13 +189,13 @@ class _Bags:
         self.negatives_P = places[count:]
 
     def places(self, tracks_BS: np.ndarray) -> np.ndarray:
-        """int64 [B, S]: the first place of each track in the pool of negatives, -1 for what is not in it."""
+        """Returns int64 [B, S]: the first place of each track in the pool of negatives, -1 for a track not in it."""
         place_of_bag = np.full(self.capacity, -1)
-        # Backwards, so that of several places the first stays.
+        # In reverse order, so that the first of several places is kept.
         place_of_bag[self.negatives_P[::-1]] = np.arange(len(self.negatives_P))[::-1]
         bag_BS = np.searchsorted(self.rows, tracks_BS)
-        there_BS = np.append(self.rows, -2)[bag_BS] == tracks_BS
-        return np.where(there_BS, place_of_bag[bag_BS], -1)
+        found_BS = np.append(self.rows, -2)[bag_BS] == tracks_BS
+        return np.where(found_BS, place_of_bag[bag_BS], -1)
 
     def batch(
         self,

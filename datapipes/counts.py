@@ -1,4 +1,4 @@
-"""What training sees, counted: plays of each track and pairs of successive ones, streamed by row group."""
+"""Plays of each track, and pairs of successive tracks, in the training data; read row group by row group."""
 
 import numpy as np
 
@@ -9,9 +9,11 @@ from skipwise.datapipes.sessions import SessionStore
 def train_counts(
     store: SessionStore, rank: int = 0, world_size: int = 1, held_out: int = HELD_OUT["validation"]
 ) -> np.ndarray:
-    """int64 [tracks]: plays of each track, each session's last `held_out` left out, over this rank's row groups.
+    """Returns int64 [num_tracks]: plays of each track in this rank's row groups.
 
-    The shares of all ranks add up to the whole.
+    Each session's last `held_out` tracks are left out.
+
+    The sum over all ranks counts every session.
     """
     counts = np.zeros(store.num_tracks, dtype=np.int64)
     for group in range(rank, len(store.group_sizes), world_size):
@@ -23,11 +25,10 @@ def train_counts(
 
 
 def transitions(store: SessionStore, held_out: int = HELD_OUT["validation"]) -> tuple[np.ndarray, np.ndarray]:
-    """Which track follows which, and how often: ascending int64 keys `track * num_tracks + next`, and int64 counts.
+    """Returns pairs of successive tracks: ascending int64 keys `track * num_tracks + next`, and their int64 counts.
 
-    Each session's last `held_out` tracks are left out. Row groups are read one by one, and their pairs merged once they
-    are as many as the distinct ones so far: memory grows with the distinct pairs and no faster, and each pair
-    is sorted once.
+    Each session's last `held_out` tracks are left out. The pairs of row groups are merged when they are as many as the
+    distinct pairs so far: memory stays proportional to the distinct pairs.
     """
     keys, counts = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     waiting: list[np.ndarray] = []

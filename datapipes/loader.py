@@ -1,8 +1,8 @@
-"""Which sessions a rank reads at which step, and the loader that prepares their batches off the critical path.
+"""Which sessions a rank reads at which step, and the loader that builds their batches in background threads.
 
-The epoch's order is cut into `lanes` equal stretches, and a global batch takes the same number of sessions from each;
-a rank serves whole lanes. So the global batch of a step is the same on any number of ranks that divides the lanes,
-all ranks take the same number of steps, and every session comes once an epoch.
+The epoch's order is cut into `lanes` equal parts, and a global batch takes the same number of sessions from each; a
+rank reads whole lanes. So the global batch of a step is the same on any number of ranks that divides the lanes, all
+ranks take the same number of steps, and every session is read once an epoch.
 """
 
 import math
@@ -53,8 +53,8 @@ class StepDataset:
 class StepLoader:
     """Iterates a `StepDataset` over the steps of one epoch, from any step on.
 
-    Its workers are threads: building is NumPy's work, which leaves the interpreter free, and a batch handed over from
-    another process costs more than it does to build.
+    Its workers are threads: NumPy releases the interpreter lock, and sending a batch from another process costs more
+    than building it.
     """
 
     def __init__(self, dataset: StepDataset, pin_memory: bool = False):
@@ -62,7 +62,7 @@ class StepLoader:
         self.dataset, self.steps, self._pin_memory = dataset, dataset.steps, pin_memory
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[SessionBatch | EvaluationBatch]:
-        """The batches of `epoch` from `first_step` on."""
+        """Yields the batches of `epoch` from `first_step` on."""
         steps = iter(range(first_step, self.steps))
         workers = self.dataset.config.workers
         if not workers:

@@ -1,7 +1,7 @@
 """Random draws without state: every draw is a function of its key, so a run resumes exactly on any number of ranks.
 
-A keyed permutation of all rows (a Feistel network, walked until it lands inside the catalogue) gives distinct
-uniform tracks without a table of the catalogue's size: Black & Rogaway, "Ciphers with Arbitrary Finite Domains", 2002.
+A keyed permutation of all rows (a Feistel network, applied until the value is a row) gives distinct uniform tracks
+without a table of the catalogue's size: Black & Rogaway, "Ciphers with Arbitrary Finite Domains", 2002.
 """
 
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 STRIDE = 64
-"""Places of the pool between the windows of one session and the next: a batch of 256 with 1000 negatives each draws
-from 17,000 rows instead of 256,000."""
+"""Places of the pool between the windows of successive sessions: a batch of 256 with 1000 negatives each draws from
+17,000 rows instead of 256,000."""
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """Scrambles uint64 values (the finalizer of SplitMix64: Steele, Lea & Flood, OOPSLA 2014)."""
+    """Hashes uint64 values (the finalizer of SplitMix64: Steele, Lea & Flood, OOPSLA 2014)."""
     values = values.astype(np.uint64)
     with np.errstate(over="ignore"):
         values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -60,9 +60,9 @@ def permuted(key_B: np.ndarray, count: int, size: int) -> np.ndarray:
 
 
 def draw_pool(key: np.uint64, first: int, count: int, num_tracks: int) -> np.ndarray:
-    """int64 [count]: places `first` up to `first + count` of an endless list of tracks that any rank can start in.
+    """Returns int64 [count]: places `first` to `first + count` of an endless list of tracks.
 
-    The list is one permutation of all tracks over and over, so any `num_tracks` neighbours are distinct.
+    The list repeats one permutation of all tracks, so any `num_tracks` neighbours are distinct.
     """
     places = (first + np.arange(min(count, num_tracks))) % num_tracks
     rows = _permute(np.array([key]), np.zeros(1, dtype=np.int64), places.astype(np.uint32), num_tracks).astype(np.int64)
@@ -78,24 +78,24 @@ def _permute(key_B: np.ndarray, owner_M: np.ndarray, places_M: np.ndarray, size:
     pending = np.arange(len(values))
     while len(pending):
         owners = owner_M if len(owner_M) == 1 else owner_M[pending]
-        walked = _feistel(values[pending], round_keys_RB[:, owners], bits)
-        values[pending] = walked
-        pending = pending[walked >= size]
+        moved = _feistel(values[pending], round_keys_RB[:, owners], bits)
+        values[pending] = moved
+        pending = pending[moved >= size]
     return values
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Which stretch of a pool each session's negatives are, and what must be left out of it."""
+    """Which window of a pool holds each session's negatives, and the places in it to leave out."""
 
     window_B2: np.ndarray
     """int64: from and until which place."""
     collides_X2: np.ndarray
-    """int64: (session, place) of what lies in a session's window though the session contains it, ascending."""
+    """int64: (session, place) of the session's own tracks in its window, ascending."""
 
 
 def shared_windows(place_BS: np.ndarray, count: int) -> Windows:
-    """All sessions take the whole pool of `count`, less their own tracks; `place_BS`: where those lie in it, or -1."""
+    """Returns windows of the whole pool of `count`; `place_BS`: the place of each session's tracks in it, or -1."""
     sessions = len(place_BS)
     window_B2 = np.tile(np.array([0, count]), (sessions, 1))
     return Windows(window_B2, _distinct(*_hits(place_BS, np.zeros(sessions, dtype=np.int64), count), count))
@@ -104,14 +104,14 @@ def shared_windows(place_BS: np.ndarray, count: int) -> Windows:
 def own_windows(place_BS: np.ndarray, count: int, num_tracks: int) -> Windows:
     """Each session starts `STRIDE` places after the one before, and takes `count` tracks that it does not contain.
 
-    A window therefore ends as many places later as it holds tracks of its session. `place_BS`: the first place of
-    each of them in the pool, or -1; in a small catalogue they come again every `num_tracks` places.
+    A window is longer by the number of its session's tracks in it. `place_BS`: the first place of
+    each of them in the pool, or -1; in a small catalogue they repeat every `num_tracks` places.
     """
     start_B = np.arange(len(place_BS)) * STRIDE
     session_X, after_X = _distinct(*_hits(place_BS, start_B, num_tracks), num_tracks).T
-    # The n-th own track after the start is met if `count` others have not been found before it.
-    met = after_X - (np.arange(len(session_X)) - np.searchsorted(session_X, session_X)) < count
-    session_X, after_X = session_X[met], after_X[met]
+    # The n-th own track after the start is in the window if fewer than `count` others precede it.
+    inside = after_X - (np.arange(len(session_X)) - np.searchsorted(session_X, session_X)) < count
+    session_X, after_X = session_X[inside], after_X[inside]
     until_B = start_B + count + np.bincount(session_X, minlength=len(start_B))
     return Windows(np.stack([start_B, until_B], axis=1), np.stack([session_X, start_B[session_X] + after_X], axis=1))
 

@@ -1,7 +1,7 @@
-"""One row group of a session file, taken only if it is what the manifest says: anything may have happened to a file.
+"""Row groups of a session file, and the checks that find a damaged one.
 
-Parquet has no checksum of its own by default, and a page checksum leaves page headers and the footer out. So what is
-decoded is checked, whatever the bytes it came from.
+Parquet has no checksum by default, and a page checksum covers neither page headers nor the footer. So the decoded
+values are checked.
 """
 
 import zlib
@@ -34,7 +34,7 @@ class Rows(NamedTuple):
 
 
 def sizes(file: Path) -> list[int]:
-    """The number of sessions of each row group of a session file; raises `UserError` for one that is damaged."""
+    """Returns the number of sessions of each row group; raises `UserError` for a damaged file."""
     try:
         require_regular_file(file)
         metadata = pq.read_metadata(file)
@@ -44,7 +44,7 @@ def sizes(file: Path) -> list[int]:
 
 
 def read(file: Path, group: int) -> Rows:
-    """The sessions of one row group; raises `UserError` for what is not lists of rows and strengths, side by side."""
+    """Returns the sessions of one row group; raises `UserError` unless they are lists of rows and strengths."""
     where = f"{file}, row group {group}"
     try:
         require_regular_file(file)
@@ -55,7 +55,7 @@ def read(file: Path, group: int) -> Rows:
         raise UserError(f"{where}: cannot be read ({brief(error)}): run prepare again") from error
     lengths, skip_lengths = (np.diff(column.offsets.to_numpy()).astype(np.int64) for column in lists.values())
     if not np.array_equal(lengths, skip_lengths):
-        raise UserError(f"{where}: a session has not as many skips as tracks: run prepare again")
+        raise UserError(f"{where}: a session has another number of skips than of tracks: run prepare again")
     return Rows(lengths, *(column.flatten().to_numpy() for column in lists.values()))
 
 
@@ -69,7 +69,7 @@ def _lists(table: pa.Table, name: str, where: str) -> pa.ListArray:
         )
     column.validate(full=True)
     if column.null_count or column.flatten().null_count:
-        raise UserError(f"{where}: column '{name}' has an empty place: expected a number in each; run prepare again")
+        raise UserError(f"{where}: column '{name}' has a null: expected a number everywhere; run prepare again")
     return column
 
 
@@ -85,7 +85,7 @@ def refuse_faults(rows: Rows, num_tracks: int, shortest: int, longest: int, wher
 
 
 def checksum(rows: Rows) -> str:
-    """CRC-32, in 8 hexadecimal digits, over lengths (as int32), tracks and skips of a row group."""
+    """Returns the CRC-32, in 8 hexadecimal digits, of a row group's lengths (as int32), tracks and skips."""
     crc = 0
     for values, kind in zip(rows, ("<i4", "<i4", "i1"), strict=True):
         crc = zlib.crc32(np.ascontiguousarray(values, kind), crc)

@@ -1,8 +1,8 @@
 """Sessions on disk in an order that is a function of (seed, epoch) alone.
 
-The epoch's order is never written down whole: row groups are permuted, cut into windows of a few groups, and each
-window's sessions are permuted. Position p of that order is then found by arithmetic, so a reader can start anywhere,
-and a resumed or differently sharded run reads the same sessions at the same step.
+The whole order is never in memory: row groups are permuted, cut into windows of a few groups, and the sessions of each
+window are permuted. Position p of the order is found by arithmetic, so a reader can start anywhere, and a run that is
+resumed or has another number of ranks reads the same sessions at the same step.
 """
 
 from collections import OrderedDict
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from skipwise.common.errors import UserError
-from skipwise.datapipes import session_files as row_group
+from skipwise.datapipes import session_files
 from skipwise.datapipes.manifest import SESSIONS, Manifest
 
 
@@ -37,11 +37,11 @@ class _Window:
 
 
 Chosen = tuple[_Window, np.ndarray]
-"""A window, and the places in it of the sessions meant."""
+"""A window, and the indices of some of its sessions."""
 
 
 class SessionStore:
-    """Reads row groups of a dataset directory (DESIGN: "Dataset directory"). Opens files on use, so it pickles."""
+    """Reads row groups of a dataset directory (docs/architecture.md, "Dataset directory"); opens them on use."""
 
     def __init__(self, path: str):
         self.path = Path(path)
@@ -51,7 +51,7 @@ class SessionStore:
         self._groups: list[tuple[int, int]] = []
         sizes = []
         for part, file in enumerate(self.parts):
-            found = row_group.sizes(file)
+            found = session_files.sizes(file)
             self._refuse_other_sizes(file, found)
             filled = [group for group, rows in enumerate(found) if rows]
             self._groups += [(part, group) for group in filled]
@@ -68,9 +68,9 @@ class SessionStore:
         return int(self._first_number[-1])
 
     def read(self, groups: np.ndarray) -> _Window:
-        """The sessions of these row groups in file order; raises `UserError` where they are not those of the manifest.
+        """Returns the sessions of these row groups in file order.
 
-        That is: as many and as long as it says, rows inside the vocabulary, strengths, and the same checksum.
+        Raises `UserError` where their number, lengths, rows, strengths or checksum differ from the manifest.
         """
         offsets, tracks, skips, numbers = [np.zeros(1, dtype=np.int64)], [], [], []
         for index in groups:
@@ -81,17 +81,17 @@ class SessionStore:
             numbers.append(self._first_number[index] + np.arange(len(rows.lengths)))
         return _Window(*(np.concatenate(pieces) for pieces in (offsets, tracks, skips, numbers)))
 
-    def _checked(self, index: int) -> row_group.Rows:
+    def _checked(self, index: int) -> session_files.Rows:
         part, group = self._groups[index]
         file = self.parts[part]
-        rows, where = row_group.read(file, group), f"{file}, row group {group}"
+        rows, where = session_files.read(file, group), f"{file}, row group {group}"
         if len(rows.lengths) != self.group_sizes[index]:
             raise UserError(f"{where}: holds {len(rows.lengths)} sessions, not {self.group_sizes[index]} as before")
         shortest, longest = (self.manifest.session_lengths[name] for name in ("min", "max"))
-        row_group.refuse_faults(rows, self.num_tracks, shortest, longest, where)
+        session_files.refuse_faults(rows, self.num_tracks, shortest, longest, where)
         checksums = self.manifest.checksums.get(file.name)
-        if checksums and row_group.checksum(rows) != checksums[group]:
-            raise UserError(f"{where}: its data are not those that prepare wrote, by their checksum: run prepare again")
+        if checksums and session_files.checksum(rows) != checksums[group]:
+            raise UserError(f"{where}: its data are not what prepare wrote, by their checksum: run prepare again")
         return rows
 
     def _refuse_other_sizes(self, file: Path, sizes: list[int]) -> None:
@@ -121,7 +121,7 @@ class SessionOrder:
         self._cache: OrderedDict[int, Chosen] = OrderedDict()
 
     def take(self, first: int, last: int) -> list[Chosen]:
-        """The sessions at positions `first` up to `last`, as pieces of windows for `pad`."""
+        """Returns the sessions at positions `first` to `last` (exclusive), as pieces of windows for `pad`."""
         pieces = []
         window = int(np.searchsorted(self._starts, first, side="right")) - 1
         while first < last:
@@ -145,7 +145,7 @@ class SessionOrder:
 
 
 def pad(lanes: list[list[Chosen]], rows: int) -> Sessions:
-    """Copies the chosen sessions of each lane's windows into one padded block, each lane filled up to `rows`."""
+    """Copies the chosen sessions of each lane into one padded block of `rows` sessions a lane."""
     placed = [(lane * rows, piece) for lane, pieces in enumerate(lanes) for piece in pieces]
     lengths = [np.diff(window.offsets)[chosen] for _, (window, chosen) in placed]
     width = max((int(part.max()) for part in lengths if len(part)), default=1)

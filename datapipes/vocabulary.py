@@ -1,4 +1,4 @@
-"""Track ids in row order, streamed from a dataset's vocabulary: no rank holds more than a block of them."""
+"""Track ids in row order, streamed from a vocabulary file: no rank holds more than a block of them."""
 
 import hashlib
 from collections.abc import Iterator
@@ -27,13 +27,13 @@ class Vocabulary:
 
     @classmethod
     def of(cls, store: SessionStore) -> "Vocabulary":
-        """A dataset's, as its manifest vouches for it."""
+        """Returns a dataset's vocabulary, to be checked against the hash in its manifest."""
         return cls(
             store.path / VOCABULARY, store.num_tracks, store.manifest.vocabulary_hash, "prepare the dataset again"
         )
 
     def ids(self, first: int, last: int) -> Iterator[tuple[int, pa.Array]]:
-        """The ids of rows `first` to `last` (exclusive), as (row of a block's first id, at most 65,536 ids)."""
+        """Yields the ids of rows `first` to `last` (exclusive), as (row of a block's first id, at most 65,536 ids)."""
         try:
             require_regular_file(self.file)
             with pq.ParquetFile(self.file) as parquet:
@@ -49,7 +49,7 @@ class Vocabulary:
                 ):
                     if not np.array_equal(batch["row"].to_numpy(), np.arange(row, row + len(batch))):
                         raise self._error(f"is not in row order near row {row}")
-                    batch["track_id"].validate(full=True)  # Parquet takes any bytes for text
+                    batch["track_id"].validate(full=True)  # Parquet accepts any bytes as text
                     low, high = max(first, row), min(last, row + len(batch))
                     if low < high:
                         yield low, batch["track_id"].slice(low - row, high - low).cast(pa.string())
@@ -58,16 +58,16 @@ class Vocabulary:
             raise self._error(f"cannot be read ({brief(error)})") from error
 
     def digest(self) -> str:
-        """SHA-256, in hex, over the ids that are there."""
+        """Returns the SHA-256, in hex, of the ids in the file."""
         digest = hashlib.sha256()
         for _, ids in self.ids(0, self.num_tracks):
             digest.update("".join(f"{track}\n" for track in ids.to_pylist()).encode())
         return digest.hexdigest()
 
     def check(self) -> None:
-        """Raises `UserError` unless the ids are those that the dataset's manifest vouches for."""
+        """Raises `UserError` unless the ids are those of the hash."""
         if self.digest() != self._digest:
-            raise self._error("does not hold the tracks of the manifest beside it")
+            raise self._error("does not hold the tracks that its manifest was written for")
 
     def _error(self, trouble: str) -> UserError:
         return UserError(f"{self.file} {trouble}: {self._remedy}")

@@ -1,4 +1,4 @@
-"""Which rows of an older vocabulary's table belong to which tracks of a newer one, found outside of memory."""
+"""Which rows of an older vocabulary belong to which tracks of a newer one, joined by DuckDB on disk."""
 
 import os
 import tempfile
@@ -18,7 +18,7 @@ def match(old: Vocabulary, new: Vocabulary, keep: bool, vocabulary: Path, matche
     """
     kept = "" if keep else "WHERE false"
     with tempfile.TemporaryDirectory(dir=matches.parent, prefix=".matches.") as scratch:
-        asides = [Path(scratch) / file.name for file in (vocabulary, matches)]
+        partials = [Path(scratch) / file.name for file in (vocabulary, matches)]
         try:
             with duckdb.connect(config={"temp_directory": str(Path(scratch) / "spill")}) as engine:
                 for name, source in (("old", old), ("new", new)):
@@ -28,25 +28,25 @@ def match(old: Vocabulary, new: Vocabulary, keep: bool, vocabulary: Path, matche
                     {new.num_tracks} + row_number() OVER (ORDER BY old.row) - 1 AS row
                     FROM old ANTI JOIN new USING (track_id) {kept}"""
                 )
-                for query, aside in (
+                for query, partial in (
                     (
                         "SELECT track_id, row::INTEGER AS row, count FROM new UNION ALL "
                         "SELECT track_id, row::INTEGER, 0 FROM vanished",
-                        asides[0],
+                        partials[0],
                     ),
                     (
                         "SELECT new.row::INTEGER AS row, old.row::INTEGER AS source FROM new JOIN old USING (track_id) "
                         "UNION ALL SELECT row::INTEGER, source::INTEGER FROM vanished",
-                        asides[1],
+                        partials[1],
                     ),
                 ):
-                    engine.execute(f"COPY ({query} ORDER BY row) TO '{_quoted(aside)}' (FORMAT parquet)")
+                    engine.execute(f"COPY ({query} ORDER BY row) TO '{_quoted(partial)}' (FORMAT parquet)")
                 count = engine.execute("SELECT count(*) FROM vanished").fetchall()[0][0]
-                matched = engine.execute(f"SELECT count(*) FROM '{_quoted(asides[1])}'").fetchall()[0][0] - count
+                matched = engine.execute(f"SELECT count(*) FROM '{_quoted(partials[1])}'").fetchall()[0][0] - count
         except duckdb.Error as error:
             raise UserError(f"{old.file} cannot be matched with {new.file} ({brief(error)})") from error
-        for aside, file in zip(asides, (vocabulary, matches), strict=True):
-            os.replace(aside, file)
+        for partial, file in zip(partials, (vocabulary, matches), strict=True):
+            os.replace(partial, file)
     return new.num_tracks + count, count, matched
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from skipwise.common.distributed import barrier, logger, process_group, rank
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_yaml
+from skipwise.common.outputs import require_directory
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.studies.baselines import BASELINES, is_measured, measure_baseline
 from skipwise.studies.comparison import Row
@@ -32,8 +33,7 @@ def run_study(config: StudyConfig, models: Mapping[str, Model]) -> None:
     """
     store = SessionStore(config.data)
     output = Path(config.output)
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file: name a directory with --output")
+    require_directory(output)
     changes = read_yaml(Path(config.config)) if config.config else {}
     recipes = {name: _recipe(model, changes, config) for name, model in models.items()}
     first = next(iter(recipes.values()))

@@ -23,6 +23,7 @@ from optuna.trial import Trial, TrialState
 from skipwise.common.distributed import barrier, broadcast_object, logger, on_all_ranks, process_group, rank
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_yaml
+from skipwise.common.outputs import require_directory
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.studies.config import SweepConfig
 from skipwise.studies.search_space import Choices, Space, Values, changed, read_space
@@ -46,8 +47,7 @@ def run_sweep(config: SweepConfig, recipe: RunConfig) -> None:
     store = SessionStore(config.data)
     base = replace(base, run_dir="", data=replace(base.data, path=config.data))
     output = Path(config.output)
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file: name a directory with --output")
+    require_directory(output)
     space = read_space(config.space, base)
     identity = {
         "recipe or --config": _digest([config.recipe, asdict(replace(base, data=replace(base.data, path="")))]),

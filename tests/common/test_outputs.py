@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from skipwise.common.errors import UserError
-from skipwise.common.outputs import atomic_output, atomic_output_on_all_ranks, refuse_url
+from skipwise.common.outputs import atomic_output, atomic_output_on_all_ranks, refuse_url, require_directory
 
 
 def _write(output: Path, overwrite: bool = False, error: Exception | None = None, around=atomic_output) -> None:
@@ -54,3 +54,13 @@ def test_a_url_is_refused(url, tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", ["data", "/data", "a:b", "C:/data", "x/s3://y"])
 def test_a_local_path_is_none(path):
     refuse_url(Path(path))
+
+
+def test_a_directory_is_required(tmp_path):
+    for path in (tmp_path, tmp_path / "new"):
+        require_directory(path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is a file: name a directory with --output"):
+        require_directory(tmp_path / "file")
+    with pytest.raises(UserError, match="s3://bucket/runs is a URL.*: name a local --run-dir"):
+        refuse_url(Path("s3://bucket/runs"), "--run-dir")

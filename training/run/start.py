@@ -10,6 +10,7 @@ import yaml
 from skipwise.common.distributed import logger, on_rank_0, world_size
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_json, write_json, write_text
+from skipwise.common.outputs import refuse_url
 from skipwise.common.versions import versions
 from skipwise.datapipes.manifest import VOCABULARY
 from skipwise.datapipes.sessions import SessionStore
@@ -55,6 +56,7 @@ def begin_run(config: RunConfig, recipe: str, store: SessionStore) -> RunDirecto
 def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
     """The run's directory, with its config, its vocabulary and its record in it."""
     path = Path(config.run_dir) if config.run_dir else _own_directory(recipe) or _new_directory(recipe)
+    refuse_url(path, "--run-dir")
     if (path / RECORD).exists() and config.resume == "auto":
         _check_same(path, config, recipe, store)
         return path
