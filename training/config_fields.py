@@ -42,7 +42,7 @@ def from_mapping(default: Config, mapping: dict[str, Any], source: str, section:
         if name not in hints:
             raise UserError(f"{source}: there is no field {shown(place)}; expected one of {', '.join(hints)}")
         current = getattr(default, name)
-        if is_dataclass(current):
+        if is_dataclass(current) and not isinstance(current, type):
             if not isinstance(value, dict):
                 raise UserError(f"{source}: '{place}' must be a section of fields, not {shown(value)}")
             changes[name] = from_mapping(current, value, source, f"{place}.")

@@ -16,7 +16,7 @@ from skipwise.training.guards.memory_check import check_machines
 from skipwise.training.guards.stop_signal import Action, StopSignal
 from skipwise.training.run.directory import RunDirectory
 from skipwise.training.run.position import Position
-from skipwise.training.run.start import begin_run
+from skipwise.training.run.start import create_or_resume_run
 from skipwise.training.trainer import seed_dropout
 
 StopEarly = Callable[[int, dict[str, float | int]], bool]
@@ -36,7 +36,7 @@ def train(config: RunConfig, recipe: str, stop_early: StopEarly | None = None, t
     if longest > config.encoder.max_length:
         logger.info(f"sessions have up to {longest} tracks: the last {config.encoder.max_length} are read")
     check_machines(config, store.num_tracks, longest, Path(config.run_dir or "runs"))
-    run = begin_run(config, recipe, store)
+    run = create_or_resume_run(config, recipe, store)
     if run.finished:
         logger.info(f"{run.path} is finished already; choose another --run-dir to train again")
         logger.info(hit_rate_table(run.metrics(), run.config))

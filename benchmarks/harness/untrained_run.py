@@ -24,7 +24,7 @@ from skipwise.training.checkpoint.state import model_tensors
 from skipwise.training.config import RunConfig
 from skipwise.training.run.directory import RunDirectory
 from skipwise.training.run.position import Position
-from skipwise.training.run.start import begin_run
+from skipwise.training.run.start import create_or_resume_run
 
 RECIPE = "best"
 _SESSIONS = 1000
@@ -46,7 +46,7 @@ def make_run(folder: Path, num_tracks: int, dim: int) -> RunDirectory:
     barrier()
     config = run_config(folder, dim)
     store = SessionStore(config.data.path)
-    run = begin_run(config, RECIPE, store)
+    run = create_or_resume_run(config, RECIPE, store)
     checkpoints, start = Checkpoints(run.path, keep=1, facts={}), Position()
     checkpoints.save(
         model_tensors(build_model(config, num_tracks)), start.model_copy(update={"best_checkpoint": start.name})

@@ -18,7 +18,7 @@ from skipwise.training.config import RunConfig
 from skipwise.training.loop import train
 from skipwise.training.run.directory import RunDirectory
 from skipwise.training.run.position import Position
-from skipwise.training.run.start import begin_run
+from skipwise.training.run.start import create_or_resume_run
 from tests.conftest import random_sessions, write_dataset
 from tests.ranks import run_on_ranks
 
@@ -68,6 +68,6 @@ def train_quietly(config: RunConfig, recipe: str) -> None:
 
 def save_untrained(config: RunConfig) -> None:
     store = SessionStore(config.data.path)
-    checkpoints = Checkpoints(begin_run(config, "best", store).path, keep=1, facts={})
+    checkpoints = Checkpoints(create_or_resume_run(config, "best", store).path, keep=1, facts={})
     checkpoints.save(model_tensors(build_model(config, store.num_tracks)), Position(best_checkpoint=Position().name))
     checkpoints.close()

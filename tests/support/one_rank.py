@@ -14,7 +14,7 @@ from skipwise.training.checkpoint.checkpoints import Checkpoints
 from skipwise.training.checkpoint.state import model_tensors
 from skipwise.training.config import RunConfig
 from skipwise.training.run.position import Position
-from skipwise.training.run.start import begin_run
+from skipwise.training.run.start import create_or_resume_run
 
 TRACE = torch.export.export
 
@@ -40,7 +40,7 @@ def alone(tmp_path_factory) -> Iterator[None]:
 def save_rows(config: RunConfig, rows: Tensor) -> None:
     """A run whose best weights are those it would start from, but for its table, which is `rows`."""
     store = SessionStore(config.data.path)
-    checkpoints = Checkpoints(begin_run(config, "best", store).path, keep=1, facts={})
+    checkpoints = Checkpoints(create_or_resume_run(config, "best", store).path, keep=1, facts={})
     model = build_model(config, store.num_tracks)
     for shard in table_weight(model).local_shards():
         first, count = shard.metadata.shard_offsets[0], shard.metadata.shard_sizes[0]

@@ -20,7 +20,7 @@ from skipwise.training.run.directory import CHECKPOINTS
 from skipwise.training.trainer import Trainer
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
-from tests.training.test_resume import SESSIONS, STEPS, TRACKS, config_of, tensors_of
+from tests.training.checkpoint.test_resume import SESSIONS, STEPS, TRACKS, config_of, tensors_of
 
 BAD_SESSION = 77
 

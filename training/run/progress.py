@@ -1,10 +1,10 @@
-"""What a person and a plot see of a run: progress bar, `metrics.jsonl`, TensorBoard. Rank 0 only."""
+"""The progress of a run, reported by rank 0: a bar on screen, `metrics.jsonl` and TensorBoard."""
 
 import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -17,21 +17,20 @@ from skipwise.training.run.position import Position
 
 
 class Progress:
-    """Counts steps and the time they took, and reports."""
+    """Counts steps and their time, and reports both with the losses."""
 
-    def __init__(self, run: RunDirectory, steps_per_epoch: int, sessions_per_epoch: int, begun: Position):
-        """`begun`: where the run stands; what was reported of later steps, by ranks that were stopped, is dropped."""
+    def __init__(self, run: RunDirectory, steps_per_epoch: int, sessions_per_epoch: int, start: Position):
+        """`start`: where the run starts or continues; reports of later steps, by a stopped run, are dropped."""
         self._run, self._steps, self._sessions = run, steps_per_epoch, sessions_per_epoch
-        self._loud = rank() == 0
-        self._file, self._board = None, None
-        if self._loud:
+        self._outputs: tuple[TextIO, SummaryWriter] | None = None
+        if rank() == 0:
             file = run.path / "metrics.jsonl"
-            trained = (begun.epoch - 1) * steps_per_epoch + begun.step
-            _cut(file, begun, trained)
-            self._file = open(file, "a", encoding="utf-8")
-            self._board = SummaryWriter(str(run.path / "tensorboard"), purge_step=trained + 1 if trained else None)
-        self.seconds = begun.seconds
-        self.trained = begun.steps
+            step = (start.epoch - 1) * steps_per_epoch + start.step
+            _drop_later_lines(file, start, step)
+            board = SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1 if step else None)
+            self._outputs = open(file, "a", encoding="utf-8"), board
+        self.seconds = start.seconds
+        self.trained = start.steps
         self._best_text = ""
 
     def steps(self, position: Position) -> Iterator[int]:
@@ -42,7 +41,7 @@ class Progress:
             total=self._steps,
             initial=position.step,
             desc=f"epoch {position.epoch}" if position.phase == "train" else f"{position.phase} epoch {position.epoch}",
-            disable=not self._loud,
+            disable=rank() != 0,
             mininterval=1,
             leave=False,
         )
@@ -67,7 +66,7 @@ class Progress:
         self._write(kind, (epoch - 1) * self._steps + step, values | {"epoch": epoch, "sessions_per_s": rate})
 
     def validation(self, epoch: int, metrics: dict[str, float | int], better: bool) -> None:
-        """One line an epoch, on screen and on file."""
+        """Reports an epoch's validation, in one line on screen and in the files."""
         self._best_text = f", validation HR@10 {metrics['hr@10']:.4f}"
         logger.info(
             f"epoch {epoch}: validation (uniform) HR@10 {metrics['hr@10']:.4f}, HR@1 {metrics['hr@1']:.4f}, "
@@ -82,35 +81,36 @@ class Progress:
 
     @property
     def epochs(self) -> int:
-        """Epochs trained, those of a refit among them."""
+        """Epochs trained, including those of a refit."""
         return self.trained // self._steps
 
     def close(self) -> None:
-        """Flushes both files."""
-        if self._loud:
-            self._file.close()
-            self._board.close()
+        """Closes `metrics.jsonl` and TensorBoard's file."""
+        for output in self._outputs or ():
+            output.close()
 
     def _write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        if self._loud:
-            self._file.write(json.dumps({"kind": kind, "step": step} | values) + "\n")
-            self._file.flush()
-            for name, value in values.items():
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+        if not self._outputs:
+            return
+        file, board = self._outputs
+        file.write(json.dumps({"kind": kind, "step": step} | values) + "\n")
+        file.flush()
+        for name, value in values.items():
+            board.add_scalar(f"{kind}/{name}", value, step)
 
 
-def _cut(file: Path, position: Position, trained: int) -> None:
-    """Keeps the lines of what `position` has behind it."""
+def _drop_later_lines(file: Path, position: Position, step: int) -> None:
+    """Keeps the lines of steps and validations up to `position`, which is at this step over all epochs."""
     if not file.exists():
         return
-    here = position.phase == "refit", position.epoch, trained
+    here = position.phase == "refit", position.epoch, step
     kept = []
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
             values = json.loads(line)
-            step = values["step"] if values["kind"] != "validation" else float("inf")
-            if (values["kind"] == "refit", values["epoch"], step) <= here:
+            line_step = values["step"] if values["kind"] != "validation" else float("inf")
+            if (values["kind"] == "refit", values["epoch"], line_step) <= here:
                 kept.append(f"{line}\n")
         except (ValueError, KeyError, TypeError):
-            continue  # torn when its writer was killed
+            continue  # cut off when its writer was killed
     write_text(file, "".join(kept))

@@ -1,4 +1,4 @@
-"""A run begins: in a new directory with its config, its vocabulary and its record, or where it was stopped."""
+"""The start of a run: in a new directory, with its config, vocabulary and record, or where it was stopped."""
 
 import dataclasses
 import os
@@ -34,16 +34,16 @@ FREE_TO_CHANGE = (
     "checkpoint.every",
     "checkpoint.keep",
 )
-"""Fields that change no figure of a run; all others must stay as they were for it to go on."""
-_BEGINNING = ("config.yaml", RECORD, VOCABULARY, MATCHES)
-_OWN_FILES = {*_BEGINNING, *(f".{name}.partial" for name in _BEGINNING)}
-"""What a directory may hold whose run was killed before it began."""
+"""Fields that change no figure of a run; a stopped run continues only where all others are equal."""
+_FIRST_FILES = ("config.yaml", RECORD, VOCABULARY, MATCHES)
+_UNSTARTED = {*_FIRST_FILES, *(f".{name}.partial" for name in _FIRST_FILES)}
+"""What the directory of a run may hold that was killed before its first step."""
 
 
-def begin_run(config: RunConfig, recipe: str, store: SessionStore) -> RunDirectory:
-    """Makes the directory on rank 0, or opens the run of this config that is there.
+def create_or_resume_run(config: RunConfig, recipe: str, store: SessionStore) -> RunDirectory:
+    """Creates the run directory on rank 0, or opens it where it holds a run of the same config.
 
-    An empty name picks runs/RECIPE-NNN, and finds that one again when the launcher restarts its ranks. Raises
+    An empty `run_dir` picks runs/RECIPE-NNN, and the same one again after torchrun restarted the ranks. Raises
     `UserError` on every rank for a directory that holds anything else.
     """
     path = on_rank_0(
@@ -54,13 +54,13 @@ def begin_run(config: RunConfig, recipe: str, store: SessionStore) -> RunDirecto
 
 
 def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
-    """The run's directory, with its config, its vocabulary and its record in it."""
-    path = Path(config.run_dir) if config.run_dir else _own_directory(recipe) or _new_directory(recipe)
+    """The path of the run's directory, which holds its config, vocabulary and record."""
+    path = Path(config.run_dir) if config.run_dir else _restarted_directory(recipe) or _next_directory(recipe)
     refuse_url(path, "--run-dir")
     if (path / RECORD).exists() and config.resume == "auto":
-        _check_same(path, config, recipe, store)
+        _check_same_run(path, config, recipe, store)
         return path
-    if path.exists() and not (path.is_dir() and {file.name for file in path.iterdir()} <= _OWN_FILES):
+    if path.exists() and not (path.is_dir() and {file.name for file in path.iterdir()} <= _UNSTARTED):
         raise UserError(f"{path} exists and is not empty: choose another --run-dir")
     path.mkdir(parents=True, exist_ok=True)
     config = dataclasses.replace(config, run_dir=str(path))
@@ -93,7 +93,7 @@ def _write_vocabulary(config: RunConfig, store: SessionStore, path: Path) -> tup
         os.replace(partial, path / VOCABULARY)
         return own.num_tracks, store.manifest.vocabulary_hash
     source = RunDirectory.open(config.init_from)
-    check_start(source, config)
+    _check_source(source, config)
     source.vocabulary.check()
     num_rows, kept, known = match(source.vocabulary, own, config.vanished == "keep", path / VOCABULARY, path / MATCHES)
     logger.info(
@@ -103,8 +103,8 @@ def _write_vocabulary(config: RunConfig, store: SessionStore, path: Path) -> tup
     return num_rows, Vocabulary(path / VOCABULARY, num_rows, "", "train again").digest()
 
 
-def check_start(source: RunDirectory, config: RunConfig) -> None:
-    """Raises `UserError` where the rows of `source` are no rows of this config's table."""
+def _check_source(source: RunDirectory, config: RunConfig) -> None:
+    """Raises `UserError` where the rows of `source` do not fit the table of this config."""
     for field in ("dim", "optimizer"):
         before, now = (getattr(each.table, field) for each in (source.config, config))
         if before != now:
@@ -114,8 +114,8 @@ def check_start(source: RunDirectory, config: RunConfig) -> None:
             )
 
 
-def _check_same(path: Path, config: RunConfig, recipe: str, store: SessionStore) -> None:
-    """Raises `UserError` unless the run there is this one."""
+def _check_same_run(path: Path, config: RunConfig, recipe: str, store: SessionStore) -> None:
+    """Raises `UserError` unless the run in `path` has this config, recipe and data."""
     run = RunDirectory.open(str(path))
     state = "a finished" if run.finished else "an unfinished"
     if run.record.recipe != recipe:
@@ -139,8 +139,8 @@ def first_difference(before: RunConfig, now: RunConfig) -> str:
     return ""
 
 
-def _own_directory(recipe: str) -> Path | None:
-    """The directory that this launch made before its ranks were restarted."""
+def _restarted_directory(recipe: str) -> Path | None:
+    """The directory that this launch created before its ranks were restarted."""
     launch = os.environ.get("TORCHELASTIC_RUN_ID")
     if not launch or not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         return None
@@ -150,7 +150,7 @@ def _own_directory(recipe: str) -> Path | None:
     return None
 
 
-def _new_directory(recipe: str) -> Path:
+def _next_directory(recipe: str) -> Path:
     for number in range(1, 10_000):
         path = Path("runs") / f"{recipe}-{number:03}"
         try:

@@ -21,7 +21,7 @@ from tests.conftest import random_sessions, write_dataset
 from tests.ranks import run_on_ranks
 from tests.retrieval.conftest import DIM, LONGEST, small
 from tests.support.one_rank import alone, save_rows  # noqa: F401  a fixture
-from tests.training.test_warm_start import named
+from tests.training.checkpoint.test_warm_start import named
 
 pytestmark = [pytest.mark.ranks, pytest.mark.usefixtures("alone")]
 OLD, NEW, SHARED = 150, 170, 120

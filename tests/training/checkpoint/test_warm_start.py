@@ -24,10 +24,10 @@ from skipwise.training.config import RunConfig
 from skipwise.training.guards.hang_watch import HangWatch
 from skipwise.training.guards.stop_signal import StopSignal
 from skipwise.training.loop import train
-from skipwise.training.run.start import begin_run
+from skipwise.training.run.start import create_or_resume_run
 from tests.conftest import random_sessions, write_dataset
 from tests.ranks import run_on_ranks
-from tests.training.test_resume import TRACKS, config_of, stop_once, tensors_of
+from tests.training.checkpoint.test_resume import TRACKS, config_of, stop_once, tensors_of
 
 TABLE = "model.table.embedding_bags.tracks.weight"
 STATE = "optimizer.table.table.embedding_bags.tracks.weight.tracks.momentum1"
@@ -63,7 +63,9 @@ def started(config: RunConfig) -> dict[str, list[tuple[list[int], torch.Tensor]]
     """The shards that a run begins with on this rank, and one dense weight and moment whole."""
     store = SessionStore(config.data.path)
     with StopSignal(0) as stop_signal:
-        tensors = ActiveRun(begin_run(config, "best", store), store, stop_signal, HangWatch(0)).trainer.tensors()
+        tensors = ActiveRun(
+            create_or_resume_run(config, "best", store), store, stop_signal, HangWatch(0)
+        ).trainer.tensors()
     shards = {
         name: [(shard.metadata.shard_offsets, shard.tensor.clone()) for shard in tensors[name].local_shards()]
         for name in (TABLE, STATE)

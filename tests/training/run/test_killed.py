@@ -18,7 +18,7 @@ from skipwise.training.config import CheckpointConfig, RunConfig
 from skipwise.training.loop import train
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
-from tests.training.test_resume import SESSIONS, TRACKS, assert_equal, config_of, story_of
+from tests.training.checkpoint.test_resume import SESSIONS, TRACKS, assert_equal, config_of, story_of
 
 RANKS = 2
 

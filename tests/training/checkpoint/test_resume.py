@@ -27,7 +27,7 @@ from skipwise.training.guards.stop_signal import Action, Stopped, StopSignal
 from skipwise.training.loop import train
 from skipwise.training.run.directory import CHECKPOINTS
 from skipwise.training.run.position import Position
-from skipwise.training.run.start import begin_run
+from skipwise.training.run.start import create_or_resume_run
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
 
@@ -196,7 +196,9 @@ def shards_read(config: RunConfig, _: int) -> dict[str, list[tuple[list[int], to
     """What `train` reads at its start into this rank's shards of the rows and of the fused optimizer's state."""
     store = SessionStore(config.data.path)
     with StopSignal(0) as stop_signal:
-        tensors = ActiveRun(begin_run(config, "best", store), store, stop_signal, HangWatch(0)).trainer.tensors()
+        tensors = ActiveRun(
+            create_or_resume_run(config, "best", store), store, stop_signal, HangWatch(0)
+        ).trainer.tensors()
     return {
         name: [(shard.metadata.shard_offsets, shard.tensor.clone()) for shard in tensors[name].local_shards()]
         for name in TABLE_TENSORS
