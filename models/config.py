@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 _MOST = {"max_length": 1 << 16, "blocks": 1 << 10, "heads": 1 << 10, "hidden": 1 << 16}
-"""Beyond these, memory ends before a first step."""
+"""Larger values would exhaust the memory before the first step."""
 _WIDEST = 1 << 14
 _GPU_ONLY = ("adam", "partial_rowwise_adam")
 
@@ -21,7 +21,7 @@ class TableConfig:
     eps: float = 1e-8
     """Added to the optimizer's denominator."""
     sharding: Literal["row_wise", "column_wise", "table_wise", "planner"] = "row_wise"
-    """Where rows live: blocks of rows, blocks of columns, all on rank 0, or what TorchRec's planner finds cheapest."""
+    """How the table is split over ranks: blocks of rows, of columns, all on rank 0, or by TorchRec's planner."""
     init_bound: float = 0.02
     """Rows start as a normal of this deviation, truncated at plus and minus this bound (paper: 0.02)."""
 
@@ -33,7 +33,10 @@ class TableConfig:
                 raise ValueError(f"--table.{name.replace('_', '-')} must be positive")
 
     def check_device(self, device: str) -> None:
-        """Raises `ValueError` where `device` ("cpu", "cuda") lacks the optimizer (DESIGN: measured facts)."""
+        """Raises `ValueError` where `device` ("cpu", "cuda") lacks the optimizer.
+
+        docs/architecture.md, "Facts about this stack".
+        """
         if device == "cpu" and self.optimizer in _GPU_ONLY:
             raise ValueError(
                 f"--table.optimizer {self.optimizer} needs a GPU: choose rowwise_adagrad, adagrad or sgd on CPU"
@@ -58,7 +61,7 @@ class EncoderConfig:
     max_length: int = 20
     """Longest session, in positions; the bidirectional mask token counts as one of them."""
     positions: Literal["learned", "relative"] = "learned"
-    """How order is told: a learned vector a position (the paper), or a learned bias a head and distance between two
+    """How order is encoded: a learned vector a position (the paper), or a learned bias a head and distance between two
     positions (Shaw et al., arXiv 1803.02155; as a bias: Raffel et al., arXiv 1910.10683)."""
     blocks: int = 2
     heads: int = 8

@@ -1,4 +1,4 @@
-"""The losses, as pure functions: each takes tensors and returns one value a position, without sampling anything.
+"""The losses as pure functions: each takes tensors and returns one value a position.
 
 Shape legend: B sessions, T positions, D width, V positions with a target, K negatives.
 """
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 _SHORTEST = 1e-24
-"""Least squared length of a row, so that a row of zeros has a direction: torch's `normalize` takes its root."""
+"""Lower bound of a row's squared length, so that a row of zeros has a direction: the square of `normalize`'s eps."""
 
 
 def sampled_softmax(target_V: Tensor, negatives_VK: Tensor) -> Tensor:
@@ -17,28 +17,16 @@ def sampled_softmax(target_V: Tensor, negatives_VK: Tensor) -> Tensor:
 
     With every track but the target as a negative this is the full softmax; without any left, zero.
     """
-    # By hand, because the gradient of `logsumexp` is NaN where all its terms are -inf; the target's never is.
+    # Not `logsumexp`, whose gradient is NaN where all its terms are -inf; the target's logit never is.
     highest_V = torch.maximum(target_V, negatives_VK.amax(dim=-1)).detach()
     negatives_V = (negatives_VK - highest_V.unsqueeze(-1)).exp().sum(dim=-1)
     return ((target_V - highest_V).exp() + negatives_V).log() + highest_V - target_V
 
 
-def gbce_power(calibration: float, negatives: int, tracks: int) -> float:
-    """What the target's probability is raised to: 1 - t * (1 - a), where `calibration` is t and a = K / (N - 1) is the
+def gbce_power(calibration: float, negatives: int, num_tracks: int) -> float:
+    """The power of the target's probability: 1 - t * (1 - a), where `calibration` is t and a = K / (N - 1) is the
     share of the catalogue's other tracks that was drawn (Petrov & Macdonald, arXiv 2308.07192)."""
-    return 1 - calibration * (1 - min(1, negatives / (tracks - 1)))
-
-
-def gbce(target_V: Tensor, negatives_VK: Tensor, tracks: int, calibration: float) -> Tensor:
-    """Generalised binary cross-entropy [V] of the target's logit and K negatives' (-inf: left out), over K + 1.
-
-    K counts what is left out as well, for it was drawn at the same rate; a pool of all tracks, the target left out, is
-    a share of 1.
-    """
-    count = negatives_VK.shape[-1]
-    log_sigmoid = torch.nn.functional.logsigmoid
-    positive_V = gbce_power(calibration, count, tracks) * log_sigmoid(target_V)
-    return -(positive_V + log_sigmoid(-negatives_VK).sum(dim=-1)) / (count + 1)
+    return 1 - calibration * (1 - min(1, negatives / (num_tracks - 1)))
 
 
 def next_kept(skipped_BT: Tensor, valid_BT: Tensor) -> Tensor:

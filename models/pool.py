@@ -1,7 +1,7 @@
 """The next-track heads against a pool of negatives, a few positions at a time.
 
-Neither all logits nor anything of their size is kept for backward: each chunk's share of the gradient is worked out
-while its logits are in the cache, since the sum of the losses is all that is ever differentiated.
+Only the sum of the losses is ever differentiated, so forward computes each chunk's gradient while its logits are in the
+cache, and keeps neither all logits nor anything of their size for backward.
 Shape legend: V positions with a target, in order of their sessions; D width; P pool; X collisions; v and p: the rows
 and columns of one chunk.
 """
@@ -19,18 +19,18 @@ _CUDA_ELEMENTS = 1 << 27
 
 Head = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Takes the targets' logits [v] and the negatives' [v, p] (-inf: left out), float32; returns the losses [v] and their
-gradient by the targets' logits [v], and leaves their gradient by the negatives' in the second argument."""
+gradient with respect to the targets' logits [v], and overwrites the negatives' logits with theirs."""
 
 
 @dataclass(frozen=True)
 class Negatives:
-    """Which places of the pool each position is compared with."""
+    """The pool, and which of its places are negatives of each position."""
 
     pool_PD: Tensor
     window_V2: Tensor
-    """int64: from and until which place; ascending."""
+    """int64: the first place and the place after the last; ascending."""
     collides_X2: Tensor
-    """int64: (position, place) pairs that are left out, ascending."""
+    """int64: (position, place) pairs to leave out, ascending."""
 
 
 def pool_losses(queries_VD: Tensor, targets_VD: Tensor, negatives: Negatives, head: Head) -> Tensor:
@@ -50,7 +50,10 @@ def softmax_head(target_v: Tensor, logits_vp: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gbce_head(power: float) -> Head:
-    """`heads.gbce` as a `Head`, but for the division by the number of negatives and the target."""
+    """Generalised binary cross-entropy as a `Head`, not yet divided by K + 1: all negatives and the target.
+
+    A negative that is left out counts in K, since it was drawn at the same rate.
+    """
 
     def head(target_v: Tensor, logits_vp: Tensor) -> tuple[Tensor, Tensor]:
         log_sigmoid = torch.nn.functional.logsigmoid
@@ -64,7 +67,7 @@ def gbce_head(power: float) -> Head:
 class _PoolLosses(torch.autograd.Function):
     @staticmethod
     def forward(
-        context: FunctionCtx,
+        ctx: FunctionCtx,
         queries_VD: Tensor,
         targets_VD: Tensor,
         pool_PD: Tensor,
@@ -72,11 +75,11 @@ class _PoolLosses(torch.autograd.Function):
         collides_X2: Tensor,
         head: Head,
     ) -> Tensor:
-        kind = queries_VD.dtype  # bfloat16 under autocast; sums over chunks stay float32
-        rows_PD, tracks_VD = pool_PD.to(kind), targets_VD.to(kind)
+        dtype = queries_VD.dtype  # bfloat16 under autocast; sums over chunks stay float32
+        rows_PD, tracks_VD = pool_PD.to(dtype), targets_VD.to(dtype)
         target_V = (queries_VD * tracks_VD).sum(dim=1, dtype=torch.float32)
-        by_query_VD, by_target_V = torch.empty_like(queries_VD), torch.empty_like(target_V)
-        by_pool_PD = torch.zeros_like(pool_PD, dtype=torch.float32)
+        grad_query_VD, grad_target_V = torch.empty_like(queries_VD), torch.empty_like(target_V)
+        grad_pool_PD = torch.zeros_like(pool_PD, dtype=torch.float32)
         total = target_V.new_zeros(())
         for rows, columns, whole, collides in _chunks(window_V2, collides_X2, len(pool_PD)):
             logits_vp = (queries_VD[rows] @ rows_PD[columns].T).float()
@@ -86,27 +89,27 @@ class _PoolLosses(torch.autograd.Function):
                 logits_vp.masked_fill_((place_p < window_v2[:, :1]) | (place_p >= window_v2[:, 1:]), float("-inf"))
             if len(collides):
                 logits_vp[collides[:, 0] - rows.start, collides[:, 1] - columns.start] = float("-inf")
-            losses_v, by_target_V[rows] = head(target_V[rows], logits_vp)
+            losses_v, grad_target_V[rows] = head(target_V[rows], logits_vp)
             total += losses_v.sum()
-            by_logit_vp = logits_vp.to(kind)
-            torch.mm(by_logit_vp, rows_PD[columns], out=by_query_VD[rows])
-            if kind == torch.float32:
-                by_pool_PD[columns].addmm_(by_logit_vp.T, queries_VD[rows])
+            grad_logit_vp = logits_vp.to(dtype)
+            torch.mm(grad_logit_vp, rows_PD[columns], out=grad_query_VD[rows])
+            if dtype == torch.float32:
+                grad_pool_PD[columns].addmm_(grad_logit_vp.T, queries_VD[rows])
             else:
-                by_pool_PD[columns] += by_logit_vp.T @ queries_VD[rows]
-        by_target_VD = queries_VD * by_target_V[:, None]
-        by_query_VD.addcmul_(tracks_VD, by_target_V[:, None].to(kind))
-        context.save_for_backward(by_query_VD, by_target_VD.to(targets_VD.dtype), by_pool_PD.to(pool_PD.dtype))
+                grad_pool_PD[columns] += grad_logit_vp.T @ queries_VD[rows]
+        grad_target_VD = queries_VD * grad_target_V[:, None]
+        grad_query_VD.addcmul_(tracks_VD, grad_target_V[:, None].to(dtype))
+        ctx.save_for_backward(grad_query_VD, grad_target_VD.to(targets_VD.dtype), grad_pool_PD.to(pool_PD.dtype))
         return total
 
     @staticmethod
-    def backward(context: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        by_query_VD, by_target_VD, by_pool_PD = context.saved_tensors
-        return by_query_VD * gradient, by_target_VD * gradient, by_pool_PD * gradient, None, None, None
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad_query_VD, grad_target_VD, grad_pool_PD = ctx.saved_tensors
+        return grad_query_VD * grad, grad_target_VD * grad, grad_pool_PD * grad, None, None, None
 
 
 def _chunks(window_V2: Tensor, collides_X2: Tensor, pool: int) -> Iterator[tuple[slice, slice, bool, Tensor]]:
-    """(positions, places that any of them meets, whether all meet all of these, collisions among them)."""
+    """(positions, the places in any of their windows, whether these are in all of them, collisions among them)."""
     positions = len(window_V2)
     if not positions:
         return

@@ -1,6 +1,6 @@
-"""Each rank's block of whole rows, whatever the sharding: what evaluation scores and export writes."""
+"""Each rank's block of whole rows under any sharding, which evaluation scores and export writes."""
 
-from collections.abc import Iterator
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from skipwise.models.table import row_block
 
 @dataclass(frozen=True)
 class _Piece:
-    """Where a shard lies in the table and who holds it."""
+    """A shard's place in the table, and the rank that holds it."""
 
     row: int
     column: int
@@ -22,14 +22,14 @@ class _Piece:
     holder: int
 
 
-def own_rows(weight: Tensor | ShardedTensor, rank: int, ranks: int) -> tuple[int, Tensor]:
-    """(first row, [R, D]) of this rank's block of ceil(rows / ranks) rows, from the table's `state_dict()` entry.
+def own_rows(weight: Tensor | ShardedTensor, rank: int, world_size: int) -> tuple[int, Tensor]:
+    """(first row, [R, D]) of this rank's block of ceil(num_rows / world_size) rows, from the table's `state_dict()`.
 
-    Row-wise shards are returned as they are, without a copy. Other layouts are exchanged once: every rank ends with
-    its own block, none with the whole table.
+    Row-wise shards are returned without a copy. Other layouts are exchanged once: every rank ends with its own block,
+    none with the whole table.
     """
-    rows, dim = weight.shape
-    first, last = row_block(rows, rank, ranks)
+    num_rows, dim = weight.shape
+    first, last = row_block(num_rows, rank, world_size)
     if not isinstance(weight, ShardedTensor):
         return first, weight.detach()[first:last]
     layout = [
@@ -38,55 +38,49 @@ def own_rows(weight: Tensor | ShardedTensor, rank: int, ranks: int) -> tuple[int
     ]
     local = {tuple(shard.metadata.shard_offsets): shard.tensor.detach() for shard in weight.local_shards()}
     if all(
-        piece.columns == dim and (piece.row, piece.row + piece.rows) == row_block(rows, piece.holder, ranks)
+        piece.columns == dim and (piece.row, piece.row + piece.rows) == row_block(num_rows, piece.holder, world_size)
         for piece in layout
         if piece.rows
     ):
         return first, local[first, 0] if last > first else torch.empty(0, dim)
-    return first, _exchange(layout, local, rows, dim, rank, ranks)
+    blocks = [row_block(num_rows, other, world_size) for other in range(world_size)]
+    return first, _exchange(layout, local, blocks, dim, rank)
 
 
 def _exchange(
-    layout: list[_Piece], local: dict[tuple[int, int], Tensor], rows: int, dim: int, rank: int, ranks: int
+    layout: list[_Piece], local: dict[tuple[int, int], Tensor], blocks: list[tuple[int, int]], dim: int, rank: int
 ) -> Tensor:
-    """One all-to-all in which every holder sends each rank the part of its pieces that lies in that rank's block."""
-    mine = [piece for piece in layout if piece.holder == rank]
+    """One all-to-all in which every holder sends each rank the part of its pieces that is in that rank's block."""
     outgoing = [
         torch.cat(
             [
                 local[piece.row, piece.column][low - piece.row : high - piece.row].reshape(-1)
-                for piece, low, high in _overlaps(mine, rows, other, ranks)
+                for piece, low, high in _overlaps(layout, rank, block)
             ]
             or [torch.empty(0)]
         )
-        for other in range(ranks)
+        for block in blocks
     ]
-    incoming = [
-        sum(
-            (high - low) * piece.columns
-            for piece, low, high in _overlaps([piece for piece in layout if piece.holder == other], rows, rank, ranks)
-        )
-        for other in range(ranks)
-    ]
-    device = outgoing[rank].device
-    received = torch.empty(sum(incoming), device=device)
-    dist.all_to_all_single(received, torch.cat(outgoing), incoming, [len(part) for part in outgoing])
-    first, last = row_block(rows, rank, ranks)
-    block = torch.empty(last - first, dim, device=device)
+    first, last = blocks[rank]
+    incoming = [_overlaps(layout, holder, blocks[rank]) for holder in range(len(blocks))]
+    sizes = [sum((high - low) * piece.columns for piece, low, high in parts) for parts in incoming]
+    received = torch.empty(sum(sizes), device=outgoing[rank].device)
+    dist.all_to_all_single(received, torch.cat(outgoing), sizes, [len(part) for part in outgoing])
+    block = torch.empty(last - first, dim, device=received.device)
     offset = 0
-    for other in range(ranks):
-        for piece, low, high in _overlaps([piece for piece in layout if piece.holder == other], rows, rank, ranks):
-            size = (high - low) * piece.columns
-            part = received[offset : offset + size].view(high - low, piece.columns)
-            block[low - first : high - first, piece.column : piece.column + piece.columns] = part
-            offset += size
+    for piece, low, high in itertools.chain(*incoming):
+        size = (high - low) * piece.columns
+        part = received[offset : offset + size].view(high - low, piece.columns)
+        block[low - first : high - first, piece.column : piece.column + piece.columns] = part
+        offset += size
     return block
 
 
-def _overlaps(pieces: list[_Piece], rows: int, rank: int, ranks: int) -> Iterator[tuple[_Piece, int, int]]:
-    """Each piece with the first and last row that it shares with the block of `rank`."""
-    first, last = row_block(rows, rank, ranks)
-    for piece in pieces:
-        low, high = max(first, piece.row), min(last, piece.row + piece.rows)
-        if low < high:
-            yield piece, low, high
+def _overlaps(layout: list[_Piece], holder: int, block: tuple[int, int]) -> list[tuple[_Piece, int, int]]:
+    """Each piece of `holder` that shares rows with `block`, with the first row and the row after the last."""
+    shared = [
+        (piece, max(block[0], piece.row), min(block[1], piece.row + piece.rows))
+        for piece in layout
+        if piece.holder == holder
+    ]
+    return [(piece, low, high) for piece, low, high in shared if low < high]

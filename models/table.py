@@ -32,7 +32,7 @@ _OPTIMIZERS = {
 _PLANNED = [kind.value for kind in (ShardingType.TABLE_WISE, ShardingType.COLUMN_WISE, ShardingType.ROW_WISE)]
 
 
-def make_table(config: TableConfig, rows: int, feature: str) -> EmbeddingBagCollection:
+def make_table(config: TableConfig, num_rows: int, feature: str) -> EmbeddingBagCollection:
     """The unsharded collection on the meta device: one table, one feature, sum pooling of bags of length 0 or 1."""
     return EmbeddingBagCollection(
         device=torch.device("meta"),
@@ -40,7 +40,7 @@ def make_table(config: TableConfig, rows: int, feature: str) -> EmbeddingBagColl
             EmbeddingBagConfig(
                 name=TABLE,
                 embedding_dim=config.dim,
-                num_embeddings=rows,
+                num_embeddings=num_rows,
                 feature_names=[feature],
                 pooling=PoolingType.SUM,
                 init_fn=torch.nn.init.zeros_,
@@ -60,27 +60,30 @@ def make_sharder(config: TableConfig) -> EmbeddingBagCollectionSharder:
     )
 
 
-def make_plan(config: TableConfig, model: nn.Module, path: str, ranks: int, device: str) -> ShardingPlan:
-    """The plan for the table at `path` of `model`. CPU's planner offers no row-wise: that plan is built by hand."""
+def make_plan(config: TableConfig, model: nn.Module, path: str, world_size: int, device: str) -> ShardingPlan:
+    """The sharding plan of the table at `path` of `model`.
+
+    TorchRec's planner offers no row-wise sharding on a CPU, so only `planner` asks it.
+    """
     sharder = make_sharder(config)
     if config.sharding == "planner":
-        # Unconstrained, it may replicate a small table, which would take it from the fused optimizer.
+        # Unconstrained, it may replicate a small table, which then has no fused optimizer.
         constraint = ParameterConstraints(sharding_types=_PLANNED, compute_kernels=[_FUSED])
         planner = EmbeddingShardingPlanner(
-            topology=Topology(world_size=ranks, compute_device=device), constraints={TABLE: constraint}
+            topology=Topology(world_size=world_size, compute_device=device), constraints={TABLE: constraint}
         )
-        return planner.collective_plan(model, [sharder]) if ranks > 1 else planner.plan(model, [sharder])
+        return planner.collective_plan(model, [sharder]) if world_size > 1 else planner.plan(model, [sharder])
     kinds = {
         "row_wise": row_wise(compute_kernel=_FUSED),
-        "column_wise": column_wise(ranks=list(range(config.num_holders(ranks))), compute_kernel=_FUSED),
+        "column_wise": column_wise(ranks=list(range(config.num_holders(world_size))), compute_kernel=_FUSED),
         "table_wise": table_wise(rank=0, compute_kernel=_FUSED),
     }
     module_plan: EmbeddingModuleShardingPlan = construct_module_sharding_plan(
         model.get_submodule(path),
         {TABLE: kinds[config.sharding]},
         sharder=sharder,
-        local_size=ranks,
-        world_size=ranks,
+        local_size=world_size,
+        world_size=world_size,
         device_type=device,
     )
     return ShardingPlan(plan={path: module_plan})
@@ -88,7 +91,7 @@ def make_plan(config: TableConfig, model: nn.Module, path: str, ranks: int, devi
 
 @dataclass
 class Shard:
-    """One piece of the table on this rank: rows from `row`, columns from `column`, and the live tensor."""
+    """A part of the table on this rank: rows from `row`, columns from `column`, and the live tensor."""
 
     row: int
     column: int
@@ -96,19 +99,19 @@ class Shard:
 
 
 def local_shards(state_value: object) -> list[Shard]:
-    """This rank's pieces of the table weight, from its entry in the sharded module's `state_dict()`."""
+    """This rank's shards of the table weight, from its entry in the sharded module's `state_dict()`."""
     if isinstance(state_value, Tensor) and not hasattr(state_value, "local_shards"):
         return [Shard(0, 0, state_value)]
     return [Shard(*shard.metadata.shard_offsets, shard.tensor) for shard in state_value.local_shards()]
 
 
 def initialize(shards: list[Shard], dim: int, bound: float, seed: int) -> None:
-    """Fills shards in place. A row's values follow from (seed, row) alone: any sharding starts from the same table."""
+    """Fills shards in place. A row's values depend on (seed, row) alone: every sharding starts from the same table."""
     for shard in shards:
-        rows, columns = shard.tensor.shape
-        for block in range(shard.row // _INIT_BLOCK, math.ceil((shard.row + rows) / _INIT_BLOCK)):
+        num_rows, columns = shard.tensor.shape
+        for block in range(shard.row // _INIT_BLOCK, math.ceil((shard.row + num_rows) / _INIT_BLOCK)):
             values = _initial_block(block, dim, bound, seed)
-            first, last = max(shard.row, block * _INIT_BLOCK), min(shard.row + rows, (block + 1) * _INIT_BLOCK)
+            first, last = max(shard.row, block * _INIT_BLOCK), min(shard.row + num_rows, (block + 1) * _INIT_BLOCK)
             offset = block * _INIT_BLOCK
             piece = values[first - offset : last - offset, shard.column : shard.column + columns]
             with torch.no_grad():
@@ -116,21 +119,14 @@ def initialize(shards: list[Shard], dim: int, bound: float, seed: int) -> None:
 
 
 def _initial_block(block: int, dim: int, bound: float, seed: int) -> Tensor:
-    """[_INIT_BLOCK, dim] by the inverse of the normal's distribution function, cut at one deviation to both sides."""
-    # NumPy's generators take the pair as it is; torch's would keep 32 bits of it.
+    """[_INIT_BLOCK, dim] of a normal truncated at one deviation, by the inverse of its distribution function."""
+    # NumPy's generators take the pair as a seed; torch's would keep 32 bits of it.
     uniform = np.random.default_rng([seed, block]).random((_INIT_BLOCK, dim), dtype=np.float32)
     share = math.erf(math.sqrt(0.5))  # of a normal within one deviation
     return torch.erfinv((2 * torch.from_numpy(uniform) - 1) * share) * (math.sqrt(2) * bound)
 
 
-def initial_rows(rows: int, dim: int, bound: float, seed: int) -> Tensor:
-    """The table that `initialize` spreads over ranks, whole: [rows, dim]. For references and small tables."""
-    table = torch.empty(rows, dim)
-    initialize([Shard(0, 0, table)], dim, bound, seed)
-    return table
-
-
-def row_block(rows: int, rank: int, ranks: int) -> tuple[int, int]:
-    """(first, last) of a rank's rows under row-wise sharding: blocks of ceil(rows / ranks)."""
-    block = math.ceil(rows / ranks)
-    return min(rank * block, rows), min((rank + 1) * block, rows)
+def row_block(num_rows: int, rank: int, world_size: int) -> tuple[int, int]:
+    """(first, last) of a rank's rows under row-wise sharding: blocks of ceil(num_rows / world_size)."""
+    block = math.ceil(num_rows / world_size)
+    return min(rank * block, num_rows), min((rank + 1) * block, num_rows)

@@ -1,12 +1,12 @@
-"""The whole model: look rows up first, then encode, then score. TorchRec pipelines the lookup, so it comes first."""
+"""The whole model: lookup, encoder, losses. The lookup comes first, so that TorchRec can pipeline it."""
 
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
+from skipwise.common.distributed import sum_ranks, world_size
 from skipwise.datapipes.batch import SessionBatch
 from skipwise.models.config import LossConfig
 from skipwise.models.encoder import Encoder, Packed
@@ -26,7 +26,7 @@ class StepLosses:
 
 
 class SessionTask(nn.Module):
-    """The table and what learns from its rows."""
+    """The table, and the learner over its rows."""
 
     def __init__(self, table: EmbeddingBagCollection, learner: "Learner"):
         super().__init__()
@@ -42,23 +42,22 @@ class SessionTask(nn.Module):
 class Learner(nn.Module):
     """Encoder and heads over looked-up rows [U, D]."""
 
-    def __init__(self, encoder: Encoder, loss: LossConfig, autocast: torch.dtype | None, tracks: int):
-        """`autocast`: the dtype of matrix products in training, None for the table's own; `tracks`: the catalogue's
-        size, which tells how thinly negatives were drawn."""
+    def __init__(self, encoder: Encoder, loss: LossConfig, autocast: torch.dtype | None, num_tracks: int):
+        """`autocast`: the dtype of matrix products in training, None for the table's own."""
         super().__init__()
-        self.encoder, self.loss, self.autocast, self.tracks = encoder, loss, autocast, tracks
-        # This rank's own, of the last step, for whoever asks which rank and which sessions went wrong.
+        self.encoder, self.loss, self.autocast, self.num_tracks = encoder, loss, autocast, num_tracks
+        # Of this rank's last step, for `NonFiniteCheck`.
         self.own_loss = self.own_row_gradient = torch.zeros(())
         self.own_sessions = torch.empty(0, dtype=torch.int64)
 
     def forward(self, rows_UD: Tensor, batch: SessionBatch) -> tuple[Tensor, StepLosses]:
-        """Means run over the positions of all ranks, so that any number of ranks takes the same step."""
+        """Means are over the positions of all ranks, so that any number of ranks takes the same step."""
         batch_size, length = batch.items_BT.shape
         target_at_V = batch.targets_BT.flatten()[batch.queries_V]
-        sought = batch.items_BT.flatten(), target_at_V, batch.negatives_P
-        # One gather of all that is needed, hence one sum of gradients into the rows.
-        items_PD, targets_VD, pool_PD = nn.functional.embedding(torch.cat(sought), rows_UD).split(
-            list(map(len, sought))
+        wanted = batch.items_BT.flatten(), target_at_V, batch.negatives_P
+        # One gather of all rows that are needed, hence one sum of gradients into them.
+        items_PD, targets_VD, pool_PD = nn.functional.embedding(torch.cat(wanted), rows_UD).split(
+            list(map(len, wanted))
         )
         items_BTD = items_PD.view(batch_size, length, rows_UD.shape[1])
         places = Packed(batch_size, length, batch.tokens_N)
@@ -86,20 +85,17 @@ class Learner(nn.Module):
             nce, nce_count = nce_BT.sum(), counts_BT.sum()
         self._note(rows_UD, (nll + nce).detach(), batch.session_B)
         sums = torch.stack([nll.detach(), nce.detach(), nll.new_tensor(len(queries_VD)), nce_count.to(nll.dtype)])
-        ranks = 1
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            ranks = dist.get_world_size()
-            dist.all_reduce(sums)
+        sums = sum_ranks(sums)
         counts = sums[2:].clamp(min=1)
-        # TorchRec and DDP average gradients over ranks; times `ranks` makes that the sum a mean over all needs.
-        loss = ranks * (self.loss.beta * nll / counts[0] + self.loss.alpha * nce / counts[1])
+        # TorchRec and DDP average gradients over ranks; times their number is the sum that a mean over all needs.
+        loss = world_size() * (self.loss.beta * nll / counts[0] + self.loss.alpha * nce / counts[1])
         means = sums[:2] / counts
         total = self.loss.beta * means[0] + self.loss.alpha * means[1]
         return loss, StepLosses(total, means[0], means[1])
 
     def _note(self, rows_UD: Tensor, loss: Tensor, session_B: Tensor) -> None:
-        def note_gradient(gradient_UD: Tensor) -> None:
-            self.own_row_gradient = gradient_UD.sum()
+        def note_gradient(grad_UD: Tensor) -> None:
+            self.own_row_gradient = grad_UD.sum()
 
         self.own_loss, self.own_sessions = loss, session_B
         if rows_UD.requires_grad:
@@ -115,8 +111,8 @@ class Learner(nn.Module):
     def _in_batch_losses(
         self, rows_UD: Tensor, queries_VD: Tensor, targets_VD: Tensor, target_at_V: Tensor, batch: SessionBatch
     ) -> Tensor:
-        """The sum of the losses, as is `_pool_losses`."""
-        pool = in_batch_pool(rows_UD, batch, self.tracks)
+        """The sum of the losses."""
+        pool = in_batch_pool(rows_UD, batch, self.num_tracks)
         with torch.autocast(rows_UD.device.type, self.autocast, enabled=self.autocast is not None):
             logits_VW = (queries_VD @ pool.rows_WD.T).float() + pool.bias_BW[batch.queries_V // batch.items_BT.shape[1]]
             target_V = (queries_VD * targets_VD).sum(-1).float()
@@ -129,12 +125,12 @@ class Learner(nn.Module):
         if self.loss.head == "softmax":
             return pool_losses(queries_VD, targets_VD, negatives, softmax_head)
         count = batch.negatives
-        power = gbce_power(self.loss.calibration, count, self.tracks)
+        power = gbce_power(self.loss.calibration, count, self.num_tracks)
         return pool_losses(queries_VD, targets_VD, negatives, gbce_head(power)) / (count + 1)
 
 
 def _by_position(collides_X2: Tensor, session_V: Tensor, sessions: int) -> Tensor:
-    """(position, place) of each position of each collision's session, ascending by position."""
+    """(position, place) pairs: each collision once for every position of its session, ascending by position."""
     first_S = torch.searchsorted(session_V, torch.arange(sessions + 1, device=session_V.device))
     session_X, place_X = collides_X2.unbind(1)
     count_X = first_S[session_X + 1] - first_S[session_X]

@@ -11,10 +11,10 @@ from skipwise.benchmarks.__main__ import run
 from skipwise.benchmarks.harness.config import SEED, ExportBenchmarkConfig
 from skipwise.benchmarks.harness.untrained_run import make_run
 from skipwise.common.distributed import process_group
-from skipwise.models.table import initial_rows
 from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.export.exporter import write_export
 from tests.ranks import run_on_ranks
+from tests.support.tables import initial_rows
 
 
 def exported(folder: Path) -> None:

@@ -13,13 +13,13 @@ from skipwise.components.recipes import named_recipe
 from skipwise.datapipes.batch import SessionBatch
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.encoder import Encoder
-from skipwise.models.table import initial_rows
 from skipwise.models.task import Learner
 from skipwise.training.build import build_model, train_loader
 from skipwise.training.config import RunConfig
 from skipwise.training.trainer import Trainer
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
+from tests.support.tables import initial_rows
 
 STEPS, TRACKS = 200, 203
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from skipwise.models.config import LossConfig
-from skipwise.models.heads import gbce, next_kept, sampled_softmax, skip_infonce
+from skipwise.models.heads import next_kept, sampled_softmax, skip_infonce
+from tests.support.losses import gbce
 
 OWN = torch.arange(1)
 

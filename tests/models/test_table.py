@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipwise.models.config import TableConfig
-from skipwise.models.table import Shard, initial_rows, initialize, row_block
+from skipwise.models.table import Shard, initialize, row_block
+from tests.support.tables import initial_rows
 
 ROWS, DIM = 9000, 8
 

@@ -15,9 +15,10 @@ from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.view import View
 from skipwise.models.config import EncoderConfig, LossConfig
 from skipwise.models.encoder import Encoder
-from skipwise.models.heads import gbce, sampled_softmax, skip_infonce
+from skipwise.models.heads import sampled_softmax, skip_infonce
 from skipwise.models.task import Learner
 from tests.conftest import random_sessions
+from tests.support.losses import gbce
 
 TRACKS, DIM, NEGATIVES = 50_000, 16, 20
 LOG_Q = np.log(np.full(TRACKS, 1 / TRACKS, dtype=np.float32))

@@ -12,13 +12,13 @@ from skipwise.datapipes.loader import StepDataset
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.encoder import Encoder
 from skipwise.models.rows import own_rows
-from skipwise.models.table import initial_rows
 from skipwise.models.task import Learner
 from skipwise.training.build import build_model, table_weight, train_loader
 from skipwise.training.config import RunConfig
 from skipwise.training.trainer import Trainer
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
+from tests.support.tables import initial_rows
 
 STEPS, TRACKS = 20, 203
 

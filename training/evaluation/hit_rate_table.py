@@ -7,7 +7,7 @@ from skipwise.training.config import RunConfig
 _COLUMNS = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr")
 
 
-def hit_rate_table(metrics: dict, config: RunConfig) -> str:
+def hit_rate_table(metrics: dict[str, Any], config: RunConfig) -> str:
     """`metrics.json` as an aligned table; each row names its protocol, split and number of sessions."""
     rows = [
         (protocol, split, values)

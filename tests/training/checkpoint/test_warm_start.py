@@ -15,7 +15,6 @@ from skipwise.common.distributed import process_group
 from skipwise.common.errors import UserError
 from skipwise.datapipes.manifest import VOCABULARY
 from skipwise.datapipes.sessions import SessionStore
-from skipwise.models.table import initial_rows
 from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.export.exporter import write_export
 from skipwise.training.active_run import ActiveRun
@@ -27,6 +26,7 @@ from skipwise.training.loop import train
 from skipwise.training.run.start import create_or_resume_run
 from tests.conftest import random_sessions, write_dataset
 from tests.ranks import run_on_ranks
+from tests.support.tables import initial_rows
 from tests.training.checkpoint.test_resume import TRACKS, config_of, stop_once, tensors_of
 
 TABLE = "model.table.embedding_bags.tracks.weight"
