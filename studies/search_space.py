@@ -28,10 +28,6 @@ class Choices:
         """Optuna's choice for this trial."""
         return trial.suggest_categorical(field, self.values)
 
-    def examples(self) -> tuple[Any, ...]:
-        """Values that the config must accept."""
-        return self.values
-
 
 @dataclass(frozen=True)
 class Range:
@@ -47,10 +43,6 @@ class Range:
         if isinstance(self.low, int):
             return trial.suggest_int(field, self.low, int(self.high), step=int(self.step or 1), log=self.log)
         return trial.suggest_float(field, self.low, self.high, step=self.step, log=self.log)
-
-    def examples(self) -> tuple[Any, ...]:
-        """Values that the config must accept."""
-        return self.low, self.high
 
 
 Space = dict[str, Choices | Range]
@@ -85,7 +77,7 @@ def read_space(name: str, config: RunConfig) -> Space:
     if not space:
         raise UserError(f"{name} names no field: expected lines such as 'loss.alpha: [0.25, 0.5]'")
     for field, values in space.items():
-        for value in values.examples():
+        for value in values.values if isinstance(values, Choices) else (values.low, values.high):
             changed(config, {field: value}, name)
     return space
 

@@ -58,15 +58,12 @@ class ShardWriter(StorageWriter):
         """The folder is there already."""
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """As it is."""
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """Names each rank's file."""
         return [replace(plan, storage_data=f"part-{rank:05}.safetensors") for rank, plan in enumerate(plans)]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Writes this rank's file."""
         tensors = {}
         for item in plan.items:
             tensor = planner.resolve_data(item)
@@ -79,7 +76,6 @@ class ShardWriter(StorageWriter):
         return results
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """Publishes, on rank 0."""
         written = {result.index: result.storage_data for part in results for result in part}
         tensors = {}
         for name, tensor in metadata.state_dict_metadata.items():
@@ -98,7 +94,6 @@ class ShardWriter(StorageWriter):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
-        """Any."""
         return True
 
 
@@ -112,7 +107,6 @@ class ShardReader(StorageReader):
         """One reader serves one checkpoint."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """The index, as torch describes it."""
         tensors: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
         files = {}
         for name, tensor in self._index.tensors.items():
@@ -126,19 +120,15 @@ class ShardReader(StorageReader):
         return Metadata(tensors, storage_data=files)
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """Keeps where each chunk is."""
         self._files = metadata.storage_data
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        """As it is."""
         return plan
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        """As they are."""
         return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """Reads this rank's parts of the tensors."""
         for item in plan.items:
             where = [
                 slice(first, first + length) for first, length in zip(item.storage_offsets, item.lengths, strict=True)
@@ -152,7 +142,6 @@ class ShardReader(StorageReader):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
-        """Any."""
         return True
 
 
