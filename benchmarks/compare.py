@@ -63,7 +63,7 @@ def measure(config: CompareConfig) -> None:
 def judge(before: list[float], after: list[float], tolerance: float) -> tuple[str, float, float, float]:
     """(verdict, change of the median, its interval) of a figure of which more is better; shares of `before`.
 
-    The interval is a percentile bootstrap of both runs' rounds. A verdict needs all of it to lie beyond `tolerance`.
+    The interval is a percentile bootstrap of both runs' rounds. A verdict needs all of it beyond `tolerance`.
     """
     random = np.random.default_rng(0)
     medians = [

@@ -5,7 +5,7 @@ rows come before a target: no shortcut that a trained model's high targets would
 
 Floor of `full`, for a user: 2 operations for each number of the table at the rate of a float32 product on these shapes,
 and the table's bytes, read once for all users of a call. Of `uniform`: the same for the target's and candidates' rows,
-whose bytes are each user's own. Left out: comparing, counting, selecting, and what ranks tell one another.
+whose bytes are each user's own. Left out: comparing, counting, selecting, and communication between ranks.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def measure(config: EvaluateConfig) -> None:
         rows_RD = whole_RD[first:last] if rank() == 0 else _rows(config, first, last)
         cases: dict[str, Callable[[], Any]] = {
             "full": lambda: ours_full(users, config.top, first, rows_RD),
-            "plain full": _alone(lambda: plain_full(*users.asked(), config.top, whole_RD)),
+            "plain full": _alone(lambda: plain_full(*users.inputs(), config.top, whole_RD)),
             "uniform": lambda: ours_uniform(users, first, rows_RD),
             "plain uniform": _alone(
                 lambda: plain_uniform(users.queries_QD, users.target_Q, users.candidates_QC, whole_RD)
@@ -57,14 +57,14 @@ def measure(config: EvaluateConfig) -> None:
 
 @dataclass(frozen=True)
 class Users:
-    """What is asked of both sides, equal on every rank."""
+    """The queries of both sides, equal on every rank."""
 
     queries_QD: Tensor
     target_Q: Tensor
     played_QX: Tensor
     candidates_QC: Tensor
 
-    def asked(self) -> tuple[Tensor, Tensor, Tensor]:
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, targets, and the rows to leave out of the others: history and the target itself."""
         return self.queries_QD, self.target_Q, torch.cat([self.target_Q[:, None], self.played_QX], dim=1)
 
@@ -82,7 +82,7 @@ def draw_users(config: EvaluateConfig) -> Users:
 
 def ours_full(users: Users, top: int, first: int, rows_RD: Tensor) -> tuple[Tensor, Tensor]:
     """(ranks [Q], best rows [Q, K]), equal on every rank, by the functions that evaluation runs."""
-    queries_QD, target_Q, excluded_QX = users.asked()
+    queries_QD, target_Q, excluded_QX = users.inputs()
     target_scores_Q = sum_ranks(full_target_scores(queries_QD, target_Q, first, rows_RD))
     counts_Q, *best = full_ranking(queries_QD, target_scores_Q, top, excluded_QX, first, rows_RD)
     return 1 + sum_ranks(counts_Q), merge_best(*best)[0]
@@ -107,7 +107,7 @@ def floor_users(config: EvaluateConfig, rates: Rates) -> dict[str, float]:
 
 
 def _floor_work(config: EvaluateConfig) -> Work:
-    """Of the step's shapes, only that of the logits is asked for: all queries by a block of rows."""
+    """Of the step's shapes, only that of the logits is needed: all queries by a block of rows."""
     rows = min(config.tracks, _FLOOR_ROWS)
     return Work(config.users, config.users, config.users, rows, False, rows, rows, config.dim, config.dim, 1, 4)
 

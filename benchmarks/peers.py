@@ -119,16 +119,16 @@ def run_peer(config: PeersConfig, name: PeerName, python: Path, scratch: Path) -
 
 
 def _finish(name: str, command: list[str]) -> str:
-    """What a process prints; raises `UserError` with its last words where it fails."""
+    """What a process prints; raises `UserError` with its last line where it fails."""
     alone = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     done = subprocess.run(command, capture_output=True, text=True, env=alone)
     if done.returncode < 0:
         raise UserError(
-            f"{name} was ended by signal {-done.returncode}, as for want of memory: lower --tracks or --batch"
+            f"{name} was ended by signal {-done.returncode}, perhaps for lack of memory: lower --tracks or --batch"
         )
     if done.returncode:
-        words = (done.stderr.strip() or "it does not say why").splitlines()[-1]
-        raise UserError(f"{name} failed ({words}): see its versions, or leave it out with --peers")
+        reason = (done.stderr.strip() or "it printed no error").splitlines()[-1]
+        raise UserError(f"{name} failed ({reason}): see its versions, or leave it out with --peers")
     return done.stdout
 
 
@@ -158,7 +158,7 @@ def make_report(config: PeersConfig, found: dict[PeerName, list[tuple[dict[str, 
     notes = [
         f"x: times faster ours is, as the ratio of medians over {config.rounds} processes each, in turn. Ours is the "
         f"recipe {RECIPE}; width, {recipe['blocks']} blocks, {recipe['heads']} heads and dropout are the same.",
-        "1000 negatives where no other number stands. RecTools' BCE compares with one, ours beside it with 1000.",
+        "1000 negatives unless another number is given. RecTools' BCE compares with one, ours beside it with 1000.",
         "Batches are made before the clock starts, on both sides. RecTools' full softmax would need "
         f"{config.batch * LENGTH * config.tracks * 4 / 2**30:,.0f} GiB of logits a batch and is left out.",
     ]

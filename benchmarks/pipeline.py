@@ -1,22 +1,22 @@
-"""`pipeline`: how fast batches come from Parquet, beside a plain DataLoader, and what training waits for them."""
+"""`pipeline`: sessions/s from Parquet to batches, beside a plain DataLoader, and how long training waits for them."""
 
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import count, islice
-from pathlib import Path
+from typing import cast
 
 import torch
+from torch.utils.data import DataLoader
 
-from skipwise.benchmarks.baselines.plain_pipe import PlainDataset, plain_loader
+from skipwise.benchmarks.baselines.plain_pipe import PlainDataset, Row, plain_loader
 from skipwise.benchmarks.harness.benchmark_report import Report, write
 from skipwise.benchmarks.harness.config import PipelineConfig
 from skipwise.benchmarks.harness.timing import Times, alternate, ratios
+from skipwise.benchmarks.harness.untrained_run import shared_folder
 from skipwise.common.distributed import (
-    barrier,
-    broadcast_object,
     device,
     gather_rows,
     on_rank_0,
@@ -52,7 +52,7 @@ def run_config(config: PipelineConfig, path: str) -> RunConfig:
 
 
 def measure(config: PipelineConfig) -> None:
-    """Times one epoch of each way to batches, and a stretch of training, in turn."""
+    """Times one epoch of each loader, and some training steps, in turn, and writes the report."""
     run_config(config, config.data)  # refuses before anything is written
     with process_group(), dataset(config) as path:
         run = run_config(config, path)
@@ -66,43 +66,38 @@ def measure(config: PipelineConfig) -> None:
                 "raise --sessions or lower --steps or --batch"
             )
         torch.set_float32_matmul_precision(run.train.matmul)
-        stretch = _Stretch(run, store, config.steps)
+        training = _TrainingSteps(run, store, config.steps)
         times = alternate(
             {
                 "pipe, 0 workers": _epochs(run, store, 0),
                 "pipe, 1 worker": _epochs(run, store, 1),
-                "plain": lambda: _drain(
-                    plain_loader(run, PlainDataset(store, rank(), world_size()), store.num_tracks, world_size())
-                ),
-                "plain, in memory": _in_memory(run, store),
-                "training": stretch,
+                "plain": lambda: _drain(_plain(run, store)),
+                "plain, in memory": partial(_drain, _plain(run, store)),
+                "training": training,
             },
             config.rounds,
             config.warmup,
         )
-        write(_report(config, store, times, stretch.counted(config.warmup)), config.report)
+        write(_report(config, store, times, training.measured(config.warmup)), config.report)
 
 
 @contextmanager
 def dataset(config: PipelineConfig) -> Iterator[str]:
-    """The dataset directory to read: the user's, or a synthetic one that is gone afterwards."""
+    """The dataset directory to read: the user's, or a temporary synthetic one."""
     if config.data:
         yield config.data
         return
-    with tempfile.TemporaryDirectory() as folder:
-        folder = broadcast_object(folder)
+    with shared_folder() as folder:
 
         def make() -> None:
-            log, path = Path(folder) / "log.parquet", Path(folder) / "data"
             try:
-                synthesize(SynthesizeConfig(log, config.sessions, config.tracks))
+                synthesize(SynthesizeConfig(folder / "log.parquet", config.sessions, config.tracks))
             except ValueError as error:
                 raise UserError(str(error)) from error
-            prepare(PrepareConfig(input=(log,), output=path))
+            prepare(PrepareConfig(input=(folder / "log.parquet",), output=folder / "data"))
 
         on_rank_0(make)
         yield f"{folder}/data"
-        barrier()
 
 
 def _epochs(run: RunConfig, store: SessionStore, workers: int) -> Callable[[], None]:
@@ -112,12 +107,12 @@ def _epochs(run: RunConfig, store: SessionStore, workers: int) -> Callable[[], N
     return lambda: _drain(loader.epoch(next(numbers)))
 
 
-def _in_memory(run: RunConfig, store: SessionStore) -> Callable[[], None]:
-    loader = plain_loader(run, PlainDataset(store, rank(), world_size()), store.num_tracks, world_size())
-    return lambda: _drain(loader)
+def _plain(run: RunConfig, store: SessionStore) -> DataLoader[Row]:
+    """The plain loader, its files read and decoded."""
+    return plain_loader(run, PlainDataset(store, rank(), world_size()), store.num_tracks, world_size())
 
 
-def _drain(batches: Iterator) -> None:
+def _drain(batches: Iterable[object]) -> None:
     """Reads all batches on one thread, as a data worker does."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -128,51 +123,51 @@ def _drain(batches: Iterator) -> None:
         torch.set_num_threads(threads)
 
 
-class _Stretch:
-    """A case that trains a few steps as the training loop does, and keeps how long they took and waited."""
+class _TrainingSteps:
+    """A case that trains a few steps as the training loop does, and records how long they took and waited."""
 
     def __init__(self, run: RunConfig, store: SessionStore, steps: int):
         loader = train_loader(run, store)
         self._trainer = Trainer(run, build_model(run, store.num_tracks).train(), loader.steps * run.train.epochs)
-        self._watch = Watch(loader, START + steps + AHEAD)
+        self._loader = TimedLoader(loader, START + steps + AHEAD)
         self._steps = steps
         self._epochs = count(1)
         self._calls: list[list[float]] = []
 
     def __call__(self) -> None:
-        losses = self._trainer.steps(self._watch.epoch(next(self._epochs)))
+        losses = self._trainer.steps(self._loader.epoch(next(self._epochs)))
         for _ in range(START):
             loss = next(losses)
         float(loss.total)  # waits for the device
-        before, began = self._watch.waited, time.perf_counter()
+        before, began = self._loader.wait_s, time.perf_counter()
         for loss in islice(losses, self._steps):
             last = loss
         float(last.total)
         seconds = time.perf_counter() - began
-        self._calls.append([seconds / self._steps, (self._watch.waited - before) / seconds])
+        self._calls.append([seconds / self._steps, (self._loader.wait_s - before) / seconds])
         for _ in losses:  # empties the pipeline
             pass
 
-    def counted(self, warmup: int) -> torch.Tensor:
+    def measured(self, warmup: int) -> torch.Tensor:
         """float64 [rounds, 2]: seconds of a step and the share of it that waited for data, the worst rank's."""
         calls_R2 = torch.tensor(self._calls[warmup:], dtype=torch.float64, device=device())
         return gather_rows(calls_R2[None]).amax(dim=0).cpu()
 
 
-class Watch:
-    """A loader that stops after `steps` batches of an epoch and adds up the seconds its caller waits for them."""
+class TimedLoader:
+    """A loader that stops after `steps` batches of an epoch and sums the seconds its caller waits for them."""
 
     def __init__(self, loader: StepLoader, steps: int):
         self.steps, self._loader = steps, loader
-        self.waited = 0.0
+        self.wait_s = 0.0
 
-    def epoch(self, number: int, first_step: int = 0) -> Iterator[SessionBatch]:
+    def epoch(self, number: int) -> Iterator[SessionBatch]:
         """The first batches of an epoch."""
-        batches = islice(self._loader.epoch(number, first_step), self.steps)
+        batches = cast(Iterator[SessionBatch], islice(self._loader.epoch(number), self.steps))
         while True:
             began = time.perf_counter()
             batch = next(batches, None)
-            self.waited += time.perf_counter() - began
+            self.wait_s += time.perf_counter() - began
             if batch is None:
                 return
             yield batch

@@ -59,7 +59,7 @@ def measure(config: ScaleConfig) -> None:
 
 
 def check_memory(config: ScaleConfig) -> None:
-    """Raises `UserError` where the tables alone do not fit beside one another."""
+    """Raises `UserError` where the tables alone do not fit in memory together."""
     needed = sum(config.tracks) * config.dim * 4
     if device().type == "cuda":
         there = torch.cuda.mem_get_info()[1] * world_size()
@@ -81,7 +81,7 @@ class _Learner:
         self._model = build_model(config, tracks).train()
 
     def start(self, config: RunConfig, steps: int) -> Callable[[], object]:
-        """One step as a call; there are batches for as many as asked for, and for those that fly ahead."""
+        """One step as a call; the batches are enough for `steps` and for those that the pipeline holds in flight."""
         torch.set_float32_matmul_precision(config.train.matmul)
         store = MemoryStore(BATCHES * config.data.batch_size, self._tracks, config.encoder.max_length)
         batches = itertools.cycle(own_batches(config, store))

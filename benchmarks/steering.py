@@ -28,7 +28,7 @@ from skipwise.training.evaluation.rank_metrics import RankMetrics, SkipRanking
 STRENGTHS = (0.05, 0.1, 0.2, 0.5)
 WAYS = ("contrast", "skipped", "centred")
 SPLITS = {"validation": 2, "test": 1}
-"""How many places before a session's end the target stands."""
+"""How many positions before a session's end the target is."""
 HEADER = ["split", "way", "steer", "HR@1", "HR@5", "HR@10", "HR@20", "kept HR@10", "skipped HR@10"]
 HEADER += ["after a skip HR@10", "else HR@10", "kept pct", "skipped pct"]
 
@@ -87,12 +87,12 @@ def _measure_split(opened: OpenExport, store: SessionStore, back: int) -> dict[s
         excluded_QX = torch.cat([target_Q[:, None], torch.from_numpy(excluded(listened, "both"))], dim=1)
         candidates_Q = torch.tensor([len(opened.tracks) - len(set(rows) - {-1}) for rows in excluded_QX.tolist()])
         plain_QD = recommender.queries(listened)
-        asked = {"off 0": plain_QD} | {
+        steered_queries = {"off 0": plain_QD} | {
             f"{way} {strength}": steered(plain_QD, direction(listened), strength)
             for way, direction in directions.items()
             for strength in STRENGTHS
         }
-        for name, queries_QD in asked.items():
+        for name, queries_QD in steered_queries.items():
             rank_Q = _ranks(opened, queries_QD, target_Q, excluded_QX)
             tallies[name].add(rank_Q, candidates_Q, strengths_Q, after_skip_Q)
     return {name: tally.result() for name, tally in tallies.items()}

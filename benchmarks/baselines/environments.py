@@ -1,4 +1,4 @@
-"""Virtual environments of the systems that `peers` compares with: made when first needed, with pinned packages."""
+"""Virtual environments of the systems that `peers` compares with, created when first needed, with pinned packages."""
 
 import shutil
 import subprocess
@@ -14,13 +14,13 @@ INSTALLED = "installed.txt"
 
 
 def python_of(name: str, folder: Path) -> Path:
-    """The Python of the environment `name` in `folder`, which is made where it is not there or not of these packages.
+    """The Python of the environment `name` in `folder`, which is created if it is missing or has other packages.
 
-    Raises `UserError` where pip cannot install it; nothing of it is left then.
+    Raises `UserError` where pip cannot install it, and removes what it installed.
     """
     environment, wanted = folder / name, (SCRIPTS / f"{name}.txt").read_text(encoding="utf-8")
     python = (environment / "bin" / "python").absolute()
-    marker = environment / INSTALLED  # written last: an environment cut short has none
+    marker = environment / INSTALLED  # written last: an incomplete environment has none
     if marker.is_file() and marker.read_text(encoding="utf-8") == wanted:
         return python
     if environment.exists() and not (environment / "pyvenv.cfg").is_file():
@@ -41,6 +41,6 @@ def python_of(name: str, folder: Path) -> Path:
 def _run(name: str, *command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["it does not say why"]
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["it printed no error"]
         reason = next((line for line in lines if line.startswith("ERROR")), lines[-1])
         raise UserError(f"the environment of {name} cannot be installed ({reason.strip()}): leave it out with --peers")

@@ -27,7 +27,7 @@ class PlainBatch:
     negatives: Tensor
     """int64 rows: [K] for the whole batch, or [B, K]."""
     collides_BK: Tensor | None = None
-    """bool: negatives of the whole batch that the session contains and must not meet; a session's own never are."""
+    """bool: negatives of the whole batch that the session contains, which are masked."""
     masked_BT: Tensor | None = None
     """bool: what a bidirectional model must guess; None for a unidirectional one."""
 

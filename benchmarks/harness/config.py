@@ -222,9 +222,6 @@ class CheckpointBenchmarkConfig(TableBenchmarkConfig):
     Example: python -m skipwise.benchmarks checkpoint --tracks 100000
     """
 
-    rounds: int = 7
-    """Checkpoints that are timed."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class IndexBenchmarkConfig(TableBenchmarkConfig):
@@ -236,7 +233,7 @@ class IndexBenchmarkConfig(TableBenchmarkConfig):
     kinds: tuple[IndexKind, ...] = get_args(IndexKind)
     """Kinds to compare with the exact search. Building hnsw of a million rows takes minutes."""
     queries: int = 256
-    """Asked in one round, 64 in one call."""
+    """Queries of one round, 64 in one call."""
     k: int = 100
     """Best rows of each query."""
 
@@ -269,7 +266,7 @@ class ServeBenchmarkConfig(BenchmarkConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (0 < self.rate <= 10_000 and 0 < self.seconds <= 600 and self.k <= 1000):
-            raise ValueError("--rate must lie in 0..10,000, --seconds in 0..600 and --k in 1..1000")
+            raise ValueError("--rate must be in 0..10,000, --seconds in 0..600 and --k in 1..1000")
 
 
 @dataclass(frozen=True)

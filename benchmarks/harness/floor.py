@@ -3,10 +3,10 @@
 Terms, each for the global batch, with padding computed nowhere:
 
 - Encoder: a position passes four D x D matrices and two D x hidden ones in each block, 2 operations a weight.
-- Attention: in each block, every position of a session meets every other twice (scores, weighted sum), D wide.
+- Attention: in each block, every position of a session is multiplied by every other twice (scores, weighted sum).
 - Both count three times: the gradients by weights and by inputs cost a forward pass each.
-- Logits: every position with a target meets K negatives; this product, the gradient of its queries and that of its
-  negatives are as large, but their shapes are not alike, nor are their rates.
+- Logits: every position with a target is compared with K negatives; this product, the gradient of its queries and that
+  of its negatives are as large, but differ in shape and rate.
 - Rows: each lookup is read and its gradient written; each distinct row has its gradient summed, and its weight and two
   optimizer states read and written, four bytes a number.
 - Logit bytes: written, read for the softmax, written as gradients and read again.

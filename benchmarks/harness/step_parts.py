@@ -33,10 +33,10 @@ def measure_parts(
     `step` takes a training step of `model` and `optimizer`, whose hooks remain: measure other things before.
     Communication is how long the collectives were open, beside the other parts or inside them.
     """
-    watch = _Watch(model, optimizer)
+    timer = _PartTimer(model, optimizer)
     found: dict[str, list[float]] = {name: [] for name in ("step", *PARTS)}
     for _ in range(steps):
-        for name, seconds in watch.during(step).items():
+        for name, seconds in timer.during(step).items():
             found[name].append(seconds)
     if world_size() > 1:
         found["communication"] = _communication(step, steps)
@@ -46,8 +46,8 @@ def measure_parts(
     }
 
 
-class _Watch:
-    """The moments at which a step passes from one part to the next."""
+class _PartTimer:
+    """Records when a step passes from one part to the next."""
 
     def __init__(self, model: DistributedModelParallel, optimizer: Any):
         self._at: dict[str, float] = {}

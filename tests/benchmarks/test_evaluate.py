@@ -40,7 +40,7 @@ def brute_force(config: EvaluateConfig) -> list[list]:
 
 def test_ours_and_plain_equal_brute_force():
     users, table = draw_users(SMALL), _rows(SMALL, 0, SMALL.tracks)
-    plain = plain_full(*users.asked(), SMALL.top, table)
+    plain = plain_full(*users.inputs(), SMALL.top, table)
     plain = [*plain, plain_uniform(users.queries_QD, users.target_Q, users.candidates_QC, table)]
     assert brute_force(SMALL) == [found.tolist() for found in ours(SMALL)] == [found.tolist() for found in plain]
 

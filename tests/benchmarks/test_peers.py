@@ -136,5 +136,7 @@ def test_a_process_that_fails_is_named(scripts: Path, tmp_path: Path):
     with pytest.raises(UserError, match=r"replay-shared failed \(ValueError: no such layer\)"):
         run_peer(PeersConfig(), "replay-shared", Path(sys.executable), tmp_path)
     (scripts / "run_replay.py").write_text("import os; os.kill(os.getpid(), 9)")
-    with pytest.raises(UserError, match="replay-shared was ended by signal 9, as for want of memory: lower --tracks"):
+    with pytest.raises(
+        UserError, match="replay-shared was ended by signal 9, perhaps for lack of memory: lower --tracks"
+    ):
         run_peer(PeersConfig(), "replay-shared", Path(sys.executable), tmp_path)

@@ -1,4 +1,4 @@
-"""The plain loader's batches worked by hand, the watch over waiting, and the report's figures."""
+"""The plain loader's batches worked by hand, the time spent waiting, and the report's figures."""
 
 import json
 import time
@@ -10,7 +10,7 @@ import pytest
 
 from skipwise.benchmarks.__main__ import run
 from skipwise.benchmarks.baselines.plain_pipe import PlainCollate, PlainDataset, plain_loader
-from skipwise.benchmarks.pipeline import Watch
+from skipwise.benchmarks.pipeline import TimedLoader
 from skipwise.common.errors import UserError
 from skipwise.components.recipes import RECIPES
 from skipwise.datapipes.sessions import SessionStore
@@ -47,13 +47,13 @@ class SlowLoader:
 
 
 def test_watch_counts_waiting_alone():
-    watch = Watch(SlowLoader(), 3)
+    watch = TimedLoader(SlowLoader(), 3)
     steps = []
     for step in watch.epoch(1):
         time.sleep(0.05)
         steps.append(step)
     assert steps == [0, 1, 2]
-    assert 0.06 <= watch.waited < 0.14
+    assert 0.06 <= watch.wait_s < 0.14
 
 
 def test_report(make_dataset: Callable[..., Path], tmp_path: Path):
