@@ -157,7 +157,7 @@ class _TrainingSteps:
 class TimedLoader:
     """A loader that stops after `steps` batches of an epoch and sums the seconds its caller waits for them."""
 
-    def __init__(self, loader: StepLoader, steps: int):
+    def __init__(self, loader: StepLoader[SessionBatch], steps: int):
         self.steps, self._loader = steps, loader
         self.wait_s = 0.0
 

@@ -1,1 +1,1 @@
-"""The ground that every other room stands on. Names no session, no track and no TorchRec."""
+"""Errors, files, ranks, options and packages: what every other package uses. Knows nothing of the domain."""

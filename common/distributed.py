@@ -19,7 +19,7 @@ from skipwise.common.machine import keep_freed_memory
 Result = TypeVar("Result")
 
 logger = logging.getLogger("skipwise")
-_side_groups: dict[str, tuple[dist.ProcessGroup, dist.ProcessGroup]] = {}
+_side_groups: dict[str, tuple[dist.ProcessGroup | None, dist.ProcessGroup]] = {}
 
 
 def rank() -> int:
@@ -75,18 +75,19 @@ def process_group() -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def _agent_store() -> dist.Store:
+def _agent_store() -> Any:
     """Connects to the store of torchrun's agent, with a prefix for each restart.
 
     torch 2.13 leaves the addresses of the ranks that ended there, and new ranks would try to reach them.
     """
     hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = dist.TCPStore(
+    store = dist.TCPStore(  # type: ignore[attr-defined]
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
         is_master=not hosted and os.environ["RANK"] == "0",
     )
-    return dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
 
 
 def _lost_a_rank(error: RuntimeError) -> bool:

@@ -5,7 +5,9 @@ of whole sessions, U bags of the lookup, N positions read, V positions with a ta
 C candidates.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -57,14 +59,18 @@ class SessionBatch(Pipelineable):
     step: int
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "SessionBatch":
-        return replace(self, **{name: value.to(device, non_blocking=non_blocking) for name, value in self._tensors()})
+        return self._mapped(lambda value: value.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self) -> "SessionBatch":
-        return replace(self, **{name: value.pin_memory() for name, value in self._tensors()})
+    def pin_memory(self) -> Self:
+        return self._mapped(lambda value: value.pin_memory())
 
     def record_stream(self, stream: torch.Stream) -> None:
         for _, value in self._tensors():
             value.record_stream(stream)
+
+    def _mapped(self, function: Callable[[Any], Any]) -> Self:
+        changes: dict[str, Any] = {name: function(value) for name, value in self._tensors()}
+        return replace(self, **changes)
 
     def _tensors(self) -> list[tuple[str, Tensor | KeyedJaggedTensor]]:
         return [(field.name, getattr(self, field.name)) for field in fields(self) if field.type is not int]
@@ -85,3 +91,6 @@ class EvaluationBatch:
     """int8: skip strength of the held-out play."""
     position_B: Tensor
     """int64: how many tracks of the session precede the target."""
+
+    def pin_memory(self) -> Self:
+        return replace(self, **{name: value.pin_memory() for name, value in vars(self).items()})

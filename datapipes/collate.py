@@ -1,7 +1,7 @@
 """From padded sessions to the tensors of one step: splits, cloze, negatives, and every row once for one lookup."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -23,12 +23,22 @@ from skipwise.datapipes.sessions import Sessions
 from skipwise.datapipes.view import Inputs, View, shuffle_flags
 
 
-class BatchBuilder(Protocol):
+class Pinnable(Protocol):
+    """A batch that can be copied to pinned memory."""
+
+    def pin_memory(self) -> Self: ...
+
+
+Batch = TypeVar("Batch", bound=Pinnable, covariant=True)
+
+
+class BatchBuilder(Protocol[Batch]):
     """Turns this rank's sessions of one step into its batch."""
 
-    seed: int
+    @property
+    def seed(self) -> int: ...
 
-    def build(self, sessions: Sessions, epoch: int, step: int) -> SessionBatch | EvaluationBatch: ...
+    def build(self, sessions: Sessions, epoch: int, step: int) -> Batch: ...
 
 
 @dataclass(frozen=True)

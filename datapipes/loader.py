@@ -11,18 +11,24 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from threading import Lock
+from typing import Generic
 
-from skipwise.datapipes.batch import EvaluationBatch, SessionBatch
-from skipwise.datapipes.collate import BatchBuilder
+from skipwise.datapipes.collate import Batch, BatchBuilder
 from skipwise.datapipes.config import DataConfig
 from skipwise.datapipes.sessions import SessionOrder, SessionStore, pad
 
 
-class StepDataset:
+class StepDataset(Generic[Batch]):
     """Batches of this rank by `(epoch, step)`, from any thread."""
 
     def __init__(
-        self, store: SessionStore, config: DataConfig, builder: BatchBuilder, rank: int, world_size: int, limit: int = 0
+        self,
+        store: SessionStore,
+        config: DataConfig,
+        builder: BatchBuilder[Batch],
+        rank: int,
+        world_size: int,
+        limit: int = 0,
     ):
         """`limit`: how many sessions of the order count (0: all); `builder` makes the batch."""
         config.check_world_size(world_size)
@@ -34,7 +40,7 @@ class StepDataset:
         self._order: tuple[int, SessionOrder] | None = None
         self._reading = Lock()
 
-    def __getitem__(self, index: tuple[int, int]) -> SessionBatch | EvaluationBatch:
+    def __getitem__(self, index: tuple[int, int]) -> Batch:
         epoch, step = index
         with self._reading:  # the order keeps decoded windows
             if self._order is None or self._order[0] != epoch:
@@ -50,18 +56,18 @@ class StepDataset:
         return self._builder.build(pad(lanes, self._per_lane), epoch, step)
 
 
-class StepLoader:
+class StepLoader(Generic[Batch]):
     """Iterates a `StepDataset` over the steps of one epoch, from any step on.
 
     Its workers are threads: NumPy releases the interpreter lock, and sending a batch from another process costs more
     than building it.
     """
 
-    def __init__(self, dataset: StepDataset, pin_memory: bool = False):
+    def __init__(self, dataset: StepDataset[Batch], pin_memory: bool = False):
         """`pin_memory`: for copies to a GPU."""
         self.dataset, self.steps, self._pin_memory = dataset, dataset.steps, pin_memory
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[SessionBatch | EvaluationBatch]:
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Yields the batches of `epoch` from `first_step` on."""
         steps = iter(range(first_step, self.steps))
         workers = self.dataset.config.workers
@@ -83,6 +89,6 @@ class StepLoader:
                 for future in ahead:
                     future.cancel()
 
-    def _batch(self, epoch: int, step: int) -> SessionBatch | EvaluationBatch:
+    def _batch(self, epoch: int, step: int) -> Batch:
         batch = self.dataset[epoch, step]
         return batch.pin_memory() if self._pin_memory else batch

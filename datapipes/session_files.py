@@ -88,5 +88,5 @@ def checksum(rows: Rows) -> str:
     """Returns the CRC-32, in 8 hexadecimal digits, of a row group's lengths (as int32), tracks and skips."""
     crc = 0
     for values, kind in zip(rows, ("<i4", "<i4", "i1"), strict=True):
-        crc = zlib.crc32(np.ascontiguousarray(values, kind), crc)
+        crc = zlib.crc32(np.ascontiguousarray(values, kind).data, crc)
     return f"{crc:08x}"

@@ -119,7 +119,8 @@ def write(config: SynthesizeConfig, path: Path, advance: Callable[[int], object]
                 writer = open_writer(config, stream, table.schema)
             writer.write_table(table)
             advance(count)
-        writer.close()
+        if writer is not None:
+            writer.close()
 
 
 def open_writer(

@@ -139,7 +139,7 @@ class _Builder:
         return _HeldOut(listened, torch.from_numpy(tracks_BT[np.arange(len(tracks_BT)), target_at_B]))
 
 
-def _loader(config: RunConfig, store: SessionStore, split: str) -> StepLoader:
+def _loader(config: RunConfig, store: SessionStore, split: str) -> StepLoader[_HeldOut]:
     data = replace(config.data, batch_size=config.evaluate.batch_size)
     builder = _Builder(config.evaluate.seed, View(config.encoder.max_length, config.data.skip_up_to), split)
     return StepLoader(StepDataset(store, data, builder, rank(), world_size(), config.evaluate.sessions))

@@ -18,7 +18,7 @@ Session = tuple[list[int], list[int]]
 
 
 def write_dataset(folder: Path, sessions: list[Session], tracks: int, group_size: int = 7, parts: int = 2) -> Path:
-    """A dataset directory as DESIGN describes it, with `group_size` sessions a row group."""
+    """A dataset directory (docs/architecture.md, "Dataset directory") with `group_size` sessions a row group."""
     (folder / SESSIONS).mkdir(parents=True)
     identities = [f"t_{row:05}" for row in range(tracks)]
     counts = np.bincount([row for rows, _ in sessions for row in rows], minlength=tracks)[:tracks]

@@ -10,7 +10,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from skipwise.common.distributed import device, rank, world_size
 from skipwise.common.errors import UserError
-from skipwise.datapipes.batch import FEATURE
+from skipwise.datapipes.batch import FEATURE, EvaluationBatch, SessionBatch
 from skipwise.datapipes.collate import EvaluationBuilder, TrainBuilder
 from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.counts import train_counts
@@ -77,7 +77,9 @@ def table_weight(model: DistributedModelParallel) -> torch.Tensor | ShardedTenso
     return model.state_dict()[TABLE_WEIGHT]
 
 
-def train_loader(config: RunConfig, store: SessionStore, held_out: int = HELD_OUT["validation"]) -> StepLoader:
+def train_loader(
+    config: RunConfig, store: SessionStore, held_out: int = HELD_OUT["validation"]
+) -> StepLoader[SessionBatch]:
     """This rank's training batches, made of all but each session's last `held_out` tracks."""
     builder = TrainBuilder(
         seed=config.train.seed,
@@ -110,7 +112,9 @@ def _log_q(store: SessionStore, held_out: int) -> np.ndarray:
     return (played / played.sum()).log().float().cpu().numpy()
 
 
-def evaluation_loader(config: RunConfig, store: SessionStore, protocol: str, split: str, sessions: int) -> StepLoader:
+def evaluation_loader(
+    config: RunConfig, store: SessionStore, protocol: str, split: str, sessions: int
+) -> StepLoader[EvaluationBatch]:
     """This rank's evaluation batches of one split; `sessions`: how many are measured over all ranks (0: all)."""
     builder = EvaluationBuilder(
         seed=config.evaluate.seed,

@@ -1,7 +1,7 @@
 """What `step` and `scale` train on: a recipe's config, and the same global batches for our step and the plain one."""
 
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -57,8 +57,8 @@ def own_batches(config: RunConfig, store: MemoryStore) -> list[SessionBatch]:
 
 def plain_batches(config: RunConfig, store: MemoryStore) -> list[PlainBatch]:
     """The same global batches for the plain step, which draws its own negatives."""
-    builder = cast(BatchBuilder, _PlainBuilder(config, store.num_tracks, config.train.seed))
-    dataset = StepDataset(store, config.data, builder, rank=0, world_size=1)
+    builder = cast(BatchBuilder[Any], _PlainBuilder(config, store.num_tracks, config.train.seed))
+    dataset: StepDataset[Any] = StepDataset(store, config.data, builder, rank=0, world_size=1)
     return [cast(PlainBatch, dataset[1, step]) for step in range(dataset.steps)]
 
 

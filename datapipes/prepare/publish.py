@@ -34,6 +34,7 @@ class Parts:
         self.lengths: set[int] = set()
         self.checksums: dict[str, list[str]] = {}
         self.plays = self.skipped = 0
+        self._name = ""
         self._writer: pq.ParquetWriter | None = None
 
     def write(self, table: pa.Table) -> None:
@@ -63,8 +64,8 @@ def publish(
     sources: list[Source],
     config: PrepareConfig,
     scratch: Path,
-    dropped_sessions: Counter,
-    dropped_rows: Counter,
+    dropped_sessions: Counter[str],
+    dropped_rows: Counter[str],
 ) -> Manifest:
     """Draws the sample, numbers the vocabulary and writes the dataset directory `scratch/result`."""
     staged, result = scratch / "sessions.parquet", scratch / "result"
@@ -152,7 +153,7 @@ def draw_sample(engine: duckdb.DuckDBPyConnection, staged: Path, config: Prepare
             SELECT file_row_number AS place, session_id FROM read_parquet('{pattern(staged)}', file_row_number = true)
             ORDER BY md5_number_upper('{config.seed}:' || session_id), session_id LIMIT {config.sample}
         ) ORDER BY place"""
-    return engine.execute(draw).fetchnumpy()["place"]
+    return np.asarray(engine.execute(draw).fetchnumpy()["place"])
 
 
 def read_chosen(staged: Path, chosen: np.ndarray | None, columns: list[str] | None = None) -> Iterator[pa.Table]:

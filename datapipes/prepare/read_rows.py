@@ -159,7 +159,8 @@ def decode(columns: list[pa.Array], marks: np.ndarray) -> tuple[list[pa.Array], 
             values = column.to_pylist()
             escaped = [None if value is None else value.decode(errors="backslashreplace") for value in values]
             changed = [
-                value is not None and value != text.encode() for value, text in zip(values, escaped, strict=True)
+                value is not None and text is not None and value != text.encode()
+                for value, text in zip(values, escaped, strict=True)
             ]
             marks[np.flatnonzero(changed)] = NOT_UTF8
             texts.append(pa.array(escaped, pa.string()))

@@ -116,9 +116,9 @@ def counted(source: Source) -> str:
     return "row" if source.suffix == ".parquet" else "line"
 
 
-def broken(fields: list[str]) -> bool:
+def broken(fields: list[str | None]) -> bool:
     """Whether a row goes on over several lines."""
-    return any("\n" in field for field in fields)
+    return any("\n" in field for field in fields if field)
 
 
 def shown(value: str | None) -> str:
@@ -129,14 +129,14 @@ def shown(value: str | None) -> str:
 
 
 def locate(
-    source: Source, row: int | None, bad: Callable[[list[str]], bool] | None = None
+    source: Source, row: int | None, bad: Callable[[list[str | None]], bool] | None = None
 ) -> tuple[int, list[str | None]]:
     """Returns the number of a row as an editor or a table viewer counts, and its fields.
 
     Where `row` is None it is the first that is `bad`, which by default means a wrong number of fields.
     """
     bad = bad or (lambda fields: len(fields) != len(source.names))
-    if source.suffix == ".parquet":
+    if source.suffix == ".parquet" and row is not None:  # its rows all have as many fields
         return row + 1, parquet_row(source, row)
     limit = csv.field_size_limit(1 << 30)
     try:
@@ -157,13 +157,13 @@ def locate(
     return found
 
 
-def enumerate_records(text: io.TextIOWrapper, source: Source) -> Iterator[tuple[int, list[str]]]:
+def enumerate_records(text: io.TextIOWrapper, source: Source) -> Iterator[tuple[int, list[str | None]]]:
     """Yields the rows of a text file, each with the number of its first line."""
     reader = csv.reader(text, delimiter=source.delimiter, quoting=quoting(source.suffix))
     start = 1
     for number, fields in enumerate(filter_blank(reader)):
         if number > 0 or not source.header:
-            yield start, fields
+            yield start, [*fields]
         start = reader.line_num + 1
 
 

@@ -32,7 +32,7 @@ MOST_PLAYS = 1_000_000
 
 def group_sessions(
     engine: duckdb.DuckDBPyConnection, sources: list[Source], config: PrepareConfig, scratch: Path
-) -> Counter:
+) -> Counter[str]:
     """Writes `scratch/sessions.parquet`, ordered by a hash of the session id; returns the sessions dropped by reason.
 
     Tracks are codes there. A session of more than 1,000,000 plays is refused: `session` is then the wrong column.
@@ -92,7 +92,7 @@ class Builder:
     """Turns blocks of whole sessions into one row a session, and counts what it drops, by reason."""
 
     def __init__(self, engine: duckdb.DuckDBPyConnection, sources: list[Source], config: PrepareConfig) -> None:
-        self.dropped: Counter = Counter()
+        self.dropped: Counter[str] = Counter()
         self._engine, self._sources, self._config = engine, sources, config
         self._context = [role for role in CONTEXT if role in sources[0].roles]
         self._reasons = {code: fault.reason for code, fault in enumerate(row_faults(sources[0].roles, config), 1)}
@@ -141,7 +141,7 @@ def cut_at_gaps(block: pa.Table, ids: pa.Array, starts: np.ndarray, gap: float) 
 
 
 def passing(
-    block: pa.Table, starts: np.ndarray, lengths: np.ndarray, config: PrepareConfig, dropped: Counter
+    block: pa.Table, starts: np.ndarray, lengths: np.ndarray, config: PrepareConfig, dropped: Counter[str]
 ) -> np.ndarray:
     """Returns which sessions pass the filters; each filter counts what it drops of what passed before."""
     kept = np.ones(len(starts), dtype=bool)

@@ -5,7 +5,7 @@ import gzip
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal, cast
 
 import pyarrow.parquet as pq
 
@@ -55,7 +55,7 @@ class Source:
 
 def open_bytes(path: Path) -> BinaryIO:
     """Opens a file for reading, through gzip where its name ends in .gz."""
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+    return cast(BinaryIO, gzip.open(path) if path.suffix == ".gz" else path.open("rb"))
 
 
 def suffix_of(path: Path) -> str:
@@ -124,7 +124,7 @@ def inspect(path: Path, config: PrepareConfig) -> Source:
     return Source(path, suffix, delimiter, fields, True, roles_of(fields, config, path))
 
 
-def quoting(suffix: str) -> int:
+def quoting(suffix: str) -> Literal[0, 3]:
     """Returns the csv module's quoting: only .csv has quotes, elsewhere a quote is an ordinary character."""
     return csv.QUOTE_MINIMAL if suffix == ".csv" else csv.QUOTE_NONE
 

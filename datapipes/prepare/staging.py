@@ -2,8 +2,10 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -45,7 +47,7 @@ def stage_rows(engine: duckdb.DuckDBPyConnection, sources: list[Source], config:
         for number, source in enumerate(sources):
             failures: list[BaseException] = []
 
-            def batches(source: Source = source, failures: list[BaseException] = failures):
+            def batches(source: Source = source, failures: list[BaseException] = failures) -> Iterator[pa.RecordBatch]:
                 try:
                     yield from read(source, advance)
                 except BaseException as error:
@@ -61,7 +63,7 @@ def stage_rows(engine: duckdb.DuckDBPyConnection, sources: list[Source], config:
             refuse_faults(engine, source, target, faults, config)
 
 
-def run_query(engine: duckdb.DuckDBPyConnection, query: str) -> list[tuple]:
+def run_query(engine: duckdb.DuckDBPyConnection, query: str) -> list[tuple[Any, ...]]:
     """Runs a query in a thread, so that ctrl-C stops it at once: DuckDB itself may first finish the file."""
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(lambda: engine.execute(query).fetchall())
@@ -142,7 +144,7 @@ def refuse_faults(
 
 def count_rows_without_session(
     engine: duckdb.DuckDBPyConnection, sources: list[Source], config: PrepareConfig, scratch: Path
-) -> Counter:
+) -> Counter[str]:
     """Returns the number of bad rows without a session, by reason."""
     reasons = [fault.reason for fault in row_faults(sources[0].roles, config)]
     found = engine.execute(
