@@ -80,15 +80,15 @@ def _measure_split(opened: OpenExport, store: SessionStore, back: int) -> dict[s
             continue
         plays = np.concatenate([np.arange(start, end) for start, end in zip(starts_Q, ends_Q, strict=True)])
         skipped_P = opened.view.skipped(window.skips[plays])
-        listened = SessionHistory.flat(ends_Q - starts_Q, window.tracks[plays].astype(np.int64), skipped_P)
+        history = SessionHistory.flat(ends_Q - starts_Q, window.tracks[plays].astype(np.int64), skipped_P)
         target_Q = torch.from_numpy(window.tracks[ends_Q].astype(np.int64))
         strengths_Q = torch.from_numpy(window.skips[ends_Q])
         after_skip_Q = torch.from_numpy(opened.view.skipped(window.skips[ends_Q - 1]))
-        excluded_QX = torch.cat([target_Q[:, None], torch.from_numpy(excluded(listened, "both"))], dim=1)
+        excluded_QX = torch.cat([target_Q[:, None], torch.from_numpy(excluded(history, "both"))], dim=1)
         candidates_Q = torch.tensor([len(opened.tracks) - len(set(rows) - {-1}) for rows in excluded_QX.tolist()])
-        plain_QD = recommender.queries(listened)
+        plain_QD = recommender.queries(history)
         steered_queries = {"off 0": plain_QD} | {
-            f"{way} {strength}": steered(plain_QD, direction(listened), strength)
+            f"{way} {strength}": steered(plain_QD, direction(history), strength)
             for way, direction in directions.items()
             for strength in STRENGTHS
         }
@@ -112,18 +112,18 @@ def _directions(opened: OpenExport) -> dict[str, Callable[[SessionHistory], Tens
     """What each way turns from, by its name."""
     mean_D = sum(block_BD.double().sum(dim=0) for _, block_BD in opened.vectors.blocks()) / len(opened.tracks)
 
-    def of_skipped(listened: SessionHistory, mean_D: Tensor | float) -> Tensor:
-        skipped_BT = torch.from_numpy(listened.skipped_BT)
-        rows_P = listened.rows_BT[listened.skipped_BT]
+    def of_skipped(history: SessionHistory, mean_D: Tensor | float) -> Tensor:
+        skipped_BT = torch.from_numpy(history.skipped_BT)
+        rows_P = history.rows_BT[history.skipped_BT]
         means_BTD = torch.zeros(*skipped_BT.shape, opened.vectors.dim)
         rows_PD = torch.from_numpy(opened.vectors.take(rows_P)) - mean_D
         means_BTD[skipped_BT] = torch.nn.functional.normalize(rows_PD.float(), dim=1)
         return means_BTD.sum(dim=1) / skipped_BT.sum(dim=1, keepdim=True).clamp(min=1)
 
     return {
-        "contrast": lambda listened: contrasts(opened.vectors, listened),
-        "skipped": lambda listened: of_skipped(listened, 0.0),
-        "centred": lambda listened: of_skipped(listened, mean_D),
+        "contrast": lambda history: contrasts(opened.vectors, history),
+        "skipped": lambda history: of_skipped(history, 0.0),
+        "centred": lambda history: of_skipped(history, mean_D),
     }
 
 

@@ -69,12 +69,12 @@ def measure_hit_rates(
     for held in _loader(config, store, split).epoch(0):
         if not len(held.target_B):
             continue
-        heard_BX = torch.from_numpy(held.listened.rows_BT)
+        heard_BX = torch.from_numpy(held.history.rows_BT)
         if not config.evaluate.filter_history:
             heard_BX = heard_BX[:, :0]
         # The target is ranked even where the session has heard it before.
         excluded_BX = torch.where(heard_BX == held.target_B[:, None], -1, heard_BX)
-        queries_BD = recommender.queries(held.listened)
+        queries_BD = recommender.queries(held.history)
         rows_BK, scores_BK = best_among(
             search, queries_BD, _LISTED, excluded_BX, store.num_tracks, opened.manifest.rows
         )
@@ -115,7 +115,7 @@ def ranks_of(target_B: Tensor, rows_BK: Tensor, scores_BK: Tensor) -> Tensor:
 class _HeldOut:
     """Sessions up to a target, and the target."""
 
-    listened: SessionHistory
+    history: SessionHistory
     target_B: Tensor
 
     def pin_memory(self) -> "_HeldOut":
@@ -135,8 +135,8 @@ class _Builder:
         target_at_B = sessions.length_B - HELD_OUT[self.split]
         real_B = target_at_B >= 1
         tracks_BT, skips_BT, target_at_B = sessions.tracks_BT[real_B], sessions.skips_BT[real_B], target_at_B[real_B]
-        listened = SessionHistory(*self.view.before(tracks_BT, skips_BT, target_at_B))
-        return _HeldOut(listened, torch.from_numpy(tracks_BT[np.arange(len(tracks_BT)), target_at_B]))
+        history = SessionHistory(*self.view.before(tracks_BT, skips_BT, target_at_B))
+        return _HeldOut(history, torch.from_numpy(tracks_BT[np.arange(len(tracks_BT)), target_at_B]))
 
 
 def _loader(config: RunConfig, store: SessionStore, split: str) -> StepLoader[_HeldOut]:

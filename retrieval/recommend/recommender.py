@@ -34,7 +34,7 @@ class SessionHistory:
 
     @classmethod
     def flat(cls, lengths_B: np.ndarray, rows_P: np.ndarray, skipped_P: np.ndarray) -> "SessionHistory":
-        """Of plays that stand one session after the other."""
+        """Of plays in one array, session after session."""
         real_BT = np.arange(lengths_B.max(initial=0)) < lengths_B[:, None]
         rows_BT = np.full(real_BT.shape, -1, dtype=np.int64)
         skipped_BT = np.zeros(real_BT.shape, dtype=bool)
@@ -52,16 +52,14 @@ class Recommender:
         self._opened, self._search = opened, search
 
     @torch.no_grad()
-    def recommend(
-        self, listened: SessionHistory, options: RecommendOptions = _DEFAULT
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def recommend(self, history: SessionHistory, options: RecommendOptions = _DEFAULT) -> tuple[np.ndarray, np.ndarray]:
         """Rows int64 [B, K], best first, and their scores float32 [B, K]; row -1 where the catalogue has no more."""
-        if not len(listened.rows_BT):
+        if not len(history.rows_BT):
             return np.zeros((0, options.k), dtype=np.int64), np.zeros((0, options.k), dtype=np.float32)
-        queries_BD = self.queries(listened)
+        queries_BD = self.queries(history)
         if options.steer:
-            queries_BD = steered(queries_BD, contrasts(self._opened.vectors, listened), options.steer)
-        excluded_BX = torch.from_numpy(excluded(listened, options.exclude))
+            queries_BD = steered(queries_BD, contrasts(self._opened.vectors, history), options.steer)
+        excluded_BX = torch.from_numpy(excluded(history, options.exclude))
         rows_BK, scores_BK = self._search.search(queries_BD, options.k, excluded_BX)
         return rows_BK.numpy(), scores_BK.numpy()
 
@@ -79,29 +77,28 @@ class Recommender:
         return rows_QK.numpy(), scores_QK.numpy()
 
     @torch.no_grad()
-    def queries(self, listened: SessionHistory) -> Tensor:
-        """float32 [B, D], B at least 1: what the model asks for next.
+    def queries(self, history: SessionHistory) -> Tensor:
+        """The encoder's queries, float32 [B, D], B at least 1.
 
-        As in training, the last tracks of a session count, and where the run was trained on sessions without their
-        skipped tracks, those are left out. A session that this leaves nothing of is asked for as `evaluate` does it:
-        what the model says of no track at all, the same for each.
+        Reads each session as in training: its last tracks, and without the skipped ones if the run was trained so. A
+        session of which nothing is read gets the query of an empty session, as in `evaluate`.
         """
-        inputs = self._opened.view.read(listened.rows_BT, listened.skipped_BT)
+        inputs = self._opened.view.read(history.rows_BT, history.skipped_BT)
         items_BTD = self._opened.vectors.take(np.maximum(inputs.rows_BT, 0).ravel()).reshape(*inputs.rows_BT.shape, -1)
         items_BTD[~inputs.valid_BT] = 0
         return self._opened.encoder(torch.from_numpy(items_BTD), torch.from_numpy(inputs.length_B))
 
 
-def contrasts(vectors: Vectors, listened: SessionHistory) -> Tensor:
+def contrasts(vectors: Vectors, history: SessionHistory) -> Tensor:
     """float32 [B, D]: the mean of the unit vectors of each session's skipped tracks, less that of those it kept.
 
     Zero for a session without a skip; where no track was kept, nothing is subtracted.
     """
-    session_P, place_P = (listened.rows_BT >= 0).nonzero()
-    skipped_P = listened.skipped_BT[session_P, place_P]
-    units_PD = normalize(torch.from_numpy(vectors.take(listened.rows_BT[session_P, place_P])))
-    skips_B = listened.skipped_BT.sum(axis=1)
-    kept_B = (listened.rows_BT >= 0).sum(axis=1) - skips_B
+    session_P, place_P = (history.rows_BT >= 0).nonzero()
+    skipped_P = history.skipped_BT[session_P, place_P]
+    units_PD = normalize(torch.from_numpy(vectors.take(history.rows_BT[session_P, place_P])))
+    skips_B = history.skipped_BT.sum(axis=1)
+    kept_B = (history.rows_BT >= 0).sum(axis=1) - skips_B
     shares_P = np.where(skipped_P, 1 / np.maximum(skips_B, 1)[session_P], -1 / np.maximum(kept_B, 1)[session_P])
     shares_P1 = torch.from_numpy((shares_P * (skips_B > 0)[session_P]).astype(np.float32))[:, None]
     contrasts_BD = torch.zeros(len(skips_B), vectors.dim)
@@ -119,12 +116,12 @@ def steered(queries_BD: Tensor, contrasts_BD: Tensor, strength: float) -> Tensor
     return queries_BD - strength * queries_BD.norm(dim=1, keepdim=True) * contrasts_BD
 
 
-def excluded(listened: SessionHistory, exclude: Exclude) -> np.ndarray:
+def excluded(history: SessionHistory, exclude: Exclude) -> np.ndarray:
     """int64 [B, X]: the rows that `exclude` leaves out of each session's recommendations; -1 for none."""
     chosen_BT = {
-        "both": listened.rows_BT >= 0,
-        "heard": ~listened.skipped_BT,
-        "skipped": listened.skipped_BT,
-        "none": np.zeros_like(listened.skipped_BT),
+        "both": history.rows_BT >= 0,
+        "heard": ~history.skipped_BT,
+        "skipped": history.skipped_BT,
+        "none": np.zeros_like(history.skipped_BT),
     }[exclude]
-    return np.where(chosen_BT, listened.rows_BT, -1)
+    return np.where(chosen_BT, history.rows_BT, -1)

@@ -90,9 +90,9 @@ def test_no_session_has_no_answer(recommenders):
 
 
 def test_steering_leaves_a_session_without_skips_alone(recommenders):
-    listened = SessionHistory.of([[(1, False), (2, False)], [(1, False), (2, True)]])
+    history = SessionHistory.of([[(1, False), (2, False)], [(1, False), (2, True)]])
     off, on = (
-        recommenders["read"].recommend(listened, RecommendOptions(k=TRACKS, steer=steer))[1] for steer in (0.0, 0.5)
+        recommenders["read"].recommend(history, RecommendOptions(k=TRACKS, steer=steer))[1] for steer in (0.0, 0.5)
     )
     assert np.array_equal(off[0], on[0]) and not np.array_equal(off[1], on[1])
 

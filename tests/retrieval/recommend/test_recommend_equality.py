@@ -70,12 +70,12 @@ def made_run(folder: Path, recipe: str, **data) -> Path:
 def test_queries_are_the_live_models(recipe: str, read: str, tmp_path: Path):
     run_path = made_run(tmp_path, recipe, skipped_tracks=read, skip_up_to=3)
 
-    listened, live_SD = live_queries(run_path)
+    history, live_SD = live_queries(run_path)
     exporter.write_export(ExportConfig(str(run_path), tmp_path / "out"))
     opened = OpenExport.open(tmp_path / "out")
     if read == "filter":
-        assert (~listened.skipped_BT & (listened.rows_BT >= 0)).sum(axis=1).min() == 0, "no session is left nothing of"
-    found_SD = Recommender(opened, ExactSearch(opened.vectors)).queries(listened)
+        assert (~history.skipped_BT & (history.rows_BT >= 0)).sum(axis=1).min() == 0, "no session is left nothing of"
+    found_SD = Recommender(opened, ExactSearch(opened.vectors)).queries(history)
     assert len(live_SD) == len(SessionStore(str(tmp_path / "data")))
     torch.testing.assert_close(found_SD, live_SD, rtol=1e-5, atol=1e-5)
 
@@ -92,14 +92,14 @@ def test_every_kind_is_opened(tmp_path: Path, monkeypatch):
 
     monkeypatch.setattr(torch.export, "export", trace_once)
     run_path = made_run(tmp_path, "best")
-    listened, _ = live_queries(run_path)
+    history, _ = live_queries(run_path)
     answers = {}
     for kind in KINDS:
         output = tmp_path / f"{kind.format}-{kind.dtype}"
         exporter.write_export(ExportConfig(str(run_path), output, False, kind.format, kind.dtype))
         opened = OpenExport.open(output)
         assert opened.tracks.ids(np.array([0, TRACKS - 1])).to_pylist() == ["t_00000", f"t_{TRACKS - 1:05}"]
-        answers[kind] = Recommender(opened, ExactSearch(opened.vectors)).recommend(listened, RecommendOptions(k=5))
+        answers[kind] = Recommender(opened, ExactSearch(opened.vectors)).recommend(history, RecommendOptions(k=5))
     for kind, (rows_BK, scores_BK) in answers.items():
         same = answers[PartFormat("parquet", kind.dtype)]
         assert np.array_equal(rows_BK, same[0]) and np.array_equal(scores_BK, same[1])

@@ -80,8 +80,8 @@ def test_as_one_by_one(opened, tmp_path_factory, sessions, kind, skips, k, batch
     assert found.schema.types == [columns["session_id"].type, pa.list_(pa.string()), pa.list_(pa.float32())]
     assert found["session_id"].to_pylist() == columns["session_id"].to_pylist()
     for session, tracks, scores in zip(sessions, found["tracks"].to_pylist(), found["scores"].to_pylist(), strict=True):
-        listened = SessionHistory.of([[(row, skips != "none" and strength == 1) for row, strength in session]])
-        rows_1K, scores_1K = recommender.recommend(listened, RecommendOptions(k=k, steer=steer))
+        history = SessionHistory.of([[(row, skips != "none" and strength == 1) for row, strength in session]])
+        rows_1K, scores_1K = recommender.recommend(history, RecommendOptions(k=k, steer=steer))
         np.testing.assert_allclose(scores, scores_1K[0, : len(scores)], atol=1e-5)
         by_id = dict(zip(opened.tracks.ids(rows_1K[0]).to_pylist(), scores_1K[0], strict=True))
         np.testing.assert_allclose([by_id[track] for track in tracks], scores, atol=1e-5)

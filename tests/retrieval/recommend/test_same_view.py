@@ -34,25 +34,25 @@ def evaluated(found: list[list[tuple[int, int]]], view: View) -> list[list[int]]
     return [rows[bags_T[:count]].tolist() for bags_T, count in counted]
 
 
-def recommended(listened: SessionHistory, view: View) -> list[list[int]]:
+def recommended(history: SessionHistory, view: View) -> list[list[int]]:
     """The rows that the encoder program is called with, from vectors that hold their own row."""
     asked = []
 
-    def program(items_BTD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+    def encoder(items_BTD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
         asked.extend(
             items_T[:count].long().tolist() for items_T, count in zip(items_BTD[..., 0], lengths_B, strict=True)
         )
         return torch.zeros(len(lengths_B), 1)
 
     vectors = SimpleNamespace(take=lambda rows_N: rows_N[:, None].astype(np.float32))
-    Recommender(SimpleNamespace(view=view, vectors=vectors, program=program), None).queries(listened)
+    Recommender(SimpleNamespace(view=view, vectors=vectors, encoder=encoder), None).queries(history)
     return asked
 
 
 @given(sessions, views)
 def test_evaluation_and_serving_read_the_same_rows(found, view):
     past = [session[:-1] for session in found]
-    listened = SessionHistory.of(
+    history = SessionHistory.of(
         [[(row, bool(view.skipped(np.array(strength)))) for row, strength in session] for session in past]
     )
     expected = [
@@ -61,7 +61,7 @@ def test_evaluation_and_serving_read_the_same_rows(found, view):
     ]
     expected = [rows[-view.length :] for rows in expected]
     assert evaluated(found, view) == expected
-    assert recommended(listened, view) == expected
+    assert recommended(history, view) == expected
     assert recommended(SessionHistory(*view.before(*_arrays(found))), view) == expected
 
 

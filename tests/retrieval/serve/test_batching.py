@@ -118,11 +118,11 @@ def test_overload_and_faults_over_http(export: Path):
     recommend = service.exports["main"].current.recommender.recommend
     release = threading.Event()
 
-    def fails_on_k_13(listened, options):
+    def fails_on_k_13(history, options):
         release.wait(10)
         if options.k == 13:
             raise RuntimeError("a fault of ours")
-        return recommend(listened, options)
+        return recommend(history, options)
 
     service.exports["main"].current.recommender.recommend = fails_on_k_13
 
