@@ -35,7 +35,7 @@ def evaluated(found: list[list[tuple[int, int]]], view: View) -> list[list[int]]
 
 
 def recommended(history: SessionHistory, view: View) -> list[list[int]]:
-    """The rows that the encoder program is called with, from vectors that hold their own row."""
+    """The rows that the encoder is called with, from vectors that hold their own row."""
     asked = []
 
     def encoder(items_BTD: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
