@@ -40,13 +40,14 @@ def main(argv: list[str]) -> None:
     if print_config:
         print(yaml.safe_dump(asdict(config), sort_keys=False), end="")
         return
-    from skipwise.common.distributed import process_group
+    from skipwise.common.distributed import logger, process_group
     from skipwise.datapipes.sample import ensure_sample
     from skipwise.training.loop import train
 
     with process_group():
         ensure_sample(config.data.path)
-        train(config, recipe)
+        run = train(config, recipe)
+        logger.info(f"run directory: {run.path}")
 
 
 def read_command_line(argv: list[str]) -> tuple[str, RunConfig]:

@@ -125,7 +125,6 @@ def _train_and_test(job: ActiveRun, stop_early: StopEarly | None, test: bool) ->
     }
     run.update_metrics(results)
     logger.info(hit_rate_table(results, config))
-    logger.info(f"run directory: {run.path}")
 
 
 def _epoch_is_due(config: TrainConfig, position: Position, stopped: bool) -> bool:

@@ -72,6 +72,6 @@ def is_interruption(error: BaseException | None) -> bool:
 
 
 def gist(error: Exception) -> str:
-    """Returns the part of a library's error that matters."""
-    text = str(error).strip()
+    """Returns the part of a library's error that matters, without the scratch directory that its files are in."""
+    text = re.sub(r"[^\s\"']*\.partial/", "", str(error).strip())
     return FULL if FULL in text else text.splitlines()[0][:200]

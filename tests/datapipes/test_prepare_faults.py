@@ -13,6 +13,7 @@ import pytest
 from skipwise.common.errors import UserError
 from skipwise.datapipes.manifest import Manifest
 from skipwise.datapipes.prepare import PrepareConfig, prepare
+from skipwise.datapipes.prepare.prepare_log import gist
 
 HEAD = "session_id,session_position,track_id_clean,skip_1,skip_2,skip_3,not_skipped,hour_of_day,premium"
 GOOD = ["a,1,t1,0,0,0,1,7,1", "a,2,t2,0,0,0,1,7,1", "a,3,t3,0,0,0,1,7,1"]
@@ -233,3 +234,9 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
     assert process.returncode == 2
     assert stderr.splitlines()[-1] == "skipwise: stopped before the dataset was whole: nothing was written"
     assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+
+
+def test_a_message_names_no_scratch_directory():
+    scratch = "/data/.out.host-7.abc.partial/rows.parquet"
+    assert gist(OSError(13, "Permission denied", scratch)) == "[Errno 13] Permission denied: 'rows.parquet'"
+    assert gist(RuntimeError(f'IO Error: Cannot open file "{scratch}"')) == 'IO Error: Cannot open file "rows.parquet"'
