@@ -7,10 +7,10 @@ Shape legend: N positions read, B sessions, T positions of the longest, H heads,
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def attend(projected_NX: Tensor, rows: HeadRows, mask_BHTT: Tensor, kept_BHTT: T
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         projected_NX: Tensor,
         rows: HeadRows,
         mask_BHTT: Tensor,
@@ -80,7 +80,7 @@ class _Attend(torch.autograd.Function):
         return output_ND.to(projected_NX.dtype)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad_output_ND: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output_ND: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, weights, kept = ctx.saved_tensors
         rows, width = ctx.rows, query.shape[2]
         grad_seen = torch.zeros_like(query).view(-1, width)

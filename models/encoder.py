@@ -6,10 +6,10 @@ Shape legend: B sessions, T positions, D width, H heads.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 from skipwise.models.attention import HeadRows, attend
 from skipwise.models.config import EncoderConfig
@@ -170,12 +170,12 @@ class _Collect(torch.autograd.Function):
     """`index_select` of distinct rows, whose gradient is a copy back to those rows and not a sum."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, values_PX: Tensor, index_N: Tensor) -> Tensor:
+    def forward(ctx: Any, values_PX: Tensor, index_N: Tensor) -> Tensor:
         ctx.save_for_backward(index_N)
         ctx.num_rows = values_PX.shape[0]
         return values_PX.index_select(0, index_N)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad_NX: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad_NX: Tensor) -> tuple[Tensor, None]:
         (index_N,) = ctx.saved_tensors
         return grad_NX.new_zeros(ctx.num_rows, *grad_NX.shape[1:]).index_copy_(0, index_N, grad_NX), None

@@ -6,11 +6,11 @@ Shape legend: B sessions, T positions, D width, U bags of the lookup, W entries 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from skipwise.common.distributed import world_size
 from skipwise.datapipes.batch import SessionBatch
@@ -80,11 +80,11 @@ class _GatherRows(torch.autograd.Function):
     """`_gather`, whose gradient is the sum over all ranks of the gradients of this rank's part."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, part: Tensor) -> Tensor:
+    def forward(ctx: Any, part: Tensor) -> Tensor:
         return _gather(part)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         part = grad.new_empty(len(grad) // world_size(), *grad.shape[1:])
         dist.reduce_scatter_single(part, grad.contiguous())
         return part

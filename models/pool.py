@@ -8,10 +8,10 @@ and columns of one chunk.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 _SHARED_ROWS = 256
 _OWN_ROWS = 128
@@ -67,7 +67,7 @@ def gbce_head(power: float) -> Head:
 class _PoolLosses(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         queries_VD: Tensor,
         targets_VD: Tensor,
         pool_PD: Tensor,
@@ -103,7 +103,7 @@ class _PoolLosses(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_query_VD, grad_target_VD, grad_pool_PD = ctx.saved_tensors
         return grad_query_VD * grad, grad_target_VD * grad, grad_pool_PD * grad, None, None, None
 

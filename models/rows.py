@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
-from skipwise.models.table import row_block
+from skipwise.models.table import local_shards, row_block
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,12 @@ def own_rows(weight: Tensor | ShardedTensor, rank: int, world_size: int) -> tupl
     first, last = row_block(num_rows, rank, world_size)
     if not isinstance(weight, ShardedTensor):
         return first, weight.detach()[first:last]
-    layout = [
-        _Piece(*shard.shard_offsets, *shard.shard_sizes, shard.placement.rank())
-        for shard in weight.metadata().shards_metadata
-    ]
-    local = {tuple(shard.metadata.shard_offsets): shard.tensor.detach() for shard in weight.local_shards()}
+    layout = []
+    for shard in weight.metadata().shards_metadata:
+        (row, column), (rows, columns) = shard.shard_offsets, shard.shard_sizes
+        holder: int = shard.placement.rank()  # type: ignore[union-attr, assignment]  # never None in a tensor's shard
+        layout.append(_Piece(row, column, rows, columns, holder))
+    local = {(piece.row, piece.column): piece.tensor.detach() for piece in local_shards(weight)}
     if all(
         piece.columns == dim and (piece.row, piece.row + piece.rows) == row_block(num_rows, piece.holder, world_size)
         for piece in layout

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch import Tensor, nn
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
@@ -98,11 +99,12 @@ class Shard:
     tensor: Tensor
 
 
-def local_shards(state_value: object) -> list[Shard]:
+def local_shards(weight: Tensor | ShardedTensor) -> list[Shard]:
     """This rank's shards of the table weight, from its entry in the sharded module's `state_dict()`."""
-    if isinstance(state_value, Tensor) and not hasattr(state_value, "local_shards"):
-        return [Shard(0, 0, state_value)]
-    return [Shard(*shard.metadata.shard_offsets, shard.tensor) for shard in state_value.local_shards()]
+    if not isinstance(weight, ShardedTensor):
+        return [Shard(0, 0, weight)]
+    offsets = ((shard.metadata.shard_offsets, shard.tensor) for shard in weight.local_shards())
+    return [Shard(row, column, tensor) for (row, column), tensor in offsets]
 
 
 def initialize(shards: list[Shard], dim: int, bound: float, seed: int) -> None:

@@ -88,7 +88,7 @@ def merge_best(rows_QK: Tensor, scores_QK: Tensor) -> tuple[Tensor, Tensor]:
         pieces = [torch.empty_like(values_QK) for _ in range(world_size())]
         dist.all_gather(pieces, values_QK.contiguous())
         gathered.append(torch.cat(pieces, dim=1))  # in rank order, which is row order
-    return best_of(*gathered, rows_QK.shape[1])
+    return best_of(gathered[0], gathered[1], rows_QK.shape[1])
 
 
 def best_of(rows_QW: Tensor, scores_QW: Tensor, k: int) -> tuple[Tensor, Tensor]:

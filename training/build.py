@@ -1,11 +1,11 @@
-"""From a config to live objects: the sharded model, the loaders, and the checks that belong before any work."""
+"""From a config to the sharded model and the loaders, and the checks before either."""
 
 from dataclasses import replace
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from skipwise.common.distributed import device, rank, world_size
@@ -20,19 +20,19 @@ from skipwise.datapipes.view import View
 from skipwise.models.encoder import Encoder
 from skipwise.models.table import TABLE, initialize, local_shards, make_plan, make_sharder, make_table
 from skipwise.models.task import Learner, SessionTask
-from skipwise.training.config import RunConfig
+from skipwise.training.config import RunConfig, Split
 
 TABLE_WEIGHT = f"table.embedding_bags.{TABLE}.weight"
 
 
 def check(config: RunConfig, store: SessionStore) -> None:
-    """Raises `UserError` for what cannot work with this device, these data or this number of ranks."""
+    """Raises `UserError` for a config that cannot work with this device, this dataset or this number of ranks."""
     try:
         config.table.check_device(device().type)
     except ValueError as error:
         raise UserError(str(error)) from error
     longest = store.manifest.session_lengths["max"]
-    # One pool for the whole batch avoids nobody's session; what is drawn for a session avoids all of it.
+    # A pool for the whole batch avoids no session; what is drawn for a session avoids all of its tracks.
     avoided = 0 if config.data.sampling == "shared" else longest
     draws = (
         ("data.negatives", config.data.negatives, avoided),
@@ -47,16 +47,16 @@ def check(config: RunConfig, store: SessionStore) -> None:
     config.data.check_world_size(world_size())
 
 
-def build_model(config: RunConfig, tracks: int, rows: int | None = None) -> DistributedModelParallel:
+def build_model(config: RunConfig, num_tracks: int, num_rows: int | None = None) -> DistributedModelParallel:
     """The sharded model, initialized from the config's seed alone: the same weights on any number of ranks.
 
-    `rows` of the table, where it holds others than the data's `tracks` (`RunConfig.vanished`).
+    `num_rows`: of the table, where it has more than the data's `num_tracks` (`RunConfig.vanished`).
     """
-    table = make_table(config.table, rows or tracks, FEATURE)
+    table = make_table(config.table, num_rows or num_tracks, FEATURE)
     encoder = Encoder(config.encoder, config.table.dim)
     encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
     autocast = torch.bfloat16 if config.train.precision == "bf16" else None
-    task = SessionTask(table, Learner(encoder, config.loss, autocast, tracks))
+    task = SessionTask(table, Learner(encoder, config.loss, autocast, num_tracks))
     model = DistributedModelParallel(
         task,
         device=device(),
@@ -68,12 +68,12 @@ def build_model(config: RunConfig, tracks: int, rows: int | None = None) -> Dist
 
 
 def stateless(config: RunConfig) -> RunConfig:
-    """The config to read weights with: SGD, which keeps no state and runs on any device."""
+    """The config to read weights with: SGD has no optimizer state and runs on any device."""
     return replace(config, table=replace(config.table, optimizer="sgd"))
 
 
 def table_weight(model: DistributedModelParallel) -> torch.Tensor | ShardedTensor:
-    """The live table as `state_dict()` shows it: this rank's shards and where all others are."""
+    """The table's entry in `state_dict()`: this rank's live shards, and the metadata of all others."""
     return model.state_dict()[TABLE_WEIGHT]
 
 
@@ -113,7 +113,7 @@ def _log_q(store: SessionStore, held_out: int) -> np.ndarray:
 
 
 def evaluation_loader(
-    config: RunConfig, store: SessionStore, protocol: str, split: str, sessions: int
+    config: RunConfig, store: SessionStore, protocol: str, split: Split, sessions: int
 ) -> StepLoader[EvaluationBatch]:
     """This rank's evaluation batches of one split; `sessions`: how many are measured over all ranks (0: all)."""
     builder = EvaluationBuilder(

@@ -8,7 +8,8 @@ from skipwise.models.config import EncoderConfig, LossConfig, TableConfig
 
 Protocol = Literal["uniform", "full"]
 PROTOCOLS: tuple[Protocol, ...] = ("uniform", "full")
-SPLITS = ("validation", "test")
+Split = Literal["validation", "test"]
+SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
 @dataclass(frozen=True)

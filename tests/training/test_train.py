@@ -104,7 +104,9 @@ def test_records_tell_the_metrics_session_by_session(data: Path, tmp_path: Path)
                 assert candidates == (100 if protocol == "uniform" else store.num_tracks - 1 - len(heard))
 
 
-def test_refit_trains_afresh_on_all_but_the_last_track(data: Path, tmp_path: Path):
+def test_refit_trains_afresh_on_all_but_the_last_track(data: Path, tmp_path: Path, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr("skipwise.training.active_run.logger.info", said.append)
     config = config_of(data, tmp_path / "refit", epochs=3, refit=True)
     with process_group():
         plain = train(config_of(data, tmp_path / "plain", epochs=3), "best")
@@ -115,6 +117,8 @@ def test_refit_trains_afresh_on_all_but_the_last_track(data: Path, tmp_path: Pat
         lines = [json.loads(line) for line in (refit.path / "metrics.jsonl").read_text().splitlines()]
         epochs = metrics[1]["train"]["best_epoch"]
         assert {line["epoch"] for line in lines if line["kind"] == "refit"} == set(range(1, epochs + 1))
+        (announced,) = [sentence for sentence in said if sentence.startswith("refit: ")]
+        assert f" {epochs} epochs " in announced and f"{5 * epochs} steps, about " in announced
         store = SessionStore(str(data))
         loader = train_loader(refit.config, store, held_out=1)
         again = Trainer(refit.config, build_model(refit.config, store.num_tracks), 3 * loader.steps)

@@ -20,7 +20,7 @@ def evaluate_run(run: RunDirectory, protocol: Protocol) -> dict[str, dict[str, A
     model = build_model(config, store.num_tracks, run.record.num_rows)
     load_best(model, run.path)
     evaluator = Evaluator(run.config, store, model)
-    metrics = {
+    metrics: dict[str, dict[str, Any]] = {
         split: evaluator.measure(protocol, split, run.config.evaluate.sessions, run.path)
         for split in measurable(run.config)
     }

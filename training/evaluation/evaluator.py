@@ -17,18 +17,18 @@ from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.ranking import full_counts, full_target_scores, uniform_scores
 from skipwise.models.rows import own_rows
 from skipwise.training.build import evaluation_loader, table_weight
-from skipwise.training.config import SPLITS, Protocol, RunConfig
+from skipwise.training.config import SPLITS, Protocol, RunConfig, Split
 from skipwise.training.evaluation.rank_metrics import RankMetrics, SkipRanking
 from skipwise.training.evaluation.records import TargetRankWriter
 
 
-def measurable(config: RunConfig) -> tuple[str, ...]:
+def measurable(config: RunConfig) -> tuple[Split, ...]:
     """The splits that a finished run's weights have not been trained on."""
     return SPLITS[1:] if config.train.refit else SPLITS
 
 
 class Evaluator:
-    """Ranks held-out targets under the model's present weights."""
+    """Ranks held-out targets by the model's present weights."""
 
     def __init__(
         self,
@@ -42,22 +42,22 @@ class Evaluator:
 
     @torch.no_grad()
     def measure(
-        self, protocol: Protocol, split: str, sessions: int, record_in: Path | None = None
+        self, protocol: Protocol, split: Split, sessions: int, record_in: Path | None = None
     ) -> dict[str, float | int]:
-        """HR@{1,5,10,20}, NDCG@10 and MRR over `sessions` sessions (0: all), and where skipped targets come.
+        """HR@{1,5,10,20}, NDCG@10 and MRR over `sessions` sessions (0: all), and the ranking of skipped targets.
 
-        Equal on every rank. Given a run directory to `record_in`, each session's rank is kept there.
+        Equal on every rank. `record_in`: a run directory in which each session's rank is written.
         """
         loader = evaluation_loader(self._config, self._store, protocol, split, sessions)
         metrics = MetricCollection([RankMetrics(), SkipRanking()]).to(device())
         first, rows_RD = own_rows(table_weight(self._model), rank(), world_size())
-        rows_RD = rows_RD[: max(self._store.num_tracks - first, 0)]  # rows after those are of tracks the data lack
+        rows_RD = rows_RD[: max(self._store.num_tracks - first, 0)]  # later rows are of tracks that the dataset lacks
         self._model.eval()
         with _exact_products(), TargetRankWriter(record_in, protocol, split) if record_in else nullcontext() as record:
             batches = loader.epoch(0)
             if self._interruptible:
                 batches = self._interruptible(batches, f"measuring {protocol} {split}")
-            batches = tqdm(
+            bar = tqdm(
                 batches,
                 total=loader.steps,
                 desc=f"{protocol} {split}",
@@ -65,11 +65,11 @@ class Evaluator:
                 leave=False,
                 mininterval=1,
             )
-            for batch in batches:
+            for batch in bar:
                 real_B = batch.target_B >= 0
                 columns = {
                     "session": batch.sessions.session_B,
-                    "rank": self._ranks(batch, protocol, first, rows_RD),
+                    "rank": self._target_ranks(batch, protocol, first, rows_RD),
                     "candidates": candidate_counts(
                         batch, protocol, self._store.num_tracks, self._config.evaluate.filter_history
                     ),
@@ -84,7 +84,7 @@ class Evaluator:
         self._model.train()
         return metrics.compute()
 
-    def _ranks(self, batch: EvaluationBatch, protocol: Protocol, first: int, rows_RD: Tensor) -> Tensor:
+    def _target_ranks(self, batch: EvaluationBatch, protocol: Protocol, first: int, rows_RD: Tensor) -> Tensor:
         """int64 [B]: the rank of each of this rank's targets, 1 is best."""
         sessions = batch.sessions.to(device())
         task = self._model.module
@@ -107,11 +107,11 @@ class Evaluator:
         return 1 + sum_ranks(counts_Q)[own]
 
 
-def candidate_counts(batch: EvaluationBatch, protocol: Protocol, tracks: int, filter_history: bool) -> Tensor:
+def candidate_counts(batch: EvaluationBatch, protocol: Protocol, num_tracks: int, filter_history: bool) -> Tensor:
     """int64 [B]: how many tracks each target is ranked among, itself left out."""
     if protocol == "uniform":
         return torch.full_like(batch.target_B, batch.candidates_BC.shape[1])
-    others_B = torch.full_like(batch.target_B, tracks - 1)
+    others_B = torch.full_like(batch.target_B, num_tracks - 1)
     if not filter_history:
         return others_B
     history_BS = torch.where(batch.history_BS == batch.target_B[:, None], -1, batch.history_BS).sort(dim=1).values

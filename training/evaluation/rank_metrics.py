@@ -12,6 +12,8 @@ class RankMetrics(Metric):
     """Means over sessions of HR@K, NDCG@10 and MRR."""
 
     full_state_update = False
+    sums: Tensor
+    sessions: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,6 +41,7 @@ class SkipRanking(Metric):
     """
 
     full_state_update = False
+    sums: Tensor
 
     def __init__(self) -> None:
         super().__init__()

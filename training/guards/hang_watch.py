@@ -1,9 +1,9 @@
-"""A rank that hangs is found and named, and the job ends instead of waiting for it for ever.
+"""Finds and names a rank that hangs, and ends the job instead of waiting for it for ever.
 
-Ranks go in step by collectives: where one hangs, all others block inside them, where no Python signal handler runs.
-So each rank has a thread that tells the others how far its main loop has come, over the launcher's store. Clocks of
-machines are never compared: a thread counts its own turns, so that a job that was stopped as a whole and goes on does
-not look hung either.
+Collectives keep ranks in step: where one hangs, all others block inside them, where no Python signal handler runs. So
+each rank has a thread that publishes how far its main thread has come, in the launcher's store. Clocks of machines are
+never compared: a thread counts its own turns, so that a job that was suspended as a whole and continues is not taken
+for hung.
 """
 
 import itertools
@@ -40,7 +40,7 @@ _NAMED = 4
 
 @dataclass(frozen=True)
 class Sight:
-    """How far a rank says it has come."""
+    """How far a rank reports to have come."""
 
     count: int = -1
     """Calls of `HangWatch.heartbeat`."""
@@ -53,20 +53,21 @@ class Sight:
     turn: int = 0
     """Grows as long as the process runs, whatever its main loop does."""
     left: bool = False
-    """It has left its `HangWatch`, and is waited for by nobody."""
+    """It has left its `HangWatch`: no rank waits for it."""
 
 
 class HangWatch:
-    """`with HangWatch(limit_s) as watch:` around work in step, entered by all ranks; one rank, or 0, watches nothing.
+    """`with HangWatch(limit_s) as watch:` around collectives, entered by all ranks. One rank alone is not watched.
 
     Once no rank has moved for `limit_s`, one of them prints a sentence that names the rank all wait for, and every
     process ends with code 1, for the launcher to start them anew.
     """
 
     def __init__(self, limit_s: float):
+        """`limit_s`: 0 watches nothing."""
         self._limit_s = limit_s
         self._turn_s = min(limit_s / _TURNS, _LONGEST_TURN_S)
-        self._now: tuple[int, str, tuple] = 0, "the start", ()
+        self._now: tuple[int, str, tuple[object, ...]] = 0, "the start", ()
         self._leaving = threading.Event()
         self._thread: threading.Thread | None = None
         self._deserted = False
@@ -102,7 +103,8 @@ class HangWatch:
         # A name of its own: the store outlives a watch, and under some launchers the ranks' restart.
         name = broadcast_object(uuid.uuid4().hex)
         # A connection of its own: the main thread's is held for as long as it waits for something in the store.
-        self._store = dist.PrefixStore(f"watch/{name}", _get_default_store().clone())
+        own_connection = _get_default_store().clone()  # type: ignore[attr-defined]
+        self._store = dist.PrefixStore(f"watch/{name}", own_connection)  # type: ignore[attr-defined]
         self._store.set_timeout(timedelta(seconds=max(self._limit_s, 1)))
         self._publish()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -127,7 +129,7 @@ class HangWatch:
             pass  # it has gone
 
     def _run(self) -> None:
-        """Ends without a word when the launcher does, and its store with it: the main thread fails by itself."""
+        """Returns when the launcher ends, and its store with it: the main thread fails by itself."""
         launcher = os.getppid()
         try:
             while not self._leaving.wait(self._turn_s):
@@ -153,7 +155,7 @@ class HangWatch:
         silent = {other for other, turns in self._silent.items() if turns >= _SILENT_TURNS}
         hung = find_hung(self._sights, silent, self._limit_s)
         if hung and count == self._now[0] and not self._leaving.is_set():
-            # Several may come to it at the same time, and one speaks.
+            # Several may find it at the same time, and one prints.
             if self._store.add("verdicts", 1) == 1:
                 words = describe(hung, self._sights, silent, self._limit_s)
                 self._store.set(_VERDICT, words)
@@ -183,7 +185,7 @@ class HangWatch:
         self._store.set(str(rank()), json.dumps(asdict(sight)))
 
     def _end(self, words: str) -> None:
-        """Ends this process from whichever thread: its main one may never come back from a collective."""
+        """Ends this process from any thread: the main thread may never return from a collective."""
         record(words)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -191,9 +193,9 @@ class HangWatch:
 
 
 def find_hung(sights: dict[int, Sight], silent: set[int], limit_s: float) -> list[int]:
-    """The ranks that all wait for, none while any may still move.
+    """The ranks that all others wait for; none while any may still move.
 
-    Those without a sign of life come first; else those that have come least far, which may be all.
+    Those are the ranks without a sign of life, or else those that have come least far, which may be all.
     """
     present = {other: sight for other, sight in sights.items() if not sight.left}
     if any(sight.still_s < limit_s for other, sight in present.items() if other not in silent):
@@ -204,7 +206,7 @@ def find_hung(sights: dict[int, Sight], silent: set[int], limit_s: float) -> lis
 
 
 def describe(hung: list[int], sights: dict[int, Sight], silent: set[int], limit_s: float) -> str:
-    """One sentence: who hangs, since where, and what to do about it."""
+    """One sentence: which rank hangs, since which place, and what to do."""
     first = sights[hung[0]]
     limit = f"{math.ceil(limit_s)} s"
     restart = "the job restarts from its last checkpoint where --max_retries allows it"
@@ -220,7 +222,7 @@ def describe(hung: list[int], sights: dict[int, Sight], silent: set[int], limit_
     if len(hung) > _NAMED:
         names += f" and {len(hung) - _NAMED} more"
     have = "have" if len(hung) > 1 else "has"
-    # What a silent one said last may be a turn older than what it did last.
+    # The last report of a silent rank may be a turn older than what it did last.
     moved = "shown no sign of life since about" if hung[0] in silent else "not moved since"
     wait = f", and all others have waited for {limit}" if waiting else f", {limit} ago"
     return (
