@@ -93,7 +93,10 @@ class IndexEntry(StrictModel):
     metric: str
     built: dict[str, int]
     """What it was built with."""
-    search: dict[Literal["efSearch", "nprobe", "shortlist"], Annotated[int, Field(ge=1, lt=1 << 31)]]
+    search: dict[
+        Annotated[str, matching("efSearch|nprobe|shortlist", "efSearch, nprobe or shortlist")],
+        Annotated[int, Field(ge=1, lt=1 << 31)],
+    ]
     """The setting it is searched at."""
     wanted: dict[str, int | float]
     """The `recall_at_10` to reach, and `k`."""
@@ -145,17 +148,13 @@ class DeltaEntry(StrictModel):
 Entry = TypeVar("Entry")
 
 
-def _empty_is_none(content: object) -> object:
-    if content is None:
-        raise ValueError("an object, which may be empty")
-    return None if content == {} else content
-
-
 def _none_is_empty(value: Any, serialize: Callable[[Any], Any]) -> Any:
     return {} if value is None else serialize(value)
 
 
-OrEmpty = Annotated[Entry | None, BeforeValidator(_empty_is_none), WrapSerializer(_none_is_empty)]
+OrEmpty = Annotated[
+    Entry | None, BeforeValidator(lambda content: None if content == {} else content), WrapSerializer(_none_is_empty)
+]
 """An entry that may be missing: None here, an empty object in the file."""
 
 
@@ -179,12 +178,12 @@ class ExportManifest(StrictModel):
     encoder: ProgramEntry
     weights: OrEmpty[WeightsEntry] = None
     """What skipwise itself builds the encoder from; missing in exports of older versions."""
-    onnx: OrEmpty[OnnxEntry]
+    onnx: OrEmpty[OnnxEntry] = None
     queries: CountedEntry
     """The live model's queries of sessions, to tune an index by."""
-    index: OrEmpty[IndexEntry]
+    index: OrEmpty[IndexEntry] = None
     """The index built over the parts (`retrieval/search/stored.py`); empty without."""
-    since: OrEmpty[DeltaEntry]
+    since: OrEmpty[DeltaEntry] = None
     """Of a delta; empty for a whole table."""
     compared: dict[str, Any]
     """How many sessions the program was compared with the live model on, and the largest difference."""

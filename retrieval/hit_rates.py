@@ -27,23 +27,23 @@ from skipwise.training.evaluation.rank_metrics import RankMetrics
 from skipwise.training.run.directory import RunDirectory
 
 _LISTED = CUTOFFS[-1] + 1
-"""One more than counts: a target that ties with the row behind it must not pass for the better one."""
+"""One more than the largest cutoff, so that a target that ties with the next row is not counted as better."""
 
 
-def open_exported(export: Path, which: SearchChoice, run: RunDirectory) -> tuple[OpenExport, Search]:
+def open_exported(export: Path, choice: SearchChoice, run: RunDirectory) -> tuple[OpenExport, Search]:
     """An export of `run` and the search over it; raises `UserError` where its rows are not those of the run's table."""
     opened = OpenExport.open(export)
     if opened.manifest.vocabulary_hash != run.record.rows_hash:
         raise UserError(
             f"{export} has other tracks in its rows than {run.path}: give the run that it was exported from"
         )
-    return opened, open_search(opened, which)
+    return opened, open_search(opened, choice)
 
 
 def compared_with(
     exact: dict[str, dict[str, float | int]], run: RunDirectory, store: SessionStore, opened: OpenExport, search: Search
 ) -> str:
-    """A table of the export's figures for each split that `exact` has the run's own of, and how far HR@10 is off."""
+    """A table of the export's metrics for each split in `exact`, the run's own metrics, and the difference in HR@10."""
     names = [f"hr@{cutoff}" for cutoff in CUTOFFS] + ["ndcg@10"]
     lines = [f"{'export':22}{''.join(f'{name.upper():>9}' for name in names)}{'sessions':>10}{'HR@10 off by':>15}"]
     for split, own in exact.items():
@@ -51,7 +51,8 @@ def compared_with(
         cells = "".join(f"{found[name]:9.4f}" for name in names)
         off = found["hr@10"] - own["hr@10"]
         lines.append(f"{opened.manifest.dtype:10}{split:12}{cells}{found['sessions']:10d}{off:+15.5f}")
-    by = "exactly" if isinstance(search, ExactSearch) else f"by {opened.manifest.index.kind}"
+    index = opened.manifest.index
+    by = "exactly" if index is None or isinstance(search, ExactSearch) else f"by {index.kind}"
     lines.append(f"export: what {opened.path} recommends, searched {by}, by the rules of full.")
     return "\n".join(lines)
 
@@ -85,16 +86,16 @@ def measure_hit_rates(
 
 
 def best_among(
-    search: Search, queries_BD: Tensor, k: int, excluded_BX: Tensor, tracks: int, rows: int
+    search: Search, queries_BD: Tensor, k: int, excluded_BX: Tensor, num_tracks: int, num_rows: int
 ) -> tuple[Tensor, Tensor]:
-    """The best of the first `tracks` of all `rows`: those behind belong to tracks that the data lack."""
+    """The best of the first `num_tracks` rows of `num_rows`: the rest are of tracks that the data do not have."""
     width = k
     while True:
         rows_BW, scores_BW = search.search(queries_BD, width, excluded_BX)
-        counts_BW = rows_BW < tracks  # -1 among them: there is no more to find
-        if width >= rows or bool((counts_BW.sum(dim=1) >= k).all()):
+        counts_BW = rows_BW < num_tracks  # also -1, where there is no more to find
+        if width >= num_rows or bool((counts_BW.sum(dim=1) >= k).all()):
             break
-        width = min(2 * width, rows)
+        width = min(2 * width, num_rows)
     order_BK = (~counts_BW).to(torch.int8).argsort(dim=1, stable=True)[:, :k]
     kept_BK = counts_BW.gather(1, order_BK)
     return (
