@@ -17,7 +17,7 @@ BLOCK_ROWS = 1 << 16
 
 @dataclass(frozen=True)
 class Piece:
-    """Consecutive rows, encoded [R, W] as `retrieval.formats.encode` returns them."""
+    """Consecutive rows, encoded [R, W] as `retrieval.export.row_encoding` writes them."""
 
     first: int
     encoded: np.ndarray

@@ -23,7 +23,8 @@ from skipwise.common.errors import UserError, brief
 from skipwise.common.versions import import_faiss
 from skipwise.datapipes.session_files import DAMAGED
 from skipwise.datapipes.vocabulary import Vocabulary
-from skipwise.retrieval.formats import SCALE_BIAS_BYTES, DType, PartFormat, check_near, encode, row_bytes, scale_bias
+from skipwise.retrieval.export.row_encoding import check_near, encode
+from skipwise.retrieval.formats import SCALE_BIAS_BYTES, DType, PartFormat, row_bytes, scale_bias
 
 _AGAIN = "check the disk, then export again"
 

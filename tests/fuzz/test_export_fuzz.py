@@ -26,8 +26,9 @@ from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.retrieval.export import exporter
 from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.export.parts import LiveRows, check_part, write_part
+from skipwise.retrieval.export.row_encoding import encode
 from skipwise.retrieval.export_manifest import ExportManifest
-from skipwise.retrieval.formats import DType, Format, PartFormat, encode
+from skipwise.retrieval.formats import DType, Format, PartFormat
 from tests.conftest import random_sessions, write_dataset
 from tests.fuzz.cases import cases
 from tests.ranks import run_on_ranks

@@ -16,7 +16,7 @@ from skipwise.components.index import index
 from skipwise.models.config import EncoderConfig
 from skipwise.models.encoder import Encoder
 from skipwise.retrieval.export.encoder_program import write_program, write_weights
-from skipwise.retrieval.formats import encode
+from skipwise.retrieval.export.row_encoding import encode
 from skipwise.retrieval.recommend.track_recommender import TrackRecommender
 from skipwise.retrieval.search.config import IndexConfig
 from tests.support.exports import change, record, write_made

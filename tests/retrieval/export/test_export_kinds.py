@@ -23,8 +23,9 @@ from skipwise.common.errors import UserError
 from skipwise.components.cli import parse
 from skipwise.retrieval.export import exporter
 from skipwise.retrieval.export.config import ExportConfig
+from skipwise.retrieval.export.row_encoding import check_near, encode
 from skipwise.retrieval.export_manifest import ExportManifest
-from skipwise.retrieval.formats import DType, Format, PartFormat, check_near, encode, row_bytes, scale_bias
+from skipwise.retrieval.formats import DType, Format, PartFormat, row_bytes, scale_bias
 from skipwise.retrieval.quantized import quantized_table
 from skipwise.training.run.directory import RunDirectory
 from tests.conftest import random_sessions, write_dataset
