@@ -1,6 +1,7 @@
-"""What the parts of an export are made of: their file format, the type of their numbers, and rows encoded as that type.
+"""The parts of an export: their file format, the type of their numbers, and how encoded rows are decoded.
 
-int8 is FBGEMM's row-wise quantization. FBGEMM encodes it; NumPy decodes it, so that serving does not need FBGEMM.
+int8 is FBGEMM's row-wise quantization. FBGEMM encodes it (`export/row_encoding.py`); NumPy decodes it, so that serving
+does not need FBGEMM.
 
 Shape legend: B rows of a block, D width, W numbers of an encoded row: D, and 8 bytes more for int8.
 """

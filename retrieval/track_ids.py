@@ -1,4 +1,4 @@
-"""Track ids by row, and rows by track id, for a server's lookups: the ids once, and their order."""
+"""Track ids by row, and rows by track id, for lookups in serving: the ids once, and their order."""
 
 import difflib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 _LOOKED_AT = 200
-"""Ids among which a near one is sought."""
+"""Ids that are compared to find a similar one."""
 
 
 class TrackIds:
@@ -44,8 +44,7 @@ class TrackIds:
     def rows(self, tracks: pa.Array) -> np.ndarray:
         """int64: the row of each track, -1 for those that have none. `tracks` holds no null.
 
-        Made for many at once: it passes over all ids, and asks of each whether it is among `tracks`, whose table of
-        hashes is the smaller one.
+        For many tracks at once: it passes over all ids and looks each up in a hash table of `tracks`, the smaller one.
         """
         asked = tracks.cast(pa.large_string()).dictionary_encode()
         place_R = pc.fill_null(pc.index_in(self._ids, value_set=asked.dictionary), -1).to_numpy()
@@ -55,14 +54,14 @@ class TrackIds:
         return rows[asked.indices.to_numpy()]
 
     def starting_with(self, prefix: str) -> Iterator[str]:
-        """Tracks whose id begins so, in the order of their text."""
+        """Ids that start with `prefix`, in text order."""
         place = self._place(prefix)
         while place < len(self) and (track := self._at(place)).startswith(prefix):
             yield track
             place += 1
 
     def near(self, track: str) -> str | None:
-        """A track that may have been meant, among some that begin alike; None where none is much like it."""
+        """The most similar id among those with the longest common prefix; None where none is similar enough."""
         for length in range(len(track), 0, -1):
             if alike := list(islice(self.starting_with(track[:length]), _LOOKED_AT)):
                 return next(iter(difflib.get_close_matches(track, alike, n=1, cutoff=0.8)), None)

@@ -122,7 +122,7 @@ def _differences(
 
 
 def _first_half(batch: SessionBatch, appended: int) -> SessionBatch:
-    """The same sessions cut to their first tracks, as if the listener had just got there."""
+    """The same sessions cut to the first half of their tracks."""
     lengths_B = (batch.inputs_B - appended + 1) // 2
     place_T = torch.arange(batch.items_BT.shape[1], device=lengths_B.device)
     masked_BT = (place_T == lengths_B[:, None]) if appended else batch.masked_BT

@@ -28,7 +28,7 @@ class ExactSearch:
     """Every row is scored, in float32; equal scores come by the lower row."""
 
     def __init__(self, vectors: Vectors, unit: bool = False):
-        """`unit`: rows count at length 1, so that the score of a query of length 1 is the cosine."""
+        """`unit`: rows are normalized, so that the score of a query of norm 1 is the cosine."""
         self._vectors, self._unit = vectors, unit
 
     def search(self, queries_QD: Tensor, k: int, excluded_QX: Tensor) -> tuple[Tensor, Tensor]:
