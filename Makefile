@@ -26,7 +26,7 @@ EXTRAS := $(VENV)/.setup-extras
 DEV := $(VENV)/.setup-dev
 OTHER_FBGEMM := $(if $(filter gpu,$(DEVICE)),fbgemm-gpu-cpu,fbgemm-gpu)
 ROOMS := common datapipes models training studies retrieval components benchmarks
-# mypy and MkDocs look for the package `skipwise` in a folder: this one holds a link of that name to the repository.
+# mypy and MkDocs look for a folder named `skipwise`: this one holds links to the rooms, and nothing else to search.
 NAMESPACE := $(abspath $(VENV))/src
 
 # torchx starts `torchrun` by name.
@@ -62,7 +62,8 @@ $(SETUP): requirements/common.txt requirements/$(DEVICE).txt requirements/torchr
 		echo "Installing torch as PyPI has it, on Linux with CUDA's libraries"; \
 		$(PIP_LOCKED) -r requirements/torch.txt -r requirements/cuda.txt; fi
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
-	@mkdir -p $(NAMESPACE) && ln -sfn $(CURDIR) $(NAMESPACE)/skipwise
+	@rm -rf $(NAMESPACE) && mkdir -p $(NAMESPACE)/skipwise
+	@ln -s $(addprefix $(CURDIR)/,$(ROOMS) __init__.py __main__.py py.typed) $(NAMESPACE)/skipwise
 	@touch $@
 
 extras: $(EXTRAS)  ## install FAISS, the service and ONNX besides
