@@ -29,8 +29,6 @@ LIGHT = [
     if path.name == "config.py" or (path.parts[0] in ("common", "components") and path.name != "__main__.py")
 ]
 MAY_LOAD_TORCH = {"common/distributed.py", "common/machine.py"}
-# What the rooms, which are still moving, do not keep yet.
-MOVING = pytest.mark.xfail(strict=False, reason="the rooms are still moving")
 HEAVY = ("torch", "torchrec", "fbgemm_gpu")
 
 
@@ -42,7 +40,6 @@ def module_of(path: Path) -> str:
     return ".".join(["skipwise", *path.with_suffix("").parts]).removesuffix(".__init__")
 
 
-@MOVING
 def test_each_room_imports_only_those_below_it():
     """The contracts stand in pyproject.toml; `make imports` runs the same."""
     command = [Path(sys.executable).parent / "lint-imports", "--no-cache"]
@@ -50,7 +47,6 @@ def test_each_room_imports_only_those_below_it():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@MOVING
 def test_no_circle_of_imports():
     graph = grimp.build_graph("skipwise", cache_dir=None)
     edges = [(module, other) for module in graph.modules for other in graph.find_modules_directly_imported_by(module)]
@@ -76,7 +72,6 @@ for module in {modules!r}:
     assert done.returncode == 0, done.stderr
 
 
-@MOVING
 def test_a_file_name_stands_for_one_file():
     """A command file is named by its command, so it may share its name with what it calls."""
     commands = {path for path in SOURCES if path.parent == Path("components")}
@@ -90,7 +85,6 @@ def test_files_are_short():
     assert 60 <= statistics.median(lengths[path] for path in SOURCES if path.name != "__init__.py") <= 130
 
 
-@MOVING
 def test_the_loop_is_visible_at_once():
     assert text_of(Path("training/loop.py")).count("\n") <= 150
 
@@ -137,7 +131,6 @@ def test_every_section_that_is_cited_exists():
                 )
 
 
-@MOVING
 def test_no_file_cites_the_former_design_notes():
     former = re.compile(r"\bDESIGN\b")
     assert [str(path) for path in SOURCES if former.search(text_of(path))] == []

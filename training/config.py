@@ -37,7 +37,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """How a model is measured (DESIGN: "Evaluation")."""
+    """How a model is measured (docs/architecture.md, "Evaluation")."""
 
     candidates: int = 1000
     """Uniform unseen tracks a target is ranked among in the `uniform` protocol."""

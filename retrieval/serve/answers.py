@@ -11,7 +11,7 @@ import numpy as np
 from skipwise.retrieval.recommend.config import RecommendOptions
 from skipwise.retrieval.recommend.recommender import SessionHistory
 from skipwise.retrieval.serve.batching import Answer
-from skipwise.retrieval.serve.schema import RecommendRequest, Refusal, SimilarRequest
+from skipwise.retrieval.serve.http_schema import RecommendRequest, Refusal, SimilarRequest
 from skipwise.retrieval.serve.served_export import HotSwap, ServedExport
 
 Exports = dict[str, HotSwap]

@@ -17,7 +17,7 @@ from skipwise.retrieval.recommend.config import Likeness
 from skipwise.retrieval.serve.answers import find_export
 from skipwise.retrieval.serve.batching import Overloaded
 from skipwise.retrieval.serve.guard import guarded
-from skipwise.retrieval.serve.schema import (
+from skipwise.retrieval.serve.http_schema import (
     LIMIT,
     ErrorDetail,
     ExportName,

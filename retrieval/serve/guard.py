@@ -12,8 +12,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from skipwise.retrieval.serve.config import ServeConfig
+from skipwise.retrieval.serve.http_schema import error_response
 from skipwise.retrieval.serve.prometheus import Metrics
-from skipwise.retrieval.serve.schema import error_response
 
 BODY_S = 30.0
 """Seconds in which a body must arrive."""

@@ -9,8 +9,8 @@ from typing import Any
 from skipwise.retrieval.serve.answers import Exports, neighbours, recommendations
 from skipwise.retrieval.serve.batching import Batcher, BatchLimits
 from skipwise.retrieval.serve.config import ServeConfig
+from skipwise.retrieval.serve.http_schema import RecommendRequest, SimilarRequest
 from skipwise.retrieval.serve.prometheus import Metrics
-from skipwise.retrieval.serve.schema import RecommendRequest, SimilarRequest
 from skipwise.retrieval.serve.served_export import HotSwap
 
 

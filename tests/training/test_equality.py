@@ -142,7 +142,7 @@ def test_other_losses_take_the_same_steps_on_any_number_of_ranks(
 @pytest.mark.ranks
 @pytest.mark.parametrize("sharding", ["column_wise", "table_wise", "planner"])
 def test_other_shardings_equal_row_wise(sharding: str, dataset: Path, tmp_path: Path):
-    """With plain SGD, since column shards keep a row-wise state of their own (DESIGN: measured facts)."""
+    """With plain SGD: column shards keep a row-wise state each (docs/architecture.md, "Checkpoints")."""
     config = small("unidir-skip-track", dataset, optimizer="sgd")
     expected = run_on_ranks(tmp_path, 1, train_steps, config)[0]
     other = replace(config, table=replace(config.table, sharding=sharding))
