@@ -10,7 +10,8 @@ import yaml
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_yaml
 from skipwise.components.cli import parse
-from skipwise.components.recipes import ABLATIONS, DEFAULT, RECIPES, named_recipe
+from skipwise.components.recipes import DEFAULT, RECIPES, named_recipe
+from skipwise.components.recipes.ablations import ABLATIONS
 from skipwise.training.config import RunConfig
 from skipwise.training.config_fields import from_mapping
 

@@ -12,7 +12,8 @@ import pytest
 from skipwise.components import launch
 from skipwise.components.__main__ import COMMANDS, main
 from skipwise.components.cli import parse
-from skipwise.components.recipes import ABLATIONS, RECIPES
+from skipwise.components.recipes import RECIPES
+from skipwise.components.recipes.ablations import ABLATIONS
 from skipwise.models.config import EncoderConfig
 
 TRAIN = ("train", "best")
