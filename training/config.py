@@ -79,7 +79,7 @@ class TrainConfig:
     log_every: int = 20
     """Steps between two lines of metrics.jsonl."""
     hang_s: float = 600.0
-    """Seconds without a step after which a rank counts as hung: it is named, and the ranks end; 0 waits for ever."""
+    """Seconds without a step after which a rank counts as hung: it is named, and all ranks end; 0 sets no limit."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.log_every < 1:

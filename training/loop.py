@@ -26,8 +26,8 @@ StopEarly = Callable[[int, dict[str, float | int]], bool]
 def train(config: RunConfig, recipe: str, stop_early: StopEarly | None = None, test: bool = True) -> RunDirectory:
     """Trains, keeps the weights with the best validation HR@10, and tests those once at the end.
 
-    Needs a process group (`common.distributed.process_group`). Writes the run directory and returns it; goes on where
-    an unfinished run of this config stands there. Without `test`, no test target is read, and the metrics end with the
+    Needs a process group (`common.distributed.process_group`). Writes the run directory and returns it; continues an
+    unfinished run of this config that is there. Without `test`, no test target is read, and the metrics end with the
     best weights' validation. SIGTERM ends it with `Stopped`, the state saved.
     """
     store = SessionStore(config.data.path)

@@ -34,7 +34,7 @@ def hit_rate_table(metrics: dict[str, Any], config: RunConfig) -> str:
             "candidates that come after the target (100 is first, 0 last); lower is better."
         )
     if any(values.get("skipped_sessions") and not _measured(values) for *_, values in rows):
-        lines.append("-: an older version measured where skipped targets come, the other way round: evaluate again.")
+        lines.append("-: an older version ranked skipped targets from the other end: evaluate again.")
     history = "own history filtered" if config.evaluate.filter_history else "own history not filtered"
     lines.append(f"uniform: among {config.evaluate.candidates} unseen tracks; full: exact, whole catalogue, {history}.")
     if "train" in metrics:
@@ -48,7 +48,7 @@ def hit_rate_table(metrics: dict[str, Any], config: RunConfig) -> str:
 
 
 def _measured(values: dict[str, Any]) -> bool:
-    """Whether there were skipped targets, and where they came is told by percentile rank."""
+    """Whether there were skipped targets, with their percentile rank."""
     return bool(values.get("skipped_sessions")) and "skipped_percentile_rank" in values
 
 

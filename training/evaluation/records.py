@@ -65,14 +65,14 @@ class TargetRankWriter:
 
     def __init__(self, run: Path, protocol: str, split: str):
         name = f"{protocol}-{split}"
-        self._target, self._aside = run / RANKS / name, run / RANKS / f".{name}.partial"
+        self._target, self._partial = run / RANKS / name, run / RANKS / f".{name}.partial"
 
     def __enter__(self) -> "TargetRankWriter":
         if rank() == 0:
-            shutil.rmtree(self._aside, ignore_errors=True)
-            self._aside.mkdir(parents=True)
+            shutil.rmtree(self._partial, ignore_errors=True)
+            self._partial.mkdir(parents=True)
         barrier()
-        self._file = pq.ParquetWriter(self._aside / f"part-{rank():05}.parquet", _SCHEMA)
+        self._file = pq.ParquetWriter(self._partial / f"part-{rank():05}.parquet", _SCHEMA)
         return self
 
     def write(self, **columns: Tensor) -> None:
@@ -87,7 +87,7 @@ class TargetRankWriter:
         barrier()
         if rank() == 0:
             shutil.rmtree(self._target, ignore_errors=True)
-            os.replace(self._aside, self._target)
+            os.replace(self._partial, self._target)
         barrier()
 
 

@@ -1,4 +1,4 @@
-"""Finds and names a rank that hangs, and ends the job instead of waiting for it for ever.
+"""Finds and names a rank that hangs, and ends the job instead of waiting without a limit.
 
 Collectives keep ranks in step: where one hangs, all others block inside them, where no Python signal handler runs. So
 each rank has a thread that publishes how far its main thread has come, in the launcher's store. Clocks of machines are

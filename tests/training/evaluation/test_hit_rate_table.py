@@ -31,4 +31,4 @@ def test_an_older_convention_is_left_out_with_a_sentence():
     head, validation, test, *rest = lines_of(validation=MEANS | SKIPS, test=MEANS | OLD)
     assert test.split()[-3:] == ["-", "-", "7"] and validation.split()[-3:] == ["0.2000", "12.50", "7"]
     assert not any("87.5" in line for line in (head, test, *rest))
-    assert any("the other way round: evaluate again" in line for line in rest)
+    assert any("from the other end: evaluate again" in line for line in rest)
