@@ -1,6 +1,6 @@
 """Sessions as Python lists, Arrow, pandas or polars data, to an Arrow table and back.
 
-pandas and polars are never imported here: whoever passes a frame has imported its library.
+pandas and polars are never imported here: a caller that passes a frame has imported its library.
 """
 
 import sys

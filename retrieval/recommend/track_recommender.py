@@ -92,8 +92,8 @@ class TrackRecommender:
         self.check_k(k)
         if by not in ("cosine", "inner-product"):
             raise UserError(f"by must be 'cosine' or 'inner-product', not {by!r}")
-        asked = [track] if isinstance(track, str) else track
-        rows_Q = np.array([known_row(self.tracks, one, "the track") for one in asked], dtype=np.int64)
+        tracks = [track] if isinstance(track, str) else track
+        rows_Q = np.array([known_row(self.tracks, one, "the track") for one in tracks], dtype=np.int64)
         rows_QK, scores_QK = self._recommender.similar(rows_Q, k, by)
         ranked = [self.pairs(rows_K, scores_K) for rows_K, scores_K in zip(rows_QK, scores_QK, strict=True)]
         return ranked[0] if isinstance(track, str) else ranked
