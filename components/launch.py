@@ -10,66 +10,53 @@ Each lists its options with `--help`. What follows `--` goes to the command itse
 `torchx run components/launch.py:train --nproc 4 -- --data.path data/sample`. Nothing here imports torch.
 """
 
+from collections.abc import Callable, Sequence
+
 import torchx
 import torchx.components.dist as dist
 import torchx.specs as specs
 
 
+def _on_ranks(what: str) -> Callable[[Callable[..., specs.AppDef]], Callable[..., specs.AppDef]]:
+    """Gives a job on several ranks the docstring of which TorchX makes `--help`."""
+
+    def documented(job: Callable[..., specs.AppDef]) -> Callable[..., specs.AppDef]:
+        job.__doc__ = f"""{what}, on `nodes` x `nproc` ranks.
+
+        Args:
+            args: options of `skipwise {job.__name__}`, after `--`
+            recipe: name of the recipe to start from; empty for the default one
+            nproc: ranks on each node; on GPU one for each card
+            nodes: number of nodes
+            gpu: GPUs to ask of the scheduler for each node
+            max_retries: how often the ranks are started again after one has died
+        """
+        return job
+
+    return documented
+
+
+@_on_ranks("Trains a recipe")
 def train(
     *args: str, recipe: str = "", nproc: int = 4, nodes: int = 1, gpu: int = 0, max_retries: int = 0
 ) -> specs.AppDef:
-    """Trains on `nodes` x `nproc` ranks.
-
-    Args:
-        args: options of `skipwise train`, after `--`
-        recipe: name of the recipe to start from; empty for the default one
-        nproc: ranks on each node; on GPU one for each card
-        nodes: number of nodes
-        gpu: GPUs to ask of the scheduler for each node
-        max_retries: how often the ranks are started again after one has died
-    """
-    return _ranks(
-        "train", *([recipe] if recipe else []), *args, nproc=nproc, nodes=nodes, gpu=gpu, max_retries=max_retries
-    )
+    words = [recipe, *args] if recipe else args
+    return _ranks("train", words, nproc, nodes, gpu, max_retries)
 
 
+@_on_ranks("Evaluates a run")
 def evaluate(*args: str, nproc: int = 4, nodes: int = 1, gpu: int = 0, max_retries: int = 0) -> specs.AppDef:
-    """Evaluates a run on `nodes` x `nproc` ranks.
-
-    Args:
-        args: options of `skipwise evaluate`, after `--`
-        nproc: ranks on each node; on GPU one for each card
-        nodes: number of nodes
-        gpu: GPUs to ask of the scheduler for each node
-        max_retries: how often the ranks are started again after one has died
-    """
-    return _ranks("evaluate", *args, nproc=nproc, nodes=nodes, gpu=gpu, max_retries=max_retries)
+    return _ranks("evaluate", args, nproc, nodes, gpu, max_retries)
 
 
+@_on_ranks("Trains and compares models at several seeds")
 def table(*args: str, nproc: int = 4, nodes: int = 1, gpu: int = 0, max_retries: int = 0) -> specs.AppDef:
-    """Trains and compares models at several seeds on `nodes` x `nproc` ranks.
-
-    Args:
-        args: options of `skipwise table`, after `--`
-        nproc: ranks on each node; on GPU one for each card
-        nodes: number of nodes
-        gpu: GPUs to ask of the scheduler for each node
-        max_retries: how often the ranks are started again after one has died
-    """
-    return _ranks("table", *args, nproc=nproc, nodes=nodes, gpu=gpu, max_retries=max_retries)
+    return _ranks("table", args, nproc, nodes, gpu, max_retries)
 
 
+@_on_ranks("Searches a recipe's settings, one trial after the other")
 def sweep(*args: str, nproc: int = 4, nodes: int = 1, gpu: int = 0, max_retries: int = 0) -> specs.AppDef:
-    """Searches a recipe's settings, one trial after the other, each on `nodes` x `nproc` ranks.
-
-    Args:
-        args: options of `skipwise sweep`, after `--`
-        nproc: ranks on each node; on GPU one for each card
-        nodes: number of nodes
-        gpu: GPUs to ask of the scheduler for each node
-        max_retries: how often the ranks are started again after one has died
-    """
-    return _ranks("sweep", *args, nproc=nproc, nodes=nodes, gpu=gpu, max_retries=max_retries)
+    return _ranks("sweep", args, nproc, nodes, gpu, max_retries)
 
 
 def prepare(*args: str, cpu: int = 2, memory_mb: int = 4096) -> specs.AppDef:
@@ -94,7 +81,7 @@ def prepare(*args: str, cpu: int = 2, memory_mb: int = 4096) -> specs.AppDef:
     )
 
 
-def _ranks(command: str, *args: str, nproc: int, nodes: int, gpu: int, max_retries: int) -> specs.AppDef:
+def _ranks(command: str, args: Sequence[str], nproc: int, nodes: int, gpu: int, max_retries: int) -> specs.AppDef:
     return dist.ddp(
         command,
         *args,

@@ -39,8 +39,6 @@ export function leftOut(plays, exclude) {
   return new Set(plays.filter(chosen[exclude]).map(({ track }) => track));
 }
 
-export const number = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
-
 /** The sentence under the comparison with and without the skip flags; `changed` is what changes() returned. */
 export function explainSkips({ steer, exclude, trained_on_skips: trained }, changed) {
   if (steer) {

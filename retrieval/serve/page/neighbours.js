@@ -1,20 +1,20 @@
 // The dialog of one track: its nearest tracks in the embedding table, and buttons that add it to the session.
 import { find, showText } from "./elements.js";
 import { ask, latest } from "./service.js";
-import { trackRow } from "./tables.js";
+import { makeTable } from "./tables.js";
 
 /** A function that opens the dialog for a track; `add(track, skipped)` appends it to the session. */
 export function setUpNeighbours(add) {
   const dialog = find("#neighbours");
+  const neighbours = makeTable(["Rank", "Track", "Cosine"], open);
+  const show = (tracks) => neighbours.show("Nearest in the embedding table, by cosine", tracks);
+  find(".failure", dialog).after(neighbours.table);
   let current;
 
   const load = latest(
     0,
     (signal, track) => ask(`similar/${encodeURIComponent(track)}?k=10&by=cosine`, { signal }),
-    ({ tracks }) => {
-      const rows = tracks.map((one, place) => trackRow({ ...one, rank: place + 1 }, open));
-      find("tbody", dialog).replaceChildren(...rows);
-    },
+    ({ tracks }) => show(tracks),
     (error) => showText(find(".failure", dialog), error.message),
   );
 
@@ -22,7 +22,7 @@ export function setUpNeighbours(add) {
     current = track;
     find("h2", dialog).textContent = `Tracks like ${track}`;
     showText(find(".failure", dialog), "");
-    find("tbody", dialog).replaceChildren();
+    show([]);
     if (!dialog.open) dialog.showModal();
     find("#add-heard").focus();
     load(track);

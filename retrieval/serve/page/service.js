@@ -2,24 +2,15 @@
 
 /** The JSON that the service answers; throws an Error with the service's own sentence if it refuses. */
 export async function ask(path, { body, signal } = {}) {
-  const posted = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
-  let response;
-  try {
-    response = await fetch(path, body === undefined ? { signal } : { ...posted, signal });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
+  const headers = { "Content-Type": "application/json" };
+  const posted = body && { method: "POST", headers, body: JSON.stringify(body) };
+  const response = await fetch(path, { ...posted, signal }).catch(() => {
     throw new Error("The service does not answer: is it still running?");
-  }
-  const answer = await response.json().catch((error) => {
-    if (error.name === "AbortError") throw error;
-    return undefined;
   });
+  const answer = await response.json().catch(() => undefined);
   if (response.ok && answer) return answer;
-  throw new Error(
-    typeof answer?.detail === "string"
-      ? answer.detail
-      : `The service answered with status ${response.status} and nothing that this page can read.`,
-  );
+  const unreadable = `The service answered with status ${response.status} and nothing that this page can read.`;
+  throw new Error(answer?.detail ?? unreadable);
 }
 
 /**

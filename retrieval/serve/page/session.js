@@ -26,16 +26,16 @@ export function setUpSession(change) {
       change(next, `${track} is ${skipped ? "no longer" : "now"} marked as skipped.`);
     };
     const remove = () => change(plays.toSpliced(place, 1), `${track} is removed.`);
-    const tools = element(
-      "span",
-      { class: "tools" },
-      button("skip", "Skipped", `${track}: skipped`, toggle, { "aria-pressed": String(skipped), class: "toggle" }),
+    const line = element(
+      "div",
+      {},
+      element("span", { class: "track" }, track),
+      button("skip", "Skipped", `${track}: skipped`, toggle, { "aria-pressed": String(skipped) }),
       button("up", "↑", `Move ${track} up`, moved(-1), { disabled: place === 0 }),
       button("down", "↓", `Move ${track} down`, moved(1), { disabled: place === plays.length - 1 }),
       button("remove", "✕", `Remove ${track}`, remove),
     );
-    const name = element("span", { class: "track" }, track);
-    return element("li", { class: skipped ? "play skipped" : "play" }, element("div", {}, name, tools));
+    return element("li", { class: skipped ? "play skipped" : "play" }, line);
   }
 
   /** Focuses the same button of the same play, or the nearest one if that is gone or disabled. */
