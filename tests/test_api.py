@@ -150,7 +150,7 @@ def test_options(recommender):
         (["t_0"], "perhaps 't_0"),
         (pd.DataFrame({"songs": SESSIONS}), "no column 'tracks'"),
         (pd.DataFrame({"tracks": IDS}), "expected lists of track ids"),
-        (pd.DataFrame({"tracks": [["t_01", 2]]}), "cannot read"),
+        (pd.DataFrame({"tracks": [["t_01", 2]]}), "cannot be read"),
         (pl.DataFrame({"tracks": [[1, 2]]}), "column 'tracks' is"),
         (pl.DataFrame({"tracks": [["t_01", None]]}), "null"),
         (pl.DataFrame({"tracks": [["t_01"]], "skips": [[True, False]]}), "'skips' has not as many"),

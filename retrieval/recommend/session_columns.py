@@ -1,9 +1,9 @@
 """A table of sessions, from a file or from Python: its columns, and each of their values, checked.
 
-Shape legend: S sessions of a chunk, P plays of them.
+Shape legend: S sessions of a chunk, P plays of them, B sessions of a batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,62 +11,79 @@ import pyarrow as pa
 
 from skipwise.common.errors import UserError, brief, shown
 from skipwise.datapipes.session_files import STRENGTHS
-from skipwise.datapipes.view import View
-from skipwise.retrieval.recommend.config import MAX_PLAYS
-from skipwise.retrieval.track_ids import TrackIds
+from skipwise.retrieval.open_export import OpenExport
+from skipwise.retrieval.recommend.config import MAX_PLAYS, Unknown
+from skipwise.retrieval.recommend.recommender import SessionHistory
 
-_TEXT = (pa.string(), pa.large_string(), pa.string_view())
+COLUMNS = ("tracks", "skips", "session_id")
 
 
 @dataclass(frozen=True)
-class SessionChunk:
-    """Sessions in the table's order, flat."""
+class Sessions:
+    """Sessions in the table's order, flat, without their unknown tracks."""
 
-    first: int
-    """The table's row of the first of them, counted from 0."""
-    ids_S: pa.Array | None
-    """`session_id`, unchanged; None without that column."""
+    ids: dict[str, pa.Array]
+    """`session_id`, unchanged; empty without that column."""
     lengths_S: np.ndarray
-    """int64, at least 1."""
-    tracks_P: pa.Array
-    """Track ids, large_string."""
+    """int64; 0 where all tracks are unknown."""
+    rows_P: np.ndarray
+    """int64."""
     skipped_P: np.ndarray
     """bool."""
+    num_unknown: int
+    """Tracks that were left out."""
+
+    def batches(self, size: int) -> Iterator[tuple[np.ndarray, SessionHistory]]:
+        """The sessions that are not empty, at most `size` at a time: their numbers [B] and their plays.
+
+        Sessions of similar length go together, because the encoder also computes on padding.
+        """
+        starts_S = self.lengths_S.cumsum() - self.lengths_S
+        order = np.argsort(self.lengths_S, kind="stable")
+        order = order[self.lengths_S[order] > 0]
+        for start in range(0, len(order), size):
+            chosen_B = order[start : start + size]
+            lengths_B = self.lengths_S[chosen_B]
+            within = np.arange(lengths_B.sum()) - np.repeat(lengths_B.cumsum() - lengths_B, lengths_B)
+            plays = np.repeat(starts_S[chosen_B], lengths_B) + within
+            yield chosen_B, SessionHistory.flat(lengths_B, self.rows_P[plays], self.skipped_P[plays])
 
 
 class SessionColumns:
     """The columns `tracks` and, where the table has them, `skips` and `session_id`."""
 
-    def __init__(self, source: str, schema: pa.Schema, view: View):
-        """`source` names the table in messages; `view` decides which strengths count as skipped.
-
-        Raises `UserError` for a column that is missing or of another type.
-        """
-        self._source, self._view = source, view
-        self.names = [name for name in ("tracks", "skips", "session_id") if name in schema.names]
+    def __init__(self, source: str, schema: pa.Schema, opened: OpenExport):
+        """`source` names the table in messages. Raises `UserError` for a column that is missing or of another type."""
+        self._source, self._opened = source, opened
+        self.names = [name for name in COLUMNS if name in schema.names]
         for name in self.names:
             if schema.names.count(name) > 1:
                 raise UserError(f"{source} has more than one column '{name}': leave one")
         if "tracks" not in self.names:
             raise UserError(f"{source} has no column 'tracks': expected a list of track ids in each row")
-        self._check_lists(schema, "tracks", "track ids as text", lambda kind: kind in _TEXT)
+        self._check_lists(schema, "tracks", "track ids as text", _is_text)
         if "skips" in self.names:
-            wanted = f"true or false, or strengths 0..{STRENGTHS}"
-            self._check_lists(
-                schema, "skips", wanted, lambda kind: pa.types.is_boolean(kind) or pa.types.is_integer(kind)
-            )
-        self.id_type = schema.field("session_id").type if "session_id" in self.names else None
-        """Arrow's type of `session_id`; None without that column."""
-        if self.id_type is not None and pa.types.is_nested(self.id_type):
-            raise UserError(f"{source}: column 'session_id' is {brief(self.id_type)}: expected one value in each row")
+            self._check_lists(schema, "skips", f"true or false, or strengths 0..{STRENGTHS}", _is_flag_or_strength)
+        self._ids = {name: schema.field(name).type for name in self.names if name == "session_id"}
+        for name, kind in self._ids.items():
+            if pa.types.is_nested(kind):
+                raise UserError(f"{source}: column '{name}' is {brief(kind)}: expected one value in each row")
+        self.ranked = pa.schema(self._ids | {"tracks": pa.list_(pa.string()), "scores": pa.list_(pa.float32())})
+        """The columns of recommendations for these sessions."""
 
     def _check_lists(self, schema: pa.Schema, name: str, wanted: str, fits: Callable[[pa.DataType], bool]) -> None:
         kind = schema.field(name).type
         if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not fits(kind.value_type):
             raise UserError(f"{self._source}: column '{name}' is {brief(kind)}: expected lists of {wanted}")
 
-    def chunk(self, first: int, batch: pa.RecordBatch) -> SessionChunk:
-        """The sessions of `batch`, which starts at row `first`. Raises `UserError` for a value, naming its row."""
+    def read(self, batches: Iterable[pa.RecordBatch], unknown: Unknown) -> Iterator[Sessions]:
+        """The sessions of each batch of the table. Raises `UserError` for a value, naming its row."""
+        first = 0
+        for batch in batches:
+            yield self._sessions(first, batch, unknown)
+            first += len(batch)
+
+    def _sessions(self, first: int, batch: pa.RecordBatch, unknown: Unknown) -> Sessions:
         lengths_S, tracks_P = self._lists(first, batch, "tracks")
         self._refuse(first, lengths_S == 0, "tracks", "is an empty session: leave such rows out")
         self._refuse(first, lengths_S > MAX_PLAYS, "tracks", f"has more than {MAX_PLAYS} tracks: cut it")
@@ -78,9 +95,20 @@ class SessionColumns:
             if skipped_P.dtype != bool:
                 wrong_P = (skipped_P < 0) | (skipped_P > STRENGTHS)
                 self._refuse(first, _any(wrong_P, lengths_S), "skips", f"holds a strength outside 0..{STRENGTHS}")
-                skipped_P = self._view.skipped(skipped_P)
-        ids_S = batch["session_id"] if self.id_type is not None else None
-        return SessionChunk(first, ids_S, lengths_S, tracks_P.cast(pa.large_string()), skipped_P)
+                skipped_P = self._opened.view.skipped(skipped_P)
+        rows_P = self._opened.tracks.rows(tracks_P)
+        known_P = rows_P >= 0
+        if unknown == "refuse" and not known_P.all():
+            track = tracks_P[int(known_P.argmin())].as_py()
+            near = self._opened.tracks.near(track)
+            meant = f" (perhaps {shown(near)} was meant)" if near else ""
+            remedy = "remove it, or leave such tracks out with unknown=drop (--unknown drop)"
+            trouble = f"holds {shown(track)}, which is not in the export{meant}: {remedy}"
+            self._refuse(first, _any(~known_P, lengths_S), "tracks", trouble)
+        session_P = np.repeat(np.arange(len(lengths_S)), lengths_S)[known_P]
+        lengths_S = np.bincount(session_P, minlength=len(lengths_S))
+        ids = {name: batch[name] for name in self._ids}
+        return Sessions(ids, lengths_S, rows_P[known_P], skipped_P[known_P], int((~known_P).sum()))
 
     def _lists(self, first: int, batch: pa.RecordBatch, name: str) -> tuple[np.ndarray, pa.Array]:
         """Lengths int64 [S] and values [P] of a column without nulls; a damaged file may hold any bytes."""
@@ -98,19 +126,13 @@ class SessionColumns:
             row = first + int(wrong_S.argmax())
             raise UserError(f"{self._source}, row {row} (counted from 0): '{name}' {trouble}")
 
-    def refuse_unknown(self, chunk: SessionChunk, known_P: np.ndarray, tracks: TrackIds) -> None:
-        """Raises `UserError` for the first track that is not in the export."""
-        if known_P.all():
-            return
-        play = int(known_P.argmin())
-        row = chunk.first + int(np.searchsorted(chunk.lengths_S.cumsum(), play, side="right"))
-        track = chunk.tracks_P[play].as_py()
-        near = tracks.near(track)
-        raise UserError(
-            f"{self._source}, row {row} (counted from 0): 'tracks' holds {shown(track)}, which is not in the export"
-            f"{f' (perhaps {shown(near)} was meant)' if near else ''}: remove it, or leave such tracks out with "
-            "unknown=drop (--unknown drop)"
-        )
+
+def _is_text(kind: pa.DataType) -> bool:
+    return kind in (pa.string(), pa.large_string(), pa.string_view())
+
+
+def _is_flag_or_strength(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_boolean(kind) or pa.types.is_integer(kind))
 
 
 def _any(wrong_P: np.ndarray, lengths_S: np.ndarray) -> np.ndarray:

@@ -1,16 +1,12 @@
-"""Sessions as Python lists, Arrow, pandas or polars data, to an Arrow table and back.
+"""Sessions as Python lists, Arrow, pandas or polars data, to an Arrow table and back; imports neither of the two."""
 
-pandas and polars are never imported here: a caller that passes a frame has imported its library.
-"""
-
-import sys
 from typing import Any
 
 import pyarrow as pa
 
 from skipwise.common.errors import UserError, brief
+from skipwise.retrieval.recommend.session_columns import COLUMNS
 
-_ARRAY = (pa.Array, pa.ChunkedArray)
 _EXPECTED = (
     "expected a list of track ids, a list of such lists, an Arrow array or table, or a pandas or polars data frame"
 )
@@ -26,32 +22,21 @@ def to_table(sessions: Any, skipped: Any = None) -> pa.Table:
 
     Raises `UserError` for anything that is not a table of sessions.
     """
-    if isinstance(sessions, (list, tuple)):
-        if not sessions:
-            raise UserError("sessions is an empty list: give at least one track id, or at least one session")
-        one = is_one_session(sessions)
-        if not one and any(isinstance(session, str) for session in sessions):
-            raise UserError("sessions holds both track ids and lists: give one session, or a list for each")
-        return _built([sessions] if one else sessions, [skipped] if one and skipped is not None else skipped)
-    if isinstance(sessions, _ARRAY):
-        if pa.types.is_nested(sessions.type):
-            return _built(sessions, skipped)
-        return to_table(sessions.to_pylist(), skipped.to_pylist() if isinstance(skipped, _ARRAY) else skipped)
-    if skipped is not None:
-        raise UserError("skipped goes with lists and arrays: give a table the column 'skips' instead")
-    if isinstance(sessions, pa.RecordBatch):
-        return pa.Table.from_batches([sessions])
-    if isinstance(sessions, pa.Table):
-        return sessions
-    kind = _library(sessions)
-    if kind == "pandas":
-        names = [name for name in ("tracks", "skips", "session_id") if name in sessions.columns]
-        try:
-            return pa.Table.from_pandas(sessions[names], preserve_index=False)
-        except (pa.ArrowException, TypeError, ValueError) as error:
-            raise UserError(f"sessions holds a value that Arrow cannot read ({brief(error)}): {_EXPECTED}") from error
-    if kind == "polars":
-        return sessions.to_arrow()
+    try:
+        if isinstance(sessions, (list, tuple)):
+            return _listed(sessions, skipped)
+        if isinstance(sessions, (pa.Array, pa.ChunkedArray)):
+            if not pa.types.is_nested(sessions.type):
+                return _listed(sessions.to_pylist(), getattr(skipped, "to_pylist", lambda: skipped)())
+            return pa.table({"tracks": sessions} | _skips(skipped))
+        if skipped is not None:
+            raise UserError("skipped goes with lists and arrays: give a table the column 'skips' instead")
+        if type(sessions).__name__ == "DataFrame":  # of pandas or of polars
+            return pa.table(sessions[[name for name in COLUMNS if name in sessions.columns]])
+        if isinstance(sessions, (pa.Table, pa.RecordBatch)):
+            return pa.table(sessions)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise UserError(f"sessions or skipped cannot be read ({brief(error)}): {_EXPECTED}") from error
     raise UserError(f"sessions is of type {type(sessions).__name__}: {_EXPECTED}")
 
 
@@ -61,28 +46,22 @@ def like(sessions: Any, ranked: pa.Table) -> Any:
         columns = ranked["tracks"].to_pylist(), ranked["scores"].to_pylist()
         pairs = [list(zip(tracks, scores, strict=True)) for tracks, scores in zip(*columns, strict=True)]
         return pairs[0] if is_one_session(sessions) else pairs
-    kind = _library(sessions)
-    if kind == "pandas":
-        frame = ranked.to_pandas()
-        frame.index = sessions.index
-        return frame
-    if kind == "polars":
-        return sys.modules["polars"].from_arrow(ranked)
-    return ranked
+    if type(sessions).__name__ != "DataFrame":
+        return ranked
+    if hasattr(sessions, "index"):
+        return ranked.to_pandas().set_index(sessions.index)
+    return type(sessions)(ranked)
 
 
-def _built(tracks: Any, skips: Any) -> pa.Table:
-    """A table of two columns, each a list or of Arrow already."""
-    try:
-        columns = {"tracks": pa.array(tracks, pa.list_(pa.string())) if isinstance(tracks, (list, tuple)) else tracks}
-        if skips is not None:
-            columns["skips"] = skips if isinstance(skips, _ARRAY) else pa.array(skips)
-        return pa.table(columns)
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        raise UserError(f"sessions or skipped cannot be read ({brief(error)}): {_EXPECTED}") from error
+def _listed(sessions: Any, skipped: Any) -> pa.Table:
+    if not sessions:
+        raise UserError("sessions is an empty list: give at least one track id, or at least one session")
+    if is_one_session(sessions):
+        sessions, skipped = [sessions], None if skipped is None else [skipped]
+    elif any(isinstance(session, str) for session in sessions):
+        raise UserError("sessions holds both track ids and lists: give one session, or a list for each")
+    return pa.table({"tracks": pa.array(sessions, pa.list_(pa.string()))} | _skips(skipped))
 
 
-def _library(sessions: Any) -> str:
-    """The library whose `DataFrame` this is; empty for anything else."""
-    library = type(sessions).__module__.partition(".")[0]
-    return library if type(sessions).__name__ == "DataFrame" else ""
+def _skips(skipped: Any) -> dict[str, Any]:
+    return {} if skipped is None else {"skips": pa.array(skipped)}

@@ -1,6 +1,6 @@
 """The addresses of the service: its API, its page, and `{"detail": one sentence}` for every error."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
@@ -24,7 +25,6 @@ from skipwise.retrieval.serve.http_schema import (
     Neighbours,
     Recommendations,
     RecommendRequest,
-    Refusal,
     SimilarRequest,
     Tracks,
     error_response,
@@ -34,8 +34,6 @@ from skipwise.retrieval.serve.service import Service
 PAGE = Path(__file__).parent / "page"
 REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
 """Of one HTML file that loads nothing and runs no script."""
-RETRY_S = 1
-"""Seconds after which a client that got 503 may try again."""
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorDetail, "description": description}
     for status, description in {
@@ -47,11 +45,12 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 _SENTENCES = {
-    400: "the request cannot be read: send UTF-8 JSON that is not deeply nested, as /openapi.json describes",
-    404: "there is nothing at this address: see /openapi.json",
-    405: "this address takes another method: see /openapi.json",
-    500: "the service failed on this request: its log says why",
+    "There was an error parsing the body": "the request cannot be read: send UTF-8 JSON that is not deeply nested, "
+    "as /openapi.json describes",
+    "Not Found": "there is nothing at this address: see /openapi.json",
+    "Method Not Allowed": "this address takes another method: see /openapi.json",
 }
+"""The sentences for the framework's own errors."""
 
 
 def make_app(service: Service) -> ASGIApp:
@@ -116,32 +115,21 @@ def _add_page(app: FastAPI, report: Path | None) -> None:
     @app.get("/report", summary="The run's report, as HTML", response_class=Response)
     async def show_report() -> Response:
         if report is None:
-            raise Refusal(404, "there is no report here: start the service with --report report.html")
+            raise HTTPException(404, "there is no report here: start the service with --report report.html")
         if not report.is_file():
-            raise Refusal(404, "the report's file is gone: write it again with report")
+            raise HTTPException(404, "the report's file is gone: write it again with report")
         return FileResponse(report, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
 
-    files = StaticFiles(directory=PAGE, check_dir=False)
-
-    def sending(name: str) -> Callable[[Request], Awaitable[Response]]:
-        async def send(request: Request) -> Response:
-            return await files.get_response(name, request.scope)
-
-        return send
-
-    for file in PAGE.glob("*.*"):
-        app.add_route("/" if file.name == "index.html" else f"/{file.name}", sending(file.name))
+    files = StaticFiles(directory=PAGE, html=True)
+    for name in {file.name for file in PAGE.glob("*.*")} - {"index.html"} | {""}:
+        app.router.routes.append(Route(f"/{name}", files))
 
 
 def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(Refusal)
-    async def refused(_: Request, refusal: Refusal) -> JSONResponse:
-        return error_response(refusal.status, refusal.sentence)
-
     @app.exception_handler(Overloaded)
     async def overloaded(_: Request, __: Overloaded) -> JSONResponse:
         sentence = "too many requests wait: try again in a moment"
-        return error_response(503, sentence, {"Retry-After": str(RETRY_S)})
+        return error_response(503, sentence, {"Retry-After": "1"})
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -149,12 +137,12 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def other(_: Request, error: HTTPException) -> JSONResponse:
-        sentence = _SENTENCES.get(error.status_code, str(error.detail))
+        sentence = _SENTENCES.get(error.detail, error.detail)
         return error_response(error.status_code, sentence, dict(error.headers or {}))
 
     @app.exception_handler(Exception)
     async def failed(_: Request, __: Exception) -> JSONResponse:
-        return error_response(500, _SENTENCES[500])
+        return error_response(500, "the service failed on this request: its log says why")
 
 
 def _invalid(errors: Sequence[dict[str, Any]]) -> str:

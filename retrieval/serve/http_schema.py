@@ -7,7 +7,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
-from skipwise.common.errors import UserError
+from skipwise.common.errors import printable
 from skipwise.retrieval.recommend.config import Likeness, RecommendOptions
 
 ExportName = Literal["main", "compare"]
@@ -90,14 +90,6 @@ class ErrorDetail(BaseModel):
     detail: str
 
 
-class Refusal(Exception):
-    """A request that cannot be answered: an HTTP status and one sentence."""
-
-    def __init__(self, status: int, sentence: str):
-        super().__init__(sentence)
-        self.status, self.sentence = status, sentence
-
-
 def error_response(status: int, sentence: str, headers: dict[str, str] | None = None) -> JSONResponse:
     """An `ErrorDetail`; unprintable characters are written as escapes."""
-    return JSONResponse({"detail": str(UserError(sentence))}, status, headers)
+    return JSONResponse({"detail": printable(sentence)}, status, headers)

@@ -1,7 +1,6 @@
 """An export in service, and its replacement by a newer one while requests are answered."""
 
 import gc
-import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +10,6 @@ import numpy as np
 
 from skipwise.common.distributed import logger
 from skipwise.common.errors import UserError, brief
-from skipwise.retrieval.export_manifest import IndexEntry
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.config import RecommendOptions
 from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
@@ -19,9 +17,6 @@ from skipwise.retrieval.search.config import SearchChoice
 from skipwise.retrieval.search.exact import Search
 from skipwise.retrieval.search.stored import open_search
 from skipwise.retrieval.serve.prometheus import Metrics
-
-Fingerprint = tuple[tuple[str, int, int, int], ...] | None
-"""Path, inode, modification time and size of each file of an export; None where there is no directory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +58,11 @@ class ServedExport:
         manifest = self.opened.manifest
         loss = manifest.config.get("loss", {})
         skips = loss.get("alpha", 0) > 0 and loss.get("context", "none") != "none"
+        index, entry = None, manifest.index
+        if entry:
+            chosen = entry.kind, entry.search
+            recalls = [one.recall_at_10 for one in entry.measured if (one.kind, one.search) == chosen]
+            index = {"kind": entry.kind, "search": entry.search, "recall_at_10": next(iter(recalls), None)}
         return self.identity() | {
             "path": self.name,
             "rows": manifest.rows,
@@ -70,7 +70,7 @@ class ServedExport:
             "dtype": manifest.dtype,
             "loss": loss,
             "trained_on_skips": skips,
-            "index": _index(manifest.index),
+            "index": index,
             "search": type(self.search).__name__,
         }
 
@@ -119,23 +119,10 @@ class HotSwap:
         gc.collect()  # modules refer to themselves, and would keep the older table in memory
 
 
-def fingerprint(path: Path) -> Fingerprint:
-    """See `Fingerprint`."""
-    files = []
+def fingerprint(path: Path) -> list[tuple[str, int, int, int]] | None:
+    """Path, inode, modification time and size of each file of an export; None while there is no directory."""
     try:
-        root = path.resolve(strict=True)
-        for folder, _, names in os.walk(root):
-            for name in names:
-                found = os.stat(os.path.join(folder, name))
-                files.append((os.path.join(folder, name), found.st_ino, found.st_mtime_ns, found.st_size))
+        files = [(file, file.stat()) for file in path.resolve(strict=True).rglob("*")]
     except OSError:  # being replaced at this moment
         return None
-    return tuple(sorted(files))
-
-
-def _index(entry: IndexEntry | None) -> dict[str, Any] | None:
-    """Its kind and settings, and the recall that was measured with them."""
-    if not entry:
-        return None
-    recalls = [one.recall_at_10 for one in entry.measured if (one.kind, one.search) == (entry.kind, entry.search)]
-    return {"kind": entry.kind, "search": entry.search, "recall_at_10": recalls[0] if recalls else None}
+    return sorted((str(file), stat.st_ino, stat.st_mtime_ns, stat.st_size) for file, stat in files)

@@ -149,7 +149,7 @@ def test_two_columns_of_one_name(opened: OpenExport, tmp_path: Path):
     lists = texts([["t_01"]])
     pq.write_table(pa.Table.from_arrays([lists, lists], names=["tracks", "tracks"]), tmp_path / "in")
     with pytest.raises(UserError, match="more than one column 'tracks'"):
-        SessionFile(tmp_path / "in", opened.view)
+        SessionFile(tmp_path / "in", opened)
 
 
 @settings(max_examples=60, deadline=None)
