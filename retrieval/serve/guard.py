@@ -109,7 +109,7 @@ async def _refuse(limit: int, scope: Scope, receive: Receive, send: Send) -> Non
     sentence = f"the body is larger than {limit:,} bytes: send less (--max-body)"
 
     async def unfinished(message: Message) -> None:
-        await send(message | {"more_body": True})
+        await send({**message, "more_body": True})
 
     await error_response(413, sentence, {"Connection": "close"})(scope, receive, unfinished)
     left, more = 4 * limit, True
