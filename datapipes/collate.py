@@ -9,16 +9,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from skipwise.datapipes.batch import FEATURE, EvaluationBatch, SessionBatch
 from skipwise.datapipes.config import HELD_OUT
-from skipwise.datapipes.negatives import (
-    STRIDE,
-    Windows,
-    draw_pool,
-    draw_unseen,
-    keys,
-    own_windows,
-    shared_windows,
-    uniforms,
-)
+from skipwise.datapipes.negatives import STRIDE, draw_pool, draw_unseen, keys, own_windows, shared_windows, uniforms
 from skipwise.datapipes.sessions import Sessions
 from skipwise.datapipes.view import Inputs, View, shuffle_flags
 
@@ -68,56 +59,56 @@ class TrainBuilder:
 
     def build(self, sessions: Sessions, epoch: int, step: int) -> SessionBatch:
         """Removes the held-out tracks and their skips, and draws masks and negatives."""
+        cloze = self.mask_probability is not None
         # One more track is read: the last one is only predicted, unless the cloze masks tracks.
-        spare = 1 if self.mask_probability is None else 0
-        view = replace(self.view, length=self.view.length + spare)
+        view = replace(self.view, length=self.view.length + (not cloze))
         past_B = np.maximum(sessions.length_B - self.held_out, 0)
         seen_BS, skipped_BS = view.before(sessions.tracks_BT, sessions.skips_BT, past_B)
         if self.shuffle_seed is not None:
             skipped_BS = shuffle_flags(skipped_BS, seen_BS >= 0, self.shuffle_seed, sessions.number_B)
         inputs = view.read(seen_BS, skipped_BS)
-        batch, width = inputs.rows_BT.shape
-        if self.mask_probability is None:
-            masked_BT = np.zeros((batch, width), dtype=bool)
-            predicts_BT = np.zeros((batch, width), dtype=bool)
-            predicts_BT[:, :-1] = inputs.valid_BT[:, 1:]
-            inputs_B = np.maximum(inputs.length_B - 1, 0)
-        else:
-            draws_BT = uniforms(keys("cloze", self.seed, epoch, sessions.number_B), width)
-            masked_BT = (draws_BT < self.mask_probability) & inputs.valid_BT
-            without = np.flatnonzero(~masked_BT.any(axis=1) & (inputs.length_B > 0))
-            masked_BT[without, inputs.length_B[without] - 1] = True
-            predicts_BT, inputs_B = masked_BT, inputs.length_B
-        pool_key = keys("negative", self.seed, epoch, np.array([step]))[0]
-        pool = self.negatives
-        if self.sampling == "per-session":
-            pool += (batch - 1) * STRIDE + self.longest
-        first = self.first_place * STRIDE if self.sampling == "per-session" else 0
-        negatives = draw_pool(pool_key, first, pool, self.num_tracks)
-        bags = _Bags(inputs, negatives, batch * min(self.longest, view.length), self.num_tracks)
+        batch = len(past_B)
+        own = self.sampling == "per-session"
+        pool = draw_pool(
+            keys("negative", self.seed, epoch, np.array([step]))[0],
+            self.first_place * STRIDE if own else 0,
+            self.negatives + ((batch - 1) * STRIDE + self.longest if own else 0),
+            self.num_tracks,
+        )
+        bags = _Bags(inputs, pool, batch * min(self.longest, view.length), self.num_tracks)
         places_BS = bags.places(seen_BS)
-        if self.sampling == "shared":
-            windows = shared_windows(places_BS, self.negatives)
+        if own:
+            window_B2, collides_X2 = own_windows(places_BS, self.negatives, self.num_tracks)
         else:
-            windows = own_windows(places_BS, self.negatives, self.num_tracks)
-        targets_BT = np.full((batch, width), bags.empty)
-        if self.mask_probability is None:
+            window_B2, collides_X2 = shared_windows(places_BS, self.negatives)
+        if cloze:
+            masked_BT, inputs_B = self._masks(inputs, sessions.number_B, epoch), inputs.length_B
+            targets_BT = np.where(masked_BT, bags.items_BT, bags.empty)
+        else:
+            masked_BT, inputs_B = np.zeros_like(inputs.skipped_BT), np.maximum(inputs.length_B - 1, 0)
+            targets_BT = np.full_like(bags.items_BT, bags.empty)
             targets_BT[:, :-1] = bags.items_BT[:, 1:]
-        else:
-            targets_BT[predicts_BT] = bags.items_BT[predicts_BT]
         return bags.batch(
-            inputs,
-            inputs_B,
-            masked_BT,
-            targets_BT,
-            sessions.number_B,
             epoch,
             step,
-            windows,
             self.negatives,
-            skips_of_B=_lenders(batch, self.borrow_from) if self.borrow_from else None,
-            log_q=self.log_q,
+            inputs_B=inputs_B,
+            masked_BT=masked_BT,
+            targets_BT=targets_BT,
+            window_B2=window_B2,
+            collides_X2=collides_X2,
+            skips_of_B=_lenders(batch, self.borrow_from),
+            log_q_U=bags.padded(self.log_q),
+            session_B=sessions.number_B,
         )
+
+    def _masks(self, inputs: Inputs, number_B: np.ndarray, epoch: int) -> np.ndarray:
+        """bool [B, T]: the tracks to predict: drawn ones, or the last where none is drawn."""
+        draws_BT = uniforms(keys("cloze", self.seed, epoch, number_B), inputs.rows_BT.shape[1])
+        masked_BT = (draws_BT < self.mask_probability) & inputs.valid_BT
+        without = np.flatnonzero(~masked_BT.any(axis=1) & (inputs.length_B > 0))
+        masked_BT[without, inputs.length_B[without] - 1] = True
+        return masked_BT
 
 
 @dataclass(frozen=True)
@@ -140,31 +131,33 @@ class EvaluationBuilder:
         """Removes the split's track and all after it. A session with no track before it is left out."""
         target_at_B = sessions.length_B - HELD_OUT[self.split]
         real_B = target_at_B >= 1
-        spare = 1 if self.append_mask else 0
-        view = replace(self.view, length=self.view.length - spare)
+        view = replace(self.view, length=self.view.length - self.append_mask)
         seen_BS, skipped_BS = view.before(sessions.tracks_BT, sessions.skips_BT, np.maximum(target_at_B, 0))
-        inputs = view.read(seen_BS, skipped_BS, padding=spare)
-        batch, width = inputs.rows_BT.shape
+        inputs = view.read(seen_BS, skipped_BS, padding=self.append_mask)
+        batch = len(real_B)
         at_B = np.arange(batch), np.maximum(target_at_B, 0)
-        masked_BT = np.zeros((batch, width), dtype=bool)
+        masked_BT = np.zeros_like(inputs.skipped_BT)
         if self.append_mask:
             masked_BT[np.flatnonzero(real_B), inputs.length_B[real_B]] = True
-        bags = _Bags(inputs, np.zeros(0, dtype=np.int64), batch * min(self.longest, view.length), self.num_tracks)
+        none = np.zeros(0, dtype=np.int64)
+        bags = _Bags(inputs, none, batch * min(self.longest, view.length), self.num_tracks)
         candidates_BC = np.zeros((batch, 0), dtype=np.int64)
         if self.candidates:
             key_B = keys("rank-" + self.split[:3], self.seed, 0, sessions.number_B)
             candidates_BC = draw_unseen(key_B, self.num_tracks, self.candidates, sessions.tracks_BT)
         return EvaluationBatch(
             bags.batch(
-                inputs,
-                inputs.length_B + self.append_mask * real_B,
-                masked_BT,
-                np.full((batch, width), bags.empty),
-                np.where(real_B, sessions.number_B, -1),
                 epoch,
                 step,
-                shared_windows(np.zeros((batch, 0), dtype=np.int64), 0),
                 negatives=0,
+                inputs_B=inputs.length_B + self.append_mask * real_B,
+                masked_BT=masked_BT,
+                targets_BT=np.full_like(bags.items_BT, bags.empty),
+                window_B2=np.zeros((batch, 2), dtype=np.int64),
+                collides_X2=np.zeros((0, 2), dtype=np.int64),
+                skips_of_B=none,
+                log_q_U=bags.padded(None),
+                session_B=np.where(real_B, sessions.number_B, -1),
             ),
             target_B=torch.from_numpy(np.where(real_B, sessions.tracks_BT[at_B], -1)),
             history_BS=torch.from_numpy(seen_BS),
@@ -175,9 +168,9 @@ class EvaluationBuilder:
 
 
 def _lenders(batch: int, group: int) -> np.ndarray:
-    """int64 [B]: the next session in its group of `group`, the first after the last."""
-    place_B = np.arange(batch)
-    return place_B // group * group + (place_B + 1) % group
+    """int64 [B]: the next session in its group of `group`, the first after the last; [0] for groups of 0."""
+    place_B = np.arange(batch if group else 0)
+    return place_B // max(group, 1) * group + (place_B + 1) % max(group, 1)
 
 
 class _Bags:
@@ -188,60 +181,47 @@ class _Bags:
 
         There are never more bags than `num_tracks` and the empty one.
         """
-        wanted = np.concatenate([inputs.rows_BT[inputs.valid_BT], negatives.ravel()])
-        rows, places = np.unique(wanted, return_inverse=True)
-        count = len(wanted) - negatives.size
-        self.rows = rows
-        self.capacity = min(positions + negatives.size, num_tracks) + 1
-        self.empty = self.capacity - 1
+        wanted = np.concatenate([inputs.rows_BT[inputs.valid_BT], negatives])
+        self.rows, places = np.unique(wanted, return_inverse=True)
+        count = len(wanted) - len(negatives)
+        self.empty = min(positions + len(negatives), num_tracks)
         self.items_BT = np.full(inputs.rows_BT.shape, self.empty, dtype=np.int64)
         self.items_BT[inputs.valid_BT] = places[:count]
         self.negatives_P = places[count:]
+        self._skipped_BT = inputs.skipped_BT
 
     def places(self, tracks_BS: np.ndarray) -> np.ndarray:
         """Returns int64 [B, S]: the first place of each track in the pool of negatives, -1 for a track not in it."""
-        place_of_bag = np.full(self.capacity, -1)
+        place_of_bag = np.full(self.empty + 1, -1)
         # In reverse order, so that the first of several places is kept.
         place_of_bag[self.negatives_P[::-1]] = np.arange(len(self.negatives_P))[::-1]
         bag_BS = np.searchsorted(self.rows, tracks_BS)
         found_BS = np.append(self.rows, -2)[bag_BS] == tracks_BS
         return np.where(found_BS, place_of_bag[bag_BS], -1)
 
-    def batch(
-        self,
-        inputs: Inputs,
-        inputs_B: np.ndarray,
-        masked_BT: np.ndarray,
-        targets_BT: np.ndarray,
-        session_B: np.ndarray,
-        epoch: int,
-        step: int,
-        windows: Windows,
-        negatives: int,
-        skips_of_B: np.ndarray | None = None,
-        log_q: np.ndarray | None = None,
-    ) -> SessionBatch:
-        lengths = torch.zeros(self.capacity, dtype=torch.int32)
+    def padded(self, values: np.ndarray | None) -> np.ndarray:
+        """float32 [U]: each bag's value of `values` [num_tracks], 0 for an empty bag; [0] without values."""
+        padded_U = np.zeros(0 if values is None else self.empty + 1, dtype=np.float32)
+        if values is not None:
+            padded_U[: len(self.rows)] = values[self.rows]
+        return padded_U
+
+    def batch(self, epoch: int, step: int, negatives: int, **arrays: np.ndarray) -> SessionBatch:
+        """The batch of these bags; `arrays`: those of its fields that do not follow from the bags."""
+        lengths = torch.zeros(self.empty + 1, dtype=torch.int32)
         lengths[: len(self.rows)] = 1
-        log_q_U = np.zeros(0 if log_q is None else self.capacity, dtype=np.float32)
-        if log_q is not None:
-            log_q_U[: len(self.rows)] = log_q[self.rows]
+        width = np.arange(self.items_BT.shape[1])
+        arrays |= {
+            "items_BT": self.items_BT,
+            "skipped_BT": self._skipped_BT,
+            "negatives_P": self.negatives_P,
+            "tokens_N": np.flatnonzero(width < arrays["inputs_B"][:, None]),
+            "queries_V": np.flatnonzero(arrays["targets_BT"] != self.empty),
+        }
         return SessionBatch(
             tracks=KeyedJaggedTensor(keys=[FEATURE], values=torch.from_numpy(self.rows), lengths=lengths),
-            items_BT=torch.from_numpy(self.items_BT),
-            skipped_BT=torch.from_numpy(inputs.skipped_BT),
-            inputs_B=torch.from_numpy(inputs_B),
-            masked_BT=torch.from_numpy(masked_BT),
-            targets_BT=torch.from_numpy(targets_BT),
-            tokens_N=torch.from_numpy(np.flatnonzero(np.arange(targets_BT.shape[1]) < inputs_B[:, None])),
-            queries_V=torch.from_numpy(np.flatnonzero(targets_BT != self.empty)),
-            negatives_P=torch.from_numpy(self.negatives_P),
-            window_B2=torch.from_numpy(windows.window_B2),
-            collides_X2=torch.from_numpy(windows.collides_X2),
-            skips_of_B=torch.from_numpy(np.zeros(0, dtype=np.int64) if skips_of_B is None else skips_of_B),
-            log_q_U=torch.from_numpy(log_q_U),
-            session_B=torch.from_numpy(session_B),
             negatives=negatives,
             epoch=epoch,
             step=step,
+            **{name: torch.from_numpy(values) for name, values in arrays.items()},
         )

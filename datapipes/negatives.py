@@ -4,8 +4,6 @@ A keyed permutation of all rows (a Feistel network, applied until the value is a
 without a table of the catalogue's size: Black & Rogaway, "Ciphers with Arbitrary Finite Domains", 2002.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 STRIDE = 64
@@ -84,21 +82,15 @@ def _permute(key_B: np.ndarray, owner_M: np.ndarray, places_M: np.ndarray, size:
     return values
 
 
-@dataclass(frozen=True)
-class Windows:
-    """Which window of a pool holds each session's negatives, and the places in it to leave out."""
-
-    window_B2: np.ndarray
-    """int64: from and until which place."""
-    collides_X2: np.ndarray
-    """int64: (session, place) of the session's own tracks in its window, ascending."""
+Windows = tuple[np.ndarray, np.ndarray]
+"""For each session, from and until which place of the pool its negatives lie (int64 [B, 2]), and (session, place) of
+its own tracks in there (int64 [X, 2], ascending)."""
 
 
 def shared_windows(place_BS: np.ndarray, count: int) -> Windows:
     """Returns windows of the whole pool of `count`; `place_BS`: the place of each session's tracks in it, or -1."""
     sessions = len(place_BS)
-    window_B2 = np.tile(np.array([0, count]), (sessions, 1))
-    return Windows(window_B2, _distinct(*_hits(place_BS, np.zeros(sessions, dtype=np.int64), count), count))
+    return np.tile(np.array([0, count]), (sessions, 1)), _distinct(place_BS, np.zeros(sessions, dtype=np.int64), count)
 
 
 def own_windows(place_BS: np.ndarray, count: int, num_tracks: int) -> Windows:
@@ -108,22 +100,18 @@ def own_windows(place_BS: np.ndarray, count: int, num_tracks: int) -> Windows:
     each of them in the pool, or -1; in a small catalogue they repeat every `num_tracks` places.
     """
     start_B = np.arange(len(place_BS)) * STRIDE
-    session_X, after_X = _distinct(*_hits(place_BS, start_B, num_tracks), num_tracks).T
+    session_X, after_X = _distinct(place_BS, start_B, num_tracks).T
     # The n-th own track after the start is in the window if fewer than `count` others precede it.
     inside = after_X - (np.arange(len(session_X)) - np.searchsorted(session_X, session_X)) < count
     session_X, after_X = session_X[inside], after_X[inside]
     until_B = start_B + count + np.bincount(session_X, minlength=len(start_B))
-    return Windows(np.stack([start_B, until_B], axis=1), np.stack([session_X, start_B[session_X] + after_X], axis=1))
+    return np.stack([start_B, until_B], axis=1), np.stack([session_X, start_B[session_X] + after_X], axis=1)
 
 
-def _hits(place_BS: np.ndarray, start_B: np.ndarray, period: int) -> tuple[np.ndarray, np.ndarray]:
-    """(session, places after its start) of every place, each taken at or after the start."""
+def _distinct(place_BS: np.ndarray, start_B: np.ndarray, period: int) -> np.ndarray:
+    """int64 [X, 2]: (session, places after its start) of each place at or after the start; each once, ascending."""
     session_X, column_X = np.nonzero(place_BS >= 0)
-    return session_X, (place_BS[session_X, column_X] - start_B[session_X]) % period
-
-
-def _distinct(session_X: np.ndarray, after_X: np.ndarray, period: int) -> np.ndarray:
-    """int64 [X, 2]: the pairs, each once, ascending."""
+    after_X = (place_BS[session_X, column_X] - start_B[session_X]) % period
     return np.stack(np.divmod(np.unique(session_X * period + after_X), period), axis=1)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import platform
 from collections import Counter
-from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 
 import duckdb
@@ -16,47 +16,11 @@ from skipwise.common.errors import UserError
 from skipwise.datapipes.manifest import SESSIONS, SESSIONS_PER_ROW_GROUP, VOCABULARY, Manifest
 from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.sources import WORDS, Source
-from skipwise.datapipes.prepare.staging import pattern
+from skipwise.datapipes.prepare.staging import pattern, quoted
 from skipwise.datapipes.session_files import Rows, checksum
 from skipwise.datapipes.view import counts_as_skipped
 
 SESSIONS_PER_PART = 64 * SESSIONS_PER_ROW_GROUP
-BATCH = 16 * SESSIONS_PER_ROW_GROUP
-
-
-class Parts:
-    """Writes the session files row group by row group, and counts sessions, plays and skips."""
-
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True)
-        self.directory = directory
-        self.sessions: dict[str, int] = {}
-        self.lengths: set[int] = set()
-        self.checksums: dict[str, list[str]] = {}
-        self.plays = self.skipped = 0
-        self._name = ""
-        self._writer: pq.ParquetWriter | None = None
-
-    def write(self, table: pa.Table) -> None:
-        """Writes a row group of at most 4096 sessions; starts the next file when one is full."""
-        if self._writer is None or self.sessions[self._name] == SESSIONS_PER_PART:
-            self.close()
-            self._name = f"part-{len(self.sessions):05}.parquet"
-            self.sessions[self._name], self.checksums[self._name] = 0, []
-            self._writer = pq.ParquetWriter(self.directory / self._name, table.schema, compression="zstd")
-        self._writer.write_table(table, row_group_size=SESSIONS_PER_ROW_GROUP)
-        self.sessions[self._name] += len(table)
-        tracks, skips = (table[name].combine_chunks() for name in ("tracks", "skips"))
-        rows = Rows(tracks.value_lengths().to_numpy(), tracks.flatten().to_numpy(), skips.flatten().to_numpy())
-        self.checksums[self._name].append(checksum(rows))
-        self.lengths.update(np.unique(rows.lengths).tolist())
-        self.plays += len(rows.skips)
-        self.skipped += int(np.count_nonzero(counts_as_skipped(rows.skips)))
-
-    def close(self) -> None:
-        """Finishes the file that is open."""
-        if self._writer is not None:
-            self._writer.close()
 
 
 def publish(
@@ -73,30 +37,45 @@ def publish(
     if sessions == 0:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in (dropped_sessions + dropped_rows).most_common())
         raise UserError(f"no session is left (dropped: {reasons}): loosen the filters or fix the log")
-    chosen = None
+    schema = pq.read_schema(staged)
     if config.sample is not None and config.sample < sessions:
-        chosen = draw_sample(engine, staged, config)
-        dropped_sessions["not in the sample"] = sessions - len(chosen)
-        sessions = len(chosen)
-    parts = Parts(result / SESSIONS)
-    counts = count_plays(engine, staged, chosen, sessions)
+        dropped_sessions["not in the sample"] = sessions - config.sample
+        staged, sessions = draw_sample(engine, staged, config), config.sample
+    (result / SESSIONS).mkdir(parents=True)
+    codes, vocabulary_hash = write_vocabulary(engine, staged, result)
+    rows = np.zeros(codes[-1] + 1, dtype=np.int32)
+    rows[codes] = np.arange(len(codes))
     words = pa.array(engine.execute("SELECT enum_range(NULL::word)").fetchall()[0][0], pa.string())
-    rows = (np.cumsum(counts > 0) - 1).astype(np.int32)
-    with stage("writing", sessions, "sessions") as advance:
-        try:
-            for group in row_groups(read_chosen(staged, chosen)):
-                parts.write(finished(group, rows, words))
-                advance(len(group))
-        finally:
-            parts.close()
+    meanings = {"tracks": pa.array(rows), **{name: words for name in WORDS if name in schema.names}}
+    parts: dict[str, int] = {}
+    checksums: dict[str, list[str]] = {}
+    lengths: set[int] = set()
+    plays = skipped = 0
+    with stage("writing", sessions, "sessions") as advance, pq.ParquetFile(staged) as file:
+        groups = (finished(batch, schema, meanings) for batch in file.iter_batches(SESSIONS_PER_ROW_GROUP))
+        for first in groups:
+            name = f"part-{len(parts):05}.parquet"
+            parts[name], checksums[name] = 0, []
+            with pq.ParquetWriter(result / SESSIONS / name, first.schema, compression="zstd") as writer:
+                for group in chain([first], islice(groups, SESSIONS_PER_PART // SESSIONS_PER_ROW_GROUP - 1)):
+                    writer.write_table(group)
+                    parts[name] += len(group)
+                    tracks, strengths = (group[column].combine_chunks() for column in ("tracks", "skips"))
+                    flat = (tracks.value_lengths(), tracks.flatten(), strengths.flatten())
+                    written = Rows(*(values.to_numpy() for values in flat))
+                    checksums[name].append(checksum(written))
+                    lengths.update(written.lengths.tolist())
+                    plays += len(written.skips)
+                    skipped += int(np.count_nonzero(counts_as_skipped(written.skips)))
+                    advance(len(group))
     manifest = Manifest(
-        counts={"sessions": sessions, "plays": parts.plays, "tracks": int(np.count_nonzero(counts))},
-        session_lengths={"min": min(parts.lengths), "max": max(parts.lengths)},
-        skip_share=round(parts.skipped / parts.plays, 6),
-        context_columns=[name for name in group.schema.names if name not in ("session_id", "tracks", "skips")],
-        parts=parts.sessions,
-        checksums=parts.checksums,
-        vocabulary_hash=write_vocabulary(engine, counts, result),
+        counts={"sessions": sessions, "plays": plays, "tracks": len(codes)},
+        session_lengths={"min": min(lengths), "max": max(lengths)},
+        skip_share=round(skipped / plays, 6),
+        context_columns=[name for name in schema.names if name not in ("session_id", "tracks", "skips")],
+        parts=parts,
+        checksums=checksums,
+        vocabulary_hash=vocabulary_hash,
         sources=[{"file": source.path.name, "bytes": source.path.stat().st_size} for source in sources],
         options=config.contents(),
         dropped_sessions=dict(dropped_sessions),
@@ -107,76 +86,41 @@ def publish(
     return manifest
 
 
-def count_plays(
-    engine: duckdb.DuckDBPyConnection, staged: Path, chosen: np.ndarray | None, sessions: int
-) -> np.ndarray:
-    """Returns int64 counts by track code: plays in the chosen sessions."""
-    tracks = engine.execute("SELECT count(*) FROM tracks").fetchall()[0][0]
-    counts = np.zeros(tracks, dtype=np.int64)
-    with stage("counting", sessions, "sessions") as advance:
-        for batch in read_chosen(staged, chosen, ["tracks"]):
-            counts += np.bincount(batch["tracks"].combine_chunks().flatten().to_numpy(), minlength=tracks)
-            advance(len(batch))
-    return counts
+def draw_sample(engine: duckdb.DuckDBPyConnection, staged: Path, config: PrepareConfig) -> Path:
+    """Returns a file of `config.sample` of the staged sessions, those with the smallest hash of seed and id."""
+    sample = staged.with_name("sample.parquet")
+    numbered = f"read_parquet('{pattern(staged)}', file_row_number = true)"
+    engine.execute(f"""
+        COPY (
+            SELECT * EXCLUDE file_row_number FROM {numbered} WHERE file_row_number IN (
+                SELECT file_row_number FROM {numbered}
+                ORDER BY md5_number_upper('{config.seed}:' || session_id), session_id LIMIT {config.sample}
+            ) ORDER BY file_row_number
+        ) TO '{quoted(sample)}' (FORMAT parquet, COMPRESSION lz4_raw)""")
+    return sample
 
 
-def finished(table: pa.Table, rows: np.ndarray, words: pa.Array) -> pa.Table:
-    """Replaces the codes of tracks by vocabulary rows, and those of context columns by their text."""
-    values = {"tracks": pa.array(rows), **{name: words for name in WORDS if name in table.column_names}}
-    for name, meaning in values.items():
-        lists = table[name].combine_chunks()
-        offsets = np.concatenate([[0], np.cumsum(lists.value_lengths().to_numpy())])
-        column = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), meaning.take(lists.flatten()))
-        table = table.set_column(table.column_names.index(name), name, column)
-    return table
-
-
-def write_vocabulary(engine: duckdb.DuckDBPyConnection, counts: np.ndarray, result: Path) -> str:
-    """Writes the tracks that are played, in row order, and returns the hash of their ids."""
-    tracks = engine.sql("SELECT id FROM tracks ORDER BY code").to_arrow_table()["id"]
-    tracks = tracks.filter(pa.array(counts > 0)).cast(pa.string())
-    played = counts[counts > 0]
-    table = pa.table(
-        {"track_id": tracks, "row": pa.array(np.arange(len(played), dtype=np.int32)), "count": pa.array(played)}
-    )
+def write_vocabulary(engine: duckdb.DuckDBPyConnection, staged: Path, result: Path) -> tuple[np.ndarray, str]:
+    """Writes the tracks of the staged sessions, ordered by code; returns their codes and the hash of their ids."""
+    played = engine.sql(f"""
+        SELECT id AS track_id, code, count FROM tracks JOIN (
+            SELECT code, count(*) AS count
+            FROM (SELECT unnest(tracks) AS code FROM read_parquet('{pattern(staged)}')) GROUP BY code
+        ) USING (code) ORDER BY code""").to_arrow_table()
+    rows = pa.array(np.arange(len(played), dtype=np.int32))
+    table = pa.table({"track_id": played["track_id"].cast(pa.string()), "row": rows, "count": played["count"]})
     pq.write_table(table, result / VOCABULARY, compression="zstd", row_group_size=1 << 20)
     digest = hashlib.sha256()
     for chunk in table.to_batches(1 << 16):
         digest.update("".join(f"{track}\n" for track in chunk.column("track_id").to_pylist()).encode())
-    return digest.hexdigest()
+    return played["code"].to_numpy(), digest.hexdigest()
 
 
-def draw_sample(engine: duckdb.DuckDBPyConnection, staged: Path, config: PrepareConfig) -> np.ndarray:
-    """Returns the positions of `config.sample` staged sessions, those with the smallest hash of seed and id."""
-    draw = f"""
-        SELECT place FROM (
-            SELECT file_row_number AS place, session_id FROM read_parquet('{pattern(staged)}', file_row_number = true)
-            ORDER BY md5_number_upper('{config.seed}:' || session_id), session_id LIMIT {config.sample}
-        ) ORDER BY place"""
-    return np.asarray(engine.execute(draw).fetchnumpy()["place"])
-
-
-def read_chosen(staged: Path, chosen: np.ndarray | None, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """Yields batches of the staged sessions, those at the positions `chosen` or all."""
-    start = 0
-    with pq.ParquetFile(staged) as file:
-        for batch in file.iter_batches(BATCH, columns=columns):
-            table = pa.Table.from_batches([batch])
-            if chosen is not None:
-                first, last = np.searchsorted(chosen, [start, start + len(batch)])
-                table = table.take(pa.array(chosen[first:last] - start))
-            start += len(batch)
-            if len(table):
-                yield table
-
-
-def row_groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Cuts a stream of tables into row groups, all full but the last."""
-    rest = None
-    for table in tables:
-        rest = table if rest is None else pa.concat_tables([rest, table])
-        while len(rest) >= SESSIONS_PER_ROW_GROUP:
-            yield rest.slice(0, SESSIONS_PER_ROW_GROUP).combine_chunks()
-            rest = rest.slice(SESSIONS_PER_ROW_GROUP)
-    if rest is not None and len(rest):
-        yield rest.combine_chunks()
+def finished(batch: pa.RecordBatch, schema: pa.Schema, meanings: dict[str, pa.Array]) -> pa.Table:
+    """Replaces the codes of tracks by vocabulary rows, and those of context columns by their text."""
+    table = pa.Table.from_batches([batch]).cast(schema)  # DuckDB names a sample's lists in another way
+    for name, meaning in meanings.items():
+        lists = table[name].combine_chunks()
+        column = pa.ListArray.from_arrays(lists.offsets, meaning.take(lists.values))
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table
