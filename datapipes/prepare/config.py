@@ -1,6 +1,5 @@
 """The options of `prepare`."""
 
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,6 @@ FILE_ORDER = "file"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 SKIPS = ("skip", "skip_strength", "rating")
-MOST_NUMBER, MOST_THREADS, MOST_MEMORY = 2**31 - 1, 1024, 1_000_000
-PLACES = ("input", "output", "overwrite", "memory", "threads")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,23 +105,18 @@ class PrepareConfig(OutputOptions, SessionOptions, SkipOptions, InputOptions):
             raise ValueError("--sort needs a column to sort by: name it with --order")
         if sum(getattr(self, name) is not None for name in SKIPS) > 1:
             raise ValueError("--skip, --skip-strength and --rating exclude each other: give one")
-        if self.min_length < 3:
-            raise ValueError("--min-length must be at least 3: a track each for training, validation and test")
-        for flag, value, least, most in (
-            ("--min-length", self.min_length, 3, MOST_NUMBER),
-            ("--drop-longer", self.drop_longer, self.min_length, MOST_NUMBER),
-            ("--max-length", self.max_length, 3, MOST_NUMBER),
-            ("--sample", self.sample, 1, MOST_NUMBER),
-            ("--threads", self.threads, 1, MOST_THREADS),
+        for flag, value, least in (
+            ("--min-length", self.min_length, 3),
+            ("--drop-longer", self.drop_longer, self.min_length),
+            ("--max-length", self.max_length, 3),
+            ("--sample", self.sample, 1),
         ):
-            if value is not None and value < least:
-                raise ValueError(f"{flag} must be at least {least}, not {value}")
-            if value is not None and value > most:
-                raise ValueError(f"{flag} must be at most {most:,}")
-        if not math.isfinite(self.skip_below):
-            raise ValueError(f"--skip-below must be a number, not {self.skip_below}")
-        if not 0.25 <= self.memory <= MOST_MEMORY:
-            raise ValueError(f"--memory must be at least 0.25 GiB, and at most {MOST_MEMORY:,}, not {self.memory}")
+            if value is not None and not least <= value < 1 << 31:
+                raise ValueError(f"{flag} must be at least {least} and less than 2^31, not {value}")
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise ValueError(f"--threads must be from 1 to 1024, not {self.threads}")
+        if not 0.25 <= self.memory <= 1_000_000:
+            raise ValueError(f"--memory must be at least 0.25 GiB, and at most 1,000,000, not {self.memory}")
 
     @property
     def sorts(self) -> bool:
@@ -138,10 +130,9 @@ class PrepareConfig(OutputOptions, SessionOptions, SkipOptions, InputOptions):
 
     def contents(self) -> dict[str, Any]:
         """The options that decide what the dataset directory holds, for its manifest."""
-        return {
-            **{name: value for name, value in vars(self).items() if name not in PLACES},
-            "columns": list(self.columns),
-        }
+        places = ("input", "output", "overwrite", "memory", "threads")
+        contents = {name: value for name, value in vars(self).items() if name not in places}
+        return contents | {"columns": list(self.columns)}
 
 
 def utf8(text: str) -> bool:

@@ -9,14 +9,13 @@ from skipwise.common.console import note
 from skipwise.common.errors import UserError
 from skipwise.common.outputs import atomic_output
 from skipwise.datapipes.manifest import MANIFEST, Manifest
-from skipwise.datapipes.prepare.config import PrepareConfig
+from skipwise.datapipes.prepare.config import SKIPS, PrepareConfig
 from skipwise.datapipes.prepare.publish import publish
 from skipwise.datapipes.prepare.sessionize import group_sessions
-from skipwise.datapipes.prepare.sources import find_sources
+from skipwise.datapipes.prepare.sources import FLAGS, find_sources
 from skipwise.datapipes.prepare.staging import connect, count_rows_without_session, number_texts, stage_rows
 
 STOPPED = "stopped before the dataset was whole: nothing was written"
-FULL = "No space left on device"
 
 
 def prepare(config: PrepareConfig) -> Manifest:
@@ -27,11 +26,11 @@ def prepare(config: PrepareConfig) -> Manifest:
     try:
         with atomic_output(config.output, config.overwrite, is_dataset) as scratch:
             sources = find_sources(config)
-            if not sources[0].tells_skips:
+            if not sources[0].roles.keys() & {*SKIPS, *FLAGS}:
                 note("the log has no skip flags: every play counts as kept, see --skip, --skip-strength and --rating")
             with connect(config, scratch) as engine:
                 stage_rows(engine, sources, config, scratch)
-                dropped_rows = count_rows_without_session(engine, sources, config, scratch)
+                dropped_rows = count_rows_without_session(engine, scratch)
                 number_texts(engine, scratch, sources[0].roles)
                 dropped_sessions = group_sessions(engine, sources, config, scratch)
                 manifest = publish(engine, sources, config, scratch, dropped_sessions, dropped_rows)
@@ -72,6 +71,5 @@ def is_interruption(error: BaseException | None) -> bool:
 
 
 def gist(error: Exception) -> str:
-    """Returns the part of a library's error that matters, without the scratch directory that its files are in."""
-    text = re.sub(r"[^\s\"']*\.partial/", "", str(error).strip())
-    return FULL if FULL in text else text.splitlines()[0][:200]
+    """Returns a library's error in one line, without the scratch directory that its files are in."""
+    return re.sub(r"[^\s\"']*\.partial/", "", " ".join(str(error).split()))[:200]

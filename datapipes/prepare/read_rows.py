@@ -33,15 +33,14 @@ def read(source: Source, advance: Callable[[int], object]) -> Iterator[pa.Record
     short, holds no rows, or is no table at all.
     """
     chunks = parquet_batches(source, advance) if source.suffix == ".parquet" else text_batches(source, advance)
-    schema, row = schema_of(source), 0
+    row = 0
     for columns, mark in chunks:
         size = len(columns[0])
         numbers = pa.nulls(size, pa.int64()) if mark in (RAGGED, BROKEN) else pa.array(np.arange(row, row + size))
-        texts, marks = decode(columns, np.full(size, mark, dtype=np.uint8))
-        for role in ("session", "track"):
-            marks[lines_inside(texts[list(source.roles).index(role)])] = BROKEN
+        marks = np.full(size, mark, dtype=np.uint8)
+        texts = [decode(column, marks) for column in columns]
         row += size
-        yield pa.record_batch([numbers, pa.array(marks), *texts], schema=schema)
+        yield pa.record_batch([numbers, pa.array(marks), *texts], schema=schema_of(source))
     if row == 0:
         raise UserError(f"{source.path} has no rows: expected one a play, or leave the file out")
 
@@ -51,7 +50,6 @@ def text_batches(source: Source, advance: Callable[[int], object]) -> Iterator[t
     labels = [str(index) for index in range(len(source.names))]
     wanted = [str(source.names.index(name)) for name in source.roles.values()]
     ragged: list[str] = []
-    lost: list[bytes] = []
 
     def keep(row: pa.csv.InvalidRow) -> str:
         ragged.append(row.text)
@@ -82,7 +80,7 @@ def text_batches(source: Source, advance: Callable[[int], object]) -> Iterator[t
                 if len(batch):
                     yield [batch.column(label) for label in wanted], FINE
     except OSError:
-        raise UserError(f"{source.path} is cut short or damaged: copy it again") from None
+        raise damaged(source) from None
     except pa.ArrowInvalid as error:
         if lost:
             row = lost[0].decode(errors="backslashreplace")
@@ -90,16 +88,15 @@ def text_batches(source: Source, advance: Callable[[int], object]) -> Iterator[t
                 f"{source.path} has a row of a wrong number of fields that is not UTF-8 either, '{row[:60]}': "
                 f"expected {len(source.names)} fields as its columns; fix the row"
             ) from None
+        what = "cannot be read as a table"
         if "straddling" in str(error):
             what = "holds a line of tens of megabytes, or a quote that is never closed"
-        else:
-            what = "cannot be read as a table"
         raise UserError(f"{source.path} {what}: expected a play a line") from None
     if ragged:
         rows = [text.encode().split(source.delimiter.encode()) for text in ragged]
         columns = [[row[int(label)] if int(label) < len(row) else None for row in rows] for label in wanted]
-        unclosed = any("\n" in text for text in ragged)
-        yield [pa.array(column, pa.binary()) for column in columns], BROKEN if unclosed else RAGGED
+        mark = BROKEN if any("\n" in text for text in ragged) else RAGGED
+        yield [pa.array(column, pa.binary()) for column in columns], mark
 
 
 @contextmanager
@@ -123,7 +120,7 @@ def undecodable(handler: Callable[[pa.csv.InvalidRow], str]) -> Iterator[list[by
 
 def parquet_batches(source: Source, advance: Callable[[int], object]) -> Iterator[tuple[list[pa.Array], int]]:
     """Reads a Parquet file; the columns are the bytes of their text, of numbers and booleans too."""
-    names = list(source.roles.values())
+    names = source.roles.values()
     size = source.path.stat().st_size
     try:
         with pq.ParquetFile(source.path) as file:
@@ -131,47 +128,32 @@ def parquet_batches(source: Source, advance: Callable[[int], object]) -> Iterato
                 advance(size * len(batch) // file.metadata.num_rows)
                 yield [bytes_of(batch.column(name), source, name) for name in names], FINE
     except DAMAGED:
-        raise UserError(f"{source.path} is cut short or damaged: copy it again") from None
+        raise damaged(source) from None
+
+
+def damaged(source: Source) -> UserError:
+    """Returns the error of a file whose content ends early or does not decode."""
+    return UserError(f"{source.path} is cut short or damaged: copy it again")
 
 
 def bytes_of(column: pa.Array, source: Source, name: str) -> pa.BinaryArray:
     """Returns a column of a Parquet file as the bytes of its text, which may not be UTF-8."""
-    kind = column.type
+    kind, types = column.type, pa.types
+    binary = types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
     try:
-        return pc.cast(column if is_bytes(kind) else pc.cast(column, pa.string()), pa.binary())
+        return pc.cast(column if binary else pc.cast(column, pa.string()), pa.binary())
     except pa.ArrowNotImplementedError:
         what = "lists or structs" if pa.types.is_nested(kind) else kind
         raise UserError(f"{source.path}, column '{name}' holds {what}: expected one value a row") from None
 
 
-def is_bytes(kind: pa.DataType) -> bool:
-    """Whether a column holds bytes."""
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
-
-
-def decode(columns: list[pa.Array], marks: np.ndarray) -> tuple[list[pa.Array], np.ndarray]:
+def decode(column: pa.Array, marks: np.ndarray) -> pa.Array:
     """Converts bytes to text, and marks the rows that are not UTF-8, whose bad bytes become escapes."""
-    texts = []
-    for column in columns:
-        try:
-            texts.append(pc.cast(column, pa.string()))
-        except pa.ArrowInvalid:
-            values = column.to_pylist()
-            escaped = [None if value is None else value.decode(errors="backslashreplace") for value in values]
-            changed = [
-                value is not None and text is not None and value != text.encode()
-                for value, text in zip(values, escaped, strict=True)
-            ]
-            marks[np.flatnonzero(changed)] = NOT_UTF8
-            texts.append(pa.array(escaped, pa.string()))
-    return texts, marks
-
-
-def lines_inside(texts: pa.StringArray) -> np.ndarray:
-    """Returns the indices of texts with a line break, the trace of a quote that is never closed."""
-    characters = np.frombuffer(texts.buffers()[2] or b"", dtype=np.uint8)
-    if not ((characters == 10) | (characters == 13)).any():
-        return np.zeros(0, dtype=np.int64)
-    return np.flatnonzero(
-        pc.fill_null(pc.match_substring_regex(texts, "[\\n\\r]"), False).to_numpy(zero_copy_only=False)
-    )
+    try:
+        return pc.cast(column, pa.string())
+    except pa.ArrowInvalid:
+        values = column.to_pylist()
+        texts = [None if value is None else value.decode(errors="backslashreplace") for value in values]
+        escaped = [text is not None and text.encode() != value for text, value in zip(texts, values, strict=True)]
+        marks[escaped] = NOT_UTF8
+        return pa.array(texts, pa.string())

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import duckdb
@@ -13,15 +14,7 @@ import pyarrow.parquet as pq
 from skipwise.common.console import stage
 from skipwise.common.errors import UserError
 from skipwise.datapipes.prepare.config import PrepareConfig
-from skipwise.datapipes.prepare.row_checks import (
-    DISORDERED,
-    REPEATED,
-    SESSION_FAULTS,
-    TWO_FILES,
-    order_error,
-    row_faults,
-    shown,
-)
+from skipwise.datapipes.prepare.row_checks import DISORDERED, REASONS, REPEATED, TWO_FILES, order_error, shown
 from skipwise.datapipes.prepare.sources import CONTEXT, WORDS, Source
 from skipwise.datapipes.prepare.staging import pattern
 from skipwise.datapipes.view import counts_as_skipped
@@ -38,31 +31,42 @@ def group_sessions(
     Tracks are codes there. A session of more than 1,000,000 plays is refused: `session` is then the wrong column.
     """
     rows = f"'{pattern(scratch)}/rows-*.parquet'"
-    context = [role for role in CONTEXT if role in sources[0].roles]
-    columns = [f"enum_code({name}::word) AS {name}" if name in WORDS else name for name in context]
+    context = "".join(
+        f", enum_code({role}::word) AS {role}" if role in WORDS else f", {role}"
+        for role in CONTEXT
+        if role in sources[0].roles
+    )
     by_place = "place, " if config.sorts else ""
     reader = engine.sql(
         f"""
         SELECT sessions.code AS session, file, row, place, strength, fault, coalesce(tracks.code, 0)::INTEGER AS track
-            {"".join(f", {column}" for column in columns)}
+            {context}
         FROM {rows} AS plays JOIN sessions ON session = sessions.id LEFT JOIN tracks ON track = tracks.id
         ORDER BY sessions.code, {by_place} file, row"""
     ).to_arrow_reader(BATCH)
-    builder = Builder(engine.cursor(), sources, config)
     total = sum(pq.read_metadata(path).num_rows for path in scratch.glob("rows-*.parquet"))
-    writer = None
-    with stage("grouping", total, "rows") as advance:
-        try:
-            for block in whole_sessions(reader, config):
-                sessions = builder.build(block)
-                writer = writer or pq.ParquetWriter(scratch / "sessions.parquet", sessions.schema, compression="lz4")
-                if len(sessions):
-                    writer.write_table(sessions)
-                advance(len(block))
-        finally:
-            if writer:
-                writer.close()
-    return builder.dropped
+    dropped: Counter[str] = Counter()
+    lookup = engine.cursor()
+    with stage("grouping", total, "rows") as advance, ExitStack() as closing:
+        writer = None
+        for block in whole_sessions(reader, config):
+            first, last = block["session"][0].as_py(), block["session"][-1].as_py()
+            named = lookup.sql(f"SELECT id FROM sessions WHERE code BETWEEN {first} AND {last} ORDER BY code")
+            ids, starts = named.to_arrow_table()["id"].combine_chunks(), starts_of(block)
+            faults = session_faults(block, starts, ids, sources, config)
+            for code, count in zip(*np.unique(faults[faults > 0], return_counts=True), strict=True):
+                dropped[REASONS[int(code)]] += int(count)
+            advance(len(block))
+            if faults.any():
+                block = block.filter(pa.array(np.repeat(faults == 0, lengths_of(block, starts))))
+                ids, starts = ids.filter(pa.array(faults == 0)), starts_of(block)
+            sessions = sessions_of(block, ids, starts, config, dropped)
+            if writer is None:
+                file = scratch / "sessions.parquet"
+                writer = closing.enter_context(pq.ParquetWriter(file, sessions.schema, compression="lz4"))
+            if len(sessions):
+                writer.write_table(sessions)
+    return dropped
 
 
 def whole_sessions(reader: pa.RecordBatchReader, config: PrepareConfig) -> Iterator[pa.Table]:
@@ -83,52 +87,33 @@ def whole_sessions(reader: pa.RecordBatchReader, config: PrepareConfig) -> Itera
         yield rest
 
 
-def starts_of(table: pa.Table) -> np.ndarray:
+def starts_of(block: pa.Table) -> np.ndarray:
     """Returns the index of each session's first row."""
-    return np.flatnonzero(np.diff(table["session"].to_numpy(), prepend=-1))
+    return np.flatnonzero(np.diff(block["session"].to_numpy(), prepend=-1))
 
 
-class Builder:
-    """Turns blocks of whole sessions into one row a session, and counts what it drops, by reason."""
+def lengths_of(block: pa.Table, starts: np.ndarray) -> np.ndarray:
+    """Returns the number of rows of each session."""
+    return np.diff(np.append(starts, len(block)))
 
-    def __init__(self, engine: duckdb.DuckDBPyConnection, sources: list[Source], config: PrepareConfig) -> None:
-        self.dropped: Counter[str] = Counter()
-        self._engine, self._sources, self._config = engine, sources, config
-        self._context = [role for role in CONTEXT if role in sources[0].roles]
-        self._reasons = {code: fault.reason for code, fault in enumerate(row_faults(sources[0].roles, config), 1)}
-        self._reasons |= SESSION_FAULTS
 
-    def build(self, block: pa.Table) -> pa.Table:
-        """Returns the sessions of `block` that pass, tracks as codes; raises for a bad one where that stops the run."""
-        config = self._config
-        starts = starts_of(block)
-        ids = self._ids(block["session"][0].as_py(), block["session"][-1].as_py())
-        faults = session_faults(block, starts, ids, self._sources, config)
-        for code, count in zip(*np.unique(faults[faults > 0], return_counts=True), strict=True):
-            self.dropped[self._reasons[int(code)]] += int(count)
-        if faults.any():
-            block = block.filter(pa.array(np.repeat(faults == 0, np.diff(np.append(starts, len(block))))))
-            ids, starts = ids.filter(pa.array(faults == 0)), starts_of(block)
-        if config.gap_seconds is not None:
-            ids, starts = cut_at_gaps(block, ids, starts, config.gap_seconds)
-        lengths = np.diff(np.append(starts, len(block)))
-        kept = passing(block, starts, lengths, config, self.dropped)
-        rows_kept = np.repeat(kept, lengths)
-        if config.max_length is not None:
-            rows_kept &= np.repeat(starts + lengths, lengths) - np.arange(len(block)) <= config.max_length
-            lengths = np.minimum(lengths, config.max_length)
-        block = block.filter(pa.array(rows_kept))
-        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths[kept])]), pa.int32())
-        names = {"tracks": "track", "skips": "strength", **{name: name for name in self._context}}
-        lists = {
-            name: pa.ListArray.from_arrays(offsets, block[column].combine_chunks()) for name, column in names.items()
-        }
-        return pa.table({"session_id": ids.filter(pa.array(kept)), **lists})
-
-    def _ids(self, first: int, last: int) -> pa.Array:
-        """Returns the ids of the sessions `first` to `last` by code."""
-        query = f"SELECT id FROM sessions WHERE code BETWEEN {first} AND {last} ORDER BY code"
-        return self._engine.sql(query).to_arrow_table()["id"].combine_chunks()
+def sessions_of(
+    block: pa.Table, ids: pa.Array, starts: np.ndarray, config: PrepareConfig, dropped: Counter[str]
+) -> pa.Table:
+    """Returns the sessions that pass the filters, a row each, with tracks as codes; counts the others in `dropped`."""
+    if config.gap_seconds is not None:
+        ids, starts = cut_at_gaps(block, ids, starts, config.gap_seconds)
+    lengths = lengths_of(block, starts)
+    kept = passing(block, starts, lengths, config, dropped)
+    rows_kept = np.repeat(kept, lengths)
+    if config.max_length is not None:
+        rows_kept &= np.repeat(starts + lengths, lengths) - np.arange(len(block)) <= config.max_length
+        lengths = np.minimum(lengths, config.max_length)
+    block = block.filter(pa.array(rows_kept)).rename_columns({"track": "tracks", "strength": "skips"})
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths[kept])]), pa.int32())
+    names = ["tracks", "skips", *(role for role in CONTEXT if role in block.column_names)]
+    lists = {name: pa.ListArray.from_arrays(offsets, block[name].combine_chunks()) for name in names}
+    return pa.table({"session_id": ids.filter(pa.array(kept)), **lists})
 
 
 def cut_at_gaps(block: pa.Table, ids: pa.Array, starts: np.ndarray, gap: float) -> tuple[pa.Array, np.ndarray]:

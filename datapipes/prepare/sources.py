@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from skipwise.common.errors import UserError, brief
 from skipwise.common.files import require_regular_file
-from skipwise.datapipes.prepare.config import FILE_ORDER, PrepareConfig, utf8
+from skipwise.datapipes.prepare.config import FILE_ORDER, SKIPS, PrepareConfig, utf8
+from skipwise.datapipes.session_files import DAMAGED
 
 SUFFIXES = {".csv": ",", ".tsv": "\t", ".txt": " ", ".parquet": ""}
 PREFIX = "hist_user_behavior_"
@@ -42,15 +43,6 @@ class Source:
     """Whether its first line holds the names."""
     roles: dict[str, str]
     """From what a column means (`session`, `track`, `order`, `skip_1`, `premium`, ...) to its name in the file."""
-
-    @property
-    def tells_skips(self) -> bool:
-        """Whether any column says what was skipped."""
-        return bool(self.roles.keys() & {"skip", "skip_strength", "rating", *FLAGS})
-
-    def open(self) -> BinaryIO:
-        """The file's bytes, decompressed."""
-        return open_bytes(self.path)
 
 
 def open_bytes(path: Path) -> BinaryIO:
@@ -103,25 +95,25 @@ def inspect(path: Path, config: PrepareConfig) -> Source:
     if suffix == ".parquet":
         try:
             names = tuple(pq.read_schema(path).names)
-        except Exception:
+        except DAMAGED:
             raise UserError(f"{path} is not a Parquet file, or is cut short: copy it again") from None
         return Source(path, suffix, "", names, True, roles_of(names, config, path))
     line = first_line(path)
     delimiter = "\t" if suffix == ".txt" and "\t" in line else SUFFIXES[suffix]
     try:
-        fields = tuple(next(csv.reader([line], delimiter=delimiter, quoting=quoting(suffix), strict=True)))
+        names = tuple(next(csv.reader([line], delimiter=delimiter, quoting=quoting(suffix), strict=True)))
     except csv.Error as error:
         raise UserError(
             f"{path}, line 1 cannot be read ({brief(error).split(' - ')[0]}): expected fields of less than 128 KiB, "
             f"quotes that are closed, and a line feed at its end"
         ) from None
     if config.columns:
-        if len(config.columns) != len(fields):
-            raise UserError(f"{path} has {len(fields)} columns, --columns names {len(config.columns)}: name each")
-        return Source(path, suffix, delimiter, config.columns, False, roles_of(config.columns, config, path))
-    if suffix == ".txt" and len(fields) == 2 and all(field.isdigit() for field in fields):
+        if len(config.columns) != len(names):
+            raise UserError(f"{path} has {len(names)} columns, --columns names {len(config.columns)}: name each")
+        names = config.columns
+    elif suffix == ".txt" and len(names) == 2 and all(name.isdigit() for name in names):
         return Source(path, suffix, delimiter, ("0", "1"), False, {"session": "0", "track": "1"})
-    return Source(path, suffix, delimiter, fields, True, roles_of(fields, config, path))
+    return Source(path, suffix, delimiter, names, not config.columns, roles_of(names, config, path))
 
 
 def quoting(suffix: str) -> Literal[0, 3]:
@@ -163,7 +155,7 @@ def roles_of(names: tuple[str, ...], config: PrepareConfig, path: Path) -> dict[
     roles = {"session": need(config.session, "--session"), "track": need(config.track, "--track")}
     if config.order != FILE_ORDER:
         roles["order"] = need(config.order, "--order (or say --order file if rows stand in play order)")
-    chosen = {name: getattr(config, name) for name in ("skip", "skip_strength", "rating") if getattr(config, name)}
+    chosen = {name: getattr(config, name) for name in SKIPS if getattr(config, name)}
     if chosen:
         roles.update({role: need(name, "--" + role.replace("_", "-")) for role, name in chosen.items()})
     elif any(find(flag) for flag in FLAGS):
