@@ -1,6 +1,6 @@
 """Writes a synthetic listening log in MSSD's schema, with structure that a session model can learn."""
 
-from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,12 @@ from skipwise.common.outputs import atomic_output
 from skipwise.datapipes.view import counts_as_skipped
 
 SESSIONS_PER_CHUNK = 8192
-MOST_TRACKS = 100_000_000
 SHORTEST, LONGEST = 10, 20
 FOLLOW, WANDER = 0.6, 0.15
-SKIP_MATCH, SKIP_MISMATCH = 0.3, 0.9
-STRENGTHS_MATCH = (0.4, 0.3, 0.3)
-STRENGTHS_MISMATCH = (0.75, 0.2, 0.05)
+SKIPPED = np.array([0.3, 0.9])
+"""Share of plays skipped of the listener's cluster, and of another one."""
+STRENGTH_ENDS = np.array([[0.4, 0.7], [0.75, 0.95]])
+"""For both, the shares of these skips of strength 1, and of strength 1 or 2: others are skipped earlier."""
 CONTEXTS = ("editorial_playlist", "user_collection", "catalog", "radio")
 
 
@@ -54,14 +54,10 @@ class SynthesizeConfig:
             if value < 1:
                 raise ValueError(f"{flag} must be at least 1, not {value}")
         if self.tracks < 2 * self.clusters:
-            raise ValueError(
-                f"--tracks must be at least twice --clusters, {2 * self.clusters}, not {self.tracks}: "
-                f"raise it or lower --clusters"
-            )
-        if self.tracks > MOST_TRACKS:
-            raise ValueError(
-                f"--tracks must be at most {MOST_TRACKS}, not {self.tracks}: the catalogue is kept in memory"
-            )
+            least = f"twice --clusters, {2 * self.clusters}"
+            raise ValueError(f"--tracks must be at least {least}, not {self.tracks}: raise it or lower --clusters")
+        if self.tracks > 100_000_000:
+            raise ValueError(f"--tracks must be at most 100000000, not {self.tracks}: the catalogue is kept in memory")
         if self.seed < 0:
             raise ValueError(f"--seed must not be negative, not {self.seed}")
         if not 0 <= self.zipf <= 5:
@@ -98,45 +94,42 @@ def synthesize(config: SynthesizeConfig) -> None:
     """Writes `config.output` whole; raises `UserError` where it exists already or cannot be written."""
     try:
         with atomic_output(config.output, config.overwrite, Path.is_file) as scratch:
-            with stage("synthesizing", config.sessions, "sessions") as advance:
-                write(config, scratch / "result", advance)
+            _write(config, scratch / "result")
     except KeyboardInterrupt:
         raise UserError("stopped before the log was whole: nothing was written") from None
     except OSError as error:
         raise UserError(f"{config.output} could not be written ({error.strerror or error}): check the disk") from None
 
 
-def write(config: SynthesizeConfig, path: Path, advance: Callable[[int], object]) -> None:
-    """Streams the chunks to `path` in the format of `config.output`."""
+def _write(config: SynthesizeConfig, path: Path) -> None:
+    """Streams the sessions to `path` in the format of `config.output`."""
     catalogue = Catalogue(config)
-    writer = None
     compression = "gzip" if config.output.suffix == ".gz" else None
-    with pa.output_stream(str(path), compression=compression) as stream:
+    with (
+        stage("synthesizing", config.sessions, "sessions") as advance,
+        pa.output_stream(str(path), compression=compression) as stream,
+        ExitStack() as closing,
+    ):
+        writer = None
         for first in range(0, config.sessions, SESSIONS_PER_CHUNK):
             count = min(SESSIONS_PER_CHUNK, config.sessions - first)
-            table = play(catalogue, config, first, count)
-            if writer is None:
-                writer = open_writer(config, stream, table.schema)
+            table = _rows(catalogue, config, first, count)
+            writer = writer or closing.enter_context(_writer(config, stream, table.schema))
             writer.write_table(table)
             advance(count)
-        if writer is not None:
-            writer.close()
 
 
-def open_writer(
-    config: SynthesizeConfig, stream: pa.NativeFile, schema: pa.Schema
-) -> pq.ParquetWriter | pa.csv.CSVWriter:
-    """A writer of the format that the name of `config.output` asks for."""
+def _writer(config: SynthesizeConfig, stream: pa.NativeFile, schema: pa.Schema) -> pq.ParquetWriter | pa.csv.CSVWriter:
     if config.output.suffix == ".parquet":
         return pq.ParquetWriter(stream, schema)
     return pa.csv.CSVWriter(stream, schema, write_options=pa.csv.WriteOptions(quoting_style="none"))
 
 
-def play(catalogue: Catalogue, config: SynthesizeConfig, first: int, count: int) -> pa.Table:
-    """The rows of `count` sessions from number `first`: a function of seed and chunk alone."""
-    random = np.random.default_rng([config.seed, 1, first // SESSIONS_PER_CHUNK])
-    home = random.integers(config.clusters, size=count)
-    lengths = random.integers(SHORTEST, LONGEST + 1, size=count)
+def _listen(
+    catalogue: Catalogue, config: SynthesizeConfig, random: np.random.Generator, home: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns tracks and skip strengths [sessions, LONGEST] of listeners, each of a cluster `home`."""
+    count = len(home)
     kept = catalogue.draw(random, home)
     track_SL = np.empty((count, LONGEST), dtype=np.int64)
     strength_SL = np.empty((count, LONGEST), dtype=np.int8)
@@ -146,32 +139,21 @@ def play(catalogue: Catalogue, config: SynthesizeConfig, first: int, count: int)
         elsewhere = (home + random.integers(1, max(config.clusters, 2), size=count)) % config.clusters
         wander = (branch < WANDER) & (config.clusters > 1)
         jump = catalogue.draw(random, np.where(wander, elsewhere, home))
-        track = np.where(branch >= 1 - FOLLOW, follow, jump)
-        strength = draw_strengths(random, wander)
+        track_SL[:, position] = track = np.where(branch >= 1 - FOLLOW, follow, jump)
+        kind = wander.astype(np.int64)
+        skipped, draw = random.random(count) < SKIPPED[kind], random.random(count)
+        strength = np.where(skipped, 1 + (draw[:, None] >= STRENGTH_ENDS[kind]).sum(axis=1), 0)
+        strength_SL[:, position] = strength
         kept = np.where(~wander & ((strength == 0) | (strength == 3)), track, kept)
-        track_SL[:, position], strength_SL[:, position] = track, strength
-    return rows_of(catalogue, random, first, lengths, track_SL, strength_SL)
+    return track_SL, strength_SL
 
 
-def draw_strengths(random: np.random.Generator, mismatch: np.ndarray) -> np.ndarray:
-    """Skip strengths, 0 to 3: mismatches are skipped more often, and earlier."""
-    skipped = random.random(len(mismatch)) < np.where(mismatch, SKIP_MISMATCH, SKIP_MATCH)
-    draw = random.random(len(mismatch))
-    early, briefly = (np.where(mismatch, STRENGTHS_MISMATCH[i], STRENGTHS_MATCH[i]) for i in (0, 1))
-    strength = np.where(draw < early, 1, np.where(draw < early + briefly, 2, 3))
-    return np.where(skipped, strength, 0).astype(np.int8)
-
-
-def rows_of(
-    catalogue: Catalogue,
-    random: np.random.Generator,
-    first: int,
-    lengths: np.ndarray,
-    track_SL: np.ndarray,
-    strength_SL: np.ndarray,
-) -> pa.Table:
-    """The plays as rows in MSSD's columns, sessions one after the other."""
-    count, plays = len(lengths), int(lengths.sum())
+def _rows(catalogue: Catalogue, config: SynthesizeConfig, first: int, count: int) -> pa.Table:
+    """The plays of `count` sessions from number `first` in MSSD's columns: a function of seed and chunk alone."""
+    random = np.random.default_rng([config.seed, 1, first // SESSIONS_PER_CHUNK])
+    home = random.integers(config.clusters, size=count)
+    lengths = random.integers(SHORTEST, LONGEST + 1, size=count)
+    track_SL, strength_SL = _listen(catalogue, config, random, home)
     inside = np.arange(LONGEST) < lengths[:, None]
     strength = strength_SL[inside]
     skipped = strength > 0
@@ -179,16 +161,14 @@ def rows_of(
     premium, shuffle = random.random(count) < 0.8, random.random(count) < 0.3
     context = pa.array(CONTEXTS).take(pa.array(random.integers(len(CONTEXTS), size=count)))
     numbers = pc.utf8_lpad(pa.array(np.arange(first, first + count)).cast(pa.string()), 9, "0")
-    session = np.repeat(np.arange(count), lengths)
-    position = np.arange(plays) - np.repeat(np.cumsum(lengths) - lengths, lengths) + 1
-    after_skip = (position > 1) & np.roll(skipped, 1)
+    session, place = np.nonzero(inside)
     reason_end = np.where(skipped, "fwdbtn", "trackdone")
-    reason_start = np.where(position == 1, "clickrow", np.where(after_skip, "fwdbtn", "trackdone"))
+    reason_start = np.where(place == 0, "clickrow", np.roll(reason_end, 1))
     return pa.table(
         {
             "session_id": pc.binary_join_element_wise("s", numbers, "_").take(pa.array(session)),
-            "session_position": position,
-            "session_length": np.repeat(lengths, lengths),
+            "session_position": place + 1,
+            "session_length": lengths[session],
             "track_id_clean": catalogue.ids.take(pa.array(track_SL[inside])),
             "skip_1": strength == 1,
             "skip_2": counts_as_skipped(strength),
