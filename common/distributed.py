@@ -3,11 +3,10 @@
 import logging
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -53,26 +52,20 @@ def process_group() -> Iterator[None]:
     backend = "nccl" if device().type == "cuda" else "gloo"
     if device().type == "cuda":
         torch.cuda.set_device(device())
-    if "RANK" in os.environ:
-        number, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        dist.init_process_group(backend, store=_agent_store(), rank=number, world_size=count)
-        try:
-            yield
-        except RuntimeError as error:
-            if not _lost_a_rank(error):
-                raise
-            # The lost rank's launcher reports the reason; this rank only has to exit for the restart.
-            print(f"skipwise: rank {number} ends, as it lost another rank: {brief(error)}", file=sys.stderr)
-            raise SystemExit(1) from None
-        finally:
-            dist.destroy_process_group()
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        dist.init_process_group(backend, init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
-        try:
-            yield
-        finally:
-            dist.destroy_process_group()
+    launched = "RANK" in os.environ
+    number, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    store = _agent_store() if launched else dist.HashStore()  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, rank=number, world_size=count)
+    try:
+        yield
+    except RuntimeError as error:
+        if not (launched and _lost_a_rank(error)):
+            raise
+        # The lost rank's launcher reports the reason; this rank only has to exit for the restart.
+        print(f"skipwise: rank {number} ends, as it lost another rank: {brief(error)}", file=sys.stderr)
+        raise SystemExit(1) from None
+    finally:
+        dist.destroy_process_group()
 
 
 def _agent_store() -> Any:
@@ -166,37 +159,26 @@ def on_all_ranks(function: Callable[[], Result], os_error: Callable[[str], str] 
     a sentence; without it, and for any other exception, the rank that failed raises its own exception, and the others
     name it. `function` must not communicate: the ranks meet once it has ended on all of them.
     """
-    result, sentence, error = _attempt(function, os_error)
-    return _finish(result, next(filter(None, gather_objects(sentence)), None), error)
-
-
-def on_rank_0(function: Callable[[], Result], os_error: Callable[[str], str] | None = None) -> Result:
-    """Calls `function()` on rank 0 and returns its result on every rank; where it fails, all raise a `UserError`.
-
-    `os_error` as in `on_all_ranks`; the result is pickled.
-    """
-    mine = _attempt(function, os_error) if rank() == 0 else (None, None, None)
-    result, sentence = broadcast_object(mine[:2])
-    return _finish(result, sentence, mine[2])
-
-
-def _attempt(
-    function: Callable[[], Result], os_error: Callable[[str], str] | None
-) -> tuple[Result | None, str | None, Exception | None]:
-    """The function's result, or the sentence to tell every rank; and the exception where it is not for the user."""
+    result: Any = None
+    sentence: str | None = None
+    error: Exception | None = None
     try:
-        return function(), None, None
-    except UserError as error:
-        return None, str(error), None
-    except Exception as error:
-        if os_error and isinstance(error, OSError):
-            return None, os_error(reason(error)), None
-        return None, f"rank {rank()} failed ({type(error).__name__}: {error})", error
-
-
-def _finish(result: Any, sentence: str | None, error: Exception | None) -> Any:
+        result = function()
+    except UserError as refusal:
+        sentence = str(refusal)
+    except Exception as failure:
+        if os_error and isinstance(failure, OSError):
+            sentence = os_error(reason(failure))
+        else:
+            sentence, error = f"rank {rank()} failed ({type(failure).__name__}: {failure})", failure
+    sentence = next(filter(None, gather_objects(sentence)), None)
     if error:
         raise error
     if sentence:
         raise UserError(sentence)
-    return result
+    return cast(Result, result)
+
+
+def on_rank_0(function: Callable[[], Result], os_error: Callable[[str], str] | None = None) -> Result:
+    """Calls `function()` on rank 0 and returns its result, pickled, on every rank; fails as `on_all_ranks` does."""
+    return cast(Result, broadcast_object(on_all_ranks(lambda: function() if rank() == 0 else None, os_error)))

@@ -63,11 +63,6 @@ def require_regular_file(path: Path) -> None:
         raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
-_LARGEST_CONFIG = 256 << 10
-_BROKEN = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
-"""What PyYAML raises: its own errors, and those of Python's `int`, `date` and others for a wrong scalar."""
-
-
 class _ConfigLoader(yaml.SafeLoader):
     """Refuses what no config needs: aliases, which may expand without end, and a field given twice."""
 
@@ -89,9 +84,7 @@ class _ConfigLoader(yaml.SafeLoader):
 def read_text(file: Path, expected: str, largest: int) -> str:
     """Reads UTF-8 text of at most `largest` bytes; otherwise raises `UserError` that says what was `expected`."""
     try:
-        mode = file.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe may never end, nor a device
-            raise UserError(f"{file} cannot be read (not a file): expected {expected}")
+        require_regular_file(file)
         with open(file, "rb") as stream:
             content = stream.read(largest + 1)
     except (OSError, ValueError) as error:
@@ -106,12 +99,12 @@ def read_text(file: Path, expected: str, largest: int) -> str:
 
 def read_yaml(file: Path) -> dict[str, Any]:
     """Reads a YAML mapping; raises `UserError` for anything else."""
-    text = read_text(file, "a YAML config", _LARGEST_CONFIG)
+    text = read_text(file, "a YAML config", 256 << 10)
     try:
         content = yaml.load(text, _ConfigLoader)
-    except _BROKEN as error:
-        reason = "it is nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise UserError(f"{file} is not YAML of a config: {reason[:300]}") from error
+    except Exception as error:  # PyYAML's own, and those of Python's `int`, `date` and others for a wrong scalar
+        why = "it is nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise UserError(f"{file} is not YAML of a config: {why[:300]}") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} is not a YAML mapping: expected sections such as 'data:' and 'train:'")
     return content

@@ -20,8 +20,8 @@ def available_memory(root: Path = Path("/")) -> int | None:
 
     The page cache counts as free. `root`: where /proc and /sys are, for tests.
     """
-    rooms = [_free_in_host(root), *_free_in_groups(root)]
-    return min((room for room in rooms if room is not None), default=None)
+    free = [kilobytes * 1024 for word, kilobytes in _fields(root / "proc/meminfo").items() if word == "MemAvailable:"]
+    return min(free + _free_in_groups(root), default=None)
 
 
 def device_memory(device: "torch.device") -> int | None:
@@ -42,19 +42,10 @@ def free_disk(path: Path) -> int | None:
         return None
 
 
-def _free_in_host(root: Path) -> int | None:
-    kilobytes = _fields(root / "proc/meminfo").get("MemAvailable:")
-    return None if kilobytes is None else kilobytes * 1024
-
-
 def _free_in_groups(root: Path) -> list[int]:
     """For every group with a limit. A container may see its own folders at another path, or its own as the root."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
     rooms = []
-    for line in lines:
+    for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         for controller, folder, limit_file, usage_file in _CGROUPS:
             if controller not in controllers.split(","):
@@ -62,14 +53,14 @@ def _free_in_groups(root: Path) -> list[int]:
             top = root / folder
             group = top / path.lstrip("/")
             for place in (group, *group.parents):
-                limit, usage = _number(place / limit_file), _number(place / usage_file)
-                if limit is not None and usage is not None:
+                limit, usage = _text(place / limit_file).strip(), _text(place / usage_file).strip()
+                if limit.isdecimal() and usage.isdecimal():  # not "max"
                     stat = _fields(place / "memory.stat")
                     # Version 1 has the sum over the inner groups under other names.
                     cached = sum(
                         stat.get(f"total_{name}", stat.get(name, 0)) for name in ("active_file", "inactive_file")
                     )
-                    rooms.append(max(limit - usage + cached, 0))
+                    rooms.append(max(int(limit) - int(usage) + cached, 0))
                 if place == top:
                     break
     return rooms
@@ -77,21 +68,16 @@ def _free_in_groups(root: Path) -> list[int]:
 
 def _fields(file: Path) -> dict[str, int]:
     """The first number of each line, by its first word."""
-    try:
-        lines = file.read_text().splitlines()
-    except OSError:
-        return {}
-    words = [line.split() for line in lines]
+    words = [line.split() for line in _text(file).splitlines()]
     return {line[0]: int(line[1]) for line in words if len(line) > 1 and line[1].isdecimal()}
 
 
-def _number(file: Path) -> int | None:
-    """None for a missing file and for "max", which is no limit."""
+def _text(file: Path) -> str:
+    """Empty for a missing file."""
     try:
-        text = file.read_text().strip()
+        return file.read_text()
     except OSError:
-        return None
-    return int(text) if text.isdecimal() else None
+        return ""
 
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3

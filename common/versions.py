@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,8 +18,7 @@ from skipwise.common.errors import UserError
 DISTRIBUTIONS = ("torch", "fbgemm-gpu", "fbgemm-gpu-cpu", "torchrec", "torchmetrics", "torchx", "pyarrow")
 FBGEMM_WHEELS = ("fbgemm-gpu", "fbgemm-gpu-cpu")
 TORCHMETRICS = "1.0.3"
-OLDEST_FBGEMM = 6
-TORCH_AHEAD = 5
+OLDEST_TORCH = (2, 11)
 EXTRAS = {
     "ann": ("faiss",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
@@ -59,17 +59,15 @@ def machine() -> dict[str, str | int]:
 def versions() -> dict[str, str]:
     """Returns the installed versions of the packages that decide a run's figures."""
     found = installed(("torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "torchmetrics"))
-    return {name: number for name, number in found.items() if number is not None}
+    return {name: number for name, number in found.items() if number}
 
 
 def installed(names: tuple[str, ...] = DISTRIBUTIONS) -> dict[str, str | None]:
     """Returns the version of each distribution, None where it is not installed."""
-    found: dict[str, str | None] = {}
+    found: dict[str, str | None] = dict.fromkeys(names)
     for name in names:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
     return found
 
 
@@ -111,11 +109,18 @@ def load_problems(installed_versions: Mapping[str, str | None]) -> list[str]:
     Imports torch and loads fbgemm's libraries. The Python of fbgemm and torchrec is left out: it takes 2 s of CPU, and
     fails for a library or a package that is reported here.
     """
-    problems = []
+    loads: dict[str, Callable[[], object]] = {}
     if installed_versions.get("torch"):
-        problems += _load_problem("torch", lambda: importlib.import_module("torch"))
+        loads["torch"] = lambda: importlib.import_module("torch")
     if any(installed_versions.get(wheel) for wheel in FBGEMM_WHEELS):
-        problems += _load_problem("fbgemm_gpu", lambda: _load_libraries("fbgemm_gpu"))
+        loads["fbgemm_gpu"] = _load_fbgemm
+    problems = []
+    for name, load in loads.items():
+        try:
+            load()
+        except Exception as error:  # a module raises anything
+            cause = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            problems.append(f"{name} does not load ({cause}): remove the virtual environment, then run `make setup`")
     if installed_versions.get("torchrec"):
         lines = [line for line in requires("torchrec") or [] if "extra ==" not in line]
         needed = installed(tuple(re.split(r"[^\w.-]", line)[0] for line in lines))
@@ -127,24 +132,12 @@ def load_problems(installed_versions: Mapping[str, str | None]) -> list[str]:
     return problems
 
 
-def _load_libraries(package: str) -> None:
-    spec = find_spec(package)
+def _load_fbgemm() -> None:
+    spec = find_spec("fbgemm_gpu")
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+        raise ModuleNotFoundError("No module named 'fbgemm_gpu'")
     for library in sorted(Path(spec.submodule_search_locations[0]).glob("*.so")):
         ctypes.CDLL(str(library))
-
-
-def _load_problem(name: str, load: Callable[[], object]) -> list[str]:
-    try:
-        load()
-    except Exception as error:  # a module raises anything
-        cause = (str(error).splitlines() or [""])[0]
-        return [
-            f"{name} does not load ({type(error).__name__}: {cause}): remove the virtual environment, then run "
-            "`make setup`"
-        ]
-    return []
 
 
 def _rule_problems(installed_versions: Mapping[str, str | None], wheels: list[str]) -> list[str]:
@@ -152,18 +145,14 @@ def _rule_problems(installed_versions: Mapping[str, str | None], wheels: list[st
     if not torch:
         return []
     major, minor = _release(torch)
-    if (major, minor) < (2, OLDEST_FBGEMM + TORCH_AHEAD):
-        return [f"torch is {torch} and the oldest supported is 2.{OLDEST_FBGEMM + TORCH_AHEAD}: run `make setup`"]
-    wanted = (1, minor - TORCH_AHEAD)
-    problems = []
-    for name in [*wheels, "torchrec"]:
-        found = installed_versions.get(name)
-        if found and (major != 2 or _release(found) != wanted):
-            problems.append(
-                f"{name} is {found} and torch {torch} goes with {name} {wanted[0]}.{wanted[1]}: "
-                "run `make -B setup`, or install the pair that matches"
-            )
-    return problems
+    if (major, minor) < OLDEST_TORCH:
+        return [f"torch is {torch} and the oldest supported is 2.{OLDEST_TORCH[1]}: run `make setup`"]
+    return [
+        f"{name} is {found} and torch {torch} goes with {name} 1.{minor - 5}: "
+        "run `make -B setup`, or install the pair that matches"
+        for name in [*wheels, "torchrec"]
+        if (found := installed_versions.get(name)) and (major != 2 or _release(found) != (1, minor - 5))
+    ]
 
 
 def _release(text: str) -> tuple[int, int]:

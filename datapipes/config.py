@@ -39,15 +39,17 @@ class DataConfig:
     """Batches each worker prepares ahead."""
 
     def __post_init__(self) -> None:
-        for name, most in (("batch_size", 1 << 20), ("lanes", 1 << 20), ("prefetch", 1 << 16)):
-            if not 1 <= getattr(self, name) <= most:
-                raise ValueError(f"--data.{name.replace('_', '-')} {getattr(self, name)} must lie in 1..{most}")
-        if self.shuffle_groups < 1:
-            raise ValueError("--data.shuffle-groups must be at least 1")
-        if self.negatives < 0:
-            raise ValueError("--data.negatives must not be negative")
-        if not 0 <= self.workers <= 1024:
-            raise ValueError(f"--data.workers {self.workers} must lie in 0..1024")
+        for name, least, most in (
+            ("batch_size", 1, 1 << 20),
+            ("negatives", 0, (1 << 63) - 1),
+            ("lanes", 1, 1 << 20),
+            ("shuffle_groups", 1, (1 << 63) - 1),
+            ("workers", 0, 1024),
+            ("prefetch", 1, 1 << 16),
+        ):
+            if not least <= getattr(self, name) <= most:
+                flag = f"--data.{name.replace('_', '-')}"
+                raise ValueError(f"{flag} {getattr(self, name)} must lie in {least}..{most}")
         if self.batch_size % self.lanes:
             raise ValueError(
                 f"--data.batch-size {self.batch_size} must be a multiple of --data.lanes {self.lanes}: change either"

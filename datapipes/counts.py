@@ -11,9 +11,7 @@ def train_counts(
 ) -> np.ndarray:
     """Returns int64 [num_tracks]: plays of each track in this rank's row groups.
 
-    Each session's last `held_out` tracks are left out.
-
-    The sum over all ranks counts every session.
+    Each session's last `held_out` tracks are left out. The sum over all ranks counts every session.
     """
     counts = np.zeros(store.num_tracks, dtype=np.int64)
     for group in range(rank, len(store.group_sizes), world_size):

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from skipwise.common.errors import UserError, brief
 from skipwise.common.files import require_regular_file
 
-TYPES = {"tracks": pa.int32(), "skips": pa.int8()}
+_SCHEMA = pa.schema({"tracks": pa.list_(pa.int32()), "skips": pa.list_(pa.int8())})
 STRENGTHS = 3
 """The greatest skip strength."""
 DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, ArithmeticError, MemoryError)
@@ -49,28 +49,19 @@ def read(file: Path, group: int) -> Rows:
     try:
         require_regular_file(file)
         with pq.ParquetFile(file) as parquet:
-            table = parquet.read_row_group(group, columns=list(TYPES), use_threads=False)
-        lists = {name: _lists(table, name, where) for name in TYPES}
+            table = parquet.read_row_group(group, columns=_SCHEMA.names, use_threads=False)
+        table = table.select(_SCHEMA.names).cast(_SCHEMA)
+        table.validate(full=True)
+        tracks, skips = (column.combine_chunks() for column in table.columns)
     except DAMAGED as error:
         raise UserError(f"{where}: cannot be read ({brief(error)}): run prepare again") from error
-    lengths, skip_lengths = (np.diff(column.offsets.to_numpy()).astype(np.int64) for column in lists.values())
-    if not np.array_equal(lengths, skip_lengths):
+    values = [tracks.flatten(), skips.flatten()]
+    if any(column.null_count for column in (tracks, skips, *values)):
+        raise UserError(f"{where}: 'tracks' or 'skips' has a null: expected a number everywhere; run prepare again")
+    lengths = tracks.value_lengths()
+    if not lengths.equals(skips.value_lengths()):
         raise UserError(f"{where}: a session has another number of skips than of tracks: run prepare again")
-    return Rows(lengths, *(column.flatten().to_numpy() for column in lists.values()))
-
-
-def _lists(table: pa.Table, name: str, where: str) -> pa.ListArray:
-    if table.column_names.count(name) != 1:
-        raise UserError(f"{where}: has no column '{name}': run prepare again")
-    column = table[name].combine_chunks()
-    if not pa.types.is_list(column.type) or column.type.value_type != TYPES[name]:
-        raise UserError(
-            f"{where}: column '{name}' is {column.type}: expected lists of {TYPES[name]}; run prepare again"
-        )
-    column.validate(full=True)
-    if column.null_count or column.flatten().null_count:
-        raise UserError(f"{where}: column '{name}' has a null: expected a number everywhere; run prepare again")
-    return column
+    return Rows(lengths.to_numpy().astype(np.int64), *(column.to_numpy() for column in values))
 
 
 def refuse_faults(rows: Rows, num_tracks: int, shortest: int, longest: int, where: str) -> None:

@@ -48,13 +48,22 @@ class SessionStore:
         self.manifest = Manifest.read(self.path)
         self.num_tracks = self.manifest.counts["tracks"]
         self.parts = [self.path / SESSIONS / name for name in sorted(self.manifest.parts)]
-        self._groups: list[tuple[int, int]] = []
+        self._groups: list[tuple[Path, int]] = []
         sizes = []
-        for part, file in enumerate(self.parts):
-            found = session_files.sizes(file)
-            self._refuse_other_sizes(file, found)
+        for file in self.parts:
+            found, expected = session_files.sizes(file), self.manifest.parts[file.name]
+            if sum(found) != expected:
+                raise UserError(
+                    f"{file} holds {sum(found)} sessions where the manifest says {expected}: run prepare again"
+                )
+            checksums = self.manifest.checksums.get(file.name, [])
+            if self.manifest.checksums and len(found) != len(checksums):
+                raise UserError(
+                    f"{file} holds {len(found)} row groups where the manifest has {len(checksums)} checksums: "
+                    f"run prepare again"
+                )
             filled = [group for group, rows in enumerate(found) if rows]
-            self._groups += [(part, group) for group in filled]
+            self._groups += [(file, group) for group in filled]
             sizes += [found[group] for group in filled]
         self.group_sizes = np.array(sizes, dtype=np.int64)
         self._first_number = np.concatenate([[0], np.cumsum(self.group_sizes)])
@@ -82,30 +91,14 @@ class SessionStore:
         return _Window(*(np.concatenate(pieces) for pieces in (offsets, tracks, skips, numbers)))
 
     def _checked(self, index: int) -> session_files.Rows:
-        part, group = self._groups[index]
-        file = self.parts[part]
+        file, group = self._groups[index]
         rows, where = session_files.read(file, group), f"{file}, row group {group}"
-        if len(rows.lengths) != self.group_sizes[index]:
-            raise UserError(f"{where}: holds {len(rows.lengths)} sessions, not {self.group_sizes[index]} as before")
         shortest, longest = (self.manifest.session_lengths[name] for name in ("min", "max"))
         session_files.refuse_faults(rows, self.num_tracks, shortest, longest, where)
         checksums = self.manifest.checksums.get(file.name)
         if checksums and session_files.checksum(rows) != checksums[group]:
             raise UserError(f"{where}: its data are not what prepare wrote, by their checksum: run prepare again")
         return rows
-
-    def _refuse_other_sizes(self, file: Path, sizes: list[int]) -> None:
-        if sum(sizes) != self.manifest.parts[file.name]:
-            raise UserError(
-                f"{file} holds {sum(sizes)} sessions where the manifest says {self.manifest.parts[file.name]}: "
-                f"run prepare again"
-            )
-        checksums = self.manifest.checksums
-        if checksums and len(sizes) != len(checksums.get(file.name, [])):
-            raise UserError(
-                f"{file} holds {len(sizes)} row groups where the manifest has {len(checksums.get(file.name, []))} "
-                f"checksums: run prepare again"
-            )
 
 
 class SessionOrder:
