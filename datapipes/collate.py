@@ -210,7 +210,7 @@ class _Bags:
         """The batch of these bags; `arrays`: those of its fields that do not follow from the bags."""
         lengths = torch.zeros(self.empty + 1, dtype=torch.int32)
         lengths[: len(self.rows)] = 1
-        width = np.arange(self.items_BT.shape[1])
+        width = np.arange(arrays["targets_BT"].shape[1])
         arrays |= {
             "items_BT": self.items_BT,
             "skipped_BT": self._skipped_BT,
