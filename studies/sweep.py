@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.trial import Trial, TrialState
 
@@ -26,16 +27,14 @@ from skipwise.common.files import read_yaml
 from skipwise.common.outputs import require_directory
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.studies.config import SweepConfig
-from skipwise.studies.search_space import Choices, Space, Values, changed, read_space
+from skipwise.studies.search_space import Space, read_space
 from skipwise.studies.sweep_report import write_sweep
-from skipwise.studies.sweep_study import REFUSED, Sweep, best_trial, finished, open_study, trial_path, unfinished_path
+from skipwise.studies.sweep_study import REFUSED, Sweep, best_trial, finished, open_study
 from skipwise.training.build import check
 from skipwise.training.config import RunConfig
-from skipwise.training.config_fields import from_mapping
+from skipwise.training.config_fields import from_mapping, nest
 from skipwise.training.loop import train
 from skipwise.training.run.directory import CHECKPOINTS
-
-_LARGEST_GRID = 10_000
 
 
 def run_sweep(config: SweepConfig, recipe: RunConfig) -> None:
@@ -59,9 +58,7 @@ def run_sweep(config: SweepConfig, recipe: RunConfig) -> None:
     with process_group():
         check(base, store)
         study = on_all_ranks(lambda: open_study(sweep) if rank() == 0 else None)
-        while broadcast_object(study is not None and len(finished(study)) < config.trials):
-            if not run_trial(sweep, study):
-                break
+        while broadcast_object(study is not None and len(finished(study)) < config.trials) and run_trial(sweep, study):
             if study:
                 write_sweep(sweep, study)
         if study:
@@ -77,41 +74,37 @@ def _digest(content: object) -> str:
 def run_trial(sweep: Sweep, study: optuna.Study | None) -> bool:
     """Trains one trial on all ranks and reports it (`study`: on rank 0 alone); False where nothing is left to try."""
     trial: Trial | None = None
-    suggested: tuple[int, Values] | None = None
-    if study is not None:
-        sampler = _sampler(sweep, len(finished(study)))
-        if sampler is not None:
-            study.sampler = sampler
-            trial = study.ask()
-            suggested = trial.number, {field: values.suggest(trial, field) for field, values in sweep.space.items()}
-    suggested = broadcast_object(suggested)
+    if study is not None and (sampler := _sampler(sweep, len(finished(study)))):
+        study.sampler = sampler
+        trial = study.ask(sweep.space)
+    suggested: tuple[int, dict[str, Any]] | None = broadcast_object(trial and (trial.number, trial.params))
     if suggested is None:
         return False
     number, values = suggested
-    path, refusal = unfinished_path(sweep.output, number), ""
+    path, refusal = sweep.trial_path(number), ""
     pruner = _Pruner(trial, values.get("train.epochs", sweep.config.train.epochs))
     try:
-        config = replace(changed(sweep.config, values, f"trial {number}"), run_dir=str(path))
-        train(config, sweep.recipe, pruner, test=False)
+        config = from_mapping(sweep.config, nest(values), f"trial {number}")
+        train(replace(config, run_dir=str(path)), sweep.recipe, pruner, test=False)
     except UserError as error:  # raised on all ranks alike: they share the config and the loss
         refusal = str(error)
         logger.info(f"trial {number} is refused: {refusal}")
     # A sharded model refers to itself: without this, several tables would wait to be freed.
     gc.collect()
     if study is not None and trial is not None:
+        for name, value in ({REFUSED: refusal} if refusal else pruner.best).items():
+            trial.set_user_attr(name, value)
         if refusal:
-            trial.set_user_attr(REFUSED, refusal)
             study.tell(trial, state=TrialState.FAIL)
             shutil.rmtree(path, ignore_errors=True)
+        elif pruner.pruned:
+            study.tell(trial, state=TrialState.PRUNED)
         else:
-            path.rename(trial_path(sweep.output, number))
-            for name, value in pruner.best.items():
-                trial.set_user_attr(name, value)
-            if pruner.pruned:
-                study.tell(trial, state=TrialState.PRUNED)
-            else:
-                study.tell(trial, pruner.best["hr@10"])
-            _remove_other_checkpoints(sweep.output, study)
+            study.tell(trial, pruner.best["hr@10"])
+        best = best_trial(study)
+        for other in finished(study):  # the best trial alone keeps its checkpoints
+            if best is None or other.number != best.number:
+                shutil.rmtree(sweep.trial_path(other.number) / CHECKPOINTS, ignore_errors=True)
     barrier()
     return True
 
@@ -149,22 +142,14 @@ def _sampler(sweep: Sweep, num_finished: int) -> BaseSampler | None:
     return PartialFixedSampler(points[num_finished], RandomSampler(seed)) if num_finished < len(points) else None
 
 
-def grid(space: Space, seed: int) -> list[Values] | None:
+def grid(space: Space, seed: int) -> list[dict[str, Any]] | None:
     """Every point once, in the seed's order, where all is choices; None for ranges, and for more than 10,000 points.
 
     Optuna's own `GridSampler` counts the point of an interrupted trial as tried.
     """
-    choices = [values.values for values in space.values() if isinstance(values, Choices)]
-    if len(choices) < len(space) or math.prod(map(len, choices)) > _LARGEST_GRID:
+    choices = [values.choices for values in space.values() if isinstance(values, CategoricalDistribution)]
+    if len(choices) < len(space) or math.prod(map(len, choices)) > 10_000:
         return None
     points = [dict(zip(space, values, strict=True)) for values in itertools.product(*choices)]
     random.Random(seed).shuffle(points)
     return points
-
-
-def _remove_other_checkpoints(output: Path, study: optuna.Study) -> None:
-    """Removes the checkpoints of all finished trials but the best one's."""
-    best = best_trial(study)
-    for trial in finished(study):
-        if best is None or trial.number != best.number:
-            shutil.rmtree(trial_path(output, trial.number) / CHECKPOINTS, ignore_errors=True)

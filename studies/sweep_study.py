@@ -16,7 +16,6 @@ from skipwise.training.config import RunConfig
 
 REFUSED = "refused"
 """The attribute of a failed trial that holds the reason why its settings were refused."""
-_PRUNE_AFTER_TRIALS, _PRUNE_AFTER_EPOCHS = 5, 3
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,10 @@ class Sweep:
     identity: dict[str, str]
     """Digests of the options; a stored study goes on only where they are equal."""
 
+    def trial_path(self, number: int) -> Path:
+        """The run directory of a trial."""
+        return self.output / "trials" / f"{number:04}"
+
 
 def open_study(sweep: Sweep) -> optuna.Study:
     """Opens or creates the study under `output`; refuses another sweep's. Interrupted trials are tried again."""
@@ -48,7 +51,7 @@ def open_study(sweep: Sweep) -> optuna.Study:
             direction="maximize",
             load_if_exists=True,
             # Stops a trial whose validation is below the median of the earlier trials at the same epoch.
-            pruner=optuna.pruners.MedianPruner(_PRUNE_AFTER_TRIALS, _PRUNE_AFTER_EPOCHS),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=3),
         )
     except OSError as error:
         raise UserError(f"cannot write to {sweep.output} ({error.strerror}): choose another --output") from error
@@ -62,8 +65,7 @@ def open_study(sweep: Sweep) -> optuna.Study:
             raise UserError(f"{sweep.output} was swept with another {name}: choose another --output")
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
-        for folder in (trial_path(sweep.output, trial.number), unfinished_path(sweep.output, trial.number)):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(sweep.trial_path(trial.number), ignore_errors=True)
     return study
 
 
@@ -76,19 +78,4 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
     """The complete trial with the highest validation HR@10, the first of equals."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return max(complete, key=hit_rate, default=None)
-
-
-def hit_rate(trial: FrozenTrial) -> float:
-    """The validation HR@10 of a complete trial."""
-    return trial.values[0]
-
-
-def trial_path(output: Path, number: int) -> Path:
-    """The run directory of a finished trial."""
-    return output / "trials" / f"{number:04}"
-
-
-def unfinished_path(output: Path, number: int) -> Path:
-    """The run directory of a trial while it trains."""
-    return output / "trials" / f".{number:04}.partial"
+    return max(complete, key=lambda trial: trial.values[0], default=None)

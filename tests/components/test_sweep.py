@@ -9,12 +9,13 @@ import optuna
 import pytest
 import torch
 import yaml
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from skipwise.common.errors import UserError
 from skipwise.components.recipes import RECIPES
 from skipwise.components.train import read_command_line
 from skipwise.studies import sweep as search
-from skipwise.studies.search_space import SPACES, Choices, Range, read_space
+from skipwise.studies.search_space import read_space
 from skipwise.studies.sweep_report import _importances
 from skipwise.studies.sweep_study import Sweep, best_trial, finished, open_study
 from skipwise.training.config_fields import from_mapping
@@ -157,7 +158,7 @@ def test_a_trial_below_the_median_is_pruned(monkeypatch, tmp_path: Path):
     epochs: list[int] = []
     monkeypatch.setattr(search, "train", train_as_told)
     plain = from_mapping(RECIPES["unidir"](), {"train": {"epochs": 5}}, "")
-    sweep = Sweep(tmp_path / "out", "unidir", plain, plain, {"loss.beta": Range(0.1, 1.0)}, 0, {})
+    sweep = Sweep(tmp_path / "out", "unidir", plain, plain, {"loss.beta": FloatDistribution(0.1, 1.0)}, 0, {})
     study = open_study(sweep)
     for _ in range(8):
         assert search.run_trial(sweep, study)
@@ -181,10 +182,11 @@ def test_a_grid_is_gone_through_once(run, folder: Path):
     assert run(*words(folder, "out", 9, "grid.yaml")).code == 0
     tried = [tuple(trial["values"].values()) for trial in trials_of(folder / "out")]
     assert sorted(tried) == [(0.25, 0.5), (0.25, 1.0), (1.0, 0.5), (1.0, 1.0)]
-    orders = {str(search.grid(SPACES["paper"], seed)) for seed in (0, 0, 1)}
-    assert len(orders) == 2 and len(search.grid(SPACES["paper"], 0)) == 64
-    assert search.grid(SPACES["extended"], 0) is None
-    assert search.grid({"loss.alpha": Choices(tuple(range(10_001)))}, 0) is None
+    paper, extended = (read_space(name, RECIPES["unidir-skip-track"]()) for name in ("paper", "extended"))
+    orders = {str(search.grid(paper, seed)) for seed in (0, 0, 1)}
+    assert len(orders) == 2 and len(search.grid(paper, 0)) == 64
+    assert search.grid(extended, 0) is None
+    assert search.grid({"loss.alpha": CategoricalDistribution(range(10_001))}, 0) is None
 
 
 def sweep_on_rank(arguments: tuple[str, ...]) -> None:
@@ -276,17 +278,15 @@ def test_a_space_that_no_config_takes_is_refused(content: str, said: str, tmp_pa
 
 def test_spaces_as_they_are_read(tmp_path: Path):
     config = RECIPES["unidir-skip-track"]()
-    assert read_space("paper", config)["optimizer.learning_rate"] == Choices((0.0001, 0.0005, 0.001, 0.005))
+    rates = read_space("paper", config)["optimizer.learning_rate"]
+    assert rates == CategoricalDistribution((0.0001, 0.0005, 0.001, 0.005))
     assert read_space("extended", config).keys() > read_space("paper", config).keys()
     (tmp_path / "space.yaml").write_text(
         "{encoder.blocks: {low: 1, high: 3}, loss.beta: {low: 0, high: 1}, loss.alpha: [1e-3, 1, 1.0]}"
     )
     space = read_space(str(tmp_path / "space.yaml"), config)
     assert space == {
-        "encoder.blocks": Range(1, 3),
-        "loss.beta": Range(0.0, 1.0),
-        "loss.alpha": Choices((0.001, 1.0)),
+        "encoder.blocks": IntDistribution(1, 3),
+        "loss.beta": FloatDistribution(0.0, 1.0),  # the field's type decides, not how its bounds are written
+        "loss.alpha": CategoricalDistribution((0.001, 1.0)),
     }
-    trial = optuna.trial.FixedTrial({"encoder.blocks": 2, "loss.beta": 0.5})
-    assert [space[field].suggest(trial, field) for field in ("encoder.blocks", "loss.beta")] == [2, 0.5]
-    assert type(space["loss.beta"].low) is float, "the field's type decides, not how its bounds are written"
