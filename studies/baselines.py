@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from skipwise.common.distributed import barrier, rank, world_size
+from skipwise.common.distributed import barrier, rank, sum_ranks, world_size
 from skipwise.common.files import read_json, write_json
 from skipwise.datapipes.batch import EvaluationBatch
 from skipwise.datapipes.counts import train_counts, transitions
@@ -33,10 +32,7 @@ class Popularity:
     label = "popularity"
 
     def __init__(self, store: SessionStore):
-        counts = torch.from_numpy(train_counts(store, rank(), world_size()))
-        if world_size() > 1:
-            dist.all_reduce(counts)
-        self.counts_N = counts.numpy()
+        self.counts_N = sum_ranks(torch.from_numpy(train_counts(store, rank(), world_size()))).numpy()
         self._ascending_N = np.sort(self.counts_N)
 
     def scores(self, last_B: np.ndarray, rows_BC: np.ndarray) -> np.ndarray:

@@ -17,7 +17,6 @@ from skipwise.training.evaluation.records import TargetRanks, read_target_ranks
 
 TESTED = ("hr@1", "hr@10")
 """The metrics whose differences are tested."""
-SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -88,13 +87,9 @@ def _over_seeds(measured_S: list[TargetRanks], metric: str) -> np.ndarray:
 
 def _figures(row: Row, measured_S: list[TargetRanks], groupings: Grouping) -> dict[str, Any]:
     figures: dict[str, Any] = {
-        "label": row.label,
-        "group": row.group,
-        "baseline": row.baseline,
-        "reference": row.reference,
-        "paper": row.paper,
-        "seeds": len(measured_S),
+        name: getattr(row, name) for name in ("label", "group", "baseline", "reference", "paper")
     }
+    figures["seeds"] = len(measured_S)
     for metric in METRICS:
         means_S = [float(ranks.values(metric).mean()) for ranks in measured_S]
         values_N = _over_seeds(measured_S, metric)
@@ -167,8 +162,3 @@ def _test(rows: list[Row], measured: dict[str, list[TargetRanks]], table: dict[s
                 tested.append(mine)
     for figures, adjusted in zip(tested, holm([figures["p"] for figures in tested]), strict=True):
         figures["p_holm"] = adjusted
-
-
-def significant(figures: dict[str, Any]) -> bool:
-    """Whether a tested metric differs from its baseline's, after the correction."""
-    return figures.get("p_holm", 1.0) < SIGNIFICANT

@@ -3,21 +3,23 @@
 The Markdown has, for each protocol, the layout of the paper's table 1, tests, skip down-ranking and breakdowns.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
-from skipwise.common.files import read_json, write_json, write_text
+from skipwise.common.files import replacing, write_json, write_text
 from skipwise.common.versions import commit, machine
 from skipwise.datapipes.counts import train_counts
 from skipwise.datapipes.sessions import SessionStore
-from skipwise.studies.comparison import SIGNIFICANT, TESTED, Row, compare, significant
+from skipwise.studies.comparison import TESTED, Row, compare
 from skipwise.studies.groupings import groupings
+from skipwise.studies.markdown_table import markdown_table
+from skipwise.studies.statistics import SIGNIFICANT
 from skipwise.training.config import PROTOCOLS
 from skipwise.training.evaluation.metrics import METRICS
 from skipwise.training.run.directory import RunDirectory
 
-_NAMES = {metric: metric.upper() for metric in METRICS}
+Rows = dict[str, dict[str, Any]]
+"""A comparison's rows, by name."""
 _PAPER_METRICS = ("hr@1", "hr@5", "hr@10", "hr@20")
 _COLOURS = ("#33658a", "#b5541c", "#5b7b3a", "#7a4b8a")
 
@@ -27,9 +29,8 @@ def write_comparison(output: Path, rows: list[Row], store: SessionStore, title: 
     by = groupings(store, train_counts(store))
     comparisons = [compare(rows, protocol, by) for protocol in PROTOCOLS]
     made = _made_of(rows, store)
-    picture = output / ".table.png.partial"
-    draw(comparisons[0], picture)
-    os.replace(picture, output / "table.png")
+    with replacing(output / "table.png") as picture:
+        draw(comparisons[0], picture)
     write_json(output / "table.json", {"made": made, "comparisons": comparisons})
     write_text(output / "table.md", table_markdown(comparisons, title, _notes(made)))
 
@@ -37,13 +38,13 @@ def write_comparison(output: Path, rows: list[Row], store: SessionStore, title: 
 def _made_of(rows: list[Row], store: SessionStore) -> dict[str, Any]:
     """Data, machine, commit, and each run's recipe, versions, epochs and time."""
     runs = {}
-    for row in rows:
-        for path in row.runs if not row.reference else ():
-            run, metrics = RunDirectory.open(str(path)), read_json(path / "metrics.json", "metrics of a run")
-            runs[path.name] = {"ranks": run.record.world_size, "versions": run.record.versions} | metrics["train"]
+    for run in [RunDirectory.open(str(path)) for row in rows if not row.reference for path in row.runs]:
+        figures = run.metrics()["train"]
+        runs[run.path.name] = {"ranks": run.record.world_size, "versions": run.record.versions} | figures
+    manifest = store.manifest
     return {
-        "data": {"name": store.path.name, "counts": store.manifest.counts, "skip_share": store.manifest.skip_share}
-        | {"options": store.manifest.options, "vocabulary_hash": store.manifest.vocabulary_hash},
+        "data": {"name": store.path.name, "counts": manifest.counts, "skip_share": manifest.skip_share}
+        | {"options": manifest.options, "vocabulary_hash": manifest.vocabulary_hash},
         "commit": commit(),
         "machine": machine(),
         "runs": runs,
@@ -51,29 +52,27 @@ def _made_of(rows: list[Row], store: SessionStore) -> dict[str, Any]:
 
 
 def _notes(made: dict[str, Any]) -> list[str]:
-    counts, runs = made["data"]["counts"], made["runs"].values()
+    data, runs = made["data"], made["runs"].values()
     seconds = sum(run["seconds"] for run in runs)
     ranks = sorted({run["ranks"] for run in runs})
     return [
-        f"data: `{made['data']['name']}`, {counts['sessions']:,} sessions, {counts['plays']:,} plays, "
-        f"{counts['tracks']:,} tracks, {100 * made['data']['skip_share']:.1f} % of the plays skipped",
+        f"data: `{data['name']}`, {data['counts']['sessions']:,} sessions, {data['counts']['plays']:,} plays, "
+        f"{data['counts']['tracks']:,} tracks, {100 * data['skip_share']:.1f} % of the plays skipped",
         f"machine: {made['machine']['processor']}, {made['machine']['cores']} cores",
         f"commit: {made['commit']}",
-        f"{len(made['runs'])} runs on {', '.join(map(str, ranks))} rank{'s' if ranks != [1] else ''}, "
+        f"{len(runs)} runs on {', '.join(map(str, ranks))} rank{'s' if ranks != [1] else ''}, "
         f"{seconds / 60:.0f} minutes of training steps in all, {seconds / max(len(runs), 1):.0f} s a run",
     ]
 
 
 def draw(comparison: dict[str, Any], file: Path) -> None:
     """Writes a PNG, 1200 pixels wide: HR@1 and HR@10 of every row, with intervals, beside the paper's figures."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows = {name: row for name, row in comparison["rows"].items() if not row["reference"]}
     references = {name: row for name, row in comparison["rows"].items() if row["reference"]}
     groups = list(dict.fromkeys(row["group"] for row in rows.values()))
     figure = Figure(figsize=(12, 1.6 + 0.42 * len(rows)), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
     for place, (metric, axis) in enumerate(zip(TESTED, figure.subplots(1, 2, sharey=True), strict=True)):
         for height, row in enumerate(rows.values()):
             mean, low, high = (row[metric][key] for key in ("mean", "low", "high"))
@@ -101,62 +100,46 @@ def draw(comparison: dict[str, Any], file: Path) -> None:
 
 def table_markdown(comparisons: list[dict[str, Any]], title: str, notes: list[str]) -> str:
     """A whole document; `notes` are lines on data, commit, machine and time."""
-    parts = [f"# {title}", "", *[f"- {note}" for note in notes], ""]
+    lines = [f"# {title}", "", *[f"- {note}" for note in notes], ""]
     for comparison in comparisons:
-        parts += _protocol(comparison)
-    parts += _reading()
-    return "\n".join(parts) + "\n"
+        rows = comparison["rows"]
+        among = f"among {comparison['candidates']:,} unseen tracks"
+        if comparison["protocol"] == "full":
+            among = f"exact, among about {comparison['candidates']:,} tracks"
+        lines += [f"## `{comparison['protocol']}` ({among}, {comparison['sessions']:,} sessions, test split)", ""]
+        lines += _hit_rates(rows, comparison["protocol"]) + _verdicts(comparison) + _tests(rows) + _skips(rows)
+        for name in next(iter(rows.values()))["by"]:
+            lines += _breakdown(rows, name)
+    return "\n".join([*lines, _READING, ""])
 
 
-def _protocol(comparison: dict[str, Any]) -> list[str]:
-    among = f"among {comparison['candidates']:,} unseen tracks"
-    if comparison["protocol"] == "full":
-        among = f"exact, among about {comparison['candidates']:,} tracks"
-    lines = [f"## `{comparison['protocol']}` ({among}, {comparison['sessions']:,} sessions, test split)", ""]
-    lines += _hit_rates(comparison)
-    lines += _verdicts(comparison)
-    lines += _tests(comparison)
-    lines += _skips(comparison)
-    for name in next(iter(comparison["rows"].values()))["by"]:
-        lines += _breakdown(comparison, name)
-    return lines
-
-
-def _hit_rates(comparison: dict[str, Any]) -> list[str]:
-    rows = comparison["rows"]
-    lines = ["| model | seeds | " + " | ".join(_NAMES.values()) + " |", "|---|---|" + "---|" * len(METRICS)]
-    best = {
-        (row["group"], metric): max(other[metric]["mean"] for other in rows.values() if other["group"] == row["group"])
-        for row in rows.values()
-        for metric in METRICS
-    }
+def _hit_rates(rows: Rows, protocol: str) -> list[str]:
+    lines = []
     for name, row in rows.items():
-        cells = []
+        cells = [f"{row['label']} (`{name}`)", str(row["seeds"])]
         for metric in METRICS:
-            text = _share(row[metric]["mean"])
-            if row[metric]["mean"] == best[row["group"], metric] and not row["reference"]:
+            text, gain = _share(row[metric]["mean"]), row[metric].get("gain")
+            best = max(other[metric]["mean"] for other in rows.values() if other["group"] == row["group"])
+            if row[metric]["mean"] == best and not row["reference"]:
                 text = f"**{text}**"
-            gain = row[metric].get("gain")
             cells.append(text + (f" ({gain:+.1f} %)" if gain is not None else ""))
-        lines.append(f"| {row['label']} (`{name}`) | {row['seeds']} | " + " | ".join(cells) + " |")
-        if row["paper"] and comparison["protocol"] == "uniform":  # the paper's own protocol
-            paper = dict(zip(_PAPER_METRICS, row["paper"], strict=True))
+        lines.append(cells)
+        if row["paper"] and protocol == "uniform":  # the paper's own protocol
             base = rows.get(row["baseline"], {}).get("paper")
-            cells = []
-            for metric in METRICS:
-                text = _share(paper[metric]) if metric in paper else ""
-                if text and base:
-                    text += f" ({100 * (paper[metric] / base[_PAPER_METRICS.index(metric)] - 1):+.1f} %)"
-                cells.append(f"*{text}*" if text else "")
-            lines.append("| *the paper's, on other data* | *1* | " + " | ".join(cells) + " |")
-    return lines + [""]
+            cells = ["*the paper's, on other data*", "*1*", *[""] * len(METRICS)]
+            for place, metric in enumerate(_PAPER_METRICS):
+                text = _share(row["paper"][place])
+                if base:
+                    text += f" ({100 * (row['paper'][place] / base[place] - 1):+.1f} %)"
+                cells[2 + list(METRICS).index(metric)] = f"*{text}*"
+            lines.append(cells)
+    return markdown_table(["model", "seeds", *map(str.upper, METRICS)], lines)
 
 
 def _verdicts(comparison: dict[str, Any]) -> list[str]:
-    rows = comparison["rows"]
     if not comparison["reference"]:
         return []
-    reference = rows[comparison["reference"]]["label"]
+    reference = comparison["rows"][comparison["reference"]]["label"]
     if not comparison["broken"]:
         return [f"Every model beats {reference} in HR@10.", ""]
     names = ", ".join(f"`{name}`" for name in comparison["broken"])
@@ -165,7 +148,7 @@ def _verdicts(comparison: dict[str, Any]) -> list[str]:
 
 def _verdict(figures: dict[str, Any]) -> str:
     """A difference is called one only where it is significant both over sessions and over seeds."""
-    if not significant(figures):
+    if figures["p_holm"] >= SIGNIFICANT:
         return "no significant difference"
     verdict = "better" if figures["difference"][0] > 0 else "worse"
     if figures["p_seeds"] is None:
@@ -173,81 +156,67 @@ def _verdict(figures: dict[str, Any]) -> str:
     return verdict if figures["p_seeds"] < SIGNIFICANT else f"{verdict} with these seeds"
 
 
-def _tests(comparison: dict[str, Any]) -> list[str]:
-    lines = [
-        "| model | against | metric | value, 95 % interval | over seeds ± | difference, 95 % interval | p | Holm p | "
-        "p over seeds | |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in comparison["rows"].values():
+def _tests(rows: Rows) -> list[str]:
+    lines = []
+    for row in rows.values():
         for metric in TESTED:
             figures = row[metric]
-            cells = [
-                row["label"],
-                "",
-                _NAMES[metric],
-                f"{_share(figures['mean'])} [{_share(figures['low'])}, {_share(figures['high'])}]",
-                "" if figures["over_seeds"] is None else f"{figures['over_seeds']:.4f}",
-            ]
+            against, compared = "", [""] * 5
             if "difference" in figures:
-                mean, low, high = figures["difference"]
-                cells[1] = comparison["rows"][row["baseline"]]["label"]
-                cells += [f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]", _p(figures["p"]), _p(figures["p_holm"])]
-                cells += [_p(figures["p_seeds"]), _verdict(figures)]
-            else:
-                cells += [""] * 5
-            lines.append("| " + " | ".join(cells) + " |")
-    return lines + [""]
+                against = rows[row["baseline"]]["label"]
+                p_values = [_p(figures[name]) for name in ("p", "p_holm", "p_seeds")]
+                compared = [_interval("+.4f", *figures["difference"]), *p_values, _verdict(figures)]
+            value = f"{_share(figures['mean'])} [{_share(figures['low'])}, {_share(figures['high'])}]"
+            spread = "" if figures["over_seeds"] is None else f"{figures['over_seeds']:.4f}"
+            lines.append([row["label"], against, metric.upper(), value, spread, *compared])
+    heads = ["model", "against", "metric", "value, 95 % interval", "over seeds ±", "difference, 95 % interval"]
+    return markdown_table([*heads, "p", "Holm p", "p over seeds", ""], lines)
 
 
-def _skips(comparison: dict[str, Any]) -> list[str]:
-    rows = [row for row in comparison["rows"].values() if {"skipped", "kept"} <= row["skips"].keys()]
-    if not rows:
-        return []
-    lines = [
-        "| skip down-ranking | skipped targets' percentile rank, 95 % interval | "
-        "kept targets' percentile rank, 95 % interval | "
-        "gap, 95 % interval | gap less the baseline's, 95 % interval | skipped targets' HR@10 | kept targets' HR@10 |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        sides = row["skips"]["skipped"], row["skips"]["kept"]
-        cells = [f"{side['percentile_rank']:.2f} [{side['low']:.2f}, {side['high']:.2f}]" for side in sides]
-        for name in ("gap", "gap_change"):
-            cells.append("{:+.2f} [{:+.2f}, {:+.2f}]".format(*row["skips"][name]) if name in row["skips"] else "")
-        cells += [_share(side["hr@10"]) for side in sides]
-        lines.append(f"| {row['label']} | " + " | ".join(cells) + " |")
-    return lines + [""]
+def _skips(rows: Rows) -> list[str]:
+    lines = []
+    for row in rows.values():
+        skips = row["skips"]
+        if not {"skipped", "kept"} <= skips.keys():
+            continue
+        sides = skips["skipped"], skips["kept"]
+        cells = [_interval(".2f", side["percentile_rank"], side["low"], side["high"]) for side in sides]
+        cells += [_interval("+.2f", *skips[name]) if name in skips else "" for name in ("gap", "gap_change")]
+        lines.append([row["label"], *cells, *(_share(side["hr@10"]) for side in sides)])
+    heads = [f"{side} targets' percentile rank, 95 % interval" for side in ("skipped", "kept")]
+    heads += ["gap, 95 % interval", "gap less the baseline's, 95 % interval"]
+    heads += [f"{side} targets' HR@10" for side in ("skipped", "kept")]
+    return markdown_table(["skip down-ranking", *heads], lines) if lines else []
 
 
-def _breakdown(comparison: dict[str, Any], name: str) -> list[str]:
-    rows = comparison["rows"]
-    labels = list(next(iter(rows.values()))["by"][name])
+def _breakdown(rows: Rows, name: str) -> list[str]:
     sizes = next(iter(rows.values()))["by"][name]
-    heads = [f"{label} ({sizes[label]['sessions']:,})" for label in labels]
+    heads = [f"{label} ({size['sessions']:,})" for label, size in sizes.items()]
     skips = any(size["kept_sessions"] < size["sessions"] for size in sizes.values())
-    what = f"HR@10 by {name} (sessions){': all / kept targets' if skips else ''}"
-    lines = [f"| {what} | " + " | ".join(heads) + " |", "|---|" + "---|" * len(labels)]
+    lines = []
     for row in rows.values():
         cells = []
-        for figures in (row["by"][name][one] for one in labels):
+        for figures in (row["by"][name][label] for label in sizes):
             kept = "none" if figures["kept_hr@10"] is None else _share(figures["kept_hr@10"])
             cells.append(_share(figures["hr@10"]) + (f" / {kept}" if skips else ""))
-        lines.append(f"| {row['label']} | " + " | ".join(cells) + " |")
-    return lines + [""]
+        lines.append([row["label"], *cells])
+    return markdown_table([f"HR@10 by {name} (sessions){': all / kept targets' if skips else ''}", *heads], lines)
 
 
-def _reading() -> list[str]:
-    return [
-        "How to read this: in brackets the gain over the row's baseline, in bold the best of each group. With several "
-        "seeds a session's value is its mean over seeds. Intervals: percentile bootstrap over sessions, 10,000 "
-        "resamples; they leave the luck of training out, which `over seeds ±` shows (standard deviation of the seeds' "
-        "means). p: paired bootstrap on the same sessions and candidates, two-sided; Holm p: corrected over all tests "
-        "of the protocol, and what `better` and `worse` go by; p over seeds: paired t-test of the seeds' means. "
-        "Percentile rank: the share of the candidates that come after the target, 100 is first, 0 last; the gap is "
-        "skipped less kept. For skipped targets lower is better, in percentile rank, gap and HR@10. A "
-        "session's length is also its test target's position.",
-    ]
+_READING = (
+    "How to read this: in brackets the gain over the row's baseline, in bold the best of each group. With several "
+    "seeds a session's value is its mean over seeds. Intervals: percentile bootstrap over sessions, 10,000 "
+    "resamples; they leave the luck of training out, which `over seeds ±` shows (standard deviation of the seeds' "
+    "means). p: paired bootstrap on the same sessions and candidates, two-sided; Holm p: corrected over all tests "
+    "of the protocol, and what `better` and `worse` go by; p over seeds: paired t-test of the seeds' means. "
+    "Percentile rank: the share of the candidates that come after the target, 100 is first, 0 last; the gap is "
+    "skipped less kept. For skipped targets lower is better, in percentile rank, gap and HR@10. A "
+    "session's length is also its test target's position."
+)
+
+
+def _interval(digits: str, mean: float, low: float, high: float) -> str:
+    return f"{mean:{digits}} [{low:{digits}}, {high:{digits}}]"
 
 
 def _share(value: float) -> str:

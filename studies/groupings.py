@@ -1,6 +1,6 @@
 """Groups of test sessions for breakdowns: by length, popularity of the target, and context type."""
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -12,26 +12,24 @@ from skipwise.datapipes.sessions import SessionStore
 from skipwise.studies.comparison import Grouping
 from skipwise.training.evaluation.records import TargetRanks
 
-_MOST_LENGTHS = 10
 CONTEXT = "context_type"
 """The column of where a play came from."""
 
 
 def groupings(store: SessionStore, counts_N: np.ndarray) -> Grouping:
     """What a table breaks its figures down by. `counts_N`: each track's training plays."""
-    found: Grouping = {"session length": _length, "target's popularity": _popularity(counts_N)}
+    found: Grouping = {
+        "session length": lambda ranks: by_number(ranks.position + 1),
+        "target's popularity": partial(_popularity, counts_N),
+    }
     if CONTEXT in store.manifest.context_columns:
-        found["target's context type"] = _context(store)
+        found["target's context type"] = partial(_context, store)
     return found
-
-
-def _length(ranks: TargetRanks) -> np.ndarray:
-    return by_number(ranks.position + 1)
 
 
 def by_number(numbers_N: np.ndarray) -> np.ndarray:
     """[N] labels: each number by itself, or quintiles where there are more than ten."""
-    if len(np.unique(numbers_N)) <= _MOST_LENGTHS:
+    if len(np.unique(numbers_N)) <= 10:
         return np.char.zfill(numbers_N.astype(str), len(str(numbers_N.max())))
     edges = np.unique(np.quantile(numbers_N, [0.2, 0.4, 0.6, 0.8], method="nearest"))
     bounds = [numbers_N.min(), *(edges + 1), numbers_N.max() + 1]
@@ -40,31 +38,22 @@ def by_number(numbers_N: np.ndarray) -> np.ndarray:
     return names[np.searchsorted(edges, numbers_N)]
 
 
-def _popularity(counts_N: np.ndarray) -> Callable[[TargetRanks], np.ndarray]:
+def _popularity(counts_N: np.ndarray, ranks: TargetRanks) -> np.ndarray:
     """Fifths of the test sessions by how often their target was played in training."""
-
-    def label(ranks: TargetRanks) -> np.ndarray:
-        plays = counts_N[ranks.target]
-        edges = np.quantile(plays, [0.8, 0.6, 0.4, 0.2], method="nearest")
-        fifth = (plays[:, None] < edges).sum(axis=1)
-        return np.array(["1 most played", "2", "3", "4", "5 least played"])[fifth]
-
-    return label
+    plays = counts_N[ranks.target]
+    edges = np.quantile(plays, [0.8, 0.6, 0.4, 0.2], method="nearest")
+    return np.array(["1 most played", "2", "3", "4", "5 least played"])[(plays[:, None] < edges).sum(axis=1)]
 
 
-def _context(store: SessionStore) -> Callable[[TargetRanks], np.ndarray]:
+def _context(store: SessionStore, ranks: TargetRanks) -> np.ndarray:
     """The target's context type in the log, such as a playlist or the catalogue."""
-
-    def label(ranks: TargetRanks) -> np.ndarray:
-        last = []
-        try:
-            for part in store.parts:
-                for batch in pq.ParquetFile(part).iter_batches(columns=[CONTEXT]):
-                    lists = batch.column(0)
-                    last.append(lists.values.take(pa.array(lists.offsets.to_numpy()[1:] - 1)).cast(pa.string()))
-            labels = pa.chunked_array(last).fill_null("unknown").to_numpy()
-            return labels[ranks.session].astype(str)
-        except DAMAGED as error:
-            raise UserError(f"{store.path}: '{CONTEXT}' cannot be read ({brief(error)}): run prepare again") from error
-
-    return label
+    last = []
+    try:
+        for part in store.parts:
+            for batch in pq.ParquetFile(part).iter_batches(columns=[CONTEXT]):
+                lists = batch.column(0)
+                last.append(lists.values.take(pa.array(lists.offsets.to_numpy()[1:] - 1)).cast(pa.string()))
+        labels = pa.chunked_array(last).fill_null("unknown").to_numpy()
+        return labels[ranks.session].astype(str)
+    except DAMAGED as error:
+        raise UserError(f"{store.path}: '{CONTEXT}' cannot be read ({brief(error)}): run prepare again") from error

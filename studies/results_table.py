@@ -35,18 +35,23 @@ def run_study(config: StudyConfig, models: Mapping[str, Model]) -> None:
     output = Path(config.output)
     require_directory(output)
     changes = read_yaml(Path(config.config)) if config.config else {}
-    recipes = {name: _recipe(model, changes, config) for name, model in models.items()}
+    recipes, rows = {}, []
+    for name, model in models.items():
+        recipe = from_mapping(model.recipe(), changes, config.config)
+        recipes[name] = replace(recipe, data=replace(recipe.data, path=config.data))
+        paths = tuple(output / "runs" / f"{name}-seed{seed}" for seed in range(config.seeds))
+        rows.append(Row(name, model.label, model.group, paths, model.baseline, model.paper))
+    runs = {
+        path: (row.name, replace(recipes[row.name], train=replace(recipes[row.name].train, seed=seed)))
+        for row in rows
+        for seed, path in enumerate(row.runs)
+    }
     first = next(iter(recipes.values()))
     with process_group():
         for recipe in recipes.values():
             check(recipe, store)
             if recipe.evaluate != first.evaluate:
                 raise UserError("these recipes are not evaluated alike: set the same --evaluate section by --config")
-        runs = {
-            _run_path(output, name, seed): (name, replace(recipe, train=replace(recipe.train, seed=seed)))
-            for name, recipe in recipes.items()
-            for seed in range(config.seeds)
-        }
         missing = [path for path, (_, recipe) in runs.items() if not _is_finished(path, recipe, store)]
         logger.info(f"{len(runs)} runs of {len(models)} models, {len(runs) - len(missing)} of them there already")
         for number, path in enumerate(missing, start=1):
@@ -55,25 +60,16 @@ def run_study(config: StudyConfig, models: Mapping[str, Model]) -> None:
             train(replace(recipe, run_dir=str(path)), name)
             # A sharded model refers to itself: without this, several tables would wait to be freed.
             gc.collect()
-        for name in BASELINES:
+        for name, baseline in BASELINES.items():
             folder = output / "runs" / name
+            rows.append(Row(name, baseline.label, "references", (folder,), reference=True))
             if not is_measured(folder, first, store):
                 logger.info(f"measuring {name}")
                 measure_baseline(name, first, store, folder)
         if rank() == 0:
-            write_comparison(output, _rows(config, models, output), store, config.title)
+            write_comparison(output, rows, store, config.title)
             logger.info(f"wrote {output / 'table.md'}, table.json and table.png")
         barrier()
-
-
-def _recipe(model: Model, changes: dict[str, object], config: StudyConfig) -> RunConfig:
-    """The model's config on the study's data, with the changes of `--config`."""
-    recipe = from_mapping(model.recipe(), changes, config.config)
-    return replace(recipe, data=replace(recipe.data, path=config.data))
-
-
-def _run_path(output: Path, name: str, seed: int) -> Path:
-    return output / "runs" / f"{name}-seed{seed}"
 
 
 def _is_finished(path: Path, wanted: RunConfig, store: SessionStore) -> bool:
@@ -84,13 +80,3 @@ def _is_finished(path: Path, wanted: RunConfig, store: SessionStore) -> bool:
     if first_difference(run.config, wanted) or run.record.vocabulary_hash != store.manifest.vocabulary_hash:
         raise UserError(f"{path} has another config or other data: remove it, or choose another --output")
     return run.finished
-
-
-def _rows(config: StudyConfig, models: Mapping[str, Model], output: Path) -> list[Row]:
-    rows = []
-    for name, model in models.items():
-        runs = tuple(_run_path(output, name, seed) for seed in range(config.seeds))
-        rows.append(Row(name, model.label, model.group, runs, model.baseline, model.paper))
-    for name, baseline in BASELINES.items():
-        rows.append(Row(name, baseline.label, "references", (output / "runs" / name,), reference=True))
-    return rows

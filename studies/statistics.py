@@ -15,7 +15,7 @@ RESAMPLES = 10_000
 _CHUNK = 2_000_000  # counts that are drawn at once
 _DISTINCT = 1024  # more than the ranks of `uniform` with 1,000 candidates: one seed is never pooled there
 _ROUNDING = 1e-12  # the error of sums of thirds
-_SIGNIFICANCE = 0.05
+SIGNIFICANT = 0.05
 
 
 def bootstrap_means(values_N: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
@@ -62,7 +62,7 @@ def gap(values_N: np.ndarray, marked_N: np.ndarray) -> tuple[float, float, float
 
 
 def _middle(means: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(means, [_SIGNIFICANCE / 2, 1 - _SIGNIFICANCE / 2])
+    low, high = np.quantile(means, [SIGNIFICANT / 2, 1 - SIGNIFICANT / 2])
     return float(low), float(high)
 
 
