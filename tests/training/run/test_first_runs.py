@@ -176,7 +176,9 @@ def test_its_weights_are_loaded(old_run: Path):
 def test_its_table_is_shown(old_run: Path, capsys: pytest.CaptureFixture):
     show(ShowConfig(((str(old_run),),)))
     said = capsys.readouterr().out
-    assert "uniform  test         0.2500" in said and "an older version measured where skipped targets come" in said
+    assert (
+        "uniform  test         0.2500" in said and "an older version ranked skipped targets from the other end" in said
+    )
 
 
 def test_a_record_that_lost_its_rows_alone_is_refused(old_run: Path):
