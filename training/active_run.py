@@ -59,7 +59,7 @@ class ActiveRun:
 
     def move(self, **changes: Any) -> None:
         """Changes fields of the position."""
-        self.position = self.position.moved(**changes)
+        self.position = self.position.model_copy(update=changes)
 
     def batches(self) -> Iterator[SessionBatch]:
         """What is left of the epoch's batches."""

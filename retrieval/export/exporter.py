@@ -113,7 +113,7 @@ def write_export(config: ExportConfig) -> None:
                 compared=asdict(program),
                 recipe=run.record.recipe,
                 config=asdict(run.config),
-                trained=run.record.to_json(),
+                trained=run.record.model_dump(by_alias=True),
                 versions={"python": platform.python_version()} | {name: version(name) for name in ("torch", "pyarrow")},
             )
             manifest.write(result)

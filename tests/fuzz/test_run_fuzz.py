@@ -127,7 +127,9 @@ def test_run_records(run: Path, record: tuple[bytes, Any]):
         expected = {"launch": None} | content
         if content.keys().isdisjoint({"rows", "rows_hash"}):  # as runs from before init_from
             expected |= {"rows": content["counts"]["tracks"], "rows_hash": content["vocabulary_hash"]}
-        assert json.dumps(found.record.to_json(), sort_keys=True) == json.dumps(expected, sort_keys=True)
+        assert json.dumps(found.record.model_dump(by_alias=True), sort_keys=True) == json.dumps(
+            expected, sort_keys=True
+        )
 
 
 @cases(500)

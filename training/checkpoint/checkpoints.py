@@ -8,12 +8,12 @@ import os
 import re
 import shutil
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
@@ -33,12 +33,13 @@ from skipwise.training.checkpoint.checkpoint_index import (
     CheckpointIndex,
     SavedTensor,
     read_index,
+    sync,
     write_index,
 )
-from skipwise.training.checkpoint.state import Staging, Tensors, model_tensors
-from skipwise.training.checkpoint.storage import ShardReader, ShardWriter
+from skipwise.training.checkpoint.state import Staging, Tensors, local_tensors, model_tensors
+from skipwise.training.checkpoint.storage import ShardWriter, read_box
 from skipwise.training.run.directory import CHECKPOINTS
-from skipwise.training.run.position import PHASES, Position
+from skipwise.training.run.position import Position
 
 INDEX = "checkpoint.json"
 
@@ -67,21 +68,11 @@ class Checkpoints:
         if self._saved == position.name:
             return
         self.wait()
-        partial = self._folder / f".{position.name}.partial"
-
-        def make() -> None:
-            _remove(partial)
-            partial.mkdir()
-
-        def publish(tensors: dict[str, SavedTensor], files: list[FileRecord]) -> None:
-            index = CheckpointIndex(ranks=world_size(), position=position, tensors=tensors, files=files, **self._facts)
-            write_index(partial / INDEX, index.model_dump(by_alias=True))
-            self._publish(partial, position)
-
-        on_rank_0(make, self._cannot_write)
+        unpublished = self._folder / f".{position.name}.partial"
+        on_rank_0(unpublished.mkdir, self._cannot_write)
         writing = async_save(
             tensors,
-            storage_writer=ShardWriter(partial, publish),
+            storage_writer=ShardWriter(unpublished, partial(self._publish, unpublished, position)),
             async_stager=self._staging,
             process_group=side_group("checkpoints"),
         )
@@ -112,7 +103,9 @@ class Checkpoints:
         try:
             writing.result()
         except CheckpointException as error:
-            raise UserError(self._cannot_write(_reasons(error))) from error
+            caught = [failure for failure, _ in error.failures.values()]
+            reasons = {getattr(failure, "strerror", None) or brief(failure) for failure in caught}
+            raise UserError(self._cannot_write("; ".join(sorted(reasons)))) from error
 
     def close(self) -> None:
         """Waits, and frees the memory of the copies."""
@@ -125,13 +118,16 @@ class Checkpoints:
             "from the last whole one"
         )
 
-    def _publish(self, partial: Path, position: Position) -> None:
+    def _publish(
+        self, unpublished: Path, position: Position, tensors: dict[str, SavedTensor], files: list[FileRecord]
+    ) -> None:
+        index = CheckpointIndex(ranks=world_size(), position=position, tensors=tensors, files=files, **self._facts)
+        write_index(unpublished / INDEX, index.model_dump(by_alias=True))
         target = self._folder / position.name
-        _sync(partial)
-        if target.exists():
-            _remove(target)
-        os.rename(partial, target)
-        _sync(self._folder)
+        sync(unpublished)
+        _remove(target)
+        os.rename(unpublished, target)
+        sync(self._folder)
         self._point(position)
         for name in _names(self._folder)[self._keep :]:
             if name != position.best_checkpoint:
@@ -189,10 +185,16 @@ def load_tensors(tensors: Tensors, path: Path, index: CheckpointIndex) -> None:
             if isinstance(tensor, ShardedTensor) and len(shape) == 1:
                 hint = "the sharding and number of ranks it was saved with: column shards keep a state each"
             raise UserError(f"{path}: '{name}' has shape {shape}, expected {list(tensor.shape)}; use {hint}")
-    try:
-        load(tensors, storage_reader=ShardReader(path, index))
-    except CheckpointException as error:
-        raise UserError(f"{path} cannot be read ({_reasons(error)}): {REMEDY}") from error
+
+    def read() -> None:
+        for name, tensor in tensors.items():
+            firsts = [[0] * tensor.dim()]
+            if isinstance(tensor, ShardedTensor):
+                firsts = [shard.metadata.shard_offsets for shard in tensor.local_shards()]
+            for first, local in zip(firsts, local_tensors(tensor), strict=True):
+                read_box(path, index, name, first, local)
+
+    on_all_ranks(read, lambda reason: f"{path} cannot be read ({reason}): {REMEDY}")
 
 
 def best_checkpoint(run_path: Path) -> Path:
@@ -221,36 +223,17 @@ def load_best(model: DistributedModelParallel, run_path: Path) -> None:
 
 def _names(folder: Path) -> list[str]:
     """The published checkpoints, the newest first."""
-    found = []
-    for path in folder.glob("*/"):
-        if parts := re.fullmatch(r"(train|refit)-(\d+)-(\d+)", path.name, re.ASCII):
-            found.append((PHASES.index(parts[1]), int(parts[2]), int(parts[3]), path.name))
-    return [one[3] for one in sorted(found, reverse=True)]
+    form = re.compile(r"(train|refit)-(\d+)-(\d+)", re.ASCII)
+    found = [parts for path in folder.glob("*/") if (parts := form.fullmatch(path.name))]
+    found.sort(key=lambda parts: (parts[1] == "refit", int(parts[2]), int(parts[3])), reverse=True)
+    return [parts[0] for parts in found]
 
 
 def _remove(path: Path) -> None:
     """Renames, then removes: what is removed in part never looks like a checkpoint."""
-    if not path.is_dir():
-        path.unlink(missing_ok=True)
-        return
-    hidden = path.with_name(f".{path.name.lstrip('.')}.old")
-    if path != hidden:
-        shutil.rmtree(hidden, ignore_errors=True)
+    if path.is_dir():
+        hidden = path.with_name(f".{path.name.lstrip('.')}.old")
         os.rename(path, hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    """Waits until the folder's entries are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _reasons(error: CheckpointException) -> str:
-    """What went wrong, over all ranks."""
-    return "; ".join(
-        sorted({getattr(caught, "strerror", None) or brief(caught) for caught, _ in error.failures.values()})
-    )
+        shutil.rmtree(hidden, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

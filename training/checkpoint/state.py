@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed._shard.sharded_tensor.shard import Shard
-from torch.distributed.checkpoint.staging import AsyncStager
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
@@ -43,32 +43,24 @@ def _begin_moments(optimizer: CombinedOptimizer) -> None:
                     dense.state[parameter][moment] = torch.zeros_like(parameter)
 
 
-class Staging(AsyncStager):
+class Staging(BlockingAsyncStager):
     """Copies live tensors into host memory that is kept for the next time, so that the loop waits for the copy alone.
 
     Fresh memory would have to be cleared page by page: half of the pause.
     """
 
-    _synchronize_after_execute = False
-
-    def __init__(self) -> None:
-        self._copies: Tensors = {}
-
     def stage(self, state_dict: Tensors) -> Tensors:
         """Copies of `state_dict`, which stay valid until the next call."""
-        if not self._copies:
-            self._copies = {name: _empty_copy(value) for name, value in state_dict.items()}
+        if self.state_dict_cache is None:
+            self.state_dict_cache = {name: _empty_copy(value) for name, value in state_dict.items()}
         for name, value in state_dict.items():
-            for copied, live in zip(local_tensors(self._copies[name]), local_tensors(value), strict=True):
+            for copied, live in zip(local_tensors(self.state_dict_cache[name]), local_tensors(value), strict=True):
                 copied.copy_(live)
-        return self._copies
-
-    def synchronize_staging(self) -> None:
-        """Staged already."""
+        return self.state_dict_cache
 
     def close(self) -> None:
         """Frees the copies."""
-        self._copies = {}
+        self.state_dict_cache = None
 
 
 def local_tensors(value: Tensor | ShardedTensor) -> list[Tensor]:

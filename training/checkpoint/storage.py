@@ -1,15 +1,15 @@
-"""A checkpoint's files: one safetensors file for each rank and a JSON index, behind `torch.distributed.checkpoint`.
+"""A checkpoint's files: one safetensors file for each rank, written through `torch.distributed.checkpoint`.
 
 torch's own file writer keeps its index as a pickle, which executes code when it is read. Here nothing is executed: an
 index is JSON, a tensor is raw bytes, and the index has every file's SHA-256. Files are streamed from the tensors in
-pieces, without a second copy of a shard in memory, and read back and compared before they are published. Only the rows
-that are needed are read. What cannot be read or written is an `OSError`.
+pieces, without a second copy of a shard in memory, and read back and compared before they are published. Only what is
+needed of a tensor is read, from any number of files. What cannot be read or written is an `OSError`.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.distributed.checkpoint.metadata import (
-    BytesStorageMetadata,
-    ChunkStorageMetadata,
-    Metadata,
-    MetadataIndex,
-    TensorProperties,
-    TensorStorageMetadata,
-)
-from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner
-from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+from torch.distributed.checkpoint.storage import StorageWriter, WriteResult
 from torch.futures import Future
 
 from skipwise.common.errors import brief
@@ -69,7 +62,7 @@ class ShardWriter(StorageWriter):
             tensor = planner.resolve_data(item)
             if not isinstance(tensor, Tensor):
                 raise TypeError(f"{item.index.fqn} is no tensor: a checkpoint holds tensors, and JSON beside them")
-            tensors[_key(item.index)] = tensor.detach().cpu().contiguous()
+            tensors[_key(item.index.fqn, item.index.offset or ())] = tensor.detach().cpu().contiguous()
         record = _write(self._folder / plan.storage_data, tensors)
         results: Future[list[WriteResult]] = Future()
         results.set_result([WriteResult(item.index, 0, record) for item in plan.items])
@@ -97,72 +90,33 @@ class ShardWriter(StorageWriter):
         return True
 
 
-class ShardReader(StorageReader):
-    """Reads what `ShardWriter` wrote into `folder`, by its `index`, on any number of ranks."""
-
-    def __init__(self, folder: Path, index: CheckpointIndex):
-        self._folder, self._index = folder, index
-
-    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
-        """One reader serves one checkpoint."""
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        tensors: dict[str, TensorStorageMetadata | BytesStorageMetadata] = {}
-        files = {}
-        for name, tensor in self._index.tensors.items():
-            chunks = [
-                ChunkStorageMetadata(torch.Size(chunk.offsets), torch.Size(chunk.shape)) for chunk in tensor.chunks
-            ]
-            properties = TensorProperties(_DTYPES[tensor.dtype])
-            tensors[name] = TensorStorageMetadata(properties, torch.Size(tensor.shape), chunks)
-            for chunk in tensor.chunks:
-                files[MetadataIndex(name, chunk.offsets)] = chunk.file
-        return Metadata(tensors, storage_data=files)
-
-    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        self._files = metadata.storage_data
-
-    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        return plan
-
-    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        return plans
-
-    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        for item in plan.items:
-            where = [
-                slice(first, first + length) for first, length in zip(item.storage_offsets, item.lengths, strict=True)
-            ]
-            target = planner.resolve_tensor(item)
-            target.detach().copy_(_read(self._folder, self._files[item.storage_index], item.storage_index, where))
-            planner.commit_tensor(item, target)
-        done: Future[None] = Future()
-        done.set_result(None)
-        return done
-
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
-        return True
+def read_box(folder: Path, index: CheckpointIndex, name: str, first: Sequence[int], target: Tensor) -> None:
+    """Fills `target` with the part of a tensor that begins at `first`, from all files that hold some of it."""
+    missing = target.numel()
+    for chunk in index.tensors[name].chunks:
+        starts = list(map(max, first, chunk.offsets))
+        ends = [min(a + m, b + n) for a, m, b, n in zip(first, target.shape, chunk.offsets, chunk.shape, strict=True)]
+        if all(start < end for start, end in zip(starts, ends, strict=True)):
+            there, here = (
+                tuple(slice(start - zero, end - zero) for start, end, zero in zip(starts, ends, zeros, strict=True))
+                for zeros in (chunk.offsets, first)
+            )
+            missing -= target[here].copy_(_read(folder / chunk.file, _key(name, chunk.offsets), there)).numel()
+    if missing:
+        raise OSError(f"{folder}: its files hold '{name}' in part, or twice")
 
 
 def read_rows(folder: Path, index: CheckpointIndex, name: str, first: int, last: int) -> Tensor:
-    """Reads rows `first` up to `last` of a tensor, from all files that hold a part of them."""
+    """Reads rows `first` up to `last` of a tensor."""
     tensor = index.tensors[name]
     rows = torch.empty(last - first, *tensor.shape[1:], dtype=_DTYPES[tensor.dtype])
-    for chunk in tensor.chunks:
-        (start, *offsets), (length, *lengths) = chunk.offsets, chunk.shape
-        low, high = max(first, start), min(last, start + length)
-        if low < high:
-            others = [slice(offset, offset + size) for offset, size in zip(offsets, lengths, strict=True)]
-            where = [slice(low - start, high - start)]
-            place = MetadataIndex(name, chunk.offsets)
-            rows[(slice(low - first, high - first), *others)] = _read(folder, chunk.file, place, where)
+    read_box(folder, index, name, [first, *[0] * len(tensor.shape[1:])], rows)
     return rows
 
 
-def _key(index: MetadataIndex) -> str:
+def _key(name: str, offsets: Sequence[int]) -> str:
     """The name of a chunk within a file: a tensor's chunks may share one."""
-    return f"{index.fqn}@{','.join(map(str, index.offset or ()))}"
+    return f"{name}@{','.join(map(str, offsets))}"
 
 
 def _write(file: Path, tensors: dict[str, Tensor]) -> FileRecord:
@@ -174,11 +128,12 @@ def _write(file: Path, tensors: dict[str, Tensor]) -> FileRecord:
     head = json.dumps(header).encode()
     head += b" " * (-len(head) % 8)
     digest = hashlib.sha256()
-    with open(file, "wb", buffering=0) as target:
-        for piece in _pieces(head, tensors):
-            digest.update(piece)
-            while piece:
-                piece = piece[target.write(piece) :]
+    with open(file, "wb") as target:
+        for content in (memoryview(len(head).to_bytes(8, "little") + head), *map(_numbers, tensors.values())):
+            for first in range(0, len(content), _PIECE):
+                digest.update(content[first : first + _PIECE])
+                target.write(content[first : first + _PIECE])
+        target.flush()
         os.fsync(target.fileno())
         if hasattr(os, "posix_fadvise"):
             # Dropped from the page cache, it is read back from the disk itself.
@@ -189,24 +144,17 @@ def _write(file: Path, tensors: dict[str, Tensor]) -> FileRecord:
     return record
 
 
-def _pieces(head: bytes, tensors: dict[str, Tensor]) -> Iterator[memoryview]:
-    """The file's bytes: the header's length, the header, and each tensor's numbers."""
-    yield memoryview(len(head).to_bytes(8, "little") + head)
-    for tensor in tensors.values():
-        if tensor.numel():
-            numbers = tensor.reshape(-1).view(torch.uint8).numpy().data
-            for first in range(0, len(numbers), _PIECE):
-                yield numbers[first : first + _PIECE]
+def _numbers(tensor: Tensor) -> memoryview:
+    """A tensor's bytes, not copied."""
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
-def _read(folder: Path, file: str, index: MetadataIndex, where: list[slice]) -> Tensor:
+def _read(file: Path, key: str, where: tuple[slice, ...]) -> Tensor:
     try:
-        with safe_open(folder / file, framework="pt") as source:
-            if not where:
-                return source.get_tensor(_key(index))
-            found = source.get_slice(_key(index))[tuple(where)]
+        with safe_open(file, framework="pt") as source:
+            found = source.get_slice(key)[where]
     except (SafetensorError, OSError) as error:
-        raise OSError(f"{folder / file} cannot be read ({brief(error)})") from error
-    if list(found.shape[: len(where)]) != [part.stop - part.start for part in where]:
-        raise OSError(f"{folder / file} holds another '{_key(index)}' than the index of the checkpoint says")
+        raise OSError(f"{file} cannot be read ({brief(error)})") from error
+    if list(found.shape) != [part.stop - part.start for part in where]:
+        raise OSError(f"{file} holds another '{key}' than the index of the checkpoint says")
     return found

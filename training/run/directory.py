@@ -38,10 +38,6 @@ class RunRecord(StrictModel):
     launch: str | None = None
     """torchrun's id of the launch that began the run."""
 
-    def to_json(self) -> dict[str, Any]:
-        """The content of `run.json`."""
-        return self.model_dump(by_alias=True)
-
     @classmethod
     def read(cls, run_path: Path) -> "RunRecord":
         """Reads a run directory's; raises `UserError` where it is missing, broken or of another version."""

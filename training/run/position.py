@@ -4,8 +4,6 @@ from typing import Any, Literal
 
 from skipwise.common.schema import Count, StrictModel
 
-PHASES = ("train", "refit")
-
 
 class Position(StrictModel):
     """The data cursor, the best epoch and the training time of a run."""
@@ -31,7 +29,3 @@ class Position(StrictModel):
     def name(self) -> str:
         """The name of its checkpoint."""
         return f"{self.phase}-{self.epoch:05}-{self.step:08}"
-
-    def moved(self, **changes: Any) -> "Position":
-        """This position with some fields changed."""
-        return self.model_copy(update=changes)

@@ -9,7 +9,7 @@ import yaml
 
 from skipwise.common.distributed import logger, on_rank_0, world_size
 from skipwise.common.errors import UserError
-from skipwise.common.files import read_json, write_json, write_text
+from skipwise.common.files import read_json, replacing, write_json, write_text
 from skipwise.common.outputs import refuse_url
 from skipwise.common.versions import versions
 from skipwise.datapipes.manifest import VOCABULARY
@@ -76,7 +76,7 @@ def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
         versions=versions(),
         launch=os.environ.get("TORCHELASTIC_RUN_ID"),
     )
-    write_json(path / RECORD, record.to_json())
+    write_json(path / RECORD, record.model_dump(by_alias=True))
     return path
 
 
@@ -88,9 +88,8 @@ def _write_vocabulary(config: RunConfig, store: SessionStore, path: Path) -> tup
     own = Vocabulary.of(store)
     own.check()
     if not config.init_from:
-        partial = path / f".{VOCABULARY}.partial"
-        shutil.copyfile(own.file, partial)
-        os.replace(partial, path / VOCABULARY)
+        with replacing(path / VOCABULARY) as partial:
+            shutil.copyfile(own.file, partial)
         return own.num_tracks, store.manifest.vocabulary_hash
     source = RunDirectory.open(config.init_from)
     _check_source(source, config)
