@@ -139,7 +139,7 @@ def test_run_records(run: Path, record: tuple[bytes, Any]):
 def test_metrics(run: Path, metrics: tuple[bytes, Any]):
     write_run(run, metrics=metrics[0])
     with redirect_stdout(io.StringIO()):
-        outcome("metrics.json", lambda: show(ShowConfig(str(run))), "metrics.json")
+        outcome("metrics.json", lambda: show(ShowConfig(((str(run),),))), "metrics.json")
 
 
 CONFIG_LINES = yaml.safe_dump(asdict(RunConfig())).splitlines()
