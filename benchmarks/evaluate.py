@@ -21,8 +21,9 @@ from skipwise.benchmarks.harness.config import HISTORY, SEED, EvaluateConfig
 from skipwise.benchmarks.harness.floor import Rates, Work, measure_rates
 from skipwise.benchmarks.harness.timing import Times, alternate, ratios, whole_machine
 from skipwise.common.distributed import barrier, broadcast_object, device, process_group, rank, sum_ranks, world_size
+from skipwise.models.config import row_block
 from skipwise.models.ranking import full_ranking, full_target_scores, uniform_scores
-from skipwise.models.table import Shard, initialize, row_block
+from skipwise.models.table import Shard, initialize
 from skipwise.models.topk import merge_best
 
 PROTOCOLS = ("full", "uniform")

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from skipwise.common.errors import UserError
 from skipwise.common.versions import installed, load_problems, version_problems
 from skipwise.components.recipes.recommended import best
+from skipwise.models.config import row_block
 from skipwise.training.config import RunConfig
-from skipwise.training.guards.machine_plan import Machine, machine_problems, read_machine, row_blocks
+from skipwise.training.guards.machine_plan import Machine, machine_problems, read_machine
 from skipwise.training.guards.memory_needs import size, training_needs
 
 _CPU_RANKS = 4
@@ -76,7 +77,7 @@ def _machine(machine: Machine) -> list[str]:
         f"  cores           {machine.cores}",
         f"  memory          {size(machine.memory)}{free}",
         *(cards or ["  GPU             none: training runs on CPU"]),
-        f"  backend         {machine.backend}",
+        f"  backend         {'nccl' if machine.cards else 'gloo'}",
     ]
 
 
@@ -84,7 +85,7 @@ def _plan(config: DoctorConfig, world_size: int) -> list[str]:
     needs = training_needs(config.run, config.tracks, config.run.encoder.max_length, world_size)
     rows = [
         f"rows {first:,} to {end - 1:,}" if end > first else "no rows"
-        for first, end in row_blocks(config.tracks, world_size)
+        for first, end in (row_block(config.tracks, rank, world_size) for rank in range(world_size))
     ]
     return [
         f"plan: {config.tracks:,} tracks x {config.dimension} fp32, row-wise over {world_size} rank(s)",

@@ -1,5 +1,6 @@
 """The settings of the model: table, encoder and losses. Imports neither torch nor TorchRec."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,6 +51,12 @@ class TableConfig:
         if self.sharding == "column_wise":
             return max(n for n in range(1, world_size + 1) if self.dim % n == 0 and (self.dim // n) % 4 == 0)
         return 1 if self.sharding == "table_wise" else world_size
+
+
+def row_block(num_rows: int, rank: int, world_size: int) -> tuple[int, int]:
+    """(first, last) of a rank's rows under row-wise sharding: blocks of ceil(num_rows / world_size)."""
+    block = math.ceil(num_rows / world_size)
+    return min(rank * block, num_rows), min((rank + 1) * block, num_rows)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
-from skipwise.models.table import local_shards, row_block
+from skipwise.models.config import row_block
+from skipwise.models.table import local_shards
 
 
 @dataclass(frozen=True)

@@ -126,9 +126,3 @@ def _initial_block(block: int, dim: int, bound: float, seed: int) -> Tensor:
     uniform = np.random.default_rng([seed, block]).random((_INIT_BLOCK, dim), dtype=np.float32)
     share = math.erf(math.sqrt(0.5))  # of a normal within one deviation
     return torch.erfinv((2 * torch.from_numpy(uniform) - 1) * share) * (math.sqrt(2) * bound)
-
-
-def row_block(num_rows: int, rank: int, world_size: int) -> tuple[int, int]:
-    """(first, last) of a rank's rows under row-wise sharding: blocks of ceil(num_rows / world_size)."""
-    block = math.ceil(num_rows / world_size)
-    return min(rank * block, num_rows), min((rank + 1) * block, num_rows)

@@ -12,7 +12,7 @@ from skipwise.benchmarks.evaluate import _rows, draw_users, floor_users, ours_fu
 from skipwise.benchmarks.harness.config import EvaluateConfig
 from skipwise.benchmarks.harness.floor import Rates
 from skipwise.common.distributed import process_group, rank, world_size
-from skipwise.models.table import row_block
+from skipwise.models.config import row_block
 from tests.ranks import run_on_ranks
 
 SMALL = EvaluateConfig(tracks=900, dim=8, users=70, top=7, candidates=30)

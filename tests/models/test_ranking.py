@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipwise.models import ranking
+from skipwise.models.config import row_block
 from skipwise.models.ranking import full_counts, full_target_scores, uniform_scores
-from skipwise.models.table import row_block
 
 
 def sharded_ranks(queries, table, target, extra, ranks: int, protocol: str) -> torch.Tensor:

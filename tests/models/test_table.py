@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipwise.models.config import TableConfig
-from skipwise.models.table import Shard, initialize, row_block
+from skipwise.models.config import TableConfig, row_block
+from skipwise.models.table import Shard, initialize
 from tests.support.tables import initial_rows
 
 ROWS, DIM = 9000, 8

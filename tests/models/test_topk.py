@@ -10,8 +10,8 @@ from torch import Tensor
 
 from skipwise.common.distributed import rank, world_size
 from skipwise.models import ranking
+from skipwise.models.config import row_block
 from skipwise.models.ranking import full_counts, full_ranking, full_target_scores, full_topk
-from skipwise.models.table import row_block
 from skipwise.models.topk import StreamingTopK, best_of, merge_best
 from tests.ranks import run_on_ranks
 

@@ -4,6 +4,7 @@ Needs torch only to look for GPUs.
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 
 from skipwise.common.errors import UserError
@@ -30,32 +31,19 @@ class Machine:
     free: int | None
     cards: tuple[Card, ...] = ()
 
-    @property
-    def backend(self) -> str:
-        """The process group's backend."""
-        return "nccl" if self.cards else "gloo"
-
 
 def read_machine() -> Machine:
     """Reads cores and memory from the system, and the GPUs from torch where it imports."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    cards = []
-    try:
+    cards: list[Card] = []
+    with suppress(Exception):  # reported by `load_problems`
         import torch
 
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)
             cards.append(Card(torch.cuda.get_device_name(index), total, free))
-    except Exception:  # reported by `load_problems`
-        return Machine(cores, memory, available_memory())
     return Machine(cores, memory, available_memory(), tuple(cards))
-
-
-def row_blocks(num_tracks: int, world_size: int) -> list[tuple[int, int]]:
-    """The rows [first, end) of each rank's shard, row-wise: blocks of ceil(num_tracks / world_size)."""
-    block = -(-num_tracks // world_size)
-    return [(min(rank * block, num_tracks), min((rank + 1) * block, num_tracks)) for rank in range(world_size)]
 
 
 def machine_problems(
