@@ -20,11 +20,20 @@ from skipwise.benchmarks.harness.benchmark_report import Report, write
 from skipwise.benchmarks.harness.config import HISTORY, SEED, EvaluateConfig
 from skipwise.benchmarks.harness.floor import Rates, Work, measure_rates
 from skipwise.benchmarks.harness.timing import Times, alternate, ratios, whole_machine
-from skipwise.common.distributed import barrier, broadcast_object, device, process_group, rank, sum_ranks, world_size
+from skipwise.common.distributed import (
+    barrier,
+    broadcast_object,
+    device,
+    gather_rows,
+    process_group,
+    rank,
+    sum_ranks,
+    world_size,
+)
 from skipwise.models.config import row_block
-from skipwise.models.ranking import full_ranking, full_target_scores, uniform_scores
+from skipwise.models.ranking import at_least, full_target_scores, score_blocks, uniform_scores
 from skipwise.models.table import Shard, initialize
-from skipwise.models.topk import merge_best
+from skipwise.models.topk import StreamingTopK, best_of
 
 PROTOCOLS = ("full", "uniform")
 _FLOOR_ROWS = 4096
@@ -82,11 +91,15 @@ def draw_users(config: EvaluateConfig) -> Users:
 
 
 def ours_full(users: Users, top: int, first: int, rows_RD: Tensor) -> tuple[Tensor, Tensor]:
-    """(ranks [Q], best rows [Q, K]), equal on every rank, by the functions that evaluation runs."""
+    """(ranks [Q], best rows [Q, K]), equal on every rank, in one pass over the table."""
     queries_QD, target_Q, excluded_QX = users.inputs()
     target_scores_Q = sum_ranks(full_target_scores(queries_QD, target_Q, first, rows_RD))
-    counts_Q, *best = full_ranking(queries_QD, target_scores_Q, top, excluded_QX, first, rows_RD)
-    return 1 + sum_ranks(counts_Q), merge_best(*best)[0]
+    counts_Q, best = torch.zeros_like(target_Q), StreamingTopK(len(queries_QD), top, queries_QD.device)
+    for start, scores_QB, exclude in score_blocks(queries_QD, excluded_QX, first, rows_RD):
+        best.add(exclude(scores_QB, float("-inf")), start)
+        counts_Q += at_least(scores_QB, target_scores_Q, exclude)
+    rows_QW, scores_QW = (gather_rows(values_QK.T).T for values_QK in best.result())  # in rank order, that of the rows
+    return 1 + sum_ranks(counts_Q), best_of(rows_QW, scores_QW, top)[0]
 
 
 def ours_uniform(users: Users, first: int, rows_RD: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from skipwise.common.distributed import world_size
+from skipwise.common.distributed import gather_rows, world_size
 from skipwise.datapipes.batch import SessionBatch
 
 
@@ -49,7 +49,7 @@ def in_batch_pool(rows_UD: Tensor, batch: SessionBatch, num_tracks: int) -> Pool
     uniform = batch.negatives_P
     weight_U.index_add_(0, uniform, torch.full_like(uniform, 1 / world_size(), dtype=torch.float))
     # float64 holds row numbers exactly.
-    row_W, weight_W, log_q_W = _gather(torch.stack([row_U, weight_U, batch.log_q_U], dim=1).double()).unbind(1)
+    row_W, weight_W, log_q_W = gather_rows(torch.stack([row_U, weight_U, batch.log_q_U], dim=1).double()).unbind(1)
     drawn = weight_W.sum() - len(uniform)
 
     def log_expected(log_q: Tensor) -> Tensor:
@@ -67,21 +67,12 @@ def in_batch_pool(rows_UD: Tensor, batch: SessionBatch, num_tracks: int) -> Pool
     )
 
 
-def _gather(part: Tensor) -> Tensor:
-    """All ranks' tensors of this shape, concatenated along the first dimension."""
-    if world_size() == 1:
-        return part
-    whole = part.new_empty(world_size() * len(part), *part.shape[1:])
-    dist.all_gather_single(whole, part.contiguous())
-    return whole
-
-
 class _GatherRows(torch.autograd.Function):
-    """`_gather`, whose gradient is the sum over all ranks of the gradients of this rank's part."""
+    """`gather_rows`, whose gradient is the sum over all ranks of the gradients of this rank's part."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor) -> Tensor:
-        return _gather(part)
+        return gather_rows(part)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:

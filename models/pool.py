@@ -7,7 +7,6 @@ and columns of one chunk.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,22 +21,15 @@ Head = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 gradient with respect to the targets' logits [v], and overwrites the negatives' logits with theirs."""
 
 
-@dataclass(frozen=True)
-class Negatives:
-    """The pool, and which of its places are negatives of each position."""
+def pool_losses(
+    queries_VD: Tensor, targets_VD: Tensor, pool_PD: Tensor, window_V2: Tensor, collides_X2: Tensor, head: Head
+) -> Tensor:
+    """The sum of the head's losses of queries [V, D] against their targets' rows and their windows of the pool.
 
-    pool_PD: Tensor
-    window_V2: Tensor
-    """int64: the first place and the place after the last; ascending."""
-    collides_X2: Tensor
-    """int64: (position, place) pairs to leave out, ascending."""
-
-
-def pool_losses(queries_VD: Tensor, targets_VD: Tensor, negatives: Negatives, head: Head) -> Tensor:
-    """The sum of the head's losses of queries [V, D] against their targets' rows and their windows of the pool."""
-    return _PoolLosses.apply(
-        queries_VD, targets_VD, negatives.pool_PD, negatives.window_V2, negatives.collides_X2, head
-    )
+    `window_V2`: int64, the first place and the place after the last of each, ascending; `collides_X2`: int64
+    (position, place) pairs to leave out, ascending.
+    """
+    return _PoolLosses.apply(queries_VD, targets_VD, pool_PD, window_V2, collides_X2, head)
 
 
 def softmax_head(target_v: Tensor, logits_vp: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,8 @@ of another width may round differently. Callers set `torch.set_float32_matmul_pr
 A row that scores as high as the target counts against the model, and so does a NaN.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ _BLOCK_SCORES = 1 << 21
 _BLOCK_ROWS = 1 << 13
 _CANDIDATE_QUERIES = 8
 """Queries whose candidates are scored at a time."""
+
+Exclude = Callable[[Tensor, float], Tensor]
+"""Sets values [Q, B] of a block to a number at the excluded rows and at padding, and returns them."""
 
 
 def full_target_scores(queries_QD: Tensor, target_Q: Tensor, first: int, rows_RD: Tensor) -> Tensor:
@@ -38,29 +41,17 @@ def full_target_scores(queries_QD: Tensor, target_Q: Tensor, first: int, rows_RD
 def full_counts(queries_QD: Tensor, scores_Q: Tensor, excluded_QX: Tensor, first: int, rows_RD: Tensor) -> Tensor:
     """int64 [Q]: this rank's rows that score at least `scores_Q`, without the rows `excluded_QX` (-1: padding)."""
     counts_Q = torch.zeros(len(queries_QD), dtype=torch.int64, device=queries_QD.device)
-    for block in _blocks(queries_QD, excluded_QX, first, rows_RD):
-        counts_Q += block.at_least(scores_Q)
+    for _, scores_QB, exclude in score_blocks(queries_QD, excluded_QX, first, rows_RD):
+        counts_Q += at_least(scores_QB, scores_Q, exclude)
     return counts_Q
 
 
 def full_topk(queries_QD: Tensor, k: int, excluded_QX: Tensor, first: int, rows_RD: Tensor) -> tuple[Tensor, Tensor]:
     """This rank's best rows, int64 [Q, K], and their scores [Q, K], in `StreamingTopK`'s order."""
     best = StreamingTopK(len(queries_QD), k, queries_QD.device)
-    for block in _blocks(queries_QD, excluded_QX, first, rows_RD):
-        best.add(block.candidates(), block.first)
+    for start, scores_QB, exclude in score_blocks(queries_QD, excluded_QX, first, rows_RD):
+        best.add(exclude(scores_QB, float("-inf")), start)
     return best.result()
-
-
-def full_ranking(
-    queries_QD: Tensor, scores_Q: Tensor, k: int, excluded_QX: Tensor, first: int, rows_RD: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`full_counts` and `full_topk` in one pass over the table."""
-    counts_Q = torch.zeros(len(queries_QD), dtype=torch.int64, device=queries_QD.device)
-    best = StreamingTopK(len(queries_QD), k, queries_QD.device)
-    for block in _blocks(queries_QD, excluded_QX, first, rows_RD):
-        best.add(block.candidates(), block.first)
-        counts_Q += block.at_least(scores_Q)
-    return counts_Q, *best.result()
 
 
 def uniform_scores(queries_QD: Tensor, rows_QC: Tensor, first: int, rows_RD: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,34 +71,10 @@ def uniform_scores(queries_QD: Tensor, rows_QC: Tensor, first: int, rows_RD: Ten
     return scores_QC * own_QC, own_QC
 
 
-@dataclass(frozen=True)
-class _Block:
-    """The scores of the rows from `first` on. Columns after the first `num_rows` are padding."""
-
-    scores_QB: Tensor
-    first: int
-    num_rows: int
-    query_P: Tensor
-    column_P: Tensor
-    """The pairs to exclude."""
-
-    def candidates(self) -> Tensor:
-        """The scores, minus infinity where there is nothing to rank."""
-        return self._exclude(self.scores_QB, float("-inf"))
-
-    def at_least(self, scores_Q: Tensor) -> Tensor:
-        """int64 [Q]: rows that score at least `scores_Q`. Overwrites the scores."""
-        # Comparing into floats and summing those is vectorized; comparing into bools is not.
-        below_QB = self._exclude(self.scores_QB.lt_(scores_Q[:, None]), 1.0)
-        return below_QB.shape[1] - below_QB.sum(dim=1).long()
-
-    def _exclude(self, values_QB: Tensor, value: float) -> Tensor:
-        values_QB[:, self.num_rows :] = value
-        values_QB[self.query_P, self.column_P] = value
-        return values_QB
-
-
-def _blocks(queries_QD: Tensor, excluded_QX: Tensor, first: int, rows_RD: Tensor) -> Iterator[_Block]:
+def score_blocks(
+    queries_QD: Tensor, excluded_QX: Tensor, first: int, rows_RD: Tensor
+) -> Iterator[tuple[int, Tensor, Exclude]]:
+    """The first row, the scores [Q, B] and what sets excluded rows and padding of each block."""
     height = _block_rows(len(queries_QD))
     query_P, place_P = ((excluded_QX >= first) & (excluded_QX < first + len(rows_RD))).nonzero(as_tuple=True)
     row_P, order_P = (excluded_QX[query_P, place_P] - first).sort()
@@ -117,8 +84,21 @@ def _blocks(queries_QD: Tensor, excluded_QX: Tensor, first: int, rows_RD: Tensor
     for number, start in enumerate(range(0, len(rows_RD), height)):
         block_BD = rows_RD[start : start + height]
         pairs = slice(edges[number], edges[number + 1])
-        scores_QB = _product(queries_QD, block_BD)
-        yield _Block(scores_QB, first + start, len(block_BD), query_P[pairs], row_P[pairs] - start)
+        exclude = partial(_exclude, len(block_BD), query_P[pairs], row_P[pairs] - start)
+        yield first + start, _product(queries_QD, block_BD), exclude
+
+
+def _exclude(num_rows: int, query_P: Tensor, column_P: Tensor, values_QB: Tensor, value: float) -> Tensor:
+    values_QB[:, num_rows:] = value
+    values_QB[query_P, column_P] = value
+    return values_QB
+
+
+def at_least(scores_QB: Tensor, scores_Q: Tensor, exclude: Exclude) -> Tensor:
+    """int64 [Q]: rows of a block that score at least `scores_Q`. Overwrites the block's scores."""
+    # Comparing into floats and summing those is vectorized; comparing into bools is not.
+    below_QB = exclude(scores_QB.lt_(scores_Q[:, None]), 1.0)
+    return below_QB.shape[1] - below_QB.sum(dim=1).long()
 
 
 def _block_rows(num_queries: int) -> int:

@@ -12,7 +12,7 @@ from skipwise.models.config import LossConfig
 from skipwise.models.encoder import Encoder, Packed
 from skipwise.models.heads import gbce_power, sampled_softmax, skip_infonce
 from skipwise.models.in_batch import in_batch_pool
-from skipwise.models.pool import Negatives, gbce_head, pool_losses, softmax_head
+from skipwise.models.pool import Head, gbce_head, pool_losses, softmax_head
 
 
 @dataclass
@@ -121,12 +121,13 @@ class Learner(nn.Module):
     def _pool_losses(self, queries_VD: Tensor, targets_VD: Tensor, pool_PD: Tensor, batch: SessionBatch) -> Tensor:
         session_V = batch.queries_V // batch.items_BT.shape[1]
         window_V2 = batch.window_B2[session_V]
-        negatives = Negatives(pool_PD, window_V2, _by_position(batch.collides_X2, session_V, len(batch.items_BT)))
-        if self.loss.head == "softmax":
-            return pool_losses(queries_VD, targets_VD, negatives, softmax_head)
-        count = batch.negatives
-        power = gbce_power(self.loss.calibration, count, self.num_tracks)
-        return pool_losses(queries_VD, targets_VD, negatives, gbce_head(power)) / (count + 1)
+        collides_Y2 = _by_position(batch.collides_X2, session_V, len(batch.items_BT))
+        head: Head = softmax_head
+        parts = 1
+        if self.loss.head == "gbce":
+            head = gbce_head(gbce_power(self.loss.calibration, batch.negatives, self.num_tracks))
+            parts = batch.negatives + 1
+        return pool_losses(queries_VD, targets_VD, pool_PD, window_V2, collides_Y2, head) / parts
 
 
 def _by_position(collides_X2: Tensor, session_V: Tensor, sessions: int) -> Tensor:

@@ -8,10 +8,7 @@ the other groups are read row by row. Rows above are buffered, since sorting a f
 """
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-
-from skipwise.common.distributed import world_size
 
 GROUP = 64
 """Rows of a group."""
@@ -77,18 +74,6 @@ class StreamingTopK:
             torch.cat([self._rows_QK, rows_QW], dim=1), torch.cat([self._scores_QK, scores_QW], dim=1), self._k
         )
         self._floor_Q = self._scores_QK[:, -1]
-
-
-def merge_best(rows_QK: Tensor, scores_QK: Tensor) -> tuple[Tensor, Tensor]:
-    """The best of all ranks' `full_topk`, equal on every rank: each rank sends K rows and scores a query."""
-    if world_size() == 1:
-        return rows_QK, scores_QK
-    gathered = []
-    for values_QK in (rows_QK, scores_QK):
-        pieces = [torch.empty_like(values_QK) for _ in range(world_size())]
-        dist.all_gather(pieces, values_QK.contiguous())
-        gathered.append(torch.cat(pieces, dim=1))  # in rank order, which is row order
-    return best_of(gathered[0], gathered[1], rows_QK.shape[1])
 
 
 def best_of(rows_QW: Tensor, scores_QW: Tensor, k: int) -> tuple[Tensor, Tensor]:

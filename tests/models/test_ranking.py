@@ -88,16 +88,17 @@ def test_equal_rows_score_equal_wherever_they_stand(queries: int, dim: int):
     target_Q = torch.randint(height, (queries,))
     scores_Q = full_target_scores(queries_QD, target_Q, 0, table_RD)
     assert torch.allclose(scores_Q, queries_QD @ row_D[0], atol=1e-4)
-    for block in ranking._blocks(queries_QD, target_Q[:, None], 0, table_RD):
-        same_B = (table_RD[block.first : block.first + block.num_rows] == row_D).all(dim=1)
-        assert (block.scores_QB[:, : block.num_rows][:, same_B] == scores_Q[:, None]).all()
+    for start, scores_QB, _ in ranking.score_blocks(queries_QD, target_Q[:, None], 0, table_RD):
+        same_B = (table_RD[start : start + height] == row_D).all(dim=1)
+        assert (scores_QB[:, : len(same_B)][:, same_B] == scores_Q[:, None]).all()
 
 
 def test_scores_are_float32_products():
     queries_QD, table_RD = torch.randn(64, 128), torch.randn(5000, 128)
     exact_QR = queries_QD.double() @ table_RD.double().T
     lengths_QR = queries_QD.double().norm(dim=1)[:, None] * table_RD.double().norm(dim=1)
-    for block in ranking._blocks(queries_QD, torch.full((64, 1), -1), 0, table_RD):
-        part = slice(block.first, block.first + block.num_rows)
-        errors_QB = (block.scores_QB[:, : block.num_rows] - exact_QR[:, part]).abs() / lengths_QR[:, part]
+    for start, scores_QB, _ in ranking.score_blocks(queries_QD, torch.full((64, 1), -1), 0, table_RD):
+        part = slice(start, start + scores_QB.shape[1])
+        exact_QB = exact_QR[:, part]
+        errors_QB = (scores_QB[:, : exact_QB.shape[1]] - exact_QB).abs() / lengths_QR[:, part]
         assert errors_QB.max() < 128 * 2.0**-24  # bfloat16 inside would be off by a hundred times that

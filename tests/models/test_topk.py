@@ -1,6 +1,4 @@
-"""The best rows against a full sort: ties, rows left out, broken scores, too few rows, several ranks, any order."""
-
-from pathlib import Path
+"""The best rows against a full sort: ties, rows left out, broken scores, too few rows, any order."""
 
 import pytest
 import torch
@@ -8,12 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from skipwise.common.distributed import rank, world_size
 from skipwise.models import ranking
 from skipwise.models.config import row_block
-from skipwise.models.ranking import full_counts, full_ranking, full_target_scores, full_topk
-from skipwise.models.topk import StreamingTopK, best_of, merge_best
-from tests.ranks import run_on_ranks
+from skipwise.models.ranking import full_topk
+from skipwise.models.topk import StreamingTopK, best_of
 
 
 def brute_force(scores_QR: Tensor, excluded_QX: Tensor, k: int) -> tuple[list[list[int]], list[list[float]]]:
@@ -43,18 +39,12 @@ def test_equal_to_brute_force(seed: int, tracks: int, k: int, shards: int, value
     if order != "random":  # the best rows last: all that has been kept must go again
         table = table[(table @ queries[0]).argsort(descending=order == "descending")]
     excluded = torch.randint(-1, tracks, (7, 5), generator=generator)
-    target = torch.randint(0, tracks, (7,), generator=generator)
     expected = brute_force(queries @ table.T, excluded, k)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranking, "_BLOCK_ROWS", 64)
         pieces = [row_block(tracks, number, shards) for number in range(shards)]
         pieces = [(first, table[first:last]) for first, last in pieces]
-        target_scores = sum(full_target_scores(queries, target, *piece) for piece in pieces)
         best = [full_topk(queries, k, excluded, *piece) for piece in pieces]
-        for piece, (rows, scores) in zip(pieces, best, strict=True):
-            counts, *both = full_ranking(queries, target_scores, k, excluded, *piece)
-            assert torch.equal(counts, full_counts(queries, target_scores, excluded, *piece))
-            assert torch.equal(both[0], rows) and torch.equal(both[1], scores)
     merged = best_of(*(torch.cat(values, dim=1) for values in zip(*best, strict=True)), k)
     assert (merged[0].tolist(), merged[1].tolist()) == expected
 
@@ -81,17 +71,3 @@ def test_rows_of_infinite_scores():
     best.add(scores, 0)
     best.add(torch.full((1, 64), float("inf")), 64)
     assert best.result()[0].tolist() == [[5, 9, 64]]
-
-
-def best_of_own_rows(queries: Tensor, table: Tensor, excluded: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    first, last = row_block(len(table), rank(), world_size())
-    return merge_best(*full_topk(queries, k, excluded, first, table[first:last]))
-
-
-@pytest.mark.ranks
-def test_two_ranks_agree_on_the_best(tmp_path: Path):
-    queries, table = torch.randint(-2, 3, (5, 4)).float(), torch.randint(-2, 3, (151, 4)).float()
-    excluded = torch.randint(-1, 151, (5, 3))
-    expected = brute_force(queries @ table.T, excluded, 100)
-    for rows, scores in run_on_ranks(tmp_path, 2, best_of_own_rows, queries, table, excluded, 100):
-        assert (rows.tolist(), scores.tolist()) == expected
