@@ -6,13 +6,13 @@ Shape legend: B sessions, S positions of whole sessions, C candidates, N tracks,
 """
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import MetricCollection
 
 from skipwise.common.distributed import barrier, rank, sum_ranks, world_size
 from skipwise.common.files import read_json, write_json
@@ -21,8 +21,7 @@ from skipwise.datapipes.counts import train_counts, transitions
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.training.build import evaluation_loader
 from skipwise.training.config import PROTOCOLS, Protocol, RunConfig
-from skipwise.training.evaluation.evaluator import candidate_counts
-from skipwise.training.evaluation.rank_metrics import RankMetrics, SkipRanking
+from skipwise.training.evaluation.evaluator import measure_ranks
 from skipwise.training.evaluation.records import TargetRankWriter
 
 
@@ -110,23 +109,10 @@ def _identity(config: RunConfig, store: SessionStore) -> dict[str, Any]:
 def _measure(
     baseline: Baseline, protocol: Protocol, config: RunConfig, store: SessionStore, folder: Path
 ) -> dict[str, float | int]:
-    metrics = MetricCollection([RankMetrics(), SkipRanking()])
+    loader = evaluation_loader(config, store, protocol, "test", config.evaluate.sessions)
+    ranks_of = partial(_ranks, baseline, protocol=protocol, filter_history=config.evaluate.filter_history)
     with TargetRankWriter(folder, protocol, "test") as record:
-        for batch in evaluation_loader(config, store, protocol, "test", config.evaluate.sessions).epoch(0):
-            real_B = batch.target_B >= 0
-            candidates_B = candidate_counts(batch, protocol, store.num_tracks, config.evaluate.filter_history)
-            columns = {
-                "session": batch.sessions.session_B,
-                "rank": _ranks(baseline, batch, protocol, config.evaluate.filter_history),
-                "candidates": candidates_B,
-                "skips": batch.target_skips_B,
-                "position": batch.position_B,
-                "target": batch.target_B,
-            }
-            columns = {name: values[real_B] for name, values in columns.items()}
-            record.write(**columns)
-            metrics.update(**{name: columns[name] for name in ("rank", "candidates", "skips")})
-    return metrics.compute()
+        return measure_ranks(loader.epoch(0), ranks_of, protocol, config.evaluate, store.num_tracks, record)
 
 
 def _ranks(baseline: Baseline, batch: EvaluationBatch, protocol: Protocol, filter_history: bool) -> Tensor:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from skipwise.studies.groupings import CONTEXT, by_number, groupings
+from skipwise.studies.groupings import CONTEXT, by_number
 from skipwise.studies.run_report.reported_run import ReportedRun
 from skipwise.studies.statistics import interval
 from skipwise.training.evaluation.records import TargetRanks
@@ -28,21 +28,22 @@ class Point(NamedTuple):
     num_sessions: int
 
 
-@dataclass(frozen=True)
-class Series:
-    """The points of one run, or of one split of it."""
+class Measured(NamedTuple):
+    """A split of a run; the indices set colour, marker and line."""
 
     label: str
     run: int
-    """Index of the run: sets the colour."""
     split: int
-    """Index of the split: sets marker and line."""
+    ranks: TargetRanks
+
+
+class Series(NamedTuple):
+    """The points of a split of a run, by group."""
+
+    label: str
+    run: int
+    split: int
     points: dict[str, Point]
-    """By group."""
-
-
-Measured = tuple[str, int, int, TargetRanks]
-"""Label, index of the run, index of the split, and its ranks."""
 
 
 def series_by_group(measured: Sequence[Measured], labels: Sequence[np.ndarray]) -> list[Series]:
@@ -57,26 +58,23 @@ def series_by_group(measured: Sequence[Measured], labels: Sequence[np.ndarray]) 
     largest = sorted(sizes, key=lambda name: (-sizes[name], name))[:_MAX_GROUPS]
     shown = sorted(sizes if len(sizes) <= _MAX_GROUPS + 1 else largest)
     found = []
-    for (label, run, split, ranks), labels_N in zip(measured, labels, strict=True):
-        values_N = ranks.values(METRIC)
+    for one, labels_N in zip(measured, labels, strict=True):
+        values_N = one.ranks.values(METRIC)
         chosen = {name: labels_N == name for name in shown}
         if len(shown) < len(sizes):
             chosen[OTHERS] = ~np.isin(labels_N, shown)
         points = {
-            name: Point(float(values_N[one].mean()), *interval(values_N[one]), int(one.sum()))
-            for name, one in chosen.items()
-            if one.any()
+            name: Point(float(values_N[own_N].mean()), *interval(values_N[own_N]), int(own_N.sum()))
+            for name, own_N in chosen.items()
+            if own_N.any()
         }
-        found.append(Series(label, run, split, points))
+        found.append(Series(one.label, one.run, one.split, points))
     return found
 
 
-def joint_labels(label: Callable[[TargetRanks], np.ndarray], measured: Sequence[TargetRanks]) -> list[np.ndarray]:
-    """[N] group names of each, where `label` derives the groups from all of them together."""
-    joined = TargetRanks(
-        **{name: np.concatenate([getattr(one, name) for one in measured]) for name in vars(measured[0])}
-    )
-    return np.split(label(joined), np.cumsum([len(one.session) for one in measured])[:-1])
+def joint_labels(numbers: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The names of the groups of each [N] of numbers, which all share."""
+    return np.split(by_number(np.concatenate(numbers)), np.cumsum([len(numbers_N) for numbers_N in numbers])[:-1])
 
 
 @dataclass(frozen=True)
@@ -97,20 +95,14 @@ class Breakdown:
         for number, run in enumerate(runs):
             for place, split in enumerate(self.splits):
                 ranks = run.ranks.get((protocol, split))
-                if ranks is None:
+                if ranks is None or self.grouping and self.grouping not in run.groupings:
                     continue
                 if self.grouping:
-                    if run.store is None or run.plays_N is None:
-                        continue
-                    label = groupings(run.store, run.plays_N).get(self.grouping)
-                    if label is None:
-                        continue
-                    labels.append(label(ranks))
+                    labels.append(run.groupings[self.grouping](ranks))
                 parts = [f"run {run.label}"] * (len(runs) > 1) + [split] * (len(self.splits) > 1)
-                measured.append((" ".join(parts) or "test", number, place, ranks))
-        number_of = self.number_of
-        if number_of and measured:
-            labels = joint_labels(lambda ranks: by_number(number_of(ranks)), [ranks for *_, ranks in measured])
+                measured.append(Measured(" ".join(parts) or "test", number, place, ranks))
+        if self.number_of and measured:
+            labels = joint_labels([self.number_of(one.ranks) for one in measured])
         return series_by_group(measured, labels)
 
     def missing(self, runs: list[ReportedRun]) -> list[str]:
@@ -119,14 +111,11 @@ class Breakdown:
         for run in runs if self.grouping else ():
             if run.store is None:
                 lines.append(f"Run {run.label}: the data are not available: {run.store_error}")
-            elif self is BY_CONTEXT and CONTEXT not in run.store.manifest.context_columns:
+            elif self.grouping not in run.groupings:
                 lines.append(f"Run {run.label}: the data have no column '{CONTEXT}'.")
         return lines
 
 
-BY_CONTEXT = Breakdown(
-    "context type of the target's play", "As the log has it; test targets.", grouping="target's context type"
-)
 BREAKDOWNS = (
     Breakdown(
         "session length",
@@ -140,7 +129,9 @@ BREAKDOWNS = (
         ("test", "validation"),
         number_of=lambda ranks: ranks.position,
     ),
-    BY_CONTEXT,
+    Breakdown(
+        "context type of the target's play", "As the log has it; test targets.", grouping="target's context type"
+    ),
     Breakdown(
         "the target's popularity",
         "Fifths of the test sessions by how often training saw their target.",

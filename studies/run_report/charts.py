@@ -61,20 +61,35 @@ def thinned(curve: Curve, points: int = 300) -> Curve:
 
 def losses(runs: list[ReportedRun]) -> str:
     """Total loss and its two parts by step."""
+    words = {"loss": "total", "nll": "nll", "nce": "nce"}
+    return picture(lambda axis: _by_step(axis, runs, words, "refit, total", "loss"))
+
+
+def rates(runs: list[ReportedRun]) -> str:
+    """Sessions/s by step."""
 
     def draw(axis: Axes) -> None:
-        for place, run in enumerate(runs):
-            for line, name in zip(_LINES, ("loss", "nll", "nce"), strict=True):
-                curve = thinned(run.curves.train)
-                if name == "loss" or curve[name].any():  # a skip-blind run has no skip loss
-                    label = f"{_prefix(runs, run)}{'total' if name == 'loss' else name}"
-                    axis.plot(curve["step"], curve[name], line, color=_COLOURS[place], label=label)
-            _refit(axis, run.curves.refit, "loss", place, f"{_prefix(runs, run)}refit, total")
-        axis.set_xlabel("step")
-        axis.set_ylabel("loss")
-        _legend(axis)
+        _by_step(axis, runs, {"sessions_per_s": "training"}, "refit", "sessions/s, since the epoch began")
+        axis.set_ylim(bottom=0)
 
     return picture(draw)
+
+
+def _by_step(axis: Axes, runs: list[ReportedRun], words: dict[str, str], refit: str, unit: str) -> None:
+    """Columns of the training's curve as `words` names them, and the first of them in the refit."""
+    first = next(iter(words))
+    for place, run in enumerate(runs):
+        curve, again = thinned(run.curves["train"]), thinned(run.curves["refit"])
+        for number, (name, word) in enumerate(words.items()):
+            if name == first or curve[name].any():  # a skip-blind run has no skip loss
+                line = _LINES[number if len(words) > 1 else place]
+                axis.plot(curve["step"], curve[name], line, color=_COLOURS[place], label=f"{_prefix(runs, run)}{word}")
+        if len(again["step"]):
+            label = f"{_prefix(runs, run)}{refit}"
+            axis.plot(again["step"], again[first], "-.", color=_COLOURS[place], linewidth=1, label=label)
+    axis.set_xlabel("step")
+    axis.set_ylabel(unit)
+    _legend(axis)
 
 
 def hit_rates(runs: list[ReportedRun]) -> str:
@@ -82,32 +97,14 @@ def hit_rates(runs: list[ReportedRun]) -> str:
 
     def draw(axis: Axes) -> None:
         for place, run in enumerate(runs):
-            curve = run.curves.validation
-            for kind, name in enumerate(("hr@10", "hr@1")):
-                line: dict[str, Any] = {"linestyle": _LINES[kind], "marker": _MARKERS[place], "markersize": 5}
-                line |= {"markerfacecolor": _COLOURS[place] if kind == 0 else "white"}
+            curve = run.curves["validation"]
+            for name, line, fill in (("hr@10", "-", _COLOURS[place]), ("hr@1", "--", "white")):
+                marks: dict[str, Any] = {"marker": _MARKERS[place], "markersize": 5, "markerfacecolor": fill}
                 label = f"{_prefix(runs, run)}{name.upper()}"
-                axis.plot(curve["epoch"], curve[name], color=_COLOURS[place], label=label, **line)
+                axis.plot(curve["epoch"], curve[name], line, color=_COLOURS[place], label=label, **marks)
         axis.set_xlabel("epoch")
         axis.set_ylabel("validation, uniform")
         axis.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
-        _legend(axis)
-
-    return picture(draw)
-
-
-def rates(runs: list[ReportedRun]) -> str:
-    """Sessions/s by step."""
-
-    def draw(axis: Axes) -> None:
-        for place, run in enumerate(runs):
-            curve = thinned(run.curves.train)
-            label = f"{_prefix(runs, run)}training"
-            axis.plot(curve["step"], curve["sessions_per_s"], _LINES[place], color=_COLOURS[place], label=label)
-            _refit(axis, run.curves.refit, "sessions_per_s", place, f"{_prefix(runs, run)}refit")
-        axis.set_ylim(bottom=0)
-        axis.set_xlabel("step")
-        axis.set_ylabel("sessions/s, since the epoch began")
         _legend(axis)
 
     return picture(draw)
@@ -188,12 +185,6 @@ def table_map(sample: Sample, plays_N: np.ndarray | None) -> tuple[str, float]:
         axis.set_ylabel("second direction")
 
     return picture(draw, height=4.2), share
-
-
-def _refit(axis: Axes, curve: Curve, name: str, place: int, label: str) -> None:
-    if len(curve["step"]):
-        short = thinned(curve)
-        axis.plot(short["step"], short[name], "-.", color=_COLOURS[place], linewidth=1, label=label)
 
 
 def _prefix(runs: list[ReportedRun], run: ReportedRun) -> str:

@@ -12,6 +12,8 @@ from skipwise.common.errors import UserError, shown
 from skipwise.common.files import read_text
 from skipwise.datapipes.counts import train_counts
 from skipwise.datapipes.sessions import SessionStore
+from skipwise.studies.comparison import Grouping
+from skipwise.studies.groupings import groupings
 from skipwise.studies.run_report.table_sample import Sample, read_sample
 from skipwise.training.config import PROTOCOLS, RunConfig
 from skipwise.training.evaluation.evaluator import measurable
@@ -32,15 +34,6 @@ Curve = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Curves:
-    """The lines of each kind in `metrics.jsonl`; a kind without lines has empty arrays."""
-
-    train: Curve
-    refit: Curve
-    validation: Curve
-
-
-@dataclass(frozen=True)
 class ReportedRun:
     """Everything the report shows of a run. A missing part is None or empty; a damaged one is a `UserError`."""
 
@@ -51,7 +44,8 @@ class ReportedRun:
     """The config of the run's recipe; None where no recipe has that name."""
     train: dict[str, float] | None
     """Epochs, best epoch, seconds and sessions/s; None before training has ended."""
-    curves: Curves
+    curves: dict[str, Curve]
+    """By kind of the lines in `metrics.jsonl`; empty arrays for a kind without lines."""
     ranks: dict[tuple[str, str], TargetRanks]
     """By protocol and split, where evaluated."""
     store: SessionStore | None
@@ -59,6 +53,8 @@ class ReportedRun:
     """Why there is no `store`."""
     plays_N: np.ndarray | None
     """int64 [tracks]: training plays; None without a store."""
+    groupings: Grouping
+    """Empty without a store."""
     sample: Sample | None
 
 
@@ -66,6 +62,7 @@ def read_run(path: str, label: str, config_of: Callable[[str], RunConfig | None]
     """Reads a run; raises `UserError` for a directory, or a part of it, that train did not write."""
     directory = RunDirectory.open(path)
     store, store_error = _open_store(directory)
+    plays_N = None if store is None else train_counts(store)
     return ReportedRun(
         label=label,
         directory=directory,
@@ -80,13 +77,14 @@ def read_run(path: str, label: str, config_of: Callable[[str], RunConfig | None]
         },
         store=store,
         store_error=store_error,
-        plays_N=None if store is None else train_counts(store),
+        plays_N=plays_N,
+        groupings={} if store is None or plays_N is None else groupings(store, plays_N),
         sample=read_sample(directory),
     )
 
 
-def read_curves(file: Path) -> Curves:
-    """Reads `metrics.jsonl`; raises `UserError` for a line that train did not write.
+def read_curves(file: Path) -> dict[str, Curve]:
+    """Reads `metrics.jsonl`, by kind; raises `UserError` for a line that train did not write.
 
     An incomplete last line, left by a killed process, is skipped. A missing file is a run that has not started.
     """
@@ -102,11 +100,10 @@ def read_curves(file: Path) -> Curves:
             raise UserError(
                 f"{file}, line {number}: {shown(line)} is not a line that train wrote: remove it, or train again"
             ) from error
-    columns = {}
-    for kind, names in _COLUMNS.items():
-        values_PC = np.array(found[kind], dtype=np.float64).reshape(-1, len(names))
-        columns[kind] = dict(zip(names, values_PC.T, strict=True))
-    return Curves(**columns)
+    return {
+        kind: dict(zip(names, np.array(found[kind], dtype=np.float64).reshape(-1, len(names)).T, strict=True))
+        for kind, names in _COLUMNS.items()
+    }
 
 
 def _number(value: object) -> float:
@@ -143,7 +140,7 @@ def _read_ranks(directory: RunDirectory, protocol: str, split: str) -> TargetRan
     """A run's ranks; raises `UserError` where they cannot be of its data."""
     ranks, counts = read_target_ranks(directory.path, protocol, split), directory.record.counts
     limits: dict[str, tuple[int, Any]] = {
-        "session": (0, counts.get("sessions", np.inf)),
+        "session": (0, counts["sessions"]),
         "target": (0, counts["tracks"]),
         "rank": (1, counts["tracks"] + 1),
         "candidates": (0, np.inf),

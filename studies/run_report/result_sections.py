@@ -3,8 +3,6 @@
 A cell's second line, after a line break, is set small. Shape legend: N sessions.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from skipwise.studies.run_report import charts
@@ -99,16 +97,8 @@ def _difference(found: Difference | None, name: str) -> str:
     return f"{mean}{mark}\n{low} to {high}"
 
 
-class Groups(NamedTuple):
-    """One breakdown's part of the report."""
-
-    breakdown: Breakdown
-    missing: list[str]
-    pictures: list[Picture]
-
-
-def groups(runs: list[ReportedRun]) -> list[Groups]:
-    """HR@10 by each breakdown, under both protocols."""
+def groups(runs: list[ReportedRun]) -> list[tuple[Breakdown, list[str], list[Picture]]]:
+    """HR@10 by each breakdown, under both protocols: what runs lack for it, and the pictures."""
     measured = any((protocol, "test") in run.ranks for run in runs for protocol in PROTOCOLS)
     found = []
     for breakdown in BREAKDOWNS:
@@ -118,7 +108,7 @@ def groups(runs: list[ReportedRun]) -> list[Groups]:
                 caption = f"{protocol}: {_CANDIDATES[protocol]}. Mean and 95 % interval."
                 alt = f"{METRIC.upper()}, {protocol}, by {breakdown.title}. {_points(series)}"
                 images.append(Picture(charts.groups(series), caption, alt))
-        found.append(Groups(breakdown, breakdown.missing(runs) if measured else ["Nothing has been measured."], images))
+        found.append((breakdown, breakdown.missing(runs) if measured else ["Nothing has been measured."], images))
     return found
 
 

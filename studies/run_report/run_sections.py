@@ -1,6 +1,5 @@
 """What the report shows of the run itself: facts, config, curves, the map of its table, throughput."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from skipwise.studies.run_report import charts
@@ -18,40 +17,32 @@ class Picture(NamedTuple):
     alt: str
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """One field of the config, as a row of a table."""
 
     cells: list[str]
-    """Path, each run's value, the recipe's, and notes."""
+    """Path, each run's value, the recipe's, and notes, empty where a run has its recipe's value and the runs agree."""
     changed: bool
     """A run's value is not that of its recipe."""
     differs: bool
     """The runs have different values."""
 
-    @property
-    def marked(self) -> bool:
-        """Whether the table of the whole config marks the row."""
-        return self.changed or self.differs
-
 
 def facts(runs: list[ReportedRun]) -> Rows:
     """What was trained on what: a row a fact, a column a run."""
-    columns = [_facts(run) for run in runs]
-    return [[name, *(column[name] for column in columns)] for name in columns[0]]
-
-
-def _facts(run: ReportedRun) -> dict[str, str]:
-    record, counts = run.directory.record, run.directory.record.counts
-    skipped = f", {100 * run.store.manifest.skip_share:.1f} % of the plays skipped" if run.store else ""
-    sizes = ", ".join(f"{counts[name]:,} {name}" for name in ("sessions", "plays", "tracks") if name in counts)
-    return {
-        "directory": str(run.directory.path),
-        "recipe": record.recipe,
-        "data": f"{run.directory.config.data.path}: {sizes}{skipped}",
-        "table": f"{record.num_rows:,} rows of {run.directory.config.table.dim}",
-        "versions": ", ".join(f"{name} {number}" for name, number in record.versions.items()),
-    }
+    columns = []
+    for run in runs:
+        config, record = run.directory.config, run.directory.record
+        skipped = f", {100 * run.store.manifest.skip_share:.1f} % of the plays skipped" if run.store else ""
+        sizes = "{sessions:,} sessions, {plays:,} plays, {tracks:,} tracks".format(**record.counts)
+        versions = ", ".join(f"{name} {number}" for name, number in record.versions.items())
+        data, table = (
+            f"{config.data.path}: {sizes}{skipped}",
+            f"{record.num_rows:,} rows of {config.table.dim}",
+        )
+        columns.append((str(run.directory.path), record.recipe, data, table, versions))
+    names = "directory", "recipe", "data", "table", "versions"
+    return [list(row) for row in zip(names, *columns, strict=True)]
 
 
 def settings(runs: list[ReportedRun]) -> list[Setting]:
@@ -75,13 +66,13 @@ def _shown(value: object) -> str:
 def curves(runs: list[ReportedRun]) -> list[Picture]:
     """Loss by step and validation hit rates by epoch."""
     images = []
-    if stepped := [run for run in runs if len(run.curves.train["step"])]:
-        ends = "; ".join(f"run {run.label} ends at {run.curves.train['loss'][-1]:.4f}" for run in stepped)
+    if stepped := [run for run in runs if len(run.curves["train"]["step"])]:
+        ends = "; ".join(f"run {run.label} ends at {run.curves['train']['loss'][-1]:.4f}" for run in stepped)
         caption = "Training loss: the total, softmax (nll) and skip InfoNCE (nce) before they are weighted."
         images.append(Picture(charts.losses(runs), caption, f"Loss by step; {ends}"))
-    if validated := [run for run in runs if len(run.curves.validation["epoch"])]:
+    if validated := [run for run in runs if len(run.curves["validation"]["epoch"])]:
         ends = "; ".join(
-            f"run {run.label}, by epoch: " + ", ".join(f"{value:.4f}" for value in run.curves.validation["hr@10"])
+            f"run {run.label}, by epoch: " + ", ".join(f"{value:.4f}" for value in run.curves["validation"]["hr@10"])
             for run in validated
         )
         best = "; ".join(f"run {run.label}: epoch {run.train['best_epoch']:.0f}" for run in validated if run.train)
@@ -113,7 +104,7 @@ def throughput(runs: list[ReportedRun]) -> tuple[Rows, list[Picture]]:
         for run in runs
         if run.train
     ]
-    if not any(len(run.curves.train["step"]) for run in runs):
+    if not any(len(run.curves["train"]["step"]) for run in runs):
         return rows, []
     alt = "; ".join(f"{row[0]}: {row[4]} sessions/s" for row in rows)
     return rows, [Picture(charts.rates(runs), "Sessions/s by step.", f"Sessions per second by step. {alt}")]

@@ -3,7 +3,7 @@
 Shape legend: M sampled rows, D width.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,14 +15,11 @@ _ROWS = 3000
 _SEED = 0
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Rows of the best weights."""
+class Sample(NamedTuple):
+    """Rows of the best weights: int64 [M], ascending, of tracks that the data have; and float32 [M, D]."""
 
     row_M: np.ndarray
-    """int64, ascending: rows of tracks that the data have."""
     rows_MD: np.ndarray
-    """float32."""
 
 
 def read_sample(run: RunDirectory) -> Sample | None:

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from skipwise.common.errors import UserError
 from skipwise.components.cli import parse, run_paths
 from skipwise.components.report import ReportConfig
-from skipwise.studies.groupings import by_number
 from skipwise.studies.run_report import charts
-from skipwise.studies.run_report.breakdowns import OTHERS, joint_labels, series_by_group
+from skipwise.studies.run_report.breakdowns import OTHERS, Measured, joint_labels, series_by_group
 from skipwise.studies.run_report.charts import picture, thinned
 from skipwise.studies.run_report.report_page import TEMPLATES
 from skipwise.studies.run_report.reported_run import read_curves
@@ -40,12 +39,12 @@ EPOCH = {"kind": "validation", "step": 2, "epoch": 1, "hr@1": 0.1, "hr@10": 0.5}
 
 def test_curves_as_they_were_written_but_for_a_line_cut_off(tmp_path: Path):
     file = tmp_path / "metrics.jsonl"
-    assert len(read_curves(file).train["step"]) == 0
+    assert len(read_curves(file)["train"]["step"]) == 0
     lines = [STEP, EPOCH, STEP | {"step": 4, "loss": 1.0}, STEP | {"kind": "refit"}]
     file.write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"kind": "tra')
     curves = read_curves(file)
-    assert curves.train["step"].tolist() == [2, 4] and curves.train["loss"].tolist() == [3, 1]
-    assert curves.validation["hr@10"].tolist() == [0.5] and curves.refit["nce"].tolist() == [4]
+    assert curves["train"]["step"].tolist() == [2, 4] and curves["train"]["loss"].tolist() == [3, 1]
+    assert curves["validation"]["hr@10"].tolist() == [0.5] and curves["refit"]["nce"].tolist() == [4]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +80,7 @@ def test_a_long_curve_is_thinned_to_means_of_its_stretches(length: int):
 
 def test_groups_by_hand():
     ranks = ranks_of([1, 50, 10, 11])
-    (series,) = series_by_group([("test", 0, 0, ranks)], [np.array(["a", "a", "b", "b"])])
+    (series,) = series_by_group([Measured("test", 0, 0, ranks)], [np.array(["a", "a", "b", "b"])])
     assert series.points["a"][0] == 0.5 and series.points["a"][3] == 2
     for mean, low, high, _ in series.points.values():
         assert low <= mean <= high
@@ -90,7 +89,7 @@ def test_groups_by_hand():
 
 def test_many_groups_are_thrown_together():
     labels = np.repeat([f"g{number:02}" for number in range(20)], np.arange(20) + 1)
-    (series,) = series_by_group([("test", 0, 0, ranks_of([1] * len(labels)))], [labels])
+    (series,) = series_by_group([Measured("test", 0, 0, ranks_of([1] * len(labels)))], [labels])
     assert len(series.points) == 11 and list(series.points)[-1] == OTHERS
     assert series.points[OTHERS][3] == sum(range(1, 11)) and "g19" in series.points
 
@@ -98,7 +97,7 @@ def test_many_groups_are_thrown_together():
 def test_runs_share_their_groups():
     """Alone, ten positions stand by themselves; twelve together are cut into fifths, the same for both."""
     first, second = ranks_of([1] * 10, position=list(range(10))), ranks_of([1] * 4, position=[3, 3, 10, 11])
-    labels = joint_labels(lambda ranks: by_number(ranks.position), [first, second])
+    labels = joint_labels([first.position, second.position])
     # Fifths of the 14 positions 0 1 2 3 3 3 4 5 6 7 8 9 10 11.
     names = [["00-03"] * 4 + ["04-06"] * 3 + ["07-08"] * 2 + ["09-11"], ["00-03"] * 2 + ["09-11"] * 2]
     assert [one.tolist() for one in labels] == names

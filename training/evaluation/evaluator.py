@@ -1,7 +1,8 @@
 """Leave-one-out evaluation over the sharded table: `uniform` (1000 unseen candidates) and exact `full` ranking."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.ranking import full_counts, full_target_scores, uniform_scores
 from skipwise.models.rows import own_rows
 from skipwise.training.build import evaluation_loader, table_weight
-from skipwise.training.config import SPLITS, Protocol, RunConfig, Split
+from skipwise.training.config import SPLITS, EvaluateConfig, Protocol, RunConfig, Split
 from skipwise.training.evaluation.rank_metrics import RankMetrics, SkipRanking
 from skipwise.training.evaluation.records import TargetRankWriter
 
@@ -49,7 +50,6 @@ class Evaluator:
         Equal on every rank. `record_in`: a run directory in which each session's rank is written.
         """
         loader = evaluation_loader(self._config, self._store, protocol, split, sessions)
-        metrics = MetricCollection([RankMetrics(), SkipRanking()]).to(device())
         first, rows_RD = own_rows(table_weight(self._model), rank(), world_size())
         rows_RD = rows_RD[: max(self._store.num_tracks - first, 0)]  # later rows are of tracks that the dataset lacks
         self._model.eval()
@@ -65,24 +65,10 @@ class Evaluator:
                 leave=False,
                 mininterval=1,
             )
-            for batch in bar:
-                real_B = batch.target_B >= 0
-                columns = {
-                    "session": batch.sessions.session_B,
-                    "rank": self._target_ranks(batch, protocol, first, rows_RD),
-                    "candidates": candidate_counts(
-                        batch, protocol, self._store.num_tracks, self._config.evaluate.filter_history
-                    ),
-                    "skips": batch.target_skips_B,
-                    "position": batch.position_B,
-                    "target": batch.target_B,
-                }
-                columns = {name: values[real_B.to(values.device)] for name, values in columns.items()}
-                if record:
-                    record.write(**columns)
-                metrics.update(**{name: columns[name].to(device()) for name in ("rank", "candidates", "skips")})
+            ranks_of = partial(self._target_ranks, protocol=protocol, first=first, rows_RD=rows_RD)
+            metrics = measure_ranks(bar, ranks_of, protocol, self._config.evaluate, self._store.num_tracks, record)
         self._model.train()
-        return metrics.compute()
+        return metrics
 
     def _target_ranks(self, batch: EvaluationBatch, protocol: Protocol, first: int, rows_RD: Tensor) -> Tensor:
         """int64 [B]: the rank of each of this rank's targets, 1 is best."""
@@ -107,7 +93,37 @@ class Evaluator:
         return 1 + sum_ranks(counts_Q)[own]
 
 
-def candidate_counts(batch: EvaluationBatch, protocol: Protocol, num_tracks: int, filter_history: bool) -> Tensor:
+def measure_ranks(
+    batches: Iterable[EvaluationBatch],
+    ranks_of: Callable[[EvaluationBatch], Tensor],
+    protocol: Protocol,
+    config: EvaluateConfig,
+    num_tracks: int,
+    record: TargetRankWriter | None,
+) -> dict[str, float | int]:
+    """The metrics, over all ranks, of the ranks int64 [B] that `ranks_of` gives a batch's targets.
+
+    `record`: where each is written.
+    """
+    metrics = MetricCollection([RankMetrics(), SkipRanking()]).to(device())
+    for batch in batches:
+        real_B = batch.target_B >= 0
+        columns = {
+            "session": batch.sessions.session_B,
+            "rank": ranks_of(batch),
+            "candidates": _candidate_counts(batch, protocol, num_tracks, config.filter_history),
+            "skips": batch.target_skips_B,
+            "position": batch.position_B,
+            "target": batch.target_B,
+        }
+        columns = {name: values[real_B.to(values.device)] for name, values in columns.items()}
+        if record:
+            record.write(**columns)
+        metrics.update(**{name: columns[name].to(device()) for name in ("rank", "candidates", "skips")})
+    return metrics.compute()
+
+
+def _candidate_counts(batch: EvaluationBatch, protocol: Protocol, num_tracks: int, filter_history: bool) -> Tensor:
     """int64 [B]: how many tracks each target is ranked among, itself left out."""
     if protocol == "uniform":
         return torch.full_like(batch.target_B, batch.candidates_BC.shape[1])

@@ -15,9 +15,9 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from types import TracebackType
 from typing import TypeVar
 
 import torch.distributed as dist
@@ -28,9 +28,6 @@ from skipwise.common.failure import record
 
 Batch = TypeVar("Batch")
 
-_TURNS = 10
-"""Turns of a thread in the time limit."""
-_LONGEST_TURN_S = 5.0
 _SILENT_TURNS = 4
 """Turns without a sign of life after which a process counts as stopped or gone."""
 _VERDICT = "verdict"
@@ -66,11 +63,11 @@ class HangWatch:
     def __init__(self, limit_s: float):
         """`limit_s`: 0 watches nothing."""
         self._limit_s = limit_s
-        self._turn_s = min(limit_s / _TURNS, _LONGEST_TURN_S)
+        self._turn_s = min(limit_s / 10, 5.0)
         self._now: tuple[int, str, tuple[object, ...]] = 0, "the start", ()
         self._leaving = threading.Event()
         self._thread: threading.Thread | None = None
-        self._deserted = False
+        self._store_answers = False  # as the thread has found when it left
         self._turn, self._still, self._count = 0, 0, 0
         self._sights: dict[int, Sight] = {}
         self._silent: dict[int, int] = {}  # turns since each other rank's last sign of life
@@ -111,35 +108,29 @@ class HangWatch:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self._thread is None:
             return
         self._leaving.set()
         self._thread.join(self._turn_s + 1)
-        if self._thread.is_alive() or self._deserted:
-            return  # the store does not answer
-        try:
+        if not self._store_answers:
+            return
+        with suppress(RuntimeError):  # of a store that has gone
             # What the first rank to end does to the collectives of the others is not the failure to show.
-            if isinstance(error, Exception) and self._store.check([_VERDICT]):
-                self._end(self._store.get(_VERDICT).decode())
+            if isinstance(error, Exception):
+                self._end_on_verdict()
             self._publish()
-        except RuntimeError:
-            pass  # it has gone
 
     def _run(self) -> None:
         """Returns when the launcher ends, and its store with it: the main thread fails by itself."""
         launcher = os.getppid()
-        try:
+        with suppress(RuntimeError):
             while not self._leaving.wait(self._turn_s):
                 # Asked first, since torch prints a stack for every message to a store that is gone.
                 if os.getppid() != launcher:
-                    self._deserted = True
                     return
                 self._take_turn()
-        except RuntimeError:
-            self._deserted = True
+            self._store_answers = True
 
     def _take_turn(self) -> None:
         count = self._now[0]
@@ -149,9 +140,13 @@ class HangWatch:
         if self._still * self._turn_s < self._limit_s / 2:
             self._sights, self._silent = {}, {}
             return
-        if self._store.check([_VERDICT]):
-            self._end(self._store.get(_VERDICT).decode())
-        self._look()
+        self._end_on_verdict()
+        for other in range(world_size()):
+            before = self._sights.get(other, Sight())
+            heard = self._store.check([str(other)])
+            seen = Sight(**json.loads(self._store.get(str(other)))) if heard else before
+            self._silent[other] = self._silent.get(other, 0) + 1 if seen.turn == before.turn else 0
+            self._sights[other] = seen
         silent = {other for other, turns in self._silent.items() if turns >= _SILENT_TURNS}
         hung = find_hung(self._sights, silent, self._limit_s)
         if hung and count == self._now[0] and not self._leaving.is_set():
@@ -160,16 +155,8 @@ class HangWatch:
                 words = describe(hung, self._sights, silent, self._limit_s)
                 self._store.set(_VERDICT, words)
                 print(words, file=sys.stderr, flush=True)
-            self._end(self._store.get(_VERDICT).decode())
-
-    def _look(self) -> None:
-        for other in range(world_size()):
-            before = self._sights.get(other, Sight())
-            seen = before
-            if self._store.check([str(other)]):
-                seen = Sight(**json.loads(self._store.get(str(other))))
-            self._silent[other] = self._silent.get(other, 0) + 1 if seen.turn == before.turn else 0
-            self._sights[other] = seen
+            self._store.wait([_VERDICT])
+            self._end_on_verdict()
 
     def _publish(self) -> None:
         count, place, numbers = self._now
@@ -184,9 +171,11 @@ class HangWatch:
         )
         self._store.set(str(rank()), json.dumps(asdict(sight)))
 
-    def _end(self, words: str) -> None:
-        """Ends this process from any thread: the main thread may never return from a collective."""
-        record(words)
+    def _end_on_verdict(self) -> None:
+        """Ends this process, once there is a verdict, from any thread: a collective may never return."""
+        if not self._store.check([_VERDICT]):
+            return
+        record(self._store.get(_VERDICT).decode())
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
