@@ -35,7 +35,7 @@ def evaluate(config: EvaluateRunConfig) -> None:
     """Writes the protocol's section of `RUN/metrics.json` and prints the table, and the export's below it."""
     from skipwise.common.distributed import logger, process_group
     from skipwise.retrieval.hit_rates import compared_with, open_exported
-    from skipwise.training.evaluation.evaluate_run import evaluate_run
+    from skipwise.training.evaluation.evaluator import evaluate_run
     from skipwise.training.evaluation.hit_rate_table import hit_rate_table
     from skipwise.training.run.directory import RunDirectory
 

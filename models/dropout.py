@@ -49,6 +49,3 @@ class Dropout(nn.Module):
         pool, count = self._pools[like.dtype], math.prod(shape)
         first = int(torch.randint(len(pool) - count + 1, ()))
         return pool[first : first + count].view(shape)
-
-    def extra_repr(self) -> str:
-        return f"share={self.share}"

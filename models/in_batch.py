@@ -5,7 +5,6 @@ the same as over single positions, and ranks with different sessions exchange te
 Shape legend: B sessions, T positions, D width, U bags of the lookup, W entries of the pool (the U bags of each rank).
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,26 +15,17 @@ from skipwise.common.distributed import gather_rows, world_size
 from skipwise.datapipes.batch import SessionBatch
 
 
-@dataclass(frozen=True)
-class Pool:
-    """The negatives of every query of this rank."""
-
-    rows_WD: Tensor
-    """Track rows; their gradients go back to the rank that looked them up."""
-    bias_BW: Tensor
-    """float32, added to the logits of a session's queries: the entry's log weight less `log_expected_U`; -inf for
-    tracks of the session (its targets included) and for bags that are no negatives."""
-    log_expected_U: Tensor
-    """float32: log of how often a pool is expected to hold each track; subtracted from the target's logit too."""
-
-
-def in_batch_pool(rows_UD: Tensor, batch: SessionBatch, num_tracks: int) -> Pool:
+def in_batch_pool(rows_UD: Tensor, batch: SessionBatch, num_tracks: int) -> tuple[Tensor, Tensor, Tensor]:
     """The targets of all ranks' batches and the K shared uniform negatives, if any, with log-q correction.
 
     Of P targets and K uniform draws from N tracks, P * q + K / N are expected to be a track with the share q of the
     training plays. Its log is subtracted from every logit, the target's too (Yi et al., "Sampling-Bias-Corrected
     Neural Modeling", RecSys 2019; with K > 0 Yang et al., "Mixed Negative Sampling", WWW 2020 companion); dividing
     by P + K for a probability would change no loss.
+
+    Returns (rows [W, D], whose gradients go back to the rank that looked them up; float32 [B, W], added to the logits
+    of a session's queries: the entry's log weight less its log expectation, -inf for tracks of the session, its
+    targets included, and for bags that are no negatives; the log expectation [U] of each bag's track).
     """
     bags, looked_up = len(rows_UD), batch.tracks.values()
     device = looked_up.device
@@ -60,11 +50,8 @@ def in_batch_pool(rows_UD: Tensor, batch: SessionBatch, num_tracks: int) -> Pool
     bag_W = torch.searchsorted(row_U, row_W.long())
     in_session_BW = in_session_BU[:, bag_W] & (row_U[bag_W] == row_W)
     bias_W = (weight_W.log() - log_expected(log_q_W)).float()
-    return Pool(
-        rows_WD=_GatherRows.apply(rows_UD) if world_size() > 1 else rows_UD,
-        bias_BW=bias_W.masked_fill(in_session_BW, float("-inf")),
-        log_expected_U=log_expected(batch.log_q_U).float(),
-    )
+    rows_WD = _GatherRows.apply(rows_UD) if world_size() > 1 else rows_UD
+    return rows_WD, bias_W.masked_fill(in_session_BW, float("-inf")), log_expected(batch.log_q_U).float()
 
 
 class _GatherRows(torch.autograd.Function):

@@ -112,11 +112,11 @@ class Learner(nn.Module):
         self, rows_UD: Tensor, queries_VD: Tensor, targets_VD: Tensor, target_at_V: Tensor, batch: SessionBatch
     ) -> Tensor:
         """The sum of the losses."""
-        pool = in_batch_pool(rows_UD, batch, self.num_tracks)
+        rows_WD, bias_BW, log_expected_U = in_batch_pool(rows_UD, batch, self.num_tracks)
         with torch.autocast(rows_UD.device.type, self.autocast, enabled=self.autocast is not None):
-            logits_VW = (queries_VD @ pool.rows_WD.T).float() + pool.bias_BW[batch.queries_V // batch.items_BT.shape[1]]
+            logits_VW = (queries_VD @ rows_WD.T).float() + bias_BW[batch.queries_V // batch.items_BT.shape[1]]
             target_V = (queries_VD * targets_VD).sum(-1).float()
-        return sampled_softmax(target_V - pool.log_expected_U[target_at_V], logits_VW).sum()
+        return sampled_softmax(target_V - log_expected_U[target_at_V], logits_VW).sum()
 
     def _pool_losses(self, queries_VD: Tensor, targets_VD: Tensor, pool_PD: Tensor, batch: SessionBatch) -> Tensor:
         session_V = batch.queries_V // batch.items_BT.shape[1]

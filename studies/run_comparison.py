@@ -5,9 +5,8 @@ from typing import Any
 
 from skipwise.common.errors import UserError
 from skipwise.training.config import PROTOCOLS, SPLITS
+from skipwise.training.evaluation.metrics import METRICS
 from skipwise.training.run.directory import RunDirectory, read_metrics
-
-_COLUMNS = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr")
 
 
 def compare_runs(runs: Sequence[RunDirectory]) -> str:
@@ -21,7 +20,7 @@ def compare_runs(runs: Sequence[RunDirectory]) -> str:
             raise UserError(f"{run.path} cannot be compared with {first.path}: {unlike}")
     letters = [chr(ord("A") + number) for number in range(len(runs))]
     lines = [f"{letter}: {run.path} ({run.record.recipe})" for letter, run in zip(letters, runs, strict=True)]
-    lines.append(f"{'protocol':9}{'split':11}{'run':5}" + "".join(f"{name.upper():>9}" for name in _COLUMNS))
+    lines.append(f"{'protocol':9}{'split':11}{'run':5}" + "".join(f"{name.upper():>9}" for name in METRICS))
     lines[-1] += f"{'sessions':>10}"
     metrics = [read_metrics(run.path / "metrics.json", "the metrics of a finished run") for run in runs]
     for protocol in PROTOCOLS:
@@ -31,10 +30,10 @@ def compare_runs(runs: Sequence[RunDirectory]) -> str:
             for letter, figures in zip(letters, found, strict=True):
                 if figures is None:
                     continue
-                cells = "".join(f"{figures[name]:9.4f}" for name in _COLUMNS)
+                cells = "".join(f"{figures[name]:9.4f}" for name in METRICS)
                 lines.append(f"{place}{letter:5}{cells}{figures['sessions']:10d}")
                 if letter != "A" and found[0] is not None:
-                    cells = "".join(f"{figures[name] - found[0][name]:+9.4f}" for name in _COLUMNS)
+                    cells = "".join(f"{figures[name] - found[0][name]:+9.4f}" for name in METRICS)
                     lines.append(f"{place}{f'{letter}-A':5}{cells}")
     lines.append("`report --run A --run B` tests whether a difference is significant.")
     return "\n".join(lines)
@@ -58,7 +57,7 @@ def _figures(run: RunDirectory, metrics: dict[str, Any], protocol: str, split: s
     if figures is None:
         return None
     whole = isinstance(figures, dict) and type(figures.get("sessions")) is int
-    if not whole or not all(type(figures.get(name)) in (int, float) for name in _COLUMNS):
+    if not whole or not all(type(figures.get(name)) in (int, float) for name in METRICS):
         raise UserError(
             f"{run.path}/metrics.json lacks figures of '{protocol}' '{split}': measure it again with "
             f"evaluate --run {run.path} --protocol {protocol}"

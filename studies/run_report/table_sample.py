@@ -46,9 +46,6 @@ def main_directions(rows_MD: np.ndarray) -> tuple[np.ndarray, float]:
     centred_MD = rows_MD.astype(np.float64) - rows_MD.mean(axis=0, dtype=np.float64)
     _, sizes, directions_KD = np.linalg.svd(centred_MD, full_matrices=False)
     largest = np.abs(directions_KD[:2]).argmax(axis=1)
-    signs = np.sign(directions_KD[np.arange(len(largest)), largest])
-    places = centred_MD @ (directions_KD[:2] * np.where(signs == 0, 1, signs)[:, None]).T
-    places_M2 = np.zeros((len(rows_MD), 2))
-    places_M2[:, : places.shape[1]] = places
+    signs = np.sign(directions_KD[[0, 1], largest])
     total = float((sizes**2).sum())
-    return places_M2, float((sizes[:2] ** 2).sum()) / total if total else 0.0
+    return centred_MD @ (directions_KD[:2] * signs[:, None]).T, float((sizes[:2] ** 2).sum()) / total if total else 0.0

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,10 +18,12 @@ from skipwise.datapipes.batch import EvaluationBatch
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.ranking import full_counts, full_target_scores, uniform_scores
 from skipwise.models.rows import own_rows
-from skipwise.training.build import evaluation_loader, table_weight
+from skipwise.training.build import build_model, check, evaluation_loader, stateless, table_weight
+from skipwise.training.checkpoint.checkpoints import load_best
 from skipwise.training.config import SPLITS, EvaluateConfig, Protocol, RunConfig, Split
 from skipwise.training.evaluation.rank_metrics import RankMetrics, SkipRanking
 from skipwise.training.evaluation.records import TargetRankWriter
+from skipwise.training.run.directory import RunDirectory
 
 
 def measurable(config: RunConfig) -> tuple[Split, ...]:
@@ -91,6 +94,25 @@ class Evaluator:
             counts_Q = full_counts(queries_QD, target_scores_Q, excluded_QX, first, rows_RD)
         own = slice(rank() * len(batch.target_B), (rank() + 1) * len(batch.target_B))
         return 1 + sum_ranks(counts_Q)[own]
+
+
+def evaluate_run(run: RunDirectory, protocol: Protocol) -> dict[str, dict[str, Any]]:
+    """Measures every split that the run was not trained on, on all ranks; returns each split's metrics.
+
+    Writes them to the protocol's section of `metrics.json`. Raises `UserError` where the run's data are missing or
+    have other tracks.
+    """
+    store, config = run.open_store(), stateless(run.config)
+    check(config, store)
+    model = build_model(config, store.num_tracks, run.record.num_rows)
+    load_best(model, run.path)
+    evaluator = Evaluator(run.config, store, model)
+    metrics: dict[str, dict[str, Any]] = {
+        split: evaluator.measure(protocol, split, run.config.evaluate.sessions, run.path)
+        for split in measurable(run.config)
+    }
+    run.update_metrics({protocol: metrics})
+    return metrics
 
 
 def measure_ranks(

@@ -2,24 +2,19 @@
 
 from typing import Any
 
-from skipwise.training.config import RunConfig
-
-_COLUMNS = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr")
+from skipwise.training.config import PROTOCOLS, RunConfig
+from skipwise.training.evaluation.metrics import METRICS
 
 
 def hit_rate_table(metrics: dict[str, Any], config: RunConfig) -> str:
     """`metrics.json` as an aligned table; each row names its protocol, split and number of sessions."""
-    rows = [
-        (protocol, split, values)
-        for protocol in ("uniform", "full")
-        for split, values in metrics.get(protocol, {}).items()
-    ]
+    rows = [(protocol, split, values) for protocol in PROTOCOLS for split, values in metrics.get(protocol, {}).items()]
     skips = any(values.get("skipped_sessions") for *_, values in rows)
-    heads = "".join(f"{column.upper():>8}" for column in _COLUMNS)
+    heads = "".join(f"{column.upper():>8}" for column in METRICS)
     lines = [f"{'protocol':9}{'split':11}{heads}" + (f"{'skip HR@10':>12}{'skip pct':>10}" if skips else "")]
     lines[0] += f"{'sessions':>10}"
     for protocol, split, values in rows:
-        cells = "".join(f"{values[column]:8.4f}" for column in _COLUMNS) + (_skip_cells(values) if skips else "")
+        cells = "".join(f"{values[column]:8.4f}" for column in METRICS) + (_skip_cells(values) if skips else "")
         lines.append(f"{protocol:9}{split:11}{cells}{values['sessions']:10d}")
     for protocol, split, values in rows:
         if _measured(values):
