@@ -7,6 +7,7 @@ RANKS ?= $(if $(filter gpu,$(DEVICE)),$(shell nvidia-smi -L | wc -l),4)
 TRAIN_ARGS ?= --train.epochs 5
 PIP_ARGS ?=
 TEST_WORKERS ?= 2
+FUZZ_CASES ?= 3
 PYTEST_ARGS ?=
 
 # Simply expanded, so that one `make` means one run.
@@ -47,6 +48,7 @@ help:  ## list the targets
 	@echo "                   PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'"
 	@echo "  TEST_WORKERS=2   processes that run tests side by side; many tests start ranks of their own"
 	@echo "  PYTEST_ARGS=...  to pytest"
+	@echo "  FUZZ_CASES=3     malformed inputs of make soak, as a multiple of the number in tests/fuzz; make test tries a fifth"
 
 setup: $(SETUP)  ## install the pinned packages into the virtual environment
 
@@ -92,7 +94,8 @@ tests: $(DEV) chromium  ## run the tests alone; one file: make tests PYTEST_ARGS
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 soak: $(DEV) chromium  ## run the long fuzzing and kill tests
-	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m soak --timeout 3600 $(PYTEST_ARGS)
+	@SKIPWISE_FUZZ_CASES=$(FUZZ_CASES) OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "" --timeout 3600 \
+		tests/fuzz tests/training/run/test_killed.py $(PYTEST_ARGS)
 
 check: $(DEV)  ## lint, format, types, import rules and the strict build of the documentation
 	@$(MAKE) --no-print-directory --keep-going --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint types imports docs

@@ -94,14 +94,15 @@ def last_words(folder: Path, config: RunConfig, output: Path, death: Death) -> s
 
 
 @pytest.mark.ranks
-def test_a_job_killed_at_every_turn_ends_as_if_it_had_not_been(make_dataset, tmp_path: Path, capsys):
+@pytest.mark.parametrize("deaths", [DEATHS[2::5], pytest.param(DEATHS, marks=pytest.mark.soak)], ids=["few", "all"])
+def test_a_job_killed_at_every_turn_ends_as_if_it_had_not_been(make_dataset, tmp_path: Path, capsys, deaths):
     data = make_dataset(random_sessions(SESSIONS, TRACKS), TRACKS)
     stories, exports = [], []
-    for name, deaths in (("whole", []), ("killed", DEATHS)):
+    for name, planned in (("whole", []), ("killed", deaths)):
         folder = tmp_path / name
         config = config_of(data, folder / "run", dropout=0.2, refit=True)
         config = replace(config, checkpoint=CheckpointConfig(minutes=0, every=2, keep=2))
-        for number, death in enumerate(deaths):
+        for number, death in enumerate(planned):
             said = last_words(tmp_path, config, folder / "export", death)
             assert f"rank {death.rank}: ended with exit code -9" in said, f"{number}, {death}: {said}"
         run_on_ranks(tmp_path, RANKS, job, config, folder / "export", None)
@@ -109,7 +110,7 @@ def test_a_job_killed_at_every_turn_ends_as_if_it_had_not_been(make_dataset, tmp
         exports.append({file.name: file.read_bytes() for file in (folder / "export" / "embeddings").iterdir()})
         assert {path.name for path in folder.iterdir()} == {"run", "export"}, "something is left behind"
     with capsys.disabled():
-        print(f"\n{len(DEATHS)} kills, all gone on from")
+        print(f"\n{len(deaths)} kills, all gone on from")
     # Every step's loss, so that no session is lost or comes twice; all metrics; the last table and its optimizer.
     assert stories[0][:2] == stories[1][:2]
     assert_equal(stories[0][2], stories[1][2])
