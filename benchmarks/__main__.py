@@ -22,8 +22,8 @@ BENCHMARKS: dict[str, type] = {
     "serve": config.ServeBenchmarkConfig,
     "compare": config.CompareConfig,
 }
-"""Each is the module `skipwise.benchmarks.NAME` with a function `measure(config)`: imported late, so that `--help` is
-fast."""
+"""Each is the module `skipwise.benchmarks.NAME`, imported late for a fast `--help`; its `measure(config)` returns a
+`Report` (that of `compare` prints)."""
 
 
 def run(argv: list[str]) -> None:
@@ -37,7 +37,11 @@ def run(argv: list[str]) -> None:
     if name not in BENCHMARKS:
         raise UserError(f"there is no benchmark {shown(name)}: expected one of {', '.join(BENCHMARKS)}")
     options: object = parse(BENCHMARKS[name], words, f"{PROGRAM} {name}")
-    importlib.import_module(f"skipwise.benchmarks.{name}").measure(options)
+    measure = importlib.import_module(f"skipwise.benchmarks.{name}").measure
+    if name == "compare":
+        measure(options)
+    else:
+        importlib.import_module("skipwise.benchmarks.harness.benchmark_report").measure_and_write(measure, options)
 
 
 if __name__ == "__main__":

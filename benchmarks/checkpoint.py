@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from skipwise.benchmarks.harness.benchmark_report import Report, write
+from skipwise.benchmarks.harness.benchmark_report import Report
 from skipwise.benchmarks.harness.config import CheckpointBenchmarkConfig
 from skipwise.benchmarks.harness.timing import Times, ratios, timed
 from skipwise.benchmarks.harness.untrained_run import run_config, shared_folder
-from skipwise.common.distributed import process_group, rank, world_size
+from skipwise.common.distributed import rank, world_size
 from skipwise.training.build import build_model
 from skipwise.training.checkpoint.checkpoints import Checkpoints, load_tensors, open_checkpoint
 from skipwise.training.checkpoint.state import Tensors, local_tensors, training_tensors
@@ -26,35 +26,31 @@ from skipwise.training.run.directory import CHECKPOINTS
 from skipwise.training.run.position import Position
 
 
-def measure(config: CheckpointBenchmarkConfig) -> None:
-    """Writes and reads checkpoints, in turn with plain, and writes the report."""
-    with process_group(), shared_folder() as folder:
-        if config.threads:
-            torch.set_num_threads(config.threads)
+def measure(config: CheckpointBenchmarkConfig) -> Report:
+    """Writes and reads checkpoints, in turn with plain."""
+    with shared_folder() as folder:
         recipe = run_config(folder, config.dim)
         model = build_model(recipe, config.tracks)
         tensors = training_tensors(model, make_optimizer(model, recipe.optimizer))
         checkpoints = Checkpoints(folder, keep=1, facts={})
         checkpoints.prepare(tensors)
-        names = ("pause", "write", "plain write", "read", "plain read")
-        seconds: dict[str, list[float]] = {name: [] for name in names}
+        rounds = []
         for number in range(config.warmup + config.rounds):
             position = Position(step=number)
             path, plain = folder / CHECKPOINTS / position.name, folder / f"{rank()}.pt"
             local = {name: local_tensors(tensor) for name, tensor in tensors.items()}
             pause = timed(partial(checkpoints.save, tensors, position))
-            elapsed = [
-                pause,
-                pause + timed(checkpoints.wait),
-                timed(partial(_save, plain, local)),
-                timed(partial(_read, tensors, path)),
-                timed(partial(_load, plain, local)),
-            ]
-            for name, value in zip(names, elapsed, strict=True):
-                seconds[name] += [value] if number >= config.warmup else []
+            elapsed = {
+                "pause": pause,
+                "write": pause + timed(checkpoints.wait),
+                "plain write": timed(partial(_save, plain, local)),
+                "read": timed(partial(_read, tensors, path)),
+                "plain read": timed(partial(_load, plain, local)),
+            }
+            rounds.append(elapsed)
         checkpoints.close()
-        size = sum(4 * math.prod(tensor.shape) for tensor in tensors.values())  # all of them are of 32 bits
-        write(_report(config, {name: Times(tuple(values)) for name, values in seconds.items()}, size), config.report)
+    times = {name: Times(tuple(of[name] for of in rounds[config.warmup :])) for name in rounds[0]}
+    return _report(config, times, size=sum(4 * math.prod(tensor.shape) for tensor in tensors.values()))
 
 
 def _save(file: Path, tensors: dict[str, list[torch.Tensor]]) -> None:

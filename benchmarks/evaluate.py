@@ -16,20 +16,11 @@ import torch
 from torch import Tensor
 
 from skipwise.benchmarks.baselines.plain_ranking import plain_full, plain_uniform
-from skipwise.benchmarks.harness.benchmark_report import Report, write
+from skipwise.benchmarks.harness.benchmark_report import Report
 from skipwise.benchmarks.harness.config import HISTORY, SEED, EvaluateConfig
 from skipwise.benchmarks.harness.floor import Rates, Work, measure_rates
 from skipwise.benchmarks.harness.timing import Times, alternate, ratios, whole_machine
-from skipwise.common.distributed import (
-    barrier,
-    broadcast_object,
-    device,
-    gather_rows,
-    process_group,
-    rank,
-    sum_ranks,
-    world_size,
-)
+from skipwise.common.distributed import barrier, broadcast_object, device, gather_rows, rank, sum_ranks, world_size
 from skipwise.models.config import row_block
 from skipwise.models.ranking import at_least, full_target_scores, score_blocks, uniform_scores
 from skipwise.models.table import Shard, initialize
@@ -39,30 +30,25 @@ PROTOCOLS = ("full", "uniform")
 _FLOOR_ROWS = 4096
 
 
-def measure(config: EvaluateConfig) -> None:
-    """Times both protocols in turn with plain and writes the report."""
-    with process_group():
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        torch.set_float32_matmul_precision("highest")
-        users = draw_users(config)
-        first, last = row_block(config.tracks, rank(), world_size())
-        # Plain ranks on rank 0 alone, by the whole table.
-        whole_RD = _rows(config, 0, config.tracks if rank() == 0 else 0)
-        rows_RD = whole_RD[first:last] if rank() == 0 else _rows(config, first, last)
-        cases: dict[str, Callable[[], Any]] = {
-            "full": lambda: ours_full(users, config.top, first, rows_RD),
-            "plain full": _alone(lambda: plain_full(*users.inputs(), config.top, whole_RD)),
-            "uniform": lambda: ours_uniform(users, first, rows_RD),
-            "plain uniform": _alone(
-                lambda: plain_uniform(users.queries_QD, users.target_Q, users.candidates_QC, whole_RD)
-            ),
-        }
-        agreement = _agreement(cases)
-        times = alternate(cases, config.rounds, config.warmup)
-        barrier()
-        rates = _alone(lambda: measure_rates(_floor_work(config), config.users, "fp32", device()))()
-        write(_report(config, times, broadcast_object(rates), broadcast_object(agreement)), config.report)
+def measure(config: EvaluateConfig) -> Report:
+    """Times both protocols in turn with plain."""
+    torch.set_float32_matmul_precision("highest")
+    users = draw_users(config)
+    first, last = row_block(config.tracks, rank(), world_size())
+    # Plain ranks on rank 0 alone, by the whole table.
+    whole_RD = _rows(config, 0, config.tracks if rank() == 0 else 0)
+    rows_RD = whole_RD[first:last] if rank() == 0 else _rows(config, first, last)
+    cases: dict[str, Callable[[], Any]] = {
+        "full": lambda: ours_full(users, config.top, first, rows_RD),
+        "plain full": _alone(lambda: plain_full(*users.inputs(), config.top, whole_RD)),
+        "uniform": lambda: ours_uniform(users, first, rows_RD),
+        "plain uniform": _alone(lambda: plain_uniform(users.queries_QD, users.target_Q, users.candidates_QC, whole_RD)),
+    }
+    agreement = _agreement(cases)
+    times = alternate(cases, config.rounds, config.warmup)
+    barrier()
+    rates = _alone(lambda: measure_rates(_floor_work(config), config.users, "fp32", device()))()
+    return _report(config, times, broadcast_object(rates), broadcast_object(agreement))
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,16 @@ the figures are those of the page cache where memory is ample. A GB is 10^9 byte
 trained, whatever it is written as.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from skipwise.benchmarks.harness.benchmark_report import Report, write
+from skipwise.benchmarks.harness.benchmark_report import Report
 from skipwise.benchmarks.harness.config import ExportBenchmarkConfig
 from skipwise.benchmarks.harness.timing import Times, alternate, ratios
 from skipwise.benchmarks.harness.untrained_run import make_run, shared_folder
-from skipwise.common.distributed import logger, process_group, rank, world_size
+from skipwise.common.distributed import logger, rank, world_size
 from skipwise.common.files import FileRecord
 from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.models.rows import own_rows
@@ -34,25 +31,26 @@ from skipwise.training.run.directory import RunDirectory
 _CASES = ("export", "write", "check")
 
 
-def measure(config: ExportBenchmarkConfig) -> None:
-    """Makes a run, exports it again and again, in turn with plain, and writes the report."""
+def measure(config: ExportBenchmarkConfig) -> Report:
+    """Makes a run and exports it again and again, in turn with plain."""
     kind = PartFormat(config.format, config.dtype)
     kind.check()
-    with process_group():
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        with shared_folder() as folder:
-            run = make_run(folder, config.tracks, config.dim)
-            with _quiet():
-                times = alternate(_cases(run, folder, kind), config.rounds, config.warmup)
-        write(_report(config, times), config.report)
+    with shared_folder() as folder:
+        cases = _cases(make_run(folder, config.tracks, config.dim), folder, kind)
+        logger.disabled = True  # every export logs a line
+        try:
+            times = alternate(cases, config.rounds, config.warmup)
+        finally:
+            logger.disabled = False
+    return _report(config, times)
 
 
 def _cases(run: RunDirectory, folder: Path, kind: PartFormat) -> dict[str, Callable[[], object]]:
     """On each rank, its own rows; they are what `write_export` reads for itself."""
     store = run.open_store()
-    vocabulary = Vocabulary.of(store)
-    rows = LiveRows(vocabulary, *_own_rows(run, store.num_tracks))
+    model = build_model(run.config, store.num_tracks)
+    load_best(model, run.path)
+    rows = LiveRows(Vocabulary.of(store), *own_rows(table_weight(model), rank(), world_size()))
     part, plain = folder / f"{rank()}.{kind.format}", folder / f"plain-{rank()}.npy"
 
     def check() -> None:
@@ -67,22 +65,6 @@ def _cases(run: RunDirectory, folder: Path, kind: PartFormat) -> dict[str, Calla
     }
 
 
-def _own_rows(run: RunDirectory, tracks: int) -> tuple[int, Tensor]:
-    model = build_model(run.config, tracks)
-    load_best(model, run.path)
-    return own_rows(table_weight(model), rank(), world_size())
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the line that every export logs."""
-    logger.disabled = True
-    try:
-        yield
-    finally:
-        logger.disabled = False
-
-
 def _report(config: ExportBenchmarkConfig, times: dict[str, Times]) -> Report:
     gigabytes = 4 * config.tracks * config.dim / 1e9
     plain = times["plain"]
@@ -95,12 +77,7 @@ def _report(config: ExportBenchmarkConfig, times: dict[str, Times]) -> Report:
         for name in _CASES
     }
     rows = [
-        [
-            name,
-            *(f"{value:.2f}" for value in figures[name].values()),
-            f"{times[name].p50:.2f}",
-            f"{times[name].p90:.2f}",
-        ]
+        [name, *(f"{value:.2f}" for value in [*figures[name].values(), times[name].p50, times[name].p90])]
         for name in _CASES
     ]
     what = f"{config.tracks:,} tracks x {config.dim} as {config.format} {config.dtype}"

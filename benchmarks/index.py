@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
-from skipwise.benchmarks.harness.benchmark_report import Report, write
+from skipwise.benchmarks.harness.benchmark_report import Report
 from skipwise.benchmarks.harness.config import IndexBenchmarkConfig, IndexKind
 from skipwise.benchmarks.harness.synthetic import clustered
 from skipwise.benchmarks.harness.timing import Times, alternate, ratios
-from skipwise.common.distributed import process_group
 from skipwise.common.errors import UserError
 from skipwise.common.versions import import_faiss
 from skipwise.retrieval.export_manifest import Measurement
@@ -40,18 +39,12 @@ class _Case:
     bytes: int
 
 
-def measure(config: IndexBenchmarkConfig) -> None:
-    """Builds, measures, times in turn and writes the report."""
+def measure(config: IndexBenchmarkConfig) -> Report:
+    """Builds, measures, and times in turn."""
     if config.tracks < fewest_rows("ivfpq"):
         raise UserError(f"--tracks {config.tracks} must be at least {fewest_rows('ivfpq')}")
-    with process_group():
-        _measure(config)
-
-
-def _measure(config: IndexBenchmarkConfig) -> None:
     faiss = import_faiss()
     if config.threads:
-        torch.set_num_threads(config.threads)
         faiss.omp_set_num_threads(config.threads)
     torch.set_float32_matmul_precision("highest")
     table_ND, queries_SD = clustered(config.tracks, config.queries, config.dim)
@@ -59,12 +52,8 @@ def _measure(config: IndexBenchmarkConfig) -> None:
     truth = ExactAnswers.of(vectors, torch.from_numpy(queries_SD), config.k)
     cases: dict[str, _Case] = {kind: _case(kind, vectors, config, truth) for kind in dict.fromkeys(config.kinds)}
     searches = {"exact": ExactSearch(vectors)} | {kind: case.search for kind, case in cases.items()}
-    times = alternate(
-        {kind: partial(ask, search, truth.queries_SD, config.k) for kind, search in searches.items()},
-        config.rounds,
-        config.warmup,
-    )
-    write(_report(config, cases, times), config.report)
+    asked = {kind: partial(ask, search, truth.queries_SD, config.k) for kind, search in searches.items()}
+    return _report(config, cases, alternate(asked, config.rounds, config.warmup))
 
 
 def _case(kind: IndexKind, vectors: Vectors, config: IndexBenchmarkConfig, truth: ExactAnswers) -> _Case:

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from skipwise.benchmarks.baselines.environments import SCRIPTS, python_of
-from skipwise.benchmarks.harness.benchmark_report import Report, write
+from skipwise.benchmarks.harness.benchmark_report import Report
 from skipwise.benchmarks.harness.config import PeerName, PeersConfig
 from skipwise.benchmarks.harness.synthetic import MemoryStore
-from skipwise.common.distributed import logger, process_group, world_size
+from skipwise.common.distributed import logger, world_size
 from skipwise.common.errors import UserError
 from skipwise.components.recipes import named_recipe
 
@@ -47,23 +47,22 @@ PEERS: dict[PeerName, Peer] = {
 }
 
 
-def measure(config: PeersConfig) -> None:
+def measure(config: PeersConfig) -> Report:
     """Starts a process of ours and one of the peer in turn, for each peer."""
-    with process_group():
-        if world_size() > 1:
-            raise UserError("peers run in one process each: start `peers` without torchrun")
-        folder = Path(config.environments)
-        pythons = {name: python_of(PEERS[name].environment, folder) for name in config.peers}
-        found: dict[PeerName, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
-        with tempfile.TemporaryDirectory() as scratch:
-            write_sessions(config, Path(scratch))
-            for name in config.peers:
-                logger.info(f"{name}: {config.rounds} rounds of ours and the peer")
-                found[name] = [
-                    (run_ours(config, PEERS[name], Path(scratch)), run_peer(config, name, pythons[name], Path(scratch)))
-                    for _ in range(config.rounds)
-                ]
-        write(make_report(config, found), config.report)
+    if world_size() > 1:
+        raise UserError("peers run in one process each: start `peers` without torchrun")
+    folder = Path(config.environments)
+    pythons = {name: python_of(PEERS[name].environment, folder) for name in config.peers}
+    found: dict[PeerName, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        write_sessions(config, Path(scratch))
+        for name in config.peers:
+            logger.info(f"{name}: {config.rounds} rounds of ours and the peer")
+            found[name] = [
+                (run_ours(config, PEERS[name], Path(scratch)), run_peer(config, name, pythons[name], Path(scratch)))
+                for _ in range(config.rounds)
+            ]
+    return make_report(config, found)
 
 
 def write_sessions(config: PeersConfig, scratch: Path) -> None:

@@ -6,28 +6,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import count, islice
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from torch.utils.data import DataLoader
 
-from skipwise.benchmarks.baselines.plain_pipe import PlainDataset, Row, plain_loader
-from skipwise.benchmarks.harness.benchmark_report import Report, write
+from skipwise.benchmarks.baselines.plain_pipe import Row, plain_loader, read_rows
+from skipwise.benchmarks.harness.benchmark_report import Report
 from skipwise.benchmarks.harness.config import PipelineConfig
 from skipwise.benchmarks.harness.timing import Times, alternate, ratios
 from skipwise.benchmarks.harness.untrained_run import shared_folder
-from skipwise.common.distributed import (
-    device,
-    gather_rows,
-    on_rank_0,
-    process_group,
-    rank,
-    world_size,
-)
+from skipwise.common.distributed import device, gather_rows, on_rank_0, rank, world_size
 from skipwise.common.errors import UserError
 from skipwise.components.recipes import DEFAULT, RECIPES
 from skipwise.datapipes.batch import SessionBatch
-from skipwise.datapipes.loader import StepLoader
 from skipwise.datapipes.prepare import PrepareConfig, prepare
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.synthesize import SynthesizeConfig, synthesize
@@ -35,6 +27,7 @@ from skipwise.training.build import build_model, check, train_loader
 from skipwise.training.config import RunConfig
 from skipwise.training.trainer import Trainer
 
+Batch = TypeVar("Batch")
 TARGET_WAIT = 0.02
 START = 10
 """Steps of each turn of training that fill the pipeline and the caches, and are not counted."""
@@ -51,10 +44,10 @@ def run_config(config: PipelineConfig, path: str) -> RunConfig:
         raise UserError(f"--batch {config.batch} does not go with the recipe {DEFAULT}: {error}") from error
 
 
-def measure(config: PipelineConfig) -> None:
-    """Times one epoch of each loader, and some training steps, in turn, and writes the report."""
+def measure(config: PipelineConfig) -> Report:
+    """Times one epoch of each loader, and some training steps, in turn."""
     run_config(config, config.data)  # refuses before anything is written
-    with process_group(), dataset(config) as path:
+    with dataset(config) as path:
         run = run_config(config, path)
         store = SessionStore(path)
         check(run, store)
@@ -78,7 +71,7 @@ def measure(config: PipelineConfig) -> None:
             config.rounds,
             config.warmup,
         )
-        write(_report(config, store, times, training.measured(config.warmup)), config.report)
+        return _report(config, store, times, training.measured(config.warmup))
 
 
 @contextmanager
@@ -109,7 +102,7 @@ def _epochs(run: RunConfig, store: SessionStore, workers: int) -> Callable[[], N
 
 def _plain(run: RunConfig, store: SessionStore) -> DataLoader[Row]:
     """The plain loader, its files read and decoded."""
-    return plain_loader(run, PlainDataset(store, rank(), world_size()), store.num_tracks, world_size())
+    return plain_loader(run, read_rows(store, rank(), world_size()), store.num_tracks, world_size())
 
 
 def _drain(batches: Iterable[object]) -> None:
@@ -127,24 +120,25 @@ class _TrainingSteps:
     """A case that trains a few steps as the training loop does, and records how long they took and waited."""
 
     def __init__(self, run: RunConfig, store: SessionStore, steps: int):
-        loader = train_loader(run, store)
-        self._trainer = Trainer(run, build_model(run, store.num_tracks).train(), loader.steps * run.train.epochs)
-        self._loader = TimedLoader(loader, START + steps + AHEAD)
-        self._steps = steps
+        self._loader, self._steps = train_loader(run, store), steps
+        total_steps = self._loader.steps * run.train.epochs
+        self._trainer = Trainer(run, build_model(run, store.num_tracks).train(), total_steps)
         self._epochs = count(1)
         self._calls: list[list[float]] = []
 
     def __call__(self) -> None:
-        losses = self._trainer.steps(self._loader.epoch(next(self._epochs)))
-        for _ in range(START):
-            loss = next(losses)
-        float(loss.total)  # waits for the device
-        before, began = self._loader.wait_s, time.perf_counter()
+        waits: list[float] = []
+        epoch = cast(Iterator[SessionBatch], self._loader.epoch(next(self._epochs)))
+        losses = self._trainer.steps(timed_waits(islice(epoch, START + self._steps + AHEAD), waits))
+        for loss in islice(losses, START):
+            last = loss
+        float(last.total)  # waits for the device
+        before, began = sum(waits), time.perf_counter()
         for loss in islice(losses, self._steps):
             last = loss
         float(last.total)
         seconds = time.perf_counter() - began
-        self._calls.append([seconds / self._steps, (self._loader.wait_s - before) / seconds])
+        self._calls.append([seconds / self._steps, (sum(waits) - before) / seconds])
         for _ in losses:  # empties the pipeline
             pass
 
@@ -154,44 +148,29 @@ class _TrainingSteps:
         return gather_rows(calls_R2[None]).amax(dim=0).cpu()
 
 
-class TimedLoader:
-    """A loader that stops after `steps` batches of an epoch and sums the seconds its caller waits for them."""
-
-    def __init__(self, loader: StepLoader[SessionBatch], steps: int):
-        self.steps, self._loader = steps, loader
-        self.wait_s = 0.0
-
-    def epoch(self, number: int) -> Iterator[SessionBatch]:
-        """The first batches of an epoch."""
-        batches = cast(Iterator[SessionBatch], islice(self._loader.epoch(number), self.steps))
-        while True:
-            began = time.perf_counter()
-            batch = next(batches, None)
-            self.wait_s += time.perf_counter() - began
-            if batch is None:
-                return
-            yield batch
+def timed_waits(batches: Iterator[Batch], waits: list[float]) -> Iterator[Batch]:
+    """Yields the batches and appends the seconds that each was waited for to `waits`."""
+    while True:
+        began = time.perf_counter()
+        batch = next(batches, None)
+        waits.append(time.perf_counter() - began)
+        if batch is None:
+            return
+        yield batch
 
 
 def _report(config: PipelineConfig, store: SessionStore, times: dict[str, Times], trained_R2: torch.Tensor) -> Report:
     step_s, wait = trained_R2.median(dim=0).values.tolist()
     trains_per_s = config.batch / step_s
     pipe = times["pipe, 0 workers"]
-    rows = []
-    for name, case in times.items():
-        if name == "training":
-            continue
-        rate = len(store) / case.p50
-        rows.append(
-            [
-                name,
-                f"{rate:,.0f}",
-                f"{len(store) / case.p90:,.0f}",
-                f"{case.p50 / len(store) * config.batch * 1000:.2f}",
-                f"{rate * times['plain'].p50 / len(store):.2f}",
-                f"{rate / trains_per_s:.1f}",
-            ]
-        )
+    loaders = {name: case for name, case in times.items() if name != "training"}
+    rows = [
+        [name]
+        + [f"{len(store) / seconds:,.0f}" for seconds in (case.p50, case.p90)]
+        + [f"{case.p50 / len(store) * config.batch * 1000:.2f}", f"{times['plain'].p50 / case.p50:.2f}"]
+        + [f"{len(store) / case.p50 / trains_per_s:.1f}"]
+        for name, case in loaders.items()
+    ]
     samples = {
         "pipe on one core / plain": list(ratios(pipe, times["plain"])),
         "pipe on one core / plain in memory": list(ratios(pipe, times["plain, in memory"])),
@@ -205,7 +184,7 @@ def _report(config: PipelineConfig, store: SessionStore, times: dict[str, Times]
     figures = {
         "sessions": len(store),
         "tracks": store.num_tracks,
-        "epoch_seconds": {name: case.seconds for name, case in times.items() if name != "training"},
+        "epoch_seconds": {name: case.seconds for name, case in loaders.items()},
         "step_seconds": trained_R2[:, 0].tolist(),
         "wait_share": trained_R2[:, 1].tolist(),
     }

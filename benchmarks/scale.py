@@ -1,29 +1,25 @@
 """`scale`: the training step over sizes of table and batch, and what either costs."""
 
-import itertools
+import gc
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from skipwise.benchmarks.harness.batches import own_batches, run_config
-from skipwise.benchmarks.harness.benchmark_report import Report, write
+from skipwise.benchmarks.harness.batches import TrainingSteps, run_config
+from skipwise.benchmarks.harness.benchmark_report import Report
 from skipwise.benchmarks.harness.config import ScaleConfig
 from skipwise.benchmarks.harness.synthetic import MemoryStore
 from skipwise.benchmarks.harness.timing import Times, alternate, ratios
-from skipwise.common.distributed import device, process_group, rank, world_size
+from skipwise.common.distributed import device, world_size
 from skipwise.common.errors import UserError
-from skipwise.training.build import build_model
 from skipwise.training.config import RunConfig
-from skipwise.training.trainer import Trainer
 
 BATCHES = 4
 """Batches in memory for each case, used in turn."""
-AHEAD = 2
-"""Batches that TorchRec's pipeline holds in flight."""
 REFERENCE = 1_000_000
 TARGET = 0.9
 """Least rate on ten times the reference's tracks, as a share of the reference's."""
@@ -33,29 +29,29 @@ Case = tuple[int, int]
 """Tracks and batch."""
 
 
-def measure(config: ScaleConfig) -> None:
-    """Times every case and writes the report."""
+def measure(config: ScaleConfig) -> Report:
+    """Times every case."""
     runs = {
         (tracks, batch): run_config(config.step(tracks, batch))
         for batch in sorted(config.batches)
         for tracks in sorted(config.tracks)
     }
-    with process_group():
-        for run in runs.values():
-            run.data.check_world_size(world_size())
-        check_memory(config)
-        learners = {tracks: _Learner(runs[tracks, min(config.batches)], tracks) for tracks in sorted(config.tracks)}
-        times: dict[Case, Times] = {}
-        for batch in sorted(config.batches):
-            # A pipeline takes hold of its model: all of one batch size, let go before the next.
-            cases: dict[Case, Callable[[], object]] = {
-                (tracks, batch): learner.start(runs[tracks, batch], config.warmup + config.rounds)
-                for tracks, learner in learners.items()
-            }
-            times |= alternate(cases, config.rounds, config.warmup)
-            for learner in learners.values():
-                learner.finish()
-        write(make_report(config, times), config.report)
+    for run in runs.values():
+        run.data.check_world_size(world_size())
+    check_memory(config)
+    times: dict[Case, Times] = {}
+    for batch in sorted(config.batches):
+        times |= _times({case: run for case, run in runs.items() if case[1] == batch}, config)
+        gc.collect()  # the tables, of which the pipeline's hooks hold references in cycles
+    return make_report(config, times)
+
+
+def _times(runs: dict[Case, RunConfig], config: ScaleConfig) -> dict[Case, Times]:
+    cases = {
+        (tracks, batch): TrainingSteps(run, MemoryStore(BATCHES * batch, tracks, run.encoder.max_length)).step
+        for (tracks, batch), run in runs.items()
+    }
+    return alternate(cases, config.rounds, config.warmup)
 
 
 def check_memory(config: ScaleConfig) -> None:
@@ -70,30 +66,6 @@ def check_memory(config: ScaleConfig) -> None:
             f"--tracks are tables of {needed / 2**30:.1f} GiB together and the machine has {there / 2**30:.1f}: "
             "ask for fewer or smaller ones"
         )
-
-
-class _Learner:
-    """A model of one table size, trained with one batch size after the other."""
-
-    def __init__(self, config: RunConfig, tracks: int):
-        torch.manual_seed(config.train.seed * world_size() + rank())
-        self._tracks = tracks
-        self._model = build_model(config, tracks).train()
-
-    def start(self, config: RunConfig, steps: int) -> Callable[[], object]:
-        """One step as a call; the batches are enough for `steps` and for those that the pipeline holds in flight."""
-        torch.set_float32_matmul_precision(config.train.matmul)
-        store = MemoryStore(BATCHES * config.data.batch_size, self._tracks, config.encoder.max_length)
-        batches = itertools.cycle(own_batches(config, store))
-        self._batches = itertools.islice(batches, steps + AHEAD)
-        self._trainer = Trainer(config, self._model, total_steps=1 << 20)
-        return lambda: self._trainer.step(self._batches)
-
-    def finish(self) -> None:
-        """Trains what is in flight and gives the model back."""
-        for _ in self._trainer.steps(self._batches):
-            pass
-        self._trainer.detach()
 
 
 @dataclass(frozen=True)

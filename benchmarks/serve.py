@@ -10,16 +10,17 @@ the figures are milliseconds.
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
 import numpy as np
 
-from skipwise.benchmarks.harness.benchmark_report import Report, write
+from skipwise.benchmarks.harness.benchmark_report import Report
 from skipwise.benchmarks.harness.config import SEED, ServeBenchmarkConfig
 from skipwise.benchmarks.harness.open_loop import Round, play
 from skipwise.benchmarks.harness.synthetic import Zipf
-from skipwise.common.distributed import process_group
 from skipwise.common.errors import UserError
 from skipwise.retrieval.open_export import OpenExport
 
@@ -29,19 +30,17 @@ _LONGEST = 20
 """Tracks of the longest session; the shortest has one."""
 
 
-def measure(config: ServeBenchmarkConfig) -> None:
-    """Starts the service, asks it, stops it, and writes the report."""
-    with process_group():
-        random = np.random.default_rng(SEED)
-        bodies, tracks = _bodies(config, random)
-        with _Service(config) as service:
-            play(service.port, bodies, config.rate, min(5.0, config.seconds), random)
-            before = service.figures()
-            rounds = [play(service.port, bodies, config.rate, config.seconds, random) for _ in range(config.rounds)]
-            after = service.figures()
-        figures = {name: after[name] - before[name] for name in ("cpu_s", "requests", "batches")}
-        figures["resident_bytes"] = after["resident_bytes"]
-        write(_report(config, rounds, figures, tracks), config.report)
+def measure(config: ServeBenchmarkConfig) -> Report:
+    """Starts the service, asks it, and stops it."""
+    random = np.random.default_rng(SEED)
+    bodies, tracks = _bodies(config, random)
+    with _service(config) as port:
+        play(port, bodies, config.rate, min(5.0, config.seconds), random)
+        before = _figures(port)
+        rounds = [play(port, bodies, config.rate, config.seconds, random) for _ in range(config.rounds)]
+        after = _figures(port)
+    figures = {name: after[name] - before[name] for name in ("cpu_s", "requests", "batches")}
+    return _report(config, rounds, figures | {"resident_bytes": after["resident_bytes"]}, tracks)
 
 
 def _bodies(config: ServeBenchmarkConfig, random: np.random.Generator) -> tuple[list[bytes], int]:
@@ -55,38 +54,34 @@ def _bodies(config: ServeBenchmarkConfig, random: np.random.Generator) -> tuple[
     return bodies, len(tracks)
 
 
-class _Service:
-    """The command, until the block ends."""
-
-    def __init__(self, config: ServeBenchmarkConfig):
-        options = ["--port", "0", "--reload-s", "0", "--search", config.search]
-        self._words = [sys.executable, "-m", "skipwise", "serve", "--export", config.export, *options]
-
-    def __enter__(self) -> "_Service":
-        self._process = subprocess.Popen(self._words, stderr=subprocess.PIPE, text=True)
-        assert self._process.stderr
-        said = self._process.stderr.readline()
+@contextmanager
+def _service(config: ServeBenchmarkConfig) -> Iterator[int]:
+    """The command, until the block ends; yields its port."""
+    options = ["--export", config.export, "--port", "0", "--reload-s", "0", "--search", config.search]
+    words = [sys.executable, "-m", "skipwise", "serve", *options]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        said = process.stderr.readline()
         if not said.startswith("serving "):
-            self._process.wait()
             raise UserError(f"the service did not start: {said.strip()}")
-        self.port = int(said.rsplit(":", 1)[1])
-        return self
+        try:
+            yield int(said.rsplit(":", 1)[1])
+        finally:
+            process.terminate()
+            process.communicate()
 
-    def figures(self) -> dict[str, float]:
-        """Of /metrics: resident bytes, seconds of CPU, batches and the requests in them."""
-        with urlopen(f"http://127.0.0.1:{self.port}/metrics") as answer:
-            lines = [line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if not line.startswith("#")]
-        found = {name: float(value) for name, value in lines}
-        return {
-            "resident_bytes": found["process_resident_memory_bytes"],
-            "cpu_s": found["process_cpu_seconds_total"],
-            "requests": found['skipwise_batch_size_sum{kind="recommend"}'],
-            "batches": found['skipwise_batch_size_count{kind="recommend"}'],
-        }
 
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.communicate()
+def _figures(port: int) -> dict[str, float]:
+    """Of /metrics: resident bytes, seconds of CPU, batches and the requests in them."""
+    with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        lines = [line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if not line.startswith("#")]
+    found = {name: float(value) for name, value in lines}
+    return {
+        "resident_bytes": found["process_resident_memory_bytes"],
+        "cpu_s": found["process_cpu_seconds_total"],
+        "requests": found['skipwise_batch_size_sum{kind="recommend"}'],
+        "batches": found['skipwise_batch_size_count{kind="recommend"}'],
+    }
 
 
 def _report(config: ServeBenchmarkConfig, rounds: list[Round], service: dict[str, float], tracks: int) -> Report:

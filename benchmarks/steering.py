@@ -14,9 +14,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from skipwise.benchmarks.harness.benchmark_report import Report, write
+from skipwise.benchmarks.harness.benchmark_report import Report
 from skipwise.benchmarks.harness.config import SteeringConfig
-from skipwise.common.distributed import process_group
 from skipwise.common.errors import UserError
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.ranking import full_counts, full_target_scores
@@ -33,15 +32,13 @@ HEADER = ["split", "way", "steer", "HR@1", "HR@5", "HR@10", "HR@20", "kept HR@10
 HEADER += ["after a skip HR@10", "else HR@10", "kept pct", "skipped pct"]
 
 
-def measure(config: SteeringConfig) -> None:
-    """Measures validation and test split, and writes the report."""
-    with process_group():
-        opened = OpenExport.open(Path(config.export))
-        store = SessionStore(config.data or opened.manifest.config["data"]["path"])
-        if store.manifest.vocabulary_hash != opened.manifest.vocabulary_hash:
-            raise UserError(f"{store.path} has another vocabulary than {opened.path}: name the data it was trained on")
-        figures = {split: _measure_split(opened, store, back) for split, back in SPLITS.items()}
-        write(_report(config, figures), config.report)
+def measure(config: SteeringConfig) -> Report:
+    """Measures validation and test split."""
+    opened = OpenExport.open(Path(config.export))
+    store = SessionStore(config.data or opened.manifest.config["data"]["path"])
+    if store.manifest.vocabulary_hash != opened.manifest.vocabulary_hash:
+        raise UserError(f"{store.path} has another vocabulary than {opened.path}: name the data it was trained on")
+    return _report(config, {split: _measure_split(opened, store, back) for split, back in SPLITS.items()})
 
 
 class _Tally:

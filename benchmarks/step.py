@@ -1,60 +1,54 @@
 """`step`: one training step, its parts, the plain baseline in turn with it, and the machine's floor."""
 
-import itertools
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
-from skipwise.benchmarks.baselines.plain_process import PlainProcess, plain_process
-from skipwise.benchmarks.harness.batches import global_work, own_batches, plain_batches, run_config
-from skipwise.benchmarks.harness.benchmark_report import Report, table, write
+from skipwise.benchmarks.baselines.plain_process import plain_process, take_step
+from skipwise.benchmarks.harness.batches import TrainingSteps, global_work, plain_batches, run_config
+from skipwise.benchmarks.harness.benchmark_report import Report, table
 from skipwise.benchmarks.harness.config import LANES, StepConfig
 from skipwise.benchmarks.harness.floor import Rates, Work, floor_seconds, measure_rates
 from skipwise.benchmarks.harness.step_parts import measure_parts
 from skipwise.benchmarks.harness.synthetic import MemoryStore
-from skipwise.benchmarks.harness.timing import Times, alternate, peaks_of_ranks, ratios, whole_machine
-from skipwise.common.distributed import barrier, broadcast_object, device, process_group, rank, world_size
+from skipwise.benchmarks.harness.timing import Times, alternate, peak_bytes, peaks_of_ranks, ratios, whole_machine
+from skipwise.common.distributed import barrier, broadcast_object, device, rank, world_size
 from skipwise.common.errors import UserError
-from skipwise.training.build import build_model
-from skipwise.training.config import RunConfig
-from skipwise.training.trainer import Trainer
 
 _BATCHES = 16
 _CALLS = 5  # in a turn: the first finds the caches full of the other side's data
 
 
-def measure(config: StepConfig) -> None:
-    """Times the step and writes the report."""
+def measure(config: StepConfig) -> Report:
+    """Times the step."""
     run = run_config(config)
-    with process_group():
-        if LANES % world_size():
-            raise UserError(f"{world_size()} ranks cannot share {LANES} lanes: start 1, 2, 4, 8 or {LANES}")
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        store = MemoryStore(_BATCHES * config.batch, config.tracks, config.length)
-        ours = _Ours(run, store)
-        for _ in range(3):
-            ours.step()
-        peaks = peaks_of_ranks()
-        global_batches = plain_batches(run, store) if rank() == 0 else []
-        cases: dict[str, Callable[[], object]] = {"ours": ours.step}
-        with _plain(config, run, store) as plain:
-            if config.baseline == "plain":
-                # The other ranks' turn is empty.
-                cases["plain"] = plain.step if plain else lambda: None
-            times = alternate(cases, config.rounds, config.warmup, _CALLS)
-            plain_peak = plain.peak_bytes() if plain else 0
-        parts = measure_parts(ours.step, ours.model, ours.optimizer, config.rounds)
-        barrier()
-        floor = None
-        if rank() == 0:
-            work = global_work(run, global_batches)
-            with whole_machine():
-                floor = _Floor(work, measure_rates(work, config.batch, config.precision, device()))
-        write(_report(config, times, broadcast_object(floor), parts, peaks, plain_peak), config.report)
+    if LANES % world_size():
+        raise UserError(f"{world_size()} ranks cannot share {LANES} lanes: start 1, 2, 4, 8 or {LANES}")
+    store = MemoryStore(_BATCHES * config.batch, config.tracks, config.length)
+    ours = TrainingSteps(run, store)
+    for _ in range(3):
+        ours.step()
+    peaks = peaks_of_ranks()
+    cases: dict[str, Callable[[], object]] = {"ours": ours.step}
+    wanted = config.baseline == "plain"
+    # Rank 0 starts the baseline, with the threads of all ranks; the other ranks' turn is empty.
+    threads = torch.get_num_threads() * world_size()
+    with plain_process(run, store, threads) if wanted and rank() == 0 else nullcontext() as plain:
+        if wanted:
+            cases["plain"] = (lambda: plain(take_step)) if plain else lambda: None
+        times = alternate(cases, config.rounds, config.warmup, _CALLS)
+        plain_peak = plain(peak_bytes) if plain else 0
+    parts = measure_parts(ours.step, ours.model, ours.optimizer, config.rounds)
+    barrier()
+    floor = None
+    if rank() == 0:
+        work = global_work(run, plain_batches(run, store))
+        with whole_machine():
+            floor = _Floor(work, measure_rates(work, config.batch, config.precision, device()))
+    return _report(config, times, broadcast_object(floor), parts, peaks, plain_peak)
 
 
 @dataclass(frozen=True)
@@ -65,29 +59,6 @@ class _Floor:
     @property
     def seconds(self) -> float:
         return floor_seconds(self.work, self.rates)
-
-
-class _Ours:
-    """The project's training, as `skipwise.training.loop` sets it up, over a cycle of batches in memory."""
-
-    def __init__(self, config: RunConfig, store: MemoryStore):
-        torch.set_float32_matmul_precision(config.train.matmul)
-        torch.manual_seed(config.train.seed * world_size() + rank())
-        self.model = build_model(config, store.num_tracks)
-        self._trainer = Trainer(config, self.model, total_steps=1 << 20)
-        self.optimizer = self._trainer.optimizer
-        self._batches = itertools.cycle(own_batches(config, store))
-        self.model.train()
-
-    def step(self) -> None:
-        self._trainer.step(self._batches)
-
-
-def _plain(config: StepConfig, run: RunConfig, store: MemoryStore) -> AbstractContextManager[PlainProcess | None]:
-    """The baseline, started by rank 0 with the threads of all ranks."""
-    if config.baseline == "none" or rank() != 0:
-        return nullcontext()
-    return plain_process(run, store, torch.get_num_threads() * world_size())
 
 
 def _report(

@@ -103,7 +103,7 @@ def part_pieces(path: Path, manifest: ExportManifest, part: PartEntry) -> Iterat
     int8 = manifest.dtype == "int8"
     dtype, width = np.dtype(np.uint8 if int8 else manifest.dtype), manifest.dim + SCALE_BIAS_BYTES * int8
     row = 0
-    for encoded_RW in _READERS[manifest.format](path / part.file):
+    for encoded_RW in READERS[manifest.format](path / part.file):
         if encoded_RW.dtype != dtype or encoded_RW.shape[1:] != (width,):
             raise ValueError(f"{part.file} holds {encoded_RW.dtype} {encoded_RW.shape}, not {dtype} of {width} a row")
         if len(encoded_RW):
@@ -114,9 +114,9 @@ def part_pieces(path: Path, manifest: ExportManifest, part: PartEntry) -> Iterat
 
 
 def _pieces(path: Path, manifest: ExportManifest) -> list[Piece]:
-    """The embeddings, Parquet's copied into one piece, which is faster to take rows from."""
+    """The embeddings, of npy as they are, of other formats copied into one piece, which is faster to take from."""
     pieces = (piece for part in manifest.parts for piece in part_pieces(path, manifest, part))
-    if manifest.format != "parquet":
+    if manifest.format == "npy":
         return list(pieces)
     table_RW = None
     for piece in pieces:
@@ -155,16 +155,19 @@ def _read_npy(file: Path) -> Iterator[np.ndarray]:
 
 
 def _read_faiss(file: Path) -> Iterator[np.ndarray]:
-    """The vectors of a flat or 16-bit index, which are stored in it one after the other."""
+    """The vectors of a flat or 16-bit index, which are stored in it one after the other: a view while it is read."""
     faiss = import_faiss()
     index = faiss.read_index(str(file))
-    if not isinstance(index, (faiss.IndexFlat, faiss.IndexScalarQuantizer)):
-        raise ValueError(f"{file.name} is a {type(index).__name__}, not a flat or 16-bit index")
-    codes = faiss.vector_to_array(index.codes).reshape(index.ntotal, index.code_size)
-    yield codes.view(np.float16 if isinstance(index, faiss.IndexScalarQuantizer) else np.float32)
+    dtype = {faiss.IndexFlatIP: np.float32, faiss.IndexScalarQuantizer: np.float16}.get(type(index))
+    if dtype is None or index.metric_type != faiss.METRIC_INNER_PRODUCT or not index.is_trained:
+        raise ValueError(f"{file.name} is a {type(index).__name__}, not a flat or 16-bit index of inner products")
+    if index.ntotal:
+        codes_X = faiss.rev_swig_ptr(index.codes.data(), index.codes.size())
+        yield codes_X.reshape(index.ntotal, index.code_size).view(dtype)
 
 
-_READERS = {"parquet": _read_parquet, "npy": _read_npy, "faiss": _read_faiss}
+READERS = {"parquet": _read_parquet, "npy": _read_npy, "faiss": _read_faiss}
+"""The encoded rows [R, W] of a part, in one array or more; raise what the format's own library raises."""
 
 
 def _encoder(path: Path, manifest: ExportManifest) -> nn.Module:

@@ -1,5 +1,6 @@
-"""What `step` and `scale` train on: a recipe's config, and the same global batches for our step and the plain one."""
+"""What `step` and `scale` train: a recipe on batches in memory; and the same global batches for the plain step."""
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ from skipwise.benchmarks.baselines.plain_model import PlainBatch, check_plain
 from skipwise.benchmarks.harness.config import SEED, StepConfig
 from skipwise.benchmarks.harness.floor import Work
 from skipwise.benchmarks.harness.synthetic import MemoryStore
-from skipwise.common.distributed import device
+from skipwise.common.distributed import device, rank, world_size
 from skipwise.common.errors import UserError
 from skipwise.components.recipes import named_recipe
 from skipwise.datapipes.batch import SessionBatch
@@ -18,8 +19,9 @@ from skipwise.datapipes.collate import BatchBuilder
 from skipwise.datapipes.loader import StepDataset
 from skipwise.datapipes.sessions import Sessions
 from skipwise.datapipes.view import counts_as_skipped
-from skipwise.training.build import train_loader
+from skipwise.training.build import build_model, train_loader
 from skipwise.training.config import RunConfig
+from skipwise.training.trainer import Trainer
 
 
 def run_config(config: StepConfig) -> RunConfig:
@@ -47,6 +49,22 @@ def run_config(config: StepConfig) -> RunConfig:
     if config.baseline == "plain":
         check_plain(run)
     return run
+
+
+class TrainingSteps:
+    """The project's training, as `skipwise.training.loop` sets it up, over a cycle of batches in memory."""
+
+    def __init__(self, config: RunConfig, store: MemoryStore):
+        torch.set_float32_matmul_precision(config.train.matmul)
+        torch.manual_seed(config.train.seed * world_size() + rank())
+        self.model = build_model(config, store.num_tracks).train()
+        self._trainer = Trainer(config, self.model, total_steps=1 << 20)
+        self.optimizer = self._trainer.optimizer
+        self._batches = itertools.cycle(own_batches(config, store))
+
+    def step(self) -> None:
+        """Trains on the next batch."""
+        self._trainer.step(self._batches)
 
 
 def own_batches(config: RunConfig, store: MemoryStore) -> list[SessionBatch]:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from skipwise.benchmarks.harness.config import ReportConfig
 from skipwise.benchmarks.harness.timing import peaks_of_ranks
-from skipwise.common.distributed import device, logger, rank, world_size
+from skipwise.common.distributed import device, logger, process_group, rank, world_size
 from skipwise.common.files import write_json, write_text
 from skipwise.common.versions import commit, machine, versions
 
@@ -43,6 +43,14 @@ class Report:
     """Draws the plot, in place of each round's samples."""
     variant: str = ""
     """Part of the files' names that distinguishes reports of one benchmark and day."""
+
+
+def measure_and_write(measure: Callable[[Any], Report], config: Any) -> None:
+    """Measures on the ranks that torchrun started, or in this process alone, and writes the report."""
+    with process_group():
+        if threads := getattr(config, "threads", 0):
+            torch.set_num_threads(threads)
+        write(measure(config), config.report)
 
 
 def write(report: Report, to: ReportConfig) -> None:

@@ -16,13 +16,11 @@ floor cannot be reached; the fraction says how much is left to gain, at most. At
 encoder's products: batches of small ones run below it, which is a kernel's weakness and not the machine's.
 """
 
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-
-from skipwise.benchmarks.harness.timing import clock
+from torch.utils.benchmark import Timer
 
 _SECONDS_EACH = 0.3
 _COPIED_NUMBERS = 1 << 26
@@ -110,12 +108,6 @@ def measure_rates(work: Work, batch: int, precision: str, device: torch.device) 
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    """Median of the calls that fit in a few tenths of a second, after two that are not counted."""
-    call(), call()
-    seconds: list[float] = []
-    end = clock() + _SECONDS_EACH
-    while not seconds or clock() < end:
-        start = clock()
-        call()
-        seconds.append(clock() - start)
-    return statistics.median(seconds)
+    """Median of the calls that fit in a few tenths of a second."""
+    timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+    return float(timer.blocked_autorange(min_run_time=_SECONDS_EACH).median)

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from skipwise.benchmarks.harness.config import LONGEST, SEED
+from skipwise.benchmarks.harness.synthetic import MemoryStore
 from skipwise.common.distributed import barrier, broadcast_object, rank
 from skipwise.components.recipes import RECIPES
-from skipwise.datapipes.manifest import SESSIONS, VOCABULARY, Manifest
+from skipwise.datapipes.manifest import SESSIONS, VOCABULARY
 from skipwise.datapipes.sessions import SessionStore
-from skipwise.datapipes.view import counts_as_skipped
 from skipwise.training.build import build_model
 from skipwise.training.checkpoint.checkpoints import Checkpoints
 from skipwise.training.checkpoint.state import model_tensors
@@ -70,37 +70,20 @@ def run_config(folder: Path, dim: int) -> RunConfig:
 
 
 def _write_data(folder: Path, num_tracks: int) -> None:
-    """A dataset directory of 1,000 random sessions."""
+    """A dataset directory of random sessions, with every track in its vocabulary."""
     (folder / SESSIONS).mkdir(parents=True)
-    random = np.random.default_rng(SEED)
-    lengths = random.integers(3, LONGEST + 1, _SESSIONS)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
-    plays = int(lengths.sum())
-    rows = random.integers(0, num_tracks, plays, dtype=np.int32)
-    strengths = random.integers(0, 4, plays, dtype=np.int8)
+    store = MemoryStore(_SESSIONS, num_tracks, LONGEST)
+    plays = store.read(np.zeros(1, dtype=np.int64))
+    offsets = pa.array(plays.offsets, pa.int32())
     sessions = {
-        "session_id": [f"s{number:04}" for number in range(_SESSIONS)],
-        "tracks": pa.ListArray.from_arrays(offsets, pa.array(rows)),
-        "skips": pa.ListArray.from_arrays(offsets, pa.array(strengths)),
+        "session_id": [f"s{number:04}" for number in plays.numbers],
+        "tracks": pa.ListArray.from_arrays(offsets, pa.array(plays.tracks, pa.int32())),
+        "skips": pa.ListArray.from_arrays(offsets, pa.array(plays.skips)),
     }
     pq.write_table(pa.table(sessions), folder / SESSIONS / _PART)
-    identities = [f"t{row:08}" for row in range(num_tracks)]
-    vocabulary = {
-        "track_id": identities,
-        "row": np.arange(num_tracks, dtype=np.int32),
-        "count": np.bincount(rows, minlength=num_tracks),
-    }
+    ids = [f"t{row:08}" for row in range(num_tracks)]
+    counts = np.bincount(plays.tracks, minlength=num_tracks)
+    vocabulary = {"track_id": ids, "row": np.arange(num_tracks, dtype=np.int32), "count": counts}
     pq.write_table(pa.table(vocabulary), folder / VOCABULARY, compression="zstd", row_group_size=1 << 20)
-    Manifest(
-        counts={"sessions": _SESSIONS, "plays": plays, "tracks": num_tracks},
-        session_lengths={"min": int(lengths.min()), "max": int(lengths.max())},
-        skip_share=float(counts_as_skipped(strengths).mean()),
-        context_columns=[],
-        parts={_PART: _SESSIONS},
-        vocabulary_hash=hashlib.sha256("".join(f"{track}\n" for track in identities).encode()).hexdigest(),
-        sources=[],
-        options={},
-        dropped_sessions={},
-        dropped_rows={},
-        versions={},
-    ).write(folder)
+    digest = hashlib.sha256("".join(f"{track}\n" for track in ids).encode()).hexdigest()
+    store.manifest.model_copy(update={"parts": {_PART: _SESSIONS}, "vocabulary_hash": digest}).write(folder)

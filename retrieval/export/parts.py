@@ -7,11 +7,10 @@ from 0 in each part; unlike the others it is made in memory, where it takes as m
 Shape legend: R rows of this rank, B rows of a block, D width, W numbers of an encoded row.
 """
 
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +24,7 @@ from skipwise.datapipes.session_files import DAMAGED
 from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.retrieval.export.row_encoding import check_near, encode
 from skipwise.retrieval.formats import SCALE_BIAS_BYTES, DType, PartFormat, row_bytes, scale_bias
+from skipwise.retrieval.open_export import READERS
 
 _AGAIN = "check the disk, then export again"
 
@@ -100,11 +100,10 @@ def write_part(file: Path, rows: LiveRows, kind: PartFormat) -> None:
 def check_part(file: Path, rows: LiveRows, kind: PartFormat) -> None:
     """Raises `UserError` unless the part holds the live rows, or their conversion, bit for bit, and nothing else.
 
-    A Parquet part's ids and numbers are compared too; and converted rows must be as near to the live ones as rounding
-    leaves them.
+    It is read as serving reads it. A Parquet part's ids and numbers are compared too; and converted rows must be as
+    near to the live ones as rounding leaves them.
     """
-    equals = {"parquet": _equals_parquet, "npy": _equals_npy, "faiss": _equals_faiss}[kind.format]
-    _check(file, lambda: equals(file, rows, kind.dtype))
+    _check(file, lambda: _holds(file, rows, kind) and (not kind.holds_tracks or _names(file, rows, kind.dtype)))
 
 
 def write_tracks(file: Path, rows: LiveRows) -> None:
@@ -114,7 +113,7 @@ def write_tracks(file: Path, rows: LiveRows) -> None:
 
 def check_tracks(file: Path, rows: LiveRows) -> None:
     """Raises `UserError` unless the file holds the rows' ids and numbers."""
-    _check(file, lambda: _equals_parquet(file, rows, None))
+    _check(file, lambda: _names(file, rows, None))
 
 
 def _check(file: Path, equals: Callable[[], bool]) -> None:
@@ -126,6 +125,30 @@ def _check(file: Path, equals: Callable[[], bool]) -> None:
     raise UserError(f"{file.name} read back differs from the model's table: {_AGAIN}")
 
 
+def _holds(file: Path, rows: LiveRows, kind: PartFormat) -> bool:
+    """Whether the part's rows are those, compared as bytes: -0.0 is not 0.0, and NaN equals itself."""
+    pieces = READERS[kind.format](file)
+    piece_RW, row, same = np.empty((0, 0)), 0, True
+    for block in rows.blocks():
+        encoded_BW = block.checked(kind.dtype)
+        if row == len(piece_RW):
+            piece_RW, row = next(pieces, piece_RW[:0]), 0
+        found_BW = piece_RW[row : row + len(encoded_BW)]
+        same = same and found_BW.dtype == encoded_BW.dtype and found_BW.data.cast("B") == encoded_BW.data.cast("B")
+        row += len(encoded_BW)
+    return same and row == len(piece_RW) and not any(len(piece) for piece in pieces)
+
+
+def _names(file: Path, rows: LiveRows, dtype: DType | None) -> bool:
+    """Whether the file's ids and numbers are those of the rows, and its columns those that are written."""
+    with pq.ParquetFile(file) as parquet:
+        if not parquet.schema_arrow.equals(_schema(rows.dim, dtype)) or parquet.metadata.num_rows != len(rows):
+            return False
+        groups = (parquet.read_row_group(group, ["track_id", "row"]) for group in range(parquet.num_row_groups))
+        expected = (_table(block, _schema(rows.dim, None), None) for block in rows.blocks())
+        return all(found.equals(names) for found, names in zip(groups, expected, strict=True))
+
+
 def _write_parquet(file: Path, rows: LiveRows, dtype: DType | None) -> None:
     """Without a `dtype` the ids and numbers alone."""
     schema = _schema(rows.dim, dtype)
@@ -135,16 +158,6 @@ def _write_parquet(file: Path, rows: LiveRows, dtype: DType | None) -> None:
         for block in rows.blocks():
             encoded_BW = block.encoded(dtype) if dtype else None
             writer.write_table(_table(block, schema, encoded_BW), row_group_size=len(block.ids_B))
-
-
-def _equals_parquet(file: Path, rows: LiveRows, dtype: DType | None) -> bool:
-    schema = _schema(rows.dim, dtype)
-    with pq.ParquetFile(file) as parquet:
-        same: bool = parquet.schema_arrow.equals(schema) and parquet.metadata.num_rows == len(rows)
-        for group, block in enumerate(rows.blocks()):
-            expected = _table(block, schema, block.checked(dtype) if dtype else None)
-            same = same and _equal(parquet.read_row_group(group, use_threads=False), expected)
-    return same
 
 
 def _schema(dim: int, dtype: DType | None) -> pa.Schema:
@@ -169,84 +182,26 @@ def _table(block: Block, schema: pa.Schema, encoded_BW: np.ndarray | None) -> pa
     return pa.table(arrays, schema=schema)
 
 
-def _equal(found: pa.Table, expected: pa.Table) -> bool:
-    """Compares numbers as bytes: Arrow takes -0.0 for equal to 0.0, and NaN for unequal to itself."""
-    numbers = [name for name in ("embedding", "scale", "bias") if name in expected.column_names]
-    if not found.drop(numbers).equals(expected.drop(numbers)):
-        return False
-    return all(np.array_equal(_bytes(found[name]), _bytes(expected[name])) for name in numbers)
-
-
-def _bytes(column: pa.ChunkedArray) -> Any:
-    array = column.combine_chunks()
-    if isinstance(array, pa.FixedSizeListArray):
-        array = array.flatten()
-    return array.to_numpy(zero_copy_only=False).view(np.uint8)
-
-
 def _write_npy(file: Path, rows: LiveRows, dtype: DType) -> None:
     """C order, [R, D], or for int8 [R, D + 8]."""
+    kind = {"float32": "<f4", "float16": "<f2", "int8": "|u1"}[dtype]
+    shape = len(rows), row_bytes(rows.dim, dtype) // np.dtype(kind).itemsize
     with open(file, "wb") as stream:
-        stream.write(_npy_header(rows, dtype))
+        np.lib.format.write_array_header_1_0(stream, {"descr": kind, "fortran_order": False, "shape": shape})
         for block in rows.blocks():
             stream.write(block.encoded(dtype).data.cast("B"))
 
 
-def _equals_npy(file: Path, rows: LiveRows, dtype: DType) -> bool:
-    with open(file, "rb") as stream:
-        header = _npy_header(rows, dtype)
-        same = stream.read(len(header)) == header
-        for block in rows.blocks():
-            encoded_BW = block.checked(dtype)
-            same = same and stream.read(encoded_BW.nbytes) == encoded_BW.data.cast("B")
-        return same and not stream.read(1)
-
-
-def _npy_header(rows: LiveRows, dtype: DType) -> bytes:
-    kind = np.dtype({"float32": "<f4", "float16": "<f2", "int8": "u1"}[dtype])
-    shape = len(rows), row_bytes(rows.dim, dtype) // kind.itemsize
-    header = io.BytesIO()
-    description = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(header, description)
-    return header.getvalue()
-
-
 def _write_faiss(file: Path, rows: LiveRows, dtype: DType) -> None:
     """`IndexFlatIP`, or for float16 `IndexScalarQuantizer` with QT_fp16."""
-    faiss, index = import_faiss(), _empty_index(rows.dim, dtype)
+    faiss = import_faiss()
+    if dtype == "float32":
+        index = faiss.IndexFlatIP(rows.dim)
+    else:
+        index = faiss.IndexScalarQuantizer(rows.dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
     for block in rows.blocks():
         # Codes made here, because FAISS's own conversion of rows differs from processor to processor.
         index.add_sa_codes(block.encoded(dtype).view(np.uint8))
     # Through Python's file, because FAISS's own writer does not report a disk that is full when the file is closed.
     with open(file, "wb") as stream:
         faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))
-
-
-def _equals_faiss(file: Path, rows: LiveRows, dtype: DType) -> bool:
-    faiss = import_faiss()
-    index, expected = faiss.read_index(str(file)), _empty_index(rows.dim, dtype)
-    if _index_facts(index) != _index_facts(expected) or index.ntotal != len(rows):
-        return False
-    same, first = index.codes.size() == len(rows) * index.code_size, 0
-    for block in rows.blocks():
-        encoded_BW = block.checked(dtype)
-        if same:
-            codes_X = faiss.rev_swig_ptr(index.codes.data(), len(rows) * index.code_size)
-            same = np.array_equal(codes_X[first : first + encoded_BW.nbytes], encoded_BW.view(np.uint8).reshape(-1))
-        first += encoded_BW.nbytes
-    return bool(same)
-
-
-def _empty_index(dim: int, dtype: DType) -> Any:
-    faiss = import_faiss()
-    if dtype == "float32":
-        return faiss.IndexFlatIP(dim)
-    return faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-
-
-def _index_facts(index: Any) -> tuple[Any, ...]:
-    """What must be equal besides the codes."""
-    quantizer = getattr(index, "sq", None)
-    of_quantizer = (quantizer.qtype, quantizer.d, quantizer.code_size) if quantizer else ()
-    facts = type(index), index.d, index.metric_type, index.is_trained, getattr(index, "code_size", None)
-    return *facts, of_quantizer

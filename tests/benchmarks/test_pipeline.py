@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from skipwise.benchmarks.__main__ import run
-from skipwise.benchmarks.baselines.plain_pipe import PlainCollate, PlainDataset, plain_loader
-from skipwise.benchmarks.pipeline import TimedLoader
+from skipwise.benchmarks.baselines.plain_pipe import collate, plain_loader, read_rows
+from skipwise.benchmarks.pipeline import timed_waits
 from skipwise.common.errors import UserError
 from skipwise.components.recipes import RECIPES
 from skipwise.datapipes.sessions import SessionStore
@@ -20,40 +20,38 @@ from tests.conftest import random_sessions
 def test_plain_batch_as_worked_by_hand():
     """The last two tracks are held out; a position's target is the next track."""
     rows = [([5, 6, 7, 8, 9], [0, 1, 2, 3, 0]), ([1, 2, 3], [2, 0, 0])]
-    batch = PlainCollate(RECIPES["best"](), num_tracks=50)(rows)
-    assert batch.tracks_BT.tolist() == [[5, 6, 7], [1, -1, -1]]
-    assert batch.targets_BT.tolist() == [[6, 7, -1], [-1, -1, -1]]
-    assert batch.skipped_BT.tolist() == [[False, True, True], [True, False, False]]
-    assert batch.negatives_K.shape == (1000,) and 0 <= batch.negatives_K.min() <= batch.negatives_K.max() < 50
+    tracks_BT, skipped_BT, targets_BT, negatives_K = collate(rows, RECIPES["best"](), num_tracks=50)
+    assert tracks_BT.tolist() == [[5, 6, 7], [1, -1, -1]]
+    assert targets_BT.tolist() == [[6, 7, -1], [-1, -1, -1]]
+    assert skipped_BT.tolist() == [[False, True, True], [True, False, False]]
+    assert negatives_K.shape == (1000,) and 0 <= negatives_K.min() <= negatives_K.max() < 50
 
 
 def test_plain_ranks_read_every_session_once(make_dataset: Callable[..., Path]):
     sessions = random_sessions(40, 30)
     store = SessionStore(str(make_dataset(sessions, 30)))
-    shares = [PlainDataset(store, rank, 3) for rank in range(3)]
-    assert sorted(row for share in shares for row in share.rows) == sorted(sessions)
+    shares = [read_rows(store, rank, 3) for rank in range(3)]
+    assert sorted(row for share in shares for row in share) == sorted(sessions)
     config = RECIPES["best"]()
     config = replace(config, data=replace(config.data, batch_size=32))
-    assert [len(batch.tracks_BT) for batch in plain_loader(config, shares[0], 30, 2)] == [16] * (
+    assert [len(tracks_BT) for tracks_BT, *_ in plain_loader(config, shares[0], 30, 2)] == [16] * (
         len(shares[0]) // 16
     ) + ([len(shares[0]) % 16] if len(shares[0]) % 16 else [])
 
 
-class SlowLoader:
-    def epoch(self, number: int, first_step: int = 0) -> Iterator[int]:
-        for step in range(10):
-            time.sleep(0.02)
-            yield step
+def slow_batches() -> Iterator[int]:
+    for step in range(3):
+        time.sleep(0.02)
+        yield step
 
 
-def test_watch_counts_waiting_alone():
-    watch = TimedLoader(SlowLoader(), 3)
-    steps = []
-    for step in watch.epoch(1):
+def test_waits_are_of_waiting_alone():
+    waits, steps = [], []
+    for step in timed_waits(slow_batches(), waits):
         time.sleep(0.05)
         steps.append(step)
     assert steps == [0, 1, 2]
-    assert 0.06 <= watch.wait_s < 0.14
+    assert 0.06 <= sum(waits) < 0.14
 
 
 def test_report(make_dataset: Callable[..., Path], tmp_path: Path):

@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from queue import Queue
 
@@ -78,27 +78,18 @@ def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Of a service that is not there but in name: its start is tested elsewhere."""
     from skipwise.benchmarks import serve
 
-    class Stands:
-        port = 0
+    answered = iter((0, 40))
 
-        def __init__(self, _):
-            self.requests = iter((0, 40))
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def figures(self):
-            requests = next(self.requests)
-            return {"cpu_s": requests / 100, "requests": requests, "batches": requests / 2, "resident_bytes": 1 << 20}
+    def figures(port):
+        requests = next(answered)
+        return {"cpu_s": requests / 100, "requests": requests, "batches": requests / 2, "resident_bytes": 1 << 20}
 
     def played(port, bodies, rate, seconds, random):
         assert json.loads(bodies[0])["k"] == 7
         return serve.Round(np.full(20, 0.02), np.zeros(20), 1)
 
-    monkeypatch.setattr(serve, "_Service", Stands)
+    monkeypatch.setattr(serve, "_service", lambda config: nullcontext(0))
+    monkeypatch.setattr(serve, "_figures", figures)
     monkeypatch.setattr(serve, "play", played)
     monkeypatch.setattr(serve, "_bodies", lambda config, random: ([b'{"k": 7}'], 1234))
     run(["serve", "--export", "anything", "--rounds", "2", "--output", str(tmp_path)])

@@ -10,6 +10,7 @@ import torch
 from skipwise.benchmarks.__main__ import run
 from skipwise.benchmarks.harness import floor
 from skipwise.benchmarks.harness.batches import global_work, own_batches, plain_batches, run_config
+from skipwise.benchmarks.harness.benchmark_report import measure_and_write
 from skipwise.benchmarks.harness.config import ReportConfig, StepConfig
 from skipwise.benchmarks.harness.step_parts import PARTS, open_seconds
 from skipwise.benchmarks.harness.synthetic import MemoryStore
@@ -65,7 +66,8 @@ def test_report_of_two_ranks(tmp_path: Path):
 def _two_ranks(output: str) -> None:
     floor._SECONDS_EACH, floor._COPIED_NUMBERS = 0.0, 1 << 16
     for baseline in ("plain", "none"):
-        measure(config(baseline=baseline, report=ReportConfig(output, f"{output}/{baseline}.json")))
+        report = ReportConfig(output, f"{output}/{baseline}.json")
+        measure_and_write(measure, config(baseline=baseline, report=report))
 
 
 @pytest.mark.parametrize("negatives", ["shared", "per-session"])
