@@ -85,7 +85,6 @@ def _report(config: CheckpointBenchmarkConfig, times: dict[str, Times], size: in
     return Report(
         name="checkpoint",
         title=f"Checkpoint of {config.tracks:,} tracks x {config.dim} on {world_size()} rank{'s' * (world_size() > 1)}",
-        config=config,
         figures=figures,
         samples={
             "pause": list(ratios(times["pause"], times["plain write"])),

@@ -169,7 +169,6 @@ def _report(config: EvaluateConfig, times: dict[str, Times], rates: Rates, agree
     return Report(
         name="evaluate",
         title=f"Ranking {config.tracks:,} tracks x {config.dim}, {config.users} users a call, best {config.top}",
-        config=config,
         figures=figures | {"agreement": agreement, "seconds": {name: of.seconds for name, of in times.items()}},
         samples=samples,
         header=["protocol", "users/s", "plain", "x plain", "floor", "of floor"],

@@ -84,7 +84,6 @@ def _report(config: ExportBenchmarkConfig, times: dict[str, Times]) -> Report:
     return Report(
         name="export",
         title=f"Export of {what} on {world_size()} rank{'s' * (world_size() > 1)}",
-        config=config,
         figures=figures | {"seconds": {name: of.seconds for name, of in times.items()}},
         samples={
             "ratio": list(ratios(times["export"], plain)),

@@ -102,7 +102,6 @@ def _report(config: IndexBenchmarkConfig, cases: dict[str, _Case], times: dict[s
     return Report(
         name="index",
         title=f"Searching {config.tracks:,} tracks x {config.dim} by inner product, best {config.k}",
-        config=config,
         figures=figures | {"seconds": {name: of.seconds for name, of in times.items()}},
         samples={f"{kind}_ratio": list(ratios(times[kind], times["exact"])) for kind in cases},
         header=[

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from skipwise.benchmarks.baselines.environments import SCRIPTS, python_of
 from skipwise.benchmarks.harness.benchmark_report import Report
 from skipwise.benchmarks.harness.config import PeerName, PeersConfig
 from skipwise.benchmarks.harness.synthetic import MemoryStore
@@ -19,6 +19,9 @@ from skipwise.common.distributed import logger, world_size
 from skipwise.common.errors import UserError
 from skipwise.components.recipes import named_recipe
 
+SCRIPTS = Path(__file__).parent / "baselines" / "peer_scripts"
+"""NAME.txt with the packages of an environment, and run_NAME.py that runs in it."""
+INSTALLED = "installed.txt"
 SESSIONS = 4096
 LENGTH = 20
 """Tracks of the longest session, as in `step`."""
@@ -63,6 +66,31 @@ def measure(config: PeersConfig) -> Report:
                 for _ in range(config.rounds)
             ]
     return make_report(config, found)
+
+
+def python_of(name: str, folder: Path) -> Path:
+    """The Python of the environment `name` in `folder`, which is created if it is missing or has other packages.
+
+    Raises `UserError` where pip cannot install it, and removes what it installed.
+    """
+    environment, requirements = folder / name, SCRIPTS / f"{name}.txt"
+    python = (environment / "bin" / "python").absolute()
+    marker, wanted = environment / INSTALLED, requirements.read_text(encoding="utf-8")
+    if marker.is_file() and marker.read_text(encoding="utf-8") == wanted:
+        return python
+    if environment.exists() and not (environment / "pyvenv.cfg").is_file():
+        raise UserError(f"{environment} exists and is no virtual environment: choose another --environments")
+    shutil.rmtree(environment, ignore_errors=True)
+    logger.info(f"installing {name} into {environment}: some minutes and 2 GB")
+    called, pip = f"the environment of {name}", [str(python), "-m", "pip", "install", "--quiet"]
+    try:
+        _finish(called, [sys.executable, "-m", "venv", str(environment)], "cannot be installed")
+        _finish(called, [*pip, "--disable-pip-version-check", "-r", str(requirements)], "cannot be installed")
+    except BaseException:
+        shutil.rmtree(environment, ignore_errors=True)
+        raise
+    marker.write_text(wanted, encoding="utf-8")  # last: an incomplete environment has none
+    return python
 
 
 def write_sessions(config: PeersConfig, scratch: Path) -> None:
@@ -117,8 +145,8 @@ def run_peer(config: PeersConfig, name: PeerName, python: Path, scratch: Path) -
     return json.loads(output.splitlines()[-1])
 
 
-def _finish(name: str, command: list[str]) -> str:
-    """What a process prints; raises `UserError` with its last line where it fails."""
+def _finish(name: str, command: list[str], problem: str = "failed") -> str:
+    """What a process prints; raises `UserError` with the error that it reports where it fails."""
     alone = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     done = subprocess.run(command, capture_output=True, text=True, env=alone)
     if done.returncode < 0:
@@ -126,8 +154,9 @@ def _finish(name: str, command: list[str]) -> str:
             f"{name} was ended by signal {-done.returncode}, perhaps for lack of memory: lower --tracks or --batch"
         )
     if done.returncode:
-        reason = (done.stderr.strip() or "it printed no error").splitlines()[-1]
-        raise UserError(f"{name} failed ({reason}): see its versions, or leave it out with --peers")
+        lines = done.stderr.strip().splitlines() or ["it printed no error"]
+        reason = next((line for line in lines if line.startswith("ERROR")), lines[-1])
+        raise UserError(f"{name} {problem} ({reason.strip()}): leave it out with --peers")
     return done.stdout
 
 
@@ -162,4 +191,4 @@ def make_report(config: PeersConfig, found: dict[PeerName, list[tuple[dict[str, 
         f"{config.batch * LENGTH * config.tracks * 4 / 2**30:,.0f} GiB of logits a batch and is left out.",
     ]
     header = ["peer", "version", "ms P50", "sessions/s", "ours ms", "x", "peak MiB"]
-    return Report("peers", "Other libraries on the same step", config, {"peers": figures}, samples, header, rows, notes)
+    return Report("peers", "Other libraries on the same step", {"peers": figures}, samples, header, rows, notes)

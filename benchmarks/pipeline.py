@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import count, islice
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 from torch.utils.data import DataLoader
@@ -19,7 +19,6 @@ from skipwise.benchmarks.harness.untrained_run import shared_folder
 from skipwise.common.distributed import device, gather_rows, on_rank_0, rank, world_size
 from skipwise.common.errors import UserError
 from skipwise.components.recipes import DEFAULT, RECIPES
-from skipwise.datapipes.batch import SessionBatch
 from skipwise.datapipes.prepare import PrepareConfig, prepare
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.synthesize import SynthesizeConfig, synthesize
@@ -128,7 +127,7 @@ class _TrainingSteps:
 
     def __call__(self) -> None:
         waits: list[float] = []
-        epoch = cast(Iterator[SessionBatch], self._loader.epoch(next(self._epochs)))
+        epoch = self._loader.epoch(next(self._epochs))
         losses = self._trainer.steps(timed_waits(islice(epoch, START + self._steps + AHEAD), waits))
         for loss in islice(losses, START):
             last = loss
@@ -196,4 +195,4 @@ def _report(config: PipelineConfig, store: SessionStore, times: dict[str, Times]
         "The plain loader checks no negative against its session and finds no distinct rows.",
     ]
     header = ["case", "sessions/s P50", "P90", "ms a batch", "x plain", "x training"]
-    return Report("pipeline", "The data pipe", config, figures, samples, header, rows, notes)
+    return Report("pipeline", "The data pipe", figures, samples, header, rows, notes)

@@ -128,7 +128,6 @@ def make_report(config: ScaleConfig, times: dict[Case, Times]) -> Report:
     return Report(
         name="scale",
         title="Training step by table and batch",
-        config=config,
         figures=figures,
         samples=samples,
         header=["tracks", "batch", "ms P50", "P90", "sessions/s", f"rate x {reference:,}"],

@@ -96,7 +96,6 @@ def _report(config: ServeBenchmarkConfig, rounds: list[Round], service: dict[str
     return Report(
         name="serve",
         title=f"Recommendations over HTTP, {config.rate:g} requests a second against {tracks:,} tracks",
-        config=config,
         figures={
             "milliseconds": {f"p{one}": float(np.percentile(latencies, one)) * 1000 for one in _PERCENTILES},
             "requests": len(latencies),

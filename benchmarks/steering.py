@@ -41,33 +41,14 @@ def measure(config: SteeringConfig) -> Report:
     return _report(config, {split: _measure_split(opened, store, back) for split, back in SPLITS.items()})
 
 
-class _Tally:
-    """Metrics of all targets, and of those after a skip and after a kept track."""
-
-    def __init__(self) -> None:
-        self._all, self._after, self._by_target = RankMetrics(), (RankMetrics(), RankMetrics()), SkipRanking()
-
-    def add(self, rank_Q: Tensor, candidates_Q: Tensor, strengths_Q: Tensor, after_skip_Q: Tensor) -> None:
-        self._all.update(rank_Q)
-        self._by_target.update(rank_Q, candidates_Q, strengths_Q)
-        for metric, chosen_Q in zip(self._after, (after_skip_Q, ~after_skip_Q), strict=True):
-            metric.update(rank_Q[chosen_Q])
-
-    def result(self) -> dict[str, float | int]:
-        after = {name: metric.compute() for name, metric in zip(("after_skip", "after_kept"), self._after, strict=True)}
-        return (
-            self._all.compute()
-            | self._by_target.compute()
-            | {f"{name}_{key}": found[key] for name, found in after.items() for key in ("hr@10", "sessions")}
-        )
-
-
 @torch.no_grad()
 def _measure_split(opened: OpenExport, store: SessionStore, back: int) -> dict[str, dict[str, float | int]]:
     """By "way strength", the metrics of the targets `back` places before their session's end."""
     recommender = Recommender(opened, ExactSearch(opened.vectors))
     directions = _directions(opened)
-    tallies = {"off 0": _Tally()} | {f"{way} {strength}": _Tally() for way in WAYS for strength in STRENGTHS}
+    names = ["off 0", *(f"{way} {strength}" for way in WAYS for strength in STRENGTHS)]
+    # Of all targets, of those after a skip and after a kept track, and of skipped and kept targets.
+    tallies = {name: (RankMetrics(), RankMetrics(), RankMetrics(), SkipRanking()) for name in names}
     for group in range(len(store.group_sizes)):
         window = store.read(np.array([group]))
         ends_S = window.offsets[1:] - back
@@ -91,8 +72,17 @@ def _measure_split(opened: OpenExport, store: SessionStore, back: int) -> dict[s
         }
         for name, queries_QD in steered_queries.items():
             rank_Q = _ranks(opened, queries_QD, target_Q, excluded_QX)
-            tallies[name].add(rank_Q, candidates_Q, strengths_Q, after_skip_Q)
-    return {name: tally.result() for name, tally in tallies.items()}
+            overall, after_skip, after_kept, by_target = tallies[name]
+            overall.update(rank_Q)
+            after_skip.update(rank_Q[after_skip_Q])
+            after_kept.update(rank_Q[~after_skip_Q])
+            by_target.update(rank_Q, candidates_Q, strengths_Q)
+    found = {}
+    for name, (overall, after_skip, after_kept, by_target) in tallies.items():
+        found[name] = overall.compute() | by_target.compute()
+        for when, of in (("after_skip", after_skip.compute()), ("after_kept", after_kept.compute())):
+            found[name] |= {f"{when}_{key}": of[key] for key in ("hr@10", "sessions")}
+    return found
 
 
 def _ranks(opened: OpenExport, queries_QD: Tensor, target_Q: Tensor, excluded_QX: Tensor) -> Tensor:
@@ -147,7 +137,6 @@ def _report(config: SteeringConfig, figures: dict[str, dict[str, dict[str, float
     return Report(
         name="steering",
         title="Steering away from skipped tracks",
-        config=config,
         figures={"steering": figures},
         samples={},
         header=HEADER,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -47,40 +47,32 @@ def measure(config: StepConfig) -> Report:
     if rank() == 0:
         work = global_work(run, plain_batches(run, store))
         with whole_machine():
-            floor = _Floor(work, measure_rates(work, config.batch, config.precision, device()))
+            floor = work, measure_rates(work, config.batch, config.precision, device())
     return _report(config, times, broadcast_object(floor), parts, peaks, plain_peak)
-
-
-@dataclass(frozen=True)
-class _Floor:
-    work: Work
-    rates: Rates
-
-    @property
-    def seconds(self) -> float:
-        return floor_seconds(self.work, self.rates)
 
 
 def _report(
     config: StepConfig,
     times: dict[str, Times],
-    floor: _Floor,
+    floor: tuple[Work, Rates],
     parts: dict[str, dict[str, float]],
     peaks: list[int],
     plain_peak: int,
 ) -> Report:
+    work, rates = floor
+    floor_s = floor_seconds(work, rates)
     figures: dict[str, Any] = {
         side: {
             "sessions_per_s": config.batch / of.p50,
-            "tokens_per_s": floor.work.positions / of.p50,
+            "tokens_per_s": work.positions / of.p50,
             "p50_ms": 1000 * of.p50,
             "p90_ms": 1000 * of.p90,
         }
         for side, of in times.items()
     }
     figures["ours"]["peak_bytes"] = peaks
-    figures["floor_sessions_per_s"] = config.batch / floor.seconds
-    figures["of_floor"] = floor.seconds / times["ours"].p50
+    figures["floor_sessions_per_s"] = config.batch / floor_s
+    figures["of_floor"] = floor_s / times["ours"].p50
     figures["parts"] = parts
     header = ["", "sessions/s", "tokens/s", "P50 ms", "P90 ms"]
     rows = [
@@ -88,7 +80,7 @@ def _report(
         + [f"{1000 * value:.1f}" for value in (of.p50, of.p90)]
         for side, of in times.items()
     ]
-    rows.append(["floor", f"{figures['floor_sessions_per_s']:,.0f}", "", f"{1000 * floor.seconds:.1f}", ""])
+    rows.append(["floor", f"{figures['floor_sessions_per_s']:,.0f}", "", f"{1000 * floor_s:.1f}", ""])
     samples = {"sessions_per_s": [config.batch / seconds for seconds in times["ours"].seconds]}
     notes = []
     if "plain" in times:
@@ -96,12 +88,12 @@ def _report(
         figures["ratio"] = times["plain"].p50 / times["ours"].p50
         samples = {"ratio": list(ratios(times["ours"], times["plain"]))}
         notes.append(f"Ours takes {figures['ratio']:.2f} times plain's sessions per second.")
-    rates = ", ".join(
-        f"{name.replace('_', ' ')} {value / 1e9:,.0f}" for name, value in asdict(floor.rates).items() if name != "copy"
+    measured = ", ".join(
+        f"{name.replace('_', ' ')} {value / 1e9:,.0f}" for name, value in asdict(rates).items() if name != "copy"
     )
     notes += [
-        f"It reaches {figures['of_floor']:.2f} of the floor. Rates measured: {rates} GFLOP/s; "
-        f"copy {floor.rates.copy / 1e9:,.1f} GB/s.",
+        f"It reaches {figures['of_floor']:.2f} of the floor. Rates measured: {measured} GFLOP/s; "
+        f"copy {rates.copy / 1e9:,.1f} GB/s.",
         f"Peak memory: ours {', '.join(f'{peak / 2**20:,.0f}' for peak in peaks)} MiB"
         + (f", plain {plain_peak / 2**20:,.0f} MiB." if plain_peak else "."),
         "",
@@ -114,7 +106,6 @@ def _report(
         name="step",
         variant="-".join([config.recipe, config.precision, config.negatives]),
         title=f"Training step: {config.recipe}, {config.precision}, negatives {config.negatives}",
-        config=config,
         figures=figures,
         samples=samples,
         header=header,

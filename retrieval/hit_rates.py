@@ -13,7 +13,7 @@ from torch import Tensor
 from skipwise.common.distributed import rank, world_size
 from skipwise.common.errors import UserError
 from skipwise.datapipes.config import HELD_OUT
-from skipwise.datapipes.loader import StepDataset, StepLoader
+from skipwise.datapipes.loader import StepDataset
 from skipwise.datapipes.sessions import Sessions, SessionStore
 from skipwise.datapipes.view import View
 from skipwise.retrieval.open_export import OpenExport
@@ -67,19 +67,23 @@ def measure_hit_rates(
     """
     torch.set_float32_matmul_precision("highest")
     recommender, metrics = Recommender(opened, search), RankMetrics()
-    for held in _loader(config, store, split).epoch(0):
-        if not len(held.target_B):
+    data = replace(config.data, batch_size=config.evaluate.batch_size)
+    builder = _Builder(config.evaluate.seed, View(config.encoder.max_length, config.data.skip_up_to), split)
+    batches = StepDataset(store, data, builder, rank(), world_size(), config.evaluate.sessions)
+    for step in range(batches.steps):
+        history, target_B = batches[0, step]
+        if not len(target_B):
             continue
-        heard_BX = torch.from_numpy(held.history.rows_BT)
+        heard_BX = torch.from_numpy(history.rows_BT)
         if not config.evaluate.filter_history:
             heard_BX = heard_BX[:, :0]
         # The target is ranked even where the session has heard it before.
-        excluded_BX = torch.where(heard_BX == held.target_B[:, None], -1, heard_BX)
-        queries_BD = recommender.queries(held.history)
+        excluded_BX = torch.where(heard_BX == target_B[:, None], -1, heard_BX)
+        queries_BD = recommender.queries(history)
         rows_BK, scores_BK = best_among(
             search, queries_BD, _LISTED, excluded_BX, store.num_tracks, opened.manifest.rows
         )
-        metrics.update(ranks_of(held.target_B, rows_BK, scores_BK))
+        metrics.update(ranks_of(target_B, rows_BK, scores_BK))
     found = metrics.compute()
     del found["mrr"]
     return found
@@ -113,17 +117,6 @@ def ranks_of(target_B: Tensor, rows_BK: Tensor, scores_BK: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _HeldOut:
-    """Sessions up to a target, and the target."""
-
-    history: SessionHistory
-    target_B: Tensor
-
-    def pin_memory(self) -> "_HeldOut":
-        return self
-
-
-@dataclass(frozen=True)
 class _Builder:
     """A `skipwise.datapipes.collate.BatchBuilder`, whose seed makes the order of sessions that evaluation reads too."""
 
@@ -131,16 +124,10 @@ class _Builder:
     view: View
     split: str
 
-    def build(self, sessions: Sessions, epoch: int, step: int) -> _HeldOut:
-        """Without the sessions that have no track before the target, and those that only fill up the batch."""
+    def build(self, sessions: Sessions, epoch: int, step: int) -> tuple[SessionHistory, Tensor]:
+        """Sessions up to a target, and the target; without those that have no track before it, or fill up the batch."""
         target_at_B = sessions.length_B - HELD_OUT[self.split]
         real_B = target_at_B >= 1
         tracks_BT, skips_BT, target_at_B = sessions.tracks_BT[real_B], sessions.skips_BT[real_B], target_at_B[real_B]
         history = SessionHistory(*self.view.before(tracks_BT, skips_BT, target_at_B))
-        return _HeldOut(history, torch.from_numpy(tracks_BT[np.arange(len(tracks_BT)), target_at_B]))
-
-
-def _loader(config: RunConfig, store: SessionStore, split: str) -> StepLoader[_HeldOut]:
-    data = replace(config.data, batch_size=config.evaluate.batch_size)
-    builder = _Builder(config.evaluate.seed, View(config.encoder.max_length, config.data.skip_up_to), split)
-    return StepLoader(StepDataset(store, data, builder, rank(), world_size(), config.evaluate.sessions))
+        return history, torch.from_numpy(tracks_BT[np.arange(len(tracks_BT)), target_at_B])

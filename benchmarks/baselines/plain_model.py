@@ -6,7 +6,7 @@ Shape legend: B sessions, T positions, D width, Q positions with a context, V po
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -128,17 +128,11 @@ class Plain(nn.Module):
         return F.cross_entropy(logits, first, reduction="sum") / max(1, len(logits))
 
 
-class TableOptimizer(Protocol):
-    """What `PlainStep` asks of the table's optimizer."""
-
-    def step(self) -> object: ...
-
-
 class PlainStep:
     """One training step of the plain model."""
 
-    def __init__(self, model: Plain, config: RunConfig, table_optimizer: TableOptimizer | None = None):
-        """`table_optimizer`: SparseAdam unless given."""
+    def __init__(self, model: Plain, config: RunConfig, table_optimizer: Any = None):
+        """`table_optimizer`: what has a `step()`; SparseAdam unless given."""
         self.model, self.clip_norm = model, config.optimizer.clip_norm
         self.device = model.table.weight.device
         self.autocast = config.train.precision == "bf16"

@@ -3,7 +3,6 @@
 The JSON is what `compare` reads: `samples` holds, for each figure that is judged, one value a round; higher is better.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import date
@@ -11,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from skipwise.benchmarks.harness.config import ReportConfig
 from skipwise.benchmarks.harness.timing import peaks_of_ranks
 from skipwise.common.distributed import device, logger, process_group, rank, world_size
 from skipwise.common.files import write_json, write_text
@@ -30,8 +27,6 @@ class Report:
     name: str
     """The benchmark's."""
     title: str
-    config: Any
-    """The benchmark's options."""
     figures: dict[str, Any]
     """What was measured, for the top level of the JSON."""
     samples: dict[str, list[float]]
@@ -50,39 +45,34 @@ def measure_and_write(measure: Callable[[Any], Report], config: Any) -> None:
     with process_group():
         if threads := getattr(config, "threads", 0):
             torch.set_num_threads(threads)
-        write(measure(config), config.report)
+        write(measure(config), config)
 
 
-def write(report: Report, to: ReportConfig) -> None:
-    """Writes the files on rank 0 and logs the table. All ranks call it together."""
+def write(report: Report, config: Any) -> None:
+    """Writes the files on rank 0 and logs the table; all ranks call it together.
+
+    `config`: the benchmark's options; its `report` says where to.
+    """
     made = _environment()  # gathers every rank's peak memory
     if rank() != 0:
         return
     variant = [report.variant] if report.variant else []
     ranked = [f"{world_size()}-ranks"] if world_size() > 1 else []
     name = "-".join([date.today().isoformat(), report.name, *variant, *ranked])
-    folder = Path(to.output)
+    folder = Path(config.report.output)
     folder.mkdir(parents=True, exist_ok=True)
     content = {"schema_version": SCHEMA_VERSION, "benchmark": report.name, "date": date.today().isoformat()}
-    content |= {"made": made, "config": asdict(report.config)} | report.figures | {"samples": report.samples}
-    text = _markdown(report, made, name)
-    plot(report.draw or rounds_of(report.samples), folder / f"{name}.png")
+    content |= {"made": made, "config": asdict(config)} | report.figures | {"samples": report.samples}
+    text = _markdown(report, config, made, name)
+    figure = Figure(figsize=(9, 4.5), dpi=100, layout="constrained")
+    (report.draw or rounds_of(report.samples))(figure)
+    figure.savefig(folder / f"{name}.png")
     write_json(folder / f"{name}.json", content)
     write_text(folder / f"{name}.md", text)
-    if to.json:
-        write_json(Path(to.json), content)
+    if config.report.json:
+        write_json(Path(config.report.json), content)
     logger.info("\n".join([report.title, "", *table(report.header, report.rows), "", *report.notes]))
     logger.info(f"wrote {folder / name}.md and .json")
-
-
-def plot(draw: Callable[[Figure], None], file: Path) -> None:
-    """Writes a PNG 900 pixels wide; `file` appears whole or not at all."""
-    figure = Figure(figsize=(9, 4.5), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    draw(figure)
-    partial = file.with_name(f".{file.name}.partial")
-    figure.savefig(partial, format="png")
-    os.replace(partial, file)
 
 
 def rounds_of(samples: dict[str, list[float]]) -> Callable[[Figure], None]:
@@ -123,7 +113,7 @@ def _environment() -> dict[str, Any]:
     }
 
 
-def _markdown(report: Report, made: dict[str, Any], name: str) -> str:
+def _markdown(report: Report, config: Any, made: dict[str, Any], name: str) -> str:
     peak = ", ".join(f"{value / 2**20:,.0f}" for value in made["peak_bytes"])
     lines = [
         f"# {report.title}",
@@ -133,7 +123,7 @@ def _markdown(report: Report, made: dict[str, Any], name: str) -> str:
         f"threads; {', '.join(f'{name} {value}' for name, value in made['versions'].items())}; "
         f"peak memory of the process {peak} MiB.",
         "",
-        "Options: " + ", ".join(f"{name} {value}" for name, value in asdict(report.config).items()) + ".",
+        "Options: " + ", ".join(f"{name} {value}" for name, value in asdict(config).items()) + ".",
         "",
         *table(report.header, report.rows),
         "",

@@ -2,7 +2,7 @@
 
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -31,7 +31,9 @@ class Times:
         return float(np.quantile(self.seconds, 0.9))
 
 
-def alternate(cases: dict[Case, Callable[[], object]], rounds: int, warmup: int, calls: int = 1) -> dict[Case, Times]:
+def alternate(
+    cases: Mapping[Case, Callable[[], object]], rounds: int, warmup: int, calls: int = 1
+) -> dict[Case, Times]:
     """Runs every case in turn, `rounds` times, after `warmup` rounds that are not counted.
 
     `calls`: times a case runs in one turn, each timed by itself. More than one lets a case find its own data in the

@@ -81,18 +81,12 @@ def changed_rows(since: Since, first: int, rows_RD: Tensor) -> tuple[Tensor, int
     return chosen_R, len(rows_RD) - len(source_X)
 
 
-def _write_gone(since: Since, result: Path, table_rows: int) -> CountedEntry:
-    """Writes the ids of the tracks that only the other run has."""
+def delta_entry(since: Since, result: Path, table_rows: int, exported: int, new: int) -> DeltaEntry:
+    """What the manifest says; the ids of the tracks that are gone are written. `exported`, `new`: rows of all ranks."""
     gone = pq.read_table(since.vocabulary, columns=["track_id"], filters=[("row", ">=", table_rows)])
     pq.write_table(gone, result / GONE)
     if not pq.read_table(result / GONE).equals(gone):
         raise UserError(f"{GONE} read back differs from what was written: check the disk, then export again")
-    return record_of(CountedEntry, result, GONE, rows=len(gone))
-
-
-def delta_entry(since: Since, result: Path, table_rows: int, exported: int, new: int) -> DeltaEntry:
-    """What the manifest says, with the tracks that are gone written; `exported` and `new`: rows of all ranks."""
-    gone = _write_gone(since, result, table_rows)
     return DeltaEntry(
         run=str(since.run.path),
         rows_hash=since.run.record.rows_hash,
@@ -100,6 +94,6 @@ def delta_entry(since: Since, result: Path, table_rows: int, exported: int, new:
         changed=exported - new,
         unchanged=table_rows - exported,
         new=new,
-        gone=gone.rows,
-        gone_tracks=gone,
+        gone=len(gone),
+        gone_tracks=record_of(CountedEntry, result, GONE, rows=len(gone)),
     )

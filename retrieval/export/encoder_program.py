@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from skipwise.common.errors import UserError
 from skipwise.models.config import EncoderConfig
 from skipwise.models.encoder import Encoder
-from skipwise.models.query_encoder import QueryEncoder, load_query_encoder
+from skipwise.models.query_encoder import QueryEncoder
 
 QueryFunction = Callable[[Tensor, Tensor], Tensor]
 """Track rows [B, T, D] and lengths [B] in, queries [B, D] out, on the CPU."""
@@ -33,11 +33,6 @@ def write_weights(file: Path, encoder: Encoder) -> None:
     write_checked(file, safetensors.torch.save(state))
 
 
-def load_weights(file: Path, config: EncoderConfig, dim: int) -> QueryEncoder:
-    """The encoder rebuilt from `write_weights` and its config."""
-    return load_query_encoder(config, dim, safetensors.torch.load_file(file))
-
-
 def write_program(file: Path, encoder: Encoder, dim: int) -> ExportedProgram:
     """Traces and saves the program, for any number of sessions of 1 to `max_tracks` tracks."""
     query = QueryEncoder(encoder)
@@ -50,12 +45,6 @@ def write_program(file: Path, encoder: Encoder, dim: int) -> ExportedProgram:
     whole = io.BytesIO()
     torch.export.save(program, whole)
     write_checked(file, whole.getvalue())
-    return program
-
-
-def load_program(file: Path) -> QueryFunction:
-    """The program as a function."""
-    program: QueryFunction = torch.export.load(str(file)).module()
     return program
 
 

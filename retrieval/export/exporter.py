@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from skipwise.common.distributed import gather_objects, logger, on_all_ranks, on_rank_0, rank, world_size
 from skipwise.common.errors import UserError
@@ -19,15 +20,14 @@ from skipwise.common.versions import need_extra
 from skipwise.datapipes.manifest import MANIFEST
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.encoder import Encoder
+from skipwise.models.query_encoder import load_query_encoder
 from skipwise.models.rows import own_rows
 from skipwise.retrieval.export.config import ExportConfig
-from skipwise.retrieval.export.delta import Since, changed_rows, delta_entry, open_since
+from skipwise.retrieval.export.delta import changed_rows, delta_entry, open_since
 from skipwise.retrieval.export.encoder_program import (
     QueryFunction,
     input_contract,
     load_onnx,
-    load_program,
-    load_weights,
     write_checked,
     write_onnx,
     write_program,
@@ -42,7 +42,7 @@ from skipwise.retrieval.export.parts import (
     write_part,
     write_tracks,
 )
-from skipwise.retrieval.export.verify import Comparison, compare_programs
+from skipwise.retrieval.export.verify import compare_programs
 from skipwise.retrieval.export_manifest import (
     CountedEntry,
     ExportManifest,
@@ -69,7 +69,9 @@ def write_export(config: ExportConfig) -> None:
     began = time.perf_counter()
     torch.set_float32_matmul_precision("highest")
     kind = PartFormat(config.format, config.dtype)
-    on_all_ranks(lambda: _check_tools(kind, config.onnx))
+    on_all_ranks(kind.check)
+    if config.onnx:
+        on_all_ranks(lambda: need_extra("onnx", "--onnx"))
     run, store, run_config = on_all_ranks(lambda: _open(config.run))
     num_rows, dim = run.record.num_rows, run_config.table.dim
     with atomic_output_on_all_ranks(config.output, config.overwrite, is_export) as scratch:
@@ -79,7 +81,10 @@ def write_export(config: ExportConfig) -> None:
         load_best(model, run.path)
         model.eval()
         encoder = model.module.learner.encoder
-        rows, num_new = _choose(since, LiveRows(run.vocabulary, *own_rows(table_weight(model), rank(), world_size())))
+        rows, num_new = LiveRows(run.vocabulary, *own_rows(table_weight(model), rank(), world_size())), 0
+        if since:
+            chosen_R, num_new = on_all_ranks(lambda: changed_rows(since, rows.first, rows.rows_RD))
+            rows = replace(rows, chosen_R=chosen_R)
         counts = gather_objects((len(rows), num_new))
         exported, num_new = (sum(column) for column in zip(*counts, strict=True))
         on_rank_0(lambda: _check_space(scratch, config.output, exported, dim, kind))
@@ -87,8 +92,10 @@ def write_export(config: ExportConfig) -> None:
         written = gather_objects(on_all_ranks(lambda: _write_rows(result, rows, kind, first), _cannot_write))
         opset = on_rank_0(lambda: _write_encoders(result, encoder, dim, config.onnx), _cannot_write)
         loaders: dict[str, Callable[[], QueryFunction]] = {
-            "the encoder program": lambda: load_program(result / PROGRAM),
-            "the encoder rebuilt from its weights": lambda: load_weights(result / WEIGHTS, encoder.config, dim),
+            "the encoder program": lambda: torch.export.load(str(result / PROGRAM)).module(),
+            "the encoder rebuilt from its weights": lambda: load_query_encoder(
+                encoder.config, dim, load_file(result / WEIGHTS)
+            ),
         }
         if config.onnx:
             loaders["the encoder for ONNX"] = lambda: load_onnx(result / ONNX)
@@ -97,6 +104,13 @@ def write_export(config: ExportConfig) -> None:
         parts = [part for part, _ in written]
 
         def describe() -> None:
+            queries = io.BytesIO()
+            np.save(queries, queries_SD)
+            write_checked(result / QUERIES, queries.getvalue())
+            onnx = None
+            if opset:
+                difference = compared["the encoder for ONNX"].largest_difference
+                onnx = record_of(OnnxEntry, result, ONNX, opset=opset, largest_difference=difference)
             manifest = ExportManifest(
                 rows=exported,
                 dim=dim,
@@ -107,8 +121,8 @@ def write_export(config: ExportConfig) -> None:
                 tracks=[tracks for _, tracks in written if tracks],
                 encoder=record_of(ProgramEntry, result, PROGRAM, **input_contract(encoder.config, dim)),
                 weights=record_of(WeightsEntry, result, WEIGHTS, config=asdict(encoder.config)),
-                onnx=_onnx_entry(result, opset, compared["the encoder for ONNX"]) if opset else None,
-                queries=_write_queries(result, queries_SD),
+                onnx=onnx,
+                queries=record_of(CountedEntry, result, QUERIES, rows=len(queries_SD)),
                 since=delta_entry(since, result, num_rows, exported, num_new) if since else None,
                 compared=asdict(program),
                 recipe=run.record.recipe,
@@ -133,12 +147,6 @@ def _cannot_write(reason: str) -> str:
     return f"the export cannot be written ({reason}): free the disk or choose another --output"
 
 
-def _check_tools(kind: PartFormat, onnx: bool) -> None:
-    kind.check()
-    if onnx:
-        need_extra("onnx", "--onnx")
-
-
 def _open(run_path: str) -> tuple[RunDirectory, SessionStore, RunConfig]:
     """The run, its data, and the config to build its model with here."""
     run = RunDirectory.open(run_path)
@@ -158,14 +166,6 @@ def _open(run_path: str) -> tuple[RunDirectory, SessionStore, RunConfig]:
     if rank() == 0:
         run.vocabulary.check()
     return run, store, config
-
-
-def _choose(since: Since | None, rows: LiveRows) -> tuple[LiveRows, int]:
-    """What this rank exports of its rows, and how many of them are of tracks that are new since then."""
-    if since is None:
-        return rows, 0
-    chosen_R, num_new = on_all_ranks(lambda: changed_rows(since, rows.first, rows.rows_RD))
-    return replace(rows, chosen_R=chosen_R), num_new
 
 
 def _check_space(scratch: Path, output: Path, num_rows: int, dim: int, kind: PartFormat) -> None:
@@ -202,14 +202,3 @@ def _write_encoders(result: Path, encoder: Encoder, dim: int, onnx: bool) -> int
     write_weights(result / WEIGHTS, encoder)
     program = write_program(result / PROGRAM, encoder, dim)
     return write_onnx(result / ONNX, program) if onnx else None
-
-
-def _onnx_entry(result: Path, opset: int, compared: Comparison) -> OnnxEntry:
-    return record_of(OnnxEntry, result, ONNX, opset=opset, largest_difference=compared.largest_difference)
-
-
-def _write_queries(result: Path, queries_SD: np.ndarray) -> CountedEntry:
-    content = io.BytesIO()
-    np.save(content, queries_SD)
-    write_checked(result / QUERIES, content.getvalue())
-    return record_of(CountedEntry, result, QUERIES, rows=len(queries_SD))

@@ -12,10 +12,8 @@ import pytest
 
 from skipwise.benchmarks import peers
 from skipwise.benchmarks.__main__ import run
-from skipwise.benchmarks.baselines import environments
-from skipwise.benchmarks.baselines.environments import INSTALLED, SCRIPTS, python_of
 from skipwise.benchmarks.harness.config import PeersConfig
-from skipwise.benchmarks.peers import PEERS, run_ours, run_peer, write_sessions
+from skipwise.benchmarks.peers import INSTALLED, PEERS, SCRIPTS, python_of, run_ours, run_peer, write_sessions
 from skipwise.common.errors import UserError
 
 STAND_IN = """
@@ -38,7 +36,6 @@ def scripts(monkeypatch, tmp_path: Path) -> Path:
     (folder / "run_replay.py").write_text(STAND_IN)
     (folder / "replay.txt").write_text("./there-is-no-such-wheel.whl\n")
     monkeypatch.setattr(peers, "SCRIPTS", folder)
-    monkeypatch.setattr(environments, "SCRIPTS", folder)
     return folder
 
 

@@ -21,7 +21,6 @@ def a_report(**changes) -> Report:
         **{
             "name": "thing",
             "title": "A thing",
-            "config": Options(),
             "figures": {"ours": {"sessions_per_s": 2.0}, "ratio": 1.5},
             "samples": {"ratio": [1.0, 2.0]},
             "header": ["side", "sessions/s"],
@@ -37,7 +36,7 @@ def test_table_is_aligned():
 
 
 def test_json_and_page(tmp_path: Path):
-    write(a_report(), ReportConfig(str(tmp_path / "new"), str(tmp_path / "copy.json")))
+    write(a_report(), Options(report=ReportConfig(str(tmp_path / "new"), str(tmp_path / "copy.json"))))
     names = sorted(file.suffix for file in (tmp_path / "new").iterdir())
     assert names == [".json", ".md", ".png"]
     content = json.loads((tmp_path / "copy.json").read_text())
@@ -51,7 +50,7 @@ def test_json_and_page(tmp_path: Path):
 
 @pytest.mark.parametrize("draw", [None, lambda figure: figure.subplots().plot([1, 2])])
 def test_picture_is_shown(draw, tmp_path: Path):
-    write(a_report(draw=draw), ReportConfig(str(tmp_path)))
+    write(a_report(draw=draw), Options(report=ReportConfig(str(tmp_path))))
     picture = next(tmp_path.glob("*.png"))
     assert f"({picture.name})" in next(tmp_path.glob("*.md")).read_text()
 
@@ -61,5 +60,5 @@ def test_a_failed_picture_leaves_nothing(tmp_path: Path):
         raise RuntimeError("no ink")
 
     with pytest.raises(RuntimeError, match="no ink"):
-        write(a_report(draw=draw), ReportConfig(str(tmp_path)))
+        write(a_report(draw=draw), Options(report=ReportConfig(str(tmp_path))))
     assert not list(tmp_path.iterdir())
