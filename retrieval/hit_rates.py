@@ -5,6 +5,7 @@ Shape legend: B sessions, T tracks, D width, K best, X rows to leave out.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +70,7 @@ def measure_hit_rates(
     recommender, metrics = Recommender(opened, search), RankMetrics()
     data = replace(config.data, batch_size=config.evaluate.batch_size)
     builder = _Builder(config.evaluate.seed, View(config.encoder.max_length, config.data.skip_up_to), split)
-    batches = StepDataset(store, data, builder, rank(), world_size(), config.evaluate.sessions)
+    batches: StepDataset[Any] = StepDataset(store, data, builder, rank(), world_size(), config.evaluate.sessions)
     for step in range(batches.steps):
         history, target_B = batches[0, step]
         if not len(target_B):
