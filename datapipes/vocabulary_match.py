@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 
 from skipwise.common.errors import UserError, brief
 from skipwise.datapipes.vocabulary import Vocabulary
@@ -28,27 +29,18 @@ def match(old: Vocabulary, new: Vocabulary, keep: bool, vocabulary: Path, matche
                     {new.num_tracks} + row_number() OVER (ORDER BY old.row) - 1 AS row
                     FROM old ANTI JOIN new USING (track_id) {kept}"""
                 )
-                for query, partial in (
-                    (
-                        "SELECT track_id, row::INTEGER AS row, count FROM new UNION ALL "
-                        "SELECT track_id, row::INTEGER, 0 FROM vanished",
-                        partials[0],
-                    ),
-                    (
-                        "SELECT new.row::INTEGER AS row, old.row::INTEGER AS source FROM new JOIN old USING (track_id) "
-                        "UNION ALL SELECT row::INTEGER, source::INTEGER FROM vanished",
-                        partials[1],
-                    ),
-                ):
-                    engine.execute(f"COPY ({query} ORDER BY row) TO '{_quoted(partial)}' (FORMAT parquet)")
-                count = engine.execute("SELECT count(*) FROM vanished").fetchall()[0][0]
-                matched = engine.execute(f"SELECT count(*) FROM '{_quoted(partials[1])}'").fetchall()[0][0] - count
+                engine.sql(
+                    "SELECT track_id, row::INTEGER AS row, count FROM new UNION ALL "
+                    "SELECT track_id, row::INTEGER, 0 FROM vanished ORDER BY row"
+                ).write_parquet(str(partials[0]))
+                engine.sql(
+                    "SELECT new.row::INTEGER AS row, old.row::INTEGER AS source FROM new JOIN old USING (track_id) "
+                    "UNION ALL SELECT row::INTEGER, source::INTEGER FROM vanished ORDER BY row"
+                ).write_parquet(str(partials[1]))
         except duckdb.Error as error:
             raise UserError(f"{old.file} cannot be matched with {new.file} ({brief(error)})") from error
+        rows, matched = (pq.read_metadata(partial).num_rows for partial in partials)
         for partial, file in zip(partials, (vocabulary, matches), strict=True):
             os.replace(partial, file)
-    return new.num_tracks + count, count, matched
-
-
-def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")
+    count = rows - new.num_tracks
+    return rows, count, matched - count

@@ -16,7 +16,7 @@ from skipwise.common.errors import UserError
 from skipwise.datapipes.manifest import SESSIONS, SESSIONS_PER_ROW_GROUP, VOCABULARY, Manifest
 from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.sources import WORDS, Source
-from skipwise.datapipes.prepare.staging import pattern, quoted
+from skipwise.datapipes.prepare.staging import pattern
 from skipwise.datapipes.session_files import Rows, checksum
 from skipwise.datapipes.view import counts_as_skipped
 
@@ -90,13 +90,11 @@ def draw_sample(engine: duckdb.DuckDBPyConnection, staged: Path, config: Prepare
     """Returns a file of `config.sample` of the staged sessions, those with the smallest hash of seed and id."""
     sample = staged.with_name("sample.parquet")
     numbered = f"read_parquet('{pattern(staged)}', file_row_number = true)"
-    engine.execute(f"""
-        COPY (
-            SELECT * EXCLUDE file_row_number FROM {numbered} WHERE file_row_number IN (
-                SELECT file_row_number FROM {numbered}
-                ORDER BY md5_number_upper('{config.seed}:' || session_id), session_id LIMIT {config.sample}
-            ) ORDER BY file_row_number
-        ) TO '{quoted(sample)}' (FORMAT parquet, COMPRESSION lz4_raw)""")
+    engine.sql(f"""
+        SELECT * EXCLUDE file_row_number FROM {numbered} WHERE file_row_number IN (
+            SELECT file_row_number FROM {numbered}
+            ORDER BY md5_number_upper('{config.seed}:' || session_id), session_id LIMIT {config.sample}
+        ) ORDER BY file_row_number""").write_parquet(str(sample), compression="lz4_raw")
     return sample
 
 

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -81,7 +80,7 @@ def stage_rows(engine: duckdb.DuckDBPyConnection, sources: list[Source], config:
             incoming = pa.RecordBatchReader.from_batches(schema_of(source), batches(source, advance))
             engine.register("incoming", incoming)
             try:
-                run_query(engine, copy_rows(source, number, config, target))
+                write_rows(engine, parsed_rows(source, number, config), target)
             except duckdb.Error as error:
                 raise (failures[0] if failures else error) from None
             first = f"SELECT row, fault FROM '{pattern(target)}' WHERE {wanted} ORDER BY row NULLS FIRST LIMIT 1"
@@ -89,19 +88,19 @@ def stage_rows(engine: duckdb.DuckDBPyConnection, sources: list[Source], config:
                 raise row_error(source, row, FAULTS[code - 1])
 
 
-def run_query(engine: duckdb.DuckDBPyConnection, query: str) -> list[tuple[Any, ...]]:
+def write_rows(engine: duckdb.DuckDBPyConnection, query: str, target: Path) -> None:
     """Runs a query in a thread, so that ctrl-C stops it at once: DuckDB itself may first finish the file."""
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(lambda: engine.execute(query).fetchall())
+        future = pool.submit(lambda: engine.sql(query).write_parquet(str(target), compression="lz4_raw"))
         try:
-            return future.result()
+            future.result()
         except KeyboardInterrupt:
             engine.interrupt()
             raise
 
 
-def copy_rows(source: Source, number: int, config: PrepareConfig, target: Path) -> str:
-    """Returns the statement that parses and checks the rows of `incoming`."""
+def parsed_rows(source: Source, number: int, config: PrepareConfig) -> str:
+    """Returns the query that parses and checks the rows of `incoming`."""
     roles = source.roles
     parsed = ["*", *(sql for role, sql in PARSED.items() if role in roles)]
     place = "0.0"
@@ -115,11 +114,9 @@ def copy_rows(source: Source, number: int, config: PrepareConfig, target: Path) 
     cases = " ".join(f"WHEN {fault.condition} THEN {code}" for code, fault in checks)
     context = "".join(f", {sql} AS {role}" for role, sql in CONTEXT_VALUES.items() if role in roles)
     return f"""
-        COPY (
-            SELECT session, track, {number}::INTEGER AS file, row, {place} AS place,
-                ({strength})::TINYINT AS strength, (CASE {cases} ELSE 0 END)::UTINYINT AS fault{context}
-            FROM (SELECT {", ".join(parsed)} FROM incoming)
-        ) TO '{quoted(target)}' (FORMAT parquet, COMPRESSION lz4_raw)"""
+        SELECT session, track, {number}::INTEGER AS file, row, {place} AS place,
+            ({strength})::TINYINT AS strength, (CASE {cases} ELSE 0 END)::UTINYINT AS fault{context}
+        FROM (SELECT {", ".join(parsed)} FROM incoming)"""
 
 
 def count_rows_without_session(engine: duckdb.DuckDBPyConnection, scratch: Path) -> Counter[str]:
@@ -151,11 +148,6 @@ def number_texts(engine: duckdb.DuckDBPyConnection, scratch: Path, roles: dict[s
     engine.execute(f"CREATE TYPE word AS ENUM (SELECT word FROM ({words}) AS words(word) ORDER BY word)").fetchall()
 
 
-def quoted(path: Path) -> str:
-    """Returns a path as part of an SQL literal, for a file to write."""
-    return str(path).replace("'", "''")
-
-
 def pattern(path: Path) -> str:
     """Returns a path as part of an SQL literal, for files to read, with the wildcards escaped."""
-    return re.sub(r"([\[*?])", r"[\1]", quoted(path))
+    return re.sub(r"([\[*?])", r"[\1]", str(path).replace("'", "''"))

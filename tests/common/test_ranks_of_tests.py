@@ -21,7 +21,7 @@ def what_came_along() -> tuple[int, list]:
 
 
 def test_ranks_have_none_of_the_threads_and_changes_of_the_tests(monkeypatch, tmp_path: Path):
-    monkeypatch.setattr("tests.training.test_ranks.LEFT_BEHIND", ["by a test"])
+    monkeypatch.setattr(f"{__name__}.LEFT_BEHIND", ["by a test"])
     done = threading.Event()
     threading.Thread(target=done.wait).start()
     try:
