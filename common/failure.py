@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 _REFUSED = "refused"
@@ -18,12 +19,8 @@ def record(message: str, refused: bool = False) -> None:
     extra = {"timestamp": str(int(time.time()))}
     if refused:
         extra[_REFUSED] = "yes"
-    try:
-        with open(path, "w") as file:
-            json.dump({"message": {"message": message, "extraInfo": extra}}, file)
-    except OSError:
-        # The failure itself is what the user must see.
-        return
+    with suppress(OSError):  # the failure itself is what the user must see
+        Path(path).write_text(json.dumps({"message": {"message": message, "extraInfo": extra}}))
 
 
 def refused_before() -> bool:
@@ -37,14 +34,12 @@ def refused_before() -> bool:
         return False
     # .../attempt_N/LOCAL_RANK/error.json
     for file in (Path(path).parents[2] / f"attempt_{attempt - 1}").glob("*/error.json"):
-        try:
+        # Another program, or torchrun itself, may have written something else.
+        with suppress(OSError, ValueError, KeyError, TypeError):
             report = json.loads(file.read_text())["message"]
-            refused, message = report["extraInfo"].get(_REFUSED), report["message"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue  # written by another program, or by torchrun itself
-        if refused:
-            record(message, refused=True)
-            return True
+            if report["extraInfo"][_REFUSED]:
+                record(report["message"], refused=True)
+                return True
     return False
 
 

@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ def atomic_output(output: Path, overwrite: bool, replaceable: Callable[[Path], b
     exists is refused with a `UserError`, unless `overwrite` is set and `replaceable(output)` holds; so is a URL. A
     `UserError` of the block names `output` where it names the scratch directory.
     """
-    made: list[Path] = []
     refuse_url(output)
+    made: list[Path] = []
     try:
         _clean_up(output)
         refuse_existing(output, overwrite, replaceable)
@@ -41,17 +41,11 @@ def atomic_output(output: Path, overwrite: bool, replaceable: Callable[[Path], b
         with _final_names(scratch, output):
             yield scratch
         refuse_existing(output, overwrite, replaceable)
-        replaced = scratch / "replaced"
-        try:
-            if output.exists():
-                os.rename(output, replaced)
-            os.rename(scratch / "result", output)
-        except BaseException:
-            if replaced.exists() and not output.exists():
-                os.rename(replaced, output)
-            raise
-        made = []
+        if output.exists():
+            os.rename(output, scratch / "replaced")
+        os.rename(scratch / "result", output)
     finally:
+        _restore(scratch, output)
         shutil.rmtree(scratch, ignore_errors=True)
         _remove_empty(made)
 
@@ -88,11 +82,15 @@ def _final_names(scratch: Path, output: Path) -> Iterator[None]:
 
 def _remove_empty(folders: list[Path]) -> None:
     """Removes these folders, innermost first, as far as they are empty."""
-    for folder in folders:
-        try:
+    with suppress(OSError):
+        for folder in folders:
             folder.rmdir()
-        except OSError:
-            return
+
+
+def _restore(scratch: Path, output: Path) -> None:
+    """Moves back what was to be replaced, where nothing has."""
+    if (scratch / "replaced").exists() and not output.exists():
+        os.rename(scratch / "replaced", output)
 
 
 def _clean_up(output: Path) -> None:
@@ -103,8 +101,7 @@ def _clean_up(output: Path) -> None:
         found = owned.fullmatch(scratch.name)
         if not found or _alive(int(found[1])):
             continue
-        if (scratch / "replaced").exists() and not output.exists():
-            os.rename(scratch / "replaced", output)
+        _restore(scratch, output)
         shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -92,17 +92,14 @@ class PrepareConfig(OutputOptions, SessionOptions, SkipOptions, InputOptions):
     def __post_init__(self) -> None:
         if not self.input:
             raise ValueError("--input names no file: give at least one")
-        for field in ("input", "output", "columns", "session", "track", "order", *SKIPS):
-            value = getattr(self, field)
-            for text in value if isinstance(value, tuple) else (value,):
-                if not utf8(str(text)):
-                    raise ValueError(f"--{field.replace('_', '-')} must be UTF-8, not {str(text)!r}: rename it")
+        for field, value in vars(self).items():
+            for text in map(str, value if isinstance(value, tuple) else (value,)):
+                if not utf8(text):
+                    raise ValueError(f"--{field.replace('_', '-')} must be UTF-8, not {text!r}: rename it")
         if self.gap is not None and not re.fullmatch(r"\d+(\.\d+)?[smhd]", self.gap):
             raise ValueError(f"--gap must be a number and a unit of s, m, h or d such as 30m, not '{self.gap}'")
-        if self.gap is not None and self.order == FILE_ORDER:
-            raise ValueError("--gap needs a time to measure: name its column with --order")
-        if self.sort and self.order == FILE_ORDER:
-            raise ValueError("--sort needs a column to sort by: name it with --order")
+        if self.sorts and self.order == FILE_ORDER:
+            raise ValueError("--sort and --gap need a column to sort by: name it with --order")
         if sum(getattr(self, name) is not None for name in SKIPS) > 1:
             raise ValueError("--skip, --skip-strength and --rating exclude each other: give one")
         for flag, value, least in (

@@ -57,12 +57,10 @@ def suffix_of(path: Path) -> str:
 
 def find_sources(config: PrepareConfig) -> list[Source]:
     """Returns the files that `config.input` names, sorted by name, whatever the order of the arguments."""
-    files: dict[Path, Path] = {}
-    for path in config.input:
-        try:
-            files.update({file.resolve(): file for file in files_of(path)})
-        except OSError as error:
-            raise UserError(f"{error.filename or path} cannot be read ({error.strerror}): check --input") from None
+    try:
+        files = {file.resolve(): file for path in config.input for file in files_of(path)}
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): check --input") from None
     sources: list[Source] = []
     for path in sorted(files.values(), key=lambda file: (file.name, str(file))):
         sources.append(inspect(path, config))
@@ -155,9 +153,8 @@ def roles_of(names: tuple[str, ...], config: PrepareConfig, path: Path) -> dict[
     roles = {"session": need(config.session, "--session"), "track": need(config.track, "--track")}
     if config.order != FILE_ORDER:
         roles["order"] = need(config.order, "--order (or say --order file if rows stand in play order)")
-    chosen = {name: getattr(config, name) for name in SKIPS if getattr(config, name)}
-    if chosen:
-        roles.update({role: need(name, "--" + role.replace("_", "-")) for role, name in chosen.items()})
+    if chosen := next((role for role in SKIPS if getattr(config, role)), None):
+        roles[chosen] = need(getattr(config, chosen), "--" + chosen.replace("_", "-"))
     elif any(find(flag) for flag in FLAGS):
         roles.update({flag: need(flag, "--skip or --skip-strength") for flag in FLAGS})
         if kept := find("not_skipped"):
