@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from skipwise.common.errors import UserError, brief
 from skipwise.common.files import require_regular_file
-from skipwise.datapipes.manifest import VOCABULARY
+from skipwise.datapipes.manifest import PREPARE_AGAIN, VOCABULARY
 from skipwise.datapipes.session_files import DAMAGED
 from skipwise.datapipes.sessions import SessionStore
 
@@ -28,9 +28,7 @@ class Vocabulary:
     @classmethod
     def of(cls, store: SessionStore) -> "Vocabulary":
         """Returns a dataset's vocabulary, to be checked against the hash in its manifest."""
-        return cls(
-            store.path / VOCABULARY, store.num_tracks, store.manifest.vocabulary_hash, "prepare the dataset again"
-        )
+        return cls(store.path / VOCABULARY, store.num_tracks, store.manifest.vocabulary_hash, PREPARE_AGAIN)
 
     def ids(self, first: int, last: int) -> Iterator[tuple[int, pa.Array]]:
         """Yields the ids of rows `first` to `last` (exclusive), as (row of a block's first id, at most 65,536 ids)."""
@@ -39,11 +37,11 @@ class Vocabulary:
             with pq.ParquetFile(self.file) as parquet:
                 if (rows := parquet.metadata.num_rows) != self.num_tracks:
                     raise self._error(f"holds {rows} tracks where there should be {self.num_tracks}")
-                groups = parquet.metadata.num_row_groups
-                sizes = [parquet.metadata.row_group(group).num_rows for group in range(groups)]
-                ends = np.cumsum(sizes)
-                wanted = np.flatnonzero((ends > first) & (ends - sizes < last)).tolist()
-                row = int(ends[wanted[0]] - sizes[wanted[0]]) if wanted else last
+                groups = range(parquet.metadata.num_row_groups)
+                ends = np.cumsum([parquet.metadata.row_group(group).num_rows for group in groups])
+                starts = np.append(0, ends[:-1])
+                wanted = np.flatnonzero((ends > first) & (starts < last)).tolist()
+                row = int(starts[wanted[0]]) if wanted else last
                 for batch in parquet.iter_batches(
                     BLOCK_ROWS, row_groups=wanted, columns=["track_id", "row"], use_threads=False
                 ):

@@ -93,8 +93,8 @@ REASONS = {
 def row_error(source: Source, row: int | None, fault: Fault) -> UserError:
     """Returns the error of a bad row; a `row` of None means the first line with a wrong number of fields."""
     over_lines = fault is FAULTS[0]
-    line, fields = locate(source, row, over_lines)
-    where = f"{source.path}, {counted(source)} {line}"
+    place, fields = locate(source, row, over_lines)
+    where = f"{source.path}, {place}"
     if over_lines:
         return UserError(f"{where} goes on over a line break: {fault.expected}; fix the file")
     if row is None:
@@ -108,21 +108,15 @@ def row_error(source: Source, row: int | None, fault: Fault) -> UserError:
 
 def order_error(source: Source, row: int, previous: int, code: int) -> UserError:
     """Returns the error of a row whose order value is not greater than that of the session's row before."""
-    line, fields = locate(source, row)
+    place, fields = locate(source, row)
     earlier, _ = locate(source, previous)
-    count = counted(source)
     order = source.roles["order"]
-    session, place = (shown(fields[source.names.index(name)]) for name in (source.roles["session"], order))
-    what = f"is in {count} {earlier} already" if code == REPEATED else f"comes after a greater one in {count} {earlier}"
+    session, value = (shown(fields[source.names.index(name)]) for name in (source.roles["session"], order))
+    what = f"is in {earlier} already" if code == REPEATED else f"comes after a greater one in {earlier}"
     return UserError(
-        f"{source.path}, {count} {line}: {order} {place} of session {session} {what}: expected it to grow from row to "
+        f"{source.path}, {place}: {order} {value} of session {session} {what}: expected it to grow from row to "
         f"row; sort the rows with --sort, or drop the session with --on-error skip"
     )
-
-
-def counted(source: Source) -> str:
-    """Returns what messages call a row of the file."""
-    return "row" if source.suffix == ".parquet" else "line"
 
 
 def shown(value: str | None) -> str:
@@ -132,13 +126,13 @@ def shown(value: str | None) -> str:
     return f"'{value}'" if len(value) <= 40 else f"'{value[:30]}...' ({len(value):,} characters)"
 
 
-def locate(source: Source, row: int | None, over_lines: bool = False) -> tuple[int, list[str | None]]:
-    """Returns the number of a row as an editor or a table viewer counts, and its fields.
+def locate(source: Source, row: int | None, over_lines: bool = False) -> tuple[str, list[str | None]]:
+    """Returns "line N" or "row N" as an editor or a table viewer counts, and the fields of the row.
 
     Where `row` is None: of the first one with a wrong number of fields or, where `over_lines`, with a line break.
     """
     if source.suffix == ".parquet" and row is not None:
-        return row + 1, parquet_row(source, row)
+        return f"row {row + 1}", parquet_row(source, row)
     limit = csv.field_size_limit(1 << 30)
     try:
         with open_bytes(source.path) as file:
@@ -147,7 +141,7 @@ def locate(source: Source, row: int | None, over_lines: bool = False) -> tuple[i
                 ragged = len(fields) != len(source.names)
                 unclosed = any("\n" in field for field in fields)
                 if (number == row and not ragged) or (row is None and (unclosed if over_lines else ragged)):
-                    return line, [*fields]
+                    return f"line {line}", [*fields]
     finally:
         csv.field_size_limit(limit)
     raise UserError(

@@ -170,7 +170,7 @@ def session_error(
     block: pa.Table, at: int, code: int, starts: np.ndarray, ids: pa.Array, sources: list[Source]
 ) -> UserError:
     """Returns the error of a session that is bad as a whole."""
-    now, before = block.slice(at, 1).to_pylist()[0], block.slice(at - 1, 1).to_pylist()[0]
+    before, now = block.slice(at - 1, 2).to_pylist()
     source, other = sources[now["file"]], sources[before["file"]]
     if code == TWO_FILES:
         session = ids[int(np.searchsorted(starts, at, side="right")) - 1].as_py()
