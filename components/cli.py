@@ -2,8 +2,8 @@
 
 import io
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+import sys
+from contextlib import redirect_stderr, redirect_stdout
 from typing import TypeVar
 
 import tyro
@@ -14,8 +14,6 @@ from skipwise.common.options import check_values
 Config = TypeVar("Config")
 RunPaths = tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]]
 """The type of `--run A --run B`, which may also be written `--run A B`."""
-
-_SHELLS = ("bash", "zsh", "tcsh", "fish")
 
 
 def parse(
@@ -31,8 +29,10 @@ def parse(
     0 alone prints. Raises `UserError` for values that no option takes.
     """
     _check_completion(argv)
+    # tyro's `console_outputs` silences its help, and not all of its refusals.
+    unread = None if os.environ.get("RANK", "0") == "0" else io.StringIO()
     try:
-        with _rank_0_prints():
+        with redirect_stdout(unread or sys.stdout), redirect_stderr(unread or sys.stderr):
             config = tyro.cli(
                 config_class,
                 prog=program,
@@ -56,18 +56,9 @@ def run_paths(given: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
     return tuple(path for paths in given for path in paths)
 
 
-@contextmanager
-def _rank_0_prints() -> Iterator[None]:
-    """tyro's `console_outputs` silences its help, and not all of its refusals."""
-    if os.environ.get("RANK", "0") == "0":
-        yield
-        return
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        yield
-
-
 def _check_completion(argv: list[str]) -> None:
     """tyro takes any word for a shell, and fails on it."""
     option = argv[0].replace("_", "-") if len(argv) > 1 else ""
-    if option in ("--tyro-print-completion", "--tyro-write-completion") and argv[1] not in _SHELLS:
-        raise UserError(f"{option} must name one of {', '.join(_SHELLS)}, not {shown(argv[1])}")
+    shells = ("bash", "zsh", "tcsh", "fish")
+    if option in ("--tyro-print-completion", "--tyro-write-completion") and argv[1] not in shells:
+        raise UserError(f"{option} must name one of {', '.join(shells)}, not {shown(argv[1])}")

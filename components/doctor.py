@@ -55,15 +55,12 @@ def doctor(config: DoctorConfig) -> None:
     machine = read_machine()
     world_size = config.ranks or len(machine.cards) or _CPU_RANKS
     problems += machine_problems(machine, config.run, config.tracks, world_size, versions)
-    print("\n".join([*_versions(versions), "", *_machine(machine), "", *_plan(config, world_size), ""]))
+    print("versions", *(f"  {name:14}  {found or '-'}" for name, found in versions.items()), "", sep="\n")
+    print(*_machine(machine), "", *_plan(config, world_size), "", sep="\n")
     if problems:
-        print("\n".join(f"problem: {problem}" for problem in problems))
+        print(*(f"problem: {problem}" for problem in problems), sep="\n")
         raise UserError(f"{len(problems)} problem(s) found: each line above that starts with 'problem' has its remedy")
     print("well: no problem found")
-
-
-def _versions(versions: dict[str, str | None]) -> list[str]:
-    return ["versions", *(f"  {name:14}  {found or '-'}" for name, found in versions.items())]
 
 
 def _machine(machine: Machine) -> list[str]:

@@ -1,6 +1,7 @@
 """Recipes: functions that return the whole config of a run. To write your own, copy what one returns and edit it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from skipwise.common.errors import UserError, shown
 from skipwise.components.recipes.ablations import ABLATIONS
@@ -35,17 +36,17 @@ DEFAULT = "best"
 
 def find_recipe(name: str) -> RunConfig | None:
     """The config of a recipe or an ablation, None for any other name."""
-    if name in RECIPES:
-        return RECIPES[name]()
-    return ABLATIONS[name].recipe() if name in ABLATIONS else None
+    return named_recipe(name) if name in RECIPES or name in ABLATIONS else None
 
 
 def named_recipe(name: str) -> RunConfig:
     """The config of a recipe or an ablation; raises `UserError` for any other name."""
-    config = find_recipe(name)
-    if config is None:
+    if name in RECIPES:
+        return RECIPES[name]()
+    if name not in ABLATIONS:
         raise UserError(
             f"there is no recipe {shown(name)}: expected one of {', '.join(RECIPES)}, or an ablation: "
             f"{', '.join(ABLATIONS)}"
         )
-    return config
+    config, changes = named_recipe(ABLATIONS[name].baseline), ABLATIONS[name].changes
+    return replace(config, **{section: replace(getattr(config, section), **changes[section]) for section in changes})

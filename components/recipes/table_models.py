@@ -1,7 +1,9 @@
 """What a table can hold: each model's recipe, its label, the row it is compared with, and the paper's own figures."""
 
+from functools import partial
+
 from skipwise.common.errors import UserError
-from skipwise.components.recipes import RECIPES
+from skipwise.components.recipes import RECIPES, named_recipe
 from skipwise.components.recipes.ablations import ABLATIONS
 from skipwise.studies.config import Model
 
@@ -27,7 +29,7 @@ MODELS: dict[str, Model] = {
     "long": Model("long", "long", RECIPES["long"], "long-skip-blind"),
     "long-skip-blind": Model("long, S-", "long", RECIPES["long-skip-blind"]),
     **{
-        name: Model(ablation.label, "ablations", ablation.recipe, ablation.baseline)
+        name: Model(ablation.label, "ablations", partial(named_recipe, name), ablation.baseline)
         for name, ablation in ABLATIONS.items()
     },
 }

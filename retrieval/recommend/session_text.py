@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from skipwise.common.errors import UserError, printable, shown
-from skipwise.retrieval.recommend.config import MAX_PLAYS
 from skipwise.retrieval.track_ids import TrackIds
 
 _SKIP = ":skip"
@@ -20,8 +19,6 @@ def read_session(text: str) -> list[tuple[str, bool]]:
         if not track:
             raise UserError(f"--session has no track in place {number}: give one id between any two commas")
         plays.append((track, track != word))
-    if len(plays) > MAX_PLAYS:
-        raise UserError(f"--session has {len(plays)} tracks: give at most the last {MAX_PLAYS}")
     return plays
 
 

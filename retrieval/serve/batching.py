@@ -6,10 +6,11 @@ The first request of a batch waits a little for others. While one batch is compu
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from prometheus_client import Gauge, Histogram
+
+from skipwise.retrieval.serve.config import ServeConfig
 
 Request = TypeVar("Request")
 Answer = dict[str, Any]
@@ -20,24 +21,12 @@ class Overloaded(Exception):
     """The queue of waiting requests is full."""
 
 
-@dataclass(frozen=True)
-class BatchLimits:
-    """The size of a batch and of the queue."""
-
-    size: int
-    """Maximum number of requests in a batch."""
-    wait_s: float
-    """Seconds that the first request of a batch waits for others."""
-    queue: int
-    """Maximum number of waiting requests."""
-
-
 class Batcher(Generic[Request]):
     """Passes batches of requests to `work`, which returns an answer or an exception for each, in their order."""
 
-    def __init__(self, work: Work[Request], limits: BatchLimits, size: Histogram, depth: Gauge):
-        self._work, self._limits, self._size = work, limits, size
-        self._queue: asyncio.Queue[tuple[float, Request, asyncio.Future[Answer]]] = asyncio.Queue(limits.queue)
+    def __init__(self, work: Work[Request], config: ServeConfig, size: Histogram, depth: Gauge):
+        self._work, self._config, self._size = work, config, size
+        self._queue: asyncio.Queue[tuple[float, Request, asyncio.Future[Answer]]] = asyncio.Queue(config.max_queue)
         depth.set_function(self._queue.qsize)
 
     async def ask(self, request: Request) -> Answer:
@@ -73,13 +62,11 @@ class Batcher(Generic[Request]):
 
     async def _gather(self) -> list[tuple[float, Request, asyncio.Future[Answer]]]:
         batch = [await self._queue.get()]
-        until = batch[0][0] + self._limits.wait_s
-        while len(batch) < self._limits.size:
-            try:
+        until = batch[0][0] + self._config.max_wait_ms / 1000
+        while len(batch) < self._config.max_batch:
+            if not self._queue.empty():
                 batch.append(self._queue.get_nowait())
                 continue
-            except asyncio.QueueEmpty:
-                pass
             try:
                 async with asyncio.timeout_at(until):
                     batch.append(await self._queue.get())

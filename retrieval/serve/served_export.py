@@ -79,10 +79,6 @@ class ServedExport:
         manifest = self.opened.manifest
         return {"recipe": manifest.recipe, "vocabulary_hash": manifest.vocabulary_hash, "loaded": self.generation}
 
-    def health(self) -> dict[str, Any]:
-        """The export's entry in /health."""
-        return self.identity() | {"path": self.name, "since": self.since.isoformat(timespec="seconds")}
-
 
 class HotSwap:
     """Holds the export in service, `current`, and replaces it with a newer one at the same path."""
@@ -97,6 +93,11 @@ class HotSwap:
         self.current = ServedExport.open(path, search, generation=1)
         metrics.generation.labels(name).set(1)
         metrics.reload_failures.labels(name)
+
+    def health(self) -> dict[str, Any]:
+        """The entry in /health."""
+        since = self.current.since.isoformat(timespec="seconds")
+        return self.current.identity() | {"path": self.current.name, "since": since, "reload_error": self.error}
 
     def changed(self) -> bool:
         """Whether there is a newer export, unchanged since the last call: a copy in progress keeps changing."""

@@ -45,13 +45,13 @@ def run(config: ServeConfig) -> None:
         raise UserError(f"--report {config.report} is no file: give one that report wrote")
     if not is_loopback(config.host):
         logger.warning(f"skipwise: {config.host} is reachable from other machines, and there is no authentication")
-    with _bound(config) as listener:
+    with _refusing(config):
+        listener = _bound(config)
+    with listener:
         torch.set_num_threads(config.threads)
         service = Service(config)
-        try:
+        with _refusing(config):
             listener.listen(1024)
-        except OSError as error:
-            raise _taken(config, error) from error
         server = _Server(
             uvicorn.Config(
                 make_app(service),
@@ -92,26 +92,22 @@ async def _serve(server: uvicorn.Server, service: Service, listener: socket.sock
     await server.serve(sockets=[listener])
 
 
+def _bound(config: ServeConfig) -> socket.socket:
+    """Takes the port before the work of loading; it is listened to after that."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(address)
+    return listener
+
+
 @contextlib.contextmanager
-def _bound(config: ServeConfig) -> Iterator[socket.socket]:
-    """The port is taken before the work of loading, and listened to after it."""
+def _refusing(config: ServeConfig) -> Iterator[None]:
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
+        yield
     except OSError as error:
-        raise UserError(f"--host {config.host} is no address of this machine ({error.strerror})") from error
-    with listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-        except OSError as error:
-            raise _taken(config, error) from error
-        yield listener
-
-
-def _taken(config: ServeConfig, error: OSError) -> UserError:
-    return UserError(
-        f"cannot listen on {config.host} port {config.port} ({error.strerror}): choose another --port or --host"
-    )
+        raise UserError(
+            f"cannot listen on {config.host} port {config.port} ({error.strerror}): choose another --port or --host"
+        ) from error

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from skipwise.retrieval.serve.answers import Exports, neighbours, recommendations
-from skipwise.retrieval.serve.batching import Batcher, BatchLimits
+from skipwise.retrieval.serve.batching import Batcher
 from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.http_schema import RecommendRequest, SimilarRequest
 from skipwise.retrieval.serve.prometheus import Metrics
@@ -21,14 +21,13 @@ class Service:
         self.config, self.metrics = config, Metrics()
         paths = {"main": config.export} | ({"compare": config.compare} if config.compare else {})
         self.exports: Exports = {name: HotSwap(name, path, config.search, self.metrics) for name, path in paths.items()}
-        limits = BatchLimits(config.max_batch, config.max_wait_ms / 1000, config.max_queue)
-        self.recommend: Batcher[RecommendRequest] = self._batcher("recommend", recommendations, limits)
-        self.similar: Batcher[SimilarRequest] = self._batcher("similar", neighbours, limits)
+        self.recommend: Batcher[RecommendRequest] = self._batcher("recommend", recommendations)
+        self.similar: Batcher[SimilarRequest] = self._batcher("similar", neighbours)
         self._reloading = asyncio.Lock()
 
-    def _batcher(self, kind: str, answer: Any, limits: BatchLimits) -> Batcher[Any]:
+    def _batcher(self, kind: str, answer: Any) -> Batcher[Any]:
         size, depth = self.metrics.batch_size.labels(kind), self.metrics.queue_depth.labels(kind)
-        return Batcher(partial(answer, self.exports), limits, size, depth)
+        return Batcher(partial(answer, self.exports), self.config, size, depth)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -60,7 +59,5 @@ class Service:
 
     def health(self) -> dict[str, Any]:
         """Which exports are in service, since when, and why a newer one is not."""
-        exports = {
-            name: export.current.health() | {"reload_error": export.error} for name, export in self.exports.items()
-        }
+        exports = {name: export.health() for name, export in self.exports.items()}
         return {"status": "ok", "exports": dict.fromkeys(("main", "compare")) | exports}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from skipwise.common.distributed import process_group
-from skipwise.components.recipes import RECIPES
+from skipwise.components.recipes import named_recipe
 from skipwise.components.recipes.ablations import ABLATIONS
 from skipwise.components.train import read_command_line
 from skipwise.training.config import RunConfig
@@ -15,7 +15,6 @@ from skipwise.training.loop import train
 from tests.conftest import random_sessions, write_dataset
 
 TRACKS, LONGEST = 300, 20
-CONFIGS = RECIPES | {name: ablation.recipe for name, ablation in ABLATIONS.items()}
 
 
 def fields_of(config: RunConfig) -> dict[str, object]:
@@ -25,7 +24,7 @@ def fields_of(config: RunConfig) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_one_thing_is_changed(name: str):
-    mine, other = (fields_of(CONFIGS[row]()) for row in (name, ABLATIONS[name].baseline))
+    mine, other = (fields_of(named_recipe(row)) for row in (name, ABLATIONS[name].baseline))
     changed = {field for field in mine if mine[field] != other[field]}
     skip_loss = {"loss.context", "loss.alpha", "loss.beta"}
     # The skip loss goes or comes as a whole, and in-batch negatives alone are a change of two settings.
@@ -38,7 +37,7 @@ def test_one_thing_is_changed(name: str):
 
 def test_every_ablation_is_a_recipe_of_train():
     for name in ABLATIONS:
-        assert read_command_line([name]) == (name, ABLATIONS[name].recipe())
+        assert read_command_line([name]) == (name, named_recipe(name))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_every_ablation_trains(name: str, data: Path, tmp_path: Path):
-    config = ABLATIONS[name].recipe()
+    config = named_recipe(name)
     with process_group():
         run = train(
             replace(

@@ -17,15 +17,13 @@ export function setUpSearch(add) {
     (signal, prefix) => ask(`tracks?${new URLSearchParams({ prefix, limit: LIMIT })}`, { signal }),
     ({ tracks }, prefix) => {
       if (document.activeElement !== input) return;
-      list.replaceChildren(...tracks.map(option));
-      open(tracks.length > 0);
-      activate(tracks.length ? 0 : -1);
+      show(tracks);
       const more = tracks.length === LIMIT ? " or more" : "";
       const begins = prefix && ` that begin with “${prefix}”`;
       status.textContent = `${tracks.length || "No"}${more} tracks${begins}.`;
     },
     (error) => {
-      close();
+      show([]);
       status.textContent = error.message;
     },
   );
@@ -40,15 +38,11 @@ export function setUpSearch(add) {
     return made;
   }
 
-  function open(shown) {
-    list.hidden = !shown;
-    input.setAttribute("aria-expanded", String(shown));
-  }
-
-  function close() {
-    open(false);
-    activate(-1);
-    list.replaceChildren();
+  function show(tracks) {
+    list.replaceChildren(...tracks.map(option));
+    list.hidden = !tracks.length;
+    input.setAttribute("aria-expanded", String(!list.hidden));
+    activate(tracks.length ? 0 : -1);
   }
 
   function activate(place) {
@@ -64,19 +58,16 @@ export function setUpSearch(add) {
   function choose(track) {
     input.value = "";
     status.textContent = "";
-    close();
+    show([]);
     add(track);
   }
 
-  function search() {
-    pending = lookUp(input.value);
-  }
-
+  const search = () => (pending = lookUp(input.value));
   input.addEventListener("input", () => {
-    close();
+    show([]);
     search();
   });
-  input.addEventListener("blur", close);
+  input.addEventListener("blur", () => show([]));
   input.addEventListener("keydown", async (event) => {
     const { length } = list.children;
     if (event.key === "ArrowDown" || event.key === "ArrowUp") {
@@ -91,7 +82,7 @@ export function setUpSearch(add) {
     } else if (event.key === "Escape") {
       if (!length) input.value = "";
       status.textContent = "";
-      close();
+      show([]);
     }
   });
 }

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 
-from skipwise.retrieval.serve.batching import Batcher, BatchLimits, Overloaded
+from skipwise.retrieval.serve.batching import Batcher, Overloaded
 from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.service import Service
 from tests.retrieval.serve.conftest import asking, sentence
@@ -19,7 +19,9 @@ from tests.retrieval.serve.conftest import asking, sentence
 def batcher(work, most: int = 4, wait_s: float = 0.05, queue: int = 100) -> Batcher:
     registry = CollectorRegistry()
     size, depth = Histogram("size", "", registry=registry), Gauge("depth", "", registry=registry)
-    return Batcher(work, BatchLimits(most, wait_s, queue), size, depth)
+    return Batcher(
+        work, ServeConfig(Path("export"), max_batch=most, max_wait_ms=wait_s * 1000, max_queue=queue), size, depth
+    )
 
 
 def asked(batches: Batcher, questions: Sequence[int]) -> list[Any]:
