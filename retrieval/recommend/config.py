@@ -18,8 +18,6 @@ MAX_PLAYS = 10_000
 """Tracks of one session."""
 MAX_STEER = 10.0
 """Strength of steering; at 1 already little is left of the model's own query."""
-MAX_BATCH = 1 << 16
-"""Sessions that are encoded and searched for at a time."""
 
 Exclude = Literal["both", "heard", "skipped", "none"]
 """Which tracks of the session are never recommended: all, those it kept, those it skipped, or none."""
@@ -78,8 +76,8 @@ class RecommendConfig(RecommendOptions):
         of_input = ("output", "overwrite", "unknown", "batch")
         if self.input is None and any(getattr(self, name) != getattr(RecommendConfig, name) for name in of_input):
             raise ValueError(f"{', '.join(f'--{name}' for name in of_input)} go with --input, not with --session")
-        if not 1 <= self.batch <= MAX_BATCH:
-            raise ValueError(f"--batch {self.batch} must lie in 1..{MAX_BATCH}")
+        if not 1 <= self.batch <= 1 << 16:
+            raise ValueError(f"--batch {self.batch} must lie in 1..{1 << 16}")
         super().__post_init__()
 
 

@@ -149,14 +149,7 @@ def _invalid(errors: Sequence[dict[str, Any]]) -> str:
     """The first of pydantic's errors, as `session[3].track is refused: ...`."""
     first = errors[0]
     where, *inside = first["loc"]
-    if first["type"] == "json_invalid":
-        return f"the body is not JSON: {first['ctx']['error']} at character {inside[0] if inside else 0}"
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{str(part)[:60]}" for part in inside).lstrip(".")
-    if not name:
+    if not name or first["type"] == "json_invalid":
         return f"the {where} must be a JSON object as /openapi.json describes, sent as application/json"
-    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"there is no field {name}: see /openapi.json for the fields"
-    if first["type"] == "missing":
-        return f"the field {name} is missing: see /openapi.json"
-    message = first["msg"][0].lower() + first["msg"][1:]
-    return f"{name} is refused, as the {message}" if message.startswith("input") else f"{name} is refused: {message}"
+    return f"{name} is refused: {first['msg']} (see /openapi.json)"

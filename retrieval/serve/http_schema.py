@@ -13,7 +13,6 @@ from skipwise.retrieval.recommend.config import Likeness, RecommendOptions
 ExportName = Literal["main", "compare"]
 LIMIT = 1000
 """Plays of a session, and tracks of an answer."""
-_K = Annotated[int, Field(strict=True, ge=1, le=LIMIT)]
 
 
 class Play(BaseModel):
@@ -33,7 +32,7 @@ class RecommendRequest(RecommendOptions):
 
     session: Annotated[list[Play], Field(min_length=1, max_length=LIMIT)]
     """Oldest play first."""
-    k: _K = 10
+    k: Annotated[int, Field(strict=True, ge=1, le=LIMIT)] = 10
     """Tracks to recommend."""
     export: ExportName = "main"
     """The export to ask."""
