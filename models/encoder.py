@@ -52,6 +52,13 @@ class Encoder(nn.Module):
         places = Padded(batch, length)
         return self(items_BTD.reshape(-1, dim), places, inputs_B, masked_BT).view(batch, length, dim)
 
+    def queries(self, items_BTD: Tensor, inputs_B: Tensor, masked_BT: Tensor) -> Tensor:
+        """[B, D]: the prediction at each session's last position to read, of `padded`."""
+        predictions_BTD = self.padded(items_BTD, inputs_B, masked_BT)
+        last_B = (inputs_B - 1).clamp(min=0)
+        # By shape, because `len` would fix a traced program to the number of sessions of its example.
+        return predictions_BTD[torch.arange(items_BTD.shape[0], device=items_BTD.device), last_B]
+
     def forward(self, items_ND: Tensor, places: "Padded | Packed", inputs_B: Tensor, masked_BT: Tensor) -> Tensor:
         """Predictions [N, D] at the positions in `places`; only attention looks across positions, within a session."""
         length, device = places.length, items_ND.device
@@ -77,14 +84,11 @@ class Encoder(nn.Module):
         for number, block in enumerate(self.blocks):
             mask_BHTT = hidden_mask_B1TT
             if self.distance_bias is not None:
-                mask_BHTT = mask_BHTT + self.distance_bias[number][:, self._distances(place_T)]
+                farthest = self.config.max_length - 1
+                distance_TT = (place_T[:, None] - place_T).clamp(-farthest, farthest) + farthest
+                mask_BHTT = mask_BHTT + self.distance_bias[number][:, distance_TT]
             hidden_ND = block(hidden_ND, places, mask_BHTT, self.dropout)
         return self.prediction(hidden_ND)
-
-    def _distances(self, place_T: Tensor) -> Tensor:
-        """int64 [T, T]: the bias of the distance between two positions, the middle one for none."""
-        farthest = self.config.max_length - 1
-        return (place_T[:, None] - place_T).clamp(-farthest, farthest) + farthest
 
 
 @dataclass(frozen=True)

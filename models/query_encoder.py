@@ -27,12 +27,8 @@ class QueryEncoder(nn.Module):
     def forward(self, items_BTD: Tensor, lengths_B: Tensor) -> Tensor:
         """Queries [B, D] at each session's last position, which for a bidirectional encoder is the mask token."""
         items_BTD = nn.functional.pad(items_BTD, (0, 0, 0, self.appended))
-        inputs_B = lengths_B + self.appended
         place_T = torch.arange(items_BTD.shape[1], device=items_BTD.device)
-        predictions_BTD = self.encoder.padded(items_BTD, inputs_B, place_T == lengths_B[:, None])
-        last_B = (inputs_B - 1).clamp(min=0)
-        # By shape, because `len` would fix a traced program to the number of sessions of its example.
-        return predictions_BTD[torch.arange(items_BTD.shape[0], device=items_BTD.device), last_B]
+        return self.encoder.queries(items_BTD, lengths_B + self.appended, place_T == lengths_B[:, None])
 
 
 def load_query_encoder(config: EncoderConfig, dim: int, state: Mapping[str, Tensor]) -> QueryEncoder:

@@ -104,9 +104,7 @@ class Learner(nn.Module):
     def predict(self, rows_UD: Tensor, batch: SessionBatch) -> Tensor:
         """Queries [B, D]: the prediction at each session's last input position, in full precision."""
         items_BTD = nn.functional.embedding(batch.items_BT, rows_UD)
-        predictions_BTD = self.encoder.padded(items_BTD, batch.inputs_B, batch.masked_BT)
-        last_B = (batch.inputs_B - 1).clamp(min=0)
-        return predictions_BTD[torch.arange(len(last_B), device=last_B.device), last_B]
+        return self.encoder.queries(items_BTD, batch.inputs_B, batch.masked_BT)
 
     def _in_batch_losses(
         self, rows_UD: Tensor, queries_VD: Tensor, targets_VD: Tensor, target_at_V: Tensor, batch: SessionBatch
