@@ -11,12 +11,18 @@ Each function does what the command of its name does, in this process, and raise
 whatever the caller can correct. `import skipwise` alone loads neither torch nor Arrow.
 """
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from skipwise.common.errors import UserError
+from skipwise.common.errors import UserError, shown
+
+# Read when torch is loaded. Without it OpenMP's threads spin for milliseconds on a core that another process needs (its
+# own data worker, say): measured 20 times slower there, and no faster on idle cores.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 if TYPE_CHECKING:
     from skipwise.datapipes.manifest import Manifest as Manifest
@@ -129,6 +135,8 @@ def load(export: str | Path, search: Literal["auto", "exact", "index"] = "auto")
     """
     from skipwise.retrieval.recommend.track_recommender import TrackRecommender
 
+    if search not in ("auto", "exact", "index"):
+        raise UserError(f"search must be one of auto, exact, index, not {shown(search)}")
     return TrackRecommender.load(export, search)
 
 
@@ -136,6 +144,9 @@ def _config(config_class: Any, **values: Any) -> Any:
     """A command's config; a value that it refuses is a `UserError`, as it is on the command line."""
     from skipwise.common.options import check_values
 
+    names = [field.name for field in fields(config_class)]
+    if unknown := values.keys() - set(names):
+        raise UserError(f"there is no option {shown(min(unknown))}: expected one of {', '.join(names)}")
     try:
         config = config_class(**values)
         check_values(config)

@@ -4,7 +4,7 @@ import math
 import os
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from skipwise.common.errors import shown
 
@@ -27,7 +27,8 @@ def problem(value: Any) -> str:
 
 
 def check_values(config: Any, section: str = "") -> None:
-    """Raises `ValueError` that names the flag of the first value in `config` that has a `problem`."""
+    """Raises `ValueError` that names the flag of the first value that has a `problem`, or is not among its choices."""
+    hints = get_type_hints(type(config))
     for name in (field.name for field in fields(config)):
         value, place = getattr(config, name), f"{section}{name.replace('_', '-')}"
         if is_dataclass(value):
@@ -35,3 +36,6 @@ def check_values(config: Any, section: str = "") -> None:
         for item in value if isinstance(value, tuple) else (value,):
             if wrong := problem(item):
                 raise ValueError(f"--{place} {wrong}")
+        if get_origin(hints[name]) is Literal and value not in get_args(hints[name]):
+            choices = ", ".join(map(str, get_args(hints[name])))
+            raise ValueError(f"--{place} must be one of {choices}, not {shown(value)}")

@@ -37,7 +37,8 @@ _USAGE = """usage: skipwise COMMAND [OPTIONS]
 train, evaluate, table, sweep and export run on several ranks through TorchX, in a clone:
   torchx run dist.ddp -j 1x4 COMMAND [OPTIONS]
   torchx run components/launch.py:JOB [JOB'S OPTIONS] -- [OPTIONS]
-JOB is train, evaluate, table, sweep or prepare; `torchx run components/launch.py:JOB --help` has its options."""
+JOB, with its own resources, is train, evaluate, table, sweep or prepare; `torchx run components/launch.py:JOB --help`
+has its options."""
 
 
 def run(argv: list[str]) -> None:
@@ -63,9 +64,6 @@ def run(argv: list[str]) -> None:
 def guarded(program: Callable[[list[str]], None], argv: list[str]) -> None:
     """Ends the process as a command should: exit code 0, 2 with one sentence on stderr, 130 after ctrl-C, or 141 where
     nobody reads on."""
-    # Read when torch is loaded. Without it OpenMP's threads spin for milliseconds on a core that another process
-    # needs, such as a data worker: measured 20 times slower there, and no faster on idle cores.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if failure.refused_before():
         # torchrun restarts ranks whatever the reason, and what the user must correct has not changed.
         sys.exit(2)

@@ -38,5 +38,5 @@ def show(config: ShowConfig) -> None:
     try:
         table = hit_rate_table(metrics, runs[0].config)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise UserError(f"{file} lacks figures of a finished run ({error}): evaluate it again") from error
+        raise UserError(f"{file} lacks figures of a finished run ({error}): train again") from error
     print(table)

@@ -195,6 +195,16 @@ def test_refused_elsewhere(recommender, tmp_path: Path):
         recommender.recommend(pl.DataFrame({"tracks": SESSIONS}), SKIPPED)
     with pytest.raises(skipwise.UserError, match="manifest.json"):
         skipwise.load(tmp_path)
+    for call in (
+        lambda: skipwise.load(tmp_path, search="exakt"),
+        lambda: skipwise.evaluate("runs/mine", "ful"),
+        lambda: skipwise.evaluate("runs/mine", "full", export="out", search="exakt"),
+        lambda: skipwise.prepare("log.csv", tmp_path / "data", on_error="skp"),
+    ):
+        with pytest.raises(skipwise.UserError, match="must be one of .*, not '(exakt|ful|skp)'"):
+            call()
+    with pytest.raises(skipwise.UserError, match="there is no option 'trak': expected one of input, .*track"):
+        skipwise.prepare("log.csv", tmp_path / "data", trak="track")
     with pytest.raises(skipwise.UserError, match="there is no recipe"):
         skipwise.recipe("nothing")
     with pytest.raises(skipwise.UserError, match="config: there is no field 'trian'"):
