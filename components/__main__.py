@@ -37,7 +37,7 @@ _USAGE = """usage: skipwise COMMAND [OPTIONS]
 train, evaluate, table, sweep and export run on several ranks through TorchX, in a clone:
   torchx run dist.ddp -j 1x4 COMMAND [OPTIONS]
   torchx run components/launch.py:JOB [JOB'S OPTIONS] -- [OPTIONS]
-JOB, with its own resources, is train, evaluate, table, sweep or prepare; `torchx run components/launch.py:JOB --help`
+JOB is train, evaluate, table, sweep or prepare; `torchx run components/launch.py:JOB --help`
 has its options."""
 
 
