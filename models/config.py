@@ -132,6 +132,8 @@ class LossConfig:
     """Divides the InfoNCE's cosines."""
     queries: Literal["all", "kept"] = "all"
     """Positions the InfoNCE starts from: all, or kept tracks alone (ablation)."""
+    mask_repeats: bool = True
+    """InfoNCE: the positive's track, and the query's with context `track`, are no negatives of a position."""
     head: Literal["softmax", "gbce"] = "softmax"
     """Sampled softmax, or gBCE (Petrov & Macdonald, "gSASRec", RecSys 2023, arXiv 2308.07192)."""
     calibration: float = 0.75

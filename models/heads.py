@@ -46,6 +46,7 @@ def skip_infonce(
     skips_of_B: Tensor | None,
     temperature: float,
     queries: Literal["all", "kept"] = "all",
+    rows_BT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Pulls each context towards the next kept track, away from the skipped tracks of the session `skips_of_B`.
 
@@ -53,13 +54,22 @@ def skip_infonce(
     Returns the loss [B, T] (zero where it is undefined) and a bool [B, T] of the positions that count: valid ones
     with a kept track after them, whose lending session (as a rule their own) has at least one skipped track; kept
     ones alone where `queries` says so. Similarity is cosine / temperature.
+    `rows_BT`: int64, equal where two plays are of one track. With it, plays of a position's positive, and of its query
+    where that is a track's own row, are no negatives, and a position without another negative does not count.
     """
     length = items_BTD.shape[1]
     kept_at_BT = next_kept(skipped_BT, valid_BT)
+    positive_at_BT = kept_at_BT.clamp(max=length - 1)
     negative_BT = skipped_BT & valid_BT
     if skips_of_B is not None:
         negative_BT = negative_BT[skips_of_B]
-    counts_BT = valid_BT & (kept_at_BT < length) & negative_BT.any(dim=1, keepdim=True)
+    negative_BTT = negative_BT[:, None, :]
+    if rows_BT is not None:
+        lent_BT = rows_BT if skips_of_B is None else rows_BT[skips_of_B]
+        negative_BTT = negative_BTT & (lent_BT[:, None, :] != rows_BT.gather(1, positive_at_BT)[:, :, None])
+        if context_BTD is None:
+            negative_BTT &= lent_BT[:, None, :] != rows_BT[:, :, None]
+    counts_BT = valid_BT & (kept_at_BT < length) & negative_BTT.any(dim=2)
     if queries == "kept":
         counts_BT = counts_BT & ~skipped_BT
     if context_BTD is None and skips_of_B is None:
@@ -68,11 +78,11 @@ def skip_infonce(
         tracks_BTD = torch.nn.functional.normalize(items_BTD, dim=-1)
         contexts_BTD = tracks_BTD if context_BTD is None else torch.nn.functional.normalize(context_BTD, dim=-1)
         own_BTT = contexts_BTD @ tracks_BTD.transpose(1, 2) / temperature
-    positive_BT = own_BTT.gather(2, kept_at_BT.clamp(max=length - 1)[:, :, None]).squeeze(2)
+    positive_BT = own_BTT.gather(2, positive_at_BT[:, :, None]).squeeze(2)
     lent_BTT = own_BTT
     if skips_of_B is not None:
         lent_BTT = contexts_BTD @ tracks_BTD.index_select(0, skips_of_B).transpose(1, 2) / temperature
-    loss_BT = sampled_softmax(positive_BT, lent_BTT.masked_fill(~negative_BT[:, None, :], float("-inf")))
+    loss_BT = sampled_softmax(positive_BT, lent_BTT.masked_fill(~negative_BTT, float("-inf")))
     return torch.where(counts_BT, loss_BT, 0.0), counts_BT
 
 

@@ -81,6 +81,7 @@ class Learner(nn.Module):
                 batch.skips_of_B if len(batch.skips_of_B) else None,
                 self.loss.temperature,
                 self.loss.queries,
+                batch.items_BT if self.loss.mask_repeats else None,
             )
             nce, nce_count = nce_BT.sum(), counts_BT.sum()
         self._note(rows_UD, (nll + nce).detach(), batch.session_B)

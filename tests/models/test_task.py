@@ -136,7 +136,13 @@ def test_bf16_stays_near_float32(make_dataset, name: str):
 def test_losses_and_gradients_are_those_of_the_definition(make_dataset, sampling, tracks, head, cloze):
     """One position after the other, over padded sessions, by autograd: small catalogues, where pools come round."""
     batch = make_batch(make_dataset(random_sessions(11, tracks), tracks), sampling, tracks, cloze, sessions=11)
-    model = learner(LossConfig(head=head), None, tracks, "unidirectional" if cloze is None else "bidirectional")
+    repeats = head == "softmax"
+    model = learner(
+        LossConfig(head=head, mask_repeats=repeats),
+        None,
+        tracks,
+        "unidirectional" if cloze is None else "bidirectional",
+    )
     for parameter in model.parameters():
         parameter.data.mul_(5)
     rows = looked_up(batch)
@@ -161,7 +167,15 @@ def test_losses_and_gradients_are_those_of_the_definition(make_dataset, sampling
             # What is left out counts among the negatives.
             nothing_1X = torch.full((1, NEGATIVES - len(negatives)), float("-inf"))
             losses.append(gbce(target_1, torch.cat([logits_1K, nothing_1X], dim=1), tracks, 0.75))
-    nce_BT, counts_BT = skip_infonce(None, items_BTD, batch.skipped_BT, batch.items_BT != len(rows) - 1, None, 1.0)
+    nce_BT, counts_BT = skip_infonce(
+        None,
+        items_BTD,
+        batch.skipped_BT,
+        batch.items_BT != len(rows) - 1,
+        None,
+        1.0,
+        rows_BT=batch.items_BT if repeats else None,
+    )
     expected = 0.5 * torch.cat(losses).mean() + 0.5 * nce_BT.sum() / counts_BT.sum()
     expected.backward()
     torch.testing.assert_close(loss, expected)

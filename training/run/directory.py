@@ -1,5 +1,6 @@
 """The run directory: the config a run is a function of, what it was trained on, its metrics and its best weights."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ from skipwise.common.schema import PositiveCount, Sha256, StrictModel, validate
 from skipwise.datapipes.manifest import VOCABULARY, Counts
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.vocabulary import Vocabulary
+from skipwise.models.config import LossConfig
 from skipwise.training.config import RunConfig
 from skipwise.training.config_fields import from_mapping
 
 RECORD = "run.json"
 CHECKPOINTS = "checkpoints"
 MATCHES = "matches.parquet"
+_OLDER = replace(RunConfig(), loss=replace(LossConfig(), mask_repeats=False))
+"""What a run did whose config.yaml lacks a field."""
 
 
 class RunRecord(StrictModel):
@@ -83,7 +87,7 @@ class RunDirectory:
         folder = Path(path)
         record = RunRecord.read(folder)
         file = folder / "config.yaml"
-        return cls(folder, from_mapping(RunConfig(), read_yaml(file), str(file)), record)
+        return cls(folder, from_mapping(_OLDER, read_yaml(file), str(file)), record)
 
     def open_store(self) -> SessionStore:
         """The dataset the run was trained on; refuses one whose rows mean other tracks."""

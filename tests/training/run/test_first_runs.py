@@ -157,6 +157,7 @@ def test_its_record_config_and_data_are_read(old_run: Path):
     assert (run.record.num_rows, run.record.rows_hash) == (TRACKS, run.record.vocabulary_hash)
     assert (run.record.recipe, run.record.world_size) == ("best", 1)
     assert (run.config.table.dim, run.config.init_from, run.config.vanished) == (8, "", "keep")
+    assert not run.config.loss.mask_repeats, "it took repeats as negatives"
     assert run.finished and run.open_store().num_tracks == TRACKS
     run.vocabulary.check()
     assert sum(len(ids) for _, ids in run.vocabulary.ids(0, TRACKS)) == TRACKS
