@@ -3,9 +3,9 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from typing_extensions import TypedDict
 
 from skipwise.common.errors import UserError
@@ -18,6 +18,8 @@ VOCABULARY = "vocabulary.parquet"
 SESSIONS = "sessions"
 SESSIONS_PER_ROW_GROUP = 4096
 PREPARE_AGAIN = "prepare the dataset again"
+SPLITS = ("train", "validation", "test")
+Split = Literal["train", "validation", "test"]
 PartName = Annotated[str, matching(r"\w[\w.-]{0,200}", "a plain file name")]  # a path could lead out of the directory
 
 
@@ -28,6 +30,15 @@ class Counts(TypedDict):
     plays: PositiveCount
     tracks: Annotated[int, Field(ge=1, lt=2**31)]
     """Rows of the vocabulary are int32."""
+
+
+class SplitCounts(TypedDict):
+    """How many of each one of train, validation and test holds, in a dataset that is split by whole sessions."""
+
+    sessions: PositiveCount
+    plays: PositiveCount
+    tracks_not_in_train: Count
+    """Distinct tracks that no training session has."""
 
 
 class SessionLengths(TypedDict):
@@ -68,8 +79,23 @@ class Manifest(StrictModel):
     """The tools that wrote the directory."""
     checksums: dict[str, list[Annotated[str, matching("[0-9a-f]{8}", "8 hexadecimal digits")]]] = {}
     """For each session file, `session_files.checksum` of its row groups; empty in a directory older than these."""
+    split_parts: dict[Split, list[PartName]] = {}
+    """The session files of train, validation and test; empty where the split is by position: a session's last
+    track is the test target, the one before it the validation target."""
+    split_counts: dict[Split, SplitCounts] = {}
+    """What each of them holds."""
     schema_version: int = 1
     """The version of this layout; a reader refuses any other."""
+
+    @model_validator(mode="after")
+    def _whole_split(self) -> "Manifest":
+        files = sorted(name for names in self.split_parts.values() for name in names)
+        filled = {split for split, names in self.split_parts.items() if names}
+        if self.split_parts and (filled != set(SPLITS) or files != sorted(self.parts)):
+            raise ValueError(f"has split_parts that do not divide its parts into {', '.join(SPLITS)}")
+        if self.split_counts.keys() != self.split_parts.keys():
+            raise ValueError("has split_counts of other splits than split_parts")
+        return self
 
     def write(self, directory: Path) -> None:
         """Writes `manifest.json` into `directory`."""

@@ -6,6 +6,7 @@ resumed or has another number of ranks reads the same sessions at the same step.
 """
 
 from collections import OrderedDict
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from skipwise.common.errors import UserError
 from skipwise.datapipes import session_files
-from skipwise.datapipes.manifest import SESSIONS, Manifest
+from skipwise.datapipes.manifest import SESSIONS, Manifest, Split
 
 
 @dataclass
@@ -41,10 +42,13 @@ Chosen = tuple[_Window, np.ndarray]
 
 
 class SessionStore:
-    """Reads row groups of a dataset directory (docs/architecture.md, "Dataset directory"); opens them on use."""
+    """Reads row groups of a dataset directory (docs/architecture.md, "Dataset directory"); opens them on use.
+
+    Row groups are counted from 0 in this store; sessions have the number that they have in the whole dataset.
+    """
 
     def __init__(self, path: str):
-        self.path = Path(path)
+        self.path, self._whole = Path(path), self
         self.manifest = Manifest.read(self.path)
         self.num_tracks = self.manifest.counts["tracks"]
         self.parts = [self.path / SESSIONS / name for name in sorted(self.manifest.parts)]
@@ -66,7 +70,7 @@ class SessionStore:
             self._groups += [(file, group) for group in filled]
             sizes += [found[group] for group in filled]
         self.group_sizes = np.array(sizes, dtype=np.int64)
-        self._first_number = np.concatenate([[0], np.cumsum(self.group_sizes)])
+        self._first_numbers = np.cumsum(self.group_sizes) - self.group_sizes
         if len(self) != self.manifest.counts["sessions"]:
             raise UserError(
                 f"{self.path}/{SESSIONS} holds {len(self)} sessions where its manifest says "
@@ -74,7 +78,24 @@ class SessionStore:
             )
 
     def __len__(self) -> int:
-        return int(self._first_number[-1])
+        return int(self.group_sizes.sum())
+
+    @property
+    def unseen(self) -> bool:
+        """Whether the dataset is split by whole sessions, so that training has seen nothing of the others."""
+        return bool(self.manifest.split_parts)
+
+    def part(self, split: Split) -> "SessionStore":
+        """Returns the sessions of one split: all of them where the split is by position."""
+        if not self.unseen:
+            return self
+        whole, names = self._whole, self.manifest.split_parts[split]
+        chosen = np.array([file.name in names for file, _ in whole._groups], dtype=bool)
+        part = copy(whole)
+        part.parts = [file for file in whole.parts if file.name in names]
+        part._groups = [whole._groups[group] for group in np.flatnonzero(chosen)]
+        part.group_sizes, part._first_numbers = whole.group_sizes[chosen], whole._first_numbers[chosen]
+        return part
 
     def read(self, groups: np.ndarray) -> _Window:
         """Returns the sessions of these row groups in file order.
@@ -87,7 +108,7 @@ class SessionStore:
             offsets.append(offsets[-1][-1] + np.cumsum(rows.lengths))
             tracks.append(rows.tracks)
             skips.append(rows.skips)
-            numbers.append(self._first_number[index] + np.arange(len(rows.lengths)))
+            numbers.append(self._first_numbers[index] + np.arange(len(rows.lengths)))
         return _Window(*(np.concatenate(pieces) for pieces in (offsets, tracks, skips, numbers)))
 
     def _checked(self, index: int) -> session_files.Rows:

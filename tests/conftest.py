@@ -17,17 +17,32 @@ Session = tuple[list[int], list[int]]
 """Track rows in play order and their skip strengths."""
 
 
-def write_dataset(folder: Path, sessions: list[Session], tracks: int, group_size: int = 7, parts: int = 2) -> Path:
-    """A dataset directory (docs/architecture.md, "Dataset directory") with `group_size` sessions a row group."""
+def write_dataset(
+    folder: Path,
+    sessions: list[Session],
+    tracks: int,
+    group_size: int = 7,
+    parts: int = 2,
+    split: dict[str, int] | None = None,
+) -> Path:
+    """A dataset directory (docs/architecture.md, "Dataset directory") with `group_size` sessions a row group.
+
+    `split` gives the number of sessions of test, train and validation, which lie in this order, that of the files.
+    """
     (folder / SESSIONS).mkdir(parents=True)
     identities = [f"t_{row:05}" for row in range(tracks)]
     counts = np.bincount([row for rows, _ in sessions for row in rows], minlength=tracks)[:tracks]
     vocabulary = {"track_id": identities, "row": pa.array(range(tracks), pa.int32()), "count": counts}
     pq.write_table(pa.table(vocabulary), folder / "vocabulary.parquet")
+    sizes = dict(sorted((split or {"part": len(sessions)}).items()))
+    numbers_of = dict(zip(sizes, np.split(np.arange(len(sessions)), np.cumsum([*sizes.values()])), strict=False))
+    rows_of = {name: [row for number in numbers for row in sessions[number][0]] for name, numbers in numbers_of.items()}
+    split_parts = {name: [f"{name}-{part:05}.parquet" for part in range(parts)] for name in sizes}
+    names = [name for files in split_parts.values() for name in files]
+    pieces = [piece for numbers in numbers_of.values() for piece in np.array_split(numbers, parts)]
     part_sizes = {}
-    for part, numbers in enumerate(np.array_split(np.arange(len(sessions)), parts)):
+    for name, numbers in zip(names, pieces, strict=True):
         chosen = [sessions[number] for number in numbers]
-        name = f"part-{part:05}.parquet"
         part_sizes[name] = len(chosen)
         columns = {
             "session_id": [f"s_{number:05}" for number in numbers],
@@ -48,6 +63,15 @@ def write_dataset(folder: Path, sessions: list[Session], tracks: int, group_size
         dropped_sessions={},
         dropped_rows={},
         versions={},
+        split_parts=split_parts if split else {},
+        split_counts={
+            name: {
+                "sessions": split[name],
+                "plays": len(rows_of[name]),
+                "tracks_not_in_train": len({*rows_of[name]} - {*rows_of["train"]}),
+            }
+            for name in split or ()
+        },
     ).write(folder)
     return folder
 
