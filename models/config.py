@@ -79,7 +79,7 @@ class EncoderConfig:
     track_dropout: float = 0.0
     """Share of the tracks read that training hides from the encoder, each whole, in [0, 1)."""
     norm_first: bool = False
-    """Normalize before each sub-layer instead of after it."""
+    """Normalize before each sub-layer instead of after it, and once more at the end."""
     mask_probability: float = 0.2
     """Bidirectional only: share of positions masked in training (paper: 0.2)."""
 
@@ -111,7 +111,7 @@ class EncoderConfig:
         linears = 4 * dim * dim + 2 * dim * self.hidden  # queries, keys, values and their merge; feed-forward
         biases = 5 * dim + self.hidden
         norms = 4 * dim
-        prediction = dim * dim + dim
+        prediction = dim * dim + dim + 2 * dim * self.norm_first
         return order + self.appended_positions * dim + 2 * dim + self.blocks * (linears + biases + norms) + prediction
 
 

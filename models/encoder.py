@@ -30,6 +30,8 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, dim) for _ in range(config.blocks))
+        # Blocks that normalize first leave their last sum as it is.
+        self.final_norm = nn.LayerNorm(dim) if config.norm_first else None
         self.prediction = nn.Sequential(nn.Linear(dim, dim), nn.GELU())
 
     def reset_parameters(self, generator: torch.Generator) -> None:
@@ -88,7 +90,7 @@ class Encoder(nn.Module):
                 distance_TT = (place_T[:, None] - place_T).clamp(-farthest, farthest) + farthest
                 mask_BHTT = mask_BHTT + self.distance_bias[number][:, distance_TT]
             hidden_ND = block(hidden_ND, places, mask_BHTT, self.dropout)
-        return self.prediction(hidden_ND)
+        return self.prediction(hidden_ND if self.final_norm is None else self.final_norm(hidden_ND))
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,39 @@ def test_parameters_start_truncated():
 
 @pytest.mark.parametrize("direction", ["unidirectional", "bidirectional"])
 @pytest.mark.parametrize("positions", ["learned", "relative"])
-def test_the_config_knows_the_number_of_weights(direction: str, positions: str):
-    config = EncoderConfig(direction=direction, positions=positions, max_length=7, heads=2, blocks=3, hidden=20)
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_the_config_knows_the_number_of_weights(direction: str, positions: str, norm_first: bool):
+    config = EncoderConfig(
+        direction=direction, positions=positions, max_length=7, heads=2, blocks=3, hidden=20, norm_first=norm_first
+    )
     assert config.num_weights(12) == sum(weight.numel() for weight in Encoder(config, 12).parameters())
+
+
+def test_norm_first_is_torchs_own_pre_norm_encoder_with_a_final_norm():
+    encoder = make("unidirectional", norm_first=True)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.copy_(torch.randn(parameter.shape) * 0.3)
+    layer = torch.nn.TransformerEncoderLayer(16, 2, 16, 0.0, batch_first=True, norm_first=True)
+    peer = torch.nn.TransformerEncoder(layer, 2, norm=torch.nn.LayerNorm(16), enable_nested_tensor=False).eval()
+    for block, other in zip(encoder.blocks, peer.layers, strict=True):
+        pairs = (
+            (block.merge, other.self_attn.out_proj),
+            (block.widen, other.linear1),
+            (block.narrow, other.linear2),
+            (block.attention_norm, other.norm1),
+            (block.feed_forward_norm, other.norm2),
+        )
+        for ours, theirs in pairs:
+            theirs.load_state_dict(ours.state_dict())
+        other.self_attn.in_proj_weight.data = block.project.weight.data
+        other.self_attn.in_proj_bias.data = block.project.bias.data
+    peer.norm.load_state_dict(encoder.final_norm.state_dict())
+    items = torch.randn(1, 8, 16)
+    mask = torch.nn.Transformer.generate_square_subsequent_mask(8)
+    expected = encoder.prediction(peer(encoder.norm(items + encoder.positions), mask=mask))[0]
+    assert_close(run(encoder, items, 8), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_norm_last_has_the_weights_it_always_had():
+    assert not any("final" in name for name in Encoder(EncoderConfig(), 16).state_dict())

@@ -179,7 +179,7 @@ def load_tensors(tensors: Tensors, path: Path, index: CheckpointIndex) -> None:
     for name, tensor in tensors.items():
         shape = index.shape_of(name)
         if shape is None:
-            raise UserError(f"{path} holds no '{name}': it was written under another config; train again")
+            raise UserError(f"{path} holds no '{name}': it was written by another version or config; train again")
         if shape != list(tensor.shape):
             hint = "the config it was trained with"
             if isinstance(tensor, ShardedTensor) and len(shape) == 1:
