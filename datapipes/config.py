@@ -21,6 +21,8 @@ class DataConfig:
     """Uniform tracks the softmax compares the target with; 0 needs `loss.in_batch`."""
     sampling: Literal["shared", "per-session"] = "shared"
     """One pool of negatives a batch (collisions masked), or one a session (the paper's text)."""
+    heard_negatives: bool = False
+    """The tracks read up to a position (cloze: all visible ones), its target left out, are softmax negatives too."""
     skip_up_to: Literal[1, 2, 3] = 2
     """Skip strengths 1 up to this count as skipped: 1 very briefly, 2 briefly, 3 mostly played."""
     skip_flags: Literal["recorded", "shuffled"] = "recorded"

@@ -22,14 +22,21 @@ gradient with respect to the targets' logits [v], and overwrites the negatives' 
 
 
 def pool_losses(
-    queries_VD: Tensor, targets_VD: Tensor, pool_PD: Tensor, window_V2: Tensor, collides_X2: Tensor, head: Head
+    queries_VD: Tensor,
+    targets_VD: Tensor,
+    pool_PD: Tensor,
+    window_V2: Tensor,
+    collides_X2: Tensor,
+    head: Head,
+    beside_V: Tensor | None = None,
 ) -> Tensor:
     """The sum of the head's losses of queries [V, D] against their targets' rows and their windows of the pool.
 
     `window_V2`: int64, the first place and the place after the last of each, ascending; `collides_X2`: int64
-    (position, place) pairs to leave out, ascending.
+    (position, place) pairs to leave out, ascending. `beside_V`: for `softmax_head` alone, float32 logsumexp of the
+    logits of negatives that are not in the pool, finite.
     """
-    return _PoolLosses.apply(queries_VD, targets_VD, pool_PD, window_V2, collides_X2, head)
+    return _PoolLosses.apply(queries_VD, targets_VD, pool_PD, window_V2, collides_X2, head, beside_V)
 
 
 def softmax_head(target_v: Tensor, logits_vp: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,10 +73,13 @@ class _PoolLosses(torch.autograd.Function):
         window_V2: Tensor,
         collides_X2: Tensor,
         head: Head,
+        beside_V: Tensor | None,
     ) -> Tensor:
         dtype = queries_VD.dtype  # bfloat16 under autocast; sums over chunks stay float32
         rows_PD, tracks_VD = pool_PD.to(dtype), targets_VD.to(dtype)
         target_V = (queries_VD * tracks_VD).sum(dim=1, dtype=torch.float32)
+        # A softmax over the target and the negatives beside it: both are one term against the pool.
+        first_V = target_V if beside_V is None else torch.logaddexp(target_V, beside_V)
         grad_query_VD, grad_target_V = torch.empty_like(queries_VD), torch.empty_like(target_V)
         grad_pool_PD = torch.zeros_like(pool_PD, dtype=torch.float32)
         total = target_V.new_zeros(())
@@ -81,7 +91,7 @@ class _PoolLosses(torch.autograd.Function):
                 logits_vp.masked_fill_((place_p < window_v2[:, :1]) | (place_p >= window_v2[:, 1:]), float("-inf"))
             if len(collides):
                 logits_vp[collides[:, 0] - rows.start, collides[:, 1] - columns.start] = float("-inf")
-            losses_v, grad_target_V[rows] = head(target_V[rows], logits_vp)
+            losses_v, grad_target_V[rows] = head(first_V[rows], logits_vp)
             total += losses_v.sum()
             grad_logit_vp = logits_vp.to(dtype)
             torch.mm(grad_logit_vp, rows_PD[columns], out=grad_query_VD[rows])
@@ -89,15 +99,24 @@ class _PoolLosses(torch.autograd.Function):
                 grad_pool_PD[columns].addmm_(grad_logit_vp.T, queries_VD[rows])
             else:
                 grad_pool_PD[columns] += grad_logit_vp.T @ queries_VD[rows]
+        grad_beside_V = None
+        if beside_V is not None:
+            total += (first_V - target_V).sum()
+            probability_V = grad_target_V + 1  # of the target and those beside it
+            grad_beside_V = probability_V * (beside_V - first_V).exp()
+            grad_target_V = probability_V * (target_V - first_V).exp() - 1
         grad_target_VD = queries_VD * grad_target_V[:, None]
         grad_query_VD.addcmul_(tracks_VD, grad_target_V[:, None].to(dtype))
-        ctx.save_for_backward(grad_query_VD, grad_target_VD.to(targets_VD.dtype), grad_pool_PD.to(pool_PD.dtype))
+        ctx.save_for_backward(
+            grad_query_VD, grad_target_VD.to(targets_VD.dtype), grad_pool_PD.to(pool_PD.dtype), grad_beside_V
+        )
         return total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad_query_VD, grad_target_VD, grad_pool_PD = ctx.saved_tensors
-        return grad_query_VD * grad, grad_target_VD * grad, grad_pool_PD * grad, None, None, None
+        grad_query_VD, grad_target_VD, grad_pool_PD, grad_beside_V = ctx.saved_tensors
+        grad_beside_V = None if grad_beside_V is None else grad_beside_V * grad
+        return grad_query_VD * grad, grad_target_VD * grad, grad_pool_PD * grad, None, None, None, grad_beside_V
 
 
 def _chunks(window_V2: Tensor, collides_X2: Tensor, pool: int) -> Iterator[tuple[slice, slice, bool, Tensor]]:

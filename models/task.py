@@ -11,6 +11,7 @@ from skipwise.datapipes.batch import SessionBatch
 from skipwise.models.config import LossConfig
 from skipwise.models.encoder import Encoder, Packed
 from skipwise.models.heads import gbce_power, sampled_softmax, skip_infonce
+from skipwise.models.heard import heard_logits
 from skipwise.models.in_batch import in_batch_pool
 from skipwise.models.pool import Head, gbce_head, pool_losses, softmax_head
 
@@ -42,10 +43,18 @@ class SessionTask(nn.Module):
 class Learner(nn.Module):
     """Encoder and heads over looked-up rows [U, D]."""
 
-    def __init__(self, encoder: Encoder, loss: LossConfig, autocast: torch.dtype | None, num_tracks: int):
+    def __init__(
+        self,
+        encoder: Encoder,
+        loss: LossConfig,
+        autocast: torch.dtype | None,
+        num_tracks: int,
+        heard_negatives: bool = False,
+    ):
         """`autocast`: the dtype of matrix products in training, None for the table's own."""
         super().__init__()
         self.encoder, self.loss, self.autocast, self.num_tracks = encoder, loss, autocast, num_tracks
+        self.heard_negatives = heard_negatives
         # Of this rank's last step, for `NonFiniteCheck`.
         self.own_loss = self.own_row_gradient = torch.zeros(())
         self.own_sessions = torch.empty(0, dtype=torch.int64)
@@ -69,7 +78,11 @@ class Learner(nn.Module):
         if self.loss.in_batch:
             nll = self._in_batch_losses(rows_UD, queries_VD, targets_VD, target_at_V, batch)
         else:
-            nll = self._pool_losses(queries_VD, targets_VD, pool_PD, batch)
+            beside_V = None
+            if self.heard_negatives:
+                causal = self.encoder.config.direction == "unidirectional"
+                beside_V = heard_logits(places.spread(predictions_ND), items_BTD, batch, causal)
+            nll = self._pool_losses(queries_VD, targets_VD, pool_PD, beside_V, batch)
         nce, nce_count = nll.new_zeros(()), nll.new_zeros(())
         if self.loss.context != "none":
             output_BTD = places.spread(predictions_ND).float() if self.loss.context == "output" else None
@@ -117,7 +130,14 @@ class Learner(nn.Module):
             target_V = (queries_VD * targets_VD).sum(-1).float()
         return sampled_softmax(target_V - log_expected_U[target_at_V], logits_VW).sum()
 
-    def _pool_losses(self, queries_VD: Tensor, targets_VD: Tensor, pool_PD: Tensor, batch: SessionBatch) -> Tensor:
+    def _pool_losses(
+        self,
+        queries_VD: Tensor,
+        targets_VD: Tensor,
+        pool_PD: Tensor,
+        beside_V: Tensor | None,
+        batch: SessionBatch,
+    ) -> Tensor:
         session_V = batch.queries_V // batch.items_BT.shape[1]
         window_V2 = batch.window_B2[session_V]
         collides_Y2 = _by_position(batch.collides_X2, session_V, len(batch.items_BT))
@@ -126,7 +146,7 @@ class Learner(nn.Module):
         if self.loss.head == "gbce":
             head = gbce_head(gbce_power(self.loss.calibration, batch.negatives, self.num_tracks))
             parts = batch.negatives + 1
-        return pool_losses(queries_VD, targets_VD, pool_PD, window_V2, collides_Y2, head) / parts
+        return pool_losses(queries_VD, targets_VD, pool_PD, window_V2, collides_Y2, head, beside_V) / parts
 
 
 def _by_position(collides_X2: Tensor, session_V: Tensor, sessions: int) -> Tensor:

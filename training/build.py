@@ -56,7 +56,7 @@ def build_model(config: RunConfig, num_tracks: int, num_rows: int | None = None)
     encoder = Encoder(config.encoder, config.table.dim)
     encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
     autocast = torch.bfloat16 if config.train.precision == "bf16" else None
-    task = SessionTask(table, Learner(encoder, config.loss, autocast, num_tracks))
+    task = SessionTask(table, Learner(encoder, config.loss, autocast, num_tracks, config.data.heard_negatives))
     model = DistributedModelParallel(
         task,
         device=device(),

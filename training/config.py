@@ -141,6 +141,11 @@ class RunConfig:
             raise ValueError("--data.negatives 0 leaves the softmax none: ask for some, or set --loss.in-batch")
         if self.loss.in_batch and self.data.sampling != "shared":
             raise ValueError("--loss.in-batch shares its negatives: it needs --data.sampling shared")
+        if self.data.heard_negatives and (self.loss.in_batch or self.loss.head != "softmax"):
+            raise ValueError(
+                "--data.heard-negatives needs --loss.head softmax and its uniform negatives alone: leave "
+                f"{'--loss.in-batch' if self.loss.in_batch else '--loss.head ' + self.loss.head} out, or it"
+            )
         if self.encoder.direction == "bidirectional" and self.encoder.max_length < 2:
             raise ValueError("--encoder.max-length must be at least 2 where the mask token takes one position")
 

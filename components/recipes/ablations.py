@@ -44,6 +44,8 @@ ABLATIONS: dict[str, Ablation] = {
     "strength-1": Ablation("skipped is strength 1", "shared", {"data": {"skip_up_to": 1}}),
     "strength-3": Ablation("skipped is strength 1, 2, 3", "shared", {"data": {"skip_up_to": 3}}),
     "other-sessions": Ablation("skips of another session", "shared", {"data": {"skip_negatives": "other"}}),
+    "repeats-met": Ablation("repeats as skipped negatives", "shared", {"loss": {"mask_repeats": False}}),
+    "heard-negatives": Ablation("heard tracks as negatives", "shared", {"data": {"heard_negatives": True}}),
     "kept-queries": Ablation("queries at kept positions only", "shared", {"loss": {"queries": "kept"}}),
     "temperature-0.1": Ablation("temperature 0.1", "shared", {"loss": {"temperature": 0.1}}),
     "alpha-1": Ablation("alpha 1", "shared", {"loss": {"alpha": 1.0}}),
