@@ -18,7 +18,7 @@ class DataConfig:
     batch_size: int = 128
     """Sessions of one global batch, over all ranks."""
     negatives: int = 1000
-    """Uniform tracks the softmax compares the target with; 0 needs `loss.in_batch`."""
+    """Uniform tracks the softmax compares the target with, or all there are; 0 needs `loss.in_batch`."""
     sampling: Literal["shared", "per-session"] = "shared"
     """One pool of negatives a batch (collisions masked), or one a session (the paper's text)."""
     heard_negatives: bool = False

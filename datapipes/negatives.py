@@ -94,17 +94,19 @@ def shared_windows(place_BS: np.ndarray, count: int) -> Windows:
 
 
 def own_windows(place_BS: np.ndarray, count: int, num_tracks: int) -> Windows:
-    """Each session starts `STRIDE` places after the one before, and takes `count` tracks that it does not contain.
+    """Each session starts `STRIDE` places after the one before, and takes `count` tracks that it does not contain, or
+    all of those where they are fewer.
 
     A window is longer by the number of its session's tracks in it. `place_BS`: the first place of
     each of them in the pool, or -1; in a small catalogue they repeat every `num_tracks` places.
     """
     start_B = np.arange(len(place_BS)) * STRIDE
     session_X, after_X = _distinct(place_BS, start_B, num_tracks).T
-    # The n-th own track after the start is in the window if fewer than `count` others precede it.
-    inside = after_X - (np.arange(len(session_X)) - np.searchsorted(session_X, session_X)) < count
+    count_B = np.minimum(count, num_tracks - np.bincount(session_X, minlength=len(start_B)))
+    # The n-th own track after the start is in the window if fewer than its `count` others precede it.
+    inside = after_X - (np.arange(len(session_X)) - np.searchsorted(session_X, session_X)) < count_B[session_X]
     session_X, after_X = session_X[inside], after_X[inside]
-    until_B = start_B + count + np.bincount(session_X, minlength=len(start_B))
+    until_B = start_B + count_B + np.bincount(session_X, minlength=len(start_B))
     return np.stack([start_B, until_B], axis=1), np.stack([session_X, start_B[session_X] + after_X], axis=1)
 
 

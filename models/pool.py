@@ -135,5 +135,6 @@ def _chunks(window_V2: Tensor, collides_X2: Tensor, pool: int) -> Iterator[tuple
         rows = slice(start, min(start + size, positions))
         columns = slice(0, pool)
         if not shared:
-            columns = slice(int(window_V2[rows, 0].min()), int(window_V2[rows, 1].max()))
+            first, last = int(window_V2[rows, 0].min()), int(window_V2[rows, 1].max())
+            columns = slice(first, max(last, first + 1))  # where all windows are empty, one place in none of them
         yield rows, columns, shared, collides_X2[bounds[number] : bounds[number + 1]]

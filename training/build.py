@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from skipwise.common.distributed import device, rank, world_size
+from skipwise.common.distributed import device, logger, rank, world_size
 from skipwise.common.errors import UserError
 from skipwise.datapipes.batch import FEATURE, EvaluationBatch, SessionBatch
 from skipwise.datapipes.collate import EvaluationBuilder, TrainBuilder
@@ -31,19 +31,12 @@ def check(config: RunConfig, store: SessionStore) -> None:
         config.table.check_device(device().type)
     except ValueError as error:
         raise UserError(str(error)) from error
-    longest = store.manifest.session_lengths["max"]
-    # A pool for the whole batch avoids no session; what is drawn for a session avoids all of its tracks.
-    avoided = 0 if config.data.sampling == "shared" else longest
-    draws = (
-        ("data.negatives", config.data.negatives, avoided),
-        ("evaluate.candidates", config.evaluate.candidates, longest),
-    )
-    for flag, wanted, avoids in draws:
-        if wanted + avoids > store.num_tracks:
-            raise UserError(
-                f"--{flag} {wanted} unseen tracks cannot be drawn from the {store.num_tracks} tracks of {store.path}: "
-                f"ask for at most {max(store.num_tracks - avoids, 0)}"
-            )
+    longest, wanted = store.manifest.session_lengths["max"], config.evaluate.candidates
+    if wanted + longest > store.num_tracks:
+        raise UserError(
+            f"--evaluate.candidates {wanted} unseen tracks cannot be drawn from the {store.num_tracks} tracks of "
+            f"{store.path}: ask for at most {max(store.num_tracks - longest, 0)}"
+        )
     config.data.check_world_size(world_size())
 
 
@@ -81,12 +74,20 @@ def train_loader(
     config: RunConfig, store: SessionStore, held_out: int = HELD_OUT["validation"]
 ) -> StepLoader[SessionBatch]:
     """This rank's training batches, made of all but each session's last `held_out` tracks."""
+    longest, negatives = store.manifest.session_lengths["max"], config.data.negatives
+    # A pool for the whole batch avoids no session; what is drawn for a session avoids all of its tracks.
+    avoided = longest if config.data.sampling == "per-session" else 0
+    if negatives + avoided > store.num_tracks:
+        logger.info(
+            f"--data.negatives {negatives}: {store.path} has {store.num_tracks} tracks, so a session may have fewer "
+            "negatives: all tracks that it does not contain"
+        )
     builder = TrainBuilder(
         seed=config.train.seed,
         view=_view(config),
-        longest=store.manifest.session_lengths["max"],
+        longest=longest,
         num_tracks=store.num_tracks,
-        negatives=config.data.negatives,
+        negatives=min(negatives, store.num_tracks),
         sampling=config.data.sampling,
         mask_probability=config.cloze,
         borrow_from=config.data.borrow_from,

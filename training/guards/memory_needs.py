@@ -114,7 +114,7 @@ def _batch_and_step_bytes(config: RunConfig, num_tracks: int, longest: int, worl
     of every block, padded; the dropout masks; and the dense weights with gradient and moments.
     """
     data, encoder, dim = config.data, config.encoder, config.table.dim
-    sessions, pool = data.batch_size // world_size, data.negatives
+    sessions, pool = data.batch_size // world_size, min(data.negatives, num_tracks)
     if data.sampling == "per-session":
         pool += (sessions - 1) * STRIDE + longest
     read = encoder.max_length + (config.cloze is None)
