@@ -97,23 +97,31 @@ def train(config: "RunConfig | Mapping[str, Any] | str | Path | None" = None, re
 
 def evaluate(
     run: "RunDirectory | str | Path",
-    protocol: Literal["uniform", "full"] = "uniform",
+    protocol: Literal["served", "full", "paper"] | Sequence[str] = ("served", "full", "paper"),
+    data: str | Path | None = None,
+    positions: Literal["all", "last"] | None = None,
     export: str | Path | None = None,
     search: Literal["auto", "exact", "index"] = "auto",
-) -> dict[str, Any]:
-    """Measures a run's best weights again; returns the metrics of each split, as `metrics.json` now holds them.
+) -> Mapping[Any, Mapping[Any, Any]]:
+    """Measures a run's best weights again; returns the metrics by protocol and split.
 
-    With `export` and the protocol "full", also measures and logs what that export recommends.
+    `data` names other sessions to measure, and `positions` which of their tracks are targets. With `export`, also
+    measures and logs what that export recommends.
     """
     from skipwise.components.evaluate import EvaluateRunConfig
     from skipwise.components.evaluate import evaluate as evaluate_run
-    from skipwise.training.run.directory import RunDirectory
 
-    path = _run_path(run)
-    export = None if export is None else Path(export)
-    evaluate_run(_config(EvaluateRunConfig, run=path, protocol=protocol, export=export, search=search))
-    metrics: dict[str, Any] = RunDirectory.open(path).metrics()[protocol]
-    return metrics
+    return evaluate_run(
+        _config(
+            EvaluateRunConfig,
+            run=_run_path(run),
+            protocol=(protocol,) if isinstance(protocol, str) else tuple(protocol),
+            data=None if data is None else str(data),
+            positions=positions,
+            export=None if export is None else Path(export),
+            search=search,
+        )
+    )
 
 
 def export(run: "RunDirectory | str | Path", output: str | Path, **options: Any) -> Path:

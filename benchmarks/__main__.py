@@ -16,7 +16,6 @@ BENCHMARKS: dict[str, type] = {
     "peers": config.PeersConfig,
     "evaluate": config.EvaluateConfig,
     "export": config.ExportBenchmarkConfig,
-    "steering": config.SteeringConfig,
     "index": config.IndexBenchmarkConfig,
     "checkpoint": config.CheckpointBenchmarkConfig,
     "serve": config.ServeBenchmarkConfig,

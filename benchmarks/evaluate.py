@@ -1,11 +1,11 @@
-"""`evaluate`: users ranked per second, `uniform` and exact `full` with the best rows, against plain PyTorch.
+"""`evaluate`: users ranked per second, `paper` and exact `served` with the best rows, against plain PyTorch.
 
 The table has the values training starts from, targets and candidates are drawn uniformly, so that about half of all
 rows come before a target: no shortcut that a trained model's high targets would allow is in the figures.
 
-Floor of `full`, for a user: 2 operations for each number of the table at the rate of a float32 product on these shapes,
-and the table's bytes, read once for all users of a call. Of `uniform`: the same for the target's and candidates' rows,
-whose bytes are each user's own. Left out: comparing, counting, selecting, and communication between ranks.
+Floor of `served`, for a user: 2 operations for each number of the table at the rate of a float32 product on these
+shapes, and the table's bytes, read once for all users of a call. Of `paper`: the same for the target's and candidates'
+rows, whose bytes are each user's own. Left out: comparing, counting, selecting, and communication between ranks.
 """
 
 from collections.abc import Callable
@@ -22,11 +22,17 @@ from skipwise.benchmarks.harness.floor import Rates, Work, measure_rates
 from skipwise.benchmarks.harness.timing import Times, alternate, ratios, whole_machine
 from skipwise.common.distributed import barrier, broadcast_object, device, gather_rows, rank, sum_ranks, world_size
 from skipwise.models.config import row_block
-from skipwise.models.ranking import at_least, full_target_scores, score_blocks, uniform_scores
+from skipwise.models.ranking import (
+    above_and_ties,
+    candidate_counts,
+    candidate_scores,
+    full_target_scores,
+    score_blocks,
+)
 from skipwise.models.table import Shard, initialize
 from skipwise.models.topk import StreamingTopK, best_of
 
-PROTOCOLS = ("full", "uniform")
+PROTOCOLS = ("served", "paper")
 _FLOOR_ROWS = 4096
 
 
@@ -39,10 +45,10 @@ def measure(config: EvaluateConfig) -> Report:
     whole_RD = _rows(config, 0, config.tracks if rank() == 0 else 0)
     rows_RD = whole_RD[first:last] if rank() == 0 else _rows(config, first, last)
     cases: dict[str, Callable[[], Any]] = {
-        "full": lambda: ours_full(users, config.top, first, rows_RD),
-        "plain full": _alone(lambda: plain_full(*users.inputs(), config.top, whole_RD)),
-        "uniform": lambda: ours_uniform(users, first, rows_RD),
-        "plain uniform": _alone(lambda: plain_uniform(users.queries_QD, users.target_Q, users.candidates_QC, whole_RD)),
+        "served": lambda: ours_full(users, config.top, first, rows_RD),
+        "plain served": _alone(lambda: plain_full(*users.inputs(), config.top, whole_RD)),
+        "paper": lambda: ours_uniform(users, first, rows_RD),
+        "plain paper": _alone(lambda: plain_uniform(users.queries_QD, users.target_Q, users.candidates_QC, whole_RD)),
     }
     agreement = _agreement(cases)
     times = alternate(cases, config.rounds, config.warmup)
@@ -81,9 +87,9 @@ def ours_full(users: Users, top: int, first: int, rows_RD: Tensor) -> tuple[Tens
     queries_QD, target_Q, excluded_QX = users.inputs()
     target_scores_Q = sum_ranks(full_target_scores(queries_QD, target_Q, first, rows_RD))
     counts_Q, best = torch.zeros_like(target_Q), StreamingTopK(len(queries_QD), top, queries_QD.device)
-    for start, scores_QB, exclude in score_blocks(queries_QD, excluded_QX, first, rows_RD):
-        best.add(exclude(scores_QB, float("-inf")), start)
-        counts_Q += at_least(scores_QB, target_scores_Q, exclude)
+    for start, scores_QB, excluded in score_blocks(queries_QD, excluded_QX, first, rows_RD):
+        best.add(excluded(scores_QB, float("-inf")), start)
+        counts_Q += above_and_ties(scores_QB, target_scores_Q, excluded).sum(dim=0)
     rows_QW, scores_QW = (gather_rows(values_QK.T).T for values_QK in best.result())  # in rank order, that of the rows
     return 1 + sum_ranks(counts_Q), best_of(rows_QW, scores_QW, top)[0]
 
@@ -91,9 +97,10 @@ def ours_full(users: Users, top: int, first: int, rows_RD: Tensor) -> tuple[Tens
 def ours_uniform(users: Users, first: int, rows_RD: Tensor) -> Tensor:
     """Ranks [Q], equal on every rank, as `skipwise.training.evaluation.evaluator` takes them."""
     rows_QC = torch.cat([users.target_Q[:, None], users.candidates_QC], dim=1)
-    scores_QC, own_QC = uniform_scores(users.queries_QD, rows_QC, first, rows_RD)
+    scores_QC, own_QC = candidate_scores(users.queries_QD, rows_QC, first, rows_RD)
     target_scores_Q = sum_ranks(scores_QC[:, 0].contiguous())
-    return 1 + sum_ranks((~(scores_QC[:, 1:] < target_scores_Q[:, None]) & own_QC[:, 1:]).sum(dim=1))
+    above_Q, ties_Q = candidate_counts(scores_QC[:, 1:], target_scores_Q, own_QC[:, 1:])
+    return 1 + sum_ranks(above_Q + ties_Q)
 
 
 def floor_users(config: EvaluateConfig, rates: Rates) -> dict[str, float]:
@@ -101,8 +108,8 @@ def floor_users(config: EvaluateConfig, rates: Rates) -> dict[str, float]:
     table_bytes = 4 * config.tracks * config.dim
     listed = (1 + config.candidates) * config.dim
     return {
-        "full": 1 / (2 * config.tracks * config.dim / rates.logits + table_bytes / config.users / rates.copy),
-        "uniform": 1 / (2 * listed / rates.logits + 4 * listed / rates.copy),
+        "served": 1 / (2 * config.tracks * config.dim / rates.logits + table_bytes / config.users / rates.copy),
+        "paper": 1 / (2 * listed / rates.logits + 4 * listed / rates.copy),
     }
 
 
@@ -135,11 +142,11 @@ def _agreement(cases: dict[str, Callable[[], Any]]) -> dict[str, float] | None:
     found = {name: case() for name, case in cases.items()}
     if rank() != 0:
         return None
-    (ranks_Q, rows_QK), (plain_ranks_Q, plain_rows_QK) = found["full"], found["plain full"]
+    (ranks_Q, rows_QK), (plain_ranks_Q, plain_rows_QK) = found["served"], found["plain served"]
     return {
-        "full_ranks": float((ranks_Q == plain_ranks_Q).double().mean()),
-        "full_rows": float((rows_QK == plain_rows_QK).double().mean()),
-        "uniform_ranks": float((found["uniform"] == found["plain uniform"]).double().mean()),
+        "served_ranks": float((ranks_Q == plain_ranks_Q).double().mean()),
+        "served_rows": float((rows_QK == plain_rows_QK).double().mean()),
+        "paper_ranks": float((found["paper"] == found["plain paper"]).double().mean()),
     }
 
 
@@ -162,8 +169,8 @@ def _report(config: EvaluateConfig, times: dict[str, Times], rates: Rates, agree
     ]
     samples = {f"{name}_ratio": list(ratios(times[name], times[f"plain {name}"])) for name in PROTOCOLS}
     notes = [
-        f"Ranks equal to plain's: {agreement['full_ranks']:.2%} of full's, {agreement['uniform_ranks']:.2%} of "
-        f"uniform's; best rows {agreement['full_rows']:.2%}. The rest are sums rounded in another order.",
+        f"Ranks equal to plain's: {agreement['served_ranks']:.2%} of served's, {agreement['paper_ranks']:.2%} of "
+        f"paper's; best rows {agreement['served_rows']:.2%}. The rest are sums rounded in another order.",
         f"Rates measured: float32 product {rates.logits / 1e9:,.0f} GFLOP/s, copy {rates.copy / 1e9:,.1f} GB/s.",
     ]
     return Report(

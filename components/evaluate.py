@@ -1,14 +1,17 @@
 """Measure a run's best weights again, on any number of ranks.
 
-With --export, also measures what that export recommends, by the exact search or by its index.
+With --data, on the sessions of another dataset that was prepared with the run's vocabulary. With --export, also
+measures what that export recommends, by the exact search or by its index.
 
-Example:
+Examples:
   skipwise evaluate --run runs/best-001 --protocol full
+  skipwise evaluate --run runs/best-001 --data data/next-week --positions last
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -17,24 +20,33 @@ class EvaluateRunConfig:
 
     run: str
     """Run directory that train wrote."""
-    protocol: Literal["uniform", "full"] = "uniform"
-    """Rank the target among the run's uniform candidates, or exactly in the whole catalogue."""
+    protocol: tuple[Literal["served", "full", "paper"], ...] = ("served", "full", "paper")
+    """Rank targets among what would be recommended, the whole catalogue, or the run's uniform candidates."""
+    data: str | None = None
+    """Other sessions to measure in place of the run's held-out ones: a dataset directory with the run's vocabulary."""
+    positions: Literal["all", "last"] | None = None
+    """Targets of a session that training has not seen: every track but its first, or its last; by default as the run's
+    config says."""
     export: Path | None = None
-    """An export of the run, whose recommendations are measured beside the run's own; needs `--protocol full`."""
+    """An export of the run, whose recommendations are measured beside the run's own, by the rules of served."""
     search: Literal["auto", "exact", "index"] = "auto"
     """How the export is searched: exactly, by the index it has, or (auto) by that where it has one."""
 
     def __post_init__(self) -> None:
-        if self.export is not None and self.protocol != "full":
-            raise ValueError("--export recommends from the whole catalogue: give --protocol full as well")
+        if not self.protocol:
+            raise ValueError("--protocol names none: give at least one of served, full, paper")
         if self.export is None and self.search != "auto":
             raise ValueError(f"--search {self.search} applies to an export: name it by --export")
 
 
-def evaluate(config: EvaluateRunConfig) -> None:
-    """Writes the protocol's section of `RUN/metrics.json` and prints the table, and the export's below it."""
+def evaluate(config: EvaluateRunConfig) -> Mapping[Any, Mapping[Any, Any]]:
+    """Prints the table, and the export's below it; writes the run's own splits to `RUN/metrics.json`.
+
+    Returns the metrics by protocol and split.
+    """
     from skipwise.common.distributed import logger, process_group
     from skipwise.retrieval.hit_rates import compared_with, open_exported
+    from skipwise.training.config import PROTOCOLS
     from skipwise.training.evaluation.evaluator import evaluate_run
     from skipwise.training.evaluation.hit_rate_table import hit_rate_table
     from skipwise.training.run.directory import RunDirectory
@@ -42,7 +54,10 @@ def evaluate(config: EvaluateRunConfig) -> None:
     with process_group():
         run = RunDirectory.open(config.run)
         exported = open_exported(config.export, config.search, run) if config.export else None
-        metrics = evaluate_run(run, config.protocol)
-        logger.info(hit_rate_table({config.protocol: metrics}, run.config))
+        wanted = {*config.protocol} | ({"served"} if exported else set())
+        protocols = tuple(protocol for protocol in PROTOCOLS if protocol in wanted)
+        measured = evaluate_run(run, protocols, config.data, config.positions)
+        logger.info(hit_rate_table(measured.metrics, measured.config))
         if exported:
-            logger.info(compared_with(metrics, run, run.open_store(), *exported))
+            logger.info(compared_with(measured.metrics["served"], measured.config, measured.held_out, *exported))
+        return measured.metrics

@@ -78,19 +78,41 @@ class SessionBatch(Pipelineable):
 
 @dataclass
 class EvaluationBatch:
-    """A `SessionBatch` whose last input position predicts, and what its prediction is ranked among (track rows)."""
+    """A `SessionBatch` whose last input position predicts, and what its prediction is ranked among (track rows).
+
+    A session is there once for each of its targets, with what precedes that one.
+    """
 
     sessions: SessionBatch
     target_B: Tensor
-    """int64 row of the held-out track, -1 for a session that only fills up the batch."""
+    """int64 row of the target, -1 where a row only fills up the batch."""
     history_BS: Tensor
     """int64 rows of all tracks before the target, -1 where there is none."""
+    history_skipped_BS: Tensor
+    """bool: those of them that the listener skipped, as the view counts it."""
     candidates_BC: Tensor
-    """int64 rows of uniform tracks that the whole session does not contain; [B, 0] for the full protocol."""
+    """int64 rows of uniform tracks that the whole session does not contain, -1 where it leaves no more; [B, 0] where
+    none are drawn."""
     target_skips_B: Tensor
     """int8: skip strength of the held-out play."""
     position_B: Tensor
     """int64: how many tracks of the session precede the target."""
 
+    @property
+    def repeated_B(self) -> Tensor:
+        """bool: the session has played the target before."""
+        return (self.history_BS == self.target_B[:, None]).any(dim=1) & (self.target_B >= 0)
+
+    def emptied(self) -> Self:
+        """The same batch without a target."""
+        return replace(self, target_B=torch.full_like(self.target_B, -1))
+
     def pin_memory(self) -> Self:
         return replace(self, **{name: value.pin_memory() for name, value in vars(self).items()})
+
+
+class EvaluationBatches(list[EvaluationBatch]):
+    """The batches of one step: one, or more where its sessions have many targets."""
+
+    def pin_memory(self) -> Self:
+        return type(self)(batch.pin_memory() for batch in self)

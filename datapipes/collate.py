@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from skipwise.datapipes.batch import FEATURE, EvaluationBatch, SessionBatch
+from skipwise.datapipes.batch import FEATURE, EvaluationBatch, EvaluationBatches, SessionBatch
 from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.negatives import STRIDE, draw_pool, draw_unseen, keys, own_windows, shared_windows, uniforms
 from skipwise.datapipes.sessions import Sessions
@@ -113,38 +113,65 @@ class TrainBuilder:
 
 @dataclass(frozen=True)
 class EvaluationBuilder:
-    """Leave-one-out batches of one split: the input is all that precedes the target.
+    """Batches of targets, each with all that precedes it in its session as the input.
 
-    `candidates`: uniform tracks a target is ranked among, the same for every model and rank count (they follow from
-    `seed`, split and session alone); 0 draws none. `append_mask`: the prediction position is an appended mask token.
+    `targets`: how many tracks from a session's end its one target stands, or "all": every track but the first.
+    `size`: targets of a batch.
+    `candidates`: uniform tracks a target is ranked among, the same for every model and rank count and for all targets
+    of a session (they follow from `seed`, `purpose` and session alone); 0 draws none.
+    `append_mask`: the prediction position is an appended mask token.
     """
 
     seed: int
     view: View
     longest: int
     num_tracks: int
-    split: Literal["validation", "test"]
+    targets: int | Literal["all"]
+    size: int
     candidates: int
+    purpose: str
     append_mask: bool
 
-    def build(self, sessions: Sessions, epoch: int, step: int) -> EvaluationBatch:
-        """Removes the split's track and all after it. A session with no track before it is left out."""
-        target_at_B = sessions.length_B - HELD_OUT[self.split]
-        real_B = target_at_B >= 1
+    def build(self, sessions: Sessions, epoch: int, step: int) -> EvaluationBatches:
+        """The targets of these sessions; the last batch is filled up."""
+        if self.targets == "all":
+            owner_V = np.repeat(np.arange(len(sessions.length_B)), np.maximum(sessions.length_B - 1, 0))
+            at_V = np.arange(len(owner_V)) - np.searchsorted(owner_V, owner_V) + 1
+        else:
+            owner_V, at_V = np.arange(len(sessions.length_B)), sessions.length_B - self.targets
+            owner_V, at_V = owner_V[at_V >= 1], at_V[at_V >= 1]
+        pieces = EvaluationBatches()
+        for first in range(0, max(len(owner_V), 1), self.size):
+            real = len(owner_V[first : first + self.size])
+            owner_B, at_B = np.zeros(self.size, dtype=np.int64), np.zeros(self.size, dtype=np.int64)
+            owner_B[:real], at_B[:real] = owner_V[first : first + real], at_V[first : first + real]
+            pieces.append(self._piece(sessions, owner_B, at_B, epoch, step))
+        return pieces
+
+    def _piece(
+        self, sessions: Sessions, owner_B: np.ndarray, at_B: np.ndarray, epoch: int, step: int
+    ) -> EvaluationBatch:
+        """The targets at `at_B` of the sessions `owner_B`; where that is 0, nothing."""
+        real_B = at_B >= 1
+        tracks_BT, skips_BT, number_B = (
+            sessions.tracks_BT[owner_B],
+            sessions.skips_BT[owner_B],
+            sessions.number_B[owner_B],
+        )
         view = replace(self.view, length=self.view.length - self.append_mask)
-        seen_BS, skipped_BS = view.before(sessions.tracks_BT, sessions.skips_BT, np.maximum(target_at_B, 0))
+        seen_BS, skipped_BS = view.before(tracks_BT, skips_BT, at_B)
         inputs = view.read(seen_BS, skipped_BS, padding=self.append_mask)
-        batch = len(real_B)
-        at_B = np.arange(batch), np.maximum(target_at_B, 0)
         masked_BT = np.zeros_like(inputs.skipped_BT)
         if self.append_mask:
             masked_BT[np.flatnonzero(real_B), inputs.length_B[real_B]] = True
         none = np.zeros(0, dtype=np.int64)
-        bags = _Bags(inputs, none, batch * min(self.longest, view.length), self.num_tracks)
-        candidates_BC = np.zeros((batch, 0), dtype=np.int64)
+        bags = _Bags(inputs, none, self.size * min(self.longest, view.length), self.num_tracks)
+        candidates_BC = np.zeros((self.size, 0), dtype=np.int64)
         if self.candidates:
-            key_B = keys("rank-" + self.split[:3], self.seed, 0, sessions.number_B)
-            candidates_BC = draw_unseen(key_B, self.num_tracks, self.candidates, sessions.tracks_BT)
+            used, place_B = np.unique(owner_B, return_inverse=True)
+            key_B = keys(self.purpose, self.seed, 0, sessions.number_B[used])
+            candidates_BC = draw_unseen(key_B, self.num_tracks, self.candidates, sessions.tracks_BT[used])[place_B]
+        row_B = np.arange(self.size), at_B
         return EvaluationBatch(
             bags.batch(
                 epoch,
@@ -153,17 +180,18 @@ class EvaluationBuilder:
                 inputs_B=inputs.length_B + self.append_mask * real_B,
                 masked_BT=masked_BT,
                 targets_BT=np.full_like(bags.items_BT, bags.empty),
-                window_B2=np.zeros((batch, 2), dtype=np.int64),
+                window_B2=np.zeros((self.size, 2), dtype=np.int64),
                 collides_X2=np.zeros((0, 2), dtype=np.int64),
                 skips_of_B=none,
                 log_q_U=bags.padded(None),
-                session_B=np.where(real_B, sessions.number_B, -1),
+                session_B=np.where(real_B, number_B, -1),
             ),
-            target_B=torch.from_numpy(np.where(real_B, sessions.tracks_BT[at_B], -1)),
+            target_B=torch.from_numpy(np.where(real_B, tracks_BT[row_B], -1)),
             history_BS=torch.from_numpy(seen_BS),
+            history_skipped_BS=torch.from_numpy(skipped_BS),
             candidates_BC=torch.from_numpy(candidates_BC),
-            target_skips_B=torch.from_numpy(sessions.skips_BT[at_B]),
-            position_B=torch.from_numpy(target_at_B),
+            target_skips_B=torch.from_numpy(skips_BT[row_B]),
+            position_B=torch.from_numpy(at_B),
         )
 
 

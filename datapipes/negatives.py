@@ -120,13 +120,16 @@ def _distinct(place_BS: np.ndarray, start_B: np.ndarray, period: int) -> np.ndar
 def draw_unseen(key_B: np.ndarray, num_tracks: int, count: int, seen_BT: np.ndarray) -> np.ndarray:
     """int64 [B, count]: distinct uniform rows below `num_tracks`, none of them in `seen_BT` (rows; -1 is padding).
 
-    Needs `num_tracks >= count + T`, which the config check guarantees before any work.
+    Where a session leaves fewer than `count`, all of them, and -1 after them.
     """
     sessions, width = seen_BT.shape
-    drawn = count + width
-    rows = permuted(key_B, drawn, num_tracks).astype(np.int64)
+    rows = permuted(key_B, min(count + width, num_tracks), num_tracks).astype(np.int64)
     allowed = np.ones_like(rows, dtype=bool)
     for position in range(width):
         allowed &= rows != seen_BT[:, position, None]
-    rank = allowed.cumsum(axis=1)
-    return rows[allowed & (rank <= count)].reshape(sessions, count)
+    place = allowed.cumsum(axis=1)
+    allowed &= place <= count
+    unseen = np.full((sessions, count), -1)
+    session_M, column_M = np.nonzero(allowed)
+    unseen[session_M, place[session_M, column_M] - 1] = rows[session_M, column_M]
+    return unseen

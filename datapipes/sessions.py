@@ -85,11 +85,12 @@ class SessionStore:
         """Whether the dataset is split by whole sessions, so that training has seen nothing of the others."""
         return bool(self.manifest.split_parts)
 
-    def part(self, split: Split) -> "SessionStore":
-        """Returns the sessions of one split: all of them where the split is by position."""
+    def part(self, *splits: Split) -> "SessionStore":
+        """Returns the sessions of these splits: all of them where the split is by position."""
         if not self.unseen:
             return self
-        whole, names = self._whole, self.manifest.split_parts[split]
+        whole = self._whole
+        names = {name for split in splits for name in self.manifest.split_parts[split]}
         chosen = np.array([file.name in names for file, _ in whole._groups], dtype=bool)
         part = copy(whole)
         part.parts = [file for file in whole.parts if file.name in names]

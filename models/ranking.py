@@ -6,11 +6,12 @@ C candidates of a query, K best rows, P pairs of a query and a row. `first` is t
 In full ranking a row's score is one float32 matrix product whose shape depends on Q alone, [Q, D] by [D, B]; the last
 rows are padded to it, and targets are scored by it too. So equal rows have bitwise equal scores on any rank; a product
 of another width may round differently. Callers set `torch.set_float32_matmul_precision("highest")`.
-A row that scores as high as the target counts against the model, and so does a NaN.
+A row above the target has a higher score or one that is NaN; a tie is an equal score.
 """
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,8 +24,28 @@ _BLOCK_ROWS = 1 << 13
 _CANDIDATE_QUERIES = 8
 """Queries whose candidates are scored at a time."""
 
-Exclude = Callable[[Tensor, float], Tensor]
-"""Sets values [Q, B] of a block to a number at the excluded rows and at padding, and returns them."""
+
+@dataclass(frozen=True)
+class Excluded:
+    """The rows of a block that are excluded from a query, and its padding."""
+
+    num_rows: int
+    """Rows before the padding."""
+    query_P: Tensor
+    column_P: Tensor
+
+    def __call__(self, values_QB: Tensor, value: float) -> Tensor:
+        """Sets values of the block to `value` there, and returns them."""
+        values_QB[:, self.num_rows :] = value
+        values_QB[self.query_P, self.column_P] = value
+        return values_QB
+
+
+class Counts(NamedTuple):
+    """How many rows score above a target and how many as much as it, int64 [Q] each."""
+
+    above_Q: Tensor
+    ties_Q: Tensor
 
 
 def full_target_scores(queries_QD: Tensor, target_Q: Tensor, first: int, rows_RD: Tensor) -> Tensor:
@@ -38,23 +59,45 @@ def full_target_scores(queries_QD: Tensor, target_Q: Tensor, first: int, rows_RD
     return scores_Q
 
 
-def full_counts(queries_QD: Tensor, scores_Q: Tensor, excluded_QX: Tensor, first: int, rows_RD: Tensor) -> Tensor:
-    """int64 [Q]: this rank's rows that score at least `scores_Q`, without the rows `excluded_QX` (-1: padding)."""
-    counts_Q = torch.zeros(len(queries_QD), dtype=torch.int64, device=queries_QD.device)
-    for _, scores_QB, exclude in score_blocks(queries_QD, excluded_QX, first, rows_RD):
-        counts_Q += at_least(scores_QB, scores_Q, exclude)
-    return counts_Q
+def full_counts(
+    queries_QD: Tensor, scores_Q: Tensor, target_Q: Tensor, heard_QX: Tensor, first: int, rows_RD: Tensor
+) -> tuple[Counts, Counts]:
+    """Counts among this rank's rows, without the target's own: of rows that are not in `heard_QX`, and of those.
+
+    `scores_Q`: the targets' scores; `heard_QX`: distinct rows of each query, -1 is padding.
+    """
+    fresh_2Q = torch.zeros(2, len(queries_QD), dtype=torch.int64, device=queries_QD.device)
+    heard_2Q = torch.zeros_like(fresh_2Q)
+    heard_QX = heard_QX.masked_fill(heard_QX == target_Q[:, None], -1)
+    excluded_QX = torch.cat([target_Q[:, None], heard_QX], dim=1)
+    for start, scores_QB, excluded in score_blocks(queries_QD, excluded_QX, first, rows_RD):
+        query_P, column_P = excluded.query_P, excluded.column_P
+        score_P, own_P = scores_QB[query_P, column_P], start + column_P == target_Q[query_P]
+        # Negated, so that a NaN is above.
+        above_P = ~(score_P <= scores_Q[query_P]) & ~own_P
+        ties_P = ~(score_P < scores_Q[query_P]) & ~own_P & ~above_P
+        heard_2Q.index_add_(1, query_P, torch.stack([above_P, ties_P]).long())
+        fresh_2Q += above_and_ties(scores_QB, scores_Q, excluded)
+    return Counts(*fresh_2Q), Counts(*heard_2Q)
 
 
 def full_topk(queries_QD: Tensor, k: int, excluded_QX: Tensor, first: int, rows_RD: Tensor) -> tuple[Tensor, Tensor]:
     """This rank's best rows, int64 [Q, K], and their scores [Q, K], in `StreamingTopK`'s order."""
     best = StreamingTopK(len(queries_QD), k, queries_QD.device)
-    for start, scores_QB, exclude in score_blocks(queries_QD, excluded_QX, first, rows_RD):
-        best.add(exclude(scores_QB, float("-inf")), start)
+    for start, scores_QB, excluded in score_blocks(queries_QD, excluded_QX, first, rows_RD):
+        best.add(excluded(scores_QB, float("-inf")), start)
     return best.result()
 
 
-def uniform_scores(queries_QD: Tensor, rows_QC: Tensor, first: int, rows_RD: Tensor) -> tuple[Tensor, Tensor]:
+def candidate_counts(scores_QC: Tensor, scores_Q: Tensor, own_QC: Tensor) -> Counts:
+    """Counts among the candidates of bool `own_QC`."""
+    at_least_QC = ~(scores_QC < scores_Q[:, None]) & own_QC
+    above_QC = ~(scores_QC <= scores_Q[:, None]) & own_QC
+    above_Q = above_QC.sum(dim=1)
+    return Counts(above_Q, at_least_QC.sum(dim=1) - above_Q)
+
+
+def candidate_scores(queries_QD: Tensor, rows_QC: Tensor, first: int, rows_RD: Tensor) -> tuple[Tensor, Tensor]:
     """Scores [Q, C] of the rows `rows_QC`, zero for rows of other ranks, and a bool [Q, C] of this rank's own.
 
     Element-wise, so that equal rows have bitwise equal scores on any rank.
@@ -73,8 +116,8 @@ def uniform_scores(queries_QD: Tensor, rows_QC: Tensor, first: int, rows_RD: Ten
 
 def score_blocks(
     queries_QD: Tensor, excluded_QX: Tensor, first: int, rows_RD: Tensor
-) -> Iterator[tuple[int, Tensor, Exclude]]:
-    """The first row, the scores [Q, B] and what sets excluded rows and padding of each block."""
+) -> Iterator[tuple[int, Tensor, Excluded]]:
+    """The first row, the scores [Q, B] and the excluded rows of each block."""
     height = _block_rows(len(queries_QD))
     query_P, place_P = ((excluded_QX >= first) & (excluded_QX < first + len(rows_RD))).nonzero(as_tuple=True)
     row_P, order_P = (excluded_QX[query_P, place_P] - first).sort()
@@ -84,21 +127,17 @@ def score_blocks(
     for number, start in enumerate(range(0, len(rows_RD), height)):
         block_BD = rows_RD[start : start + height]
         pairs = slice(edges[number], edges[number + 1])
-        exclude = partial(_exclude, len(block_BD), query_P[pairs], row_P[pairs] - start)
-        yield first + start, _product(queries_QD, block_BD), exclude
+        excluded = Excluded(len(block_BD), query_P[pairs], row_P[pairs] - start)
+        yield first + start, _product(queries_QD, block_BD), excluded
 
 
-def _exclude(num_rows: int, query_P: Tensor, column_P: Tensor, values_QB: Tensor, value: float) -> Tensor:
-    values_QB[:, num_rows:] = value
-    values_QB[query_P, column_P] = value
-    return values_QB
-
-
-def at_least(scores_QB: Tensor, scores_Q: Tensor, exclude: Exclude) -> Tensor:
-    """int64 [Q]: rows of a block that score at least `scores_Q`. Overwrites the block's scores."""
+def above_and_ties(scores_QB: Tensor, scores_Q: Tensor, excluded: Excluded) -> Tensor:
+    """int64 [2, Q]: rows of a block above and equal to `scores_Q`. Overwrites the block's scores."""
     # Comparing into floats and summing those is vectorized; comparing into bools is not.
-    below_QB = exclude(scores_QB.lt_(scores_Q[:, None]), 1.0)
-    return below_QB.shape[1] - below_QB.sum(dim=1).long()
+    at_most_QB = excluded(scores_QB.clone().le_(scores_Q[:, None]), 1.0)
+    below_QB = excluded(scores_QB.lt_(scores_Q[:, None]), 1.0)
+    at_most_Q, below_Q = at_most_QB.sum(dim=1).long(), below_QB.sum(dim=1).long()
+    return torch.stack([scores_QB.shape[1] - at_most_Q, at_most_Q - below_Q])
 
 
 def _block_rows(num_queries: int) -> int:

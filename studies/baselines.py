@@ -1,8 +1,7 @@
 """Baselines that every model must beat: the most played tracks, and what most often followed the last one.
 
-Both are ranked as models are: the same sessions and candidates, ties count against the target, each rank measures its
-share of the sessions.
-Shape legend: B sessions, S positions of whole sessions, C candidates, N tracks, F followers of the last tracks.
+Both are ranked as models are: the same targets and candidates, each rank measures its share of the sessions.
+Shape legend: B targets, S positions of whole sessions, N tracks, C candidates.
 """
 
 from dataclasses import asdict
@@ -12,17 +11,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from scipy.sparse import csr_array
 
 from skipwise.common.distributed import barrier, rank, sum_ranks, world_size
 from skipwise.common.files import read_json, write_json
 from skipwise.datapipes.batch import EvaluationBatch
 from skipwise.datapipes.counts import train_counts, transitions
 from skipwise.datapipes.sessions import SessionStore
-from skipwise.training.build import evaluation_loader
+from skipwise.models.ranking import Counts
+from skipwise.training.build import HeldOut, evaluation_loader, training_data
 from skipwise.training.config import PROTOCOLS, Protocol, RunConfig
 from skipwise.training.evaluation.evaluator import measure_ranks
-from skipwise.training.evaluation.records import TargetRankWriter
+
+_SCORES = 1 << 24
+"""Scores of one block."""
 
 
 class Popularity:
@@ -30,63 +32,52 @@ class Popularity:
 
     label = "popularity"
 
-    def __init__(self, store: SessionStore):
-        self.counts_N = sum_ranks(torch.from_numpy(train_counts(store, rank(), world_size()))).numpy()
-        self._ascending_N = np.sort(self.counts_N)
+    def __init__(self, store: SessionStore, held_out: int):
+        self.num_tracks = store.num_tracks
+        counts = train_counts(store, rank(), world_size(), held_out)
+        self._scores_N = sum_ranks(torch.from_numpy(counts)).numpy().astype(np.float32)
 
-    def scores(self, last_B: np.ndarray, rows_BC: np.ndarray) -> np.ndarray:
-        """int64 [B, C]: the scores of these tracks for sessions whose last track is `last_B`."""
-        return self.counts_N[rows_BC]
-
-    def count_at_least(self, last_B: np.ndarray, score_B: np.ndarray) -> np.ndarray:
-        """int64 [B]: how many tracks of the whole catalogue score at least `score_B`."""
-        return len(self._ascending_N) - np.searchsorted(self._ascending_N, score_B)
+    def scores(self, history_BS: np.ndarray) -> np.ndarray:
+        """float32 [B, N]: the scores of all tracks after these plays (rows in play order, -1 is padding)."""
+        return np.tile(self._scores_N, (len(history_BS), 1))
 
 
 class Markov:
-    """Scores a track by how often it followed the last one in training; popularity breaks ties."""
+    """Scores a track by how often it followed the last one in training."""
 
     label = "first-order Markov chain"
 
-    def __init__(self, store: SessionStore):
-        self._tracks, self._popularity = store.num_tracks, Popularity(store)
-        self._keys, counts = transitions(store)
-        # One transition outweighs any popularity. int64 holds the sum up to three billion plays.
-        self._weights = counts * (self._popularity.counts_N.max() + 1)
+    def __init__(self, store: SessionStore, held_out: int):
+        self.num_tracks = store.num_tracks
+        keys, counts = transitions(store, held_out)
+        pairs = np.divmod(keys, self.num_tracks)
+        self._counts = csr_array((counts.astype(np.float32), pairs), shape=(self.num_tracks, self.num_tracks))
 
-    def scores(self, last_B: np.ndarray, rows_BC: np.ndarray) -> np.ndarray:
-        """int64 [B, C]: the scores of these tracks for sessions whose last track is `last_B`."""
-        key_BC = last_B[:, None] * self._tracks + rows_BC
-        place_BC = np.searchsorted(self._keys, key_BC)
-        found_BC = np.append(self._keys, -1)[place_BC] == key_BC
-        return self._popularity.counts_N[rows_BC] + np.append(self._weights, 0)[place_BC] * found_BC
-
-    def count_at_least(self, last_B: np.ndarray, score_B: np.ndarray) -> np.ndarray:
-        """int64 [B]: how many tracks of the whole catalogue score at least `score_B`.
-
-        Counts those that do by popularity alone, and the followers of the last track that do by their transitions: the
-        work grows with the number of followers, not with the catalogue.
-        """
-        first_B, end_B = (np.searchsorted(self._keys, (last_B + more) * self._tracks) for more in (0, 1))
-        followers_B = end_B - first_B
-        session_F = np.repeat(np.arange(len(last_B)), followers_B)
-        place_F = np.arange(len(session_F)) + np.repeat(end_B - followers_B.cumsum(), followers_B)
-        plays_F = self._popularity.counts_N[self._keys[place_F] % self._tracks]
-        lifted_F = (plays_F < score_B[session_F]) & (plays_F + self._weights[place_F] >= score_B[session_F])
-        return self._popularity.count_at_least(last_B, score_B) + np.bincount(
-            session_F[lifted_F], minlength=len(last_B)
-        )
+    def scores(self, history_BS: np.ndarray) -> np.ndarray:
+        """float32 [B, N]: the scores of all tracks after these plays (rows in play order, -1 is padding)."""
+        last_B = history_BS[np.arange(len(history_BS)), (history_BS >= 0).sum(axis=1) - 1]
+        scores_BN: np.ndarray = self._counts[last_B].toarray()
+        return scores_BN
 
 
 Baseline = Popularity | Markov
 BASELINES: dict[str, type[Popularity] | type[Markov]] = {"popularity": Popularity, "markov": Markov}
 
 
-def measure_baseline(name: str, config: RunConfig, store: SessionStore, folder: Path) -> None:
-    """Writes `metrics.json` and `ranks/` of a baseline's test into `folder`, as a run keeps them."""
-    baseline = BASELINES[name](store)
-    results = {protocol: {"test": _measure(baseline, protocol, config, store, folder)} for protocol in PROTOCOLS}
+def measure_baseline(
+    baseline: type[Popularity] | type[Markov], config: RunConfig, store: SessionStore, folder: Path
+) -> None:
+    """Writes `metrics.json` and `ranks/` of a baseline's test into `folder`, as a run keeps them.
+
+    It is fitted to what a run of `config` is trained on, the refit included.
+    """
+    fitted = baseline(*training_data(store, config.train.refit))
+    held_out = HeldOut.of(config.evaluate, store, "test")
+    loader = evaluation_loader(config, held_out, PROTOCOLS, "test", config.evaluate.sessions)
+    counts_of = partial(_counts, fitted)
+    found = measure_ranks(loader.epoch(0), counts_of, PROTOCOLS, "test", store.num_tracks, folder)
     if rank() == 0:
+        results = {protocol: {"test": values} for protocol, values in found.items()}
         write_json(folder / "metrics.json", results | {"of": _identity(config, store)})
     barrier()
 
@@ -103,30 +94,29 @@ def _identity(config: RunConfig, store: SessionStore) -> dict[str, Any]:
         "vocabulary_hash": manifest.vocabulary_hash,
         "counts": manifest.counts,
         "evaluate": asdict(config.evaluate),
+        "refit": config.train.refit,
     }
 
 
-def _measure(
-    baseline: Baseline, protocol: Protocol, config: RunConfig, store: SessionStore, folder: Path
-) -> dict[str, float | int]:
-    loader = evaluation_loader(config, store, protocol, "test", config.evaluate.sessions)
-    ranks_of = partial(_ranks, baseline, protocol=protocol, filter_history=config.evaluate.filter_history)
-    with TargetRankWriter(folder, protocol, "test") as record:
-        return measure_ranks(loader.epoch(0), ranks_of, protocol, config.evaluate, store.num_tracks, record)
-
-
-def _ranks(baseline: Baseline, batch: EvaluationBatch, protocol: Protocol, filter_history: bool) -> Tensor:
-    """int64 [B]."""
-    target_B, history_BS = batch.target_B.numpy(), batch.history_BS.numpy()
-    last_at_B = np.clip(batch.position_B.numpy() - 1, 0, history_BS.shape[1] - 1)
-    last_B = np.maximum(history_BS[np.arange(len(target_B)), last_at_B], 0)
-    score_B = baseline.scores(last_B, target_B[:, None])[:, 0]
-    if protocol == "uniform":
-        counted_BC = baseline.scores(last_B, batch.candidates_BC.numpy()) >= score_B[:, None]
-        return torch.from_numpy(1 + counted_BC.sum(axis=1))
-    excluded_BX = target_B[:, None]
-    if filter_history:
-        excluded_BX = np.sort(np.concatenate([excluded_BX, history_BS], axis=1), axis=1)
-    counted_BX = (excluded_BX >= 0) & (baseline.scores(last_B, np.maximum(excluded_BX, 0)) >= score_B[:, None])
-    counted_BX[:, 1:] &= excluded_BX[:, 1:] != excluded_BX[:, :-1]
-    return torch.from_numpy(1 + baseline.count_at_least(last_B, score_B) - counted_BX.sum(axis=1))
+def _counts(baseline: Baseline, batch: EvaluationBatch) -> dict[Protocol, Counts]:
+    """Of the batch's targets, by every protocol."""
+    target_B, history_BS, candidates_BC = (
+        values.numpy() for values in (batch.target_B, batch.history_BS, batch.candidates_BC)
+    )
+    found = {protocol: np.zeros((2, len(target_B)), dtype=np.int64) for protocol in PROTOCOLS}
+    real = np.flatnonzero(target_B >= 0)
+    for part_B in np.array_split(real, max(len(real) * baseline.num_tracks // _SCORES, 1)):
+        scores_BN = baseline.scores(history_BS[part_B])
+        own_B = np.arange(len(part_B)), target_B[part_B]
+        above_BN, ties_BN = (compare(scores_BN, scores_BN[own_B][:, None]) for compare in (np.greater, np.equal))
+        ties_BN[own_B] = False
+        session_P, column_P = np.nonzero(history_BS[part_B] >= 0)
+        fresh_BN = np.ones_like(above_BN)
+        fresh_BN[session_P, history_BS[part_B][session_P, column_P]] = False
+        rows_BC = candidates_BC[part_B]
+        for place, values_BN in enumerate((above_BN, ties_BN)):
+            drawn_BC = np.take_along_axis(values_BN, np.maximum(rows_BC, 0), axis=1) & (rows_BC >= 0)
+            found["full"][place, part_B] = values_BN.sum(axis=1)
+            found["served"][place, part_B] = (values_BN & fresh_BN).sum(axis=1)
+            found["paper"][place, part_B] = drawn_BC.sum(axis=1)
+    return {protocol: Counts(*torch.from_numpy(counts)) for protocol, counts in found.items()}

@@ -14,6 +14,7 @@ from skipwise.studies.comparison import TESTED, Row, compare
 from skipwise.studies.groupings import groupings
 from skipwise.studies.markdown_table import markdown_table
 from skipwise.studies.statistics import SIGNIFICANT
+from skipwise.training.build import training_data
 from skipwise.training.config import PROTOCOLS
 from skipwise.training.evaluation.metrics import METRICS
 from skipwise.training.run.directory import RunDirectory
@@ -25,8 +26,9 @@ _COLOURS = ("#33658a", "#b5541c", "#5b7b3a", "#7a4b8a")
 
 
 def write_comparison(output: Path, rows: list[Row], store: SessionStore, title: str) -> None:
-    """Compares the rows under both protocols and writes the three files, each atomically."""
-    by = groupings(store, train_counts(store))
+    """Compares the rows by every protocol and writes the three files, each atomically."""
+    sessions, held_out = training_data(store)
+    by = groupings(store, train_counts(sessions, held_out=held_out))
     comparisons = [compare(rows, protocol, by) for protocol in PROTOCOLS]
     made = _made_of(rows, store)
     with replacing(output / "table.png") as picture:
@@ -40,7 +42,12 @@ def _made_of(rows: list[Row], store: SessionStore) -> dict[str, Any]:
     runs = {}
     for run in [RunDirectory.open(str(path)) for row in rows if not row.reference for path in row.runs]:
         figures = run.metrics()["train"]
-        runs[run.path.name] = {"ranks": run.record.world_size, "versions": run.record.versions} | figures
+        trained = figures["epochs"] - (figures["best_epoch"] if run.config.train.refit else 0)
+        runs[run.path.name] = (
+            {"ranks": run.record.world_size, "versions": run.record.versions}
+            | figures
+            | {"best_is_last": figures["best_epoch"] == trained}
+        )
     manifest = store.manifest
     return {
         "data": {"name": store.path.name, "counts": manifest.counts, "skip_share": manifest.skip_share}
@@ -62,7 +69,17 @@ def _notes(made: dict[str, Any]) -> list[str]:
         f"commit: {made['commit']}",
         f"{len(runs)} runs on {', '.join(map(str, ranks))} rank{'s' if ranks != [1] else ''}, "
         f"{seconds / 60:.0f} minutes of training steps in all, {seconds / max(len(runs), 1):.0f} s a run",
+        f"best epoch by validation {', '.join(sorted({run.get('selected_by', 'uniform HR@10') for run in runs}))}",
+        *_unfinished(made["runs"]),
     ]
+
+
+def _unfinished(runs: dict[str, Any]) -> list[str]:
+    """A note where runs might have gone on to improve."""
+    names = [f"`{name}`" for name, run in runs.items() if run["best_is_last"]]
+    if not names:
+        return ["every run ended by patience"]
+    return [f"**ended at the last epoch allowed, which was the best: {', '.join(names)}**; raise --train.epochs"]
 
 
 def draw(comparison: dict[str, Any], file: Path) -> None:
@@ -103,14 +120,25 @@ def table_markdown(comparisons: list[dict[str, Any]], title: str, notes: list[st
     lines = [f"# {title}", "", *[f"- {note}" for note in notes], ""]
     for comparison in comparisons:
         rows = comparison["rows"]
-        among = f"among {comparison['candidates']:,} unseen tracks"
-        if comparison["protocol"] == "full":
-            among = f"exact, among about {comparison['candidates']:,} tracks"
-        lines += [f"## `{comparison['protocol']}` ({among}, {comparison['sessions']:,} sessions, test split)", ""]
+        lines += [f"## `{comparison['protocol']}`", "", _measured(comparison), ""]
         lines += _hit_rates(rows, comparison["protocol"]) + _verdicts(comparison) + _tests(rows) + _skips(rows)
         for name in next(iter(rows.values()))["by"]:
             lines += _breakdown(rows, name)
     return "\n".join([*lines, _READING, ""])
+
+
+def _measured(comparison: dict[str, Any]) -> str:
+    """A sentence on what was measured, and among what."""
+    among = {
+        "served": "what is recommended: the whole catalogue without the tracks of the session so far",
+        "full": "the whole catalogue",
+        "paper": "uniform tracks that the session does not contain",
+    }[comparison["protocol"]]
+    return (
+        f"{comparison['targets']:,} test targets of {comparison['sessions']:,} sessions, {comparison['skipped']:,} of "
+        f"them skipped and {comparison['repeated']:,} played before in their session, each among {among} "
+        f"(median {comparison['candidates']:,} others)."
+    )
 
 
 def _hit_rates(rows: Rows, protocol: str) -> list[str]:
@@ -124,7 +152,7 @@ def _hit_rates(rows: Rows, protocol: str) -> list[str]:
                 text = f"**{text}**"
             cells.append(text + (f" ({gain:+.1f} %)" if gain is not None else ""))
         lines.append(cells)
-        if row["paper"] and protocol == "uniform":  # the paper's own protocol
+        if row["paper"] and protocol == "paper":  # the paper's own protocol
             base = rows.get(row["baseline"], {}).get("paper")
             cells = ["*the paper's, on other data*", "*1*", *[""] * len(METRICS)]
             for place, metric in enumerate(_PAPER_METRICS):
@@ -137,9 +165,9 @@ def _hit_rates(rows: Rows, protocol: str) -> list[str]:
 
 
 def _verdicts(comparison: dict[str, Any]) -> list[str]:
-    if not comparison["reference"]:
+    if not comparison["references"]:
         return []
-    reference = comparison["rows"][comparison["reference"]]["label"]
+    reference = " or ".join(comparison["rows"][name]["label"] for name in comparison["references"])
     if not comparison["broken"]:
         return [f"Every model beats {reference} in HR@10.", ""]
     names = ", ".join(f"`{name}`" for name in comparison["broken"])
@@ -191,8 +219,8 @@ def _skips(rows: Rows) -> list[str]:
 
 def _breakdown(rows: Rows, name: str) -> list[str]:
     sizes = next(iter(rows.values()))["by"][name]
-    heads = [f"{label} ({size['sessions']:,})" for label, size in sizes.items()]
-    skips = any(size["kept_sessions"] < size["sessions"] for size in sizes.values())
+    heads = [f"{label} ({size['targets']:,})" for label, size in sizes.items()]
+    skips = any(size["kept_targets"] < size["targets"] for size in sizes.values())
     lines = []
     for row in rows.values():
         cells = []
@@ -200,18 +228,19 @@ def _breakdown(rows: Rows, name: str) -> list[str]:
             kept = "none" if figures["kept_hr@10"] is None else _share(figures["kept_hr@10"])
             cells.append(_share(figures["hr@10"]) + (f" / {kept}" if skips else ""))
         lines.append([row["label"], *cells])
-    return markdown_table([f"HR@10 by {name} (sessions){': all / kept targets' if skips else ''}", *heads], lines)
+    return markdown_table([f"HR@10 by {name} (targets){': all / kept targets' if skips else ''}", *heads], lines)
 
 
 _READING = (
     "How to read this: in brackets the gain over the row's baseline, in bold the best of each group. With several "
-    "seeds a session's value is its mean over seeds. Intervals: percentile bootstrap over sessions, 10,000 "
+    "seeds a target's value is its mean over seeds. A metric is its expected value over the order of tied tracks. "
+    "Intervals: percentile bootstrap over sessions, 10,000 "
     "resamples; they leave the luck of training out, which `over seeds ±` shows (standard deviation of the seeds' "
     "means). p: paired bootstrap on the same sessions and candidates, two-sided; Holm p: corrected over all tests "
     "of the protocol, and what `better` and `worse` go by; p over seeds: paired t-test of the seeds' means. "
     "Percentile rank: the share of the candidates that come after the target, 100 is first, 0 last; the gap is "
-    "skipped less kept. For skipped targets lower is better, in percentile rank, gap and HR@10. A "
-    "session's length is also its test target's position."
+    "skipped less kept. For skipped targets lower is better, in percentile rank, gap and HR@10. Rows that were refit "
+    "on the validation targets are compared with such rows alone."
 )
 
 

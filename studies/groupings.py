@@ -1,4 +1,4 @@
-"""Groups of test sessions for breakdowns: by length, popularity of the target, and context type."""
+"""Groups of test targets for breakdowns: repeated or new, by position, by popularity, and by context type."""
 
 from functools import partial
 
@@ -19,7 +19,8 @@ CONTEXT = "context_type"
 def groupings(store: SessionStore, counts_N: np.ndarray) -> Grouping:
     """What a table breaks its figures down by. `counts_N`: each track's training plays."""
     found: Grouping = {
-        "session length": lambda ranks: by_number(ranks.position + 1),
+        "new or repeated target": lambda ranks: np.where(ranks.repeated, "repeated", "new"),
+        "position": lambda ranks: by_number(ranks.position + 1),
         "target's popularity": partial(_popularity, counts_N),
     }
     if CONTEXT in store.manifest.context_columns:
@@ -39,7 +40,7 @@ def by_number(numbers_N: np.ndarray) -> np.ndarray:
 
 
 def _popularity(counts_N: np.ndarray, ranks: TargetRanks) -> np.ndarray:
-    """Fifths of the test sessions by how often their target was played in training."""
+    """Fifths of the test targets by how often their target was played in training."""
     plays = counts_N[ranks.target]
     edges = np.quantile(plays, [0.8, 0.6, 0.4, 0.2], method="nearest")
     return np.array(["1 most played", "2", "3", "4", "5 least played"])[(plays[:, None] < edges).sum(axis=1)]
@@ -47,13 +48,17 @@ def _popularity(counts_N: np.ndarray, ranks: TargetRanks) -> np.ndarray:
 
 def _context(store: SessionStore, ranks: TargetRanks) -> np.ndarray:
     """The target's context type in the log, such as a playlist or the catalogue."""
-    last = []
+    found = np.full(len(ranks.session), "unknown", dtype=object)
+    first = 0
     try:
         for part in store.parts:
             for batch in pq.ParquetFile(part).iter_batches(columns=[CONTEXT]):
                 lists = batch.column(0)
-                last.append(lists.values.take(pa.array(lists.offsets.to_numpy()[1:] - 1)).cast(pa.string()))
-        labels = pa.chunked_array(last).fill_null("unknown").to_numpy()
-        return labels[ranks.session].astype(str)
+                here_N = (ranks.session >= first) & (ranks.session < first + len(lists))
+                at_N = lists.offsets.to_numpy()[ranks.session[here_N] - first] + ranks.position[here_N]
+                values = lists.values.take(pa.array(at_N)).cast(pa.string()).fill_null("unknown")
+                found[here_N] = values.to_numpy(zero_copy_only=False)
+                first += len(lists)
+        return found.astype(str)
     except DAMAGED as error:
         raise UserError(f"{store.path}: '{CONTEXT}' cannot be read ({brief(error)}): run prepare again") from error

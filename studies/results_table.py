@@ -40,7 +40,8 @@ def run_study(config: StudyConfig, models: Mapping[str, Model]) -> None:
         recipe = from_mapping(model.recipe(), changes, config.config)
         recipes[name] = replace(recipe, data=replace(recipe.data, path=config.data))
         paths = tuple(output / "runs" / f"{name}-seed{seed}" for seed in range(config.seeds))
-        rows.append(Row(name, model.label, model.group, paths, model.baseline, model.paper))
+        row = Row(name, model.label, model.group, paths, model.baseline, model.paper, refit=recipe.train.refit)
+        rows.append(row)
     runs = {
         path: (row.name, replace(recipes[row.name], train=replace(recipes[row.name].train, seed=seed)))
         for row in rows
@@ -50,8 +51,10 @@ def run_study(config: StudyConfig, models: Mapping[str, Model]) -> None:
     with process_group():
         for recipe in recipes.values():
             check(recipe, store)
-            if recipe.evaluate != first.evaluate:
-                raise UserError("these recipes are not evaluated alike: set the same --evaluate section by --config")
+            if (recipe.evaluate, recipe.selection) != (first.evaluate, first.selection):
+                raise UserError(
+                    "these recipes are not evaluated alike: set the same evaluate and selection sections by --config"
+                )
         missing = [path for path, (_, recipe) in runs.items() if not _is_finished(path, recipe, store)]
         logger.info(f"{len(runs)} runs of {len(models)} models, {len(runs) - len(missing)} of them there already")
         for number, path in enumerate(missing, start=1):
@@ -60,12 +63,15 @@ def run_study(config: StudyConfig, models: Mapping[str, Model]) -> None:
             train(replace(recipe, run_dir=str(path)), name)
             # A sharded model refers to itself: without this, several tables would wait to be freed.
             gc.collect()
-        for name, baseline in BASELINES.items():
-            folder = output / "runs" / name
-            rows.append(Row(name, baseline.label, "references", (folder,), reference=True))
-            if not is_measured(folder, first, store):
-                logger.info(f"measuring {name}")
-                measure_baseline(name, first, store, folder)
+        for refit in sorted({recipe.train.refit for recipe in recipes.values()}):
+            as_trained = replace(first, train=replace(first.train, refit=refit))
+            for name, baseline in BASELINES.items():
+                name, label = (f"{name}-refit", f"{baseline.label}, refit") if refit else (name, baseline.label)
+                folder = output / "runs" / name
+                rows.append(Row(name, label, "references", (folder,), reference=True, refit=refit))
+                if not is_measured(folder, as_trained, store):
+                    logger.info(f"measuring {name}")
+                    measure_baseline(baseline, as_trained, store, folder)
         if rank() == 0:
             write_comparison(output, rows, store, config.title)
             logger.info(f"wrote {output / 'table.md'}, table.json and table.png")

@@ -21,7 +21,7 @@ def compare_runs(runs: Sequence[RunDirectory]) -> str:
     letters = [chr(ord("A") + number) for number in range(len(runs))]
     lines = [f"{letter}: {run.path} ({run.record.recipe})" for letter, run in zip(letters, runs, strict=True)]
     lines.append(f"{'protocol':9}{'split':11}{'run':5}" + "".join(f"{name.upper():>9}" for name in METRICS))
-    lines[-1] += f"{'sessions':>10}"
+    lines[-1] += f"{'targets':>10}"
     metrics = [read_metrics(run.path / "metrics.json", "the metrics of a finished run") for run in runs]
     for protocol in PROTOCOLS:
         for split in SPLITS:
@@ -31,7 +31,7 @@ def compare_runs(runs: Sequence[RunDirectory]) -> str:
                 if figures is None:
                     continue
                 cells = "".join(f"{figures[name]:9.4f}" for name in METRICS)
-                lines.append(f"{place}{letter:5}{cells}{figures['sessions']:10d}")
+                lines.append(f"{place}{letter:5}{cells}{figures['targets']:10d}")
                 if letter != "A" and found[0] is not None:
                     cells = "".join(f"{figures[name] - found[0][name]:+9.4f}" for name in METRICS)
                     lines.append(f"{place}{f'{letter}-A':5}{cells}")
@@ -56,7 +56,7 @@ def _figures(run: RunDirectory, metrics: dict[str, Any], protocol: str, split: s
     figures = metrics.get(protocol, {}).get(split)
     if figures is None:
         return None
-    whole = isinstance(figures, dict) and type(figures.get("sessions")) is int
+    whole = isinstance(figures, dict) and type(figures.get("targets")) is int
     if not whole or not all(type(figures.get(name)) in (int, float) for name in METRICS):
         raise UserError(
             f"{run.path}/metrics.json lacks figures of '{protocol}' '{split}': measure it again with "

@@ -11,8 +11,8 @@ from skipwise.common.files import read_yaml
 from skipwise.training.config import RunConfig
 from skipwise.training.config_fields import flatten, from_mapping, nest
 
-_FIXED = ("run_dir", "data.path", "train.validation_sessions", "evaluate.")
-"""Fields, and a section, that must be equal in all trials: what they are measured on and how."""
+_FIXED = ("run_dir", "data.path", "selection.", "evaluate.")
+"""Fields and sections that must be equal in all trials: what they are measured on and how."""
 
 Space = dict[str, BaseDistribution]
 """What is tried of each field, by its dotted path such as `loss.alpha`."""

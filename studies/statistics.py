@@ -3,7 +3,7 @@
 The bootstrap resamples sessions. A metric takes few distinct values over sessions, so a resample of all sessions is one
 multinomial draw of how often each value occurs: the same distribution in a fraction of the time and the memory. Where
 the values are many (MRR or percentiles over several seeds), near ones are pooled first, which keeps mean and variance.
-Shape legend: N sessions, S seeds.
+Shape legend: N sessions (in `per_session` and `gap` targets), M sessions, S seeds.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from scipy import stats
 
 RESAMPLES = 10_000
 _CHUNK = 2_000_000  # counts that are drawn at once
-_DISTINCT = 1024  # more than the ranks of `uniform` with 1,000 candidates: one seed is never pooled there
+_DISTINCT = 1024  # more than the ranks of `paper` with 1,000 candidates: one seed is never pooled there
 _ROUNDING = 1e-12  # the error of sums of thirds
 SIGNIFICANT = 0.05
 
@@ -45,20 +45,32 @@ def _pooled(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndar
     return mean + (pooled - mean) * np.sqrt(before / after), sizes[taken].astype(np.int64)
 
 
+def per_session(values_N: np.ndarray, session_N: np.ndarray, chosen_N: np.ndarray | None = None) -> np.ndarray:
+    """[sessions] of N targets: values whose mean is the mean over targets, and over those of bool [N] where given.
+
+    A session with several targets is one draw of the bootstrap, because its targets are not independent. So its share
+    of the ratio of sums is taken, to first order (Cochran, "Sampling Techniques", 1977, section 6.3): where each
+    session has one target, that is the target's own value. Needs at least one target.
+    """
+    _, place_N = np.unique(session_N, return_inverse=True)
+    weight_N = np.ones(len(values_N)) if chosen_N is None else chosen_N.astype(float)
+    sum_M, size_M = np.bincount(place_N, values_N * weight_N), np.bincount(place_N, weight_N)
+    mean = sum_M.sum() / size_M.sum()
+    return mean + (sum_M - mean * size_M) / size_M.mean()
+
+
 def interval(values_N: np.ndarray) -> tuple[float, float]:
     """The 95 % percentile bootstrap interval of the mean over sessions."""
     return _middle(bootstrap_means(values_N))
 
 
-def gap(values_N: np.ndarray, marked_N: np.ndarray) -> tuple[float, float, float]:
-    """Mean of the sessions marked in bool [N] less that of the others, and its 95 % interval.
+def gap(values_N: np.ndarray, marked_N: np.ndarray, session_N: np.ndarray) -> tuple[float, float, float]:
+    """Mean of the targets marked in bool [N] less that of the others, and its 95 % interval.
 
-    Each side is resampled by itself, so that its size stays. Needs at least one session on either side.
+    Needs at least one target on either side.
     """
-    sides = values_N[marked_N], values_N[~marked_N]
-    # Two seeds: with one, both sides would use the same random numbers.
-    first, second = (bootstrap_means(side, seed=seed) for seed, side in enumerate(sides))
-    return float(sides[0].mean() - sides[1].mean()), *_middle(first - second)
+    gaps_M = per_session(values_N, session_N, marked_N) - per_session(values_N, session_N, ~marked_N)
+    return float(values_N[marked_N].mean() - values_N[~marked_N].mean()), *interval(gaps_M)
 
 
 def _middle(means: np.ndarray) -> tuple[float, float]:

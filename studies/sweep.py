@@ -1,4 +1,4 @@
-"""The sweep: Optuna suggests settings, all ranks train them, and the validation's HR@10 is reported back.
+"""The sweep: Optuna suggests settings, all ranks train them, and their best validation is reported back.
 
 No test target is measured. What a trial tries follows from the seed and the finished trials before it, so an
 interrupted sweep continues exactly. Rank 0 alone talks to Optuna.
@@ -31,8 +31,9 @@ from skipwise.studies.search_space import Space, read_space
 from skipwise.studies.sweep_report import write_sweep
 from skipwise.studies.sweep_study import REFUSED, Sweep, best_trial, finished, open_study
 from skipwise.training.build import check
-from skipwise.training.config import RunConfig
+from skipwise.training.config import RunConfig, SelectionConfig
 from skipwise.training.config_fields import from_mapping, nest
+from skipwise.training.evaluation.evaluator import Metrics
 from skipwise.training.loop import train
 from skipwise.training.run.directory import CHECKPOINTS
 
@@ -82,7 +83,7 @@ def run_trial(sweep: Sweep, study: optuna.Study | None) -> bool:
         return False
     number, values = suggested
     path, refusal = sweep.trial_path(number), ""
-    pruner = _Pruner(trial, values.get("train.epochs", sweep.config.train.epochs))
+    pruner = _Pruner(trial, sweep.config.selection, values.get("train.epochs", sweep.config.train.epochs))
     try:
         config = from_mapping(sweep.config, nest(values), f"trial {number}")
         train(replace(config, run_dir=str(path)), sweep.recipe, pruner, test=False)
@@ -100,7 +101,7 @@ def run_trial(sweep: Sweep, study: optuna.Study | None) -> bool:
         elif pruner.pruned:
             study.tell(trial, state=TrialState.PRUNED)
         else:
-            study.tell(trial, pruner.best["hr@10"])
+            study.tell(trial, pruner.best["value"])
         best = best_trial(study)
         for other in finished(study):  # the best trial alone keeps its checkpoints
             if best is None or other.number != best.number:
@@ -112,18 +113,19 @@ def run_trial(sweep: Sweep, study: optuna.Study | None) -> bool:
 class _Pruner:
     """Called after each epoch: keeps the trial's best validation, and asks Optuna on rank 0 whether to stop."""
 
-    def __init__(self, trial: Trial | None, epochs: int):
-        self._trial, self._epochs = trial, epochs
-        self.best: dict[str, Any] = {"hr@10": -1.0}
+    def __init__(self, trial: Trial | None, selection: SelectionConfig, epochs: int):
+        self._trial, self._selection, self._epochs = trial, selection, epochs
+        self.best: dict[str, Any] = {"value": -1.0}
         self.pruned = False
 
-    def __call__(self, epoch: int, metrics: dict[str, float | int]) -> bool:
-        if metrics["hr@10"] > self.best["hr@10"]:
+    def __call__(self, epoch: int, metrics: Metrics) -> bool:
+        value = self._selection.value(metrics)
+        if value > self.best["value"]:
             names = ("hr@10", "hr@1", "ndcg@10", "sessions")
-            self.best = {name: metrics[name] for name in names} | {"best_epoch": epoch}
+            self.best = {name: metrics[name] for name in names} | {"value": value, "best_epoch": epoch}
         self.best["epochs"] = epoch
         if self._trial is not None:
-            self._trial.report(metrics["hr@10"], epoch)
+            self._trial.report(value, epoch)
             self.pruned = epoch < self._epochs and self._trial.should_prune()
         self.pruned = broadcast_object(self.pruned)
         return self.pruned

@@ -14,7 +14,7 @@ from skipwise.studies.sweep_study import REFUSED, Sweep, best_trial, finished
 from skipwise.training.config_fields import flatten, from_mapping, nest
 from skipwise.training.run.start import FREE_TO_CHANGE
 
-_BUDGET = ("train.epochs", "train.patience", "train.validation_sessions", "evaluate.sessions")
+_BUDGET = ("train.epochs", "train.patience", "selection.sessions", "evaluate.sessions")
 """Fields that say how much time a trial may take: a sweep's are not those of the training that follows it."""
 
 
@@ -29,14 +29,15 @@ def write_sweep(sweep: Sweep, study: optuna.Study) -> None:
         | trial.user_attrs
         for trial in finished(study)
     ]
-    trials.sort(key=lambda trial: -trial.get("hr@10", -1.0))
+    trials.sort(key=lambda trial: -trial.get("value", -1.0))
     best, error = best_trial(study), None
     if best is not None:
-        rate, sessions = best.user_attrs["hr@10"], best.user_attrs["sessions"]
-        error = math.sqrt(rate * (1 - rate) / max(sessions, 1))
+        value, sessions = best.user_attrs["value"], best.user_attrs["sessions"]
+        error = math.sqrt(value * (1 - value) / max(sessions, 1))  # of a hit rate, and no less than that of the others
         write_text(sweep.output / "best.yaml", yaml.safe_dump(_best_settings(sweep, best), sort_keys=False))
     content = {
         "recipe": sweep.recipe,
+        "selection": sweep.config.selection.name,
         "best": best.number if best else None,
         "standard_error": error,
         "importances": _importances(study),
@@ -74,27 +75,28 @@ def _importances(study: optuna.Study) -> dict[str, float]:
 def _markdown(sweep: Sweep, content: dict[str, Any]) -> str:
     trials, error = content["trials"], content["standard_error"]
     lines = [f"# Sweep of `{sweep.recipe}`", "", "Validation only: no test target was looked at.", ""]
-    alike = math.inf  # the HR@10 from which a trial is as good as the best
+    alike = math.inf  # the value from which a trial is as good as the best
     if error is not None:
         best = next(trial for trial in trials if trial["number"] == content["best"])
-        alike = best["hr@10"] - error
-        near = sum(trial.get("hr@10", -1.0) >= alike for trial in trials) - 1
+        alike = best["value"] - error
+        near = sum(trial.get("value", -1.0) >= alike for trial in trials) - 1
         lines += [
-            f"Best: trial {best['number']}, validation HR@10 {best['hr@10']:.4f} on {best['sessions']:,} sessions, "
-            f"{near} other trial{'s' if near != 1 else ''} within one standard error ({error:.4f}, marked ≈): the "
+            f"Best: trial {best['number']}, validation {content['selection']} {best['value']:.4f} on "
+            f"{best['sessions']:,} sessions, {near} other trial{'s' if near != 1 else ''} within one standard error "
+            f"({error:.4f}, marked ≈): the "
             "choice among those is luck.",
             f"Only the best trial's checkpoint is kept, in `trials/{sweep.trial_path(best['number']).name}`.",
             "",
         ]
     rows = []
     for trial in trials:
-        mark = " ≈" if trial.get("hr@10", -1.0) >= alike else ""
+        mark = " ≈" if trial.get("value", -1.0) >= alike else ""
         values = [_short(trial["values"].get(field, "")) for field in sweep.space]
-        measured = [f"{trial[name]:.4f}" if name in trial else "" for name in ("hr@10", "hr@1", "ndcg@10")]
+        measured = [f"{trial[name]:.4f}" if name in trial else "" for name in ("value", "hr@10", "hr@1", "ndcg@10")]
         epochs = [str(trial.get(name, "")) for name in ("best_epoch", "epochs")]
         state = trial["state"] + (f": {trial[REFUSED]}" if REFUSED in trial else "")
         rows.append([f"{trial['number']}{mark}", *values, *measured, *epochs, state])
-    heads = ["trial", *sweep.space, "HR@10", "HR@1", "NDCG@10", "best epoch", "epochs", "state"]
+    heads = ["trial", *sweep.space, content["selection"], "HR@10", "HR@1", "NDCG@10", "best epoch", "epochs", "state"]
     lines += markdown_table(heads, rows)
     if content["importances"]:
         shares = ", ".join(f"`{field}` {share:.0%}" for field, share in content["importances"].items())

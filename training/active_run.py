@@ -1,18 +1,19 @@
 """A run under way: where it stands, and what trains, checks, saves and reports it."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from skipwise.common.distributed import logger
-from skipwise.datapipes.batch import EvaluationBatch, SessionBatch
-from skipwise.datapipes.config import HELD_OUT
+from skipwise.datapipes.batch import EvaluationBatches, SessionBatch
 from skipwise.datapipes.sessions import SessionStore
-from skipwise.training.build import build_model, train_loader
+from skipwise.training.build import HeldOut, build_model, train_loader, training_data
 from skipwise.training.checkpoint.checkpoints import Checkpoints, find_newest, load_best
 from skipwise.training.checkpoint.warm_start import start_from_run
-from skipwise.training.evaluation.evaluator import Evaluator
+from skipwise.training.config import Protocol, Split
+from skipwise.training.evaluation.evaluator import Evaluator, Metrics
 from skipwise.training.guards.hang_watch import HangWatch
 from skipwise.training.guards.non_finite import NonFiniteCheck
 from skipwise.training.guards.stop_signal import Action, Stopped, StopSignal
@@ -45,7 +46,7 @@ class ActiveRun:
             self.checkpoints.resume(position)
             logger.info(f"goes on from checkpoint {name} of {run.path}")
         self.checkpoints.prepare(self.trainer.tensors())
-        self.progress = Progress(run, self.num_steps, len(store), self.position)
+        self.progress = Progress(run, self.num_steps, len(training_data(store)[0]), self.position)
 
     @property
     def num_steps(self) -> int:
@@ -67,9 +68,22 @@ class ActiveRun:
         place = f"training epoch {epoch}, step {{}}"
         return self._hang_watch.batches(self._loader.epoch(epoch, step), place, step)
 
-    def evaluator(self) -> Evaluator:
-        """Measures the present weights; a stop signal or a failed checkpoint ends it at the next batch."""
-        return Evaluator(self.config, self._store, self.trainer.model, self._interruptible)
+    def validate(self) -> Metrics:
+        """The validation that `config.selection` chooses by."""
+        protocol = self.config.selection.protocol
+        return self._measure((protocol,), "validation", self.config.selection.sessions, None)[protocol]
+
+    def measure(self, protocols: Sequence[Protocol], split: Split, record: bool) -> dict[Protocol, Metrics]:
+        """The metrics of the present weights; `record`: the rank of each target is written."""
+        return self._measure(protocols, split, self.config.evaluate.sessions, self.run.path if record else None)
+
+    def _measure(
+        self, protocols: Sequence[Protocol], split: Split, sessions: int, record_in: Path | None
+    ) -> dict[Protocol, Metrics]:
+        """A stop signal or a failed checkpoint ends it at the next batch."""
+        evaluator = Evaluator(self.config, self.trainer.model, self._interruptible)
+        held_out = HeldOut.of(self.config.evaluate, self._store, split)
+        return evaluator.measure(protocols, split, held_out, sessions, record_in)
 
     def save(self, best: bool = False) -> None:
         """Writes a checkpoint of the position, in the background; `best` marks it as the best so far."""
@@ -111,14 +125,13 @@ class ActiveRun:
         """A model at its first step, which with `fresh` takes over what `init_from` names, and its loader."""
         self._hang_watch.heartbeat("making the model")
         model = build_model(self.config, self._store.num_tracks, self.run.record.num_rows)
-        held_out = HELD_OUT["validation" if self.position.phase == "train" else "test"]
-        self._loader = train_loader(self.config, self._store, held_out)
+        self._loader = train_loader(self.config, *training_data(self._store, self.position.phase == "refit"))
         self.trainer = Trainer(self.config, model, self.num_steps * self.config.train.epochs)
         self.non_finite = NonFiniteCheck(model.module.learner)
         if fresh and self.config.init_from:
             self.trainer.set_step(0, start_from_run(self.trainer.tensors(), self.run))
 
-    def _interruptible(self, batches: Iterator[EvaluationBatch], measured: str) -> Iterator[EvaluationBatch]:
+    def _interruptible(self, batches: Iterator[EvaluationBatches], measured: str) -> Iterator[EvaluationBatches]:
         """Passes on `batches`; before each the ranks agree whether to go on."""
         for batch in self._hang_watch.batches(batches, f"{measured}, batch {{}}"):
             action = self.stop_signal.sync_action(failed=self.checkpoints.failed)

@@ -1,6 +1,8 @@
 """From a config to the sharded model and the loaders, and the checks before either."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,7 +12,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from skipwise.common.distributed import device, logger, rank, world_size
 from skipwise.common.errors import UserError
-from skipwise.datapipes.batch import FEATURE, EvaluationBatch, SessionBatch
+from skipwise.datapipes.batch import FEATURE, EvaluationBatches, SessionBatch
 from skipwise.datapipes.collate import EvaluationBuilder, TrainBuilder
 from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.counts import train_counts
@@ -20,24 +22,23 @@ from skipwise.datapipes.view import View
 from skipwise.models.encoder import Encoder
 from skipwise.models.table import TABLE, initialize, local_shards, make_plan, make_sharder, make_table
 from skipwise.models.task import Learner, SessionTask
-from skipwise.training.config import RunConfig, Split
+from skipwise.training.config import EvaluateConfig, Protocol, RunConfig, Split
 
 TABLE_WEIGHT = f"table.embedding_bags.{TABLE}.weight"
 
 
 def check(config: RunConfig, store: SessionStore) -> None:
     """Raises `UserError` for a config that cannot work with this device, this dataset or this number of ranks."""
+    check_device(config)
+    config.data.check_world_size(world_size())
+
+
+def check_device(config: RunConfig) -> None:
+    """Raises `UserError` where the device lacks the table's optimizer."""
     try:
         config.table.check_device(device().type)
     except ValueError as error:
         raise UserError(str(error)) from error
-    longest, wanted = store.manifest.session_lengths["max"], config.evaluate.candidates
-    if wanted + longest > store.num_tracks:
-        raise UserError(
-            f"--evaluate.candidates {wanted} unseen tracks cannot be drawn from the {store.num_tracks} tracks of "
-            f"{store.path}: ask for at most {max(store.num_tracks - longest, 0)}"
-        )
-    config.data.check_world_size(world_size())
 
 
 def build_model(config: RunConfig, num_tracks: int, num_rows: int | None = None) -> DistributedModelParallel:
@@ -68,6 +69,16 @@ def stateless(config: RunConfig) -> RunConfig:
 def table_weight(model: DistributedModelParallel) -> torch.Tensor | ShardedTensor:
     """The table's entry in `state_dict()`: this rank's live shards, and the metadata of all others."""
     return model.state_dict()[TABLE_WEIGHT]
+
+
+def training_data(store: SessionStore, refit: bool = False) -> tuple[SessionStore, int]:
+    """The sessions to train on, and how many tracks of each one's end training does not see.
+
+    `refit`: the validation is trained on too.
+    """
+    if store.unseen:
+        return store.part("train", "validation") if refit else store.part("train"), 0
+    return store, HELD_OUT["test" if refit else "validation"]
 
 
 def train_loader(
@@ -113,19 +124,46 @@ def _log_q(store: SessionStore, held_out: int) -> np.ndarray:
     return (played / played.sum()).log().float().cpu().numpy()
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """The sessions that a split is measured on, and which of their tracks are targets."""
+
+    sessions: SessionStore
+    targets: int | Literal["all"]
+    """See `EvaluationBuilder`."""
+
+    @classmethod
+    def of(cls, config: EvaluateConfig, store: SessionStore, split: Split) -> "HeldOut":
+        """A split of the dataset that a run was trained on."""
+        return cls.unseen(config, store, split) if store.unseen else cls(store, HELD_OUT[split])
+
+    @classmethod
+    def unseen(cls, config: EvaluateConfig, store: SessionStore, split: Split = "test") -> "HeldOut":
+        """Sessions that were not trained on: those of the split, or all where the dataset has no such splits."""
+        return cls(store.part(split) if store.unseen else store, "all" if config.positions == "all" else 1)
+
+
 def evaluation_loader(
-    config: RunConfig, store: SessionStore, protocol: str, split: Split, sessions: int
-) -> StepLoader[EvaluationBatch]:
-    """This rank's evaluation batches of one split; `sessions`: how many are measured over all ranks (0: all)."""
+    config: RunConfig, held_out: HeldOut, protocols: Sequence[Protocol], split: Split, sessions: int
+) -> StepLoader[EvaluationBatches]:
+    """This rank's evaluation batches, on any number of ranks; `sessions`: how many are measured in all (0: all).
+
+    A batch has `evaluate.batch_size` targets over all ranks, rounded down to a multiple of these.
+    """
+    longest = held_out.sessions.manifest.session_lengths["max"]
+    size = max(config.evaluate.batch_size // world_size(), 1)
     builder = EvaluationBuilder(
         seed=config.evaluate.seed,
         view=_view(config),
-        longest=store.manifest.session_lengths["max"],
-        num_tracks=store.num_tracks,
-        split=split,
-        candidates=config.evaluate.candidates if protocol == "uniform" else 0,
+        longest=longest,
+        num_tracks=held_out.sessions.num_tracks,
+        targets=held_out.targets,
+        size=size,
+        candidates=config.evaluate.candidates if "paper" in protocols else 0,
+        purpose="rank-" + split[:3],
         append_mask=config.cloze is not None,
     )
-    data = replace(config.data, batch_size=config.evaluate.batch_size)
-    dataset = StepDataset(store, data, builder, rank(), world_size(), sessions)
+    num_sessions = max(size // max(longest - 1, 1), 1) if held_out.targets == "all" else size
+    data = replace(config.data, lanes=world_size(), batch_size=num_sessions * world_size(), skip_negatives="own")
+    dataset = StepDataset(held_out.sessions, data, builder, rank(), world_size(), sessions)
     return StepLoader(dataset, pin_memory=device().type == "cuda")

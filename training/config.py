@@ -1,13 +1,17 @@
 """The whole config of a run, section by section; each section is defined by its owner."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from skipwise.common.errors import UserError
 from skipwise.datapipes.config import DataConfig
 from skipwise.models.config import EncoderConfig, LossConfig, TableConfig
 
-Protocol = Literal["uniform", "full"]
-PROTOCOLS: tuple[Protocol, ...] = ("uniform", "full")
+Protocol = Literal["served", "full", "paper"]
+PROTOCOLS: tuple[Protocol, ...] = ("served", "full", "paper")
+"""docs/architecture.md, "Evaluation"."""
+Metric = Literal["ndcg@10", "mrr", "hr@1", "hr@5", "hr@10", "hr@20"]
+Targets = Literal["all", "kept"]
 Split = Literal["validation", "test"]
 SPLITS: tuple[Split, ...] = ("validation", "test")
 
@@ -40,15 +44,15 @@ class EvaluateConfig:
     """How a model is measured (docs/architecture.md, "Evaluation")."""
 
     candidates: int = 1000
-    """Uniform unseen tracks a target is ranked among in the `uniform` protocol."""
+    """Uniform unseen tracks a target is ranked among in the `paper` protocol; fewer where a session leaves fewer."""
     seed: int = 0
     """Candidates follow from it, the split and the session alone, so that all models compared meet the same."""
     sessions: int = 0
     """Sessions measured, a fixed random choice; 0 is all of them."""
+    positions: Literal["all", "last"] = "all"
+    """Targets of a session that was held out whole: every track but its first, or its last one."""
     batch_size: int = 512
-    """Sessions of one batch, over all ranks; it changes the time and the memory, and no figure."""
-    filter_history: bool = True
-    """`full` protocol: tracks already played in the session are no candidates."""
+    """Targets of one batch, over all ranks; it changes the time and the memory, and no figure."""
 
     def __post_init__(self) -> None:
         if self.candidates < 1 or self.batch_size < 1:
@@ -60,12 +64,41 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class SelectionConfig:
+    """The validation figure that picks the best epoch, ends training, and ranks the trials of a sweep."""
+
+    metric: Metric = "ndcg@10"
+    protocol: Protocol = "full"
+    targets: Targets = "all"
+    """`kept`: targets that the listener did not skip."""
+    sessions: int = 50_000
+    """Sessions of the validation after each epoch, a fixed random choice; 0 is all of them."""
+
+    def __post_init__(self) -> None:
+        if self.sessions < 0:
+            raise ValueError("--selection.sessions must not be negative")
+
+    @property
+    def name(self) -> str:
+        """What is reported, such as `full NDCG@10`."""
+        kept = " of kept targets" if self.targets == "kept" else ""
+        return f"{self.protocol} {self.metric.upper()}{kept}"
+
+    def value(self, metrics: dict[str, Any]) -> float:
+        """The figure among a split's metrics; raises `UserError` where there is no such target."""
+        value = metrics[self.metric if self.targets == "all" else f"kept_{self.metric}"]
+        if value is None:
+            raise UserError("no validation target was kept: choose --selection.targets all")
+        return float(value)
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """The loop's own settings."""
 
-    epochs: int = 60
+    epochs: int = 200
     patience: int = 6
-    """Epochs without a better validation HR@10 after which training stops; 0 never stops early."""
+    """Epochs without a better validation (`selection`) after which training stops; 0 never stops early."""
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs the dense layers' matrix products in bfloat16 (autocast); the table stays float32."""
@@ -74,8 +107,6 @@ class TrainConfig:
     refit: bool = False
     """Once the best epoch is known, train afresh for as many epochs with the validation targets among the training
     data, and test that: twice the time for weights that know what came last."""
-    validation_sessions: int = 50_000
-    """Sessions of the validation after each epoch, a fixed random choice; 0 is all of them."""
     log_every: int = 20
     """Steps between two lines of metrics.jsonl."""
     hang_s: float = 600.0
@@ -84,8 +115,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.log_every < 1:
             raise ValueError("--train.epochs and --train.log-every must be at least 1")
-        if self.patience < 0 or self.seed < 0 or self.validation_sessions < 0:
-            raise ValueError("--train.patience, --train.seed and --train.validation-sessions must not be negative")
+        if self.patience < 0 or self.seed < 0:
+            raise ValueError("--train.patience and --train.seed must not be negative")
         if not self.hang_s >= 0:
             raise ValueError(f"--train.hang-s {self.hang_s} must not be negative")
 
@@ -126,17 +157,13 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
         if self.table.dim % self.encoder.heads:
             raise ValueError(f"--table.dim {self.table.dim} must be a multiple of --encoder.heads {self.encoder.heads}")
-        if self.evaluate.batch_size % self.data.lanes:
-            raise ValueError(
-                f"--evaluate.batch-size {self.evaluate.batch_size} must be a multiple of --data.lanes {self.data.lanes}"
-            )
-
         if self.data.negatives == 0 and not self.loss.in_batch:
             raise ValueError("--data.negatives 0 leaves the softmax none: ask for some, or set --loss.in-batch")
         if self.loss.in_batch and self.data.sampling != "shared":

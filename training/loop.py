@@ -10,6 +10,7 @@ from skipwise.datapipes.sessions import SessionStore
 from skipwise.training.active_run import ActiveRun
 from skipwise.training.build import check
 from skipwise.training.config import PROTOCOLS, RunConfig, TrainConfig
+from skipwise.training.evaluation.evaluator import Metrics
 from skipwise.training.evaluation.hit_rate_table import hit_rate_table
 from skipwise.training.guards.hang_watch import HangWatch
 from skipwise.training.guards.memory_check import check_machines
@@ -19,12 +20,12 @@ from skipwise.training.run.position import Position
 from skipwise.training.run.start import create_or_resume_run
 from skipwise.training.trainer import seed_dropout
 
-StopEarly = Callable[[int, dict[str, float | int]], bool]
+StopEarly = Callable[[int, Metrics], bool]
 """Called with the epoch and its validation metrics on every rank; training ends where it returns True on all."""
 
 
 def train(config: RunConfig, recipe: str, stop_early: StopEarly | None = None, test: bool = True) -> RunDirectory:
-    """Trains, keeps the weights with the best validation HR@10, and tests those once at the end.
+    """Trains, keeps the weights with the best validation (`config.selection`), and tests those once at the end.
 
     Needs a process group (`common.distributed.process_group`). Writes the run directory and returns it; continues an
     unfinished run of this config that is there. Without `test`, no test target is read, and the metrics end with the
@@ -88,11 +89,12 @@ def _train_and_test(job: ActiveRun, stop_early: StopEarly | None, test: bool) ->
             if phase == "refit":
                 job.move(epoch=epoch + 1, step=0)
                 continue
-            metrics = job.evaluator().measure("uniform", "validation", config.train.validation_sessions)
-            better = metrics["hr@10"] > job.position.best
+            metrics = job.validate()
+            value = config.selection.value(metrics)
+            better = value > job.position.best
             job.progress.validation(epoch, metrics, better)
             if better:
-                job.move(best=metrics["hr@10"], best_epoch=epoch)
+                job.move(best=value, best_epoch=epoch)
             job.move(epoch=epoch + 1, step=0)
             if better:
                 job.save(best=True)
@@ -101,26 +103,21 @@ def _train_and_test(job: ActiveRun, stop_early: StopEarly | None, test: bool) ->
         job.save(best=phase == "refit")
         if phase == "train":
             job.load_best()
-            results = {
-                protocol: {
-                    "validation": job.evaluator().measure(
-                        protocol, "validation", config.evaluate.sessions, run.path if test else None
-                    )
-                }
-                for protocol in (PROTOCOLS if test else PROTOCOLS[:1])
-            }
+            protocols = PROTOCOLS if test else (config.selection.protocol,)
+            found = job.measure(protocols, "validation", record=test)
+            results = {protocol: {"validation": values} for protocol, values in found.items()}
 
     job.checkpoints.close()
     job.load_best()
     if test:
-        for protocol in PROTOCOLS:
-            values = job.evaluator().measure(protocol, "test", config.evaluate.sessions, run.path)
+        for protocol, values in job.measure(PROTOCOLS, "test", record=True).items():
             results[protocol] = results.get(protocol, {}) | {"test": values}
     job.progress.close()
     results["train"] = {
         "sessions_per_s": job.progress.sessions_per_s,
         "epochs": job.progress.epochs,
         "best_epoch": job.position.best_epoch,
+        "selected_by": config.selection.name,
         "seconds": job.progress.seconds,
     }
     run.update_metrics(results)

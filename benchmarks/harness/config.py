@@ -270,20 +270,6 @@ class ServeBenchmarkConfig(BenchmarkConfig):
 
 
 @dataclass(frozen=True)
-class SteeringConfig:
-    """Measure how steering away from skipped tracks changes HR@K, by strength.
-
-    Example: python -m skipwise.benchmarks steering --export exports/demo
-    """
-
-    export: str
-    """Directory that export wrote."""
-    data: str = ""
-    """The dataset; empty for the one that was trained on."""
-    report: Annotated[ReportConfig, tyro.conf.arg(name="")] = field(default_factory=ReportConfig)
-
-
-@dataclass(frozen=True)
 class CompareConfig:
     """Compare two JSON reports of one benchmark; exit code 1 where the second is slower beyond the noise.
 

@@ -38,6 +38,19 @@ ABLATIONS: dict[str, Ablation] = {
         "unidir",
         {"data": {"skip_flags": "shuffled"}, "loss": {"context": "track"} | _SKIP_LOSS},
     ),
+    "context-temperature-0.1": Ablation(
+        "S+, c = ŷ, temperature 0.1", "unidir-skip-context", {"loss": {"temperature": 0.1}}
+    ),
+    "track-temperature-0.1": Ablation(
+        "S+, c = e, temperature 0.1", "unidir-skip-track", {"loss": {"temperature": 0.1}}
+    ),
+    # As published: repeats of a track are negatives of themselves.
+    "track-repeats": Ablation("S+, c = e, repeats not masked", "unidir-skip-track", {"loss": {"mask_repeats": False}}),
+    "track-repeats-0.1": Ablation(
+        "S+, c = e, repeats not masked, temperature 0.1",
+        "unidir-skip-track",
+        {"loss": {"mask_repeats": False, "temperature": 0.1}},
+    ),
     "shared-blind": Ablation("S-, shared negatives", "unidir", {"data": {"sampling": "shared"}}),
     "shared": Ablation("S+, c = e, shared negatives", "shared-blind", {"loss": {"context": "track"} | _SKIP_LOSS}),
     "filter": Ablation("S-, skipped tracks taken out", "shared-blind", {"data": {"skipped_tracks": "filter"}}),

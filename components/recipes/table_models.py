@@ -24,7 +24,7 @@ MODELS: dict[str, Model] = {
         )
         for name, (label, base, paper) in _TABLE_1.items()
     },
-    "best": Model("best", "best", RECIPES["best"], "unidir"),
+    "best": Model("best", "best", RECIPES["best"]),
     "best-skip-blind": Model("best, S-", "best", RECIPES["best-skip-blind"], "best"),
     "long": Model("long", "long", RECIPES["long"], "long-skip-blind"),
     "long-skip-blind": Model("long, S-", "long", RECIPES["long-skip-blind"]),

@@ -17,7 +17,7 @@ from skipwise.datapipes.batch import SessionBatch
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.task import Learner
 from skipwise.retrieval.export.encoder_program import QueryFunction
-from skipwise.training.build import evaluation_loader
+from skipwise.training.build import HeldOut, evaluation_loader
 from skipwise.training.config import SPLITS, RunConfig
 
 SESSIONS = 1000
@@ -76,8 +76,17 @@ def compare_programs(
 
 def _batches(config: RunConfig, store: SessionStore) -> list[tuple[int, SessionBatch]]:
     """This rank's share, with the number of each one's split; the same number of batches on every rank."""
-    loaders = [evaluation_loader(config, store, "full", split, SESSIONS // len(SPLITS)) for split in SPLITS]
-    return [(number, batch.sessions.to(device())) for number, loader in enumerate(loaders) for batch in loader.epoch(0)]
+    last = replace(config.evaluate, positions="last")  # one query a session
+    loaders = [
+        evaluation_loader(config, HeldOut.of(last, store, split), (), split, SESSIONS // len(SPLITS))
+        for split in SPLITS
+    ]
+    return [
+        (number, batch.sessions.to(device()))
+        for number, loader in enumerate(loaders)
+        for batches in loader.epoch(0)
+        for batch in batches
+    ]
 
 
 def _queries(

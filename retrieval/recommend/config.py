@@ -19,7 +19,7 @@ MAX_PLAYS = 10_000
 MAX_STEER = 10.0
 """Strength of steering; at 1 already little is left of the model's own query."""
 
-Exclude = Literal["both", "heard", "skipped", "none"]
+Exclude = Literal["session", "kept", "skipped", "none"]
 """Which tracks of the session are never recommended: all, those it kept, those it skipped, or none."""
 Unknown = Literal["refuse", "drop"]
 Likeness = Literal["cosine", "inner-product"]
@@ -32,7 +32,7 @@ class RecommendOptions:
 
     k: Annotated[int, Field(strict=True, ge=1, le=MAX_K), ShortK] = 10
     """Tracks to recommend."""
-    exclude: Exclude = "both"
+    exclude: Exclude = "session"
     """Tracks of the session that are not recommended: all, those it kept, those it skipped, or none."""
     steer: Annotated[float, Field(strict=True, ge=0, le=MAX_STEER, allow_inf_nan=False)] = 0.0
     """How far to move the query away from what skipped tracks have and kept ones lack: 0 is off, 0.2 is some."""

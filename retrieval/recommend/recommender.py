@@ -119,8 +119,8 @@ def steered(queries_BD: Tensor, contrasts_BD: Tensor, strength: float) -> Tensor
 def excluded(history: SessionHistory, exclude: Exclude) -> np.ndarray:
     """int64 [B, X]: the rows that `exclude` leaves out of each session's recommendations; -1 for none."""
     chosen_BT = {
-        "both": history.rows_BT >= 0,
-        "heard": ~history.skipped_BT,
+        "session": history.rows_BT >= 0,
+        "kept": ~history.skipped_BT,
         "skipped": history.skipped_BT,
         "none": np.zeros_like(history.skipped_BT),
     }[exclude]

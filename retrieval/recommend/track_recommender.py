@@ -51,7 +51,7 @@ class TrackRecommender:
         skipped: Any = None,
         *,
         k: int = 10,
-        exclude: Exclude = "both",
+        exclude: Exclude = "session",
         steer: float = 0.0,
         unknown: Unknown = "refuse",
     ) -> Any:

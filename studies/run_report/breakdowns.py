@@ -1,6 +1,6 @@
-"""HR@10 by groups of sessions: length, position, context type and popularity of the target.
+"""HR@10 by groups of targets: new or repeated, position, context type and popularity.
 
-All runs of a report share their groups. Shape legend: N sessions.
+All runs of a report share their groups. Shape legend: N targets.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 
 from skipwise.studies.groupings import CONTEXT, by_number
 from skipwise.studies.run_report.reported_run import ReportedRun
-from skipwise.studies.statistics import interval
+from skipwise.studies.statistics import interval, per_session
 from skipwise.training.evaluation.records import TargetRanks
 
 METRIC = "hr@10"
@@ -20,12 +20,12 @@ OTHERS = "all others"
 
 
 class Point(NamedTuple):
-    """A group's mean, its 95 % interval and its number of sessions."""
+    """A group's mean, its 95 % interval and its number of targets."""
 
     mean: float
     low: float
     high: float
-    num_sessions: int
+    num_targets: int
 
 
 class Measured(NamedTuple):
@@ -64,7 +64,11 @@ def series_by_group(measured: Sequence[Measured], labels: Sequence[np.ndarray]) 
         if len(shown) < len(sizes):
             chosen[OTHERS] = ~np.isin(labels_N, shown)
         points = {
-            name: Point(float(values_N[own_N].mean()), *interval(values_N[own_N]), int(own_N.sum()))
+            name: Point(
+                float(values_N[own_N].mean()),
+                *interval(per_session(values_N[own_N], one.ranks.session[own_N])),
+                int(own_N.sum()),
+            )
             for name, own_N in chosen.items()
             if own_N.any()
         }
@@ -79,13 +83,13 @@ def joint_labels(numbers: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """One way to group sessions."""
+    """One way to group targets."""
 
     title: str
     explanation: str
     splits: tuple[str, ...] = ("test",)
     number_of: Callable[[TargetRanks], np.ndarray] | None = None
-    """Groups by this number [N] of each session; None for a grouping that needs the run's data."""
+    """Groups by this number [N] of each target; None for a grouping that needs the run's data."""
     grouping: str = ""
     """Name of that grouping in `studies.groupings`."""
 
@@ -118,14 +122,14 @@ class Breakdown:
 
 BREAKDOWNS = (
     Breakdown(
-        "session length",
-        "Test targets, each session's last track; in brackets the number of sessions.",
-        number_of=lambda ranks: ranks.position + 1,
+        "new or repeated target",
+        "Repeated: the session had played the track before, so that it is not recommended; in brackets the number of "
+        "targets.",
+        grouping="new or repeated target",
     ),
     Breakdown(
         "position: tracks before the target",
-        "In the test it is the session's length less one; the validation target stands one place earlier, and "
-        "the best epoch was chosen by it. A refit has trained on it, and shows the test alone.",
+        "The best epoch was chosen by the validation targets. A refit has trained on them, and shows the test alone.",
         ("test", "validation"),
         number_of=lambda ranks: ranks.position,
     ),
@@ -134,7 +138,7 @@ BREAKDOWNS = (
     ),
     Breakdown(
         "the target's popularity",
-        "Fifths of the test sessions by how often training saw their target.",
+        "Fifths of the test targets by how often training saw them.",
         grouping="target's popularity",
     ),
 )

@@ -103,7 +103,7 @@ def hit_rates(runs: list[ReportedRun]) -> str:
                 label = f"{_prefix(runs, run)}{name.upper()}"
                 axis.plot(curve["epoch"], curve[name], line, color=_COLOURS[place], label=label, **marks)
         axis.set_xlabel("epoch")
-        axis.set_ylabel("validation, uniform")
+        axis.set_ylabel("validation")
         axis.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
         _legend(axis)
 

@@ -15,8 +15,10 @@ from skipwise.datapipes.sessions import SessionStore
 from skipwise.studies.comparison import Grouping
 from skipwise.studies.groupings import groupings
 from skipwise.studies.run_report.table_sample import Sample, read_sample
+from skipwise.training.build import training_data
 from skipwise.training.config import PROTOCOLS, RunConfig
 from skipwise.training.evaluation.evaluator import measurable
+from skipwise.training.evaluation.metrics import NOT_ELIGIBLE
 from skipwise.training.evaluation.records import RANKS, TargetRanks, has_target_ranks, read_target_ranks
 from skipwise.training.run.directory import RunDirectory
 
@@ -62,7 +64,7 @@ def read_run(path: str, label: str, config_of: Callable[[str], RunConfig | None]
     """Reads a run; raises `UserError` for a directory, or a part of it, that train did not write."""
     directory = RunDirectory.open(path)
     store, store_error = _open_store(directory)
-    plays_N = None if store is None else train_counts(store)
+    plays_N = None if store is None else train_counts(training_data(store)[0], held_out=training_data(store)[1])
     return ReportedRun(
         label=label,
         directory=directory,
@@ -142,7 +144,8 @@ def _read_ranks(directory: RunDirectory, protocol: str, split: str) -> TargetRan
     limits: dict[str, tuple[int, Any]] = {
         "session": (0, counts["sessions"]),
         "target": (0, counts["tracks"]),
-        "rank": (1, counts["tracks"] + 1),
+        "rank": (NOT_ELIGIBLE, directory.record.num_rows + 1),
+        "ties": (0, directory.record.num_rows),
         "candidates": (0, np.inf),
         "position": (0, np.inf),
     }

@@ -1,6 +1,6 @@
-"""What the report shows of the measurements: hit rates, differences, groups of sessions, skipped tracks.
+"""What the report shows of the measurements: hit rates, differences, groups of targets, skipped tracks.
 
-A cell's second line, after a line break, is set small. Shape legend: N sessions.
+A cell's second line, after a line break, is set small. Shape legend: N targets, M sessions.
 """
 
 import numpy as np
@@ -9,14 +9,18 @@ from skipwise.studies.run_report import charts
 from skipwise.studies.run_report.breakdowns import BREAKDOWNS, METRIC, Breakdown, Series
 from skipwise.studies.run_report.reported_run import ReportedRun
 from skipwise.studies.run_report.run_sections import Picture, Rows
-from skipwise.studies.statistics import Difference, gap, interval, paired
+from skipwise.studies.statistics import Difference, gap, interval, paired, per_session
 from skipwise.training.config import PROTOCOLS, SPLITS, Protocol
 from skipwise.training.evaluation.metrics import METRICS
 from skipwise.training.evaluation.records import TargetRanks
 
 FIGURES = {name: name.upper() for name in METRICS} | {"skip hr@10": "skip HR@10", "skip pct": "skip pct"}
 """Columns of the hit rate tables, by metric."""
-_CANDIDATES = {"uniform": "among uniformly drawn unseen tracks", "full": "in the whole catalogue, exact"}
+_CANDIDATES = {
+    "served": "among what is recommended",
+    "full": "in the whole catalogue",
+    "paper": "among uniformly drawn unseen tracks",
+}
 
 
 def hit_rates(runs: list[ReportedRun]) -> Rows:
@@ -31,16 +35,18 @@ def hit_rates(runs: list[ReportedRun]) -> Rows:
 
 
 def _cells(ranks: TargetRanks) -> list[str]:
-    cells = [_mean(ranks.values(metric)) for metric in METRICS]
-    skipped_N = ranks.skipped
-    if not skipped_N.any():
+    cells = [_mean(ranks, metric) for metric in METRICS]
+    if not ranks.skipped.any():
         return [*cells, "none", "none"]
-    return [*cells, _mean(ranks.values("hr@10")[skipped_N]), _mean(ranks.values("percentile_rank")[skipped_N], 2)]
+    return [*cells, _mean(ranks, "hr@10", ranks.skipped), _mean(ranks, "percentile_rank", ranks.skipped)]
 
 
-def _mean(values_N: np.ndarray, digits: int = 4) -> str:
-    low, high = interval(values_N)
-    return f"{values_N.mean():.{digits}f}\n{low:.{min(digits, 3)}f} to {high:.{min(digits, 3)}f}"
+def _mean(ranks: TargetRanks, metric: str, chosen_N: np.ndarray | None = None) -> str:
+    """The mean of a metric over the chosen targets, and its interval."""
+    digits = 2 if metric == "percentile_rank" else 4
+    values_M = per_session(ranks.values(metric), ranks.session, chosen_N)
+    low, high = interval(values_M)
+    return f"{values_M.mean():.{digits}f}\n{low:.{min(digits, 3)}f} to {high:.{min(digits, 3)}f}"
 
 
 def difference_table(runs: list[ReportedRun]) -> tuple[Rows, list[str]]:
@@ -65,10 +71,10 @@ def not_comparable(first: ReportedRun, second: ReportedRun, protocol: Protocol) 
     if first.directory.record.vocabulary_hash != second.directory.record.vocabulary_hash:
         return "the runs' data have other tracks"
     one, other = first.ranks[key], second.ranks[key]
-    if not (np.array_equal(one.session, other.session) and np.array_equal(one.target, other.target)):
-        return "the runs were measured on other sessions"
+    if not all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("session", "position", "target")):
+        return "the runs were measured on other targets"
     mine, others = first.directory.config.evaluate, second.directory.config.evaluate
-    same_draw = protocol == "full" or (mine.candidates, mine.seed) == (others.candidates, others.seed)
+    same_draw = protocol != "paper" or (mine.candidates, mine.seed) == (others.candidates, others.seed)
     if not same_draw or not np.array_equal(one.candidates, other.candidates):
         return "the runs' targets were ranked among other candidates"
     return ""
@@ -76,11 +82,14 @@ def not_comparable(first: ReportedRun, second: ReportedRun, protocol: Protocol) 
 
 def differences(first: TargetRanks, second: TargetRanks) -> dict[str, Difference]:
     """By metric, `second` less `first`, paired by session; metrics of skipped targets only where there are any."""
-    found = {metric: paired(second.values(metric), first.values(metric)) for metric in METRICS}
-    skipped_N = first.skipped
-    if skipped_N.any():
+
+    def difference(metric: str, chosen_N: np.ndarray | None = None) -> Difference:
+        return paired(*(per_session(ranks.values(metric), ranks.session, chosen_N) for ranks in (second, first)))
+
+    found = {metric: difference(metric) for metric in METRICS}
+    if first.skipped.any():
         for name, metric in (("skip hr@10", "hr@10"), ("skip pct", "percentile_rank")):
-            found[name] = paired(second.values(metric)[skipped_N], first.values(metric)[skipped_N])
+            found[name] = difference(metric, first.skipped)
     return found
 
 
@@ -98,7 +107,7 @@ def _difference(found: Difference | None, name: str) -> str:
 
 
 def groups(runs: list[ReportedRun]) -> list[tuple[Breakdown, list[str], list[Picture]]]:
-    """HR@10 by each breakdown, under both protocols: what runs lack for it, and the pictures."""
+    """HR@10 by each breakdown, under every protocol: what runs lack for it, and the pictures."""
     measured = any((protocol, "test") in run.ranks for run in runs for protocol in PROTOCOLS)
     found = []
     for breakdown in BREAKDOWNS:
@@ -140,14 +149,14 @@ def skips(runs: list[ReportedRun]) -> tuple[Rows, list[Picture]]:
 
 
 def _skip_cells(ranks: TargetRanks) -> list[str]:
-    skipped_N, percentile_rank_N, hits_N = ranks.skipped, ranks.values("percentile_rank"), ranks.values("hr@10")
+    skipped_N = ranks.skipped
     size = f"{skipped_N.sum():,} of {len(skipped_N):,}"
     if skipped_N.all():
-        return [size, _mean(percentile_rank_N, 2), "none", "none", _mean(hits_N), "none"]
-    middle, low, high = gap(percentile_rank_N, skipped_N)
+        return [size, _mean(ranks, "percentile_rank"), "none", "none", _mean(ranks, "hr@10"), "none"]
+    middle, low, high = gap(ranks.values("percentile_rank"), skipped_N, ranks.session)
     return [
         size,
-        *(_mean(percentile_rank_N[chosen_N], 2) for chosen_N in (skipped_N, ~skipped_N)),
+        *(_mean(ranks, "percentile_rank", chosen_N) for chosen_N in (skipped_N, ~skipped_N)),
         f"{middle:+.2f}\n{low:+.2f} to {high:+.2f}",
-        *(_mean(hits_N[chosen_N]) for chosen_N in (skipped_N, ~skipped_N)),
+        *(_mean(ranks, "hr@10", chosen_N) for chosen_N in (skipped_N, ~skipped_N)),
     ]

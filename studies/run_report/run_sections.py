@@ -75,8 +75,14 @@ def curves(runs: list[ReportedRun]) -> list[Picture]:
             f"run {run.label}, by epoch: " + ", ".join(f"{value:.4f}" for value in run.curves["validation"]["hr@10"])
             for run in validated
         )
-        best = "; ".join(f"run {run.label}: epoch {run.train['best_epoch']:.0f}" for run in validated if run.train)
-        caption = "Validation hit rates, uniform" + (f"; the best by HR@10, {best}." if best else ".")
+        chosen = [(run, run.directory.config.selection) for run in validated]
+        best = "; ".join(
+            f"run {run.label}: epoch {run.train['best_epoch']:.0f} by {selection.name}"
+            for run, selection in chosen
+            if run.train
+        )
+        protocols = ", ".join(f"run {run.label}: {selection.protocol}" for run, selection in chosen)
+        caption = f"Validation hit rates ({protocols})" + (f"; the best, {best}." if best else ".")
         images.append(Picture(charts.hit_rates(runs), caption, f"Validation HR@10; {ends}"))
     return images
 

@@ -7,20 +7,25 @@ from hypothesis import strategies as st
 
 from skipwise.models import ranking
 from skipwise.models.config import row_block
-from skipwise.models.ranking import full_counts, full_target_scores, uniform_scores
+from skipwise.models.ranking import Counts, candidate_counts, candidate_scores, full_counts, full_target_scores
 
 
-def sharded_ranks(queries, table, target, extra, ranks: int, protocol: str) -> torch.Tensor:
-    """What `Evaluator` does, with the ranks' sums taken in a loop."""
+def sharded_counts(queries, table, target, extra, ranks: int, candidates: bool) -> list[Counts]:
+    """What `Evaluator` does, with the ranks' sums in a loop: [of candidates], or [of rows not in extra, in it]."""
     blocks = [row_block(len(table), rank, ranks) for rank in range(ranks)]
     shards = [(first, table[first:last]) for first, last in blocks]
-    if protocol == "uniform":
-        scored = [uniform_scores(queries, torch.cat([target[:, None], extra], 1), *shard) for shard in shards]
+    if candidates:
+        scored = [candidate_scores(queries, torch.cat([target[:, None], extra], 1), *shard) for shard in shards]
         target_scores = sum(scores[:, 0] for scores, _ in scored)
-        return 1 + sum((~(scores[:, 1:] < target_scores[:, None]) & own[:, 1:]).sum(1) for scores, own in scored)
-    target_scores = sum(full_target_scores(queries, target, *shard) for shard in shards)
-    excluded = torch.cat([target[:, None], extra], 1)
-    return 1 + sum(full_counts(queries, target_scores, excluded, *shard) for shard in shards)
+        found = [[candidate_counts(scores[:, 1:], target_scores, own[:, 1:])] for scores, own in scored]
+    else:
+        target_scores = sum(full_target_scores(queries, target, *shard) for shard in shards)
+        found = [full_counts(queries, target_scores, target, extra, *shard) for shard in shards]
+    return [Counts(*map(sum, zip(*counts, strict=True))) for counts in zip(*found, strict=True)]
+
+
+def lists(counts: list[Counts]) -> list[tuple[list[int], list[int]]]:
+    return [(above.tolist(), ties.tolist()) for above, ties in counts]
 
 
 @settings(max_examples=60, deadline=None)
@@ -28,55 +33,61 @@ def sharded_ranks(queries, table, target, extra, ranks: int, protocol: str) -> t
     seed=st.integers(0, 10_000),
     tracks=st.integers(12, 300),
     ranks=st.integers(1, 5),
-    protocol=st.sampled_from(["uniform", "full"]),
+    candidates=st.booleans(),
     block=st.integers(1, 3),
 )
-def test_equal_to_brute_force(seed: int, tracks: int, ranks: int, protocol: str, block: int):
+def test_equal_to_brute_force(seed: int, tracks: int, ranks: int, candidates: bool, block: int):
     generator = torch.Generator().manual_seed(seed)
     queries = torch.randint(-3, 4, (9, 4), generator=generator).float()  # whole numbers: plenty of exact ties
     table = torch.randint(-3, 4, (tracks, 4), generator=generator).float()
     target = torch.randint(0, tracks, (9,), generator=generator)
     extra = torch.stack([torch.randperm(tracks, generator=generator)[:5] for _ in range(9)])
-    if protocol == "uniform":
+    extra[::2, 3:] = -1  # padding
+    if candidates:
         extra = torch.where(extra == target[:, None], (extra + 1) % tracks, extra)
     scores = queries @ table.T
-    expected = []
-    for session in range(9):
-        rivals = (
-            set(extra[session].tolist()) if protocol == "uniform" else set(range(tracks)) - set(extra[session].tolist())
-        )
-        listed = extra[session].tolist() if protocol == "uniform" else sorted(rivals)
-        goal = scores[session, target[session]]
-        expected.append(1 + sum(bool(scores[session, row] >= goal) for row in listed if row != target[session]))
+
+    def brute(rows_of) -> tuple[list[int], list[int]]:
+        above, ties = [], []
+        for session in range(9):
+            goal = scores[session, target[session]]
+            others = [scores[session, row] for row in rows_of(session) if row not in (-1, int(target[session]))]
+            above.append(sum(bool(score > goal) for score in others))
+            ties.append(sum(bool(score == goal) for score in others))
+        return above, ties
+
+    expected = [brute(lambda session: extra[session].tolist())]
+    if not candidates:
+        expected.insert(0, brute(lambda session: set(range(tracks)) - set(extra[session].tolist())))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranking, "_BLOCK_ROWS", 64 * block)
-        assert sharded_ranks(queries, table, target, extra, ranks, protocol).tolist() == expected
+        assert lists(sharded_counts(queries, table, target, extra, ranks, candidates)) == expected
 
 
-def test_a_collapsed_model_is_ranked_last():
-    """All rows equal: every candidate ties with the target, and ties count against the model."""
+def test_a_collapsed_model_ties_with_everything():
     table = torch.randn(1, 128).expand(1000, 128).contiguous()
     queries, target = torch.randn(5, 128), torch.tensor([0, 3, 500, 998, 999])
     candidates = torch.stack([torch.randperm(1000)[:100] for _ in range(5)])
     candidates = torch.where(candidates == target[:, None], (candidates + 1) % 1000, candidates)
     for ranks in (1, 3):
-        assert sharded_ranks(queries, table, target, candidates, ranks, "uniform").tolist() == [101] * 5
-        nothing = torch.full((5, 1), -1)
-        assert sharded_ranks(queries, table, target, nothing, ranks, "full").tolist() == [1000] * 5
+        assert lists(sharded_counts(queries, table, target, candidates, ranks, True)) == [([0] * 5, [100] * 5)]
+        fresh, heard = lists(sharded_counts(queries, table, target, candidates, ranks, False))
+        assert (fresh, heard) == (([0] * 5, [899] * 5), ([0] * 5, [100] * 5))
 
 
 def test_scores_that_are_not_numbers_count_against_the_model():
     table, queries = torch.randn(50, 4), torch.full((2, 4), float("nan"))
     target, candidates = torch.tensor([1, 2]), torch.tensor([[4, 5], [6, 7]])
-    assert sharded_ranks(queries, table, target, candidates, 2, "uniform").tolist() == [3, 3]
-    assert sharded_ranks(queries, table, target, torch.full((2, 1), -1), 2, "full").tolist() == [50, 50]
-    assert sharded_ranks(queries, table, target, candidates, 2, "full").tolist() == [48, 48]
+    assert lists(sharded_counts(queries, table, target, candidates, 2, True)) == [([2, 2], [0, 0])]
+    fresh, heard = lists(sharded_counts(queries, table, target, candidates, 2, False))
+    assert (fresh, heard) == (([47, 47], [0, 0]), ([2, 2], [0, 0]))
     table[[7, 30]] = float("nan")
     queries = torch.zeros(2, 4)
     table[:5], queries[:, 0] = torch.tensor([9.0, 0, 0, 0]), 1
     nothing = torch.full((2, 1), -1)
     table[5:, 0] = torch.where(table[5:, 0].isnan(), table[5:, 0], 1.0)
-    assert sharded_ranks(queries, table, target, nothing, 2, "full").tolist() == [7, 7]  # 4 equals and 2 broken
+    fresh, _ = lists(sharded_counts(queries, table, target, nothing, 2, False))
+    assert fresh == ([2, 2], [4, 4])  # 2 broken ones are above, 4 equals are ties
 
 
 @pytest.mark.parametrize(("queries", "dim"), [(1, 20), (37, 128), (512, 64), (700, 36)])

@@ -70,7 +70,7 @@ def test_without_steering_a_skip_changes_only_what_is_left_out(open_page, servic
     kept = [one["track"] for one in before if one["track"] != "t_017"]
     assert [row[1] for row in columns(page)[0]] == kept[:10] == [one["track"] for one in after][:10]
 
-    page.get_by_label("Exclude from").select_option("both")
+    page.get_by_label("Exclude from").select_option("session")
     page.get_by_label("Steer away").fill("0.5")
     expect(page.locator("#skips .why")).to_contain_text("Steering moved the query, which the paper does not do")
 

@@ -70,7 +70,7 @@ def test_the_address_carries_the_session_over_a_reload(open_page, service):
     page = open_page(service)
     page.get_by_role("button", name="Example session").click()
     expect(page.locator("#plays li")).to_have_count(5)
-    page.get_by_label("Exclude from").select_option("heard")
+    page.get_by_label("Exclude from").select_option("kept")
     page.get_by_label("Tracks to show").select_option("20")
     page.get_by_label("Steer away").fill("0.35")
     expect(page.locator("#skips tbody tr")).to_have_count(40)
@@ -80,7 +80,7 @@ def test_the_address_carries_the_session_over_a_reload(open_page, service):
     expect(page.locator("#skips tbody tr")).to_have_count(40)
     assert plays(page) == built
     assert page.locator("#skips table").all_inner_texts() == lists
-    expect(page.get_by_label("Exclude from")).to_have_value("heard")
+    expect(page.get_by_label("Exclude from")).to_have_value("kept")
     expect(page.locator("#steer-value")).to_have_text("0.35")
 
 

@@ -1,53 +1,58 @@
-"""The HR table, as text, with skip down-ranking beside HR@K."""
+"""A run's metrics as text: HR@K, NDCG and MRR of each protocol and split, and HR@10 by kind of target."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from skipwise.training.config import PROTOCOLS, RunConfig
 from skipwise.training.evaluation.metrics import METRICS
+from skipwise.training.evaluation.rank_metrics import GROUPS
+
+_PROTOCOLS = {
+    "served": "what is recommended, the whole catalogue without the session's own tracks: a repeated target is a miss",
+    "full": "the whole catalogue",
+    "paper": "{candidates:,} uniform tracks that the session does not contain",
+}
 
 
-def hit_rate_table(metrics: dict[str, Any], config: RunConfig) -> str:
-    """`metrics.json` as an aligned table; each row names its protocol, split and number of sessions."""
-    rows = [(protocol, split, values) for protocol in PROTOCOLS for split, values in metrics.get(protocol, {}).items()]
-    skips = any(values.get("skipped_sessions") for *_, values in rows)
-    heads = "".join(f"{column.upper():>8}" for column in METRICS)
-    lines = [f"{'protocol':9}{'split':11}{heads}" + (f"{'skip HR@10':>12}{'skip pct':>10}" if skips else "")]
-    lines[0] += f"{'sessions':>10}"
+def hit_rate_table(metrics: Mapping[Any, Any], config: RunConfig) -> str:
+    """`metrics.json` as an aligned table; each row names its protocol, split and number of targets."""
+    rows = [
+        (protocol, split, values)
+        for protocol in PROTOCOLS
+        for split, values in metrics.get(protocol, {}).items()
+        if "targets" in values
+    ]
+    lines = []
+    if rows:
+        heads = "".join(f"{column.upper():>8}" for column in METRICS) + "".join(f"{group:>9}" for group in GROUPS)
+        lines.append(f"{'protocol':9}{'split':11}{heads}{'targets':>10}")
     for protocol, split, values in rows:
-        cells = "".join(f"{values[column]:8.4f}" for column in METRICS) + (_skip_cells(values) if skips else "")
-        lines.append(f"{protocol:9}{split:11}{cells}{values['sessions']:10d}")
-    for protocol, split, values in rows:
-        if _measured(values):
-            lines.append(
-                f"{protocol} {split}: {values['skipped_sessions']:d} targets were skipped; of the "
-                f"{values['kept_sessions']:d} kept ones HR@10 is {values['kept_hr@10']:.4f} and the percentile rank "
-                f"{values['kept_percentile_rank']:.2f}."
-            )
-    if any(map(_measured, (values for *_, values in rows))):
+        cells = "".join(_cell(values[column], 8) for column in METRICS)
+        cells += "".join(_cell(values[f"{group}_hr@10"], 9) for group in GROUPS)
+        lines.append(f"{protocol:9}{split:11}{cells}{values['targets']:10d}")
+    for protocol, split, values in {row[1]: row for row in rows[::-1]}.values():
         lines.append(
-            "skip HR@10, skip pct: of skipped targets alone, hit rate and mean percentile rank, the share of the "
-            "candidates that come after the target (100 is first, 0 last); lower is better."
+            f"{protocol} {split}: {values['skipped_targets']:d} targets were skipped; of the "
+            f"{values['kept_targets']:d} kept ones HR@10 is {_cell(values['kept_hr@10'])}. "
+            f"{values['repeated_targets']:d} targets are repeated: their session had played them before."
         )
-    if any(values.get("skipped_sessions") and not _measured(values) for *_, values in rows):
-        lines.append("-: an older version ranked skipped targets from the other end: evaluate again.")
-    history = "own history filtered" if config.evaluate.filter_history else "own history not filtered"
-    lines.append(f"uniform: among {config.evaluate.candidates} unseen tracks; full: exact, whole catalogue, {history}.")
+    if rows:
+        lines.append("kept, skipped, new, repeated: HR@10 of these targets alone; of skipped ones, lower is better.")
+        for protocol in dict.fromkeys(protocol for protocol, *_ in rows):
+            lines.append(f"{protocol}: among {_PROTOCOLS[protocol].format(candidates=config.evaluate.candidates)}.")
+    if any(metrics.get(protocol) for protocol in ("uniform", *PROTOCOLS)) and not rows:
+        lines.append(
+            f"The metrics are those of an older version: measure the run again with evaluate --run {config.run_dir}"
+        )
     if "train" in metrics:
         train = metrics["train"]
         lines.append(
             f"trained {train['epochs']:d} epochs in {train['seconds']:.0f} s "
-            f"({train['sessions_per_s']:.0f} sessions/s), "
-            f"best after epoch {train['best_epoch']:d} by validation HR@10."
+            f"({train['sessions_per_s']:.0f} sessions/s), best after epoch {train['best_epoch']:d} by validation "
+            f"{train.get('selected_by', config.selection.name)}."
         )
     return "\n".join(lines)
 
 
-def _measured(values: dict[str, Any]) -> bool:
-    """Whether there were skipped targets, with their percentile rank."""
-    return bool(values.get("skipped_sessions")) and "skipped_percentile_rank" in values
-
-
-def _skip_cells(values: dict[str, Any]) -> str:
-    if not _measured(values):
-        return f"{'-':>12}{'-':>10}"
-    return f"{values['skipped_hr@10']:12.4f}{values['skipped_percentile_rank']:10.2f}"
+def _cell(value: float | None, width: int = 0) -> str:
+    return f"{'-':>{width}}" if value is None else f"{value:{width}.4f}"

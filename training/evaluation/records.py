@@ -1,4 +1,4 @@
-"""The rank of every held-out track, session by session, on disk: from it come intervals, tests and breakdowns.
+"""The rank of every held-out track on disk: from it come intervals, tests and breakdowns.
 
 `RUN/ranks/{protocol}-{split}/part-RRRRR.parquet`, one part a rank, in no order.
 """
@@ -23,8 +23,10 @@ _SCHEMA = pa.schema(
     {
         "session": pa.int64(),
         "rank": pa.int32(),
+        "ties": pa.int32(),
         "candidates": pa.int32(),
         "skips": pa.int8(),
+        "repeated": pa.bool_(),
         "position": pa.int32(),
         "target": pa.int32(),
     }
@@ -33,16 +35,20 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class TargetRanks:
-    """Arrays of N sessions, in ascending session order."""
+    """Arrays of N targets, in ascending order of session and position."""
 
     session: np.ndarray
     """int64: the session's number in the dataset."""
     rank: np.ndarray
-    """int32: the target's rank, 1 is best."""
+    """int32: one more than the tracks that score above the target; 0 where the protocol cannot rank it."""
+    ties: np.ndarray
+    """int32: other tracks that score as much as the target."""
     candidates: np.ndarray
     """int32: tracks the target was ranked among, itself left out."""
     skips: np.ndarray
     """int8: skip strength of the held-out play; 1 and 2 are skipped."""
+    repeated: np.ndarray
+    """bool: the session had played the target before."""
     position: np.ndarray
     """int32: tracks of the session before the target."""
     target: np.ndarray
@@ -54,10 +60,10 @@ class TargetRanks:
         return counts_as_skipped(self.skips)
 
     def values(self, metric: str) -> np.ndarray:
-        """float64 [N]: each session's value of one of `METRICS`, or of "percentile_rank"."""
+        """float64 [N]: each target's value of one of `METRICS`, or of "percentile_rank"."""
         if metric == "percentile_rank":
-            return percentile_rank(self.rank, self.candidates)
-        return METRICS[metric](self.rank)
+            return percentile_rank(self.rank, self.ties, self.candidates)
+        return METRICS[metric](self.rank, self.ties)
 
 
 class TargetRankWriter:
@@ -103,8 +109,11 @@ def read_target_ranks(run: Path, protocol: str, split: str) -> TargetRanks:
     if not parts:
         raise UserError(f"{folder} holds no ranks: measure the run with evaluate --run {run} --protocol {protocol}")
     try:
+        for part in parts:
+            if missing := set(_SCHEMA.names) - set(pq.read_schema(part).names):
+                raise ValueError(f"{part.name} lacks {', '.join(sorted(missing))}")
         table = pa.concat_tables([pq.read_table(part, schema=_SCHEMA) for part in parts])
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{folder} cannot be read ({error}): measure the run again with evaluate") from error
-    order = np.argsort(table["session"].to_numpy())
+    order = np.lexsort((table["position"].to_numpy(), table["session"].to_numpy()))
     return TargetRanks(**{field.name: table[field.name].to_numpy()[order] for field in fields(TargetRanks)})

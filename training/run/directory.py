@@ -1,5 +1,6 @@
 """The run directory: the config a run is a function of, what it was trained on, its metrics and its best weights."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,17 @@ from skipwise.datapipes.manifest import VOCABULARY, Counts
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.models.config import LossConfig
-from skipwise.training.config import RunConfig
+from skipwise.training.config import RunConfig, SelectionConfig
 from skipwise.training.config_fields import from_mapping
 
 RECORD = "run.json"
 CHECKPOINTS = "checkpoints"
 MATCHES = "matches.parquet"
-_OLDER = replace(RunConfig(), loss=replace(LossConfig(), mask_repeats=False))
+_OLDER = replace(
+    RunConfig(),
+    loss=replace(LossConfig(), mask_repeats=False),
+    selection=SelectionConfig(metric="hr@10", protocol="paper"),
+)
 """What a run did whose config.yaml lacks a field."""
 
 
@@ -87,7 +92,7 @@ class RunDirectory:
         folder = Path(path)
         record = RunRecord.read(folder)
         file = folder / "config.yaml"
-        return cls(folder, from_mapping(_OLDER, read_yaml(file), str(file)), record)
+        return cls(folder, from_mapping(_OLDER, _upgraded(read_yaml(file)), str(file)), record)
 
     def open_store(self) -> SessionStore:
         """The dataset the run was trained on; refuses one whose rows mean other tracks."""
@@ -99,15 +104,25 @@ class RunDirectory:
             )
         return store
 
-    def update_metrics(self, changes: dict[str, Any]) -> None:
+    def update_metrics(self, changes: Mapping[Any, Mapping[Any, Any]]) -> None:
         """Merges `changes` into `metrics.json`, section by section, atomically; every rank returns once it is done."""
         from skipwise.common.distributed import barrier, rank  # torch, for which `show` does not wait
 
         if rank() == 0:
             metrics = self.metrics()
-            merged = {name: metrics.get(name, {}) | section for name, section in changes.items()}
+            merged = {name: metrics.get(name, {}) | dict(section) for name, section in changes.items()}
             write_json(self.path / "metrics.json", metrics | merged)
         barrier()
+
+
+def _upgraded(fields: dict[str, Any]) -> dict[str, Any]:
+    """A run's config with the fields of before `selection` in their present place."""
+    train, evaluate = fields.get("train"), fields.get("evaluate")
+    if "selection" not in fields and isinstance(train, dict) and "validation_sessions" in train:
+        fields = fields | {"selection": {"sessions": train.pop("validation_sessions")}}
+    if isinstance(evaluate, dict):
+        evaluate.pop("filter_history", None)  # `served` and `full` rank with and without it
+    return fields
 
 
 def read_metrics(file: Path, expected: str) -> dict[str, dict[str, Any]]:

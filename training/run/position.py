@@ -14,7 +14,7 @@ class Position(StrictModel):
     step: Count = 0
     """Its steps that are done; when all are, its validation comes next."""
     best: float = -1.0
-    """Best validation HR@10 so far."""
+    """Best validation so far, by the config's `selection`."""
     best_epoch: Count = 0
     best_checkpoint: str = ""
     """The checkpoint at that epoch's end."""

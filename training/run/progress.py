@@ -65,14 +65,17 @@ class Progress:
         )
         self._write(kind, (epoch - 1) * self._steps + step, values | {"epoch": epoch, "sessions_per_s": rate})
 
-    def validation(self, epoch: int, metrics: dict[str, float | int], better: bool) -> None:
+    def validation(self, epoch: int, metrics: dict[str, Any], better: bool) -> None:
         """Reports an epoch's validation, in one line on screen and in the files."""
-        self._best_text = f", validation HR@10 {metrics['hr@10']:.4f}"
+        selection = self._run.config.selection
+        chosen_by = f"validation {selection.name} {selection.value(metrics):.4f}"
+        self._best_text = f", {chosen_by}"
         logger.info(
-            f"epoch {epoch}: validation (uniform) HR@10 {metrics['hr@10']:.4f}, HR@1 {metrics['hr@1']:.4f}, "
+            f"epoch {epoch}: {chosen_by}, HR@10 {metrics['hr@10']:.4f}, HR@1 {metrics['hr@1']:.4f}, "
             f"{self.sessions_per_s:.0f} sessions/s{', best so far' if better else ''}"
         )
-        self._write("validation", epoch * self._steps, metrics | {"epoch": epoch})
+        figures = {name: value for name, value in metrics.items() if value is not None}
+        self._write("validation", epoch * self._steps, figures | {"epoch": epoch})
 
     @property
     def sessions_per_s(self) -> float:

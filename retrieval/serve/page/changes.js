@@ -35,7 +35,7 @@ function rescored(after, before) {
 
 /** The tracks that the service excludes from its answer for these plays. */
 export function leftOut(plays, exclude) {
-  const chosen = { both: () => true, heard: (play) => !play.skipped, skipped: (play) => play.skipped, none: () => false };
+  const chosen = { session: () => true, kept: (play) => !play.skipped, skipped: (play) => play.skipped, none: () => false };
   return new Set(plays.filter(chosen[exclude]).map(({ track }) => track));
 }
 
@@ -55,7 +55,7 @@ export function explainSkips({ steer, exclude, trained_on_skips: trained }, chan
     : "This model uses skips neither in training nor in the query";
   const rule = `${model}: without steering, marking one changes only which tracks are left out.`;
   if (!changed.equal) return `${rule} Every track in both columns has the same score in both.`;
-  const same = ["both", "none"].includes(exclude) ? "those left out are the same" : "none of those shown is left out";
+  const same = ["session", "none"].includes(exclude) ? "those left out are the same" : "none of those shown is left out";
   return `The two columns are equal. ${rule} Here ${same}. Steering, under the options, moves the query too.`;
 }
 

@@ -28,7 +28,7 @@ def assert_same(given: list[tuple[str, float]], wanted: list[tuple[str, float]])
     np.testing.assert_allclose([score for _, score in given], [score for _, score in wanted], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("exclude", ["both", "heard", "skipped", "none"])
+@pytest.mark.parametrize("exclude", ["session", "heard", "skipped", "none"])
 @pytest.mark.parametrize("steer", [0.0, 1.5])
 def test_recommend(ask: Asked, oracle: Oracle, exclude: str, steer: float):
     response = ask.recommend(SESSION, k=25, exclude=exclude, steer=steer)
@@ -73,7 +73,7 @@ def test_concurrent_requests_share_batches(export: Path, oracle: Oracle):
     asked = [
         (
             [(NAMES[row], bool(row % 2)) for row in random.integers(0, TRACKS, random.integers(1, 9))],
-            {"k": int(random.integers(1, 40)), "exclude": ("both", "none")[number % 2], "steer": number % 3 / 2},
+            {"k": int(random.integers(1, 40)), "exclude": ("session", "none")[number % 2], "steer": number % 3 / 2},
         )
         for number in range(60)
     ]

@@ -1,34 +1,50 @@
-"""The HR table as text: skips beside HR@K, and no figure of another convention."""
+"""The HR table as text: kinds of targets beside HR@K, and no figure of another version."""
+
+from typing import Any
+
+import torch
 
 from skipwise.training.config import RunConfig
 from skipwise.training.evaluation.hit_rate_table import hit_rate_table
-
-MEANS = {"hr@1": 0.1, "hr@5": 0.2, "hr@10": 0.3, "hr@20": 0.4, "ndcg@10": 0.25, "mrr": 0.15, "sessions": 7}
-KEPT = {"kept_percentile_rank": 60.0, "kept_hr@10": 0.4, "kept_sessions": 4}
-SKIPS = {"skipped_percentile_rank": 12.5, "skipped_hr@10": 0.2, "skipped_sessions": 3} | KEPT
-OLD = {"skipped_percentile": 87.5, "skipped_hr@10": 0.2, "skipped_sessions": 3}
+from skipwise.training.evaluation.rank_metrics import RankMetrics
 
 
-def lines_of(**splits: dict) -> list[str]:
-    return hit_rate_table({"uniform": splits}, RunConfig()).splitlines()
+def measured(skips: list[int]) -> dict[str, Any]:
+    """Ranks 1, 2, 3 ... of sessions 0, 1, 2 ..., the first one repeated."""
+    metrics, number = RankMetrics(), torch.arange(len(skips))
+    repeated = number == 0
+    nothing = torch.zeros_like(number)
+    metrics.update(number, number + 1, nothing, nothing + 9, torch.tensor(skips), repeated)
+    return metrics.compute()
 
 
-def test_skipped_figures_stand_in_the_row_of_hr():
-    head, row, *rest = lines_of(test=MEANS | SKIPS)
-    assert head.split("  ")[-1].strip() == "sessions" and "skip HR@10  skip pct" in head
-    assert row.split() == ["uniform", "test", *"0.1000 0.2000 0.3000 0.4000 0.2500 0.1500 0.2000 12.50 7".split()]
-    assert max(len(head), len(row)) <= 110
-    assert rest[0].startswith("uniform test: 3 targets were skipped; of the 4 kept ones HR@10 is 0.4000")
-    assert any("100 is first, 0 last); lower is better" in line for line in rest)
+def lines_of(**protocols: dict) -> list[str]:
+    return hit_rate_table({name: {"test": values} for name, values in protocols.items()}, RunConfig()).splitlines()
 
 
-def test_data_without_skips_has_no_such_columns():
-    text = "\n".join(lines_of(test=MEANS | SKIPS | {"skipped_sessions": 0}))
-    assert "skip" not in text
+def test_a_row_a_protocol_and_split():
+    head, served, full, sentence, *notes = lines_of(full=measured([0, 1, 2, 0]), served=measured([0, 1, 2, 0]))
+    assert head.split() == "protocol split HR@1 HR@5 HR@10 HR@20 NDCG@10 MRR kept skipped new repeated targets".split()
+    assert served.split()[:5] == ["served", "test", "0.2500", "1.0000", "1.0000"] and served.split()[-1] == "4"
+    assert full.startswith("full     test ") and max(map(len, (head, served, full))) <= 115
+    assert sentence.startswith("served test: 2 targets were skipped; of the 2 kept ones HR@10 is 1.0000. 1 targets are")
+    assert any("a repeated target is a miss" in note for note in notes)
+    assert not any("paper" in note for note in notes), "it was not measured"
 
 
-def test_an_older_convention_is_left_out_with_a_sentence():
-    head, validation, test, *rest = lines_of(validation=MEANS | SKIPS, test=MEANS | OLD)
-    assert test.split()[-3:] == ["-", "-", "7"] and validation.split()[-3:] == ["0.2000", "12.50", "7"]
-    assert not any("87.5" in line for line in (head, test, *rest))
-    assert any("from the other end: evaluate again" in line for line in rest)
+def test_a_kind_without_a_target_has_a_dash():
+    _, row, sentence, *_ = lines_of(paper=measured([1, 2]))
+    assert row.split()[8:10] == ["-", "1.0000"]
+    assert "2 targets were skipped; of the 0 kept ones HR@10 is -." in sentence
+
+
+def test_metrics_of_an_older_version_are_not_shown():
+    old = {"hr@1": 0.1, "hr@5": 0.2, "hr@10": 0.3, "hr@20": 0.4, "ndcg@10": 0.25, "mrr": 0.15, "sessions": 7}
+    for protocol in ("uniform", "full"):
+        (line,) = lines_of(**{protocol: old})
+        assert line.startswith("The metrics are those of an older version: measure the run again with evaluate --run")
+
+
+def test_the_best_epoch_names_what_chose_it():
+    train = {"epochs": 3, "seconds": 2.0, "sessions_per_s": 10.0, "best_epoch": 2, "selected_by": "full NDCG@10"}
+    assert hit_rate_table({"train": train}, RunConfig()).endswith("best after epoch 2 by validation full NDCG@10.")

@@ -1,4 +1,4 @@
-"""HR@K, NDCG and MRR by hand, on one rank and on several."""
+"""Means over targets and their groups by hand, on one rank and on several."""
 
 import math
 from pathlib import Path
@@ -7,59 +7,73 @@ import pytest
 import torch
 
 from skipwise.common.distributed import rank
-from skipwise.training.evaluation.rank_metrics import RankMetrics, SkipRanking
+from skipwise.training.evaluation.rank_metrics import RankMetrics
 from tests.ranks import run_on_ranks
 
-RANKS = [1, 3, 10, 11, 21, 5]
+COLUMNS = {
+    "session": [3, 3, 5, 8, 8, 9],
+    "rank": [1, 3, 10, 11, 0, 5],
+    "ties": [0, 0, 0, 0, 0, 1],
+    "candidates": [100, 50, 100, 100, 50, 8],
+    "skips": [0, 1, 2, 3, 0, 1],
+    "repeated": [0, 0, 0, 0, 1, 1],
+}
+"""Kept (strength 0, 3): ranks 1, 11 and one that is not eligible. Skipped: 3, 10, and 5 or 6."""
 EXPECTED = {
+    "sessions": 4,
+    "targets": 6,
     "hr@1": 1 / 6,
-    "hr@5": 3 / 6,
+    "hr@5": (2 + 0.5) / 6,
     "hr@10": 4 / 6,
     "hr@20": 5 / 6,
-    "ndcg@10": (1 + 1 / 2 + 1 / math.log2(11) + 1 / math.log2(6)) / 6,
-    "mrr": (1 + 1 / 3 + 1 / 10 + 1 / 11 + 1 / 21 + 1 / 5) / 6,
-    "sessions": 6,
+    "ndcg@10": (1 + 1 / 2 + 1 / math.log2(11) + (1 / math.log2(6) + 1 / math.log2(7)) / 2) / 6,
+    "mrr": (1 + 1 / 3 + 1 / 10 + 1 / 11 + (1 / 5 + 1 / 6) / 2) / 6,
+    "percentile_rank": (100 + 96 + 91 + 90 + 0 + 43.75) / 6,
+    "kept_targets": 3,
+    "kept_hr@10": 1 / 3,
+    "kept_percentile_rank": (100 + 90 + 0) / 3,
+    "skipped_targets": 3,
+    "skipped_hr@10": 1,
+    "skipped_hr@5": (1 + 0.5) / 3,
+    "new_targets": 4,
+    "new_hr@10": 3 / 4,
+    "repeated_targets": 2,
+    "repeated_hr@10": 1 / 2,
 }
+
+
+def columns(chosen: slice) -> dict[str, torch.Tensor]:
+    found = {name: torch.tensor(values)[chosen] for name, values in COLUMNS.items()}
+    return found | {"repeated": found["repeated"].bool(), "target": torch.zeros(0)}
 
 
 def test_worked_by_hand():
     metrics = RankMetrics()
-    metrics.update(torch.tensor(RANKS[:4]))
-    metrics.update(torch.tensor(RANKS[4:]))
-    assert metrics.compute() == pytest.approx(EXPECTED)
+    for chosen in (slice(0, 1), slice(1, 5), slice(5, 5), slice(5, 6)):  # a session may go on in the next batch
+        metrics.update(**columns(chosen))
+    found = metrics.compute()
+    assert {name: found[name] for name in EXPECTED} == pytest.approx(EXPECTED)
 
 
-def test_no_sessions_is_zero_not_nan():
-    assert RankMetrics().compute()["hr@10"] == 0
+def test_no_target_is_no_figure():
+    found = RankMetrics().compute()
+    assert found["hr@10"] is None and found["kept_hr@10"] is None and found["targets"] == found["sessions"] == 0
+
+
+def test_a_group_without_a_target_has_no_figure():
+    metrics = RankMetrics()
+    metrics.update(**columns(slice(0, 1)))
+    found = metrics.compute()
+    assert found["kept_hr@10"] == 1 and found["skipped_hr@10"] is None and found["skipped_targets"] == 0
 
 
 def uneven_share() -> dict:
     metrics = RankMetrics()
-    metrics.update(torch.tensor(RANKS[:1] if rank() == 0 else RANKS[1:]))
+    metrics.update(**columns(slice(0, 2) if rank() == 0 else slice(2, 6)))
     return metrics.compute()
 
 
 @pytest.mark.ranks
 def test_ranks_with_uneven_shares_agree(tmp_path: Path):
     for result in run_on_ranks(tmp_path, 2, uneven_share):
-        assert result == pytest.approx(EXPECTED)
-
-
-def test_skip_ranking_worked_by_hand():
-    """Skipped targets (strength 1, 2) at ranks 1 and 31 of 100 others, kept ones (0, 3) at ranks 11, 2 and 2 of 50.
-
-    So 100 and 70 of 100 candidates come after the skipped ones, 40, 49 and 49 of 50 after the kept ones.
-    """
-    metrics = SkipRanking()
-    metrics.update(torch.tensor([1, 11]), torch.tensor([100, 50]), torch.tensor([1, 0], dtype=torch.int8))
-    metrics.update(torch.tensor([31, 2, 2]), torch.tensor([100, 50, 50]), torch.tensor([2, 3, 0], dtype=torch.int8))
-    assert metrics.compute() == pytest.approx(
-        {
-            "skipped_percentile_rank": (100 + 70) / 2,
-            "skipped_hr@10": 1 / 2,
-            "skipped_sessions": 2,
-            "kept_percentile_rank": (80 + 98 + 98) / 3,
-            "kept_hr@10": 2 / 3,
-            "kept_sessions": 3,
-        }
-    )
+        assert {name: result[name] for name in EXPECTED} == pytest.approx(EXPECTED)

@@ -4,6 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -16,11 +17,12 @@ from tests.ranks import run_on_ranks
 def batch_of(sessions: list[int]) -> dict[str, torch.Tensor]:
     """Columns that tell their session: rank = session + 1, and so on."""
     number = torch.tensor(sessions)
-    return {field.name: number + index for index, field in enumerate(fields(TargetRanks))}
+    columns = {field.name: number + index for index, field in enumerate(fields(TargetRanks))}
+    return columns | {"repeated": number % 2 == 1}
 
 
 def write_share(folder: Path) -> None:
-    with TargetRankWriter(folder, "uniform", "test") as record:
+    with TargetRankWriter(folder, "paper", "test") as record:
         for sessions in ([5, 0], [9]) if rank() == 0 else ([2, 7], []):
             record.write(**batch_of(sessions))
 
@@ -28,9 +30,12 @@ def write_share(folder: Path) -> None:
 @pytest.mark.ranks
 def test_parts_of_all_ranks_come_back_in_session_order(tmp_path: Path):
     run_on_ranks(tmp_path, 2, write_share, tmp_path)
-    ranks = read_target_ranks(tmp_path, "uniform", "test")
+    ranks = read_target_ranks(tmp_path, "paper", "test")
     for index, field in enumerate(fields(TargetRanks)):
-        assert np.array_equal(getattr(ranks, field.name), np.array([0, 2, 5, 7, 9]) + index)
+        expected = np.array([0, 2, 5, 7, 9]) + index
+        if field.name == "repeated":
+            expected = np.array([False, False, True, True, True])
+        assert np.array_equal(getattr(ranks, field.name), expected)
 
 
 def test_a_measurement_that_fails_leaves_the_one_before(tmp_path: Path):
@@ -46,10 +51,19 @@ def test_a_measurement_that_fails_leaves_the_one_before(tmp_path: Path):
 
 def test_missing_and_damaged_records_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match="holds no ranks: measure the run"):
-        read_target_ranks(tmp_path, "uniform", "test")
-    with TargetRankWriter(tmp_path, "uniform", "test") as record:
+        read_target_ranks(tmp_path, "paper", "test")
+    with TargetRankWriter(tmp_path, "paper", "test") as record:
         record.write(**batch_of([1]))
-    part = tmp_path / "ranks" / "uniform-test" / "part-00000.parquet"
+    part = tmp_path / "ranks" / "paper-test" / "part-00000.parquet"
     part.write_bytes(part.read_bytes()[:-9])
-    with pytest.raises(UserError, match="uniform-test cannot be read"):
-        read_target_ranks(tmp_path, "uniform", "test")
+    with pytest.raises(UserError, match="paper-test cannot be read"):
+        read_target_ranks(tmp_path, "paper", "test")
+
+
+def test_records_of_an_older_version_are_refused(tmp_path: Path):
+    with TargetRankWriter(tmp_path, "full", "test") as record:
+        record.write(**batch_of([1]))
+    part = tmp_path / "ranks" / "full-test" / "part-00000.parquet"
+    pq.write_table(pq.read_table(part).drop_columns(["ties", "repeated"]), part)
+    with pytest.raises(UserError, match="part-00000.parquet lacks repeated, ties.*measure the run again"):
+        read_target_ranks(tmp_path, "full", "test")
