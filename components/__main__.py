@@ -23,7 +23,7 @@ COMMANDS = {
     "recommend": "rank the tracks to play next in sessions",
     "similar": "list the tracks nearest to a track",
     "serve": "answer over HTTP from an export, with a web page",
-    "show": "print a run's hit rates, or compare runs",
+    "show": "print a run's hit rates, compare runs, or say what a dataset holds",
     "doctor": "check versions, devices, memory and the sharding plan",
 }
 """Each is the module `components.NAME` with a function `NAME(config)`. A module is imported when its command is run,

@@ -10,13 +10,20 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from skipwise.datapipes.prepare.config import InputOptions, OutputOptions, PrepareConfig, SessionOptions, SkipOptions
+from skipwise.datapipes.prepare.config import (
+    InputOptions,
+    OutputOptions,
+    PrepareConfig,
+    SessionOptions,
+    SkipOptions,
+    SplitOptions,
+)
 
 
 def _in_groups(
-    input: InputOptions, skips: SkipOptions, sessions: SessionOptions, output: OutputOptions
+    input: InputOptions, skips: SkipOptions, sessions: SessionOptions, split: SplitOptions, output: OutputOptions
 ) -> PrepareConfig:
-    return PrepareConfig(**vars(input), **vars(skips), **vars(sessions), **vars(output))
+    return PrepareConfig(**vars(input), **vars(skips), **vars(sessions), **vars(split), **vars(output))
 
 
 def prepare(config: Annotated[PrepareConfig, arg(constructor=_in_groups), OmitArgPrefixes]) -> None:

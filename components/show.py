@@ -1,11 +1,13 @@
-"""Print the hit rates of a run, or of several runs side by side; nothing is trained or measured.
+"""Print the hit rates of a run, or of several runs side by side, or what a dataset holds; nothing is measured.
 
 Example:
   skipwise show --run runs/best-001
   skipwise show --run runs/best-001 --run runs/unidir-001
+  skipwise show --data data/log
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from skipwise.common.errors import UserError
 from skipwise.components.cli import RunPaths, run_paths
@@ -13,22 +15,28 @@ from skipwise.components.cli import RunPaths, run_paths
 
 @dataclass(frozen=True)
 class ShowConfig:
-    """Which runs to show."""
+    """What to show."""
 
-    run: RunPaths
+    run: RunPaths = ()
     """Run directory that train wrote; more of them are compared with the first: `--run A --run B` or `--run A B`."""
+    data: str | None = None
+    """Dataset directory that prepare wrote: what it holds, how it is split, and what was left out."""
 
     def __post_init__(self) -> None:
-        if not run_paths(self.run):
-            raise ValueError("--run must name at least one run directory")
+        if bool(run_paths(self.run)) == (self.data is not None):
+            raise ValueError("--run must name at least one run directory, or --data a dataset directory, and not both")
 
 
 def show(config: ShowConfig) -> None:
-    """Prints the table from `RUN/metrics.json`, or the comparison."""
+    """Prints the table from `RUN/metrics.json`, the comparison, or the dataset's manifest in one line."""
+    from skipwise.datapipes.manifest import Manifest
     from skipwise.studies.run_comparison import compare_runs
     from skipwise.training.evaluation.hit_rate_table import hit_rate_table
     from skipwise.training.run.directory import RunDirectory, read_metrics
 
+    if config.data is not None:
+        print(f"{config.data}: {Manifest.read(Path(config.data)).summary()}")
+        return
     runs = [RunDirectory.open(path) for path in run_paths(config.run)]
     if len(runs) > 1:
         print(compare_runs(runs))

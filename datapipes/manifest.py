@@ -97,6 +97,17 @@ class Manifest(StrictModel):
             raise ValueError("has split_counts of other splits than split_parts")
         return self
 
+    def summary(self) -> str:
+        """Returns what the directory holds, how it is split and what was left out, in one line."""
+        of = self.counts
+        parts = [f"{of['sessions']:,} sessions, {of['plays']:,} plays, {of['tracks']:,} tracks"]
+        for split, held in sorted(self.split_counts.items(), key=lambda item: SPLITS.index(item[0])):
+            new = f", {held['tracks_not_in_train']:,} tracks that no training session has" if split != "train" else ""
+            parts.append(f"{split}: {held['sessions']:,} sessions, {held['plays']:,} plays{new}")
+        dropped = [f"{count:,} sessions {reason}" for reason, count in self.dropped_sessions.items()]
+        dropped += [f"{count:,} rows {reason}" for reason, count in self.dropped_rows.items()]
+        return "; ".join(parts + ([f"dropped {', '.join(dropped)}"] if dropped else []))
+
     def write(self, directory: Path) -> None:
         """Writes `manifest.json` into `directory`."""
         content = self.model_dump()

@@ -1,7 +1,9 @@
 """The options of `prepare`."""
 
+import math
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +13,9 @@ FILE_ORDER = "file"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 SKIPS = ("skip", "skip_strength", "rating")
+SPLIT_OPTIONS = {"session": ("test_share", "validation_share"), "time": ("test_from", "validation_from")}
+SHARES = {"test_share": 0.2, "validation_share": 0.1}
+"""What `split` session holds out unless told otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +37,9 @@ class InputOptions:
     gap: str | None = None
     """Start a new session where the time in `order` jumps by more than this, e.g. 30m (units: s, m, h, d). Sorts."""
     time_unit: Literal["s", "ms", "us", "ns"] = "s"
-    """Unit of a numeric `order` column when `gap` is set."""
+    """Unit of a numeric `order` column with `gap` or `split` time."""
+    drop_duplicate_plays: bool = False
+    """Leave out rows that say a play again (same session, same value of `order`, same track). Needs `sort` or `gap`."""
     context: bool = True
     """Keep the context columns that the source has."""
 
@@ -61,14 +68,34 @@ class SessionOptions:
     """Drop sessions of more tracks than this."""
     require_skip: bool = False
     """Drop sessions without a track of strength 1 or 2."""
+    drop_duplicate_sessions: bool = False
+    """Of sessions with the same tracks in the same order keep one, the first by a hash of the session id."""
     sample: int | None = None
     """Keep this many of the sessions that pass the filters above, drawn uniformly."""
     seed: int = 0
-    """Seed of `sample`: the same sessions whatever the order of rows and files."""
+    """Seed of `sample` and of `split` session: the same sessions whatever the order of rows and files."""
     max_length: int | None = None
     """Cut longer sessions to their last tracks, this many; the filters see whole sessions."""
     on_error: Literal["stop", "skip"] = "stop"
     """At a bad row: `stop` with a sentence, or `skip` its session and count it in the manifest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitOptions:
+    """What training does not see."""
+
+    split: Literal["last", "session", "time"] = "last"
+    """`last`: the last track of every session (test) and the one before it (validation). `session`: whole sessions,
+    drawn by a hash of seed and session id. `time`: whole sessions, by the time of their last play."""
+    test_share: float | None = None
+    """With `split` session: the share of the sessions that is test, 0.2 unless given."""
+    validation_share: float | None = None
+    """With `split` session: the share of the sessions that is validation, 0.1 unless given."""
+    test_from: str | None = None
+    """With `split` time: a session with a play at this time or later is test. A date, a date and time (UTC unless it
+    has an offset), or a number in the unit of `order`."""
+    validation_from: str | None = None
+    """With `split` time: a session that is not test, with a play at this time or later, is validation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +113,7 @@ class OutputOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareConfig(OutputOptions, SessionOptions, SkipOptions, InputOptions):
+class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, InputOptions):
     """Turn raw listening logs into a dataset directory. The defaults read Spotify's MSSD; docs/data.md has the rest."""
 
     def __post_init__(self) -> None:
@@ -100,6 +127,9 @@ class PrepareConfig(OutputOptions, SessionOptions, SkipOptions, InputOptions):
             raise ValueError(f"--gap must be a number and a unit of s, m, h or d such as 30m, not '{self.gap}'")
         if self.sorts and self.order == FILE_ORDER:
             raise ValueError("--sort and --gap need a column to sort by: name it with --order")
+        if self.drop_duplicate_plays and not self.sorts:
+            raise ValueError("--drop-duplicate-plays needs sorted rows: add --sort or --gap")
+        self._check_split()
         if sum(getattr(self, name) is not None for name in SKIPS) > 1:
             raise ValueError("--skip, --skip-strength and --rating exclude each other: give one")
         for flag, value, least in (
@@ -115,6 +145,46 @@ class PrepareConfig(OutputOptions, SessionOptions, SkipOptions, InputOptions):
         if not 0.25 <= self.memory <= 1_000_000:
             raise ValueError(f"--memory must be at least 0.25 GiB, and at most 1,000,000, not {self.memory}")
 
+    def _check_split(self) -> None:
+        for split, names in SPLIT_OPTIONS.items():
+            for name in names:
+                flag, given = f"--{name.replace('_', '-')}", getattr(self, name) is not None
+                if given and self.split != split:
+                    raise ValueError(f"{flag} belongs to --split {split}: leave it out, or give --split {split}")
+                if split == self.split == "time" and not given:
+                    raise ValueError(f"--split time needs {flag}: give a date such as 2018-07-15")
+        if self.split == "session":
+            for name, share in self.shares.items():
+                if not 0 < share < 1:
+                    raise ValueError(f"--{name.replace('_', '-')} must lie between 0 and 1, not {share}")
+            if sum(self.shares.values()) >= 1:
+                raise ValueError("--test-share and --validation-share leave nothing for training: lower them")
+        if self.split == "time":
+            if self.order == FILE_ORDER:
+                raise ValueError("--split time needs a column of times: name it with --order")
+            if self.starts["validation"] >= self.starts["test"]:
+                raise ValueError(
+                    f"--validation-from {self.validation_from} must be earlier than --test-from {self.test_from}"
+                )
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The shares of the sessions that `split` session holds out, by option."""
+        return {name: default if (given := getattr(self, name)) is None else given for name, default in SHARES.items()}
+
+    @property
+    def starts(self) -> dict[str, float]:
+        """With `split` time: where test and validation begin, in seconds since 1970."""
+        options = {"test": "--test-from", "validation": "--validation-from"}
+        return {
+            split: seconds(str(getattr(self, f"{split}_from")), self.time_unit, of) for split, of in options.items()
+        }
+
+    @property
+    def in_time_unit(self) -> bool:
+        """Whether a numeric `order` is a time, in `time_unit`."""
+        return self.gap is not None or self.split == "time"
+
     @property
     def sorts(self) -> bool:
         """Whether rows are sorted; otherwise their order is checked."""
@@ -129,7 +199,27 @@ class PrepareConfig(OutputOptions, SessionOptions, SkipOptions, InputOptions):
         """The options that decide what the dataset directory holds, for its manifest."""
         places = ("input", "output", "overwrite", "memory", "threads")
         contents = {name: value for name, value in vars(self).items() if name not in places}
+        if self.split == "session":
+            contents |= self.shares
+        if self.split == "time":
+            contents |= {name: str(contents[name]) for name in SPLIT_OPTIONS["time"]}
         return contents | {"columns": list(self.columns)}
+
+
+def seconds(text: str, unit: str, flag: str) -> float:
+    """Returns a number of `unit`, or a date and time, as seconds since 1970; raises `ValueError` for anything else."""
+    try:
+        value = float(text) / PER_SECOND[unit]
+    except ValueError:
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            value = math.nan
+        else:
+            value = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if not math.isfinite(value):
+        raise ValueError(f"{flag} must be a date such as 2018-07-15, a date and time, or a number, not {text[:40]!r}")
+    return value
 
 
 def utf8(text: str) -> bool:

@@ -15,6 +15,7 @@ from skipwise.datapipes.prepare.sessionize import group_sessions
 from skipwise.datapipes.prepare.sources import FLAGS, find_sources
 from skipwise.datapipes.prepare.staging import connect, count_rows_without_session, number_texts, stage_rows
 
+SAID_AGAIN = "that say a play again"
 STOPPED = "stopped before the dataset was whole: nothing was written"
 
 
@@ -26,13 +27,26 @@ def prepare(config: PrepareConfig) -> Manifest:
     try:
         with atomic_output(config.output, config.overwrite, is_dataset) as scratch:
             sources = find_sources(config)
-            if not sources[0].roles.keys() & {*SKIPS, *FLAGS}:
+            roles = sources[0].roles
+            if "order" not in roles and (config.split == "time" or config.drop_duplicate_plays):
+                raise UserError(
+                    f"{sources[0].path} has no column of times or places, which --split time and "
+                    f"--drop-duplicate-plays need: leave them out"
+                )
+            if not roles.keys() & {*SKIPS, *FLAGS}:
                 note("the log has no skip flags: every play counts as kept, see --skip, --skip-strength and --rating")
             with connect(config, scratch) as engine:
                 stage_rows(engine, sources, config, scratch)
                 dropped_rows = count_rows_without_session(engine, scratch)
-                number_texts(engine, scratch, sources[0].roles)
-                dropped_sessions = group_sessions(engine, sources, config, scratch)
+                number_texts(engine, scratch, roles)
+                dropped_sessions, said_again = group_sessions(engine, sources, config, scratch)
+                if said_again and config.drop_duplicate_plays:
+                    dropped_rows[SAID_AGAIN] = said_again
+                elif said_again:
+                    note(
+                        f"warning: {said_again:,} rows say a play again (same {roles['session']}, {roles['order']} and "
+                        f"{roles['track']}): leave them out with --drop-duplicate-plays"
+                    )
                 manifest = publish(engine, sources, config, scratch, dropped_sessions, dropped_rows)
     except KeyboardInterrupt:
         raise UserError(STOPPED) from None
@@ -44,16 +58,8 @@ def prepare(config: PrepareConfig) -> Manifest:
         if isinstance(error, RuntimeError):
             raise
         raise UserError(f"{config.output} could not be written ({gist(error)}): check the disk") from None
-    note(summary(manifest, config.output))
+    note(f"wrote {config.output}: {manifest.summary()}")
     return manifest
-
-
-def summary(manifest: Manifest, output: Path) -> str:
-    """Returns what was written and what was dropped, in one line."""
-    written = ", ".join(f"{count:,} {what}" for what, count in manifest.counts.items())
-    dropped = [f"{count:,} sessions {reason}" for reason, count in manifest.dropped_sessions.items()]
-    dropped += [f"{count:,} rows {reason}" for reason, count in manifest.dropped_rows.items()]
-    return f"wrote {output}: {written}" + (f"; dropped {', '.join(dropped)}" if dropped else "")
 
 
 def is_dataset(path: Path) -> bool:

@@ -3,8 +3,11 @@
 import hashlib
 import platform
 from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -14,7 +17,9 @@ import pyarrow.parquet as pq
 from skipwise.common.console import stage
 from skipwise.common.errors import UserError
 from skipwise.datapipes.manifest import SESSIONS, SESSIONS_PER_ROW_GROUP, VOCABULARY, Manifest
+from skipwise.datapipes.prepare.choose_sessions import choose_sessions
 from skipwise.datapipes.prepare.config import PrepareConfig
+from skipwise.datapipes.prepare.sessionize import ENDED
 from skipwise.datapipes.prepare.sources import WORDS, Source
 from skipwise.datapipes.prepare.staging import pattern
 from skipwise.datapipes.session_files import Rows, checksum
@@ -31,79 +36,106 @@ def publish(
     dropped_sessions: Counter[str],
     dropped_rows: Counter[str],
 ) -> Manifest:
-    """Draws the sample, numbers the vocabulary and writes the dataset directory `scratch/result`."""
+    """Chooses and splits the sessions, numbers the vocabulary and writes the dataset directory `scratch/result`."""
     staged, result = scratch / "sessions.parquet", scratch / "result"
-    sessions = pq.read_metadata(staged).num_rows if staged.exists() else 0
-    if sessions == 0:
+    if not staged.exists() or pq.read_metadata(staged).num_rows == 0:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in (dropped_sessions + dropped_rows).most_common())
         raise UserError(f"no session is left (dropped: {reasons}): loosen the filters or fix the log")
-    schema = pq.read_schema(staged)
-    if config.sample is not None and config.sample < sessions:
-        dropped_sessions["not in the sample"] = sessions - config.sample
-        staged, sessions = draw_sample(engine, staged, config), config.sample
+    schema = pa.schema([column for column in pq.read_schema(staged) if column.name != ENDED])
+    files = choose_sessions(engine, staged, config, dropped_sessions)
     (result / SESSIONS).mkdir(parents=True)
-    codes, vocabulary_hash = write_vocabulary(engine, staged, result)
+    codes, vocabulary_hash = write_vocabulary(engine, [*files.values()], result)
     rows = np.zeros(codes[-1] + 1, dtype=np.int32)
     rows[codes] = np.arange(len(codes))
     words = pa.array(engine.execute("SELECT enum_range(NULL::word)").fetchall()[0][0], pa.string())
     meanings = {"tracks": pa.array(rows), **{name: words for name in WORDS if name in schema.names}}
-    parts: dict[str, int] = {}
-    checksums: dict[str, list[str]] = {}
-    lengths: set[int] = set()
-    plays = skipped = 0
-    with stage("writing", sessions, "sessions") as advance, pq.ParquetFile(staged) as file:
-        groups = (finished(batch, schema, meanings) for batch in file.iter_batches(SESSIONS_PER_ROW_GROUP))
-        for first in groups:
-            name = f"part-{len(parts):05}.parquet"
-            parts[name], checksums[name] = 0, []
-            with pq.ParquetWriter(result / SESSIONS / name, first.schema, compression="zstd") as writer:
-                for group in chain([first], islice(groups, SESSIONS_PER_PART // SESSIONS_PER_ROW_GROUP - 1)):
-                    writer.write_table(group)
-                    parts[name] += len(group)
-                    tracks, strengths = (group[column].combine_chunks() for column in ("tracks", "skips"))
-                    flat = (tracks.value_lengths(), tracks.flatten(), strengths.flatten())
-                    written = Rows(*(values.to_numpy() for values in flat))
-                    checksums[name].append(checksum(written))
-                    lengths.update(written.lengths.tolist())
-                    plays += len(written.skips)
-                    skipped += int(np.count_nonzero(counts_as_skipped(written.skips)))
-                    advance(len(group))
+    sizes = {split: pq.read_metadata(file).num_rows for split, file in files.items()}
+    written: dict[str, Written] = {}
+    with stage("writing", sum(sizes.values()), "sessions") as advance:
+        for split, file in files.items():
+            with pq.ParquetFile(file) as parquet:
+                groups = (finished(batch, schema, meanings) for batch in parquet.iter_batches(SESSIONS_PER_ROW_GROUP))
+                written[split] = write_sessions(groups, result / SESSIONS, split, len(codes), advance)
+    plays = sum(split.plays for split in written.values())
+    lengths = set().union(*(split.lengths for split in written.values()))
     manifest = Manifest(
-        counts={"sessions": sessions, "plays": plays, "tracks": len(codes)},
+        counts={"sessions": sum(sizes.values()), "plays": plays, "tracks": len(codes)},
         session_lengths={"min": min(lengths), "max": max(lengths)},
-        skip_share=round(skipped / plays, 6),
+        skip_share=round(sum(split.skipped for split in written.values()) / plays, 6),
         context_columns=[name for name in schema.names if name not in ("session_id", "tracks", "skips")],
-        parts=parts,
-        checksums=checksums,
+        parts={name: size for split in written.values() for name, size in split.parts.items()},
+        checksums={name: of for split in written.values() for name, of in split.checksums.items()},
         vocabulary_hash=vocabulary_hash,
         sources=[{"file": source.path.name, "bytes": source.path.stat().st_size} for source in sources],
         options=config.contents(),
         dropped_sessions=dict(dropped_sessions),
         dropped_rows=dict(dropped_rows),
         versions={"python": platform.python_version(), "duckdb": duckdb.__version__, "pyarrow": pa.__version__},
+        **({} if config.split == "last" else split_fields(written)),
     )
     manifest.write(result)
     return manifest
 
 
-def draw_sample(engine: duckdb.DuckDBPyConnection, staged: Path, config: PrepareConfig) -> Path:
-    """Returns a file of `config.sample` of the staged sessions, those with the smallest hash of seed and id."""
-    sample = staged.with_name("sample.parquet")
-    numbered = f"read_parquet('{pattern(staged)}', file_row_number = true)"
-    engine.sql(f"""
-        SELECT * EXCLUDE file_row_number FROM {numbered} WHERE file_row_number IN (
-            SELECT file_row_number FROM {numbered}
-            ORDER BY md5_number_upper('{config.seed}:' || session_id), session_id LIMIT {config.sample}
-        ) ORDER BY file_row_number""").write_parquet(str(sample), compression="lz4_raw")
-    return sample
+@dataclass
+class Written:
+    """What the session files of one split hold."""
+
+    heard_U: np.ndarray
+    """bool [num_tracks]: tracks that it has."""
+    parts: dict[str, int] = field(default_factory=dict)
+    checksums: dict[str, list[str]] = field(default_factory=dict)
+    lengths: set[int] = field(default_factory=set)
+    plays: int = 0
+    skipped: int = 0
 
 
-def write_vocabulary(engine: duckdb.DuckDBPyConnection, staged: Path, result: Path) -> tuple[np.ndarray, str]:
-    """Writes the tracks of the staged sessions, ordered by code; returns their codes and the hash of their ids."""
+def write_sessions(
+    groups: Iterator[pa.Table], folder: Path, split: str, num_tracks: int, advance: Callable[[int], object]
+) -> Written:
+    """Writes the row groups to `folder/SPLIT-*.parquet`."""
+    of = Written(np.zeros(num_tracks, dtype=bool))
+    for first in groups:
+        name = f"{split}-{len(of.parts):05}.parquet"
+        of.parts[name], of.checksums[name] = 0, []
+        with pq.ParquetWriter(folder / name, first.schema, compression="zstd") as writer:
+            for group in chain([first], islice(groups, SESSIONS_PER_PART // SESSIONS_PER_ROW_GROUP - 1)):
+                writer.write_table(group)
+                of.parts[name] += len(group)
+                tracks, strengths = (group[column].combine_chunks() for column in ("tracks", "skips"))
+                flat = (tracks.value_lengths(), tracks.flatten(), strengths.flatten())
+                rows = Rows(*(values.to_numpy() for values in flat))
+                of.checksums[name].append(checksum(rows))
+                of.lengths.update(rows.lengths.tolist())
+                of.plays += len(rows.skips)
+                of.skipped += int(np.count_nonzero(counts_as_skipped(rows.skips)))
+                of.heard_U[rows.tracks] = True
+                advance(len(group))
+    return of
+
+
+def split_fields(written: dict[str, Written]) -> dict[str, Any]:
+    """Returns the manifest's fields of a dataset that is split by whole sessions."""
+    return {
+        "split_parts": {split: [*of.parts] for split, of in written.items()},
+        "split_counts": {
+            split: {
+                "sessions": sum(of.parts.values()),
+                "plays": of.plays,
+                "tracks_not_in_train": int(np.count_nonzero(of.heard_U & ~written["train"].heard_U)),
+            }
+            for split, of in written.items()
+        },
+    }
+
+
+def write_vocabulary(engine: duckdb.DuckDBPyConnection, files: list[Path], result: Path) -> tuple[np.ndarray, str]:
+    """Writes the tracks of the chosen sessions, ordered by code; returns their codes and the hash of their ids."""
+    sessions = ", ".join(f"'{pattern(file)}'" for file in files)
     played = engine.sql(f"""
         SELECT id AS track_id, code, count FROM tracks JOIN (
             SELECT code, count(*) AS count
-            FROM (SELECT unnest(tracks) AS code FROM read_parquet('{pattern(staged)}')) GROUP BY code
+            FROM (SELECT unnest(tracks) AS code FROM read_parquet([{sessions}])) GROUP BY code
         ) USING (code) ORDER BY code""").to_arrow_table()
     rows = pa.array(np.arange(len(played), dtype=np.int32))
     table = pa.table({"track_id": played["track_id"].cast(pa.string()), "row": rows, "count": played["count"]})
@@ -116,7 +148,9 @@ def write_vocabulary(engine: duckdb.DuckDBPyConnection, staged: Path, result: Pa
 
 def finished(batch: pa.RecordBatch, schema: pa.Schema, meanings: dict[str, pa.Array]) -> pa.Table:
     """Replaces the codes of tracks by vocabulary rows, and those of context columns by their text."""
-    table = pa.Table.from_batches([batch]).cast(schema)  # DuckDB names a sample's lists in another way
+    table = (
+        pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+    )  # DuckDB names a sample's lists in another way
     for name, meaning in meanings.items():
         lists = table[name].combine_chunks()
         column = pa.ListArray.from_arrays(lists.offsets, meaning.take(lists.values))

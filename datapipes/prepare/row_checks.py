@@ -109,13 +109,15 @@ def row_error(source: Source, row: int | None, fault: Fault) -> UserError:
 def order_error(source: Source, row: int, previous: int, code: int) -> UserError:
     """Returns the error of a row whose order value is not greater than that of the session's row before."""
     place, fields = locate(source, row)
-    earlier, _ = locate(source, previous)
-    order = source.roles["order"]
+    earlier, fields_before = locate(source, previous)
+    order, track = source.roles["order"], source.names.index(source.roles["track"])
+    again = code == REPEATED and fields[track] == fields_before[track]
+    twice = ", and leave out plays said twice with --drop-duplicate-plays" if again else ""
     session, value = (shown(fields[source.names.index(name)]) for name in (source.roles["session"], order))
     what = f"is in {earlier} already" if code == REPEATED else f"comes after a greater one in {earlier}"
     return UserError(
         f"{source.path}, {place}: {order} {value} of session {session} {what}: expected it to grow from row to "
-        f"row; sort the rows with --sort, or drop the session with --on-error skip"
+        f"row; sort the rows with --sort{twice}, or drop the session with --on-error skip"
     )
 
 

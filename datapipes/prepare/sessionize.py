@@ -21,14 +21,18 @@ from skipwise.datapipes.view import counts_as_skipped
 
 BATCH = 1 << 20
 MOST_PLAYS = 1_000_000
+ENDED = "ended"
+"""The column of the staged sessions with the place of the last play, where the split needs it."""
 
 
 def group_sessions(
     engine: duckdb.DuckDBPyConnection, sources: list[Source], config: PrepareConfig, scratch: Path
-) -> Counter[str]:
-    """Writes `scratch/sessions.parquet`, ordered by a hash of the session id; returns the sessions dropped by reason.
+) -> tuple[Counter[str], int]:
+    """Writes `scratch/sessions.parquet`, ordered by a hash of the session id.
 
-    Tracks are codes there. A session of more than 1,000,000 plays is refused: `session` is then the wrong column.
+    Tracks are codes there, and with a split by time a column `ended` has the place of each session's last play.
+    Returns the sessions dropped, by reason, and the number of rows that say a play again. A session of more than
+    1,000,000 plays is refused: `session` is then the wrong column.
     """
     rows = f"'{pattern(scratch)}/rows-*.parquet'"
     context = "".join(
@@ -46,6 +50,7 @@ def group_sessions(
     ).to_arrow_reader(BATCH)
     total = sum(pq.read_metadata(path).num_rows for path in scratch.glob("rows-*.parquet"))
     dropped: Counter[str] = Counter()
+    said_again = 0
     lookup = engine.cursor()
     with stage("grouping", total, "rows") as advance, ExitStack() as closing:
         writer = None
@@ -60,13 +65,18 @@ def group_sessions(
             if faults.any():
                 block = block.filter(pa.array(np.repeat(faults == 0, lengths_of(block, starts))))
                 ids, starts = ids.filter(pa.array(faults == 0)), starts_of(block)
+            if config.sorts and "order" in sources[0].roles and (again := says_again(block)).any():
+                said_again += int(np.count_nonzero(again))
+                if config.drop_duplicate_plays:
+                    block = block.filter(pa.array(~again))
+                    starts = starts_of(block)
             sessions = sessions_of(block, ids, starts, config, dropped)
             if writer is None:
                 file = scratch / "sessions.parquet"
                 writer = closing.enter_context(pq.ParquetWriter(file, sessions.schema, compression="lz4"))
             if len(sessions):
                 writer.write_table(sessions)
-    return dropped
+    return dropped, said_again
 
 
 def whole_sessions(reader: pa.RecordBatchReader, config: PrepareConfig) -> Iterator[pa.Table]:
@@ -97,6 +107,19 @@ def lengths_of(block: pa.Table, starts: np.ndarray) -> np.ndarray:
     return np.diff(np.append(starts, len(block)))
 
 
+def says_again(block: pa.Table) -> np.ndarray:
+    """Returns which rows have the session, place and track of a row before, in a block that is sorted by these two."""
+    session, place, track = (block[name].to_numpy() for name in ("session", "place", "track"))
+    tied = np.zeros(len(block), dtype=bool)
+    tied[1:] = (session[1:] == session[:-1]) & (place[1:] == place[:-1])
+    group = np.cumsum(~tied)
+    rows = np.flatnonzero(tied | np.append(tied[1:], False))
+    order = rows[np.lexsort((track[rows], group[rows]))]  # is stable: of equal rows the first in the log comes first
+    again = np.zeros(len(block), dtype=bool)
+    again[order[1:]] = (group[order[1:]] == group[order[:-1]]) & (track[order[1:]] == track[order[:-1]])
+    return again
+
+
 def sessions_of(
     block: pa.Table, ids: pa.Array, starts: np.ndarray, config: PrepareConfig, dropped: Counter[str]
 ) -> pa.Table:
@@ -104,6 +127,7 @@ def sessions_of(
     if config.gap_seconds is not None:
         ids, starts = cut_at_gaps(block, ids, starts, config.gap_seconds)
     lengths = lengths_of(block, starts)
+    ended = block["place"].to_numpy()[starts + lengths - 1]
     kept = passing(block, starts, lengths, config, dropped)
     rows_kept = np.repeat(kept, lengths)
     if config.max_length is not None:
@@ -113,7 +137,8 @@ def sessions_of(
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths[kept])]), pa.int32())
     names = ["tracks", "skips", *(role for role in CONTEXT if role in block.column_names)]
     lists = {name: pa.ListArray.from_arrays(offsets, block[name].combine_chunks()) for name in names}
-    return pa.table({"session_id": ids.filter(pa.array(kept)), **lists})
+    times = {ENDED: pa.array(ended[kept])} if config.split == "time" else {}
+    return pa.table({"session_id": ids.filter(pa.array(kept)), **lists, **times})
 
 
 def cut_at_gaps(block: pa.Table, ids: pa.Array, starts: np.ndarray, gap: float) -> tuple[pa.Array, np.ndarray]:

@@ -106,7 +106,7 @@ def parsed_rows(source: Source, number: int, config: PrepareConfig) -> str:
     place = "0.0"
     if "order" in roles:
         place = "place"
-        factor = PER_SECOND[config.time_unit] if config.gap else 1
+        factor = PER_SECOND[config.time_unit] if config.in_time_unit else 1
         time = 'epoch_us(try_cast("order" AS TIMESTAMP)) / 1e6'
         parsed.append(f'coalesce(try_cast("order" AS DOUBLE) / {factor}, {time}) AS place')
     strength = next((sql for role, sql in STRENGTHS.items() if role in roles), "0").format(below=config.skip_below)

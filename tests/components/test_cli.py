@@ -46,7 +46,8 @@ def unboxed(text: str) -> str:
         (("doctor", "--ranks", str(10**9)), f"--ranks is {10**9}: expected 1 to 4096"),
         (("table", "--data", "d", "--output", "o", "--seeds", str(10**12)), f"--seeds {10**12} must be at most 1000"),
         (("synthesize", "--output", "a.csv", "--sessions", "1", "--tracks", str(10**12)), "--tracks must be at most"),
-        (("show",), "--run must name at least one run directory"),
+        (("show",), "--run must name at least one run directory, or --data a dataset directory"),
+        (("show", "--run", "x", "--data", "y"), "or --data a dataset directory, and not both"),
         (("show", "--run", "x", "--tyro-print-completion"), "Unrecognized options: --tyro-print-completion"),
     ],
 )
@@ -127,7 +128,9 @@ def test_help_of_prepare_is_in_groups(monkeypatch, capsys):
     places = [
         said.index(word) for word in ("input options", "--order", "skips options", "--rating", "sessions options")
     ]
-    places += [said.index(word) for word in ("--min-length", "output options", "--memory")]
+    places += [
+        said.index(word) for word in ("--min-length", "split options", "--test-share", "output options", "--memory")
+    ]
     assert places == sorted(places)
 
 

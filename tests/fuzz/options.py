@@ -14,6 +14,10 @@ SOUND = [
     --max-length 3
     --require-skip
     --sample 2 --seed 1
+    --split session --test-share 0.4 --validation-share 0.4
+    --split time --validation-from 2 --test-from 4
+    --sort --drop-duplicate-plays
+    --drop-duplicate-sessions
     --no-context
     --order file
     --gap 2s
@@ -27,7 +31,8 @@ SOUND = [
     """.strip().splitlines()
 ]
 FLAGS = """columns session track order sort gap time-unit skip skip-strength rating skip-below context min-length
-    drop-longer require-skip sample seed max-length on-error memory threads overwrite input output nonsense"""
+    drop-longer require-skip sample seed split test-share validation-share test-from validation-from
+    drop-duplicate-plays drop-duplicate-sessions max-length on-error memory threads overwrite input output nonsense"""
 WORDS = "-1 0 3 NaN inf -inf 1e308 2.5 abc ' \" ;-- None 0s 30m strength session_id premium ../.. . / \udcff é\n"
 VALUES = [
     *WORDS.split(" "),

@@ -76,7 +76,8 @@ def check_dataset(output: Path, log: Log, words: list[str]) -> None:
     for name, tracks in zip(names, np.split(window.tracks, window.offsets[1:-1]), strict=True):
         found[name] = [ids[row] for row in tracks]
         assert found[name] == plain[name][-(chosen["max_length"] or 0) :]
-    if chosen["on_error"] == "stop" and not chosen["require_skip"] and chosen["sample"] is None:
+    lossless = chosen["on_error"] == "stop" and not chosen["require_skip"] and not chosen["drop_duplicate_sessions"]
+    if lossless and chosen["sample"] is None:
         most = chosen["drop_longer"] or 10**9
         assert found.keys() == {name for name, plays in plain.items() if chosen["min_length"] <= len(plays) <= most}
 
@@ -84,7 +85,7 @@ def check_dataset(output: Path, log: Log, words: list[str]) -> None:
 def plain_sessions(log: Log, chosen: dict) -> dict[str, list[str]] | None:
     """The tracks of each session by splitting lines, or None for a log or options that take more than that."""
     suffix = log.name.removeprefix("log")
-    if suffix not in SUFFIXES or chosen["gap"] is not None:
+    if suffix not in SUFFIXES or chosen["gap"] is not None or chosen["drop_duplicate_plays"]:
         return None
     text = (gzip.decompress(log.data) if suffix.endswith(".gz") else log.data).decode("utf-8-sig", "replace")
     if '"' in text or "\r" in text:
