@@ -26,7 +26,7 @@ def sampled_softmax(target_V: Tensor, negatives_VK: Tensor) -> Tensor:
 def gbce_power(calibration: float, negatives: int, num_tracks: int) -> float:
     """The power of the target's probability: 1 - t * (1 - a), where `calibration` is t and a = K / (N - 1) is the
     share of the catalogue's other tracks that was drawn (Petrov & Macdonald, arXiv 2308.07192)."""
-    return 1 - calibration * (1 - min(1, negatives / (num_tracks - 1)))
+    return 1 - calibration * (1 - min(1, negatives / max(num_tracks - 1, 1)))
 
 
 def next_kept(skipped_BT: Tensor, valid_BT: Tensor) -> Tensor:

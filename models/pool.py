@@ -6,6 +6,7 @@ Shape legend: V positions with a target, in order of their sessions; D width; P 
 and columns of one chunk.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -48,14 +49,19 @@ def softmax_head(target_v: Tensor, logits_vp: Tensor) -> tuple[Tensor, Tensor]:
     return total_v.log() + highest_v - target_v, exponential_v.div_(total_v).sub_(1)
 
 
-def gbce_head(power: float) -> Head:
-    """Generalised binary cross-entropy as a `Head`, not yet divided by K + 1: all negatives and the target.
+def gbce_head(power: float, negatives: int) -> Head:
+    """Generalised binary cross-entropy as a `Head`: the sum over the target and `negatives` K, of logits less log K.
 
-    A negative that is left out counts in K, since it was drawn at the same rate.
+    Zero logits, as weights start with, then mean the probability 1 / (K + 1) and not 1/2: the negatives together
+    weigh as much as the target. At 1/2 they push every row away from every query until all that is learned is how
+    popular a track is. A negative that is left out counts in K, since it was drawn at the same rate.
     """
+    shift = math.log(negatives)
 
     def head(target_v: Tensor, logits_vp: Tensor) -> tuple[Tensor, Tensor]:
         log_sigmoid = torch.nn.functional.logsigmoid
+        target_v = target_v - shift
+        logits_vp.sub_(shift)
         losses_v = -(power * log_sigmoid(target_v) + log_sigmoid(-logits_vp).sum(dim=1))
         logits_vp.sigmoid_()
         return losses_v, -power * torch.sigmoid(-target_v)

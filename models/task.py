@@ -142,11 +142,10 @@ class Learner(nn.Module):
         window_V2 = batch.window_B2[session_V]
         collides_Y2 = _by_position(batch.collides_X2, session_V, len(batch.items_BT))
         head: Head = softmax_head
-        parts = 1
         if self.loss.head == "gbce":
-            head = gbce_head(gbce_power(self.loss.calibration, batch.negatives, self.num_tracks))
-            parts = batch.negatives + 1
-        return pool_losses(queries_VD, targets_VD, pool_PD, window_V2, collides_Y2, head, beside_V) / parts
+            power = gbce_power(self.loss.calibration, batch.negatives, self.num_tracks)
+            head = gbce_head(power, batch.negatives)
+        return pool_losses(queries_VD, targets_VD, pool_PD, window_V2, collides_Y2, head, beside_V)
 
 
 def _by_position(collides_X2: Tensor, session_V: Tensor, sessions: int) -> Tensor:

@@ -69,7 +69,6 @@ ABLATIONS: dict[str, Ablation] = {
     "session-negatives-4000": Ablation("4000 negatives a session", "unidir-skip-track", {"data": {"negatives": 4000}}),
     "in-batch": Ablation("in-batch negatives, log-q", "shared", {"data": {"negatives": 0}, "loss": {"in_batch": True}}),
     "mixed": Ablation("1000 uniform and in-batch, log-q", "shared", {"loss": {"in_batch": True}}),
-    # Against the skip-blind row: gBCE is a hundredth of the softmax in size, and any alpha would drown it.
     "gbce": Ablation("gBCE", "shared-blind", {"loss": {"head": "gbce"}}),
     "length-10": _length("shared", 10),
     "length-5": _length("shared", 5),

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from skipwise.models.config import LossConfig
 from skipwise.models.heads import next_kept, sampled_softmax, skip_infonce
+from skipwise.models.pool import gbce_head
 from tests.support.losses import gbce
 
 OWN = torch.arange(1)
@@ -42,10 +43,10 @@ def test_sampled_softmax_without_a_negative_left_is_zero_with_its_gradient():
 def test_gbce_worked_by_hand():
     """2 of 9 tracks, a = 2 / 8; with t = 0.5 the power is 1 - 0.5 * 0.75 = 0.625.
 
-    The target's logit log 3 has the probability 3/4, the negatives' 0 and -log 3 have 1/2 and 1/4.
+    Less log 2, the target's logit log 6 has the probability 3/4, the negatives' log 2 and log 2/3 have 1/2 and 1/4.
     """
-    loss = gbce(torch.tensor([math.log(3)]), torch.tensor([[0.0, -math.log(3)]]), tracks=9, calibration=0.5)
-    expected = -(0.625 * math.log(3 / 4) + math.log(1 / 2) + math.log(3 / 4)) / 3
+    loss = gbce(torch.tensor([math.log(6)]), torch.tensor([[math.log(2), math.log(2 / 3)]]), tracks=9, calibration=0.5)
+    expected = -(0.625 * math.log(3 / 4) + math.log(1 / 2) + math.log(3 / 4))
     assert_close(loss, torch.tensor([expected]))
 
 
@@ -54,17 +55,27 @@ def test_gbce_is_plain_binary_cross_entropy_uncalibrated_or_over_every_track(cou
     logits = torch.randn(6, 1 + count, generator=torch.Generator().manual_seed(0))
     labels = torch.zeros_like(logits)
     labels[:, 0] = 1
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)
+    shifted = logits - math.log(count)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(shifted, labels, reduction="none").sum(dim=1)
     assert_close(gbce(logits[:, 0], logits[:, 1:], 40, calibration), expected)
 
 
 def test_gbce_gives_a_masked_negative_no_loss_and_no_gradient():
     """K stays 2, for two were drawn: only the masked one's term is gone."""
-    target, negatives = torch.tensor([0.0]), torch.tensor([[-math.inf, 0.0]], requires_grad=True)
+    even = math.log(2)
+    target, negatives = torch.tensor([even]), torch.tensor([[-math.inf, even]], requires_grad=True)
     loss = gbce(target, negatives, tracks=3, calibration=1.0)
     loss.sum().backward()
-    assert_close(loss.detach(), torch.tensor([2 * math.log(2) / 3]))
-    assert_close(negatives.grad, torch.tensor([[0.0, 0.5 / 3]]))
+    assert_close(loss.detach(), torch.tensor([2 * math.log(2)]))
+    assert_close(negatives.grad, torch.tensor([[0.0, 0.5]]))
+
+
+def test_gbce_starts_with_negatives_that_weigh_as_much_as_the_target():
+    """At zero logits K sigmoids of -log K are K / (K + 1), as is the target's distance from 1 (power 1)."""
+    target, logits = torch.zeros(3), torch.zeros(3, 1000)
+    _, grad_target = gbce_head(1.0, 1000)(target, logits)
+    assert_close(logits.sum(dim=1), -grad_target)
+    assert_close(grad_target, torch.full((3,), -1000 / 1001))
 
 
 def test_gbce_over_a_pool_with_the_target_left_out_is_not_over_calibrated():

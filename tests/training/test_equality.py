@@ -64,7 +64,7 @@ def dense_steps(config: RunConfig) -> dict:
     )
     encoder = Encoder(config.encoder, config.table.dim)
     encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
-    learner = Learner(encoder, config.loss, None, store.num_tracks)
+    learner = Learner(encoder, config.loss, None, store.num_tracks, config.data.heard_negatives)
     adam = torch.optim.Adam(learner.parameters(), lr=config.optimizer.learning_rate)
     squares = torch.zeros(store.num_tracks)
     dataset: StepDataset = train_loader(config, store).dataset
@@ -126,6 +126,7 @@ def test_any_number_of_ranks_equals_dense(recipe: str, sampling: str, dataset: P
         ("bidir-skip-track", {}, {"in_batch": True}),
         ("unidir-skip-context", {}, {"head": "gbce", "queries": "kept"}),
         ("unidir-skip-track", {"skip_negatives": "other"}, {}),
+        ("bidir-skip-track", {"heard_negatives": True}, {}),
     ],
 )
 def test_other_losses_take_the_same_steps_on_any_number_of_ranks(
