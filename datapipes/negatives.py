@@ -1,4 +1,4 @@
-"""Random draws without state: every draw is a function of its key, so a run resumes exactly on any number of ranks.
+"""Random draws without state: every draw is a function of its key, and so the same after a resume and on any ranks.
 
 A keyed permutation of all rows (a Feistel network, applied until the value is a row) gives distinct uniform tracks
 without a table of the catalogue's size: Black & Rogaway, "Ciphers with Arbitrary Finite Domains", 2002.

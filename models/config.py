@@ -75,7 +75,7 @@ class EncoderConfig:
     hidden: int = 128
     """Inner width of a block's feed-forward layer."""
     dropout: float = 0.2
-    """Share of activations dropped in training, in [0, 1)."""
+    """Share of activations dropped in training, in [0, 1). Each rank draws masks of its own."""
     track_dropout: float = 0.0
     """Share of the tracks read that training hides from the encoder, each whole, in [0, 1)."""
     norm_first: bool = False

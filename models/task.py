@@ -60,7 +60,7 @@ class Learner(nn.Module):
         self.own_sessions = torch.empty(0, dtype=torch.int64)
 
     def forward(self, rows_UD: Tensor, batch: SessionBatch) -> tuple[Tensor, StepLosses]:
-        """Means are over the positions of all ranks, so that any number of ranks takes the same step."""
+        """Means are over the positions of all ranks: without dropout, any number of ranks takes the same step."""
         batch_size, length = batch.items_BT.shape
         target_at_V = batch.targets_BT.flatten()[batch.queries_V]
         wanted = batch.items_BT.flatten(), target_at_V, batch.negatives_P
