@@ -162,41 +162,75 @@ def test_cloze_targets_are_the_masked_tracks_themselves():
     assert (batch.inputs_B == 18).all()
 
 
-def evaluation(split: str, append_mask: bool = False, candidates: int = 30) -> EvaluationBuilder:
-    return EvaluationBuilder(0, View(6 + append_mask), 6, TRACKS, split, candidates, append_mask)
+def evaluation(targets, append_mask: bool = False, candidates: int = 30, purpose: str = "rank-tes", size: int = 4):
+    view = View(6 + append_mask)
+    return EvaluationBuilder(0, view, 6, TRACKS, targets, size, candidates, purpose, append_mask)
 
 
 @pytest.mark.parametrize(
-    ("split", "targets", "histories"),
+    ("targets", "rows", "histories"),
     [
-        ("test", [8, 1, 2, -1], [[7, 3, 9, 3, 5], [4, 6], [2], []]),
-        ("validation", [5, 6, -1, -1], [[7, 3, 9, 3], [4], [], []]),
+        (1, [8, 1, 2, -1], [[7, 3, 9, 3, 5], [4, 6], [2], []]),
+        (2, [5, 6, -1, -1], [[7, 3, 9, 3], [4], [], []]),
     ],
 )
-def test_all_that_precedes_the_target_is_input(split: str, targets: list, histories: list):
-    batch = evaluation(split).build(sessions(), 0, 0)
-    assert batch.target_B.tolist() == targets
+def test_all_that_precedes_the_target_is_input(targets: int, rows: list, histories: list):
+    (batch,) = evaluation(targets).build(sessions(), 0, 0)
+    assert batch.target_B.tolist() == rows
+    assert batch.position_B.tolist() == [len(history) for history in histories]
     assert [[row for row in rows if row >= 0] for rows in batch.history_BS.tolist()] == histories
     inputs = rows_at(batch.sessions, batch.sessions.items_BT)
     assert [[row for row in rows if row is not None] for rows in inputs] == histories
     assert batch.sessions.inputs_B.tolist() == [len(history) for history in histories]
 
 
+def test_every_track_but_the_first_is_a_target_of_a_session_held_out_whole():
+    """In batches of three; a session may go on in the next one."""
+    batches = evaluation("all", size=3).build(sessions(), 0, 0)
+    assert [batch.target_B.tolist() for batch in batches] == [[3, 9, 3], [5, 8, 6], [1, 2, -1]]
+    assert [batch.sessions.session_B.tolist() for batch in batches] == [[10, 10, 10], [10, 10, 11], [11, 12, -1]]
+    assert [batch.position_B.tolist() for batch in batches] == [[1, 2, 3], [4, 5, 1], [2, 1, 0]]
+    assert [batch.target_skips_B.tolist()[: 3 - (batch is batches[2])] for batch in batches] == [
+        [1, 2, 3],
+        [1, 2, 0],
+        [0, 1],
+    ]
+    assert [batch.repeated_B.tolist() for batch in batches] == [[False, False, True], [False] * 3, [False, True, False]]
+    read = rows_at(batches[1].sessions, batches[1].sessions.items_BT)
+    assert [[row for row in rows if row is not None] for rows in read] == [[7, 3, 9, 3], [7, 3, 9, 3, 5], [4]]
+    assert batches[1].history_skipped_BS.tolist()[0] == [False, True, True, False, False], "5's skip is not yet known"
+    candidates = [batch.candidates_BC for batch in batches]
+    assert torch.equal(candidates[0][0], candidates[1][1]), "all targets of a session meet the same candidates"
+    assert not torch.equal(candidates[1][1], candidates[1][2])
+
+
+def test_an_emptied_batch_has_no_target():
+    (batch,) = evaluation(1).build(sessions(), 0, 0)
+    assert (batch.emptied().target_B == -1).all() and not batch.emptied().repeated_B.any()
+
+
+def test_a_step_without_a_target_is_one_empty_batch():
+    none = sessions()
+    none.length_B[:] = 0
+    (batch,) = evaluation("all").build(none, 0, 0)
+    assert batch.target_B.tolist() == [-1] * 4 and (batch.sessions.session_B == -1).all()
+
+
 def test_a_mask_is_appended_where_cloze_predicts():
-    batch = evaluation("test", append_mask=True).build(sessions(), 0, 0)
+    (batch,) = evaluation(1, append_mask=True).build(sessions(), 0, 0)
     assert batch.sessions.inputs_B.tolist() == [6, 3, 2, 0]
     assert [row.nonzero().flatten().tolist() for row in batch.sessions.masked_BT] == [[5], [2], [1], []]
 
 
 def test_candidates_are_unseen_and_depend_on_nothing_but_seed_split_and_session():
     """The published code ranks each target among the other targets of its batch as well."""
-    together = evaluation("test").build(sessions(), 0, 0)
+    (together,) = evaluation(1).build(sessions(), 0, 0)
     part = sessions()
     alone = Sessions(part.tracks_BT[1:2], part.skips_BT[1:2], part.length_B[1:2], part.number_B[1:2])
-    single = evaluation("test").build(alone, 0, 3)
+    (single,) = evaluation(1).build(alone, 0, 3)
     assert together.candidates_BC[1].tolist() == single.candidates_BC[0].tolist()
     for session, rows in enumerate(ROWS):
         candidates = together.candidates_BC[session].tolist()
         assert len(set(candidates)) == 30 and not set(candidates) & set(rows)
-    other = evaluation("validation").build(sessions(), 0, 0)
+    (other,) = evaluation(1, purpose="rank-val").build(sessions(), 0, 0)
     assert together.candidates_BC.tolist() != other.candidates_BC.tolist()

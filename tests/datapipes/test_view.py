@@ -28,7 +28,8 @@ def train(view: View, cloze: float | None = None, **options):
 
 
 def test_batch(view: View, append_mask: bool = False):
-    return EvaluationBuilder(0, view, 7, TRACKS, "test", 10, append_mask).build(sessions(), 0, 0)
+    (batch,) = EvaluationBuilder(0, view, 7, TRACKS, 1, 3, 10, "rank", append_mask).build(sessions(), 0, 0)
+    return batch
 
 
 test_batch.__test__ = False

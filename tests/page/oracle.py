@@ -15,7 +15,7 @@ def ask(url: str, body: dict | None = None) -> dict:
         return json.load(answer)
 
 
-def recommended(url: str, plays: Plays, exclude: str = "both", steer: float = 0, export: str = "main") -> list[dict]:
+def recommended(url: str, plays: Plays, exclude: str = "session", steer: float = 0, export: str = "main") -> list[dict]:
     """{track, score}, best first."""
     session = [{"track": track, "skipped": skipped} for track, skipped in plays]
     body = {"session": session, "k": DEPTH, "exclude": exclude, "steer": steer, "export": export}

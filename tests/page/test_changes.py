@@ -38,7 +38,7 @@ def columns(page: Page, section: str = "skips") -> list[list[list[str]]]:
     return [seen(table) for table in page.locator(f"#{section} table").all()]
 
 
-@pytest.mark.parametrize(("exclude", "steer"), [("both", 0.3), ("skipped", 0), ("none", 0.2)])
+@pytest.mark.parametrize(("exclude", "steer"), [("session", 0.3), ("skipped", 0), ("none", 0.2)])
 def test_rises_and_falls_are_those_of_the_services_answers(open_page, service, exclude, steer):
     page = open_page(address(service, unmarked(PLAYS), exclude=exclude, steer=steer))
     expect(page.locator("#skips table")).to_have_count(1)

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from skipwise.common.distributed import process_group
 from skipwise.common.errors import UserError
 from skipwise.components.recipes import RECIPES
 from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.sessions import SessionStore
-from skipwise.training.build import build_model, train_loader
+from skipwise.models.config import LossConfig
+from skipwise.training.build import HeldOut, build_model, table_weight, train_loader
 from skipwise.training.checkpoint.checkpoints import load_best
-from skipwise.training.config import SPLITS, RunConfig
+from skipwise.training.config import PROTOCOLS, SPLITS, RunConfig, SelectionConfig
 from skipwise.training.evaluation.evaluator import Evaluator, measurable
 from skipwise.training.evaluation.records import has_target_ranks, read_target_ranks
 from skipwise.training.loop import train
@@ -25,6 +25,7 @@ from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
 
 TRACKS = 150
+IN_BATCH = LossConfig(context="none", alpha=0.0, beta=1.0, in_batch=True)
 
 
 def config_of(data: Path, run: Path, recipe: str = "best", **train_options) -> RunConfig:
@@ -60,22 +61,71 @@ def test_a_run_leaves_what_the_readme_promises(data: Path, tmp_path: Path):
     with process_group():
         run = train(config_of(data, tmp_path / "run"), "best")
     metrics = metrics_of(run.path)
-    for protocol in ("uniform", "full"):
+    figures = {"hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr", "percentile_rank", "targets"}
+    for protocol in PROTOCOLS:
         for split in SPLITS:
             values = metrics[protocol][split]
-            skips = {
-                f"{kind}_{what}" for kind in ("skipped", "kept") for what in ("percentile_rank", "hr@10", "sessions")
-            }
-            assert set(values) == {"hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr", "sessions"} | skips
+            kinds = {f"{kind}_{figure}" for kind in ("skipped", "kept", "new", "repeated") for figure in figures}
+            assert set(values) == {"sessions"} | figures | kinds
             assert 0 <= values["hr@1"] <= values["hr@5"] <= values["hr@10"] <= values["hr@20"] <= 1
-    assert metrics["uniform"]["test"]["sessions"] == 160
-    assert set(metrics["train"]) == {"sessions_per_s", "epochs", "best_epoch", "seconds"}
+    assert metrics["paper"]["test"]["sessions"] == metrics["paper"]["test"]["targets"] == 160
+    assert set(metrics["train"]) == {"sessions_per_s", "epochs", "best_epoch", "seconds", "selected_by"}
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines if line["kind"] == "validation"] == [1, 2, 3]
     assert all({"loss", "nll", "nce", "sessions_per_s"} <= set(line) for line in lines if line["kind"] == "train")
     assert any((run.path / "tensorboard").iterdir())
-    best = max(line["hr@10"] for line in lines if line["kind"] == "validation")
-    assert metrics["uniform"]["validation"]["hr@10"] == best, "the tested weights are not the best ones"
+    best = max(line["ndcg@10"] for line in lines if line["kind"] == "validation")
+    chosen = run.config.selection
+    assert metrics[chosen.protocol]["validation"]["ndcg@10"] == best, "the tested weights are not the best ones"
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        SelectionConfig("hr@1", "paper"),
+        SelectionConfig("hr@20", "served", "kept"),
+        SelectionConfig("mrr", "full", "kept", sessions=50),
+    ],
+)
+def test_the_best_epoch_is_the_one_that_the_selection_asks_for(selection, data: Path, tmp_path: Path):
+    config = replace(config_of(data, tmp_path / "run", epochs=6), selection=selection)
+    with process_group():
+        run = train(config, "best")
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    values = [selection.value(line) for line in lines if line["kind"] == "validation"]
+    assert all(line["sessions"] == min(selection.sessions, 160) for line in lines if line["kind"] == "validation")
+    assert metrics_of(run.path)["train"]["best_epoch"] == 1 + int(np.argmax(values))
+    assert metrics_of(run.path)["train"]["selected_by"] == selection.name
+    if selection.sessions != 50:
+        assert selection.value(metrics_of(run.path)[selection.protocol]["validation"]) == max(values)
+
+
+def test_no_kept_target_to_select_by_is_refused(make_dataset, tmp_path: Path):
+    skipped = [(rows, [1] * len(rows)) for rows, _ in random_sessions(40, TRACKS)]
+    config = config_of(make_dataset(skipped, TRACKS), tmp_path / "run", epochs=1)
+    config = replace(config, selection=SelectionConfig(targets="kept"))
+    with process_group(), pytest.raises(UserError, match="no validation target was kept: choose --selection.targets"):
+        train(config, "best")
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_sessions_held_out_whole_are_not_trained_on(refit: bool, make_dataset, tmp_path: Path):
+    """Tracks of the test's sessions alone keep their first rows; so do those of the validation, but for a refit."""
+    sessions = [
+        ([first + step for step in range(5)], [0] * 5) for first in (*range(0, 50, 5), *range(50, 100, 5), 100, 105)
+    ]
+    data = make_dataset(sessions, 110, split={"test": 10, "train": 10, "validation": 2})
+    config = config_of(data, tmp_path / "run", epochs=2, refit=refit)
+    config = replace(config, data=replace(config.data, negatives=0, batch_size=4), loss=IN_BATCH)
+    with process_group():
+        run = train(config, "best")
+        model = build_model(run.config, 110)
+        first = table_weight(model).local_shards()[0].tensor.clone()
+        load_best(model, run.path)
+        changed = (table_weight(model).local_shards()[0].tensor != first).any(dim=1)
+    assert not changed[:50].any() and changed[50:100].all() and bool(changed[100:].all()) == refit
+    assert metrics_of(run.path)["served"]["test"]["targets"] == 40
+    assert metrics_of(run.path)["served"]["validation"]["targets"] == 8
 
 
 def test_records_tell_the_metrics_session_by_session(data: Path, tmp_path: Path):
@@ -83,14 +133,14 @@ def test_records_tell_the_metrics_session_by_session(data: Path, tmp_path: Path)
         run = train(config_of(data, tmp_path / "run"), "best")
     store = SessionStore(str(data))
     window = store.read(np.arange(len(store.group_sizes)))
-    for protocol in ("uniform", "full"):
+    for protocol in PROTOCOLS:
         for split, held_out in HELD_OUT.items():
             ranks, values = read_target_ranks(run.path, protocol, split), metrics_of(run.path)[protocol][split]
-            assert (ranks.rank <= 10).mean() == pytest.approx(values["hr@10"], abs=1e-12)
-            after = 100 * (ranks.candidates + 1 - ranks.rank) / ranks.candidates
+            assert ((ranks.rank <= 10) & (ranks.rank > 0)).mean() == pytest.approx(values["hr@10"], abs=1e-12)
+            after = 100 * (ranks.candidates + 1 - ranks.rank) / ranks.candidates * (ranks.rank > 0)
             skipped = np.isin(ranks.skips, (1, 2))
             assert after[skipped].mean() == pytest.approx(values["skipped_percentile_rank"], abs=1e-9)
-            assert (skipped.sum(), (~skipped).sum()) == (values["skipped_sessions"], values["kept_sessions"])
+            assert (skipped.sum(), (~skipped).sum()) == (values["skipped_targets"], values["kept_targets"])
             for session, position, target, skips, candidates in zip(
                 ranks.session, ranks.position, ranks.target, ranks.skips, ranks.candidates, strict=True
             ):
@@ -101,7 +151,8 @@ def test_records_tell_the_metrics_session_by_session(data: Path, tmp_path: Path)
                     window.skips[last - held_out],
                 )
                 heard = set(window.tracks[first : last - held_out].tolist()) - {target}
-                assert candidates == (100 if protocol == "uniform" else store.num_tracks - 1 - len(heard))
+                left = {"paper": 100, "full": store.num_tracks - 1, "served": store.num_tracks - 1 - len(heard)}
+                assert candidates == left[protocol]
 
 
 def test_refit_trains_afresh_on_all_but_the_last_track(data: Path, tmp_path: Path, monkeypatch):
@@ -112,8 +163,8 @@ def test_refit_trains_afresh_on_all_but_the_last_track(data: Path, tmp_path: Pat
         plain = train(config_of(data, tmp_path / "plain", epochs=3), "best")
         refit = train(config, "best")
         metrics = [metrics_of(run.path) for run in (plain, refit)]
-        assert metrics[0]["uniform"]["validation"] == metrics[1]["uniform"]["validation"]
-        assert metrics[0]["uniform"]["test"] != metrics[1]["uniform"]["test"]
+        assert metrics[0]["paper"]["validation"] == metrics[1]["paper"]["validation"]
+        assert metrics[0]["paper"]["test"] != metrics[1]["paper"]["test"]
         lines = [json.loads(line) for line in (refit.path / "metrics.jsonl").read_text().splitlines()]
         epochs = metrics[1]["train"]["best_epoch"]
         assert {line["epoch"] for line in lines if line["kind"] == "refit"} == set(range(1, epochs + 1))
@@ -125,8 +176,9 @@ def test_refit_trains_afresh_on_all_but_the_last_track(data: Path, tmp_path: Pat
         for epoch in range(1, epochs + 1):
             list(again.steps(loader.epoch(epoch)))
         again.detach()
-        test = Evaluator(refit.config, store, again.model).measure("uniform", "test", 0)
-        assert test == metrics[1]["uniform"]["test"]
+        held_out = HeldOut.of(refit.config.evaluate, store, "test")
+        test = Evaluator(refit.config, again.model).measure(("paper",), "test", held_out, 0)
+        assert test["paper"] == metrics[1]["paper"]["test"]
         assert measurable(refit.config) == ("test",), "its validation targets are training data"
 
 
@@ -135,16 +187,17 @@ def test_watched_and_untested(data: Path, tmp_path: Path):
     seen = []
 
     def watch(epoch: int, metrics: dict) -> bool:
-        seen.append((epoch, metrics["hr@10"]))
+        seen.append((epoch, metrics["ndcg@10"]))
         return epoch == 2
 
     with process_group():
         run = train(config_of(data, tmp_path / "run", epochs=5), "best", watch, test=False)
     metrics = metrics_of(run.path)
     assert [epoch for epoch, _ in seen] == [1, 2] and metrics["train"]["epochs"] == 2
-    assert set(metrics) == {"uniform", "train"} and set(metrics["uniform"]) == {"validation"}
-    assert metrics["uniform"]["validation"]["hr@10"] == max(value for _, value in seen)
-    assert not has_target_ranks(run.path, "uniform", "test")
+    chosen = run.config.selection.protocol
+    assert set(metrics) == {chosen, "train"} and set(metrics[chosen]) == {"validation"}
+    assert metrics[chosen]["validation"]["ndcg@10"] == max(value for _, value in seen)
+    assert not has_target_ranks(run.path, chosen, "test")
 
 
 @pytest.mark.ranks
@@ -166,9 +219,7 @@ def test_any_number_of_ranks_ends_with_the_same_metrics(data: Path, tmp_path: Pa
     results = []
     for ranks in (1, 2, 4):
         found = run_on_ranks(tmp_path, ranks, train_and_read, config_of(data, tmp_path / f"run-{ranks}"))
-        results.append(
-            flat({f"{name} {split}": found[0][name][split] for name in ("uniform", "full") for split in SPLITS})
-        )
+        results.append(flat({f"{name} {split}": found[0][name][split] for name in PROTOCOLS for split in SPLITS}))
     assert results[1] == pytest.approx(results[0], abs=1e-12)
     assert results[2] == pytest.approx(results[0], abs=1e-12)
 
@@ -178,49 +229,17 @@ def evaluate_saved(path: Path) -> dict:
     store = run.open_store()
     model = build_model(run.config, store.num_tracks)
     load_best(model, run.path)
-    evaluator = Evaluator(run.config, store, model)
-    return {name: evaluator.measure(name, "test", 0) for name in ("uniform", "full")}
+    held_out = HeldOut.of(run.config.evaluate, store, "test")
+    return Evaluator(run.config, model).measure(PROTOCOLS, "test", held_out, 0)
 
 
 @pytest.mark.ranks
 def test_the_saved_best_gives_the_same_metrics_on_other_ranks(data: Path, tmp_path: Path):
     run_on_ranks(tmp_path, 2, train_and_read, config_of(data, tmp_path / "run"))
-    expected = {name: metrics_of(tmp_path / "run")[name]["test"] for name in ("uniform", "full")}
+    expected = {name: metrics_of(tmp_path / "run")[name]["test"] for name in PROTOCOLS}
     for ranks in (1, 4):
         for found in run_on_ranks(tmp_path, ranks, evaluate_saved, tmp_path / "run"):
             assert flat(found) == pytest.approx(flat(expected), abs=1e-12)
-
-
-def test_full_protocol_equals_brute_force(data: Path, tmp_path: Path):
-    """Dense scores of every track, own history taken out, one session at a time."""
-    with process_group():
-        config = config_of(data, tmp_path / "run")
-        train(config, "best")
-        run = RunDirectory.open(str(tmp_path / "run"))
-        store = run.open_store()
-        model = build_model(run.config, store.num_tracks)
-        load_best(model, run.path)
-        evaluator = Evaluator(run.config, store, model)
-        measured = evaluator.measure("full", "test", 0)
-        model.eval()
-        table = next(value for name, value in model.state_dict().items() if "table" in name).local_tensor()
-        hits = {1: 0, 10: 0}
-        from skipwise.training.build import evaluation_loader
-
-        for batch in evaluation_loader(run.config, store, "full", "test", 0).epoch(0):
-            with torch.no_grad():
-                task = model.module
-                queries = task.learner.predict(task.table(batch.sessions.tracks).values(), batch.sessions)
-            for query, target, history in zip(queries, batch.target_B.tolist(), batch.history_BS.tolist(), strict=True):
-                if target < 0:
-                    continue
-                scores = (table @ query).tolist()
-                rivals = set(range(TRACKS)) - set(history) - {target}
-                rank = 1 + sum(scores[row] >= scores[target] for row in rivals)
-                for cutoff in hits:
-                    hits[cutoff] += rank <= cutoff
-    assert measured["hr@10"] == pytest.approx(hits[10] / 160)
-    assert measured["hr@1"] == pytest.approx(hits[1] / 160)
 
 
 def test_a_run_is_a_function_of_config_and_seed(data: Path, tmp_path: Path):
@@ -228,7 +247,8 @@ def test_a_run_is_a_function_of_config_and_seed(data: Path, tmp_path: Path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         with process_group():
             # How batches are fetched and how often is measured must not reach dropout's random stream.
-            config = config_of(data, tmp_path / name, seed=seed, validation_sessions=50 if name == "b" else 0)
+            config = config_of(data, tmp_path / name, seed=seed)
+            config = replace(config, selection=replace(config.selection, sessions=50 if name == "b" else 0))
             config = replace(config, data=replace(config.data, workers=1 if name == "b" else 0))
             train(replace(config, encoder=replace(config.encoder, dropout=0.3)), "best")
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()

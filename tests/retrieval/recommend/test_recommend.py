@@ -51,7 +51,7 @@ def by_hand(session: list[tuple[int, bool]], k: int, exclude: str, steer: float,
     if skipped:
         contrast = unit(table[skipped]).mean(axis=0) - (unit(table[kept]).mean(axis=0) if kept else 0)
         query = query - steer * np.linalg.norm(query) * contrast
-    out = {"both": skipped + kept, "heard": kept, "skipped": skipped, "none": []}[exclude]
+    out = {"session": skipped + kept, "kept": kept, "skipped": skipped, "none": []}[exclude]
     scores = {row: score for row, score in enumerate(table @ query) if row not in out}
     return sorted(scores.items(), key=lambda one: -one[1])[:k]
 
@@ -65,7 +65,7 @@ SESSIONS = st.lists(
 @given(
     sessions=SESSIONS,
     k=st.sampled_from([1, 5, TRACKS]),
-    exclude=st.sampled_from(["both", "heard", "skipped", "none"]),
+    exclude=st.sampled_from(["session", "kept", "skipped", "none"]),
     steer=st.sampled_from([0.0, 0.2, 1.0]),
     kind=st.sampled_from(["read", "filter"]),
 )
@@ -114,7 +114,7 @@ def test_neighbours_as_by_hand(made, by: str, monkeypatch):
 def test_a_session_on_the_command_line(made, run):  # noqa: F811
     words = ["recommend", "--export", str(made["read"]), "--session", "t_01, t_02:skip,spotify:track:x"]
     said = run(*words, "-k", "3").said
-    expected = by_hand([(1, False), (2, True), (TRACKS - 3, False)], 3, "both", 0.0, "read")
+    expected = by_hand([(1, False), (2, True), (TRACKS - 3, False)], 3, "session", 0.0, "read")
     table = " ".join(f"{rank} {IDS[row]} {score:.4f}" for rank, (row, score) in enumerate(expected, start=1))
     assert said == f"rank track score {table}"
     assert run(*words, "--k", "3").said == said

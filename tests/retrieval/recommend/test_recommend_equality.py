@@ -15,12 +15,16 @@ from skipwise.datapipes.sessions import SessionStore
 from skipwise.retrieval.export import exporter
 from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.formats import DType, Format, PartFormat
+from skipwise.retrieval.hit_rates import measure_hit_rates
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.config import RecommendOptions
 from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
+from skipwise.retrieval.recommend.track_recommender import TrackRecommender
 from skipwise.retrieval.search.exact import ExactSearch
-from skipwise.training.build import build_model, evaluation_loader
+from skipwise.training.build import HeldOut, build_model, evaluation_loader
 from skipwise.training.checkpoint.checkpoints import load_best
+from skipwise.training.evaluation.evaluator import evaluate_run
+from skipwise.training.evaluation.records import read_target_ranks
 from skipwise.training.run.directory import RunDirectory
 from tests.conftest import random_sessions, write_dataset
 from tests.retrieval.conftest import LONGEST, TRACKS, save_untrained, small
@@ -47,7 +51,8 @@ def live_queries(run_path: Path) -> tuple[SessionHistory, torch.Tensor]:
     sessions, queries = [], []
     window = store.read(np.arange(len(store.group_sizes)))
     skipped = (window.skips >= 1) & (window.skips <= config.data.skip_up_to)
-    for batch in evaluation_loader(config, store, "full", "test", 0).epoch(0):
+    held_out = HeldOut.of(config.evaluate, store, "test")
+    for (batch,) in evaluation_loader(config, held_out, (), "test", 0).epoch(0):
         task = model.module
         found_BD = task.learner.predict(task.table(batch.sessions.tracks).values(), batch.sessions)
         for number, query_D in zip(batch.sessions.session_B.tolist(), found_BD, strict=True):
@@ -78,6 +83,38 @@ def test_queries_are_the_live_models(recipe: str, read: str, tmp_path: Path):
     found_SD = Recommender(opened, ExactSearch(opened.vectors)).queries(history)
     assert len(live_SD) == len(SessionStore(str(tmp_path / "data")))
     torch.testing.assert_close(found_SD, live_SD, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("split", [None, {"test": 20, "train": 20, "validation": 20}])
+@pytest.mark.parametrize("recipe", ["best", "bidir"])
+def test_served_is_what_recommend_returns_by_default(recipe: str, split: dict | None, tmp_path: Path):
+    """Test by test: a target's rank is its place among the tracks recommended, and 0 where it cannot be."""
+    sessions = random_sessions(60, TRACKS, LONGEST + 4)
+    for number, (rows, _) in enumerate(sessions):
+        if number % 4 == 0:
+            rows[-1] = rows[1]  # a repeated target
+    write_dataset(tmp_path / "data", sessions, TRACKS, split=split)
+    config = small(recipe, tmp_path)
+    save_untrained(config)
+    exporter.write_export(ExportConfig(config.run_dir, tmp_path / "out"))
+    run = RunDirectory.open(config.run_dir)
+    evaluate_run(run, ("served",))
+    ranks = read_target_ranks(run.path, "served", "test")
+    assert 10 < ranks.repeated.sum() < len(ranks.rank) - 10
+
+    recommender = TrackRecommender.load(tmp_path / "out")
+    places = []
+    for session, position, target in zip(ranks.session, ranks.position, ranks.target, strict=True):
+        rows, strengths = (values[:position] for values in sessions[session])
+        listed = recommender.recommend([f"t_{row:05}" for row in rows], strengths, k=TRACKS)
+        ids = [track for track, _ in listed]
+        own = f"t_{target:05}"
+        places.append(ids.index(own) + 1 if own in ids else 0)
+    assert places == ranks.rank.tolist()
+    held_out = HeldOut.of(run.config.evaluate, run.open_store(), "test")
+    opened = OpenExport.open(tmp_path / "out")
+    found = measure_hit_rates(run.config, held_out, opened, ExactSearch(opened.vectors), "test")
+    assert found["hr@10"] == pytest.approx(np.mean([0 < place <= 10 for place in places]))
 
 
 def test_every_kind_is_opened(tmp_path: Path, monkeypatch):

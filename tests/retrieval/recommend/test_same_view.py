@@ -28,7 +28,8 @@ def padded(found: list[list[tuple[int, int]]]) -> Sessions:
 
 def evaluated(found: list[list[tuple[int, int]]], view: View) -> list[list[int]]:
     """The rows that a batch of the test split reads of each session."""
-    batch = EvaluationBuilder(0, view, 9, TRACKS, "test", 0, False).build(padded(found), 0, 0).sessions
+    builder = EvaluationBuilder(0, view, 9, TRACKS, 1, len(found), 0, "rank", False)
+    batch = builder.build(padded(found), 0, 0)[0].sessions
     rows = batch.tracks.values()
     counted = zip(batch.items_BT, batch.inputs_B.tolist(), strict=True)
     return [rows[bags_T[:count]].tolist() for bags_T, count in counted]

@@ -28,7 +28,7 @@ def assert_same(given: list[tuple[str, float]], wanted: list[tuple[str, float]])
     np.testing.assert_allclose([score for _, score in given], [score for _, score in wanted], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("exclude", ["session", "heard", "skipped", "none"])
+@pytest.mark.parametrize("exclude", ["session", "kept", "skipped", "none"])
 @pytest.mark.parametrize("steer", [0.0, 1.5])
 def test_recommend(ask: Asked, oracle: Oracle, exclude: str, steer: float):
     response = ask.recommend(SESSION, k=25, exclude=exclude, steer=steer)

@@ -114,7 +114,7 @@ right = st.fixed_dictionaries(
     {"session": plays},
     optional={
         "k": st.integers(0, 20) | values,
-        "exclude": st.sampled_from(["both", "none"]) | values,
+        "exclude": st.sampled_from(["session", "none"]) | values,
         "steer": st.floats(0, 10) | values,
         "unknown": st.sampled_from(["refuse", "drop"]) | values,
         "export": st.sampled_from(["main", "compare"]) | values,
