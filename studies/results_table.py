@@ -13,7 +13,7 @@ from skipwise.common.errors import UserError
 from skipwise.common.files import read_yaml
 from skipwise.common.outputs import require_directory
 from skipwise.datapipes.sessions import SessionStore
-from skipwise.studies.baselines import BASELINES, is_measured, measure_baseline
+from skipwise.studies.baselines.measuring import BASELINES, is_measured, measure_baseline
 from skipwise.studies.comparison import Row
 from skipwise.studies.comparison_files import write_comparison
 from skipwise.studies.config import Model, StudyConfig
@@ -65,8 +65,9 @@ def run_study(config: StudyConfig, models: Mapping[str, Model]) -> None:
             gc.collect()
         for refit in sorted({recipe.train.refit for recipe in recipes.values()}):
             as_trained = replace(first, train=replace(first.train, refit=refit))
-            for name, baseline in BASELINES.items():
-                name, label = (f"{name}-refit", f"{baseline.label}, refit") if refit else (name, baseline.label)
+            for baseline in BASELINES:
+                suffix, note = ("-refit", ", refit") if refit else ("", "")
+                name, label = baseline.name + suffix, baseline.label + note
                 folder = output / "runs" / name
                 rows.append(Row(name, label, "references", (folder,), reference=True, refit=refit))
                 if not is_measured(folder, as_trained, store):

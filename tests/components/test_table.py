@@ -11,6 +11,7 @@ import yaml
 
 from skipwise.common.errors import UserError
 from skipwise.components.recipes.table_models import MODELS, with_baselines
+from skipwise.studies.baselines.measuring import BASELINES
 from skipwise.studies.config import PAPER_MODELS
 from tests.components.conftest import refused
 from tests.conftest import random_sessions
@@ -35,7 +36,7 @@ def words(make_dataset, tmp_path: Path) -> tuple[str, ...]:
 
 
 def hit_rates(run: Path) -> dict:
-    return json.loads((run / "metrics.json").read_text())["uniform"]
+    return json.loads((run / "metrics.json").read_text())["paper"]
 
 
 def live_tables() -> int:
@@ -51,12 +52,13 @@ def test_every_model_at_every_seed_and_again_without_training(run, words, tmp_pa
     assert done.code == 0, done.said
     assert live_tables() == 0, "memory grows with every run"
     names = ["unidir-seed0", "unidir-seed1", "unidir-skip-track-seed0", "unidir-skip-track-seed1"]
-    assert sorted(path.name for path in (out / "runs").iterdir()) == sorted([*names, "popularity", "markov"])
+    references = [baseline.name for baseline in BASELINES]
+    assert sorted(path.name for path in (out / "runs").iterdir()) == sorted([*names, *references])
     assert {path.name for path in out.iterdir()} == {"runs", "table.md", "table.json", "table.png"}
     table = json.loads((out / "table.json").read_text())
-    assert [comparison["protocol"] for comparison in table["comparisons"]] == ["uniform", "full"]
-    rows = table["comparisons"][0]["rows"]
-    assert list(rows) == ["unidir", "unidir-skip-track", "popularity", "markov"]
+    assert [comparison["protocol"] for comparison in table["comparisons"]] == ["served", "full", "paper"]
+    rows = table["comparisons"][2]["rows"]
+    assert list(rows) == ["unidir", "unidir-skip-track", *references]
     for model in ("unidir", "unidir-skip-track"):
         tested = [hit_rates(out / "runs" / f"{model}-seed{seed}")["test"]["hr@10"] for seed in (0, 1)]
         assert tested[0] != tested[1], "a seed must change the run"

@@ -1,6 +1,6 @@
-"""Baselines that every model must beat: the most played tracks, and what most often followed the last one.
+"""Measures baselines beside models.
 
-Both are ranked as models are: the same targets and candidates, each rank measures its share of the sessions.
+All are ranked as models are: the same targets and candidates, each rank measures its share of the sessions.
 Shape legend: B targets, S positions of whole sessions, N tracks, C candidates.
 """
 
@@ -8,17 +8,20 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
+from typing import Protocol as TypingProtocol
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 
-from skipwise.common.distributed import barrier, rank, sum_ranks, world_size
+from skipwise.common.distributed import barrier, rank
 from skipwise.common.files import read_json, write_json
 from skipwise.datapipes.batch import EvaluationBatch
-from skipwise.datapipes.counts import train_counts, transitions
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.ranking import Counts
+from skipwise.studies.baselines.item_neighbours import ItemKNN
+from skipwise.studies.baselines.markov import Markov
+from skipwise.studies.baselines.popularity import Popularity, PopularityInSession
+from skipwise.studies.baselines.session_neighbours import STAN, VSKNN
 from skipwise.training.build import HeldOut, evaluation_loader, training_data
 from skipwise.training.config import PROTOCOLS, Protocol, RunConfig
 from skipwise.training.evaluation.evaluator import measure_ranks
@@ -27,46 +30,23 @@ _SCORES = 1 << 24
 """Scores of one block."""
 
 
-class Popularity:
-    """Scores a track by its training plays."""
+class Baseline(TypingProtocol):
+    """A baseline fitted to the sessions of a store, without the last `held_out` plays of each."""
 
-    label = "popularity"
+    name: str
+    """Of its folder among a table's runs."""
+    label: str
 
-    def __init__(self, store: SessionStore, held_out: int):
-        self.num_tracks = store.num_tracks
-        counts = train_counts(store, rank(), world_size(), held_out)
-        self._scores_N = sum_ranks(torch.from_numpy(counts)).numpy().astype(np.float32)
-
-    def scores(self, history_BS: np.ndarray) -> np.ndarray:
-        """float32 [B, N]: the scores of all tracks after these plays (rows in play order, -1 is padding)."""
-        return np.tile(self._scores_N, (len(history_BS), 1))
-
-
-class Markov:
-    """Scores a track by how often it followed the last one in training."""
-
-    label = "first-order Markov chain"
-
-    def __init__(self, store: SessionStore, held_out: int):
-        self.num_tracks = store.num_tracks
-        keys, counts = transitions(store, held_out)
-        pairs = np.divmod(keys, self.num_tracks)
-        self._counts = csr_array((counts.astype(np.float32), pairs), shape=(self.num_tracks, self.num_tracks))
+    def __init__(self, store: SessionStore, held_out: int): ...
 
     def scores(self, history_BS: np.ndarray) -> np.ndarray:
-        """float32 [B, N]: the scores of all tracks after these plays (rows in play order, -1 is padding)."""
-        last_B = history_BS[np.arange(len(history_BS)), (history_BS >= 0).sum(axis=1) - 1]
-        scores_BN: np.ndarray = self._counts[last_B].toarray()
-        return scores_BN
+        """float32 [B, N]: the scores of all tracks after these plays, int64 rows in play order, padded with -1."""
 
 
-Baseline = Popularity | Markov
-BASELINES: dict[str, type[Popularity] | type[Markov]] = {"popularity": Popularity, "markov": Markov}
+BASELINES: tuple[type[Baseline], ...] = (Popularity, PopularityInSession, Markov, ItemKNN, VSKNN, STAN)
 
 
-def measure_baseline(
-    baseline: type[Popularity] | type[Markov], config: RunConfig, store: SessionStore, folder: Path
-) -> None:
+def measure_baseline(baseline: type[Baseline], config: RunConfig, store: SessionStore, folder: Path) -> None:
     """Writes `metrics.json` and `ranks/` of a baseline's test into `folder`, as a run keeps them.
 
     It is fitted to what a run of `config` is trained on, the refit included.
@@ -74,7 +54,7 @@ def measure_baseline(
     fitted = baseline(*training_data(store, config.train.refit))
     held_out = HeldOut.of(config.evaluate, store, "test")
     loader = evaluation_loader(config, held_out, PROTOCOLS, "test", config.evaluate.sessions)
-    counts_of = partial(_counts, fitted)
+    counts_of = partial(_counts, fitted, store.num_tracks)
     found = measure_ranks(loader.epoch(0), counts_of, PROTOCOLS, "test", store.num_tracks, folder)
     if rank() == 0:
         results = {protocol: {"test": values} for protocol, values in found.items()}
@@ -98,14 +78,15 @@ def _identity(config: RunConfig, store: SessionStore) -> dict[str, Any]:
     }
 
 
-def _counts(baseline: Baseline, batch: EvaluationBatch) -> dict[Protocol, Counts]:
+def _counts(baseline: Baseline, num_tracks: int, batch: EvaluationBatch) -> dict[Protocol, Counts]:
     """Of the batch's targets, by every protocol."""
     target_B, history_BS, candidates_BC = (
         values.numpy() for values in (batch.target_B, batch.history_BS, batch.candidates_BC)
     )
     found = {protocol: np.zeros((2, len(target_B)), dtype=np.int64) for protocol in PROTOCOLS}
-    real = np.flatnonzero(target_B >= 0)
-    for part_B in np.array_split(real, max(len(real) * baseline.num_tracks // _SCORES, 1)):
+    real, size = np.flatnonzero(target_B >= 0), max(_SCORES // num_tracks, 1)
+    for first in range(0, len(real), size):
+        part_B = real[first : first + size]
         scores_BN = baseline.scores(history_BS[part_B])
         own_B = np.arange(len(part_B)), target_B[part_B]
         above_BN, ties_BN = (compare(scores_BN, scores_BN[own_B][:, None]) for compare in (np.greater, np.equal))
