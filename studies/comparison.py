@@ -94,9 +94,9 @@ def _over_seeds(measured_S: list[TargetRanks], metric: str) -> np.ndarray:
     return means_N
 
 
-def _by_session(measured_S: list[TargetRanks], metric: str, chosen_N: np.ndarray | None = None) -> np.ndarray:
-    """[M]: `per_session` of the mean over seeds."""
-    return per_session(_over_seeds(measured_S, metric), measured_S[0].session, chosen_N)
+def _by_session(measured_S: list[TargetRanks], metric: str, chosen: np.ndarray | slice = slice(None)) -> np.ndarray:
+    """[M]: `per_session` of the mean over seeds, of the sessions with a chosen target."""
+    return per_session(_over_seeds(measured_S, metric)[chosen], measured_S[0].session[chosen])
 
 
 def _figures(row: Row, measured_S: list[TargetRanks], groupings: Grouping) -> dict[str, Any]:
@@ -153,9 +153,8 @@ def _by_group(measured_S: list[TargetRanks], label: Callable[[TargetRanks], np.n
 def _test(rows: list[Row], measured: dict[str, list[TargetRanks]], table: dict[str, dict[str, Any]]) -> None:
     """Adds `gain` (in percent, all metrics) and, for the tested ones, `difference`, `p`, `p_holm` and `p_seeds`.
 
-    To rows that hold out what their baseline does.
-
-    `skips` gets `gap_change`: the gap less the baseline's, session by session.
+    Only to rows that hold out as much as their baseline does. `skips` gets `gap_change`: the gap less the baseline's,
+    session by session.
     """
     tested = []
     for row in rows:

@@ -78,8 +78,8 @@ def _unfinished(runs: dict[str, Any]) -> list[str]:
     """A note where runs might have gone on to improve."""
     names = [f"`{name}`" for name, run in runs.items() if run["best_is_last"]]
     if not names:
-        return ["every run ended by patience"]
-    return [f"**ended at the last epoch allowed, which was the best: {', '.join(names)}**; raise --train.epochs"]
+        return ["no run's best epoch is its last one"]
+    return [f"**the best epoch is the last one, so that more may be better: {', '.join(names)}**; raise --train.epochs"]
 
 
 def draw(comparison: dict[str, Any], file: Path) -> None:

@@ -35,6 +35,9 @@ def compare_runs(runs: Sequence[RunDirectory]) -> str:
                 if letter != "A" and found[0] is not None:
                     cells = "".join(f"{figures[name] - found[0][name]:+9.4f}" for name in METRICS)
                     lines.append(f"{place}{f'{letter}-A':5}{cells}")
+    for letter, run, sections in zip(letters, runs, metrics, strict=True):
+        if not any(sections.get(protocol) for protocol in PROTOCOLS):
+            lines.append(f"{letter} has no figures by {', '.join(PROTOCOLS)}: evaluate --run {run.path} measures them")
     lines.append("`report --run A --run B` tests whether a difference is significant.")
     return "\n".join(lines)
 

@@ -46,17 +46,17 @@ def _pooled(values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def per_session(values_N: np.ndarray, session_N: np.ndarray, chosen_N: np.ndarray | None = None) -> np.ndarray:
-    """[sessions] of N targets: values whose mean is the mean over targets, and over those of bool [N] where given.
+    """[M] of N targets: values whose mean is the mean over targets, or over the chosen ones of bool [N].
 
     A session with several targets is one draw of the bootstrap, because its targets are not independent. So its share
     of the ratio of sums is taken, to first order (Cochran, "Sampling Techniques", 1977, section 6.3): where each
-    session has one target, that is the target's own value. Needs at least one target.
+    session has one target, that is the target's own value, without rounding. Needs at least one target.
     """
     _, place_N = np.unique(session_N, return_inverse=True)
     weight_N = np.ones(len(values_N)) if chosen_N is None else chosen_N.astype(float)
     sum_M, size_M = np.bincount(place_N, values_N * weight_N), np.bincount(place_N, weight_N)
     mean = sum_M.sum() / size_M.sum()
-    return mean + (sum_M - mean * size_M) / size_M.mean()
+    return sum_M / size_M.mean() + mean * (1 - size_M / size_M.mean())
 
 
 def interval(values_N: np.ndarray) -> tuple[float, float]:

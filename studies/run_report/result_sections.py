@@ -16,6 +16,7 @@ from skipwise.training.evaluation.records import TargetRanks
 
 FIGURES = {name: name.upper() for name in METRICS} | {"skip hr@10": "skip HR@10", "skip pct": "skip pct"}
 """Columns of the hit rate tables, by metric."""
+_ALL = slice(None)
 _CANDIDATES = {
     "served": "among what is recommended",
     "full": "in the whole catalogue",
@@ -41,10 +42,10 @@ def _cells(ranks: TargetRanks) -> list[str]:
     return [*cells, _mean(ranks, "hr@10", ranks.skipped), _mean(ranks, "percentile_rank", ranks.skipped)]
 
 
-def _mean(ranks: TargetRanks, metric: str, chosen_N: np.ndarray | None = None) -> str:
+def _mean(ranks: TargetRanks, metric: str, chosen: np.ndarray | slice = _ALL) -> str:
     """The mean of a metric over the chosen targets, and its interval."""
     digits = 2 if metric == "percentile_rank" else 4
-    values_M = per_session(ranks.values(metric), ranks.session, chosen_N)
+    values_M = per_session(ranks.values(metric)[chosen], ranks.session[chosen])
     low, high = interval(values_M)
     return f"{values_M.mean():.{digits}f}\n{low:.{min(digits, 3)}f} to {high:.{min(digits, 3)}f}"
 
@@ -83,8 +84,9 @@ def not_comparable(first: ReportedRun, second: ReportedRun, protocol: Protocol) 
 def differences(first: TargetRanks, second: TargetRanks) -> dict[str, Difference]:
     """By metric, `second` less `first`, paired by session; metrics of skipped targets only where there are any."""
 
-    def difference(metric: str, chosen_N: np.ndarray | None = None) -> Difference:
-        return paired(*(per_session(ranks.values(metric), ranks.session, chosen_N) for ranks in (second, first)))
+    def difference(metric: str, chosen: np.ndarray | slice = _ALL) -> Difference:
+        pair = ((ranks.values(metric)[chosen], ranks.session[chosen]) for ranks in (second, first))
+        return paired(*(per_session(*one) for one in pair))
 
     found = {metric: difference(metric) for metric in METRICS}
     if first.skipped.any():

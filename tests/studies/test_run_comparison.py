@@ -13,7 +13,7 @@ from skipwise.studies.run_comparison import compare_runs
 from skipwise.training.config_fields import nest
 from skipwise.training.run.directory import RunDirectory
 
-FIGURES = {name: 0.5 for name in ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr")} | {"sessions": 900}
+FIGURES = {name: 0.5 for name in ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr")} | {"targets": 900}
 
 
 @pytest.fixture
@@ -35,23 +35,28 @@ def write(tmp_path: Path) -> Callable[..., RunDirectory]:
 
 
 def test_each_run_has_a_line_and_its_difference(write, tmp_path: Path):
-    first = write("a", {"uniform": {"validation": FIGURES, "test": FIGURES}, "train": {"epochs": 1}})
+    """By every protocol, in the order of `PROTOCOLS`; what one run alone was measured on is there as well."""
+    first = write("a", {"paper": {"validation": FIGURES, "test": FIGURES}, "train": {"epochs": 1}})
     second = write(
-        "b", {"uniform": {"test": FIGURES | {"hr@10": 0.55}}, "full": {"test": FIGURES}}, {"evaluate.batch_size": 64},
+        "b",
+        {"full": {"test": FIGURES}, "paper": {"test": FIGURES | {"hr@10": 0.55}}, "served": {"test": FIGURES}},
+        {"evaluate.batch_size": 64},
         recipe="unidir",
-    )  # fmt: skip
+    )
     lines = compare_runs([first, second]).splitlines()
     assert lines[:2] == [f"A: {tmp_path}/a (best)", f"B: {tmp_path}/b (unidir)"]
     cells = [line.split() for line in lines[3:-1]]
     assert [row[:3] for row in cells] == [
-        ["uniform", "validation", "A"],
-        ["uniform", "test", "A"],
-        ["uniform", "test", "B"],
-        ["uniform", "test", "B-A"],
+        ["served", "test", "B"],
         ["full", "test", "B"],
+        ["paper", "validation", "A"],
+        ["paper", "test", "A"],
+        ["paper", "test", "B"],
+        ["paper", "test", "B-A"],
     ]
-    assert cells[2][3:] == ["0.5000", "0.5000", "0.5500", "0.5000", "0.5000", "0.5000", "900"]
-    assert cells[3][3:] == ["+0.0000", "+0.0000", "+0.0500", "+0.0000", "+0.0000", "+0.0000"]
+    assert lines[2].split()[-2:] == ["MRR", "targets"]
+    assert cells[4][3:] == ["0.5000", "0.5000", "0.5500", "0.5000", "0.5000", "0.5000", "900"]
+    assert cells[5][3:] == ["+0.0000", "+0.0000", "+0.0500", "+0.0000", "+0.0000", "+0.0000"]
 
 
 @pytest.mark.parametrize(
@@ -59,26 +64,39 @@ def test_each_run_has_a_line_and_its_difference(write, tmp_path: Path):
     [
         ({"evaluate.seed": 1}, {}, "its config has evaluate.seed 1, not 0"),
         ({"evaluate.candidates": 100}, {}, "evaluate.candidates 100, not 1000"),
-        ({"evaluate.filter_history": False}, {}, "evaluate.filter_history False, not True"),
+        ({"evaluate.positions": "last"}, {}, "evaluate.positions last, not all"),
+        ({"evaluate.sessions": 100}, {}, "evaluate.sessions 100, not 0"),
         ({}, {"vocabulary_hash": "1" * 64}, "different data sets; train both on one"),
         ({}, {"counts": {"sessions": 901, "plays": 9000, "tracks": 30}}, "different data sets"),
     ],
 )
 def test_runs_that_were_not_measured_alike_are_refused(write, config: dict, record: dict, said: str):
-    runs = [write("a", {"uniform": {"test": FIGURES}}), write("b", {"uniform": {"test": FIGURES}}, config, **record)]
+    runs = [write("a", {"paper": {"test": FIGURES}}), write("b", {"paper": {"test": FIGURES}}, config, **record)]
     with pytest.raises(UserError, match="b cannot be compared with .*a: ") as caught:
         compare_runs(runs)
     assert said in str(caught.value)
 
 
 def test_figures_that_are_missing_are_named(write):
-    runs = [write("a", {"uniform": {"test": FIGURES}}), write("b", {"uniform": {"test": {"hr@1": 0.5}}})]
-    with pytest.raises(UserError, match="b/metrics.json lacks figures of 'uniform' 'test': measure it again"):
+    runs = [write("a", {"paper": {"test": FIGURES}}), write("b", {"paper": {"test": {"hr@1": 0.5}}})]
+    with pytest.raises(UserError, match="b/metrics.json lacks figures of 'paper' 'test': measure it again"):
         compare_runs(runs)
 
 
+def test_figures_of_an_older_version_are_measured_again(write, tmp_path: Path):
+    """They named `full` what left out the tracks heard before, counted sessions, and had `uniform`."""
+    older = {name: value for name, value in FIGURES.items() if name != "targets"} | {"sessions": 900}
+    runs = [write("a", {"full": {"test": FIGURES}}), write("b", {"uniform": {"test": older}, "full": {"test": older}})]
+    with pytest.raises(UserError, match=f"measure it again with evaluate --run {tmp_path}/b --protocol full"):
+        compare_runs(runs)
+    alone = [write("c", {"full": {"test": FIGURES}}), write("d", {"uniform": {"test": older}})]
+    said = compare_runs(alone).splitlines()
+    assert f"B has no figures by served, full, paper: evaluate --run {tmp_path}/d measures them" in said
+    assert not any(line.startswith("A has") for line in said)
+
+
 def test_a_run_without_metrics_is_refused(write):
-    runs = [write("a", {"uniform": {"test": FIGURES}}), write("b", {})]
+    runs = [write("a", {"paper": {"test": FIGURES}}), write("b", {})]
     (runs[1].path / "metrics.json").unlink()
     with pytest.raises(UserError, match="metrics.json cannot be read"):
         compare_runs(runs)

@@ -18,6 +18,7 @@ from skipwise.common.errors import UserError
 from skipwise.components.recipes import RECIPES
 from skipwise.datapipes.manifest import SESSIONS, Manifest
 from skipwise.studies.run_report.report_page import write_report
+from skipwise.training.config import PROTOCOLS
 from skipwise.training.loop import train
 from tests.conftest import random_sessions, write_dataset
 from tests.training.test_train import TRACKS, config_of
@@ -93,7 +94,7 @@ def test_the_figures_are_those_of_evaluate(trained: Path, tmp_path: Path):
     rows = Seen(write(tmp_path / "two.html", trained / "plain", trained / "skips")).rows
     metrics = [json.loads((trained / name / "metrics.json").read_text()) for name in ("plain", "skips")]
     wanted = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr", "skipped_hr@10")
-    for protocol in ("uniform", "full"):
+    for protocol in PROTOCOLS:
         tests = [values[protocol]["test"] for values in metrics]
         for label, values in zip("AB", tests, strict=True):
             row = next(row for row in rows if row[:2] == [f"{protocol}|test", label])
@@ -103,7 +104,7 @@ def test_the_figures_are_those_of_evaluate(trained: Path, tmp_path: Path):
         assert [float(cell.partition("|")[0].rstrip(" *")) for cell in changes[1:8]] == pytest.approx(
             [tests[1][name] - tests[0][name] for name in wanted], abs=6e-5
         )
-    assert ["train.epochs", "2", "2", "12", "≠ recipe"] in rows
+    assert ["train.epochs", "2", "2", "200", "≠ recipe"] in rows
     assert ["loss.alpha", "0.0", "0.5", "0.0 / 0.5", "A ≠ B"] in rows
 
 
@@ -112,8 +113,8 @@ def test_one_file_that_asks_for_no_other(page: str, trained: Path):
     assert "//" not in re.sub(r"base64,[A-Za-z0-9+/=]*", "", page).replace(str(trained), "")
     assert not {"script", "link", "iframe"} & {tag for tag, _ in tags}
     images = [attributes for tag, attributes in tags if tag == "img"]
-    # Two curves, four breakdowns and the skips under two protocols, the map, throughput.
-    assert len(images) == 2 + 2 * 4 + 2 + 1 + 1
+    # Two curves, four breakdowns and the skips under three protocols, the map, throughput.
+    assert len(images) == 2 + 3 * 4 + 3 + 1 + 1
     for image in images:
         kind, content = image["src"].split(",")
         assert kind == "data:image/svg+xml;base64" and len(image["alt"]) > 20
@@ -126,7 +127,8 @@ def test_one_file_that_asks_for_no_other(page: str, trained: Path):
 
 def test_context_types_by_hand(page: str, trained: Path):
     ranks = pq.read_table(trained / "skips" / "ranks" / "full-test").sort_by("session")
-    hits = ranks["rank"].to_numpy() <= 10
+    place, ties = ranks["rank"].to_numpy(), ranks["ties"].to_numpy()
+    hits = np.clip((11 - place) / (ties + 1), 0, 1)
     alt = next(
         attributes["alt"]
         for tag, attributes in Seen(page).tags
@@ -150,11 +152,15 @@ def test_the_same_run_gives_the_same_bytes(page: str, trained: Path, tmp_path: P
 
 
 def test_what_is_missing_is_said(copy: Path, tmp_path: Path):
-    """A run that was stopped before its first validation, whose data are gone and whose recipe has another name."""
+    """A run that was stopped before its first validation, whose data are gone and whose recipe has another name.
+
+    Its ranks are those by `paper`, and those by `uniform` of an older version.
+    """
     for name in ("metrics.json", "metrics.jsonl", "checkpoints/best"):
         (copy / name).unlink()
-    shutil.rmtree(copy / "ranks" / "full-test")
-    shutil.rmtree(copy / "ranks" / "full-validation")
+    for kept in ("test", "validation"):
+        shutil.rmtree(copy / "ranks" / f"full-{kept}")
+        (copy / "ranks" / f"served-{kept}").rename(copy / "ranks" / f"uniform-{kept}")
     record = json.loads((copy / "run.json").read_text())
     (copy / "run.json").write_text(json.dumps(record | {"recipe": "<i>mine"}))
     config = (copy / "config.yaml").read_text()
@@ -163,14 +169,16 @@ def test_what_is_missing_is_said(copy: Path, tmp_path: Path):
     for sentence in (
         "Run A has not finished training",
         "there is no recipe &#39;&lt;i&gt;mine&#39; to compare its config with",
-        "Run A: full has not been measured on the test; evaluate --run",
+        f"Run A: full has not been measured on the test; evaluate --run {copy} --protocol full does it.",
+        f"Run A: served has not been measured on the test; evaluate --run {copy} --protocol served does it.",
         "Run A: metrics.jsonl has no line of training steps.",
         "Run A: no epoch has been validated.",
         "Run A: the data are not available: /nowhere/manifest.json cannot be read",
         "Run A: there are no best weights yet.",
     ):
         assert sentence in text, sentence
-    assert len([tag for tag, _ in Seen(text).tags if tag == "img"]) == 3, "length, position and skips, under uniform"
+    assert "uniform-" not in text and "paper has not been measured" not in text
+    assert len([tag for tag, _ in Seen(text).tags if tag == "img"]) == 2, "position and skips, under paper"
     shutil.rmtree(copy / "ranks")
     assert "No test target was skipped, or nothing has been measured." in write(tmp_path / "bare.html", copy)
 
@@ -192,6 +200,11 @@ def change_ranks(run: Path, column: str, value: int) -> None:
     pq.write_table(table.set_column(place, table.schema.field(place), changed), part)
 
 
+def of_older_version(run: Path) -> None:
+    part = run / "ranks" / "full-test" / "part-00000.parquet"
+    pq.write_table(pq.read_table(part).drop_columns(["ties", "repeated"]), part)
+
+
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
@@ -199,7 +212,12 @@ def change_ranks(run: Path, column: str, value: int) -> None:
         (lambda run: cut(run / "ranks" / "full-test" / "part-00000.parquet"), "full-test cannot be read"),
         (lambda run: change_ranks(run, "target", TRACKS), "full-test has 'target' outside of the run's data"),
         (lambda run: change_ranks(run, "session", 120), "full-test has 'session' outside"),
-        (lambda run: change_ranks(run, "rank", 0), "full-test has 'rank' outside"),
+        (lambda run: change_ranks(run, "rank", -1), "full-test has 'rank' outside"),
+        (lambda run: change_ranks(run, "ties", -1), "full-test has 'ties' outside"),
+        (
+            lambda run: of_older_version(run),
+            "full-test cannot be read .*lacks repeated, ties.* again with evaluate --run .*/run",
+        ),
         (lambda run: change_train(run, seconds="long"), "'train' has no number at 'seconds'"),
         (lambda run: change_train(run, epochs=float("nan")), "'train' has no number at 'epochs'"),
         (lambda run: (run / "metrics.jsonl").write_text("{}\n{}\n"), "metrics.jsonl, line 1: .* is not a line"),

@@ -26,11 +26,11 @@ from skipwise.training.config import RunConfig
 from skipwise.training.evaluation.records import TargetRanks
 
 
-def ranks_of(rank: list[int], position: list[int] | None = None, skips: list[int] | None = None) -> TargetRanks:
+def ranks_of(rank: list[int], **changes: list[int]) -> TargetRanks:
     number = np.arange(len(rank))
-    columns = {"rank": rank, "candidates": number * 0 + 100, "skips": skips or number * 0}
-    columns |= {"position": position or number * 0 + 4, "target": number, "session": number}
-    return TargetRanks(**{name: np.array(values) for name, values in columns.items()})
+    columns = {"rank": rank, "ties": number * 0, "candidates": number * 0 + 100, "skips": number * 0}
+    columns |= {"position": number * 0 + 4, "target": number, "session": number, "repeated": number < 0}
+    return TargetRanks(**{name: np.array(values) for name, values in (columns | changes).items()})
 
 
 STEP = {"kind": "train", "step": 2, "epoch": 1, "loss": 3.0, "nll": 2.0, "nce": 4.0, "sessions_per_s": 9.0}
@@ -87,6 +87,14 @@ def test_groups_by_hand():
     assert series.points["a"][1:3] == (0, 1), "two sessions, one hit: a resample may hold either alone"
 
 
+def test_points_of_several_targets_a_session():
+    """Sessions 0 and 1 have three hits and one miss in group a: the mean of targets, the interval of two sessions."""
+    ranks = ranks_of([1, 1, 1, 50, 50], session=[0, 0, 0, 1, 2])
+    (series,) = series_by_group([Measured("test", 0, 0, ranks)], [np.array(["a", "a", "a", "a", "b"])])
+    # The two sessions' shares of the ratio: 3/4 + (3 - 9/4) / 2 and 3/4 + (0 - 3/4) / 2.
+    assert series.points["a"] == pytest.approx((0.75, 0.375, 1.125, 4))
+
+
 def test_many_groups_are_thrown_together():
     labels = np.repeat([f"g{number:02}" for number in range(20)], np.arange(20) + 1)
     (series,) = series_by_group([Measured("test", 0, 0, ranks_of([1] * len(labels)))], [labels])
@@ -115,22 +123,40 @@ def test_differences_by_hand():
     assert "skip pct" not in differences(ranks_of([1]), ranks_of([2]))
 
 
+def test_differences_of_several_targets_are_drawn_by_session():
+    """Four identical targets a session are as good as one: an interval by targets would be half as wide."""
+
+    def found(each: int):
+        random, session = np.random.default_rng(0), np.repeat(np.arange(40), each)
+        ranks = [np.repeat(random.integers(1, 30, 40), each) for _ in range(2)]
+        skips, position = np.repeat(np.arange(40) % 4, each), np.arange(len(session))
+        return differences(*(ranks_of(one, session=session, skips=skips, position=position) for one in ranks))
+
+    one, four = found(1), found(4)
+    assert four.keys() == one.keys() and "skip hr@10" in one
+    for name, difference in one.items():
+        assert vars(four[name]) == pytest.approx(vars(difference))
+
+
 def test_what_was_measured_otherwise_is_not_compared():
     def run(label: str, ranks: TargetRanks | None, vocabulary: str = "v", **evaluate: int) -> SimpleNamespace:
         config = RunConfig(evaluate=type(RunConfig().evaluate)(**evaluate))
         directory = SimpleNamespace(config=config, record=SimpleNamespace(vocabulary_hash=vocabulary))
         return SimpleNamespace(
-            label=label, directory=directory, ranks={} if ranks is None else {FULL: ranks, UNI: ranks}
+            label=label, directory=directory, ranks={} if ranks is None else {FULL: ranks, PAPER: ranks}
         )
 
-    FULL, UNI = ("full", "test"), ("uniform", "test")
+    FULL, PAPER = ("full", "test"), ("paper", "test")
     plain = run("A", ranks_of([1, 2]))
-    assert not_comparable(plain, run("B", ranks_of([2, 2])), "uniform") == ""
+    assert not_comparable(plain, run("B", ranks_of([2, 2])), "paper") == ""
     assert not_comparable(plain, run("B", None), "full") == "run B has not been measured"
     assert not_comparable(plain, run("B", ranks_of([1, 2]), "w"), "full") == "the runs' data have other tracks"
-    assert not_comparable(plain, run("B", ranks_of([1])), "full") == "the runs were measured on other sessions"
+    assert not_comparable(plain, run("B", ranks_of([1])), "full") == "the runs were measured on other targets"
+    for column in ("position", "target"):
+        moved = run("B", ranks_of([1, 2], **{column: [7, 8]}))
+        assert not_comparable(plain, moved, "full") == "the runs were measured on other targets"
     reseeded = run("B", ranks_of([1, 2]), seed=1)
-    assert not_comparable(plain, reseeded, "uniform") == "the runs' targets were ranked among other candidates"
+    assert not_comparable(plain, reseeded, "paper") == "the runs' targets were ranked among other candidates"
     assert not_comparable(plain, reseeded, "full") == ""
 
 

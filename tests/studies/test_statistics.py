@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from skipwise.studies import statistics
-from skipwise.studies.statistics import Difference, bootstrap_means, gap, holm, interval, over_seeds, paired
+from skipwise.studies.statistics import (
+    Difference,
+    bootstrap_means,
+    gap,
+    holm,
+    interval,
+    over_seeds,
+    paired,
+    per_session,
+)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
@@ -73,7 +82,7 @@ def test_gap_is_the_difference_of_two_samples():
     random = np.random.default_rng(5)
     values, marked = random.normal(size=600), np.arange(600) < 200
     values[marked] = 3 * values[marked] + 2
-    mean, low, high = gap(values, marked)
+    mean, low, high = gap(values, marked, np.arange(600))
     assert mean == pytest.approx(values[:200].mean() - values[200:].mean())
     error = (values[:200].var() / 200 + values[200:].var() / 400) ** 0.5
     assert (low, high) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.1 * error)
@@ -81,8 +90,77 @@ def test_gap_is_the_difference_of_two_samples():
 
 def test_sides_of_a_gap_are_drawn_apart():
     """Alike on both sides: one stream for both would make every gap nought."""
-    mean, low, high = gap(np.tile([0.0, 1.0], 100), np.arange(200) < 100)
+    mean, low, high = gap(np.tile([0.0, 1.0], 100), np.arange(200) < 100, np.arange(200))
     assert mean == 0 and low < -0.1 and high > 0.1
+
+
+def test_shares_of_sessions_by_hand():
+    """Session 5 has three targets, session 9 one: the mean is 2 / 4, a session has 2 targets on average."""
+    values, sessions = np.array([1.0, 0.0, 1.0, 0.0]), np.array([5, 5, 5, 9])
+    assert per_session(values, sessions) == pytest.approx([0.5 + (2 - 1.5) / 2, 0.5 + (0 - 0.5) / 2])
+    # The third target is left out: the mean is 1 / 3, and a session has 1.5 targets on average.
+    chosen = np.array([True, True, False, True])
+    assert per_session(values, sessions, chosen) == pytest.approx([1 / 3 + (1 - 2 / 3) / 1.5, 1 / 3 - 1 / 3 / 1.5])
+    # A session without a chosen target adds nothing to the difference from the mean.
+    assert per_session(values, sessions, sessions == 5) == pytest.approx([2 / 3, 2 / 3])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.integers(0, 99))
+def test_one_target_a_session_is_its_own_value(values: list[float], first: int):
+    """To the bit: the least rounding would make a tie of two models a difference."""
+    assert per_session(np.array(values), first + np.arange(len(values))).tolist() == values
+
+
+def targets(seed: int, sessions: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values [N], sessions [N] and marks [N] of one to nine targets a session, which are much alike within it."""
+    random = np.random.default_rng(seed)
+    session_N = np.repeat(np.arange(sessions) * 3, random.integers(1, 10, sessions))
+    level_N = random.random(sessions)[session_N // 3]
+    return (random.random(len(session_N)) < level_N).astype(float), session_N, random.random(len(session_N)) < 0.4
+
+
+@given(st.integers(0, 1000), st.integers(1, 30), st.booleans())
+def test_the_mean_over_sessions_is_that_of_targets(seed: int, sessions: int, some: bool):
+    values, session_N, chosen = targets(seed, sessions)
+    chosen[0] = True
+    found = per_session(values, session_N, chosen if some else None)
+    assert len(found) == sessions
+    assert found.mean() == pytest.approx((values[chosen] if some else values).mean())
+
+
+def test_identical_targets_of_a_session_add_no_certainty():
+    values = (np.random.default_rng(6).random(200) < 0.3).astype(float)
+    once = interval(values)
+    assert interval(per_session(np.repeat(values, 9), np.repeat(np.arange(200), 9))) == once
+    assert once[1] - once[0] > 2 * np.diff(interval(np.repeat(values, 9)))[0], "as if there were nine times as many"
+
+
+def resampled(seed: int, sessions: int, figure) -> np.ndarray:
+    """The middle 95 % of `figure` of the targets of sessions that are drawn with replacement."""
+    values, session_N, marked = targets(seed, sessions)
+    members = [np.flatnonzero(session_N == session) for session in np.unique(session_N)]
+    random = np.random.default_rng(1)
+    drawn = [np.concatenate([members[one] for one in random.integers(0, sessions, sessions)]) for _ in range(2000)]
+    return np.quantile([figure(values[drawn_N], marked[drawn_N]) for drawn_N in drawn], [0.025, 0.975])
+
+
+def test_several_targets_a_session_against_resampled_sessions():
+    values, session_N, marked = targets(7, 300)
+    expected = resampled(7, 300, lambda values, _: values.mean())
+    found, width = interval(per_session(values, session_N)), np.diff(expected)[0]
+    assert found == pytest.approx(expected, abs=0.06 * width)
+    assert np.diff(interval(values))[0] < 0.75 * width, "targets by themselves would be too sure"
+    some = interval(per_session(values, session_N, marked))
+    expected = resampled(7, 300, lambda values, marked: values[marked].mean())
+    assert some == pytest.approx(expected, abs=0.06 * np.diff(expected)[0])
+
+
+def test_gap_of_several_targets_a_session_against_resampled_sessions():
+    values, session_N, marked = targets(8, 300)
+    mean, low, high = gap(values, marked, session_N)
+    assert mean == pytest.approx(values[marked].mean() - values[~marked].mean())
+    expected = resampled(8, 300, lambda values, marked: values[marked].mean() - values[~marked].mean())
+    assert (low, high) == pytest.approx(expected, abs=0.06 * np.diff(expected)[0])
 
 
 def test_paired_sees_a_difference_that_unpaired_noise_hides():

@@ -114,6 +114,8 @@ def read_target_ranks(run: Path, protocol: str, split: str) -> TargetRanks:
                 raise ValueError(f"{part.name} lacks {', '.join(sorted(missing))}")
         table = pa.concat_tables([pq.read_table(part, schema=_SCHEMA) for part in parts])
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{folder} cannot be read ({error}): measure the run again with evaluate") from error
+        raise UserError(
+            f"{folder} cannot be read ({error}): measure the run again with evaluate --run {run}"
+        ) from error
     order = np.lexsort((table["position"].to_numpy(), table["session"].to_numpy()))
     return TargetRanks(**{field.name: table[field.name].to_numpy()[order] for field in fields(TargetRanks)})
