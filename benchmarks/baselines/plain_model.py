@@ -42,6 +42,7 @@ def check_plain(config: RunConfig) -> None:
     lacks = {
         "in-batch negatives": config.loss.in_batch,
         "gBCE": config.loss.head == "gbce",
+        "heard tracks among the negatives": config.data.heard_negatives,
         "other sessions' skips": config.data.skip_negatives == "other",
         "sessions without their skipped tracks": config.data.skipped_tracks == "filter",
     }
@@ -116,14 +117,22 @@ class Plain(nn.Module):
         kept_BT, skipped_BT = valid_BT & ~batch.skipped_BT, valid_BT & batch.skipped_BT
         later_QT = torch.ones(queries, length, dtype=torch.bool, device=items_BTD.device).triu(1)
         kept_later_BQT = later_QT & kept_BT[:, None, :]
-        counts_BQ = valid_BT[:, :queries] & kept_later_BQT.any(dim=2) & skipped_BT.any(dim=1, keepdim=True)
+        positive_at_BQ1 = kept_later_BQT.int().argmax(dim=2, keepdim=True)
+        negative_BQT = skipped_BT[:, None, :].expand(-1, queries, -1)
+        if self.loss.mask_repeats:
+            tracks_BT = batch.tracks_BT
+            positive_BQ = tracks_BT.gather(1, positive_at_BQ1[:, :, 0])
+            negative_BQT = negative_BQT & (tracks_BT[:, None, :] != positive_BQ[:, :, None])
+            if self.loss.context == "track":
+                negative_BQT = negative_BQT & (tracks_BT[:, None, :] != tracks_BT[:, :queries, None])
+        counts_BQ = valid_BT[:, :queries] & kept_later_BQT.any(dim=2) & negative_BQT.any(dim=2)
         if self.loss.queries == "kept":
             counts_BQ = counts_BQ & kept_BT[:, :queries]
         similar_BQT = F.normalize(context_BQD, dim=-1) @ F.normalize(items_BTD, dim=-1).transpose(1, 2)
         similar_BQT = similar_BQT / self.loss.temperature
-        positive_BQ1 = similar_BQT.gather(2, kept_later_BQT.int().argmax(dim=2, keepdim=True))
-        negative_BQT = similar_BQT.masked_fill(~skipped_BT[:, None, :], float("-inf"))
-        logits = torch.cat([positive_BQ1, negative_BQT], dim=2)[counts_BQ].float()
+        positive_BQ1 = similar_BQT.gather(2, positive_at_BQ1)
+        negatives_BQT = similar_BQT.masked_fill(~negative_BQT, float("-inf"))
+        logits = torch.cat([positive_BQ1, negatives_BQT], dim=2)[counts_BQ].float()
         first = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
         return F.cross_entropy(logits, first, reduction="sum") / max(1, len(logits))
 

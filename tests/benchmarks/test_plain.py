@@ -163,7 +163,7 @@ def test_bf16_and_sparse_adam_learn_as_well(dataset: Path):
     assert losses[-1] < losses[0] - 0.02
 
 
-@pytest.mark.parametrize("recipe", ["in-batch", "gbce", "other-sessions", "filter"])
+@pytest.mark.parametrize("recipe", ["in-batch", "gbce", "heard-negatives", "other-sessions", "filter"])
 def test_other_work_is_refused(recipe: str):
     with pytest.raises(UserError, match="--baseline none"):
         check_plain(named_recipe(recipe))
