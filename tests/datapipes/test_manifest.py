@@ -71,10 +71,15 @@ def test_the_layout_of_the_text_is_of_no_account(tmp_path):
     assert Manifest.read(tmp_path) == MANIFEST
 
 
-def test_a_manifest_older_than_its_hash_is_read(tmp_path):
+def test_a_manifest_older_than_its_hash_and_splits_is_read(tmp_path):
     MANIFEST.write(tmp_path)
     content = json.loads((tmp_path / "manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(
-        json.dumps({name: content[name] for name in content.keys() - {"checksums", "manifest_hash"}})
+        json.dumps(
+            {
+                name: content[name]
+                for name in content.keys() - {"checksums", "manifest_hash", "split_parts", "split_counts"}
+            }
+        )
     )
     assert Manifest.read(tmp_path) == MANIFEST
