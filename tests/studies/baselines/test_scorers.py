@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from inspect import signature
 from math import exp, sqrt
 
 import numpy as np
@@ -165,6 +166,18 @@ def test_without_a_training_play_all_tracks_tie_but_those_heard(scorer: Callable
     scores_N = scorer(stored(log), 2).scores(np.array([[4, 5, -1]]))[0]
     heard = [4, 5] if scorer is PopularityInSession else []
     assert np.flatnonzero(scores_N).tolist() == heard
+
+
+@pytest.mark.parametrize(
+    ("scorer", "settings"),
+    [
+        (VSKNN, {"k": 500, "sample": 5000}),
+        (STAN, {"k": 100, "sample": 5000, "lambda_1": 1.02, "lambda_3": 2.05}),
+    ],
+)
+def test_settings_are_those_that_were_chosen(scorer: Callable, settings: dict[str, float]):
+    defaults = {name: parameter.default for name, parameter in signature(scorer).parameters.items()}
+    assert {name: defaults[name] for name in settings} == settings
 
 
 LOG = [[0, 1, 2], [1, 3], [4]]
