@@ -118,6 +118,7 @@ def _train_and_test(job: ActiveRun, stop_early: StopEarly | None, test: bool) ->
         "epochs": job.progress.epochs,
         "best_epoch": job.position.best_epoch,
         "selected_by": config.selection.name,
+        "starts_from_other_data": run.starts_from_other_data,
         "seconds": job.progress.seconds,
     }
     run.update_metrics(results)

@@ -69,7 +69,8 @@ def test_a_run_leaves_what_the_readme_promises(data: Path, tmp_path: Path):
             assert set(values) == {"sessions"} | figures | kinds
             assert 0 <= values["hr@1"] <= values["hr@5"] <= values["hr@10"] <= values["hr@20"] <= 1
     assert metrics["paper"]["test"]["sessions"] == metrics["paper"]["test"]["targets"] == 160
-    assert set(metrics["train"]) == {"sessions_per_s", "epochs", "best_epoch", "seconds", "selected_by"}
+    facts = {"sessions_per_s", "epochs", "best_epoch", "seconds", "selected_by", "starts_from_other_data"}
+    assert set(metrics["train"]) == facts
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines if line["kind"] == "validation"] == [1, 2, 3]
     assert all({"loss", "nll", "nce", "sessions_per_s"} <= set(line) for line in lines if line["kind"] == "train")

@@ -51,6 +51,11 @@ def hit_rate_table(metrics: Mapping[Any, Any], config: RunConfig) -> str:
             f"({train['sessions_per_s']:.0f} sessions/s), best after epoch {train['best_epoch']:d} by validation "
             f"{train.get('selected_by', config.selection.name)}."
         )
+        if train.get("starts_from_other_data"):
+            lines.append(
+                f"starts from {config.init_from}, trained on other data: where those hold the sessions measured here, "
+                "it has seen their targets."
+            )
     return "\n".join(lines)
 
 

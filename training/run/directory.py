@@ -14,7 +14,7 @@ from skipwise.datapipes.manifest import VOCABULARY, Counts
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.models.config import LossConfig
-from skipwise.training.config import RunConfig, SelectionConfig
+from skipwise.training.config import RunConfig, SelectionConfig, Split
 from skipwise.training.config_fields import from_mapping
 
 RECORD = "run.json"
@@ -26,6 +26,14 @@ _OLDER = replace(
     selection=SelectionConfig(metric="hr@10", protocol="paper"),
 )
 """What a run did whose config.yaml lacks a field."""
+
+
+class Trained(StrictModel):
+    """Data that weights were trained on, and what of them was held out."""
+
+    vocabulary_hash: Sha256
+    counts: Counts
+    held_out: list[Split]
 
 
 class RunRecord(StrictModel):
@@ -46,6 +54,8 @@ class RunRecord(StrictModel):
     versions: dict[str, str]
     launch: str | None = None
     """torchrun's id of the launch that began the run."""
+    trained_before: list[Trained] = []
+    """What the weights had been trained on that the run started from (`init_from`)."""
 
     @classmethod
     def read(cls, run_path: Path) -> "RunRecord":
@@ -93,6 +103,22 @@ class RunDirectory:
         record = RunRecord.read(folder)
         file = folder / "config.yaml"
         return cls(folder, from_mapping(_OLDER, _upgraded(read_yaml(file)), str(file)), record)
+
+    @property
+    def trained(self) -> list[Trained]:
+        """All that the run's best weights have been trained on."""
+        own = Trained(
+            vocabulary_hash=self.record.vocabulary_hash,
+            counts=self.record.counts,
+            held_out=["test"] if self.config.train.refit else ["validation", "test"],
+        )
+        return [*self.record.trained_before, own]
+
+    @property
+    def starts_from_other_data(self) -> bool:
+        """Whether its first weights were trained on data that may hold its validation and test targets."""
+        own = self.record.vocabulary_hash, self.record.counts
+        return any((before.vocabulary_hash, before.counts) != own for before in self.record.trained_before)
 
     def open_store(self) -> SessionStore:
         """The dataset the run was trained on; refuses one whose rows mean other tracks."""

@@ -66,6 +66,7 @@ def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
     config = dataclasses.replace(config, run_dir=str(path))
     write_text(path / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
     num_rows, rows_hash = _write_vocabulary(config, store, path)
+    before = RunDirectory.open(config.init_from).trained if config.init_from else []
     record = RunRecord(
         recipe=recipe,
         ranks=world_size(),
@@ -75,6 +76,7 @@ def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
         rows_hash=rows_hash,
         versions=versions(),
         launch=os.environ.get("TORCHELASTIC_RUN_ID"),
+        trained_before=before,
     )
     write_json(path / RECORD, record.model_dump(by_alias=True))
     return path
@@ -92,7 +94,7 @@ def _write_vocabulary(config: RunConfig, store: SessionStore, path: Path) -> tup
             shutil.copyfile(own.file, partial)
         return own.num_tracks, store.manifest.vocabulary_hash
     source = RunDirectory.open(config.init_from)
-    _check_source(source, config)
+    _check_source(source, config, store)
     source.vocabulary.check()
     num_rows, kept, known = match(source.vocabulary, own, config.vanished == "keep", path / VOCABULARY, path / MATCHES)
     logger.info(
@@ -102,14 +104,26 @@ def _write_vocabulary(config: RunConfig, store: SessionStore, path: Path) -> tup
     return num_rows, Vocabulary(path / VOCABULARY, num_rows, "", "train again").digest()
 
 
-def _check_source(source: RunDirectory, config: RunConfig) -> None:
-    """Raises `UserError` where the rows of `source` do not fit the table of this config."""
+def _check_source(source: RunDirectory, config: RunConfig, store: SessionStore) -> None:
+    """Raises `UserError` where the rows of `source` do not fit the table, or it was trained on this validation."""
     for field in ("dim", "optimizer"):
         before, now = (getattr(each.table, field) for each in (source.config, config))
         if before != now:
             raise UserError(
                 f"{source.path} was trained with --table.{field} {before}, not {now}: start from it with the same, or "
                 "leave --init-from out"
+            )
+    data = store.manifest.vocabulary_hash, store.manifest.counts
+    for trained in source.trained:
+        if (trained.vocabulary_hash, trained.counts) != data:
+            logger.warning(
+                f"{source.path} was trained on other data than {store.path}: where these hold the same sessions, "
+                "validation and test are of tracks that it has seen"
+            )
+        elif "validation" not in trained.held_out:
+            raise UserError(
+                f"{source.path} was refit on the validation targets of {store.path}, which could then choose no epoch: "
+                "start from a run with --train.no-refit, or on other data"
             )
 
 

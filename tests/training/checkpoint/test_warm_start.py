@@ -19,7 +19,9 @@ from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.export.exporter import write_export
 from skipwise.training.active_run import ActiveRun
 from skipwise.training.checkpoint.checkpoints import best_checkpoint
-from skipwise.training.config import RunConfig
+from skipwise.training.config import RunConfig, SelectionConfig
+from skipwise.training.evaluation.hit_rate_table import hit_rate_table
+from skipwise.training.evaluation.records import read_target_ranks
 from skipwise.training.guards.hang_watch import HangWatch
 from skipwise.training.guards.stop_signal import StopSignal
 from skipwise.training.loop import train
@@ -113,7 +115,7 @@ def test_rows_follow_their_tracks(vanished: str, ranks: int, data: tuple, tmp_pa
     assert vocabulary["row"].to_pylist() == list(range(NEW + len(kept)))
 
 
-def test_kept_tracks_are_exported_and_never_drawn_or_ranked(data: tuple, tmp_path: Path):
+def test_kept_tracks_are_exported_and_ranked_but_never_drawn(data: tuple, tmp_path: Path):
     first, second, old, new = data
     with process_group():
         train(config_of(first, tmp_path / "before", epochs=1), "best")
@@ -122,12 +124,15 @@ def test_kept_tracks_are_exported_and_never_drawn_or_ranked(data: tuple, tmp_pat
             config = replace(
                 config_of(second, tmp_path / vanished), init_from=str(tmp_path / "before"), vanished=vanished
             )
-            train(config, "best")
+            train(replace(config, selection=SelectionConfig("hr@10", "paper")), "best")
             results[vanished] = json.loads((tmp_path / vanished / "metrics.json").read_text())
             write_export(ExportConfig(str(tmp_path / vanished), tmp_path / f"export-{vanished}"))
-        for protocol in ("uniform", "full"):
-            assert results["keep"][protocol] == results["drop"][protocol]
+        assert results["keep"]["paper"] == results["drop"]["paper"]
         kept = [name for name in old if name not in new]
+        for protocol in ("served", "full"):  # they can be recommended
+            ranks = [read_target_ranks(tmp_path / vanished, protocol, "test") for vanished in ("keep", "drop")]
+            assert np.array_equal(ranks[0].candidates, ranks[1].candidates + len(kept))
+            assert (ranks[0].rank >= ranks[1].rank).all() and (ranks[0].rank > ranks[1].rank).any()
         tables = {
             vanished: pq.read_table(tmp_path / f"export-{vanished}" / "embeddings") for vanished in ("keep", "drop")
         }
@@ -165,3 +170,31 @@ def test_what_cannot_be_taken_over_is_refused(data: tuple, tmp_path: Path):
         with pytest.raises(UserError, match="holds 100 tracks"):
             train(config, "best")
         assert not (tmp_path / "after" / "run.json").exists()
+
+
+def test_a_start_from_a_refit_run_is_refused_on_the_same_data(data, tmp_path: Path):
+    """Its weights have seen the validation targets; so have those of a run that started from it on other data."""
+    first, second, *_ = data
+    config = config_of(first, tmp_path / "refit", epochs=1)
+    with process_group():
+        train(replace(config, train=replace(config.train, refit=True)), "best")
+        again = replace(config, run_dir=str(tmp_path / "again"), init_from=str(tmp_path / "refit"))
+        with pytest.raises(UserError, match="refit on the validation targets of .*first.*--train.no-refit"):
+            train(again, "best")
+        between = replace(again, run_dir=str(tmp_path / "between"), data=replace(config.data, path=str(second)))
+        run = train(between, "best")
+        assert run.metrics()["train"]["starts_from_other_data"]
+        assert "it has seen their targets" in " ".join(hit_rate_table(run.metrics(), run.config).split())
+        assert [trained.held_out for trained in run.trained] == [["test"], ["validation", "test"]]
+        with pytest.raises(UserError, match="between was refit on the validation targets of .*first"):
+            train(replace(again, init_from=str(tmp_path / "between"), run_dir=str(tmp_path / "last")), "best")
+
+
+def test_a_start_from_a_run_that_held_out_the_same_is_not_marked(data, tmp_path: Path):
+    first, *_ = data
+    config = config_of(first, tmp_path / "run", epochs=1)
+    with process_group():
+        train(config, "best")
+        run = train(replace(config, run_dir=str(tmp_path / "again"), init_from=str(tmp_path / "run")), "best")
+    assert run.metrics()["train"]["starts_from_other_data"] is False
+    assert "starts from" not in hit_rate_table(run.metrics(), run.config)

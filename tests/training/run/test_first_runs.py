@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from skipwise.common.distributed import process_group
 from skipwise.common.errors import UserError
 from skipwise.components.show import ShowConfig, show
 from skipwise.training.checkpoint.checkpoints import best_checkpoint, find_newest, load_tensors, open_checkpoint
+from skipwise.training.config import SelectionConfig
 from skipwise.training.run.directory import RunDirectory
 from tests.conftest import random_sessions, write_dataset
 
@@ -174,12 +176,22 @@ def test_its_weights_are_loaded(old_run: Path):
     assert name == position.best_checkpoint == "train-00003-00000000" and position.best_epoch == 2
 
 
-def test_its_table_is_shown(old_run: Path, capsys: pytest.CaptureFixture):
+def test_its_figures_are_not_shown_under_the_present_names(old_run: Path, capsys: pytest.CaptureFixture):
+    """Its `full` left out what the session had heard, but for the target."""
     show(ShowConfig(((str(old_run),),)))
     said = capsys.readouterr().out
-    assert (
-        "uniform  test         0.2500" in said and "an older version ranked skipped targets from the other end" in said
-    )
+    assert "of an older version: measure the run again with evaluate --run" in said and "0.2500" not in said
+    assert "best after epoch 2 by validation paper HR@10" in said
+
+
+def test_its_config_is_read_by_the_present_names(old_run: Path):
+    """It chose by HR@10 among uniform tracks, and says how many sessions it was validated on."""
+    config = RunDirectory.open(str(old_run)).config
+    assert config.selection == SelectionConfig("hr@10", "paper", sessions=50_000)
+    fields = yaml.safe_load((old_run / "config.yaml").read_text())
+    fields["train"]["validation_sessions"] = 7
+    (old_run / "config.yaml").write_text(yaml.safe_dump(fields))
+    assert RunDirectory.open(str(old_run)).config.selection.sessions == 7
 
 
 def test_a_record_that_lost_its_rows_alone_is_refused(old_run: Path):
