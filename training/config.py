@@ -68,7 +68,7 @@ class SelectionConfig:
     """The validation figure that picks the best epoch, ends training, and ranks the trials of a sweep."""
 
     metric: Metric = "ndcg@10"
-    protocol: Protocol = "full"
+    protocol: Protocol = "served"
     targets: Targets = "all"
     """`kept`: targets that the listener did not skip."""
     sessions: int = 50_000
