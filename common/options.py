@@ -4,6 +4,7 @@ import math
 import os
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from skipwise.common.errors import shown
@@ -33,9 +34,18 @@ def check_values(config: Any, section: str = "") -> None:
         value, place = getattr(config, name), f"{section}{name.replace('_', '-')}"
         if is_dataclass(value):
             check_values(value, f"{place}.")
+        choices = _choices(hints[name])
         for item in value if isinstance(value, tuple) else (value,):
             if wrong := problem(item):
                 raise ValueError(f"--{place} {wrong}")
-        if get_origin(hints[name]) is Literal and value not in get_args(hints[name]):
-            choices = ", ".join(map(str, get_args(hints[name])))
-            raise ValueError(f"--{place} must be one of {choices}, not {shown(value)}")
+            left_out = item is None and NoneType in get_args(hints[name])
+            if choices and item not in choices and not left_out:
+                raise ValueError(f"--{place} must be one of {', '.join(map(str, choices))}, not {shown(item)}")
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """What a `Literal` allows, also in a tuple or beside None; empty for other types."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    inner = [one for one in get_args(hint) if one not in (Ellipsis, NoneType)]
+    return _choices(inner[0]) if len(inner) == 1 else ()

@@ -121,8 +121,11 @@ class _Pruner:
     def __call__(self, epoch: int, metrics: Metrics) -> bool:
         value = self._selection.value(metrics)
         if value > self.best["value"]:
+            found: dict[str, Any] = {**metrics}
+            if self._selection.targets == "kept":  # sessions without one add nothing
+                found["sessions"] = min(found["sessions"], found["kept_targets"])
             names = ("hr@10", "hr@1", "ndcg@10", "sessions")
-            self.best = {name: metrics[name] for name in names} | {"value": value, "best_epoch": epoch}
+            self.best = {name: found[name] for name in names} | {"value": value, "best_epoch": epoch}
         self.best["epochs"] = epoch
         if self._trial is not None:
             self._trial.report(value, epoch)

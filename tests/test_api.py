@@ -129,8 +129,11 @@ def test_options(recommender):
     session = ["t_01", "no", "t_02"]
     assert recommender.recommend(session, unknown="drop") == recommender.recommend(["t_01", "t_02"])
     assert recommender.recommend([["no"], ["t_01"]], unknown="drop")[0] == []
-    everything = recommender.recommend(["t_01", "t_02"], k=TRACKS, exclude="none")
-    assert len(everything) == TRACKS
+    left_out = {"session": {"t_01", "t_02"}, "kept": {"t_01"}, "skipped": {"t_02"}, "none": set()}
+    for exclude, tracks in left_out.items():
+        found = recommender.recommend(["t_01", "t_02"], [False, True], k=TRACKS, exclude=exclude)
+        assert {track for track, _ in found} == set(IDS) - tracks
+    assert recommender.recommend(["t_01"], k=TRACKS) == recommender.recommend(["t_01"], k=TRACKS, exclude="session")
     assert recommender.recommend(["t_01", "t_02"], [False, True], steer=1.0) != recommender.recommend(
         ["t_01", "t_02"], [False, True]
     )
@@ -173,7 +176,8 @@ def test_refused_sessions(recommender, given: Any, named: str, method: str):
         ({"k": 42}, "k 42 is more than the 41 tracks"),
         ({"k": "3"}, "k '3' must lie in"),
         ({"steer": "1"}, "steer '1' must lie in"),
-        ({"exclude": "all"}, "exclude must be one of both, heard, skipped, none"),
+        ({"exclude": "all"}, "exclude must be one of session, kept, skipped, none"),
+        ({"exclude": "heard"}, "exclude must be one of session, kept, skipped, none"),
         ({"unknown": "keep"}, "unknown must be one of refuse, drop"),
         ({"steer": -1}, "steer -1 must lie in"),
         ({"skipped": [True]}, "'skips' has not as many"),
@@ -198,10 +202,12 @@ def test_refused_elsewhere(recommender, tmp_path: Path):
     for call in (
         lambda: skipwise.load(tmp_path, search="exakt"),
         lambda: skipwise.evaluate("runs/mine", "ful"),
+        lambda: skipwise.evaluate("runs/mine", ["full", "ful"]),
+        lambda: skipwise.evaluate("runs/mine", positions="frist"),
         lambda: skipwise.evaluate("runs/mine", "full", export="out", search="exakt"),
         lambda: skipwise.prepare("log.csv", tmp_path / "data", on_error="skp"),
     ):
-        with pytest.raises(skipwise.UserError, match="must be one of .*, not '(exakt|ful|skp)'"):
+        with pytest.raises(skipwise.UserError, match="must be one of .*, not '(exakt|ful|frist|skp)'"):
             call()
     with pytest.raises(skipwise.UserError, match="there is no option 'trak': expected one of input, .*track"):
         skipwise.prepare("log.csv", tmp_path / "data", trak="track")
@@ -244,8 +250,14 @@ def test_from_a_log_to_recommendations(tmp_path: Path):
     }
     run = skipwise.train(changes, recipe="unidir-skip-track")
     assert isinstance(run, skipwise.RunDirectory) and run.finished
-    metrics = skipwise.evaluate(run, "full")
-    assert 0 <= metrics["test"]["hr@10"] <= 1
+    measured = skipwise.evaluate(run, "full")
+    assert set(measured) == {"full"} and measured["full"]["test"] == run.metrics()["full"]["test"]
+    assert 0 <= measured["full"]["test"]["hr@10"] <= 1
+    assert list(skipwise.evaluate(run)) == ["served", "full", "paper"]
+    other = skipwise.evaluate(run, ["full"], data=tmp_path / "data", positions="last")
+    assert other["full"]["test"]["targets"] == manifest.counts["sessions"], "of each session the last track"
+    assert other["full"]["test"]["hr@10"] == pytest.approx(measured["full"]["test"]["hr@10"])
+    assert run.metrics()["full"]["test"] == measured["full"]["test"], "other data are not the run's own split"
     output = skipwise.export(run, tmp_path / "out", format="npy")
     recommender = skipwise.load(output)
     (first, *_) = pl.read_csv(log)["track_id_clean"].unique(maintain_order=True).to_list()

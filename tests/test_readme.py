@@ -83,7 +83,7 @@ def test_from_a_log_to_a_run(clone: Path):
     ensure("exports/mine", OWN_LOG[:-1], clone)
     said = {line: run(line, clone) for line in FIRST_STEPS[3:]}
     table = next(text for line, text in said.items() if " show " in line)
-    for row in ("uniform", "full"):
+    for row in ("served", "full", "paper"):
         assert re.search(rf"{row} +test +0\.\d{{4}}", table)
 
 
@@ -152,7 +152,7 @@ def test_recipes_in_yaml_and_in_python(clone: Path):
     for heading in ("Options and a YAML file", "A Python recipe"):
         for line in commands("docs/recipes.md", heading):
             said = run(line, clone)
-    assert re.search(r"uniform +test +0\.\d{4}", said)
+    assert re.search(r"full +test +0\.\d{4}", said)
     config = (clone / "runs/sharp/config.yaml").read_text()
     assert re.search(r"temperature: 0\.1\b", config) and re.search(r"\bdim: 64\b", config)
     assert re.search(r"positions: relative", (clone / "runs/small-relative/config.yaml").read_text())

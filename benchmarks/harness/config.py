@@ -187,9 +187,9 @@ class EvaluateConfig(TableBenchmarkConfig):
     users: int = 512
     """Queries of one call, of all ranks together."""
     top: int = 20
-    """Best rows that `full` lists for each user."""
+    """Best rows that `served` lists for each user."""
     candidates: int = 1000
-    """Rows that `uniform` compares each target with."""
+    """Rows that `paper` compares each target with."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

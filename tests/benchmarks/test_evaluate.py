@@ -55,7 +55,7 @@ def test_floor_by_hand():
     config = EvaluateConfig(tracks=100, dim=8, users=10, candidates=49)
     rates = Rates(encoder=1, logits=1600, query_gradient=1, negative_gradient=1, copy=320)
     # 2 * 8 * 100 operations, and 4 * 8 * 100 bytes shared by 10 users; 2 * 8 * 50 and 4 * 8 * 50 of one's own.
-    assert floor_users(config, rates) == {"full": 1 / (1 + 1), "uniform": 1 / (0.5 + 5)}
+    assert floor_users(config, rates) == {"served": 1 / (1 + 1), "paper": 1 / (0.5 + 5)}
 
 
 def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -65,13 +65,13 @@ def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with process_group():
         run(["evaluate", *options, "--output", str(tmp_path), "--json", str(tmp_path / "copy.json")])
     content = json.loads((tmp_path / "copy.json").read_text())
-    for protocol in ("full", "uniform"):
+    for protocol in ("served", "paper"):
         of = content[protocol]
         assert set(of) == {"users_per_s", "plain_users_per_s", "ratio", "floor_users_per_s", "of_floor"}
         assert of["ratio"] == pytest.approx(of["users_per_s"] / of["plain_users_per_s"])
         assert of["of_floor"] == pytest.approx(of["users_per_s"] / of["floor_users_per_s"])
         assert len(content["samples"][f"{protocol}_ratio"]) == 3
-    assert content["agreement"] == {"full_ranks": 1, "full_rows": 1, "uniform_ranks": 1}
+    assert content["agreement"] == {"served_ranks": 1, "served_rows": 1, "paper_ranks": 1}
 
 
 @pytest.mark.parametrize(("field", "value"), [("dim", 6), ("users", 0), ("top", 0), ("rounds", 0), ("warmup", -1)])

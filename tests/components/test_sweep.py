@@ -16,7 +16,7 @@ from skipwise.components.recipes import RECIPES
 from skipwise.components.train import read_command_line
 from skipwise.studies import sweep as search
 from skipwise.studies.search_space import read_space
-from skipwise.studies.sweep_report import _importances
+from skipwise.studies.sweep_report import _importances, write_sweep
 from skipwise.studies.sweep_study import Sweep, best_trial, finished, open_study
 from skipwise.training.config_fields import from_mapping
 from skipwise.training.loop import train
@@ -104,19 +104,50 @@ def test_no_test_target_is_looked_at_and_only_the_best_weights_stay(run, folder:
     assert len(folders) == 3
     for place in folders:
         metrics = json.loads((place / "metrics.json").read_text())
-        assert set(metrics) == {"uniform", "train"} and set(metrics["uniform"]) == {"validation"}
+        assert set(metrics) == {"served", "train"} and set(metrics["served"]) == {"validation"}
         assert (place / CHECKPOINTS).exists() == (int(place.name) == best)
         assert not (place / "ranks").exists()
-    values = {trial["number"]: trial["hr@10"] for trial in trials_of(folder / "out")}
+    values = {trial["number"]: trial["value"] for trial in trials_of(folder / "out")}
+    assert all(trial["value"] == trial["ndcg@10"] for trial in trials_of(folder / "out"))
     assert values[best] == max(values.values())
     text = (folder / "out" / "sweep.md").read_text()
     error = (values[best] * (1 - values[best]) / 90) ** 0.5
     assert "no test target was looked at" in text and f"one standard error ({error:.4f}" in text
+    assert f"trial {best}, validation served NDCG@10 {values[best]:.4f} on 90 sessions" in text
+
+
+@pytest.mark.parametrize(
+    ("selection", "protocol", "name"),
+    [
+        ({"metric": "hr@1", "protocol": "paper"}, "paper", "hr@1"),
+        ({"metric": "mrr", "protocol": "served", "targets": "kept"}, "served", "kept_mrr"),
+    ],
+)
+def test_trials_are_ranked_by_the_selection(run, folder: Path, selection: dict, protocol: str, name: str):
+    """As each run's own `metrics.json` has it, which holds the validation of that protocol alone."""
+    (folder / "small.yaml").write_text(yaml.safe_dump(SMALL | {"selection": selection}))
+    assert run(*words(folder, "out", 3, "grid.yaml")).code == 0
+    found = {}
+    for trial in trials_of(folder / "out"):
+        place = folder / "out" / "trials" / f"{trial['number']:04}"
+        (measured, _) = json.loads((place / "metrics.json").read_text()).items()
+        assert measured[0] == protocol and set(measured[1]) == {"validation"}
+        lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+        epochs = [line[name] for line in lines if line["kind"] == "validation"]
+        found[trial["number"]] = max(epochs)
+        assert trial["value"] == max(epochs) == measured[1]["validation"][name]
+        assert trial["best_epoch"] == 1 + epochs.index(max(epochs))
+    content = json.loads((folder / "out" / "sweep.json").read_text())
+    assert found[content["best"]] == max(found.values())
+    assert [trial["value"] for trial in content["trials"]] == sorted(found.values(), reverse=True)
+    words_of = f"{protocol} {selection['metric'].upper()}" + " of kept targets" * ("targets" in selection)
+    assert content["selection"] == words_of and words_of in (folder / "out" / "sweep.md").read_text()
 
 
 def test_the_best_is_a_config_file_of_train(run, folder: Path):
-    budget = {"epochs": 2, "patience": 1, "validation_sessions": 80, "log_every": 3}
-    (folder / "small.yaml").write_text(yaml.safe_dump(SMALL | {"train": SMALL["train"] | budget}))
+    budget = {"epochs": 2, "patience": 1, "log_every": 3}
+    chosen = {"metric": "mrr", "sessions": 80}
+    (folder / "small.yaml").write_text(yaml.safe_dump(SMALL | {"train": SMALL["train"] | budget, "selection": chosen}))
     assert run(*words(folder, "out", 2)).code == 0
     best = json.loads((folder / "out" / "sweep.json").read_text())["best"]
     kept = RunDirectory.open(str(folder / "out" / "trials" / f"{best:04}")).config
@@ -125,13 +156,15 @@ def test_the_best_is_a_config_file_of_train(run, folder: Path):
     plain = RECIPES["unidir-skip-track"]()
     data = replace(kept.data, path=plain.data.path, workers=plain.data.workers)
     train = replace(kept.train, **{name: getattr(plain.train, name) for name in budget})
-    assert config == replace(kept, run_dir="", data=data, train=train)
+    selection = replace(kept.selection, sessions=plain.selection.sessions)
+    assert config == replace(kept, run_dir="", data=data, train=train, selection=selection)
     assert yaml.safe_load((folder / "out" / "best.yaml").read_text()) == {
         "data": {"batch_size": 32, "lanes": 4, "negatives": 40},
         "table": {"dim": 16, "learning_rate": kept.table.learning_rate},
         "encoder": {"hidden": 16, "heads": 2, "dropout": 0.0},
         "loss": {"alpha": kept.loss.alpha},
         "train": {"matmul": "highest"},
+        "selection": {"metric": "mrr"},
         "evaluate": {"candidates": 100},
     }
 
@@ -142,8 +175,54 @@ def test_a_budget_that_was_searched_is_in_the_best(run, folder: Path):
     assert yaml.safe_load((folder / "out" / "best.yaml").read_text())["train"] == {"epochs": 1, "matmul": "highest"}
 
 
+def metrics_of(ndcg: float, hit_rate: float, kept_ndcg: float, kept: int = 6) -> dict[str, float]:
+    """A validation of nine sessions."""
+    counts = {"sessions": 9, "targets": 9, "kept_targets": kept}
+    return {"ndcg@10": ndcg, "hr@10": hit_rate, "hr@1": hit_rate / 2, "kept_ndcg@10": kept_ndcg} | counts
+
+
+@pytest.mark.parametrize(
+    ("selection", "best", "epoch", "error_of"),
+    [
+        ({}, 1, 2, (0.6, 9)),
+        ({"metric": "hr@10"}, 0, 1, (0.9, 9)),
+        ({"targets": "kept"}, 2, 1, (0.8, 6)),
+    ],
+)
+def test_the_selection_decides_where_hit_rates_would_not(
+    monkeypatch, tmp_path: Path, selection: dict, best: int, epoch: int, error_of: tuple[float, int]
+):
+    """Three trials of two epochs: the first has the best HR@10, the second NDCG@10, the third that of kept targets."""
+
+    def train_as_told(config, recipe, watch, test):
+        Path(config.run_dir).mkdir(parents=True)
+        for number, metrics in enumerate(next(told), start=1):
+            assert not watch(number, metrics)
+
+    told = iter(
+        [
+            [metrics_of(0.3, 0.9, 0.2), metrics_of(0.2, 0.8, 0.1)],
+            [metrics_of(0.5, 0.7, 0.3), metrics_of(0.6, 0.6, 0.4)],
+            [metrics_of(0.4, 0.5, 0.8), metrics_of(0.5, 0.4, 0.7)],
+        ]
+    )
+    monkeypatch.setattr(search, "train", train_as_told)
+    plain = from_mapping(RECIPES["unidir"](), {"train": {"epochs": 2}, "selection": selection}, "")
+    sweep = Sweep(tmp_path / "out", "unidir", plain, plain, {"loss.beta": FloatDistribution(0.1, 1.0)}, 0, {})
+    study = open_study(sweep)
+    for _ in range(3):
+        assert search.run_trial(sweep, study)
+    write_sweep(sweep, study)
+    content = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert content["best"] == content["trials"][0]["number"] == best == best_trial(study).number
+    assert content["trials"][0]["best_epoch"] == epoch
+    value, sessions = error_of
+    assert content["trials"][0]["value"] == value
+    assert content["standard_error"] == pytest.approx((value * (1 - value) / sessions) ** 0.5)
+
+
 def test_a_trial_below_the_median_is_pruned(monkeypatch, tmp_path: Path):
-    """Trials that are told these hit rates: Optuna waits for five of them, then for the third epoch.
+    """Trials that are told these figures: Optuna waits for five of them, then for the third epoch.
 
     One that falls behind in its last epoch alone has been trained whole: it is complete.
     """
@@ -151,7 +230,7 @@ def test_a_trial_below_the_median_is_pruned(monkeypatch, tmp_path: Path):
     def train_as_told(config, recipe, watch, test):
         Path(config.run_dir).mkdir(parents=True)
         first, last = next(rates)
-        told = [dict.fromkeys(("hr@10", "hr@1", "ndcg@10"), rate) | {"sessions": 9} for rate in [first] * 4 + [last]]
+        told = [metrics_of(rate, 0.5, 0.5) for rate in [first] * 4 + [last]]
         epochs.append(next((epoch for epoch, metrics in enumerate(told, start=1) if watch(epoch, metrics)), 5))
 
     rates = iter([(0.5, 0.5), (0.4, 0.6), (0.3, 0.6), (0.6, 0.6), (0.7, 0.7), (0.2, 0.2), (0.55, 0.1), (0.8, 0.8)])
@@ -202,7 +281,7 @@ def test_two_ranks_try_what_one_does(folder: Path):
         run_on_ranks(folder, ranks, sweep_on_rank, words(folder, f"on-{ranks}", 2, "grid.yaml"))
     one, two = (trials_of(folder / f"on-{ranks}") for ranks in (1, 2))
     assert [trial["values"] for trial in one] == [trial["values"] for trial in two]
-    assert [trial["hr@10"] for trial in one] == pytest.approx([trial["hr@10"] for trial in two])
+    assert [trial["value"] for trial in one] == pytest.approx([trial["value"] for trial in two])
 
 
 def test_a_trial_that_the_config_refuses_is_told_and_passed(run, folder: Path):
@@ -265,6 +344,7 @@ def test_a_store_that_is_none_is_refused(run, folder: Path):
         ("loss.alpha: [[1.0]]", "'loss.alpha' must be of type float"),
         ("data.path: [a, b]", "'data.path' cannot be searched"),
         ("evaluate.candidates: [10, 100]", "'evaluate.candidates' cannot be searched"),
+        ("selection.metric: [mrr, hr@10]", "'selection.metric' cannot be searched"),
         ("{}", "names no field"),
     ],
 )

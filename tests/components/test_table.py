@@ -3,6 +3,7 @@
 import gc
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ import yaml
 from skipwise.common.errors import UserError
 from skipwise.components.recipes.table_models import MODELS, with_baselines
 from skipwise.studies.baselines.measuring import BASELINES
-from skipwise.studies.config import PAPER_MODELS
+from skipwise.studies.config import PAPER_MODELS, StudyConfig
+from skipwise.studies.results_table import run_study
+from skipwise.training.config import RunConfig
+from skipwise.training.config_fields import from_mapping
 from tests.components.conftest import refused
 from tests.conftest import random_sessions
 
@@ -35,8 +39,8 @@ def words(make_dataset, tmp_path: Path) -> tuple[str, ...]:
     return ("table", "--data", str(data), "--output", str(tmp_path / "out"), "--config", str(tmp_path / "small.yaml"))
 
 
-def hit_rates(run: Path) -> dict:
-    return json.loads((run / "metrics.json").read_text())["paper"]
+def hit_rates(run: Path, protocol: str = "paper") -> dict:
+    return json.loads((run / "metrics.json").read_text())[protocol]
 
 
 def live_tables() -> int:
@@ -56,16 +60,26 @@ def test_every_model_at_every_seed_and_again_without_training(run, words, tmp_pa
     assert sorted(path.name for path in (out / "runs").iterdir()) == sorted([*names, *references])
     assert {path.name for path in out.iterdir()} == {"runs", "table.md", "table.json", "table.png"}
     table = json.loads((out / "table.json").read_text())
-    assert [comparison["protocol"] for comparison in table["comparisons"]] == ["served", "full", "paper"]
-    rows = table["comparisons"][2]["rows"]
+    comparisons = {comparison["protocol"]: comparison for comparison in table["comparisons"]}
+    assert list(comparisons) == ["served", "full", "paper"]
+    rows = comparisons["paper"]["rows"]
     assert list(rows) == ["unidir", "unidir-skip-track", *references]
     for model in ("unidir", "unidir-skip-track"):
         tested = [hit_rates(out / "runs" / f"{model}-seed{seed}")["test"]["hr@10"] for seed in (0, 1)]
         assert tested[0] != tested[1], "a seed must change the run"
         assert rows[model]["hr@10"]["mean"] == pytest.approx(sum(tested) / 2)
+        for protocol, comparison in comparisons.items():
+            tested = [hit_rates(out / "runs" / f"{model}-seed{seed}", protocol)["test"]["mrr"] for seed in (0, 1)]
+            assert comparison["rows"][model]["mrr"]["mean"] == pytest.approx(sum(tested) / 2)
+    assert all(comparison["targets"] == 90 for comparison in comparisons.values())
     assert set(table["made"]["runs"]) == set(names)
     written = (out / "table.md").read_text()
     assert "Unidir S+, c = e (`unidir-skip-track`)" in written and ".5867" in written
+    assert ".5867" not in written.partition("## `paper`")[0], "the paper's figures are of its own protocol"
+    assert "- best epoch by validation served NDCG@10" in written
+    last = {name for name in names if table["made"]["runs"][name]["best_epoch"] == SMALL["train"]["epochs"]}
+    (note,) = [line for line in written.splitlines() if "best epoch is " in line]
+    assert {name for name in names if f"`{name}`" in note} == last
 
     # One run is cut short: only that one goes on, to the same figures.
     lost = out / "runs" / "unidir-seed1"
@@ -83,9 +97,25 @@ def test_every_model_at_every_seed_and_again_without_training(run, words, tmp_pa
     assert hit_rates(alone) == hit_rates(config.parent)
 
 
+@pytest.mark.parametrize("section", [{"selection": {"metric": "mrr"}}, {"evaluate": {"candidates": 50}}])
+def test_models_that_are_not_evaluated_alike_are_refused(make_dataset, section: dict, tmp_path: Path):
+    """As a recipe of one's own may be: another choice of the best epoch is an advantage of one row."""
+    data = make_dataset(random_sessions(20, TRACKS), TRACKS)
+    other = replace(MODELS["unidir-skip-track"], recipe=lambda: from_mapping(RunConfig(), section, ""))
+    models = {"unidir": MODELS["unidir"], "unidir-skip-track": other}
+    config = StudyConfig(data=str(data), output=str(tmp_path / "out"), seeds=1)
+    with pytest.raises(
+        UserError, match="not evaluated alike: set the same evaluate and selection sections by --config"
+    ):
+        run_study(config, models)
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_config_is_refused_not_mixed(run, words, tmp_path: Path):
     assert run(*words, "--seeds", "1", "--recipes", "unidir").code == 0
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL | {"train": {"epochs": 3}}))
+    refused(run(*words, "--seeds", "1", "--recipes", "unidir"), "unidir-seed0 has another config", "remove it")
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL | {"selection": {"targets": "kept"}}))
     refused(run(*words, "--seeds", "1", "--recipes", "unidir"), "unidir-seed0 has another config", "remove it")
 
 

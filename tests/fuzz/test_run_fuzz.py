@@ -16,7 +16,7 @@ from skipwise.common.errors import UserError
 from skipwise.components.show import ShowConfig, show
 from skipwise.models.config import EncoderConfig
 from skipwise.retrieval.export_manifest import ExportManifest
-from skipwise.training.config import RunConfig
+from skipwise.training.config import PROTOCOLS, RunConfig
 from skipwise.training.run.directory import RunDirectory
 from tests.fuzz.cases import NUMBERS, cases, is_sound, outcome
 
@@ -30,9 +30,9 @@ RECORD = {
     "rows_hash": "0" * 64,
     "versions": {"torch": "2"},
 }
-FIGURES = {name: 0.5 for name in ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr")} | {"sessions": 9}
+FIGURES = {name: 0.5 for name in ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr")} | {"sessions": 9, "targets": 9}
 METRICS = {
-    "uniform": {"validation": FIGURES, "test": FIGURES},
+    **{protocol: {"validation": FIGURES, "test": FIGURES} for protocol in PROTOCOLS},
     "train": {"epochs": 3, "seconds": 2.5, "sessions_per_s": 9.0, "best_epoch": 2},
 }
 PROGRAM = {"file": "encoder.pt2", "bytes": 7, "sha256": "0" * 64}
@@ -134,8 +134,10 @@ def test_run_records(run: Path, record: tuple[bytes, Any]):
 
 @cases(500)
 @given(mutated(METRICS))
-@example((b'{"uniform": 5}', None))
-@example((b'{"uniform": {"test": {}}}', None))
+@example((b'{"full": 5}', None))
+@example((b'{"full": {"test": {}}}', None))
+@example((b'{"full": {"test": {"targets": 9}}}', None))
+@example((b'{"uniform": {"test": {"hr@1": 1}}}', None))
 def test_metrics(run: Path, metrics: tuple[bytes, Any]):
     write_run(run, metrics=metrics[0])
     with redirect_stdout(io.StringIO()):
