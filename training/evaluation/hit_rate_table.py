@@ -33,8 +33,8 @@ def hit_rate_table(metrics: Mapping[Any, Any], config: RunConfig) -> str:
     for protocol, split, values in {row[1]: row for row in rows[::-1]}.values():
         lines.append(
             f"{protocol} {split}: {values['skipped_targets']:d} targets were skipped; of the "
-            f"{values['kept_targets']:d} kept ones HR@10 is {_cell(values['kept_hr@10'])}. "
-            f"{values['repeated_targets']:d} targets are repeated: their session had played them before."
+            f"{values['kept_targets']:d} kept ones HR@10 is {_cell(values['kept_hr@10'])}; repeated, played before in "
+            f"their session, are {values['repeated_targets']:d} of {values['targets']:d}."
         )
     if rows:
         lines.append("kept, skipped, new, repeated: HR@10 of these targets alone; of skipped ones, lower is better.")

@@ -27,7 +27,7 @@ def test_a_row_a_protocol_and_split():
     assert head.split() == "protocol split HR@1 HR@5 HR@10 HR@20 NDCG@10 MRR kept skipped new repeated targets".split()
     assert served.split()[:5] == ["served", "test", "0.2500", "1.0000", "1.0000"] and served.split()[-1] == "4"
     assert full.startswith("full     test ") and max(map(len, (head, served, full))) <= 115
-    assert sentence.startswith("served test: 2 targets were skipped; of the 2 kept ones HR@10 is 1.0000. 1 targets are")
+    assert sentence.startswith("served test: 2 targets were skipped; of the 2 kept ones HR@10 is 1.0000; repeated, ")
     assert any("a repeated target is a miss" in note for note in notes)
     assert not any("paper" in note for note in notes), "it was not measured"
 
@@ -35,7 +35,7 @@ def test_a_row_a_protocol_and_split():
 def test_a_kind_without_a_target_has_a_dash():
     _, row, sentence, *_ = lines_of(paper=measured([1, 2]))
     assert row.split()[8:10] == ["-", "1.0000"]
-    assert "2 targets were skipped; of the 0 kept ones HR@10 is -." in sentence
+    assert "2 targets were skipped; of the 0 kept ones HR@10 is -;" in sentence
 
 
 def test_metrics_of_an_older_version_are_not_shown():
