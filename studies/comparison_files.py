@@ -42,11 +42,10 @@ def _made_of(rows: list[Row], store: SessionStore) -> dict[str, Any]:
     runs = {}
     for run in [RunDirectory.open(str(path)) for row in rows if not row.reference for path in row.runs]:
         figures = run.metrics()["train"]
-        trained = figures["epochs"] - (figures["best_epoch"] if run.config.train.refit else 0)
         runs[run.path.name] = (
             {"ranks": run.record.world_size, "versions": run.record.versions}
             | figures
-            | {"best_is_last": figures["best_epoch"] == trained}
+            | {"best_is_last": figures["best_epoch"] == figures["epochs"]}
         )
     manifest = store.manifest
     return {

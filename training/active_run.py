@@ -46,7 +46,7 @@ class ActiveRun:
             self.checkpoints.resume(position)
             logger.info(f"goes on from checkpoint {name} of {run.path}")
         self.checkpoints.prepare(self.trainer.tensors())
-        self.progress = Progress(run, self.num_steps, len(training_data(store)[0]), self.position)
+        self.progress = Progress(run, self.num_steps, self._num_sessions, self.position)
 
     @property
     def num_steps(self) -> int:
@@ -119,13 +119,15 @@ class ActiveRun:
         del self.trainer, self.non_finite
         gc.collect()  # the model is part of reference cycles, and its table must make room for the next
         self._make_trainer(fresh=True)
+        self.progress.start_phase(self.num_steps, self._num_sessions)
         self.checkpoints.prepare(self.trainer.tensors())
 
     def _make_trainer(self, fresh: bool) -> None:
         """A model at its first step, which with `fresh` takes over what `init_from` names, and its loader."""
         self._hang_watch.heartbeat("making the model")
         model = build_model(self.config, self._store.num_tracks, self.run.record.num_rows)
-        self._loader = train_loader(self.config, *training_data(self._store, self.position.phase == "refit"))
+        sessions, held_out = training_data(self._store, self.position.phase == "refit")
+        self._loader, self._num_sessions = train_loader(self.config, sessions, held_out), len(sessions)
         self.trainer = Trainer(self.config, model, self.num_steps * self.config.train.epochs)
         self.non_finite = NonFiniteCheck(model.module.learner)
         if fresh and self.config.init_from:

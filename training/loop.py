@@ -106,6 +106,7 @@ def _train_and_test(job: ActiveRun, stop_early: StopEarly | None, test: bool) ->
             protocols = PROTOCOLS if test else (config.selection.protocol,)
             found = job.measure(protocols, "validation", record=test)
             results = {protocol: {"validation": values} for protocol, values in found.items()}
+            results["train"] = {"epochs": job.position.epoch - 1}
 
     job.checkpoints.close()
     job.load_best()
@@ -115,7 +116,7 @@ def _train_and_test(job: ActiveRun, stop_early: StopEarly | None, test: bool) ->
     job.progress.close()
     results["train"] = {
         "sessions_per_s": job.progress.sessions_per_s,
-        "epochs": job.progress.epochs,
+        "epochs": results.get("train", {}).get("epochs", job.position.best_epoch),
         "best_epoch": job.position.best_epoch,
         "selected_by": config.selection.name,
         "starts_from_other_data": run.starts_from_other_data,

@@ -111,22 +111,30 @@ def test_no_kept_target_to_select_by_is_refused(make_dataset, tmp_path: Path):
 
 @pytest.mark.parametrize("refit", [False, True])
 def test_sessions_held_out_whole_are_not_trained_on(refit: bool, make_dataset, tmp_path: Path):
-    """Tracks of the test's sessions alone keep their first rows; so do those of the validation, but for a refit."""
-    sessions = [
-        ([first + step for step in range(5)], [0] * 5) for first in (*range(0, 50, 5), *range(50, 100, 5), 100, 105)
-    ]
-    data = make_dataset(sessions, 110, split={"test": 10, "train": 10, "validation": 2})
+    """Tracks of the test's sessions alone keep their first rows; so do those of the validation, but for a refit.
+
+    The refit has more steps an epoch, for it reads the validation's sessions too.
+    """
+    sessions = [([first + step for step in range(5)], [0] * 5) for first in range(0, 120, 5)]
+    data = make_dataset(sessions, 120, split={"test": 10, "train": 10, "validation": 4})
     config = config_of(data, tmp_path / "run", epochs=2, refit=refit)
     config = replace(config, data=replace(config.data, negatives=0, batch_size=4), loss=IN_BATCH)
     with process_group():
         run = train(config, "best")
-        model = build_model(run.config, 110)
+        model = build_model(run.config, 120)
         first = table_weight(model).local_shards()[0].tensor.clone()
         load_best(model, run.path)
         changed = (table_weight(model).local_shards()[0].tensor != first).any(dim=1)
     assert not changed[:50].any() and changed[50:100].all() and bool(changed[100:].all()) == refit
     assert metrics_of(run.path)["served"]["test"]["targets"] == 40
-    assert metrics_of(run.path)["served"]["validation"]["targets"] == 8
+    assert metrics_of(run.path)["served"]["validation"]["targets"] == 16
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    best = metrics_of(run.path)["train"]["best_epoch"]
+    steps = {
+        kind: max([line["step"] for line in lines if line["kind"] == kind], default=0) for kind in ("train", "refit")
+    }
+    assert steps == {"train": 2 * 3, "refit": best * 4 * refit}
+    assert metrics_of(run.path)["train"]["epochs"] == 2
 
 
 def test_records_tell_the_metrics_session_by_session(data: Path, tmp_path: Path):

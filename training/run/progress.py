@@ -33,6 +33,10 @@ class Progress:
         self.trained = start.steps
         self._best_text = ""
 
+    def start_phase(self, steps_per_epoch: int, sessions_per_epoch: int) -> None:
+        """Counts from here on in epochs of this size: a refit reads more."""
+        self._steps, self._sessions = steps_per_epoch, sessions_per_epoch
+
     def steps(self, position: Position) -> Iterator[int]:
         """The numbers, from 1, of the steps left of an epoch, under a progress bar; starts the clock of each."""
         self._position, self._epoch_began = position, time.perf_counter()
@@ -81,11 +85,6 @@ class Progress:
     def sessions_per_s(self) -> float:
         """Sessions trained on per second of training steps, over all ranks; validation is not counted."""
         return self.trained / self._steps * self._sessions / max(self.seconds, 1e-9)
-
-    @property
-    def epochs(self) -> int:
-        """Epochs trained, including those of a refit."""
-        return self.trained // self._steps
 
     def close(self) -> None:
         """Closes `metrics.jsonl` and TensorBoard's file."""
