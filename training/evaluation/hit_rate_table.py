@@ -48,8 +48,8 @@ def hit_rate_table(metrics: Mapping[Any, Any], config: RunConfig) -> str:
         train = metrics["train"]
         lines.append(
             f"trained {train['epochs']:d} epochs{' and the refit' if config.train.refit else ''} in "
-            f"{train['seconds']:.0f} s ({train['sessions_per_s']:.0f} sessions/s), best after epoch {train['best_epoch']:d} by validation "
-            f"{train.get('selected_by', config.selection.name)}."
+            f"{train['seconds']:.0f} s ({train['sessions_per_s']:.0f} sessions/s), best after epoch "
+            f"{train['best_epoch']:d} by validation {train.get('selected_by', config.selection.name)}."
         )
         if train.get("starts_from_other_data"):
             lines.append(
