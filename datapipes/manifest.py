@@ -15,6 +15,8 @@ from skipwise.common.schema import Count, PositiveCount, Sha256, StrictModel, ma
 MANIFEST = "manifest.json"
 HASH = "manifest_hash"
 VOCABULARY = "vocabulary.parquet"
+RUN_RECORD = "run.json"
+"""In a run directory, which has a vocabulary too."""
 SESSIONS = "sessions"
 SESSIONS_PER_ROW_GROUP = 4096
 PREPARE_AGAIN = "prepare the dataset again"
@@ -74,7 +76,7 @@ class Manifest(StrictModel):
     dropped_sessions: dict[str, Count]
     """Sessions left out, by reason."""
     dropped_rows: dict[str, Count]
-    """Rows left out because their session is unknown, by reason."""
+    """Rows left out whose session is unknown, or stays without them, by reason."""
     versions: dict[str, str]
     """The tools that wrote the directory."""
     checksums: dict[str, list[Annotated[str, matching("[0-9a-f]{8}", "8 hexadecimal digits")]]] = {}

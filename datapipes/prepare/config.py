@@ -40,6 +40,9 @@ class InputOptions:
     """Unit of a numeric `order` column with `gap` or `split` time."""
     drop_duplicate_plays: bool = False
     """Leave out rows that say a play again (same session, same value of `order`, same track). Needs `sort` or `gap`."""
+    vocabulary: Path | None = None
+    """A dataset directory or a run, whose tracks the new dataset has, in the same order: the run can be measured on it.
+    Plays of other tracks are left out before sessions are cut and filtered."""
     context: bool = True
     """Keep the context columns that the source has."""
 
@@ -197,7 +200,7 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, In
 
     def contents(self) -> dict[str, Any]:
         """The options that decide what the dataset directory holds, for its manifest."""
-        places = ("input", "output", "overwrite", "memory", "threads")
+        places = ("input", "vocabulary", "output", "overwrite", "memory", "threads")
         contents = {name: value for name, value in vars(self).items() if name not in places}
         if self.split == "session":
             contents |= self.shares

@@ -10,12 +10,12 @@ from skipwise.common.errors import UserError
 from skipwise.common.outputs import atomic_output
 from skipwise.datapipes.manifest import MANIFEST, Manifest
 from skipwise.datapipes.prepare.config import SKIPS, PrepareConfig
+from skipwise.datapipes.prepare.given_vocabulary import given_vocabulary
 from skipwise.datapipes.prepare.publish import publish
-from skipwise.datapipes.prepare.sessionize import group_sessions
+from skipwise.datapipes.prepare.sessionize import SAID_AGAIN, group_sessions
 from skipwise.datapipes.prepare.sources import FLAGS, find_sources
 from skipwise.datapipes.prepare.staging import connect, count_rows_without_session, number_texts, stage_rows
 
-SAID_AGAIN = "that say a play again"
 STOPPED = "stopped before the dataset was whole: nothing was written"
 
 
@@ -26,6 +26,7 @@ def prepare(config: PrepareConfig) -> Manifest:
     """
     try:
         with atomic_output(config.output, config.overwrite, is_dataset) as scratch:
+            known = given_vocabulary(config.vocabulary) if config.vocabulary else None
             sources = find_sources(config)
             roles = sources[0].roles
             if "order" not in roles and (config.split == "time" or config.drop_duplicate_plays):
@@ -38,16 +39,14 @@ def prepare(config: PrepareConfig) -> Manifest:
             with connect(config, scratch) as engine:
                 stage_rows(engine, sources, config, scratch)
                 dropped_rows = count_rows_without_session(engine, scratch)
-                number_texts(engine, scratch, roles)
-                dropped_sessions, said_again = group_sessions(engine, sources, config, scratch)
-                if said_again and config.drop_duplicate_plays:
-                    dropped_rows[SAID_AGAIN] = said_again
-                elif said_again:
+                number_texts(engine, scratch, roles, known)
+                dropped_sessions, rows_found = group_sessions(engine, sources, config, scratch)
+                if not config.drop_duplicate_plays and (again := rows_found.pop(SAID_AGAIN, 0)):
                     note(
-                        f"warning: {said_again:,} rows say a play again (same {roles['session']}, {roles['order']} and "
+                        f"warning: {again:,} rows say a play again (same {roles['session']}, {roles['order']} and "
                         f"{roles['track']}): leave them out with --drop-duplicate-plays"
                     )
-                manifest = publish(engine, sources, config, scratch, dropped_sessions, dropped_rows)
+                manifest = publish(engine, sources, config, scratch, dropped_sessions, dropped_rows + rows_found)
     except KeyboardInterrupt:
         raise UserError(STOPPED) from None
     except (duckdb.Error, OSError, RuntimeError) as error:

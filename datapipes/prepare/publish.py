@@ -40,11 +40,12 @@ def publish(
     staged, result = scratch / "sessions.parquet", scratch / "result"
     if not staged.exists() or pq.read_metadata(staged).num_rows == 0:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in (dropped_sessions + dropped_rows).most_common())
-        raise UserError(f"no session is left (dropped: {reasons}): loosen the filters or fix the log")
+        other = ", name another --vocabulary" if config.vocabulary else ""
+        raise UserError(f"no session is left (dropped: {reasons}): loosen the filters{other} or fix the log")
     schema = pa.schema([column for column in pq.read_schema(staged) if column.name != ENDED])
     files = choose_sessions(engine, staged, config, dropped_sessions)
     (result / SESSIONS).mkdir(parents=True)
-    codes, vocabulary_hash = write_vocabulary(engine, [*files.values()], result)
+    codes, vocabulary_hash = write_vocabulary(engine, [*files.values()], config.vocabulary is not None, result)
     rows = np.zeros(codes[-1] + 1, dtype=np.int32)
     rows[codes] = np.arange(len(codes))
     words = pa.array(engine.execute("SELECT enum_range(NULL::word)").fetchall()[0][0], pa.string())
@@ -129,11 +130,13 @@ def split_fields(written: dict[str, Written]) -> dict[str, Any]:
     }
 
 
-def write_vocabulary(engine: duckdb.DuckDBPyConnection, files: list[Path], result: Path) -> tuple[np.ndarray, str]:
-    """Writes the tracks of the chosen sessions, ordered by code; returns their codes and the hash of their ids."""
+def write_vocabulary(
+    engine: duckdb.DuckDBPyConnection, files: list[Path], every: bool, result: Path
+) -> tuple[np.ndarray, str]:
+    """Writes `every` track or those of the chosen sessions, by code; returns their codes and the hash of their ids."""
     sessions = ", ".join(f"'{pattern(file)}'" for file in files)
     played = engine.sql(f"""
-        SELECT id AS track_id, code, count FROM tracks JOIN (
+        SELECT id AS track_id, code, coalesce(count, 0) AS count FROM tracks {"LEFT" if every else ""} JOIN (
             SELECT code, count(*) AS count
             FROM (SELECT unnest(tracks) AS code FROM read_parquet([{sessions}])) GROUP BY code
         ) USING (code) ORDER BY code""").to_arrow_table()

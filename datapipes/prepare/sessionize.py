@@ -23,16 +23,18 @@ BATCH = 1 << 20
 MOST_PLAYS = 1_000_000
 ENDED = "ended"
 """The column of the staged sessions with the place of the last play, where the split needs it."""
+SAID_AGAIN = "that say a play again"
+UNKNOWN = "track not in the vocabulary"
 
 
 def group_sessions(
     engine: duckdb.DuckDBPyConnection, sources: list[Source], config: PrepareConfig, scratch: Path
-) -> tuple[Counter[str], int]:
+) -> tuple[Counter[str], Counter[str]]:
     """Writes `scratch/sessions.parquet`, ordered by a hash of the session id.
 
     Tracks are codes there, and with a split by time a column `ended` has the place of each session's last play.
-    Returns the sessions dropped, by reason, and the number of rows that say a play again. A session of more than
-    1,000,000 plays is refused: `session` is then the wrong column.
+    Returns the sessions dropped, by reason, and how many rows of the others are of an unknown track or say a play
+    again. A session of more than 1,000,000 plays is refused: `session` is then the wrong column.
     """
     rows = f"'{pattern(scratch)}/rows-*.parquet'"
     context = "".join(
@@ -43,14 +45,14 @@ def group_sessions(
     by_place = "place, " if config.sorts else ""
     reader = engine.sql(
         f"""
-        SELECT sessions.code AS session, file, row, place, strength, fault, coalesce(tracks.code, 0)::INTEGER AS track
+        SELECT sessions.code AS session, file, row, place, strength, fault, coalesce(tracks.code, -1)::INTEGER AS track
             {context}
         FROM {rows} AS plays JOIN sessions ON session = sessions.id LEFT JOIN tracks ON track = tracks.id
         ORDER BY sessions.code, {by_place} file, row"""
     ).to_arrow_reader(BATCH)
     total = sum(pq.read_metadata(path).num_rows for path in scratch.glob("rows-*.parquet"))
     dropped: Counter[str] = Counter()
-    said_again = 0
+    rows_found: Counter[str] = Counter()
     lookup = engine.cursor()
     with stage("grouping", total, "rows") as advance, ExitStack() as closing:
         writer = None
@@ -65,8 +67,15 @@ def group_sessions(
             if faults.any():
                 block = block.filter(pa.array(np.repeat(faults == 0, lengths_of(block, starts))))
                 ids, starts = ids.filter(pa.array(faults == 0)), starts_of(block)
+            # Bad rows, which have no code either, are gone.
+            if not (known := block["track"].to_numpy() >= 0).all():
+                some = np.logical_or.reduceat(known, starts)
+                rows_found[UNKNOWN] += int(np.count_nonzero(~known))
+                dropped["without a track of the vocabulary"] += int(np.count_nonzero(~some))
+                block, ids = block.filter(pa.array(known)), ids.filter(pa.array(some))
+                starts = starts_of(block)
             if config.sorts and "order" in sources[0].roles and (again := says_again(block)).any():
-                said_again += int(np.count_nonzero(again))
+                rows_found[SAID_AGAIN] += int(np.count_nonzero(again))
                 if config.drop_duplicate_plays:
                     block = block.filter(pa.array(~again))
                     starts = starts_of(block)
@@ -76,7 +85,7 @@ def group_sessions(
                 writer = closing.enter_context(pq.ParquetWriter(file, sessions.schema, compression="lz4"))
             if len(sessions):
                 writer.write_table(sessions)
-    return dropped, said_again
+    return +dropped, rows_found
 
 
 def whole_sessions(reader: pa.RecordBatchReader, config: PrepareConfig) -> Iterator[pa.Table]:

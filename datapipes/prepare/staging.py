@@ -127,17 +127,27 @@ def count_rows_without_session(engine: duckdb.DuckDBPyConnection, scratch: Path)
     return Counter({REASONS[code]: count for code, count in found.fetchall()})
 
 
-def number_texts(engine: duckdb.DuckDBPyConnection, scratch: Path, roles: dict[str, str]) -> None:
+def number_texts(
+    engine: duckdb.DuckDBPyConnection, scratch: Path, roles: dict[str, str], known: tuple[Path, int] | None
+) -> None:
     """Gives texts a number, so that sorting moves small rows.
 
     Tables `tracks` and `sessions` map an `id` to a `code`, in the order of its MD5; the type `word` lists the values of
-    the context columns. Only tracks of good rows are numbered.
+    the context columns. Only tracks of good rows are numbered; or, where they are `known`, the first rows of a
+    vocabulary file, this many: their code is the row.
     """
     rows = f"'{pattern(scratch)}/rows-*.parquet'"
-    for table, column, where, key in (
-        ("tracks", "track", "fault = 0", "md5(id)"),
-        ("sessions", "session", "NOT missing(session)", "md5_number_upper(id)"),
-    ):
+    texts = [("sessions", "session", "NOT missing(session)", "md5_number_upper(id)")]
+    if known:
+        file, count = known
+        engine.execute(
+            f"""
+            CREATE TABLE tracks AS SELECT track_id AS id, row::BIGINT AS code
+            FROM read_parquet('{pattern(file)}', hive_partitioning = false) WHERE row < {count}"""
+        ).fetchall()
+    else:
+        texts.append(("tracks", "track", "fault = 0", "md5(id)"))
+    for table, column, where, key in texts:
         engine.execute(
             f"""
             CREATE TABLE {table} AS SELECT id, row_number() OVER (ORDER BY {key}, id) - 1 AS code

@@ -129,3 +129,23 @@ def test_train_evaluate_and_show_in_a_row(run, make_dataset, tmp_path: Path):
     config = Path(run_dir, "config.yaml")
     config.write_text(config.read_text().replace("optimizer: rowwise_adagrad", "optimizer: adam"))
     assert row in run("evaluate", "--run", run_dir, "--protocol", "full").said
+
+
+def test_a_later_log_is_prepared_for_a_run_and_measured(run, make_dataset, tmp_path: Path):
+    data, run_dir, log = str(make_dataset(random_sessions(60, 300), 300)), str(tmp_path / "run"), tmp_path / "log.csv"
+    small = ("--table.dim", "16", "--encoder.heads", "2", "--train.epochs", "1", "--data.negatives", "100")
+    assert run("train", "--data.path", data, "--run-dir", run_dir, "--data.workers", "0", *small).code == 0
+    rows = [f"s,{place},{track}" for place, track in enumerate(("t_00007", "later", "t_00009", "t_00011"))]
+    log.write_text("\n".join(["session_id,session_position,track_id_clean", *rows, ""]))
+    words = ("prepare", "--input", str(log), "--output", str(tmp_path / "later"))
+    assert run(*words).code == 0
+    evaluate = ("evaluate", "--run", run_dir, "--data", str(tmp_path / "later"))
+    refused(run(*evaluate), "another vocabulary", f"--vocabulary {run_dir}")
+    prepared = run(*words, "--overwrite", "--vocabulary", run_dir)
+    assert "1 sessions, 3 plays, 300 tracks; dropped 1 rows track not in the vocabulary" in prepared.said
+    before = Path(run_dir, "metrics.json").read_text()
+    for positions in ("all", "last"):
+        measured = run(*evaluate, "--positions", positions)
+        assert measured.code == 0 and "served test" in measured.said, measured.said
+    assert Path(run_dir, "metrics.json").read_text() == before
+    refused(run("evaluate", "--run", run_dir, "--positions", "last"), "--positions last applies to sessions that")

@@ -32,7 +32,8 @@ SOUND = [
 ]
 FLAGS = """columns session track order sort gap time-unit skip skip-strength rating skip-below context min-length
     drop-longer require-skip sample seed split test-share validation-share test-from validation-from
-    drop-duplicate-plays drop-duplicate-sessions max-length on-error memory threads overwrite input output nonsense"""
+    drop-duplicate-plays drop-duplicate-sessions max-length on-error memory threads overwrite input output
+    vocabulary nonsense"""
 WORDS = "-1 0 3 NaN inf -inf 1e308 2.5 abc ' \" ;-- None 0s 30m strength session_id premium ../.. . / \udcff é\n"
 VALUES = [
     *WORDS.split(" "),

@@ -153,7 +153,7 @@ def evaluate_run(
     if store.manifest.vocabulary_hash != run.record.vocabulary_hash:
         raise UserError(
             f"{store.path} has another vocabulary than the data {run.path} was trained on: prepare it again with "
-            f"--vocabulary {run.config.data.path}"
+            f"--vocabulary {run.path}"
         )
     check_device(stateless(config))
     model = build_model(stateless(config), store.num_tracks, run.record.num_rows)

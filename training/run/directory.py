@@ -10,14 +10,13 @@ from pydantic import Field
 from skipwise.common.errors import UserError, shown
 from skipwise.common.files import read_json, read_yaml, write_json
 from skipwise.common.schema import PositiveCount, Sha256, StrictModel, validate
-from skipwise.datapipes.manifest import VOCABULARY, Counts
+from skipwise.datapipes.manifest import RUN_RECORD, VOCABULARY, Counts
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.models.config import LossConfig
 from skipwise.training.config import RunConfig, SelectionConfig, Split
 from skipwise.training.config_fields import from_mapping
 
-RECORD = "run.json"
 CHECKPOINTS = "checkpoints"
 MATCHES = "matches.parquet"
 _OLDER = replace(
@@ -60,7 +59,7 @@ class RunRecord(StrictModel):
     @classmethod
     def read(cls, run_path: Path) -> "RunRecord":
         """Reads a run directory's; raises `UserError` where it is missing, broken or of another version."""
-        file = run_path / RECORD
+        file = run_path / RUN_RECORD
         content = read_json(file, "a run directory that train wrote")
         if content.keys().isdisjoint({"rows", "rows_hash"}):
             # Runs from before `init_from` have neither: their rows are the dataset's tracks.

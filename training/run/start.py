@@ -12,13 +12,13 @@ from skipwise.common.errors import UserError
 from skipwise.common.files import read_json, replacing, write_json, write_text
 from skipwise.common.outputs import refuse_url
 from skipwise.common.versions import versions
-from skipwise.datapipes.manifest import VOCABULARY
+from skipwise.datapipes.manifest import RUN_RECORD, VOCABULARY
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.datapipes.vocabulary_match import match
 from skipwise.training.config import RunConfig
 from skipwise.training.config_fields import flatten
-from skipwise.training.run.directory import MATCHES, RECORD, RunDirectory, RunRecord
+from skipwise.training.run.directory import MATCHES, RunDirectory, RunRecord
 
 FREE_TO_CHANGE = (
     "run_dir",
@@ -35,7 +35,7 @@ FREE_TO_CHANGE = (
     "checkpoint.keep",
 )
 """Fields that change no figure of a run; a stopped run continues only where all others are equal."""
-_FIRST_FILES = ("config.yaml", RECORD, VOCABULARY, MATCHES)
+_FIRST_FILES = ("config.yaml", RUN_RECORD, VOCABULARY, MATCHES)
 _UNSTARTED = {*_FIRST_FILES, *(f".{name}.partial" for name in _FIRST_FILES)}
 """What the directory of a run may hold that was killed before its first step."""
 
@@ -57,7 +57,7 @@ def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
     """The path of the run's directory, which holds its config, vocabulary and record."""
     path = Path(config.run_dir) if config.run_dir else _restarted_directory(recipe) or _next_directory(recipe)
     refuse_url(path, "--run-dir")
-    if (path / RECORD).exists() and config.resume == "auto":
+    if (path / RUN_RECORD).exists() and config.resume == "auto":
         _check_same_run(path, config, recipe, store)
         return path
     if path.exists() and not (path.is_dir() and {file.name for file in path.iterdir()} <= _UNSTARTED):
@@ -78,7 +78,7 @@ def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
         launch=os.environ.get("TORCHELASTIC_RUN_ID"),
         trained_before=before,
     )
-    write_json(path / RECORD, record.model_dump(by_alias=True))
+    write_json(path / RUN_RECORD, record.model_dump(by_alias=True))
     return path
 
 
@@ -157,7 +157,7 @@ def _restarted_directory(recipe: str) -> Path | None:
     launch = os.environ.get("TORCHELASTIC_RUN_ID")
     if not launch or not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         return None
-    for file in Path("runs").glob(f"{recipe}-[0-9][0-9][0-9]*/{RECORD}"):
+    for file in Path("runs").glob(f"{recipe}-[0-9][0-9][0-9]*/{RUN_RECORD}"):
         if read_json(file, "a run").get("launch") == launch:
             return file.parent
     return None

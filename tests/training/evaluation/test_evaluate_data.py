@@ -1,0 +1,153 @@
+"""A run measured on a later log, prepared with the run's vocabulary, against a plain recount."""
+
+import csv
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from skipwise.common.distributed import process_group
+from skipwise.common.errors import UserError
+from skipwise.datapipes.prepare import PrepareConfig, prepare
+from skipwise.datapipes.view import View
+from skipwise.models.query_encoder import QueryEncoder
+from skipwise.training.build import build_model, stateless, table_weight
+from skipwise.training.checkpoint.checkpoints import load_best
+from skipwise.training.evaluation.evaluator import Evaluated, evaluate_run
+from skipwise.training.loop import train
+from skipwise.training.run.directory import RunDirectory
+from tests.conftest import Session, random_sessions
+from tests.training.test_train import config_of
+
+TRACKS = 60
+LATER = 12
+"""Sessions of the later log."""
+
+
+def prepared(folder: Path, name: str, sessions: list[Session], vocabulary: str | None = None, **options) -> str:
+    with (folder / f"{name}.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["session_id", "session_position", "track_id_clean", "strength"])
+        for number, (rows, skips) in enumerate(sessions):
+            for place, (row, skip) in enumerate(zip(rows, skips, strict=True)):
+                writer.writerow([f"{name}-{number}", place, f"t_{row}", skip])
+    config = {"skip_strength": "strength", "vocabulary": vocabulary and Path(vocabulary), **options}
+    prepare(PrepareConfig(input=(folder / f"{name}.csv",), output=folder / name, **config))
+    return str(folder / name)
+
+
+def later_sessions() -> list[Session]:
+    """All have a track that no earlier log has, half end with a track heard before; two are too short without the
+    unknown track."""
+    sessions = random_sessions(LATER, TRACKS, longest=9, seed=5)
+    for number, (rows, skips) in enumerate(sessions):
+        rows.insert(1, TRACKS + rows[0])
+        skips.insert(1, 0)
+        if number % 2:
+            rows.append(rows[2])
+            skips.append(0)
+    return [*sessions, ([1, 2, TRACKS + 1], [0, 0, 0]), ([TRACKS, 3, 4], [0, 0, 0])]
+
+
+@dataclass
+class Trained:
+    folder: Path
+    run: RunDirectory
+
+    def measure(self, data: str | None, positions: str | None = None) -> Evaluated:
+        with process_group():
+            return evaluate_run(self.run, ("full", "served"), data, positions)
+
+
+@pytest.fixture(scope="module", params=["last", "session"])
+def trained(request, tmp_path_factory) -> Trained:
+    folder = tmp_path_factory.mktemp("trained")
+    data = prepared(folder, "earlier", random_sessions(150, TRACKS), split=request.param)
+    with process_group():
+        run = train(config_of(Path(data), folder / "run", epochs=2), "best")
+    return Trained(folder, RunDirectory.open(str(run.path)))
+
+
+def recount(run: RunDirectory, data: str, targets: Callable[[int], range]) -> list[tuple[bool, bool, bool]]:
+    """Of each target: repeated, among the first 10 of all tracks, among the 10 that would be recommended."""
+    # The rows are the run's own, whatever the data's vocabulary says.
+    own = pq.read_table(run.path / "vocabulary.parquet")["track_id"].to_pylist()
+    ids = pq.read_table(Path(data) / "vocabulary.parquet")["track_id"].to_pylist()
+    config = stateless(run.config)
+    with process_group():
+        model = build_model(config, len(own))
+        load_best(model, run.path)
+        table = table_weight(model).local_shards()[0].tensor[: len(own)].clone()
+    encoder = QueryEncoder(model.module.learner.encoder)
+    view, found = View(encoder.max_tracks, config.data.skip_up_to), []
+    for session in pq.read_table(Path(data) / "sessions").to_pylist():
+        rows = np.array([own.index(ids[row]) for row in session["tracks"]])
+        strengths = np.array(session["skips"], dtype=np.int8)
+        for at in targets(len(rows)):
+            read = view.read(rows[None, :at], view.skipped(strengths[None, :at]))
+            query = encoder(table[torch.from_numpy(read.rows_BT)], torch.from_numpy(read.length_B))[0]
+            order = torch.argsort(table.double() @ query.double(), descending=True).tolist()
+            heard = set(rows[:at].tolist())
+            served = [row for row in order if row not in heard][:10]
+            found.append((rows[at] in heard, rows[at] in order[:10], rows[at] in served))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("positions", "targets"), [("all", lambda length: range(1, length)), ("last", lambda length: [length - 1])]
+)
+def test_a_later_log(positions: str, targets: Callable[[int], range], trained: Trained):
+    name = f"later-{positions}"
+    data = prepared(trained.folder, name, later_sessions(), str(trained.run.path))
+    before = trained.run.metrics()
+    measured = trained.measure(data, positions)
+    expected = recount(trained.run, data, targets)
+    repeated, full, served = (np.array(column) for column in zip(*expected, strict=True))
+    assert measured.metrics["served"].keys() == {"test"}, "all sessions at once"
+    found = {protocol: of["test"] for protocol, of in measured.metrics.items()}
+    for values in found.values():
+        assert (values["sessions"], values["targets"]) == (LATER, len(expected))
+        assert values["repeated_targets"] == repeated.sum() > 0
+    assert found["full"]["hr@10"] == pytest.approx(full.mean(), abs=1e-12)
+    assert found["served"]["hr@10"] == pytest.approx(served.mean(), abs=1e-12)
+    assert not served[repeated].any() and 0 < served.sum() < len(served)
+    assert trained.run.metrics() == before, "these are no figures of the run's own splits"
+    if positions == "all":
+        assert trained.measure(data).metrics == measured.metrics, "what the config says"
+
+
+def test_of_data_with_a_split_the_test_sessions_are_measured(trained: Trained):
+    data = prepared(
+        trained.folder, "split", random_sessions(60, TRACKS, seed=6), str(trained.run.path), split="session"
+    )
+    tests = pq.read_table(Path(data) / "sessions" / "test-00000.parquet")
+    values = trained.measure(data).metrics["served"]["test"]
+    assert values["sessions"] == len(tests) < 60
+    assert values["targets"] == sum(len(tracks) - 1 for tracks in tests["tracks"].to_pylist())
+
+
+def test_what_the_refusal_of_other_tracks_says_helps(trained: Trained):
+    data = prepared(trained.folder, "foreign", later_sessions())
+    with pytest.raises(UserError, match="another vocabulary") as stop:
+        trained.measure(data)
+    (remedy,) = re.findall("--vocabulary (.*)", str(stop.value))
+    data = prepared(trained.folder, "foreign", later_sessions(), remedy, overwrite=True)
+    assert trained.measure(data).metrics["served"]["test"]["sessions"] == LATER
+    (name,) = {trained.run.config.data.path}
+    data = prepared(trained.folder, "foreign", later_sessions(), name, overwrite=True)
+    assert trained.measure(data).metrics["served"]["test"]["sessions"] == LATER
+
+
+@pytest.mark.parametrize("positions", ["all", "last"])
+def test_positions_are_of_sessions_that_training_has_not_seen(positions: str, trained: Trained):
+    if trained.run.open_store().unseen:
+        values = trained.measure(None, positions).metrics["full"]["test"]
+        assert (values["targets"] == values["sessions"]) == (positions == "last")
+    else:
+        with pytest.raises(UserError, match=f"--positions {positions} applies to sessions that .* name them by --data"):
+            trained.measure(None, positions)
