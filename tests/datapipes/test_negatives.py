@@ -1,8 +1,10 @@
 """Draws are uniform, distinct, unseen, and a function of their key."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chi2
 
 from skipwise.datapipes.negatives import draw_unseen, keys, permuted, uniforms
 
@@ -45,6 +47,28 @@ def test_pairs_of_tracks_are_as_likely():
     assert counts.trace() == 0
     rest = counts[~np.eye(10, dtype=bool)]
     assert ((rest - 1000) ** 2 / 1000).sum() < 150.0  # 99.99 % point at 89 degrees of freedom
+
+
+@pytest.mark.parametrize("tracks", [3000, 4096, 5000])
+def test_a_catalogue_of_more_than_2048_tracks_is_as_well_mixed(tracks: int):
+    """Where the network has fewest rounds: each place sees every track, and neighbours every pair of blocks, as often.
+
+    A block is 64 neighbouring tracks, or all with the same remainder by 64: one half of the network each. One, two and
+    three rounds exceed these bounds.
+    """
+    draws = permuted(keys("large", 0, 0, np.arange(200_000)), 3, tracks).astype(int)
+    for place in range(3):
+        counts = np.bincount(draws[:, place], minlength=tracks)
+        expected = len(draws) / tracks
+        assert ((counts - expected) ** 2 / expected).sum() < chi2.ppf(0.9999, tracks - 1)
+    for block_of in (lambda rows: rows // 64, lambda rows: rows % 64):
+        size_X = np.bincount(block_of(np.arange(tracks)))
+        pairs_XX = np.outer(size_X, size_X) - np.diag(size_X)
+        expected_XX = len(draws) * pairs_XX / pairs_XX.sum()
+        for places in ([0, 1], [1, 2], [0, 2]):
+            counts_XX = np.zeros_like(pairs_XX)
+            np.add.at(counts_XX, tuple(block_of(draws[:, places]).T), 1)
+            assert ((counts_XX - expected_XX) ** 2 / expected_XX).sum() < chi2.ppf(0.9999, pairs_XX.size - 1)
 
 
 def test_keys_differ_by_each_of_their_parts():

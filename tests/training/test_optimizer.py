@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen as Kernels
 
 from skipwise.common.distributed import process_group
 from skipwise.models.config import EncoderConfig, TableConfig
-from skipwise.training.build import build_model
+from skipwise.training.build import build_model, table_weight
 from skipwise.training.config import OptimizerConfig, RunConfig
 from skipwise.training.optimizer import lr_factor, make_optimizer, make_schedule
 
@@ -62,3 +63,34 @@ def test_both_optimizers_and_the_kernels_follow_it_from_any_step(optimizer: str,
             both.step()
             schedule.step()
             assert steps == 9 or rates() == followed[steps + 1]
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+def test_weight_decay_shrinks_the_encoder_alone(weight_decay: float):
+    """Adam's first step along a gradient g is -lr * g / (|g| + 1e-8); without a loss, g is weight decay * weight."""
+    config = replace(RunConfig(), table=TableConfig(dim=8), encoder=EncoderConfig(heads=2, hidden=8))
+    with process_group():
+        model = build_model(config, 20)
+        rows = table_weight(model).local_shards()[0].tensor
+        weights = dict(model.module.learner.named_parameters())
+        before, rows_before = {name: weight.detach().clone() for name, weight in weights.items()}, rows.clone()
+        optimizer = make_optimizer(model, OptimizerConfig(learning_rate=0.01, weight_decay=weight_decay))
+        for weight in weights.values():
+            weight.grad = torch.zeros_like(weight)
+        optimizer.step()
+        for name, weight in weights.items():
+            gradient = weight_decay * before[name]
+            torch.testing.assert_close(weight.detach(), before[name] - 0.01 * gradient / (gradient.abs() + 1e-8))
+        assert torch.equal(rows, rows_before)
+
+
+def test_a_gradient_is_clipped_to_the_norm_asked_for():
+    config = replace(RunConfig(), table=TableConfig(dim=8), encoder=EncoderConfig(heads=2, hidden=8))
+    with process_group():
+        weights = list((model := build_model(config, 20)).module.learner.parameters())
+        for clip_norm, norm in ((0.5, 0.5), (0.0, 3.0), (7.0, 3.0)):
+            for weight in weights:
+                weight.grad = torch.zeros_like(weight)
+            weights[0].grad.view(-1)[0] = 3.0
+            make_optimizer(model, OptimizerConfig(clip_norm=clip_norm)).step()
+            assert weights[0].grad.norm().item() == pytest.approx(norm, rel=1e-4)

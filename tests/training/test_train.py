@@ -265,6 +265,27 @@ def test_a_run_is_a_function_of_config_and_seed(data: Path, tmp_path: Path):
     assert results[0] == results[1] != results[2]
 
 
+def test_dropout_and_hidden_tracks_act_in_every_epoch(data: Path, tmp_path: Path):
+    """On weights that do not move: each loss of each epoch is another one than without, in either case."""
+    losses = []
+    for number, options in enumerate(({}, {"dropout": 0.3}, {"track_dropout": 0.3})):
+        config = config_of(data, tmp_path / str(number), log_every=1)
+        config = replace(
+            config,
+            table=replace(config.table, learning_rate=1e-12, init_bound=0.5),
+            optimizer=replace(config.optimizer, learning_rate=1e-12),
+            encoder=replace(config.encoder, **options),
+        )
+        with process_group():
+            train(config, "best")
+        lines = (tmp_path / str(number) / "metrics.jsonl").read_text().splitlines()
+        losses.append([line["loss"] for line in map(json.loads, lines) if line["kind"] == "train"])
+    without, *others = np.array(losses)
+    assert len(without) == 15
+    for values in others:
+        assert (np.abs(values - without) > 1e-4).all()
+
+
 def test_early_stopping_counts_epochs_without_a_better_validation(data: Path, tmp_path: Path):
     config = config_of(data, tmp_path / "run", epochs=30, patience=2)
     # A rate this small changes no rank, so no epoch after the first is better.
