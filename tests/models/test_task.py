@@ -138,7 +138,7 @@ def test_losses_and_gradients_are_those_of_the_definition(make_dataset, sampling
     batch = make_batch(make_dataset(random_sessions(11, tracks), tracks), sampling, tracks, cloze, sessions=11)
     repeats = head == "softmax"
     model = learner(
-        LossConfig(head=head, mask_repeats=repeats),
+        LossConfig(head=head, mask_repeats=repeats, temperature=0.4, alpha=0.3, beta=0.6),
         None,
         tracks,
         "unidirectional" if cloze is None else "bidirectional",
@@ -173,10 +173,10 @@ def test_losses_and_gradients_are_those_of_the_definition(make_dataset, sampling
         batch.skipped_BT,
         batch.items_BT != len(rows) - 1,
         None,
-        1.0,
+        0.4,
         rows_BT=batch.items_BT if repeats else None,
     )
-    expected = 0.5 * torch.cat(losses).mean() + 0.5 * nce_BT.sum() / counts_BT.sum()
+    expected = 0.6 * torch.cat(losses).mean() + 0.3 * nce_BT.sum() / counts_BT.sum()
     expected.backward()
     torch.testing.assert_close(loss, expected)
     for one, other in zip(found, [rows.grad, *(value.grad for value in model.parameters())], strict=True):
