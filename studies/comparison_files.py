@@ -3,6 +3,7 @@
 The Markdown has, for each protocol, the layout of the paper's table 1, tests, skip down-ranking and breakdowns.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from skipwise.datapipes.sessions import SessionStore
 from skipwise.studies.comparison import TESTED, Row, compare
 from skipwise.studies.groupings import groupings
 from skipwise.studies.markdown_table import markdown_table
+from skipwise.studies.selection_order import selection_markdown, selection_order
 from skipwise.studies.statistics import SIGNIFICANT
 from skipwise.training.build import training_data
 from skipwise.training.config import PROTOCOLS
@@ -33,8 +35,9 @@ def write_comparison(output: Path, rows: list[Row], store: SessionStore, title: 
     made = _made_of(rows, store)
     with replacing(output / "table.png") as picture:
         draw(comparisons[0], picture)
-    write_json(output / "table.json", {"made": made, "comparisons": comparisons})
-    write_text(output / "table.md", table_markdown(comparisons, title, _notes(made)))
+    order = selection_order(rows)
+    write_json(output / "table.json", {"made": made, "comparisons": comparisons, "selection_order": order})
+    write_text(output / "table.md", table_markdown(comparisons, title, _notes(made), selection_markdown(order)))
 
 
 def _made_of(rows: list[Row], store: SessionStore) -> dict[str, Any]:
@@ -114,8 +117,8 @@ def draw(comparison: dict[str, Any], file: Path) -> None:
     figure.savefig(file, format="png")
 
 
-def table_markdown(comparisons: list[dict[str, Any]], title: str, notes: list[str]) -> str:
-    """A whole document; `notes` are lines on data, commit, machine and time."""
+def table_markdown(comparisons: list[dict[str, Any]], title: str, notes: list[str], more: Sequence[str] = ()) -> str:
+    """A whole document; `notes` are lines on data, commit, machine and time, and `more` are lines at the end."""
     lines = [f"# {title}", "", *[f"- {note}" for note in notes], ""]
     for comparison in comparisons:
         rows = comparison["rows"]
@@ -123,7 +126,7 @@ def table_markdown(comparisons: list[dict[str, Any]], title: str, notes: list[st
         lines += _hit_rates(rows, comparison["protocol"]) + _verdicts(comparison) + _tests(rows) + _skips(rows)
         for name in next(iter(rows.values()))["by"]:
             lines += _breakdown(rows, name)
-    return "\n".join([*lines, _READING, ""])
+    return "\n".join([*lines, *more, _READING, ""])
 
 
 def _measured(comparison: dict[str, Any]) -> str:
