@@ -8,6 +8,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from skipwise.common.errors import UserError, brief
+from skipwise.datapipes.exact_files import parquet
 from skipwise.datapipes.vocabulary import Vocabulary
 
 
@@ -18,12 +19,12 @@ def match(old: Vocabulary, new: Vocabulary, keep: bool, vocabulary: Path, matche
     order. `matches`: `row` in the new table, ascending, and `source`, the old one. Both appear whole or not at all.
     """
     kept = "" if keep else "WHERE false"
-    with tempfile.TemporaryDirectory(dir=matches.parent, prefix=".matches.") as scratch:
+    with tempfile.TemporaryDirectory(dir=matches.parent.absolute(), prefix=".matches.") as scratch:
         partials = [Path(scratch) / file.name for file in (vocabulary, matches)]
         try:
             with duckdb.connect(config={"temp_directory": str(Path(scratch) / "spill")}) as engine:
                 for name, source in (("old", old), ("new", new)):
-                    engine.read_parquet(str(source.file)).create_view(name)
+                    engine.execute(f"CREATE VIEW {name} AS SELECT * FROM {parquet(source.file)}")
                 engine.execute(
                     f"""CREATE TABLE vanished AS SELECT track_id, old.row AS source,
                     {new.num_tracks} + row_number() OVER (ORDER BY old.row) - 1 AS row

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 
 from skipwise.common.console import note
 from skipwise.common.errors import UserError
+from skipwise.datapipes.exact_files import parquet
 from skipwise.datapipes.manifest import SPLITS
 from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.sessionize import ENDED
-from skipwise.datapipes.prepare.staging import pattern
 
 DUPLICATE = "with the tracks of another session"
 
@@ -26,7 +26,7 @@ def choose_sessions(
     how many duplicates remain. Raises `UserError` where a split has no session. DuckDB holds some 60 bytes a session,
     and spills them.
     """
-    numbered = f"read_parquet('{pattern(staged)}', file_row_number = true)"
+    numbered = parquet(staged, options=", file_row_number = true")
     engine.execute(f"""
         CREATE TABLE chosen AS SELECT file_row_number AS number, md5_number(tracks::VARCHAR) AS digest,
             md5_number_upper('{config.seed}:' || session_id) AS draw, {split_of(config)} AS split

@@ -8,6 +8,7 @@ import duckdb
 from skipwise.common.console import note
 from skipwise.common.errors import UserError
 from skipwise.common.outputs import atomic_output
+from skipwise.datapipes.exact_files import parquet
 from skipwise.datapipes.manifest import MANIFEST, Manifest
 from skipwise.datapipes.prepare.config import SKIPS, PrepareConfig
 from skipwise.datapipes.prepare.given_vocabulary import given_vocabulary
@@ -26,6 +27,8 @@ def prepare(config: PrepareConfig) -> Manifest:
     """
     try:
         with atomic_output(config.output, config.overwrite, is_dataset) as scratch:
+            scratch = scratch.absolute()  # DuckDB would take "~" at its beginning for the home directory
+            parquet(scratch)  # raises for a path that cannot be read back, before the log is read
             known = given_vocabulary(config.vocabulary) if config.vocabulary else None
             sources = find_sources(config)
             roles = sources[0].roles

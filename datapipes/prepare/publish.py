@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 
 from skipwise.common.console import stage
 from skipwise.common.errors import UserError
+from skipwise.datapipes.exact_files import parquet
 from skipwise.datapipes.manifest import SESSIONS, SESSIONS_PER_ROW_GROUP, VOCABULARY, Manifest
 from skipwise.datapipes.prepare.choose_sessions import choose_sessions
 from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.sessionize import ENDED
 from skipwise.datapipes.prepare.sources import WORDS, Source
-from skipwise.datapipes.prepare.staging import pattern
 from skipwise.datapipes.session_files import Rows, checksum
 from skipwise.datapipes.view import counts_as_skipped
 
@@ -134,11 +134,10 @@ def write_vocabulary(
     engine: duckdb.DuckDBPyConnection, files: list[Path], every: bool, result: Path
 ) -> tuple[np.ndarray, str]:
     """Writes `every` track or those of the chosen sessions, by code; returns their codes and the hash of their ids."""
-    sessions = ", ".join(f"'{pattern(file)}'" for file in files)
     played = engine.sql(f"""
         SELECT id AS track_id, code, coalesce(count, 0) AS count FROM tracks {"LEFT" if every else ""} JOIN (
             SELECT code, count(*) AS count
-            FROM (SELECT unnest(tracks) AS code FROM read_parquet([{sessions}])) GROUP BY code
+            FROM (SELECT unnest(tracks) AS code FROM {parquet(*files)}) GROUP BY code
         ) USING (code) ORDER BY code""").to_arrow_table()
     rows = pa.array(np.arange(len(played), dtype=np.int32))
     table = pa.table({"track_id": played["track_id"].cast(pa.string()), "row": rows, "count": played["count"]})

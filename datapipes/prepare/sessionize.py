@@ -16,7 +16,7 @@ from skipwise.common.errors import UserError
 from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.row_checks import DISORDERED, REASONS, REPEATED, TWO_FILES, order_error, shown
 from skipwise.datapipes.prepare.sources import CONTEXT, WORDS, Source
-from skipwise.datapipes.prepare.staging import pattern
+from skipwise.datapipes.prepare.staging import staged_rows
 from skipwise.datapipes.view import counts_as_skipped
 
 BATCH = 1 << 20
@@ -36,7 +36,6 @@ def group_sessions(
     Returns the sessions dropped, by reason, and how many rows of the others are of an unknown track or say a play
     again. A session of more than 1,000,000 plays is refused: `session` is then the wrong column.
     """
-    rows = f"'{pattern(scratch)}/rows-*.parquet'"
     context = "".join(
         f", enum_code({role}::word) AS {role}" if role in WORDS else f", {role}"
         for role in CONTEXT
@@ -47,7 +46,8 @@ def group_sessions(
         f"""
         SELECT sessions.code AS session, file, row, place, strength, fault, coalesce(tracks.code, -1)::INTEGER AS track
             {context}
-        FROM {rows} AS plays JOIN sessions ON session = sessions.id LEFT JOIN tracks ON track = tracks.id
+        FROM {staged_rows(scratch)} AS plays
+            JOIN sessions ON session = sessions.id LEFT JOIN tracks ON track = tracks.id
         ORDER BY sessions.code, {by_place} file, row"""
     ).to_arrow_reader(BATCH)
     total = sum(pq.read_metadata(path).num_rows for path in scratch.glob("rows-*.parquet"))

@@ -1,6 +1,5 @@
 """The rows of all files, parsed and checked one by one, in a scratch directory; and codes for their tracks."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from skipwise.common.console import stage
+from skipwise.datapipes.exact_files import parquet
 from skipwise.datapipes.prepare.config import PER_SECOND, PrepareConfig
 from skipwise.datapipes.prepare.read_rows import read, schema_of
 from skipwise.datapipes.prepare.row_checks import FAULTS, REASONS, row_error
@@ -83,7 +83,7 @@ def stage_rows(engine: duckdb.DuckDBPyConnection, sources: list[Source], config:
                 write_rows(engine, parsed_rows(source, number, config), target)
             except duckdb.Error as error:
                 raise (failures[0] if failures else error) from None
-            first = f"SELECT row, fault FROM '{pattern(target)}' WHERE {wanted} ORDER BY row NULLS FIRST LIMIT 1"
+            first = f"SELECT row, fault FROM {parquet(target)} WHERE {wanted} ORDER BY row NULLS FIRST LIMIT 1"
             for row, code in engine.execute(first).fetchall():
                 raise row_error(source, row, FAULTS[code - 1])
 
@@ -121,9 +121,7 @@ def parsed_rows(source: Source, number: int, config: PrepareConfig) -> str:
 
 def count_rows_without_session(engine: duckdb.DuckDBPyConnection, scratch: Path) -> Counter[str]:
     """Returns the number of bad rows without a session, by reason."""
-    found = engine.execute(
-        f"SELECT fault, count(*) FROM '{pattern(scratch)}/rows-*.parquet' WHERE missing(session) GROUP BY fault"
-    )
+    found = engine.execute(f"SELECT fault, count(*) FROM {staged_rows(scratch)} WHERE missing(session) GROUP BY fault")
     return Counter({REASONS[code]: count for code, count in found.fetchall()})
 
 
@@ -136,14 +134,14 @@ def number_texts(
     the context columns. Only tracks of good rows are numbered; or, where they are `known`, the first rows of a
     vocabulary file, this many: their code is the row.
     """
-    rows = f"'{pattern(scratch)}/rows-*.parquet'"
+    rows = staged_rows(scratch)
     texts = [("sessions", "session", "NOT missing(session)", "md5_number_upper(id)")]
     if known:
         file, count = known
         engine.execute(
             f"""
             CREATE TABLE tracks AS SELECT track_id AS id, row::BIGINT AS code
-            FROM read_parquet('{pattern(file)}', hive_partitioning = false) WHERE row < {count}"""
+            FROM {parquet(file)} WHERE row < {count}"""
         ).fetchall()
     else:
         texts.append(("tracks", "track", "fault = 0", "md5(id)"))
@@ -158,6 +156,6 @@ def number_texts(
     engine.execute(f"CREATE TYPE word AS ENUM (SELECT word FROM ({words}) AS words(word) ORDER BY word)").fetchall()
 
 
-def pattern(path: Path) -> str:
-    """Returns a path as part of an SQL literal, for files to read, with the wildcards escaped."""
-    return re.sub(r"([\[*?])", r"[\1]", str(path).replace("'", "''"))
+def staged_rows(scratch: Path) -> str:
+    """Returns the SQL of the rows of all files, as `stage_rows` wrote them."""
+    return parquet(*sorted(scratch.glob("rows-*.parquet")))

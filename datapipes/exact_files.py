@@ -1,0 +1,24 @@
+"""Parquet files in DuckDB's SQL, each by its own name, whatever characters its path has."""
+
+import re
+from pathlib import Path
+
+from skipwise.common.errors import UserError
+
+
+def parquet(*files: Path, options: str = "") -> str:
+    """SQL of a table: the rows of these files, one file after the other.
+
+    DuckDB would otherwise take a path for a pattern, a relative one that begins with "~" for one of the home directory,
+    and a folder named `track=a` for a column. `options`: more of `read_parquet`, each after a comma. Raises `UserError`
+    for a path that DuckDB cannot be given.
+    """
+    return f"read_parquet([{', '.join(map(_literal, files))}], hive_partitioning = false{options})"
+
+
+def _literal(file: Path) -> str:
+    path = str(file.absolute())
+    if "\\" in path and re.search(r"[\[*?]", path):
+        # In a pattern DuckDB takes a backslash for a slash, and has no escape for it.
+        raise UserError(f"{file} has a backslash and one of [ * ? in its path, which cannot be read: rename the folder")
+    return "'" + re.sub(r"([\[*?])", r"[\1]", path.replace("'", "''")) + "'"
