@@ -96,7 +96,8 @@ class _Attend(torch.autograd.Function):
         grad_mask = None
         if ctx.needs_input_grad[2]:
             grad_mask = grad_scores.view(ctx.mask_shape[0], -1, *weights.shape[1:]).sum_to_size(ctx.mask_shape)
-        grad_scores *= ctx.scale
+        # Not in place: the mask's gradient is a view of it where the mask is as large.
+        grad_scores = grad_scores * ctx.scale
         grad_parts[0] = torch.bmm(grad_scores, key)
         grad_parts[1] = torch.bmm(grad_scores.transpose(1, 2), query)
         grad_projected = grad_parts.view(-1, width).index_select(0, rows.packed_R).view(len(grad_output_ND), -1)
