@@ -127,7 +127,8 @@ def answers_of(line: str, clone: Path, paths: list[str]) -> dict[str, str]:
 @pytest.mark.ranks
 def test_a_run_that_starts_from_another(clone: Path):
     ensure("runs/mine", OWN_LOG[:3], clone)
-    (line,) = commands("docs/first-steps.md", "When it is stopped")
+    prepare, line = commands("docs/first-steps.md", "When it is stopped")
+    run(prepare, clone)
     assert re.search(r"([\d,]+) of the \1 tracks have rows there", run(line, clone))
     assert (clone / "runs/next/metrics.json").exists()
 
