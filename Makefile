@@ -8,6 +8,9 @@ TRAIN_ARGS ?= --train.epochs 5
 PIP_ARGS ?=
 TEST_WORKERS ?= 2
 FUZZ_CASES ?= 3
+MUTANTS_EACH ?= 4
+MUTANTS_SEED ?= 0
+MUTANTS_OF ?= models datapipes training/evaluation studies/statistics.py
 PYTEST_ARGS ?=
 
 # Simply expanded, so that one `make` means one run.
@@ -25,6 +28,7 @@ PIP_LOCKED := $(PIP_INSTALL) --no-deps --require-hashes
 SETUP := $(VENV)/.setup-$(DEVICE)
 EXTRAS := $(VENV)/.setup-extras
 DEV := $(VENV)/.setup-dev
+MUTANTS := $(VENV)/.setup-mutants
 OTHER_FBGEMM := $(if $(filter gpu,$(DEVICE)),fbgemm-gpu-cpu,fbgemm-gpu)
 ROOMS := common datapipes models training studies retrieval components benchmarks
 # mypy and MkDocs look for a folder named `skipwise`: this one holds links to the rooms, and nothing else to search.
@@ -34,7 +38,7 @@ NAMESPACE := $(abspath $(VENV))/src
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: help setup extras dev train test tests soak check lint types imports docs site chromium doctor lock clean
+.PHONY: help setup extras dev train test tests soak mutants check lint types imports docs site chromium doctor lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -96,6 +100,13 @@ tests: $(DEV) chromium  ## run the tests alone; one file: make tests PYTEST_ARGS
 soak: $(DEV) chromium  ## run the long fuzzing and kill tests
 	@SKIPWISE_FUZZ_CASES=$(FUZZ_CASES) OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "" --timeout 3600 \
 		tests/fuzz tests/training/run/test_killed.py $(PYTEST_ARGS)
+
+mutants: $(MUTANTS)  ## try changes that a test should notice, on a copy: MUTANTS_EACH=4 a module of MUTANTS_OF=...; hours for all
+	@OMP_NUM_THREADS=1 $(PYTHON) tests/mutants.py $(MUTANTS_EACH) $(MUTANTS_SEED) $(MUTANTS_OF)
+
+$(MUTANTS): requirements/mutants.txt $(DEV)
+	@$(PIP_LOCKED) -r requirements/mutants.txt
+	@touch $@
 
 check: $(DEV)  ## lint, format, types, import rules and the strict build of the documentation
 	@$(MAKE) --no-print-directory --keep-going --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint types imports docs

@@ -54,3 +54,13 @@ def test_adam_is_refused_on_cpu(optimizer: str):
 def test_values_that_cannot_work_are_refused(options: dict):
     with pytest.raises(ValueError, match="--table.(dim|learning-rate|eps|init-bound)"):
         TableConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("sharding", "holders"),
+    [("row_wise", [1, 2, 3, 4, 7]), ("table_wise", [1, 1, 1, 1, 1]), ("column_wise", [1, 2, 3, 3, 6])],
+)
+def test_ranks_that_hold_a_part(sharding: str, holders: list[int]):
+    """24 columns are cut into blocks of a multiple of 4: of 24, 12, 8 or 4, never into 4 of 6."""
+    config = TableConfig(dim=24, sharding=sharding)
+    assert [config.num_holders(ranks) for ranks in (1, 2, 3, 4, 7)] == holders
