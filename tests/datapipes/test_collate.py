@@ -234,3 +234,25 @@ def test_candidates_are_unseen_and_depend_on_nothing_but_seed_split_and_session(
         assert len(set(candidates)) == 30 and not set(candidates) & set(rows)
     (other,) = evaluation(1, purpose="rank-val").build(sessions(), 0, 0)
     assert together.candidates_BC.tolist() != other.candidates_BC.tolist()
+
+
+def test_the_pool_holds_the_windows_of_sessions_longer_than_a_stride():
+    """Each of two sessions of 70 of 150 tracks meets 60 distinct others."""
+    tracks_BT = np.stack([np.arange(70), np.arange(40, 110)])
+    length_B = np.full(2, 70)
+    long = Sessions(tracks_BT, np.zeros_like(tracks_BT, dtype=np.int8), length_B, np.arange(2))
+    for step in range(20):
+        batch = TrainBuilder(0, View(70), 70, 150, 60, "per-session", None, held_out=0).build(long, 1, step)
+        assert batch.window_B2.max() <= len(batch.negatives_P)
+        for session, own in enumerate(tracks_BT.tolist()):
+            rows = met(batch, session)
+            assert len(rows) == len({*rows}) == 60 and not {*rows} & {*own}
+
+
+def test_a_target_heard_before_is_repeated_whatever_its_row():
+    """Sessions 0 1 0, 1 0 2 and an empty one; the padding of a history is no row, nor is that of the targets."""
+    tracks_BT = np.array([[0, 1, 0], [1, 0, 2], [-1, -1, -1]])
+    given = Sessions(tracks_BT, np.zeros_like(tracks_BT, dtype=np.int8), np.array([3, 3, 0]), np.array([0, 1, -1]))
+    evaluation = EvaluationBuilder(0, View(6), 3, TRACKS, 1, 3, 0, "rank-tes", False)
+    (batch,) = evaluation.build(given, 0, 0)
+    assert batch.target_B.tolist() == [0, 2, -1] and batch.repeated_B.tolist() == [True, False, False]

@@ -45,3 +45,9 @@ def test_a_session_shorter_than_what_is_held_out_counts_nothing(split: str, make
     store = SessionStore(str(make_dataset([([3], [0])], TRACKS, parts=1)))
     assert train_counts(store, held_out=HELD_OUT[split]).sum() == 0
     assert len(transitions(store, HELD_OUT[split])[0]) == 0
+
+
+def test_by_default_one_rank_counts_all_but_the_last_two(make_dataset):
+    sessions = [([0, 1, 2, 3], [0] * 4), ([4, 1, 2], [0] * 3), ([1, 1, 1, 5, 6], [0] * 5)]
+    store = SessionStore(str(make_dataset(sessions, TRACKS, group_size=1)))
+    assert train_counts(store).tolist() == [1, 4, 0, 0, 1, 0, 0]

@@ -83,3 +83,31 @@ def test_a_manifest_older_than_its_hash_and_splits_is_read(tmp_path):
         )
     )
     assert Manifest.read(tmp_path) == MANIFEST
+
+
+@pytest.mark.parametrize("files", [["a", "b"], ["a", "b", "c", "d"], ["a", "b", "d"]])
+def test_splits_that_do_not_divide_the_parts_are_refused(files: list[str]):
+    """The parts are a, b and c."""
+    names = {"train": files[:1], "validation": files[1:2], "test": files[2:]}
+    counts = {split: {"sessions": 1, "plays": 3, "tracks_not_in_train": 0} for split in names}
+    whole = {**MANIFEST.model_dump(), "parts": {"a": 1, "b": 1, "c": 1}, "split_counts": counts}
+    Manifest(**whole | {"split_parts": {"train": ["a"], "validation": ["b"], "test": ["c"]}})
+    with pytest.raises(ValueError, match="has split_parts that do not divide its parts into train, validation, test"):
+        Manifest(**whole | {"split_parts": names})
+
+
+def test_the_summary_tells_of_tracks_that_training_lacks():
+    split_counts = {
+        "test": {"sessions": 2, "plays": 8, "tracks_not_in_train": 1},
+        "train": {"sessions": 5, "plays": 20, "tracks_not_in_train": 0},
+        "validation": {"sessions": 1, "plays": 3, "tracks_not_in_train": 0},
+    }
+    parts = {"train": ["a"], "validation": ["b"], "test": ["c"]}
+    manifest = Manifest(
+        **MANIFEST.model_dump() | {"parts": dict.fromkeys("abc", 1), "split_parts": parts, "split_counts": split_counts}
+    )
+    assert manifest.summary() == (
+        "1 sessions, 3 plays, 2 tracks; train: 5 sessions, 20 plays; "
+        "validation: 1 sessions, 3 plays, 0 tracks that no training session has; "
+        "test: 2 sessions, 8 plays, 1 tracks that no training session has"
+    )

@@ -90,3 +90,12 @@ def test_a_manifest_whose_split_is_not_whole_is_refused(parts, says, make_datase
     manifest.model_copy(update={"parts": {"a": 3, "b": 3, "c": 3}, "split_parts": parts}).write(data)
     with pytest.raises(UserError, match=says):
         Manifest.read(data)
+
+
+def test_padding_is_no_row(make_dataset):
+    """Neither after a session's end, nor in sessions that only fill up a lane."""
+    store = SessionStore(str(make_dataset([([1, 0, 1], [1, 2, 3]), ([1, 0], [1, 1])], 2, group_size=2, parts=1)))
+    block = pad([SessionOrder(store, 3, 1, 1, 9).take(0, 2)], 3)
+    by_number = dict(zip(block.number_B.tolist(), block.tracks_BT.tolist(), strict=True))
+    assert by_number == {0: [1, 0, 1], 1: [1, 0, -1], -1: [-1, -1, -1]}
+    assert dict(zip(block.number_B.tolist(), block.length_B.tolist(), strict=True)) == {0: 3, 1: 2, -1: 0}

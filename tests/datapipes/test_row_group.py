@@ -65,3 +65,20 @@ def test_what_the_manifest_rules_out_is_refused(limits, says):
 
 def test_a_message_is_one_line_that_can_be_printed():
     assert str(UserError("a\nb\x1b[31m\udcff é")) == "a\\nb\\x1b[31m\\udcff é"
+
+
+@pytest.mark.parametrize(
+    ("column", "type_of", "says"),
+    [
+        ("tracks", pa.list_(pa.int64()), "column 'tracks' is list<.*int64>, expected list<.*int32>"),
+        ("skips", pa.list_(pa.int32()), "column 'skips' is list<.*int32>, expected list<.*int8>"),
+        ("skips", pa.large_list(pa.int8()), "column 'skips' is large_list<.*int8>, expected list<.*int8>"),
+    ],
+)
+def test_columns_of_another_type_are_refused(column: str, type_of: pa.DataType, says: str, tmp_path):
+    types = {"tracks": pa.list_(pa.int32()), "skips": pa.list_(pa.int8())} | {column: type_of}
+    pq.write_table(
+        pa.table({name: pa.array([[1, 2]], kind) for name, kind in types.items()}), tmp_path / "part.parquet"
+    )
+    with pytest.raises(UserError, match=says):
+        row_group.read(tmp_path / "part.parquet", 0)

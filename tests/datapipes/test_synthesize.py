@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from skipwise.common.errors import UserError
+from skipwise.datapipes import synthesize as synthetic
 from skipwise.datapipes.manifest import Manifest
 from skipwise.datapipes.prepare import PrepareConfig, prepare
 from skipwise.datapipes.synthesize import Catalogue, SynthesizeConfig, synthesize
@@ -79,6 +80,42 @@ def test_skips_tell_of_a_track_out_of_the_listeners_cluster(made):
             skipped[cluster == home].append(skip)
     assert np.mean(skipped[False]) > 0.7
     assert np.mean(skipped[True]) < 0.35
+
+
+def test_listeners_go_on_from_the_track_that_they_last_kept(made):
+    """After a play of their own cluster that they skipped at once, too: the skipped one's successors are rare."""
+    catalogue = Catalogue(SynthesizeConfig(output=made / "log.parquet", sessions=20_000, tracks=2_000, seed=3))
+    row_of = {track: row for row, track in enumerate(catalogue.ids.to_pylist())}
+    cluster_of = np.repeat(np.arange(len(catalogue.sizes)), catalogue.sizes)
+    log = pq.read_table(made / "log.parquet", columns=["session_position", "track_id_clean", "skip_2", "skip_3"])
+    plays = [list(play.values()) for play in log[:60_000].to_pylist()]
+    after_kept, after_skipped = [], []
+    for (place, kept, *skips), (_, skipped, at_once, _), (last, following, *_) in zip(
+        plays, plays[1:], plays[2:], strict=False
+    ):
+        kept, skipped, following = row_of[kept], row_of[skipped], row_of[following]
+        if last == place + 2 and not any(skips) and at_once and cluster_of[kept] == cluster_of[skipped]:
+            after_kept.append(following in catalogue.successors[:, kept])
+            after_skipped.append(following in catalogue.successors[:, skipped])
+    assert len(after_kept) > 1_000 and np.mean(after_kept) > 0.5 and np.mean(after_skipped) < 0.2
+
+
+def test_sessions_of_each_chunk_are_drawn_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "SESSIONS_PER_CHUNK", 1024)
+    synthesize(SynthesizeConfig(output=tmp_path / "log.parquet", sessions=3 * 1024, tracks=2_000))
+    log = pq.read_table(tmp_path / "log.parquet").to_pandas()
+    chunks = log[log.session_position == 1].track_id_clean.to_numpy().reshape(3, 1024)
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert (chunks[one] == chunks[other]).mean() < 0.1
+
+
+def test_plays_are_counted_from_1_and_flags_have_their_shares(made):
+    log = pq.read_table(made / "log.parquet").to_pandas()
+    by_session = log.groupby("session_id")
+    assert (by_session.session_position.min() == 1).all()
+    assert (by_session.session_position.max() == by_session.size()).all()
+    assert by_session.first().premium.mean() == pytest.approx(0.8, abs=0.02)
+    assert by_session.first().hist_user_behavior_is_shuffle.mean() == pytest.approx(0.3, abs=0.02)
 
 
 def test_ids_do_not_tell_popularity(made):

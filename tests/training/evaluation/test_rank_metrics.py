@@ -77,3 +77,9 @@ def uneven_share() -> dict:
 def test_ranks_with_uneven_shares_agree(tmp_path: Path):
     for result in run_on_ranks(tmp_path, 2, uneven_share):
         assert {name: result[name] for name in EXPECTED} == pytest.approx(EXPECTED)
+
+
+def test_the_first_session_may_be_number_0():
+    metrics = RankMetrics()
+    metrics.update(**columns(slice(0, 2)) | {"session": torch.tensor([0, 0])})
+    assert metrics.compute()["sessions"] == 1
