@@ -54,7 +54,11 @@ def per_session(values_N: np.ndarray, session_N: np.ndarray, chosen_N: np.ndarra
     """
     _, place_N = np.unique(session_N, return_inverse=True)
     weight_N = np.ones(len(values_N)) if chosen_N is None else chosen_N.astype(float)
-    sum_M, size_M = np.bincount(place_N, values_N * weight_N), np.bincount(place_N, weight_N)
+    return ratio_per_session(np.bincount(place_N, values_N * weight_N), np.bincount(place_N, weight_N))
+
+
+def ratio_per_session(sum_M: np.ndarray, size_M: np.ndarray) -> np.ndarray:
+    """[M] values whose mean is the ratio of the sums, as `per_session` has them. Needs a size above 0."""
     mean = sum_M.sum() / size_M.sum()
     return sum_M / size_M.mean() + mean * (1 - size_M / size_M.mean())
 
