@@ -1,0 +1,1 @@
+"""What the skips of a dataset say, before any model is trained."""
