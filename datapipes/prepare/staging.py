@@ -57,6 +57,7 @@ def connect(config: PrepareConfig, scratch: Path) -> duckdb.DuckDBPyConnection:
     )
     if config.threads:
         engine.execute(f"SET threads = {config.threads}")
+    engine.execute("SET TimeZone = 'UTC'")
     engine.execute(MACROS).fetchall()
     return engine
 
@@ -107,7 +108,8 @@ def parsed_rows(source: Source, number: int, config: PrepareConfig) -> str:
     if "order" in roles:
         place = "place"
         factor = PER_SECOND[config.time_unit] if config.in_time_unit else 1
-        time = 'epoch_us(try_cast("order" AS TIMESTAMP)) / 1e6'
+        # Not TIMESTAMP, which reads over an offset; the time zone of values without one is UTC.
+        time = 'epoch_us(try_cast("order" AS TIMESTAMPTZ)) / 1e6'
         parsed.append(f'coalesce(try_cast("order" AS DOUBLE) / {factor}, {time}) AS place')
     strength = next((sql for role, sql in STRENGTHS.items() if role in roles), "0").format(below=config.skip_below)
     checks = [(code, fault) for code, fault in enumerate(FAULTS, 1) if fault.role is None or fault.role in roles]

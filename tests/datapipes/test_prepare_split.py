@@ -8,6 +8,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -186,6 +187,30 @@ def test_a_date_without_an_offset_is_midnight_in_utc(tmp_path):
     }
     run(tmp_path, plays, **options | {"validation_from": "2018-07-15T02:00:00+02:00", "test_from": "2018-07-16"})
     assert {*found(tmp_path)["validation"]} == {"s1", "s2"}
+
+
+@pytest.mark.parametrize("parquet", [False, True])
+def test_an_offset_in_the_log_moves_the_play(parquet: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Sessions end an hour before, at and an hour after the dates, and one jumps by an hour on the clock alone."""
+    monkeypatch.setenv("TZ", "America/New_York")  # must not count
+    ends = {"s0": "2018-07-15T01:00:00+02:00", "s1": "2018-07-15T02:00:00+02:00", "s2": "2018-07-15T19:00:00-05:00"}
+    plays = [(session, at, track) for session, at in ends.items() for track in "abc"]
+    plays += [("s3", "2018-07-14T12:50:00+02:00", "a"), ("s3", "2018-07-14T11:55:00+01:00", "b")]
+    plays += [("s3", "2018-07-14T11:00:00Z", "c")]
+    options = {"split": "time", "validation_from": DAYS[1], "test_from": DAYS[2], "gap": "30m"}
+    if parquet:
+        session, at, track = zip(*plays, strict=True)
+        times = pa.array(map(datetime.fromisoformat, at), pa.timestamp("us", "Europe/Paris"))
+        pq.write_table(pa.table({"who": session, "at": times, "what": track}), tmp_path / "log.parquet")
+        prepare(PrepareConfig(input=(tmp_path / "log.parquet",), output=tmp_path / "data", **NAMES, **options))
+    else:
+        run(tmp_path, plays, **options)
+    tracks = ["a", "b", "c"]
+    assert found(tmp_path) == {
+        "train": {"s0#1": tracks, "s3#1": tracks},
+        "validation": {"s1#1": tracks},
+        "test": {"s2#1": tracks},
+    }
 
 
 @pytest.mark.parametrize("max_length", [None, 3])
