@@ -99,6 +99,12 @@ class Manifest(StrictModel):
             raise ValueError("has split_counts of other splits than split_parts")
         return self
 
+    @property
+    def data_hash(self) -> str:
+        """SHA-256, in hex, over what tells sessions and their split apart, whichever log and tools they came from."""
+        names = ("vocabulary_hash", "counts", "parts", "split_parts", "checksums")
+        return digest({name: getattr(self, name) for name in names})
+
     def summary(self) -> str:
         """Returns what the directory holds, how it is split and what was left out, in one line."""
         of = self.counts

@@ -84,6 +84,6 @@ def _is_finished(path: Path, wanted: RunConfig, store: SessionStore) -> bool:
     if not (path / "run.json").exists():
         return False
     run = RunDirectory.open(str(path))
-    if first_difference(run.config, wanted) or run.record.vocabulary_hash != store.manifest.vocabulary_hash:
+    if first_difference(run.config, wanted) or not run.record.is_same(store.manifest):
         raise UserError(f"{path} has another config or other data: remove it, or choose another --output")
     return run.finished

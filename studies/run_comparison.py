@@ -44,9 +44,8 @@ def compare_runs(runs: Sequence[RunDirectory]) -> str:
 
 def _unlike(first: RunDirectory, other: RunDirectory) -> str:
     """Why two runs' metrics are not of the same sessions and candidates, and what to do; empty where they are."""
-    records = first.record, other.record
-    if len({record.vocabulary_hash for record in records}) > 1 or records[0].counts != records[1].counts:
-        return "the runs were trained on different data sets; train both on one"
+    if not first.record.is_same(other.record):
+        return "the runs were trained on different data sets, or different splits of one; train both on one"
     for name, value in vars(first.config.evaluate).items():
         found = getattr(other.config.evaluate, name)
         if name != "batch_size" and found != value:

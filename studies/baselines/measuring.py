@@ -64,8 +64,9 @@ def measure_baseline(baseline: type[Baseline], config: RunConfig, store: Session
 
 def is_measured(folder: Path, config: RunConfig, store: SessionStore) -> bool:
     """Whether `measure_baseline` has finished there, on the same data and with the same evaluation."""
-    file = folder / "metrics.json"
-    return file.exists() and read_json(file, "metrics of a baseline").get("of") == _identity(config, store)
+    file, wanted = folder / "metrics.json", _identity(config, store)
+    found = read_json(file, "metrics of a baseline").get("of") if file.exists() else None
+    return found in (wanted, {name: value for name, value in wanted.items() if name != "data_hash"})  # or an older one
 
 
 def _identity(config: RunConfig, store: SessionStore) -> dict[str, Any]:
@@ -73,6 +74,7 @@ def _identity(config: RunConfig, store: SessionStore) -> dict[str, Any]:
     return {
         "vocabulary_hash": manifest.vocabulary_hash,
         "counts": manifest.counts,
+        "data_hash": manifest.data_hash,
         "evaluate": asdict(config.evaluate),
         "refit": config.train.refit,
     }

@@ -120,8 +120,8 @@ def _open_store(directory: RunDirectory) -> tuple[SessionStore | None, str]:
         store = directory.open_store()
     except UserError as error:
         return None, str(error)
-    if store.manifest.counts != directory.record.counts:
-        return None, f"{store.path} has other counts than the data {directory.path} was trained on"
+    if not directory.record.is_same(store.manifest):
+        return None, f"{store.path} has other sessions than the data {directory.path} was trained on, or another split"
     return store, ""
 
 

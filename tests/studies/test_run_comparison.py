@@ -66,12 +66,16 @@ def test_each_run_has_a_line_and_its_difference(write, tmp_path: Path):
         ({"evaluate.candidates": 100}, {}, "evaluate.candidates 100, not 1000"),
         ({"evaluate.positions": "last"}, {}, "evaluate.positions last, not all"),
         ({"evaluate.sessions": 100}, {}, "evaluate.sessions 100, not 0"),
-        ({}, {"vocabulary_hash": "1" * 64}, "different data sets; train both on one"),
-        ({}, {"counts": {"sessions": 901, "plays": 9000, "tracks": 30}}, "different data sets"),
+        ({}, {"data_hash": "2" * 64}, "or different splits of one"),
+        ({}, {"data_hash": None, "vocabulary_hash": "1" * 64}, "; train both on one"),
+        ({}, {"data_hash": None, "counts": {"sessions": 901, "plays": 9000, "tracks": 30}}, "different data sets"),
     ],
 )
 def test_runs_that_were_not_measured_alike_are_refused(write, config: dict, record: dict, said: str):
-    runs = [write("a", {"paper": {"test": FIGURES}}), write("b", {"paper": {"test": FIGURES}}, config, **record)]
+    runs = [
+        write("a", {"paper": {"test": FIGURES}}, data_hash="1" * 64),
+        write("b", {"paper": {"test": FIGURES}}, config, **({"data_hash": "1" * 64} | record)),
+    ]
     with pytest.raises(UserError, match="b cannot be compared with .*a: ") as caught:
         compare_runs(runs)
     assert said in str(caught.value)

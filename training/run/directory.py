@@ -10,7 +10,7 @@ from pydantic import Field
 from skipwise.common.errors import UserError, shown
 from skipwise.common.files import read_json, read_yaml, write_json
 from skipwise.common.schema import PositiveCount, Sha256, StrictModel, validate
-from skipwise.datapipes.manifest import RUN_RECORD, VOCABULARY, Counts
+from skipwise.datapipes.manifest import RUN_RECORD, VOCABULARY, Counts, Manifest
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.models.config import LossConfig
@@ -27,25 +27,36 @@ _OLDER = replace(
 """What a run did whose config.yaml lacks a field."""
 
 
-class Trained(StrictModel):
-    """Data that weights were trained on, and what of them was held out."""
+class DataRecord(StrictModel):
+    """The data that weights were trained on."""
 
     vocabulary_hash: Sha256
+    """The dataset's."""
     counts: Counts
+    """The dataset's."""
+    data_hash: Sha256 | None = None
+    """The dataset's; None in the record of an older version."""
+
+    def is_same(self, other: "DataRecord | Manifest") -> bool:
+        """Whether `other` has the same sessions and splits them alike; by the counts alone where a hash is missing."""
+        if self.data_hash and other.data_hash:
+            return self.data_hash == other.data_hash
+        return (self.vocabulary_hash, self.counts) == (other.vocabulary_hash, other.counts)
+
+
+class Trained(DataRecord):
+    """Data that weights were trained on, and what of them was held out."""
+
     held_out: list[Split]
 
 
-class RunRecord(StrictModel):
+class RunRecord(DataRecord):
     """`run.json`: what a run was trained on, and with which code."""
 
     schema_version: int = 2
     recipe: str
     world_size: PositiveCount = Field(alias="ranks")
     """Ranks of the launch that began the run."""
-    vocabulary_hash: Sha256
-    """The dataset's."""
-    counts: Counts
-    """The dataset's."""
     num_rows: PositiveCount = Field(alias="rows")
     """Rows of the table: the dataset's tracks, and those kept from the run that this one started from."""
     rows_hash: Sha256
@@ -109,6 +120,7 @@ class RunDirectory:
         own = Trained(
             vocabulary_hash=self.record.vocabulary_hash,
             counts=self.record.counts,
+            data_hash=self.record.data_hash,
             held_out=["test"] if self.config.train.refit else ["validation", "test"],
         )
         return [*self.record.trained_before, own]
@@ -116,8 +128,7 @@ class RunDirectory:
     @property
     def starts_from_other_data(self) -> bool:
         """Whether its first weights were trained on data that may hold its validation and test targets."""
-        own = self.record.vocabulary_hash, self.record.counts
-        return any((before.vocabulary_hash, before.counts) != own for before in self.record.trained_before)
+        return not all(before.is_same(self.record) for before in self.record.trained_before)
 
     def open_store(self) -> SessionStore:
         """The dataset the run was trained on; refuses one whose rows mean other tracks."""

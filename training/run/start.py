@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -72,6 +73,7 @@ def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
         ranks=world_size(),
         vocabulary_hash=store.manifest.vocabulary_hash,
         counts=store.manifest.counts,
+        data_hash=store.manifest.data_hash,
         rows=num_rows,
         rows_hash=rows_hash,
         versions=versions(),
@@ -113,12 +115,11 @@ def _check_source(source: RunDirectory, config: RunConfig, store: SessionStore) 
                 f"{source.path} was trained with --table.{field} {before}, not {now}: start from it with the same, or "
                 "leave --init-from out"
             )
-    data = store.manifest.vocabulary_hash, store.manifest.counts
     for trained in source.trained:
-        if (trained.vocabulary_hash, trained.counts) != data:
+        if not trained.is_same(store.manifest):
             logger.warning(
-                f"{source.path} was trained on other data than {store.path}: where these hold the same sessions, "
-                "validation and test are of tracks that it has seen"
+                f"{source.path} was trained on other data than {store.path}, or another split of them: where these "
+                "hold the same sessions, validation and test are of tracks that it has seen"
             )
         elif "validation" not in trained.held_out:
             raise UserError(
@@ -135,21 +136,28 @@ def _check_same_run(path: Path, config: RunConfig, recipe: str, store: SessionSt
         raise UserError(f"{path} holds {state} run of {run.record.recipe}, not {recipe}: choose another --run-dir")
     if difference := first_difference(run.config, config):
         raise UserError(f"{path} holds {state} run with {difference}: go on with that, or choose another --run-dir")
-    data = store.manifest
-    if (data.vocabulary_hash, data.counts) != (run.record.vocabulary_hash, run.record.counts):
+    if not run.record.is_same(store.manifest):
         raise UserError(
-            f"{path} holds {state} run on other data than {store.path}: go on with those, or choose another "
-            "--run-dir, which may start from this run with --init-from"
+            f"{path} holds {state} run on other data than {store.path}, or another split of them: go on with those, or "
+            "choose another --run-dir, which may start from this run with --init-from"
         )
 
 
 def first_difference(before: RunConfig, now: RunConfig) -> str:
-    """The first field, as a flag with both values, in which two configs make different runs; empty where none is."""
+    """The first field in which two configs make different runs, as the flags of both; empty where none is."""
     values, others = flatten(before), flatten(now)
     for path, value in values.items():
         if value != others[path] and path not in FREE_TO_CHANGE:
-            return f"--{path.replace('_', '-')} {value}, not {others[path]}"
+            return f"{_flag(path, value)}, not {_flag(path, others[path]).split(' ', 1)[-1]}"
     return ""
+
+
+def _flag(path: str, value: Any) -> str:
+    """A field as a command line sets it: a flag that is true or false takes no value."""
+    section, dot, name = path.replace("_", "-").rpartition(".")
+    if isinstance(value, bool):
+        return f"--{section}{dot}{'' if value else 'no-'}{name}"
+    return f"--{section}{dot}{name} {value}"
 
 
 def _restarted_directory(recipe: str) -> Path | None:

@@ -124,6 +124,8 @@ def test_another_evaluation_is_measured_again(sessions: list, make_dataset, tmp_
         assert is_measured(tmp_path, config, store)
     assert not is_measured(tmp_path, replace(config, evaluate=replace(config.evaluate, seed=1)), store)
     assert not is_measured(tmp_path, config_of(data, refit=True), store)
+    resplit = make_dataset(sessions, TRACKS, split=SPLIT)
+    assert not is_measured(tmp_path, config, SessionStore(str(resplit)))
 
 
 def test_groups_are_what_their_names_say(sessions: list, make_dataset, tmp_path: Path):

@@ -298,8 +298,13 @@ def test_what_is_not_this_run_is_refused(data: Path, make_dataset, tmp_path: Pat
         assert "with --optimizer.learning-rate 0.001, not 0.5" in refusal_of(other).replace("0.005", "0.001")
         with pytest.raises(UserError, match="an unfinished run of best, not bidir"):
             train(config, "bidir")
+        other_loss = replace(config, loss=replace(config.loss, mask_repeats=False))
+        assert "with --loss.mask-repeats, not --loss.no-mask-repeats: go" in refusal_of(other_loss)
         elsewhere = make_dataset(random_sessions(SESSIONS, TRACKS - 1, seed=1), TRACKS - 1)
         assert "on other data than" in refusal_of(replace(config, data=replace(config.data, path=str(elsewhere))))
+        split = {"train": SESSIONS - 20, "validation": 10, "test": 10}
+        resplit = make_dataset(random_sessions(SESSIONS, TRACKS), TRACKS, split=split)
+        assert "or another split of them" in refusal_of(replace(config, data=replace(config.data, path=str(resplit))))
         assert "choose another --run-dir" in refusal_of(replace(config, resume="never"))
         assert find_newest(tmp_path / "run") == before
         # The same data elsewhere, other threads and another log are the same run.

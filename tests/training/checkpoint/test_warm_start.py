@@ -198,3 +198,14 @@ def test_a_start_from_a_run_that_held_out_the_same_is_not_marked(data, tmp_path:
         run = train(replace(config, run_dir=str(tmp_path / "again"), init_from=str(tmp_path / "run")), "best")
     assert run.metrics()["train"]["starts_from_other_data"] is False
     assert "starts from" not in hit_rate_table(run.metrics(), run.config)
+
+
+def test_a_start_from_another_split_of_the_same_sessions_is_marked(make_dataset, tmp_path: Path):
+    """What one split holds out, a run on the other was trained on."""
+    sessions, split = random_sessions(160, TRACKS), {"train": 100, "validation": 30, "test": 30}
+    first, second = (make_dataset(sessions, TRACKS, split=chosen) for chosen in (None, split))
+    with process_group():
+        train(config_of(first, tmp_path / "run", epochs=1), "best")
+        config = replace(config_of(second, tmp_path / "again", epochs=1), init_from=str(tmp_path / "run"))
+        run = train(config, "best")
+    assert run.metrics()["train"]["starts_from_other_data"]
