@@ -40,8 +40,9 @@ class EvaluateRunConfig:
 
 
 def evaluate(config: EvaluateRunConfig) -> Mapping[Any, Mapping[Any, Any]]:
-    """Prints the table, and the export's below it; writes the run's own splits to `RUN/metrics.json`.
+    """Prints the table, and the export's below it.
 
+    Writes the run's own splits to `RUN/metrics.json`, where they are measured as its config says.
     Returns the metrics by protocol and split.
     """
     from skipwise.common.distributed import logger, process_group

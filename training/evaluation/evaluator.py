@@ -17,7 +17,7 @@ from torch import Tensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from tqdm import tqdm
 
-from skipwise.common.distributed import device, gather_rows, rank, sum_ranks, world_size
+from skipwise.common.distributed import device, gather_rows, logger, rank, sum_ranks, world_size
 from skipwise.common.errors import UserError
 from skipwise.datapipes.batch import EvaluationBatch, EvaluationBatches
 from skipwise.datapipes.sessions import SessionStore
@@ -138,8 +138,9 @@ def evaluate_run(
     """Measures every split that the run was not trained on, on all ranks.
 
     `data`: a dataset directory whose sessions are measured in place of the run's; `positions` replaces the config's.
-    The metrics of the run's own splits are written to `metrics.json`. Raises `UserError` where the data are missing or
-    have other tracks, and for `positions` of sessions that training has seen.
+    The run's own splits, measured as its config says, are written to `metrics.json` and `ranks/`. Raises
+    `UserError` where the data are missing, have other tracks or are not what is asked for, and for
+    `positions` of sessions that training has seen.
     """
     store = SessionStore(data) if data else run.open_store()
     config = run.config
@@ -155,6 +156,7 @@ def evaluate_run(
             f"{store.path} has another vocabulary than the data {run.path} was trained on: prepare it again with "
             f"--vocabulary {run.path}"
         )
+    _check_measurable(run, store, other=data is not None)
     check_device(stateless(config))
     model = build_model(stateless(config), store.num_tracks, run.record.num_rows)
     load_best(model, run.path)
@@ -164,14 +166,38 @@ def evaluate_run(
     evaluated = Evaluated(
         {protocol: {} for protocol in protocols}, config, {split: of(config.evaluate, store, split) for split in splits}
     )
+    record = not data and config == run.config
     for split, held_out in evaluated.held_out.items():
-        record_in = None if data else run.path
+        record_in = run.path if record else None
         found = evaluator.measure(protocols, split, held_out, config.evaluate.sessions, record_in)
         for protocol, values in found.items():
             evaluated.metrics[protocol][split] = values
-    if not data:
+    if record:
         run.update_metrics(evaluated.metrics)
     return evaluated
+
+
+def _check_measurable(run: RunDirectory, store: SessionStore, other: bool) -> None:
+    """Raises `UserError` for sessions that are not the run's, or are `other` ones that it was trained on."""
+    if not other:
+        if not run.record.is_same(store.manifest):
+            raise UserError(
+                f"{store.path} has other sessions than the data {run.path} was trained on, or another split of them: "
+                f"prepare those again, or measure these by --data {store.path}"
+            )
+        return
+    for trained in run.trained:
+        if trained.data_hash == store.manifest.data_hash:
+            if not store.unseen:
+                raise UserError(
+                    f"{run.path} was trained on the sessions of {store.path}: leave --data out to measure what it held "
+                    "out of them, or name other sessions"
+                )
+        elif (trained.vocabulary_hash, trained.counts) == (store.manifest.vocabulary_hash, store.manifest.counts):
+            logger.warning(
+                f"{store.path} has as many sessions and plays as data that {run.path} was trained on: where these are "
+                "the same ones, it has seen their targets"
+            )
 
 
 def measure_ranks(

@@ -3,7 +3,7 @@
 import csv
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from skipwise.models.query_encoder import QueryEncoder
 from skipwise.training.build import build_model, stateless, table_weight
 from skipwise.training.checkpoint.checkpoints import load_best
 from skipwise.training.evaluation.evaluator import Evaluated, evaluate_run
+from skipwise.training.evaluation.records import read_target_ranks
 from skipwise.training.loop import train
 from skipwise.training.run.directory import RunDirectory
 from tests.conftest import Session, random_sessions
@@ -146,8 +147,38 @@ def test_what_the_refusal_of_other_tracks_says_helps(trained: Trained):
 @pytest.mark.parametrize("positions", ["all", "last"])
 def test_positions_are_of_sessions_that_training_has_not_seen(positions: str, trained: Trained):
     if trained.run.open_store().unseen:
+        assert trained.run.config.evaluate.positions == "all"
+        before = trained.run.metrics(), read_target_ranks(trained.run.path, "full", "test").target.tolist()
         values = trained.measure(None, positions).metrics["full"]["test"]
         assert (values["targets"] == values["sessions"]) == (positions == "last")
+        after = trained.run.metrics(), read_target_ranks(trained.run.path, "full", "test").target.tolist()
+        assert after == before, "tables and comparisons read there what the run's config says"
     else:
         with pytest.raises(UserError, match=f"--positions {positions} applies to sessions that .* name them by --data"):
             trained.measure(None, positions)
+
+
+def test_sessions_that_the_run_was_trained_on_are_refused_or_warned_of(trained: Trained, capsys):
+    own = trained.run.config.data.path
+    if trained.run.open_store().unseen:
+        assert trained.measure(own).metrics["full"]["test"] == trained.measure(None).metrics["full"]["test"]
+    else:
+        with pytest.raises(UserError, match="was trained on the sessions of .*earlier: leave --data out"):
+            trained.measure(own)
+    assert "it has seen" not in capsys.readouterr().err
+    sessions = random_sessions(150, TRACKS)
+    trained.measure(prepared(trained.folder, "resplit", sessions, split="session", seed=1))
+    assert "where these are the same ones, it has seen their targets" in capsys.readouterr().err
+
+
+def test_other_data_at_the_place_of_the_runs_own_are_refused(trained: Trained):
+    """Their figures would stand in the run's `metrics.json` as its own."""
+    data = prepared(trained.folder, "replaced", later_sessions(), str(trained.run.path))
+    config = replace(trained.run.config, data=replace(trained.run.config.data, path=data))
+    moved = Trained(trained.folder, RunDirectory(trained.run.path, config, trained.run.record))
+    before = trained.run.metrics()
+    with pytest.raises(UserError, match="has other sessions than the data .* --data ") as stop:
+        moved.measure(None)
+    assert trained.run.metrics() == before
+    (remedy,) = re.findall("--data (.*)", str(stop.value))
+    assert moved.measure(remedy).metrics["served"]["test"]["sessions"] == LATER
