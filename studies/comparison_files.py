@@ -85,11 +85,14 @@ def _unfinished(runs: dict[str, Any]) -> list[str]:
 
 
 def draw(comparison: dict[str, Any], file: Path) -> None:
-    """Writes a PNG, 1200 pixels wide: HR@1 and HR@10 of every row, with intervals, beside the paper's figures."""
+    """Writes a PNG, 1200 pixels wide: HR@1 and HR@10 of every model, with intervals, beside the paper's figures.
+
+    A line marks the baseline that a model must beat: the best one of those that hold out as much.
+    """
     from matplotlib.figure import Figure
 
     rows = {name: row for name, row in comparison["rows"].items() if not row["reference"]}
-    references = {name: row for name, row in comparison["rows"].items() if row["reference"]}
+    references = [comparison["rows"][name] for name in comparison["references"]]
     groups = list(dict.fromkeys(row["group"] for row in rows.values()))
     figure = Figure(figsize=(12, 1.6 + 0.42 * len(rows)), dpi=100, layout="constrained")
     for place, (metric, axis) in enumerate(zip(TESTED, figure.subplots(1, 2, sharey=True), strict=True)):
@@ -102,7 +105,7 @@ def draw(comparison: dict[str, Any], file: Path) -> None:
             if row["paper"]:
                 paper = row["paper"][_PAPER_METRICS.index(metric)]
                 axis.plot(paper, height, "D", markerfacecolor="white", markeredgecolor=colour)
-        for style, row in zip((":", "--", "-."), references.values(), strict=False):
+        for style, row in zip((":", "--"), references, strict=False):
             axis.axvline(row[metric]["mean"], linestyle=style, color="0.45", label=row["label"])
         axis.set_title(f"{metric.upper()} ({comparison['protocol']})")
         axis.grid(axis="x", color="0.9")

@@ -252,6 +252,21 @@ def test_the_picture_is_a_png_of_a_readable_size(write, tmp_path: Path):
     assert width == 1200 and height > 200
 
 
+def test_the_picture_marks_the_baseline_to_beat(write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whatever its place: here it is the last of five."""
+    from matplotlib.axes import Axes
+
+    marked = []
+    monkeypatch.setattr(Axes, "axvline", lambda axis, value, **style: marked.append((value, style["label"])))
+    references = [
+        Row(f"r{share}", f"R{share}", "references", (write(f"r{share}", ranked_first(4 * share)),), reference=True)
+        for share in (1, 2, 3, 4, 20)
+    ]
+    rows = [Row("a", "A", "g", (write("a", ranked_first(200)),)), *references]
+    draw(compare(rows, "paper"), tmp_path / "aside")
+    assert marked == [(0.2, "R20"), (0.2, "R20")], "one line a metric"
+
+
 def test_the_picture_takes_sessions_that_are_all_alike(write, tmp_path: Path):
     """Two seeds of three find every target: 2/3, but a mean of two thirds may be rounded past its interval."""
     runs = tuple(write(f"alike{seed}", [rank] * 100) for seed, rank in enumerate((1, 1, 50)))
