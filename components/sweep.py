@@ -1,4 +1,4 @@
-"""Search a recipe's settings by the validation's hit rate, and write the best of them. No test target is measured.
+"""Search a recipe's settings by the validation (`selection`), and write the best of them. No test target is measured.
 
 Example:
   skipwise sweep --data data/mine --output sweeps/mine --trials 40

@@ -73,8 +73,10 @@ def mutants(source: str) -> dict[Place, list[tuple[Operator, int]]]:
 def tests_of(module: Path) -> list[str]:
     """The test files of the module's room: those that name it, then the others, the slow ones of `prepare` last."""
     room = Path("tests") / module.parent
-    if module.parts[0] == "studies":
-        return [f"tests/studies/test_{module.stem}.py"]
+    while not any(room.glob("test_*.py")):
+        room = room.parent
+    if module.parts[0] == "studies" and (own := room / f"test_{module.stem}.py").exists():
+        return [str(own)]
     dotted = "skipwise." + ".".join(module.with_suffix("").parts)
     files = sorted(room.glob("test_*.py"), key=lambda file: (dotted not in file.read_text(), "prepare" in file.stem))
     return [str(file) for file in files]
