@@ -99,8 +99,9 @@ def refuse_empty_splits(splits: list[str], sessions: Counter[str], config: Prepa
     """Raises `UserError` where a split has no session."""
     if any(sessions[split] == 0 for split in splits):
         counts = ", ".join(f"{sessions[split]:,} {split}" for split in splits)
+        way = "raise" if sessions["train"] else "lower"
         remedies = {
-            "session": "raise --test-share or --validation-share, or prepare more sessions",
-            "time": "move --validation-from or --test-from, and check --time-unit",
+            "session": f"{way} --test-share or --validation-share, or prepare more sessions",
+            "time": "move --validation-from or --test-from, with dashes in a date, and check --time-unit",
         }
         raise UserError(f"--split {config.split} leaves a part without sessions ({counts}): {remedies[config.split]}")

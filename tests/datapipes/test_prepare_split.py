@@ -141,6 +141,13 @@ UNITS = {
 }
 
 
+@pytest.mark.parametrize(("share", "said"), [(0.001, "raise"), (0.899, "lower")])
+def test_the_remedy_for_a_part_without_sessions_fits(share: float, said: str, tmp_path: Path):
+    with pytest.raises(UserError, match=f"without sessions .*: {said} --test-share or") as stop:
+        run(tmp_path, rows(three_plays(6)), split="session", test_share=share)
+    assert ("0 train" in str(stop.value)) == (said == "lower")
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     lasts=st.lists(st.integers(3, 30), min_size=3, max_size=25),
