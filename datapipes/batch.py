@@ -2,7 +2,7 @@
 
 Shape legend, used in every name that carries a shape: B sessions on this rank, T positions that are read, S positions
 of whole sessions, U bags of the lookup, N positions read, V positions with a target, P pool of negatives, X collisions,
-C candidates.
+C candidates, M rows of signals, J positions that the keep head learns from.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
-FEATURE = "track"
+FEATURE, SIGNAL_FEATURE = "track", "signal"
 
 
 @dataclass
@@ -30,7 +30,9 @@ class SessionBatch(Pipelineable):
     items_BT: Tensor
     """int64: the session's tracks in play order, right-padded with the empty bag."""
     skipped_BT: Tensor
-    """bool: the listener skipped this play at strength 1 or 2."""
+    """bool: the listener skipped this play."""
+    signals_BTC: Tensor
+    """int64: the rows of the second table that are read of each play; [B, T, 0] without such."""
     inputs_B: Tensor
     """int64: how many positions the encoder reads; in cloze mode for prediction this counts the appended mask."""
     masked_BT: Tensor
@@ -41,6 +43,13 @@ class SessionBatch(Pipelineable):
     """int64: b * T + t of each position that the encoder reads, ascending: all but padding."""
     queries_V: Tensor
     """int64: b * T + t of each position with a target, ascending."""
+    judged_J: Tensor
+    """int64: b * T + t of each position whose next track's own flag is learned from, ascending; [0] without a keep
+    head."""
+    judged_tracks_J: Tensor
+    """int64: the bags of those tracks."""
+    judged_kept_J: Tensor
+    """float32: 1 where the listener kept them."""
     negatives_P: Tensor
     """int64: the batch's pool of negatives; [0] when evaluating."""
     window_B2: Tensor
@@ -88,8 +97,8 @@ class EvaluationBatch:
     """int64 row of the target, -1 where a row only fills up the batch."""
     history_BS: Tensor
     """int64 rows of all tracks before the target, -1 where there is none."""
-    history_skipped_BS: Tensor
-    """bool: those of them that the listener skipped, as the view counts it."""
+    history_strengths_BS: Tensor
+    """int8: their skip strengths, 0 where there is none."""
     candidates_BC: Tensor
     """int64 rows of uniform tracks that the whole session does not contain, -1 where it leaves no more; [B, 0] where
     none are drawn."""
@@ -97,6 +106,9 @@ class EvaluationBatch:
     """int8: skip strength of the held-out play."""
     position_B: Tensor
     """int64: how many tracks of the session precede the target."""
+    upcoming_BW: Tensor
+    """int64 rows of a skipped target and of the plays after it up to and including the next kept one, -1 behind them;
+    -1 alone where the target was kept, or no later one was, or only one track of a session is a target."""
 
     @property
     def repeated_B(self) -> Tensor:

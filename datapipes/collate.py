@@ -1,17 +1,18 @@
-"""From padded sessions to the tensors of one step: splits, cloze, negatives, and every row once for one lookup."""
+"""From padded sessions to the tensors of one step: splits, cloze, negatives and what is learned from."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from skipwise.datapipes.batch import FEATURE, EvaluationBatch, EvaluationBatches, SessionBatch
+from skipwise.datapipes.bags import Bags
+from skipwise.datapipes.batch import EvaluationBatch, EvaluationBatches, SessionBatch
 from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.negatives import STRIDE, draw_pool, draw_unseen, keys, own_windows, shared_windows, uniforms
 from skipwise.datapipes.sessions import Sessions
-from skipwise.datapipes.view import Inputs, View, shuffle_flags
+from skipwise.datapipes.signals import UNKNOWN
+from skipwise.datapipes.view import Inputs, View, counts_as_skipped, shuffle_strengths
 
 
 class Pinnable(Protocol):
@@ -41,7 +42,8 @@ class TrainBuilder:
     `borrow_from`: 0, or the size of the groups of sessions within which each takes the skipped tracks of the next.
     `log_q`: float32 [tracks], log of each track's share of the training plays, for heads that correct by it.
     `first_place`: the first session's place in the global batch, which decides where in the pool its negatives begin.
-    `shuffle_seed`: where given, skip flags change places within each session.
+    `shuffle_inputs`, `shuffle_labels`: skip flags change places within each session, as inputs and as what is learned.
+    `targets`, `hidden_inputs`: see `DataConfig`; `judge`: the batch says which of the next tracks were kept.
     """
 
     seed: int
@@ -55,7 +57,11 @@ class TrainBuilder:
     held_out: int = HELD_OUT["validation"]
     log_q: np.ndarray | None = None
     first_place: int = 0
-    shuffle_seed: int | None = None
+    shuffle_inputs: bool = False
+    shuffle_labels: bool = False
+    targets: Literal["next", "next-kept"] = "next"
+    judge: bool = False
+    hidden_inputs: float = 0.0
 
     def build(self, sessions: Sessions, epoch: int, step: int) -> SessionBatch:
         """Removes the held-out tracks and their skips, and draws masks and negatives."""
@@ -63,10 +69,17 @@ class TrainBuilder:
         # One more track is read: the last one is only predicted, unless the cloze masks tracks.
         view = replace(self.view, length=self.view.length + (not cloze))
         past_B = np.maximum(sessions.length_B - self.held_out, 0)
-        seen_BS, skipped_BS = view.before(sessions.tracks_BT, sessions.skips_BT, past_B)
-        if self.shuffle_seed is not None:
-            skipped_BS = shuffle_flags(skipped_BS, seen_BS >= 0, self.shuffle_seed, sessions.number_B)
-        inputs = view.read(seen_BS, skipped_BS)
+        seen_BS, strengths_BS = view.before(sessions.tracks_BT, sessions.skips_BT, past_B)
+        if self.shuffle_inputs or self.shuffle_labels:
+            shuffled_BS = shuffle_strengths(strengths_BS, seen_BS >= 0, self.seed, sessions.number_B)
+        inputs = view.read(seen_BS, shuffled_BS if self.shuffle_labels else strengths_BS)
+        skipped_BT = view.skipped(inputs.strengths_BT)
+        told_BT = inputs.strengths_BT
+        if self.shuffle_inputs != self.shuffle_labels:
+            told_BT = view.read(seen_BS, shuffled_BS if self.shuffle_inputs else strengths_BS).strengths_BT
+        if view.signals.num_rows:
+            draws_B1 = uniforms(keys("hide", self.seed, epoch, sessions.number_B), 1)
+            told_BT = np.where(draws_B1 < self.hidden_inputs, UNKNOWN, told_BT)
         batch = len(past_B)
         own = self.sampling == "per-session"
         pool = draw_pool(
@@ -75,7 +88,7 @@ class TrainBuilder:
             self.negatives + ((batch - 1) * STRIDE + self.longest if own else 0),
             self.num_tracks,
         )
-        bags = _Bags(inputs, pool, batch * min(self.longest, view.length), self.num_tracks)
+        bags = Bags(inputs, pool, batch * min(self.longest, view.length), self.num_tracks, view.signals.num_rows)
         places_BS = bags.places(seen_BS)
         if own:
             window_B2, collides_X2 = own_windows(places_BS, self.negatives, self.num_tracks)
@@ -83,18 +96,28 @@ class TrainBuilder:
             window_B2, collides_X2 = shared_windows(places_BS, self.negatives)
         if cloze:
             masked_BT, inputs_B = self._masks(inputs, sessions.number_B, epoch), inputs.length_B
-            targets_BT = np.where(masked_BT, bags.items_BT, bags.empty)
+            next_BT, kept_BT = np.where(masked_BT, bags.items_BT, bags.empty), ~skipped_BT
+            targets_BT = next_BT
         else:
-            masked_BT, inputs_B = np.zeros_like(inputs.skipped_BT), np.maximum(inputs.length_B - 1, 0)
-            targets_BT = np.full_like(bags.items_BT, bags.empty)
-            targets_BT[:, :-1] = bags.items_BT[:, 1:]
+            masked_BT, inputs_B = np.zeros_like(inputs.valid_BT), np.maximum(inputs.length_B - 1, 0)
+            next_BT = _shifted(bags.items_BT, bags.empty)
+            kept_BT = _shifted(~skipped_BT, False)
+            targets_BT = next_BT
+            if self.targets == "next-kept":
+                targets_BT = _next_kept(bags.items_BT, inputs.valid_BT & ~skipped_BT, bags.empty)
+        judged_J = np.flatnonzero(next_BT != bags.empty) if self.judge else np.zeros(0, dtype=np.int64)
         return bags.batch(
             epoch,
             step,
             self.negatives,
             inputs_B=inputs_B,
+            skipped_BT=skipped_BT,
+            signals_BTC=view.signals.rows(told_BT),
             masked_BT=masked_BT,
             targets_BT=targets_BT,
+            judged_J=judged_J,
+            judged_tracks_J=next_BT.ravel()[judged_J],
+            judged_kept_J=kept_BT.ravel()[judged_J].astype(np.float32),
             window_B2=window_B2,
             collides_X2=collides_X2,
             skips_of_B=_lenders(batch, self.borrow_from),
@@ -159,27 +182,36 @@ class EvaluationBuilder:
             sessions.number_B[owner_B],
         )
         view = replace(self.view, length=self.view.length - self.append_mask)
-        seen_BS, skipped_BS = view.before(tracks_BT, skips_BT, at_B)
-        inputs = view.read(seen_BS, skipped_BS, padding=self.append_mask)
-        masked_BT = np.zeros_like(inputs.skipped_BT)
+        seen_BS, strengths_BS = view.before(tracks_BT, skips_BT, at_B)
+        inputs = view.read(seen_BS, strengths_BS, padding=self.append_mask)
+        masked_BT = np.zeros_like(inputs.valid_BT)
         if self.append_mask:
             masked_BT[np.flatnonzero(real_B), inputs.length_B[real_B]] = True
         none = np.zeros(0, dtype=np.int64)
-        bags = _Bags(inputs, none, self.size * min(self.longest, view.length), self.num_tracks)
+        bags = Bags(inputs, none, self.size * min(self.longest, view.length), self.num_tracks, view.signals.num_rows)
         candidates_BC = np.zeros((self.size, 0), dtype=np.int64)
         if self.candidates:
             used, place_B = np.unique(owner_B, return_inverse=True)
             key_B = keys(self.purpose, self.seed, 0, sessions.number_B[used])
             candidates_BC = draw_unseen(key_B, self.num_tracks, self.candidates, sessions.tracks_BT[used])[place_B]
         row_B = np.arange(self.size), at_B
+        # Where one track of a session is held out, those after it are another split's.
+        whole_B = real_B & (self.targets == "all")
+        known_BS = np.arange(tracks_BT.shape[1]) < sessions.length_B[owner_B][:, None]
+        upcoming_BW = _until_kept(tracks_BT, known_BS & ~counts_as_skipped(skips_BT), np.where(whole_B, at_B, -1))
         return EvaluationBatch(
             bags.batch(
                 epoch,
                 step,
                 negatives=0,
                 inputs_B=inputs.length_B + self.append_mask * real_B,
+                skipped_BT=view.skipped(inputs.strengths_BT),
+                signals_BTC=view.signals.rows(inputs.strengths_BT),
                 masked_BT=masked_BT,
                 targets_BT=np.full_like(bags.items_BT, bags.empty),
+                judged_J=none,
+                judged_tracks_J=none,
+                judged_kept_J=np.zeros(0, dtype=np.float32),
                 window_B2=np.zeros((self.size, 2), dtype=np.int64),
                 collides_X2=np.zeros((0, 2), dtype=np.int64),
                 skips_of_B=none,
@@ -188,10 +220,11 @@ class EvaluationBuilder:
             ),
             target_B=torch.from_numpy(np.where(real_B, tracks_BT[row_B], -1)),
             history_BS=torch.from_numpy(seen_BS),
-            history_skipped_BS=torch.from_numpy(skipped_BS),
+            history_strengths_BS=torch.from_numpy(strengths_BS),
             candidates_BC=torch.from_numpy(candidates_BC),
             target_skips_B=torch.from_numpy(skips_BT[row_B]),
             position_B=torch.from_numpy(at_B),
+            upcoming_BW=torch.from_numpy(upcoming_BW),
         )
 
 
@@ -201,55 +234,29 @@ def _lenders(batch: int, group: int) -> np.ndarray:
     return place_B // max(group, 1) * group + (place_B + 1) % max(group, 1)
 
 
-class _Bags:
-    """The distinct rows of sessions and negatives as bags, and the bag of each."""
+def _shifted(values_BT: np.ndarray, last: Any) -> np.ndarray:
+    """Each position's next value, `last` at the end."""
+    return np.concatenate([values_BT[:, 1:], np.full_like(values_BT[:, :1], last)], axis=1)
 
-    def __init__(self, inputs: Inputs, negatives: np.ndarray, positions: int, num_tracks: int):
-        """`positions`: the most rows that the sessions of any batch can need; it fixes the number of bags.
 
-        There are never more bags than `num_tracks` and the empty one.
-        """
-        wanted = np.concatenate([inputs.rows_BT[inputs.valid_BT], negatives])
-        self.rows, places = np.unique(wanted, return_inverse=True)
-        count = len(wanted) - len(negatives)
-        self.empty = min(positions + len(negatives), num_tracks)
-        self.items_BT = np.full(inputs.rows_BT.shape, self.empty, dtype=np.int64)
-        self.items_BT[inputs.valid_BT] = places[:count]
-        self.negatives_P = places[count:]
-        self._skipped_BT = inputs.skipped_BT
+def _next_kept(items_BT: np.ndarray, kept_BT: np.ndarray, empty: int) -> np.ndarray:
+    """The bag of the next kept track after each position, `empty` where there is none."""
+    length = items_BT.shape[1]
+    place_BT = np.where(kept_BT, np.arange(length), length)
+    after_BT = _shifted(np.minimum.accumulate(place_BT[:, ::-1], axis=1)[:, ::-1], length)
+    bags_BT = np.take_along_axis(items_BT, np.minimum(after_BT, length - 1), axis=1)
+    return np.where(after_BT < length, bags_BT, empty)
 
-    def places(self, tracks_BS: np.ndarray) -> np.ndarray:
-        """Returns int64 [B, S]: the first place of each track in the pool of negatives, -1 for a track not in it."""
-        place_of_bag = np.full(self.empty + 1, -1)
-        # In reverse order, so that the first of several places is kept.
-        place_of_bag[self.negatives_P[::-1]] = np.arange(len(self.negatives_P))[::-1]
-        bag_BS = np.searchsorted(self.rows, tracks_BS)
-        found_BS = np.append(self.rows, -2)[bag_BS] == tracks_BS
-        return np.where(found_BS, place_of_bag[bag_BS], -1)
 
-    def padded(self, values: np.ndarray | None) -> np.ndarray:
-        """float32 [U]: each bag's value of `values` [num_tracks], 0 for an empty bag; [0] without values."""
-        padded_U = np.zeros(0 if values is None else self.empty + 1, dtype=np.float32)
-        if values is not None:
-            padded_U[: len(self.rows)] = values[self.rows]
-        return padded_U
+def _until_kept(tracks_BT: np.ndarray, kept_BT: np.ndarray, at_B: np.ndarray) -> np.ndarray:
+    """int64 [B, W]: the tracks from `at_B` up to and including the first kept one, -1 behind them.
 
-    def batch(self, epoch: int, step: int, negatives: int, **arrays: np.ndarray) -> SessionBatch:
-        """The batch of these bags; `arrays`: those of its fields that do not follow from the bags."""
-        lengths = torch.zeros(self.empty + 1, dtype=torch.int32)
-        lengths[: len(self.rows)] = 1
-        width = np.arange(arrays["targets_BT"].shape[1])
-        arrays |= {
-            "items_BT": self.items_BT,
-            "skipped_BT": self._skipped_BT,
-            "negatives_P": self.negatives_P,
-            "tokens_N": np.flatnonzero(width < arrays["inputs_B"][:, None]),
-            "queries_V": np.flatnonzero(arrays["targets_BT"] != self.empty),
-        }
-        return SessionBatch(
-            tracks=KeyedJaggedTensor(keys=[FEATURE], values=torch.from_numpy(self.rows), lengths=lengths),
-            negatives=negatives,
-            epoch=epoch,
-            step=step,
-            **{name: torch.from_numpy(values) for name, values in arrays.items()},
-        )
+    All -1 where that is the track at `at_B` itself, where there is none, and where `at_B` is -1.
+    """
+    length = tracks_BT.shape[1]
+    place_T = np.arange(length)
+    end_B = np.where(kept_BT & (place_T >= at_B[:, None]), place_T, length).min(axis=1, initial=length)
+    until_B = np.where((at_B >= 0) & (end_B < length), end_B - at_B, 0)
+    width = np.arange(until_B.max(initial=0) + 1)
+    rows_BW = np.take_along_axis(tracks_BT, np.clip(at_B[:, None] + width, 0, length - 1), axis=1)
+    return np.where((width <= until_B[:, None]) & (until_B > 0)[:, None], rows_BW, -1)

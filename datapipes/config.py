@@ -25,10 +25,17 @@ class DataConfig:
     """The tracks read up to a position (cloze: all visible ones), its target left out, are softmax negatives too."""
     skip_up_to: Literal[1, 2, 3] = 2
     """Skip strengths 1 up to this count as skipped: 1 very briefly, 2 briefly, 3 mostly played."""
-    skip_flags: Literal["recorded", "shuffled"] = "recorded"
-    """`shuffled`: training's skip flags change places within each session (control: what is learned must vanish)."""
+    skip_flags: Literal["recorded", "shuffled", "shuffled-input", "shuffled-label"] = "recorded"
+    """`shuffled`: training's skip flags change places within each session (control: what is learned must vanish);
+    `shuffled-input`: as `data.inputs` has them alone; `shuffled-label`: as the losses have them alone."""
     skipped_tracks: Literal["read", "filter"] = "read"
     """`filter`: skipped tracks are taken out of every input, and of training's targets, as if never played."""
+    inputs: tuple[Literal["skips"], ...] = ()
+    """What is read of each past play beside its track: `skips`, what happened to it (kept, strength 1, 2 or 3)."""
+    hidden_inputs: float = 0.05
+    """Share of training's sessions whose `inputs` are all read as not known, so that a session without them can be."""
+    targets: Literal["next", "next-kept"] = "next"
+    """What a position predicts: the next track, or the next one that the listener kept (the paper's h_i)."""
     skip_negatives: Literal["own", "other"] = "own"
     """Whose skipped tracks the InfoNCE pushes away: the session's, or those of another one of the batch."""
     lanes: int = 16
@@ -56,6 +63,8 @@ class DataConfig:
             raise ValueError(
                 f"--data.batch-size {self.batch_size} must be a multiple of --data.lanes {self.lanes}: change either"
             )
+        if not 0 <= self.hidden_inputs < 1:
+            raise ValueError(f"--data.hidden-inputs {self.hidden_inputs} must lie in [0, 1)")
         if self.skip_negatives == "other" and self.batch_size == self.lanes:
             raise ValueError("--data.skip-negatives other needs a --data.batch-size above --data.lanes: change either")
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from skipwise.datapipes.negatives import keys, uniforms
+from skipwise.datapipes.signals import Signals
 
 SKIPPED_UP_TO = 2
 """The greatest strength that counts as skipped where nothing else is configured, and in every metric."""
@@ -24,8 +25,8 @@ class Inputs(NamedTuple):
 
     rows_BT: np.ndarray
     """int64; -1 is padding."""
-    skipped_BT: np.ndarray
-    """bool; False at padding."""
+    strengths_BT: np.ndarray
+    """int8: skip strengths, -1 where it is not known what happened; 0 at padding."""
     length_B: np.ndarray
     """int64: how many plays are read."""
 
@@ -45,44 +46,50 @@ class View:
     """Strengths 1 up to this count as skipped."""
     filter_skipped: bool = False
     """Skipped plays are removed, as if they had never happened."""
+    signals: Signals = Signals()
+    """What is read of a play beside its track."""
 
     def skipped(self, strengths: np.ndarray) -> np.ndarray:
         """bool: which of these strengths count as skipped."""
         return counts_as_skipped(strengths, self.skip_up_to)
 
+    def strengths(self, flags: np.ndarray) -> np.ndarray:
+        """int8: the strengths that stand for flags of skipped plays, as `prepare` stores them where it can."""
+        return (flags * min(SKIPPED_UP_TO, self.skip_up_to)).astype(np.int8)
+
     def before(
         self, rows_BS: np.ndarray, strengths_BS: np.ndarray, past_B: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the first `past_B` plays of each session, for `read`: rows, -1 behind them, and which are skipped."""
+        """Returns the first `past_B` plays of each session, for `read`: rows with -1 behind, strengths with 0."""
         width = max(1, int(past_B.max(initial=0)))
         real_BS = np.arange(width) < past_B[:, None]
-        return np.where(real_BS, rows_BS[:, :width], -1), real_BS & self.skipped(strengths_BS[:, :width])
+        return np.where(real_BS, rows_BS[:, :width], -1), np.where(real_BS, strengths_BS[:, :width], 0)
 
-    def read(self, rows_BS: np.ndarray, skipped_BS: np.ndarray, padding: int = 0) -> Inputs:
+    def read(self, rows_BS: np.ndarray, strengths_BS: np.ndarray, padding: int = 0) -> Inputs:
         """Returns the last `length` plays of each session, without its skipped ones where those are filtered.
 
         `rows_BS`: rows in play order, -1 where there is no play; `padding`: positions to add behind the longest.
         """
         read_BS = rows_BS >= 0
         if self.filter_skipped:
-            read_BS &= ~skipped_BS
+            read_BS &= ~self.skipped(strengths_BS)
         count_B = read_BS.sum(axis=1)
         length_B = np.minimum(count_B, self.length)
         read_BS &= read_BS.cumsum(axis=1) > (count_B - length_B)[:, None]
         width = max(1, int(length_B.max(initial=0)) + padding)
         valid_BT = np.arange(width) < length_B[:, None]
-        rows_BT, skipped_BT = np.full(valid_BT.shape, -1, dtype=np.int64), np.zeros(valid_BT.shape, dtype=bool)
+        rows_BT, strengths_BT = np.full(valid_BT.shape, -1, dtype=np.int64), np.zeros(valid_BT.shape, dtype=np.int8)
         # Both masks hold as many places in each session, and NumPy goes through them in the same order.
-        rows_BT[valid_BT], skipped_BT[valid_BT] = rows_BS[read_BS], skipped_BS[read_BS]
-        return Inputs(rows_BT, skipped_BT, length_B)
+        rows_BT[valid_BT], strengths_BT[valid_BT] = rows_BS[read_BS], strengths_BS[read_BS]
+        return Inputs(rows_BT, strengths_BT, length_B)
 
 
-def shuffle_flags(flags_BS: np.ndarray, real_BS: np.ndarray, seed: int, number_B: np.ndarray) -> np.ndarray:
-    """Returns the flags with those of each session's plays in random order, the same in every epoch.
+def shuffle_strengths(strengths_BS: np.ndarray, real_BS: np.ndarray, seed: int, number_B: np.ndarray) -> np.ndarray:
+    """Returns the strengths with those of each session's plays in random order, the same in every epoch.
 
     `real_BS`: which positions hold a play, the first ones of each session; `number_B`: the sessions' numbers.
     """
-    draws_BS = uniforms(keys("shuffle", seed, 0, number_B), flags_BS.shape[1])
+    draws_BS = uniforms(keys("shuffle", seed, 0, number_B), strengths_BS.shape[1])
     # Sorted, the draws of a session's own plays come first.
     order_BS = np.where(real_BS, draws_BS, 2.0).argsort(axis=1)
-    return np.take_along_axis(flags_BS, order_BS, axis=1)
+    return np.take_along_axis(strengths_BS, order_BS, axis=1)

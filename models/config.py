@@ -103,7 +103,7 @@ class EncoderConfig:
         """The most tracks of a session that are read to predict the next one."""
         return self.max_length - self.appended_positions
 
-    def num_weights(self, dim: int) -> int:
+    def num_weights(self, dim: int, keep_dim: int = 0) -> int:
         """Numbers of `skipwise.models.encoder.Encoder`'s weights over rows of width `dim`."""
         order = self.max_length * dim
         if self.positions == "relative":
@@ -112,6 +112,8 @@ class EncoderConfig:
         biases = 5 * dim + self.hidden
         norms = 4 * dim
         prediction = dim * dim + dim + 2 * dim * self.norm_first
+        if keep_dim:
+            prediction += (dim + 1) * (keep_dim + 1)
         return order + self.appended_positions * dim + 2 * dim + self.blocks * (linears + biases + norms) + prediction
 
 
@@ -136,6 +138,10 @@ class LossConfig:
     """InfoNCE: the positive's track, and the query's with context `track`, are no negatives of a position."""
     head: Literal["softmax", "gbce"] = "softmax"
     """Sampled softmax, or gBCE (Petrov & Macdonald, "gSASRec", RecSys 2023, arXiv 2308.07192)."""
+    keep: float = 0.0
+    """Weight of the keep head, which learns P(kept | session, track) of every next track; 0 is without."""
+    keep_dim: int = 16
+    """Columns of a track's row that are the keep head's; a multiple of 4."""
     calibration: float = 0.75
     """gBCE's t: 0 is plain binary cross-entropy, 1 undoes all the overconfidence of sampling (gSASRec takes 0.75)."""
     in_batch: bool = False
@@ -143,11 +149,20 @@ class LossConfig:
     with uniform ones besides, Yang et al., WWW 2020 companion). `data.negatives` 0 leaves the targets alone."""
 
     def __post_init__(self) -> None:
+        if not self.keep >= 0 or not 4 <= self.keep_dim <= 1024 or self.keep_dim % 4:
+            raise ValueError("--loss.keep must not be negative, and --loss.keep-dim a multiple of 4, 4 to 1024")
         if self.alpha < 0 or self.beta < 0 or self.alpha + self.beta == 0:
             raise ValueError("--loss.alpha and --loss.beta must not be negative, nor both zero")
         if not self.temperature > 0:
             raise ValueError(f"--loss.temperature {self.temperature} must be positive")
         if not 0 <= self.calibration <= 1:
             raise ValueError(f"--loss.calibration {self.calibration} must lie in [0, 1]")
+        if self.keep and self.beta == 0:
+            raise ValueError("--loss.keep stands beside the next-track head: --loss.beta must be above zero")
         if self.head == "gbce" and self.in_batch:
             raise ValueError("--loss.head gbce takes uniform negatives: leave --loss.in-batch out, or take softmax")
+
+    @property
+    def keep_width(self) -> int:
+        """Columns of a track's row that are the keep head's; 0 without it."""
+        return self.keep_dim if self.keep else 0

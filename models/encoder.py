@@ -17,9 +17,14 @@ from skipwise.models.dropout import Dropout
 
 
 class Encoder(nn.Module):
-    """Track rows in, predictions out; a prediction is compared with track rows by inner product."""
+    """Track rows in, predictions out; a prediction is compared with track rows by inner product.
 
-    def __init__(self, config: EncoderConfig, dim: int):
+    With a keep head F + 1 more columns follow, r and b: r . f + b is the logit of P(kept) of a track whose columns of
+    the keep head are f.
+    """
+
+    def __init__(self, config: EncoderConfig, dim: int, keep_dim: int = 0):
+        """`keep_dim`: F, 0 without a keep head."""
         super().__init__()
         self.config = config
         learned = config.positions == "learned"
@@ -33,6 +38,7 @@ class Encoder(nn.Module):
         # Blocks that normalize first leave their last sum as it is.
         self.final_norm = nn.LayerNorm(dim) if config.norm_first else None
         self.prediction = nn.Sequential(nn.Linear(dim, dim), nn.GELU())
+        self.keep = nn.Linear(dim, keep_dim + 1) if keep_dim else None
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Truncated normal in plus and minus 0.02 for weights and positions, zero for biases (paper, section 4)."""
@@ -52,7 +58,7 @@ class Encoder(nn.Module):
         """
         batch, length, dim = items_BTD.shape
         places = Padded(batch, length)
-        return self(items_BTD.reshape(-1, dim), places, inputs_B, masked_BT).view(batch, length, dim)
+        return self(items_BTD.reshape(-1, dim), places, inputs_B, masked_BT).view(batch, length, -1)
 
     def queries(self, items_BTD: Tensor, inputs_B: Tensor, masked_BT: Tensor) -> Tensor:
         """[B, D]: the prediction at each session's last position to read, of `padded`."""
@@ -90,7 +96,9 @@ class Encoder(nn.Module):
                 distance_TT = (place_T[:, None] - place_T).clamp(-farthest, farthest) + farthest
                 mask_BHTT = mask_BHTT + self.distance_bias[number][:, distance_TT]
             hidden_ND = block(hidden_ND, places, mask_BHTT, self.dropout)
-        return self.prediction(hidden_ND if self.final_norm is None else self.final_norm(hidden_ND))
+        hidden_ND = hidden_ND if self.final_norm is None else self.final_norm(hidden_ND)
+        predictions_ND = self.prediction(hidden_ND)
+        return predictions_ND if self.keep is None else torch.cat([predictions_ND, self.keep(hidden_ND)], dim=1)
 
 
 @dataclass(frozen=True)

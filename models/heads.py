@@ -29,6 +29,15 @@ def gbce_power(calibration: float, negatives: int, num_tracks: int) -> float:
     return 1 - calibration * (1 - min(1, negatives / max(num_tracks - 1, 1)))
 
 
+def keep_losses(outputs_VK: Tensor, rows_VF: Tensor, kept_V: Tensor) -> Tensor:
+    """Binary cross-entropy [V] of the logits r . f + b of P(kept) against kept (1) or skipped (0).
+
+    `outputs_VK`: r [V, F] and b [V, 1]; `rows_VF`: f, the tracks' columns of the keep head.
+    """
+    logits_V = (outputs_VK[:, :-1].float() * rows_VF).sum(dim=1) + outputs_VK[:, -1].float()
+    return torch.nn.functional.binary_cross_entropy_with_logits(logits_V, kept_V, reduction="none")
+
+
 def next_kept(skipped_BT: Tensor, valid_BT: Tensor) -> Tensor:
     """int64 [B, T]: the position of the next kept track after each position, T where there is none."""
     length = skipped_BT.shape[1]

@@ -16,7 +16,7 @@ def heard_logits(predictions_BTD: Tensor, items_BTD: Tensor, batch: SessionBatch
     Where none is left, it is so low that its exponential is zero.
     """
     items_BT, length = batch.items_BT, batch.items_BT.shape[1]
-    empty = len(batch.tracks.lengths()) - 1
+    empty = batch.tracks.stride() - 1
     place_T = torch.arange(length, device=items_BT.device)
     visible_BT = (items_BT != empty) & ~batch.masked_BT
     before_BTT = (items_BT[:, :, None] == items_BT[:, None, :]) & visible_BT[:, None, :] & (place_T < place_T[:, None])

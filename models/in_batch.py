@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from skipwise.common.distributed import gather_rows, world_size
-from skipwise.datapipes.batch import SessionBatch
+from skipwise.datapipes.batch import FEATURE, SessionBatch
 
 
 def in_batch_pool(rows_UD: Tensor, batch: SessionBatch, num_tracks: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -27,7 +27,7 @@ def in_batch_pool(rows_UD: Tensor, batch: SessionBatch, num_tracks: int) -> tupl
     of a session's queries: the entry's log weight less its log expectation, -inf for tracks of the session, its
     targets included, and for bags that are no negatives; the log expectation [U] of each bag's track).
     """
-    bags, looked_up = len(rows_UD), batch.tracks.values()
+    bags, looked_up = len(rows_UD), batch.tracks[FEATURE].values()
     device = looked_up.device
     # Ascending, so that it can be searched; empty bags get the first number that is no row.
     row_U = torch.full((bags,), num_tracks, device=device)

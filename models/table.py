@@ -17,9 +17,10 @@ from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingPlan
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
+from skipwise.datapipes.batch import FEATURE, SIGNAL_FEATURE
 from skipwise.models.config import TableConfig
 
-TABLE = "tracks"
+TABLE, SIGNAL_TABLE = "tracks", "signals"
 _INIT_BLOCK = 4096
 _FUSED = EmbeddingComputeKernel.FUSED.value  # left to itself, TorchRec plans an unfused kernel on CPU
 
@@ -33,19 +34,26 @@ _OPTIMIZERS = {
 _PLANNED = [kind.value for kind in (ShardingType.TABLE_WISE, ShardingType.COLUMN_WISE, ShardingType.ROW_WISE)]
 
 
-def make_table(config: TableConfig, num_rows: int, feature: str) -> EmbeddingBagCollection:
-    """The unsharded collection on the meta device: one table, one feature, sum pooling of bags of length 0 or 1."""
+def make_table(num_rows: int, row_dim: int, num_signals: int = 0, dim: int = 0) -> EmbeddingBagCollection:
+    """The unsharded collection on the meta device, with sum pooling of bags of length 0 or 1.
+
+    `row_dim`: width of a track's row; `num_signals`, `dim`: rows and width of the signals' table, which is left out
+    where it has no rows.
+    """
+    sizes = {TABLE: (num_rows, row_dim, FEATURE), SIGNAL_TABLE: (num_signals, dim, SIGNAL_FEATURE)}
     return EmbeddingBagCollection(
         device=torch.device("meta"),
         tables=[
             EmbeddingBagConfig(
-                name=TABLE,
-                embedding_dim=config.dim,
-                num_embeddings=num_rows,
+                name=name,
+                embedding_dim=width,
+                num_embeddings=rows,
                 feature_names=[feature],
                 pooling=PoolingType.SUM,
                 init_fn=torch.nn.init.zeros_,
             )
+            for name, (rows, width, feature) in sizes.items()
+            if rows
         ],
     )
 
@@ -62,16 +70,21 @@ def make_sharder(config: TableConfig) -> EmbeddingBagCollectionSharder:
 
 
 def make_plan(config: TableConfig, model: nn.Module, path: str, world_size: int, device: str) -> ShardingPlan:
-    """The sharding plan of the table at `path` of `model`.
+    """The sharding plan of the tables at `path` of `model`; `config` has the width of the tracks' rows.
 
-    TorchRec's planner offers no row-wise sharding on a CPU, so only `planner` asks it.
+    Rank 0 holds the few rows of signals. TorchRec's planner offers no row-wise sharding on a CPU, so only
+    `planner` asks it.
     """
     sharder = make_sharder(config)
+    tables = model.get_submodule(path)
+    assert isinstance(tables, EmbeddingBagCollection)
+    names = [table.name for table in tables.embedding_bag_configs()]
     if config.sharding == "planner":
         # Unconstrained, it may replicate a small table, which then has no fused optimizer.
         constraint = ParameterConstraints(sharding_types=_PLANNED, compute_kernels=[_FUSED])
         planner = EmbeddingShardingPlanner(
-            topology=Topology(world_size=world_size, compute_device=device), constraints={TABLE: constraint}
+            topology=Topology(world_size=world_size, compute_device=device),
+            constraints=dict.fromkeys(names, constraint),
         )
         return planner.collective_plan(model, [sharder]) if world_size > 1 else planner.plan(model, [sharder])
     kinds = {
@@ -80,8 +93,12 @@ def make_plan(config: TableConfig, model: nn.Module, path: str, world_size: int,
         "table_wise": table_wise(rank=0, compute_kernel=_FUSED),
     }
     module_plan: EmbeddingModuleShardingPlan = construct_module_sharding_plan(
-        model.get_submodule(path),
-        {TABLE: kinds[config.sharding]},
+        tables,
+        {
+            # FBGEMM's row-wise Adagrad fails on a rank that holds no row, and signals may be fewer than the ranks.
+            name: kinds["table_wise" if name == SIGNAL_TABLE else config.sharding]
+            for name in names
+        },
         sharder=sharder,
         local_size=world_size,
         world_size=world_size,
@@ -107,12 +124,17 @@ def local_shards(weight: Tensor | ShardedTensor) -> list[Shard]:
     return [Shard(row, column, tensor) for (row, column), tensor in offsets]
 
 
-def initialize(shards: list[Shard], dim: int, bound: float, seed: int) -> None:
-    """Fills shards in place. A row's values depend on (seed, row) alone: every sharding starts from the same table."""
+def initialize(shards: list[Shard], dim: int, bound: float, seed: int, keep_dim: int = 0) -> None:
+    """Fills shards in place. A row's values depend on (seed, row) alone: every sharding starts from the same table.
+
+    The first `dim` columns are the same whether or not `keep_dim` more follow.
+    """
     for shard in shards:
         num_rows, columns = shard.tensor.shape
         for block in range(shard.row // _INIT_BLOCK, math.ceil((shard.row + num_rows) / _INIT_BLOCK)):
-            values = _initial_block(block, dim, bound, seed)
+            values = _initial_block([seed, block], dim, bound)
+            if keep_dim:
+                values = torch.cat([values, _initial_block([seed, block, 1], keep_dim, bound)], dim=1)
             first, last = max(shard.row, block * _INIT_BLOCK), min(shard.row + num_rows, (block + 1) * _INIT_BLOCK)
             offset = block * _INIT_BLOCK
             piece = values[first - offset : last - offset, shard.column : shard.column + columns]
@@ -120,9 +142,9 @@ def initialize(shards: list[Shard], dim: int, bound: float, seed: int) -> None:
                 shard.tensor[first - shard.row : last - shard.row].copy_(piece)
 
 
-def _initial_block(block: int, dim: int, bound: float, seed: int) -> Tensor:
+def _initial_block(seeds: list[int], dim: int, bound: float) -> Tensor:
     """[_INIT_BLOCK, dim] of a normal truncated at one deviation, by the inverse of its distribution function."""
-    # NumPy's generators take the pair as a seed; torch's would keep 32 bits of it.
-    uniform = np.random.default_rng([seed, block]).random((_INIT_BLOCK, dim), dtype=np.float32)
+    # NumPy's generators take several numbers as a seed; torch's would keep 32 bits of them.
+    uniform = np.random.default_rng(seeds).random((_INIT_BLOCK, dim), dtype=np.float32)
     share = math.erf(math.sqrt(0.5))  # of a normal within one deviation
     return torch.erfinv((2 * torch.from_numpy(uniform) - 1) * share) * (math.sqrt(2) * bound)

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from skipwise.common.distributed import sum_ranks, world_size
-from skipwise.datapipes.batch import SessionBatch
+from skipwise.datapipes.batch import FEATURE, SIGNAL_FEATURE, SessionBatch
 from skipwise.models.config import LossConfig
 from skipwise.models.encoder import Encoder, Packed
-from skipwise.models.heads import gbce_power, sampled_softmax, skip_infonce
+from skipwise.models.heads import gbce_power, keep_losses, sampled_softmax, skip_infonce
 from skipwise.models.heard import heard_logits
 from skipwise.models.in_batch import in_batch_pool
 from skipwise.models.pool import Head, gbce_head, pool_losses, softmax_head
@@ -18,30 +18,40 @@ from skipwise.models.pool import Head, gbce_head, pool_losses, softmax_head
 
 @dataclass
 class StepLosses:
-    """Detached means over the global batch, for the log: `total`, `nll` (the next-track head) and `nce` (zero
-    without a skip head)."""
+    """Detached means over the global batch, for the log: `total`, `nll` (the next-track head), `nce` (zero without a
+    skip head) and `keep` (zero without a keep head)."""
 
     total: Tensor
     nll: Tensor
     nce: Tensor
+    keep: Tensor
 
 
 class SessionTask(nn.Module):
-    """The table, and the learner over its rows."""
+    """The tables, and the learner over their rows."""
 
-    def __init__(self, table: EmbeddingBagCollection, learner: "Learner"):
+    def __init__(self, table: EmbeddingBagCollection, learner: "Learner", num_signals: int = 0):
+        """`num_signals`: rows of the signals' table."""
         super().__init__()
         self.table = table
         self.learner = learner
+        self._num_signals = num_signals
 
     def forward(self, batch: SessionBatch) -> tuple[Tensor, StepLosses]:
         """The loss to run backward on, and its parts."""
-        rows_UD = self.table(batch.tracks).values()
-        return self.learner(rows_UD, batch)
+        rows_UX, signals_MD = self.look_up(batch)
+        return self.learner(rows_UX, batch, signals_MD)
+
+    def look_up(self, batch: SessionBatch) -> tuple[Tensor, Tensor | None]:
+        """The rows [U, X] of the batch's tracks, and all rows [M, D] of signals, None for a model that reads none."""
+        found = self.table(batch.tracks)
+        if not self._num_signals:
+            return found.values(), None
+        return found[FEATURE], found[SIGNAL_FEATURE][: self._num_signals]
 
 
 class Learner(nn.Module):
-    """Encoder and heads over looked-up rows [U, D]."""
+    """Encoder and heads over looked-up rows [U, X]: a track's embedding, and with a keep head its F columns."""
 
     def __init__(
         self,
@@ -59,19 +69,26 @@ class Learner(nn.Module):
         self.own_loss = self.own_row_gradient = torch.zeros(())
         self.own_sessions = torch.empty(0, dtype=torch.int64)
 
-    def forward(self, rows_UD: Tensor, batch: SessionBatch) -> tuple[Tensor, StepLosses]:
+    def forward(
+        self, rows_UX: Tensor, batch: SessionBatch, signals_MD: Tensor | None = None
+    ) -> tuple[Tensor, StepLosses]:
         """Means are over the positions of all ranks: without dropout, any number of ranks takes the same step."""
         batch_size, length = batch.items_BT.shape
+        dim = rows_UX.shape[1] - self.loss.keep_width
+        # A slice's gradient is a copy: where the embedding is all of a row, none is made.
+        rows_UD = rows_UX[:, :dim] if self.loss.keep else rows_UX
         target_at_V = batch.targets_BT.flatten()[batch.queries_V]
         wanted = batch.items_BT.flatten(), target_at_V, batch.negatives_P
         # One gather of all rows that are needed, hence one sum of gradients into them.
         items_PD, targets_VD, pool_PD = nn.functional.embedding(torch.cat(wanted), rows_UD).split(
             list(map(len, wanted))
         )
-        items_BTD = items_PD.view(batch_size, length, rows_UD.shape[1])
+        items_BTD = items_PD.view(batch_size, length, dim)
         places = Packed(batch_size, length, batch.tokens_N)
-        with torch.autocast(rows_UD.device.type, self.autocast, enabled=self.autocast is not None):
-            predictions_ND = self.encoder(places.collect(items_BTD), places, batch.inputs_B, batch.masked_BT)
+        with torch.autocast(rows_UX.device.type, self.autocast, enabled=self.autocast is not None):
+            read_BTD = _with_signals(items_BTD, signals_MD, batch)
+            outputs_NX = self.encoder(places.collect(read_BTD), places, batch.inputs_B, batch.masked_BT)
+        predictions_ND = outputs_NX[:, :dim] if self.loss.keep else outputs_NX
         queries_VD = predictions_ND
         if len(batch.queries_V) != len(batch.tokens_N):
             queries_VD = predictions_ND[torch.searchsorted(batch.tokens_N, batch.queries_V)]
@@ -90,34 +107,54 @@ class Learner(nn.Module):
                 output_BTD,
                 items_BTD,
                 batch.skipped_BT,
-                batch.items_BT != len(rows_UD) - 1,
+                batch.items_BT != rows_UX.shape[0] - 1,
                 batch.skips_of_B if len(batch.skips_of_B) else None,
                 self.loss.temperature,
                 self.loss.queries,
                 batch.items_BT if self.loss.mask_repeats else None,
             )
             nce, nce_count = nce_BT.sum(), counts_BT.sum()
-        self._note(rows_UD, (nll + nce).detach(), batch.session_B)
-        sums = torch.stack([nll.detach(), nce.detach(), nll.new_tensor(len(queries_VD)), nce_count.to(nll.dtype)])
-        sums = sum_ranks(sums)
-        counts = sums[2:].clamp(min=1)
+        keep = nll.new_zeros(())
+        if self.loss.keep:
+            outputs_JK = outputs_NX[torch.searchsorted(batch.tokens_N, batch.judged_J), dim:]
+            rows_JF = nn.functional.embedding(batch.judged_tracks_J, rows_UX[:, dim:])
+            keep = keep_losses(outputs_JK, rows_JF, batch.judged_kept_J).sum()
+        self._note([rows_UX, signals_MD], (nll + nce + keep).detach(), batch.session_B)
+        sums = sum_ranks(
+            torch.stack(
+                [
+                    *(loss.detach() for loss in (nll, nce, keep)),
+                    nll.new_tensor(len(queries_VD)),
+                    nce_count.to(nll.dtype),
+                    nll.new_tensor(len(batch.judged_J)),
+                ]
+            )
+        )
+        counts = sums[3:].clamp(min=1)
+        means = sums[:3] / counts
+        weights = self.loss.beta, self.loss.alpha, self.loss.keep
         # TorchRec and DDP average gradients over ranks; times their number is the sum that a mean over all needs.
-        loss = world_size() * (self.loss.beta * nll / counts[0] + self.loss.alpha * nce / counts[1])
-        means = sums[:2] / counts
-        total = self.loss.beta * means[0] + self.loss.alpha * means[1]
-        return loss, StepLosses(total, means[0], means[1])
+        loss = world_size() * (
+            weights[0] * nll / counts[0] + weights[1] * nce / counts[1] + weights[2] * keep / counts[2]
+        )
+        total = weights[0] * means[0] + weights[1] * means[1] + weights[2] * means[2]
+        return loss, StepLosses(total, *means)
 
-    def _note(self, rows_UD: Tensor, loss: Tensor, session_B: Tensor) -> None:
-        def note_gradient(grad_UD: Tensor) -> None:
-            self.own_row_gradient = grad_UD.sum()
-
+    def _note(self, looked_up: list[Tensor | None], loss: Tensor, session_B: Tensor) -> None:
         self.own_loss, self.own_sessions = loss, session_B
-        if rows_UD.requires_grad:
-            rows_UD.register_hook(note_gradient)
+        self.own_row_gradient = torch.zeros((), device=loss.device)
 
-    def predict(self, rows_UD: Tensor, batch: SessionBatch) -> Tensor:
-        """Queries [B, D]: the prediction at each session's last input position, in full precision."""
-        items_BTD = nn.functional.embedding(batch.items_BT, rows_UD)
+        def note_gradient(gradient: Tensor) -> None:
+            self.own_row_gradient = self.own_row_gradient + gradient.sum()
+
+        for rows in looked_up:
+            if rows is not None and rows.requires_grad:
+                rows.register_hook(note_gradient)
+
+    def predict(self, rows_UX: Tensor, batch: SessionBatch, signals_MD: Tensor | None = None) -> Tensor:
+        """[B, D], or with a keep head [B, D + F + 1]: the output at each session's last position, in full precision."""
+        rows_UD = rows_UX[:, : rows_UX.shape[1] - self.loss.keep_width]
+        items_BTD = _with_signals(nn.functional.embedding(batch.items_BT, rows_UD), signals_MD, batch)
         return self.encoder.queries(items_BTD, batch.inputs_B, batch.masked_BT)
 
     def _in_batch_losses(
@@ -146,6 +183,13 @@ class Learner(nn.Module):
             power = gbce_power(self.loss.calibration, batch.negatives, self.num_tracks)
             head = gbce_head(power, batch.negatives)
         return pool_losses(queries_VD, targets_VD, pool_PD, window_V2, collides_Y2, head, beside_V)
+
+
+def _with_signals(items_BTD: Tensor, signals_MD: Tensor | None, batch: SessionBatch) -> Tensor:
+    """[B, T, D]: each play's track and the sum of what else is read of it."""
+    if signals_MD is None:
+        return items_BTD
+    return items_BTD + nn.functional.embedding(batch.signals_BTC, signals_MD).sum(dim=2)
 
 
 def _by_position(collides_X2: Tensor, session_V: Tensor, sessions: int) -> Tensor:

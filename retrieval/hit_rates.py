@@ -12,6 +12,7 @@ from torch import Tensor
 
 from skipwise.common.errors import UserError
 from skipwise.datapipes.batch import EvaluationBatch
+from skipwise.datapipes.view import View
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.config import RecommendOptions
 from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
@@ -67,15 +68,15 @@ def measure_hit_rates(
     recommender, metrics = Recommender(opened, search), RankMetrics()
     for batches in evaluation_loader(config, held_out, (), split, config.evaluate.sessions).epoch(0):
         for batch in batches:
-            metrics.update(**_listed(batch, recommender))
+            metrics.update(**_listed(batch, recommender, opened.view))
     found = metrics.compute()
     return {name: found[name] for name in (*_FIGURES, "targets")}
 
 
-def _listed(batch: EvaluationBatch, recommender: Recommender) -> dict[str, Tensor]:
+def _listed(batch: EvaluationBatch, recommender: Recommender, view: View) -> dict[str, Tensor]:
     """The columns of `RankMetrics.update`: a target's rank is its place among the tracks that are recommended."""
     real_B = batch.target_B >= 0
-    history = SessionHistory(batch.history_BS[real_B].numpy(), batch.history_skipped_BS[real_B].numpy())
+    history = SessionHistory(batch.history_BS[real_B].numpy(), view.skipped(batch.history_strengths_BS[real_B].numpy()))
     target_B = batch.target_B[real_B]
     rows_BK, _ = recommender.recommend(history, RecommendOptions(k=CUTOFFS[-1]))
     found_BK = torch.from_numpy(rows_BK) == target_B[:, None]

@@ -33,7 +33,7 @@ from skipwise.studies.sweep_study import REFUSED, Sweep, best_trial, finished, o
 from skipwise.training.build import check
 from skipwise.training.config import RunConfig, SelectionConfig
 from skipwise.training.config_fields import from_mapping, nest
-from skipwise.training.evaluation.evaluator import Metrics
+from skipwise.training.evaluation.measure_ranks import Metrics
 from skipwise.training.loop import train
 from skipwise.training.run.directory import CHECKPOINTS
 

@@ -2,7 +2,6 @@
 
 import gc
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,9 @@ from skipwise.training.build import HeldOut, build_model, train_loader, training
 from skipwise.training.checkpoint.checkpoints import Checkpoints, find_newest, load_best
 from skipwise.training.checkpoint.warm_start import start_from_run
 from skipwise.training.config import Protocol, Split
-from skipwise.training.evaluation.evaluator import Evaluator, Metrics
+from skipwise.training.config_fields import as_json
+from skipwise.training.evaluation.evaluator import Evaluator
+from skipwise.training.evaluation.measure_ranks import Metrics
 from skipwise.training.guards.hang_watch import HangWatch
 from skipwise.training.guards.non_finite import NonFiniteCheck
 from skipwise.training.guards.stop_signal import Action, Stopped, StopSignal
@@ -35,7 +36,7 @@ class ActiveRun:
         self.stop_signal, self._hang_watch = stop_signal, hang_watch
         newest = find_newest(run.path)
         self.position = newest[1].position if newest else Position()
-        facts = {"vocabulary_hash": run.record.vocabulary_hash, "config": asdict(run.config)}
+        facts = {"vocabulary_hash": run.record.vocabulary_hash, "config": as_json(run.config)}
         self.checkpoints = Checkpoints(run.path, run.config.checkpoint.keep, facts)
         self._make_trainer(fresh=newest is None)
         if newest:

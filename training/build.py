@@ -12,15 +12,16 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from skipwise.common.distributed import device, logger, rank, world_size
 from skipwise.common.errors import UserError
-from skipwise.datapipes.batch import FEATURE, EvaluationBatches, SessionBatch
+from skipwise.datapipes.batch import EvaluationBatches, SessionBatch
 from skipwise.datapipes.collate import EvaluationBuilder, TrainBuilder
 from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.counts import train_counts
 from skipwise.datapipes.loader import StepDataset, StepLoader
 from skipwise.datapipes.sessions import SessionStore
+from skipwise.datapipes.signals import Signals
 from skipwise.datapipes.view import View
 from skipwise.models.encoder import Encoder
-from skipwise.models.table import TABLE, initialize, local_shards, make_plan, make_sharder, make_table
+from skipwise.models.table import SIGNAL_TABLE, TABLE, initialize, local_shards, make_plan, make_sharder, make_table
 from skipwise.models.task import Learner, SessionTask
 from skipwise.training.config import EvaluateConfig, Protocol, RunConfig, Split
 
@@ -46,18 +47,25 @@ def build_model(config: RunConfig, num_tracks: int, num_rows: int | None = None)
 
     `num_rows`: of the table, where it has more than the data's `num_tracks` (`RunConfig.vanished`).
     """
-    table = make_table(config.table, num_rows or num_tracks, FEATURE)
-    encoder = Encoder(config.encoder, config.table.dim)
+    rows, dim, keep_dim = config.row_table, config.table.dim, config.loss.keep_width
+    num_signals = Signals.of(config.data.inputs).num_rows
+    table = make_table(num_rows or num_tracks, rows.dim, num_signals, dim)
+    encoder = Encoder(config.encoder, dim, keep_dim)
     encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
     autocast = torch.bfloat16 if config.train.precision == "bf16" else None
-    task = SessionTask(table, Learner(encoder, config.loss, autocast, num_tracks, config.data.heard_negatives))
+    learner = Learner(encoder, config.loss, autocast, num_tracks, config.data.heard_negatives)
+    task = SessionTask(table, learner, num_signals)
     model = DistributedModelParallel(
         task,
         device=device(),
-        plan=make_plan(config.table, task, "table", world_size(), device().type),
-        sharders=[make_sharder(config.table)],
+        plan=make_plan(rows, task, "table", world_size(), device().type),
+        sharders=[make_sharder(rows)],
     )
-    initialize(local_shards(table_weight(model)), config.table.dim, config.table.init_bound, config.train.seed)
+    bound, seed = config.table.init_bound, config.train.seed
+    initialize(local_shards(table_weight(model)), dim, bound, seed, keep_dim)
+    if num_signals:
+        # A seed that no run of the tracks' table is likely to have.
+        initialize(local_shards(table_weight(model, SIGNAL_TABLE)), dim, bound, seed + (1 << 40))
     return model
 
 
@@ -66,9 +74,9 @@ def stateless(config: RunConfig) -> RunConfig:
     return replace(config, table=replace(config.table, optimizer="sgd"))
 
 
-def table_weight(model: DistributedModelParallel) -> torch.Tensor | ShardedTensor:
-    """The table's entry in `state_dict()`: this rank's live shards, and the metadata of all others."""
-    return model.state_dict()[TABLE_WEIGHT]
+def table_weight(model: DistributedModelParallel, name: str = TABLE) -> torch.Tensor | ShardedTensor:
+    """A table's entry in `state_dict()`: this rank's live shards, and the metadata of all others."""
+    return model.state_dict()[f"table.embedding_bags.{name}.weight"]
 
 
 def training_data(store: SessionStore, refit: bool = False) -> tuple[SessionStore, int]:
@@ -105,14 +113,19 @@ def train_loader(
         held_out=held_out,
         log_q=_log_q(store, held_out) if config.loss.in_batch else None,
         first_place=rank() * config.data.batch_size // world_size(),
-        shuffle_seed=config.train.seed if config.data.skip_flags == "shuffled" else None,
+        shuffle_inputs=config.data.skip_flags in ("shuffled", "shuffled-input"),
+        shuffle_labels=config.data.skip_flags in ("shuffled", "shuffled-label"),
+        targets=config.data.targets,
+        judge=config.loss.keep > 0,
+        hidden_inputs=config.data.hidden_inputs,
     )
     dataset = StepDataset(store, config.data, builder, rank(), world_size())
     return StepLoader(dataset, pin_memory=device().type == "cuda")
 
 
 def _view(config: RunConfig) -> View:
-    return View(config.encoder.max_length, config.data.skip_up_to, config.data.skipped_tracks == "filter")
+    signals = Signals.of(config.data.inputs)
+    return View(config.encoder.max_length, config.data.skip_up_to, config.data.skipped_tracks == "filter", signals)
 
 
 def _log_q(store: SessionStore, held_out: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The whole config of a run, section by section; each section is defined by its owner."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from skipwise.common.errors import UserError
@@ -14,6 +14,8 @@ Metric = Literal["ndcg@10", "mrr", "hr@1", "hr@5", "hr@10", "hr@20"]
 Targets = Literal["all", "kept"]
 Split = Literal["validation", "test"]
 SPLITS: tuple[Split, ...] = ("validation", "test")
+MAX_DIAL = 100.0
+"""At which P(kept) decides nearly alone."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class EvaluateConfig:
     """Sessions measured, a fixed random choice; 0 is all of them."""
     positions: Literal["all", "last"] = "all"
     """Targets of a session that was held out whole: every track but its first, or its last one."""
+    dial: float = 0.0
+    """What the logit of P(kept) weighs beside the next-track score in a ranking; needs `loss.keep`."""
     batch_size: int = 512
     """Targets of one batch, over all ranks; it changes the time and the memory, and no figure."""
 
@@ -59,6 +63,8 @@ class EvaluateConfig:
             raise ValueError("--evaluate.candidates and --evaluate.batch-size must be at least 1")
         if self.batch_size > 1 << 20:
             raise ValueError(f"--evaluate.batch-size {self.batch_size} must be at most {1 << 20}")
+        if not 0 <= self.dial <= MAX_DIAL:
+            raise ValueError(f"--evaluate.dial {self.dial} must lie in 0..{MAX_DIAL:g}")
         if self.sessions < 0 or self.seed < 0:
             raise ValueError("--evaluate.sessions and --evaluate.seed must not be negative")
 
@@ -173,8 +179,19 @@ class RunConfig:
                 "--data.heard-negatives needs --loss.head softmax and its uniform negatives alone: leave "
                 f"{'--loss.in-batch' if self.loss.in_batch else '--loss.head ' + self.loss.head} out, or it"
             )
+        if self.data.skipped_tracks == "filter" and (self.loss.keep or self.data.inputs):
+            raise ValueError("--data.skipped-tracks filter leaves no skips to --loss.keep or --data.inputs: read them")
+        if self.evaluate.dial and not self.loss.keep:
+            raise ValueError("--evaluate.dial turns the ranking by the keep head: set --loss.keep above 0")
+        if self.encoder.direction == "bidirectional" and self.data.targets != "next":
+            raise ValueError("--data.targets next-kept needs --encoder.direction unidirectional")
         if self.encoder.direction == "bidirectional" and self.encoder.max_length < 2:
             raise ValueError("--encoder.max-length must be at least 2 where the mask token takes one position")
+
+    @property
+    def row_table(self) -> TableConfig:
+        """The table as it is stored: a track's row is its embedding, and then its columns of the keep head."""
+        return replace(self.table, dim=self.table.dim + self.loss.keep_width)
 
     @property
     def cloze(self) -> float | None:

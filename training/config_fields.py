@@ -1,7 +1,8 @@
 """A config's fields as a mapping: read from a YAML file's sections, or laid out as dotted paths (`loss.alpha`)."""
 
-from dataclasses import fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+import json
+from dataclasses import asdict, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from skipwise.common.errors import UserError, shown
 from skipwise.common.options import problem
@@ -18,6 +19,12 @@ def flatten(config: Any, section: str = "") -> dict[str, Any]:
     for name in (field.name for field in fields(config)):
         value, path = getattr(config, name), f"{section}{name}"
         found |= flatten(value, f"{path}.") if is_dataclass(value) else {path: value}
+    return found
+
+
+def as_json(config: "DataclassInstance") -> dict[str, Any]:
+    """The config's fields as they read back from JSON, which has lists for tuples."""
+    found: dict[str, Any] = json.loads(json.dumps(asdict(config)))
     return found
 
 
@@ -58,6 +65,10 @@ def _checked(kind: Any, value: Any, place: str) -> Any:
     """`value` as a field of type `kind` takes it; the sentence of a refusal starts with `place`."""
     if trouble := problem(value):
         raise UserError(f"{place} {trouble}")
+    if get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise UserError(f"{place} must be a list, not {shown(value)}")
+        return tuple(_checked(get_args(kind)[0], one, place) for one in value)
     choices = get_args(kind)
     if choices:
         # True is 1 and 1.0 is 1 for Python, and neither is what was asked.

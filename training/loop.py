@@ -10,8 +10,8 @@ from skipwise.datapipes.sessions import SessionStore
 from skipwise.training.active_run import ActiveRun
 from skipwise.training.build import check
 from skipwise.training.config import PROTOCOLS, RunConfig, TrainConfig
-from skipwise.training.evaluation.evaluator import Metrics
 from skipwise.training.evaluation.hit_rate_table import hit_rate_table
+from skipwise.training.evaluation.measure_ranks import Metrics
 from skipwise.training.guards.hang_watch import HangWatch
 from skipwise.training.guards.memory_check import check_machines
 from skipwise.training.guards.stop_signal import Action, StopSignal

@@ -20,6 +20,7 @@ class Ablation:
 
 
 _SKIP_LOSS = {"alpha": 0.5, "beta": 0.5}
+_KEEP = {"loss": {"keep": 0.5}}
 
 
 def _length(baseline: str, length: int) -> Ablation:
@@ -60,6 +61,14 @@ ABLATIONS: dict[str, Ablation] = {
     "strength-3": Ablation("skipped is strength 1, 2, 3", "shared", {"data": {"skip_up_to": 3}}),
     "other-sessions": Ablation("skips of another session", "shared", {"data": {"skip_negatives": "other"}}),
     "heard-negatives": Ablation("heard tracks as negatives", "shared", {"data": {"heard_negatives": True}}),
+    # Skips as input, as what is learned, and both; with flags that tell nothing, the gain must vanish.
+    "relative-blind": Ablation("S-, relative positions", "shared-blind", {"encoder": {"positions": "relative"}}),
+    "inputs": Ablation("skips read", "relative-blind", {"data": {"inputs": ("skips",)}}),
+    "keep": Ablation("keep head", "relative-blind", {"loss": {"keep": 0.5}}),
+    "inputs-keep": Ablation("skips read, keep head", "relative-blind", {"data": {"inputs": ("skips",)}} | _KEEP),
+    "shuffled-input": Ablation("shuffled as input", "inputs-keep", {"data": {"skip_flags": "shuffled-input"}}),
+    "shuffled-label": Ablation("shuffled as label", "inputs-keep", {"data": {"skip_flags": "shuffled-label"}}),
+    "next-kept": Ablation("next kept track as target", "inputs-keep", {"data": {"targets": "next-kept"}}),
     "kept-queries": Ablation("queries at kept positions only", "shared", {"loss": {"queries": "kept"}}),
     "temperature-0.1": Ablation("temperature 0.1", "shared", {"loss": {"temperature": 0.1}}),
     "alpha-1": Ablation("alpha 1", "shared", {"loss": {"alpha": 1.0}}),

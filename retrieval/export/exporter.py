@@ -57,6 +57,7 @@ from skipwise.retrieval.formats import PartFormat, row_bytes
 from skipwise.training.build import build_model, check, stateless, table_weight
 from skipwise.training.checkpoint.checkpoints import load_best
 from skipwise.training.config import RunConfig
+from skipwise.training.config_fields import as_json
 from skipwise.training.run.directory import RunDirectory
 
 WEIGHTS, PROGRAM, ONNX, QUERIES = "encoder.safetensors", "encoder.pt2", "encoder.onnx", "queries.npy"
@@ -126,7 +127,7 @@ def write_export(config: ExportConfig) -> None:
                 since=delta_entry(since, result, num_rows, exported, num_new) if since else None,
                 compared=asdict(program),
                 recipe=run.record.recipe,
-                config=asdict(run.config),
+                config=as_json(run.config),
                 trained=run.record.model_dump(by_alias=True),
                 versions={"python": platform.python_version()} | {name: version(name) for name in ("torch", "pyarrow")},
             )
@@ -150,6 +151,11 @@ def _cannot_write(reason: str) -> str:
 def _open(run_path: str) -> tuple[RunDirectory, SessionStore, RunConfig]:
     """The run, its data, and the config to build its model with here."""
     run = RunDirectory.open(run_path)
+    if run.config.loss.keep or run.config.data.inputs:
+        raise UserError(
+            f"{run.path} was trained with --loss.keep or --data.inputs, which exports do not hold yet: export a run "
+            "without them"
+        )
     store = run.open_store()
     # Row-wise, so that no rank holds the whole table, whatever it was trained with; as many lanes as ranks, so that
     # any number of ranks works.

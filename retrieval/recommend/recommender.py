@@ -83,7 +83,8 @@ class Recommender:
         Reads each session as in training: its last tracks, and without the skipped ones if the run was trained so. A
         session of which nothing is read gets the query of an empty session, as in `evaluate`.
         """
-        inputs = self._opened.view.read(history.rows_BT, history.skipped_BT)
+        view = self._opened.view
+        inputs = view.read(history.rows_BT, view.strengths(history.skipped_BT))
         items_BTD = self._opened.vectors.take(np.maximum(inputs.rows_BT, 0).ravel()).reshape(*inputs.rows_BT.shape, -1)
         items_BTD[~inputs.valid_BT] = 0
         return self._opened.encoder(torch.from_numpy(items_BTD), torch.from_numpy(inputs.length_B))

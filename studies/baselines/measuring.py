@@ -23,8 +23,8 @@ from skipwise.studies.baselines.markov import Markov
 from skipwise.studies.baselines.popularity import Popularity, PopularityInSession
 from skipwise.studies.baselines.session_neighbours import STAN, VSKNN
 from skipwise.training.build import HeldOut, evaluation_loader, training_data
-from skipwise.training.config import PROTOCOLS, Protocol, RunConfig
-from skipwise.training.evaluation.evaluator import measure_ranks
+from skipwise.training.config import PROTOCOLS, RunConfig
+from skipwise.training.evaluation.measure_ranks import Ranked, measure_ranks
 
 _SCORES = 1 << 24
 """Scores of one block."""
@@ -54,8 +54,8 @@ def measure_baseline(baseline: type[Baseline], config: RunConfig, store: Session
     fitted = baseline(*training_data(store, config.train.refit))
     held_out = HeldOut.of(config.evaluate, store, "test")
     loader = evaluation_loader(config, held_out, PROTOCOLS, "test", config.evaluate.sessions)
-    counts_of = partial(_counts, fitted, store.num_tracks)
-    found = measure_ranks(loader.epoch(0), counts_of, PROTOCOLS, "test", store.num_tracks, folder)
+    ranks_of = partial(_ranked, fitted, store.num_tracks)
+    found = measure_ranks(loader.epoch(0), ranks_of, PROTOCOLS, "test", store.num_tracks, folder)
     if rank() == 0:
         results = {protocol: {"test": values} for protocol, values in found.items()}
         write_json(folder / "metrics.json", results | {"of": _identity(config, store)})
@@ -80,7 +80,7 @@ def _identity(config: RunConfig, store: SessionStore) -> dict[str, Any]:
     }
 
 
-def _counts(baseline: Baseline, num_tracks: int, batch: EvaluationBatch) -> dict[Protocol, Counts]:
+def _ranked(baseline: Baseline, num_tracks: int, batch: EvaluationBatch) -> Ranked:
     """Of the batch's targets, by every protocol."""
     target_B, history_BS, candidates_BC = (
         values.numpy() for values in (batch.target_B, batch.history_BS, batch.candidates_BC)
@@ -102,4 +102,4 @@ def _counts(baseline: Baseline, num_tracks: int, batch: EvaluationBatch) -> dict
             found["full"][place, part_B] = values_BN.sum(axis=1)
             found["served"][place, part_B] = (values_BN & fresh_BN).sum(axis=1)
             found["paper"][place, part_B] = drawn_BC.sum(axis=1)
-    return {protocol: Counts(*torch.from_numpy(counts)) for protocol, counts in found.items()}
+    return Ranked({protocol: Counts(*torch.from_numpy(counts)) for protocol, counts in found.items()})

@@ -198,7 +198,7 @@ def test_every_track_but_the_first_is_a_target_of_a_session_held_out_whole():
     assert [batch.repeated_B.tolist() for batch in batches] == [[False, False, True], [False] * 3, [False, True, False]]
     read = rows_at(batches[1].sessions, batches[1].sessions.items_BT)
     assert [[row for row in rows if row is not None] for rows in read] == [[7, 3, 9, 3], [7, 3, 9, 3, 5], [4]]
-    assert batches[1].history_skipped_BS.tolist()[0] == [False, True, True, False, False], "5's skip is not yet known"
+    assert batches[1].history_strengths_BS.tolist()[0] == [0, 1, 2, 3, 0], "5's skip is not yet known"
     candidates = [batch.candidates_BC for batch in batches]
     assert torch.equal(candidates[0][0], candidates[1][1]), "all targets of a session meet the same candidates"
     assert not torch.equal(candidates[1][1], candidates[1][2])

@@ -90,7 +90,9 @@ def test_shuffled_flags_keep_each_sessions_number_and_stay_the_same_each_epoch()
         np.arange(400),
     )
     flags = [
-        TrainBuilder(0, View(20), 20, TRACKS, 20, "shared", None, shuffle_seed=seed).build(many, epoch, 0).skipped_BT
+        TrainBuilder(seed, View(20), 20, TRACKS, 20, "shared", None, shuffle_labels=True)
+        .build(many, epoch, 0)
+        .skipped_BT
         for seed, epoch in ((0, 1), (0, 2), (1, 1))
     ]
     assert (flags[0].sum(dim=1) == 6).all()

@@ -84,7 +84,9 @@ def test_the_config_knows_the_number_of_weights(direction: str, positions: str, 
     config = EncoderConfig(
         direction=direction, positions=positions, max_length=7, heads=2, blocks=3, hidden=20, norm_first=norm_first
     )
-    assert config.num_weights(12) == sum(weight.numel() for weight in Encoder(config, 12).parameters())
+    for keep_dim in (0, 4):
+        encoder = Encoder(config, 12, keep_dim)
+        assert config.num_weights(12, keep_dim) == sum(weight.numel() for weight in encoder.parameters())
 
 
 def test_norm_first_is_torchs_own_pre_norm_encoder_with_a_final_norm():

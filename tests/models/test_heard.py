@@ -44,7 +44,7 @@ def test_three_positions_worked_by_hand():
         masked_BT=torch.zeros(1, 4, dtype=torch.bool),
         targets_BT=torch.tensor([[1, 0, 2, 3]]),
         queries_V=torch.arange(3),
-        tracks=SimpleNamespace(lengths=lambda: torch.tensor([1, 1, 1, 0])),
+        tracks=SimpleNamespace(stride=lambda: 4),
     )
     rows = torch.tensor([[2.0], [0.0], [0.0], [0.0]])
     found = heard_logits(torch.ones(1, 4, 1), rows[batch.items_BT], batch, causal=True)

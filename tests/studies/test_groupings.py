@@ -12,7 +12,7 @@ from skipwise.datapipes.sessions import SessionStore
 from skipwise.studies.groupings import CONTEXT, groupings
 from skipwise.training.build import HeldOut
 from skipwise.training.config import EvaluateConfig
-from skipwise.training.evaluation.records import TargetRanks
+from skipwise.training.evaluation.records import SKIP_COLUMNS, TargetRanks
 from tests.conftest import random_sessions
 
 TRACKS = 30
@@ -46,7 +46,7 @@ def targets(store: SessionStore, positions: str, split: str = "test") -> TargetR
                 for values, value in zip(columns.values(), row, strict=True):
                     values.append(value)
     zeros = np.zeros(len(columns["session"]), dtype=np.int64)
-    others = dict.fromkeys(("rank", "ties", "candidates", "skips"), zeros)
+    others = dict.fromkeys(("rank", "ties", "candidates", "skips", *SKIP_COLUMNS), zeros)
     return TargetRanks(**{name: np.array(values) for name, values in columns.items()}, **others)
 
 

@@ -23,13 +23,14 @@ from skipwise.studies.run_report.result_sections import differences, not_compara
 from skipwise.studies.run_report.run_sections import Picture
 from skipwise.studies.run_report.table_sample import main_directions
 from skipwise.training.config import RunConfig
-from skipwise.training.evaluation.records import TargetRanks
+from skipwise.training.evaluation.records import SKIP_COLUMNS, TargetRanks
 
 
 def ranks_of(rank: list[int], **changes: list[int]) -> TargetRanks:
     number = np.arange(len(rank))
     columns = {"rank": rank, "ties": number * 0, "candidates": number * 0 + 100, "skips": number * 0}
     columns |= {"position": number * 0 + 4, "target": number, "session": number, "repeated": number < 0}
+    columns |= dict.fromkeys(SKIP_COLUMNS, number * 0)
     return TargetRanks(**{name: np.array(values) for name, values in (columns | changes).items()})
 
 

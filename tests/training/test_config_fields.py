@@ -2,8 +2,11 @@
 
 from dataclasses import asdict
 
+import pytest
+
+from skipwise.common.errors import UserError
 from skipwise.training.config import RunConfig
-from skipwise.training.config_fields import flatten, from_mapping, nest
+from skipwise.training.config_fields import as_json, flatten, from_mapping, nest
 
 
 def test_flat_fields_are_the_sections_again():
@@ -15,3 +18,18 @@ def test_flat_fields_are_the_sections_again():
         "loss": {"alpha": 1, "beta": 2},
         "table": {"dim": 4},
     }
+
+
+def test_a_list_of_words_reads_back():
+    config = from_mapping(RunConfig(), {"data": {"inputs": ["skips"]}}, "run.yaml")
+    assert config.data.inputs == ("skips",)
+    assert as_json(config)["data"]["inputs"] == ["skips"]
+    assert from_mapping(RunConfig(), as_json(config), "run.yaml") == config
+    for wrong, sentence in (
+        ("skips", "run.yaml: 'data.inputs' must be a list, not 'skips'"),
+        (["flags"], "run.yaml: 'data.inputs' must be one of skips, not 'flags'"),
+        ([["skips"]], "run.yaml: 'data.inputs' must be one of skips, not"),
+    ):
+        with pytest.raises(UserError) as refusal:
+            from_mapping(RunConfig(), {"data": {"inputs": wrong}}, "run.yaml")
+        assert str(refusal.value).startswith(sentence)

@@ -8,11 +8,13 @@ import torch
 
 from skipwise.common.distributed import rank, world_size
 from skipwise.components.recipes import RECIPES
+from skipwise.datapipes.batch import FEATURE
 from skipwise.datapipes.loader import StepDataset
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.encoder import Encoder
 from skipwise.models.rows import own_rows
-from skipwise.models.task import Learner
+from skipwise.models.table import SIGNAL_TABLE, TABLE
+from skipwise.models.task import Learner, StepLosses
 from skipwise.training.build import build_model, table_weight, train_loader
 from skipwise.training.config import RunConfig
 from skipwise.training.trainer import Trainer
@@ -45,37 +47,44 @@ def train_steps(config: RunConfig) -> dict:
     loader, losses, epoch = train_loader(config, store), [], 0
     while len(losses) < STEPS:
         epoch += 1
-        losses += [(step.total.item(), step.nll.item(), step.nce.item()) for step in trainer.steps(loader.epoch(epoch))]
+        losses += [numbers(step) for step in trainer.steps(loader.epoch(epoch))]
         trainer.detach()
     assert len(losses) == STEPS, "the test's epochs must add up to its steps"
     encoder = {name: value.detach().clone() for name, value in model.module.learner.named_parameters()}
+    names = (TABLE, SIGNAL_TABLE) if config.data.inputs else (TABLE,)
     return {
         "losses": losses,
-        "rows": own_rows(table_weight(model), rank(), world_size())[1].clone(),
+        "tables": {name: own_rows(table_weight(model, name), rank(), world_size())[1].clone() for name in names},
         "encoder": encoder,
     }
+
+
+def numbers(losses: StepLosses) -> tuple[float, ...]:
+    return losses.total.item(), losses.nll.item(), losses.nce.item(), losses.keep.item()
 
 
 def dense_steps(config: RunConfig) -> dict:
     """The same on one process: a plain tensor, row-wise Adagrad by its definition, torch's Adam."""
     store = SessionStore(config.data.path)
-    table = torch.nn.Embedding.from_pretrained(
-        initial_rows(store.num_tracks, config.table.dim, config.table.init_bound, config.train.seed), freeze=False
-    )
-    encoder = Encoder(config.encoder, config.table.dim)
+    dim, bound, seed = config.table.dim, config.table.init_bound, config.train.seed
+    tables = {TABLE: initial_rows(store.num_tracks, dim, bound, seed, config.loss.keep_width)}
+    if config.data.inputs:
+        tables[SIGNAL_TABLE] = initial_rows(5, dim, bound, seed + (1 << 40))
+    tables = {name: torch.nn.Embedding.from_pretrained(rows, freeze=False) for name, rows in tables.items()}
+    encoder = Encoder(config.encoder, dim, config.loss.keep_width)
     encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
     learner = Learner(encoder, config.loss, None, store.num_tracks, config.data.heard_negatives)
     adam = torch.optim.Adam(learner.parameters(), lr=config.optimizer.learning_rate)
-    squares = torch.zeros(store.num_tracks)
+    squares = {name: torch.zeros(len(table.weight)) for name, table in tables.items()}
     dataset: StepDataset = train_loader(config, store).dataset
     losses = []
     for number in range(STEPS):
         batch = dataset[1 + number // dataset.steps, number % dataset.steps]
-        looked_up = table(batch.tracks.values())
-        rows = torch.cat([looked_up, torch.zeros(len(batch.tracks.lengths()) - len(looked_up), table.embedding_dim)])
-        loss, parts = learner(rows, batch)
-        learner.zero_grad()
-        table.zero_grad()
+        looked_up = tables[TABLE](batch.tracks[FEATURE].values())
+        rows = torch.cat([looked_up, torch.zeros(batch.tracks.stride() - len(looked_up), looked_up.shape[1])])
+        loss, parts = learner(rows, batch, tables[SIGNAL_TABLE].weight if SIGNAL_TABLE in tables else None)
+        for module in (learner, *tables.values()):
+            module.zero_grad()
         loss.backward()
         # Both rates rise from a tenth over 5 steps, then fall to a half at step 20; the fused step uses the rate
         # that was set after the step before, and so does Adam.
@@ -84,12 +93,17 @@ def dense_steps(config: RunConfig) -> dict:
         adam.param_groups[0]["lr"] = config.optimizer.learning_rate * share
         adam.step()
         with torch.no_grad():
-            squares += table.weight.grad.square().mean(dim=1)
-            rate = config.table.learning_rate * share / (squares.sqrt() + config.table.eps)
-            table.weight -= rate[:, None] * table.weight.grad
-        losses.append((parts.total.item(), parts.nll.item(), parts.nce.item()))
+            for name, table in tables.items():
+                squares[name] += table.weight.grad.square().mean(dim=1)
+                rate = config.table.learning_rate * share / (squares[name].sqrt() + config.table.eps)
+                table.weight -= rate[:, None] * table.weight.grad
+        losses.append(numbers(parts))
     weights = {name: value.detach() for name, value in learner.named_parameters()}
-    return {"losses": losses, "rows": table.weight.detach(), "encoder": weights}
+    return {
+        "losses": losses,
+        "tables": {name: table.weight.detach() for name, table in tables.items()},
+        "encoder": weights,
+    }
 
 
 def assert_equal(results: list[dict], expected: dict) -> None:
@@ -97,8 +111,9 @@ def assert_equal(results: list[dict], expected: dict) -> None:
         torch.testing.assert_close(torch.tensor(result["losses"]), torch.tensor(expected["losses"]), rtol=0, atol=1e-5)
         for name, value in result["encoder"].items():
             torch.testing.assert_close(value, expected["encoder"][name], rtol=0, atol=1e-5, msg=name)
-    rows = torch.cat([result["rows"] for result in results])
-    torch.testing.assert_close(rows, expected["rows"], rtol=0, atol=1e-5)
+    for name, whole in expected["tables"].items():
+        rows = torch.cat([result["tables"][name] for result in results])
+        torch.testing.assert_close(rows, whole, rtol=0, atol=1e-5, msg=name)
 
 
 @pytest.fixture
@@ -127,6 +142,9 @@ def test_any_number_of_ranks_equals_dense(recipe: str, sampling: str, dataset: P
         ("unidir-skip-context", {}, {"head": "gbce", "queries": "kept"}),
         ("unidir-skip-track", {"skip_negatives": "other"}, {}),
         ("bidir-skip-track", {"heard_negatives": True}, {}),
+        ("unidir", {"inputs": ("skips",), "hidden_inputs": 0.3}, {"keep": 0.5, "keep_dim": 8}),
+        ("unidir-skip-track", {"targets": "next-kept", "skip_flags": "shuffled-input"}, {"keep": 0.5, "keep_dim": 4}),
+        ("bidir", {"inputs": ("skips",), "skip_flags": "shuffled-label"}, {"keep": 2.0, "keep_dim": 8}),
     ],
 )
 def test_other_losses_take_the_same_steps_on_any_number_of_ranks(
@@ -145,6 +163,9 @@ def test_other_losses_take_the_same_steps_on_any_number_of_ranks(
 def test_other_shardings_equal_row_wise(sharding: str, dataset: Path, tmp_path: Path):
     """With plain SGD: column shards keep a row-wise state each (docs/architecture.md, "Checkpoints")."""
     config = small("unidir-skip-track", dataset, optimizer="sgd")
+    config = replace(
+        config, data=replace(config.data, inputs=("skips",)), loss=replace(config.loss, keep=0.5, keep_dim=8)
+    )
     expected = run_on_ranks(tmp_path, 1, train_steps, config)[0]
     other = replace(config, table=replace(config.table, sharding=sharding))
     assert_equal(run_on_ranks(tmp_path, 2, train_steps, other), expected)

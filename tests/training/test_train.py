@@ -61,12 +61,13 @@ def test_a_run_leaves_what_the_readme_promises(data: Path, tmp_path: Path):
     with process_group():
         run = train(config_of(data, tmp_path / "run"), "best")
     metrics = metrics_of(run.path)
+    skips = {"next_skip_auc", "next_skip_accuracy", "next_skip_ece", "pairs", "pairs_in_order", "keep_pairs_in_order"}
     figures = {"hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr", "percentile_rank", "targets"}
     for protocol in PROTOCOLS:
         for split in SPLITS:
             values = metrics[protocol][split]
             kinds = {f"{kind}_{figure}" for kind in ("skipped", "kept", "new", "repeated") for figure in figures}
-            assert set(values) == {"sessions"} | figures | kinds
+            assert set(values) == {"sessions"} | figures | kinds | skips
             assert 0 <= values["hr@1"] <= values["hr@5"] <= values["hr@10"] <= values["hr@20"] <= 1
     assert metrics["paper"]["test"]["sessions"] == metrics["paper"]["test"]["targets"] == 160
     facts = {"sessions_per_s", "epochs", "best_epoch", "seconds", "selected_by", "starts_from_other_data"}

@@ -4,8 +4,8 @@ Shape legend: B targets of this rank's batch, Q targets of all ranks' batches, S
 rank, D width.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from skipwise.common.distributed import device, gather_rows, logger, rank, sum_r
 from skipwise.common.errors import UserError
 from skipwise.datapipes.batch import EvaluationBatch, EvaluationBatches
 from skipwise.datapipes.sessions import SessionStore
+from skipwise.models.dial import dialled
 from skipwise.models.ranking import Counts, candidate_counts, candidate_scores, full_counts, full_target_scores
 from skipwise.models.rows import own_rows
 from skipwise.training.build import (
@@ -33,15 +34,9 @@ from skipwise.training.build import (
 )
 from skipwise.training.checkpoint.checkpoints import load_best
 from skipwise.training.config import SPLITS, Protocol, RunConfig, Split
-from skipwise.training.evaluation.metrics import NOT_ELIGIBLE
-from skipwise.training.evaluation.rank_metrics import RankMetrics
-from skipwise.training.evaluation.records import TargetRankWriter
+from skipwise.training.evaluation.measure_ranks import Metrics, Ranked, distinct, measure_ranks
+from skipwise.training.evaluation.skip_metrics import skip_columns
 from skipwise.training.run.directory import RunDirectory
-
-Metrics = dict[str, float | int | None]
-"""A split's figures by one protocol, as `RankMetrics.compute` returns them."""
-RanksOf = Callable[[EvaluationBatch], dict[Protocol, Counts]]
-"""The counts of a batch's targets int64 [B] by protocol, over all rows that the protocol may rank."""
 
 
 def measurable(config: RunConfig) -> tuple[Split, ...]:
@@ -83,20 +78,21 @@ class Evaluator:
             if self._interruptible:
                 batches = self._interruptible(batches, f"measuring {split}")
             bar = tqdm(batches, total=loader.steps, desc=split, disable=rank() != 0, leave=False, mininterval=1)
-            counts_of = partial(self._counts, protocols=protocols, first=first, rows_RD=rows_RD)
-            metrics = measure_ranks(bar, counts_of, protocols, split, table.shape[0], record_in)
+            ranks_of = partial(self._ranked, protocols=protocols, first=first, rows_RD=rows_RD)
+            metrics = measure_ranks(bar, ranks_of, protocols, split, table.shape[0], record_in)
         self._model.train()
         return metrics
 
-    def _counts(
-        self, batch: EvaluationBatch, protocols: Sequence[Protocol], first: int, rows_RD: Tensor
-    ) -> dict[Protocol, Counts]:
+    def _ranked(self, batch: EvaluationBatch, protocols: Sequence[Protocol], first: int, rows_RD: Tensor) -> Ranked:
         """Of this rank's targets, by each protocol."""
         sessions = batch.sessions.to(device())
-        task = self._model.module
-        queries_BD = task.learner.predict(task.table(sessions.tracks).values(), sessions)
-        queries_QD = gather_rows(queries_BD)
+        task, keep_dim = self._model.module, self._config.loss.keep_width
+        rows_UX, signals_MD = task.look_up(sessions)
+        outputs_QX = gather_rows(task.learner.predict(rows_UX, sessions, signals_MD))
+        queries_QD = dialled(outputs_QX, keep_dim, self._config.evaluate.dial)
         target_Q = gather_rows(batch.target_B.to(device()))
+        upcoming_QW = _gather_padded(batch.upcoming_BW.to(device()))
+        skips = skip_columns(outputs_QX, queries_QD, keep_dim, target_Q, upcoming_QW, first, rows_RD)
         found: dict[Protocol, Counts] = {}
         if "paper" in protocols:
             candidates_QC = gather_rows(batch.candidates_BC.to(device()))
@@ -110,14 +106,17 @@ class Evaluator:
             padding = self._config.evaluate.batch_size - len(queries_QD)
             queries_QD = torch.nn.functional.pad(queries_QD, (0, 0, 0, max(padding, 0)))
             target_Q = torch.nn.functional.pad(target_Q, (0, max(padding, 0)), value=-1)
-            heard_QS = _gather_padded(_distinct(batch.history_BS.to(device())))
+            heard_QS = _gather_padded(distinct(batch.history_BS.to(device())))
             heard_QS = torch.nn.functional.pad(heard_QS, (0, 0, 0, max(padding, 0)), value=-1)
             scores_Q = sum_ranks(full_target_scores(queries_QD, target_Q, first, rows_RD))
             fresh, heard = full_counts(queries_QD, scores_Q, target_Q, heard_QS, first, rows_RD)
             found["served"] = fresh
             found["full"] = Counts(fresh.above_Q + heard.above_Q, fresh.ties_Q + heard.ties_Q)
         own = slice(rank() * len(batch.target_B), (rank() + 1) * len(batch.target_B))
-        return {protocol: Counts(*(sum_ranks(counts_Q)[own] for counts_Q in found[protocol])) for protocol in protocols}
+        return Ranked(
+            {name: Counts(*(sum_ranks(counts_Q)[own] for counts_Q in found[name])) for name in protocols},
+            {name: values_Q[own].cpu() for name, values_Q in skips.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -198,75 +197,6 @@ def _check_measurable(run: RunDirectory, store: SessionStore, other: bool) -> No
                 f"{store.path} has as many sessions and plays as data that {run.path} was trained on: where these are "
                 "the same ones, it has seen their targets"
             )
-
-
-def measure_ranks(
-    steps: Iterable[EvaluationBatches],
-    counts_of: RanksOf,
-    protocols: Sequence[Protocol],
-    split: Split,
-    num_rows: int,
-    record_in: Path | None,
-) -> dict[Protocol, Metrics]:
-    """The metrics over all ranks of the targets whose counts `counts_of` gives, among `num_rows` tracks.
-
-    `record_in`: a directory in which the rank of each is written.
-    """
-    metrics = {protocol: RankMetrics().to(device()) for protocol in protocols}
-    with ExitStack() as closing:
-        records = {}
-        if record_in:
-            for protocol in protocols:
-                records[protocol] = closing.enter_context(TargetRankWriter(record_in, protocol, split))
-        for batch in _together(steps):
-            counts = counts_of(batch)
-            for protocol in protocols:
-                columns = _columns(batch, counts[protocol], protocol, num_rows)
-                if record_in:
-                    records[protocol].write(**columns)
-                metrics[protocol].update(**{name: values.to(device()) for name, values in columns.items()})
-    return {protocol: metrics[protocol].compute() for protocol in protocols}
-
-
-def _together(steps: Iterable[EvaluationBatches]) -> Iterator[EvaluationBatch]:
-    """Each rank's batches one by one; a rank that has fewer of a step adds empty ones."""
-    for batches in steps:
-        most = torch.tensor(len(batches), device=device())
-        if world_size() > 1:
-            dist.all_reduce(most, op=dist.ReduceOp.MAX)
-        yield from batches
-        for _ in range(int(most) - len(batches)):
-            yield batches[0].emptied()
-
-
-def _columns(batch: EvaluationBatch, counts: Counts, protocol: Protocol, num_rows: int) -> dict[str, Tensor]:
-    """A record of each target: the columns of `TargetRanks`."""
-    repeated_B = batch.repeated_B
-    candidates_B = torch.full_like(batch.target_B, num_rows - 1)
-    rank_B, ties_B = 1 + counts.above_Q.cpu(), counts.ties_Q.cpu()
-    if protocol == "paper":
-        candidates_B = (batch.candidates_BC >= 0).sum(dim=1)
-    elif protocol == "served":
-        candidates_B = num_rows - 1 - (_distinct(batch.history_BS) >= 0).sum(dim=1) + repeated_B.long()
-        rank_B = torch.where(repeated_B, NOT_ELIGIBLE, rank_B)
-    columns = {
-        "session": batch.sessions.session_B,
-        "rank": rank_B,
-        "ties": ties_B,
-        "candidates": candidates_B,
-        "skips": batch.target_skips_B,
-        "repeated": repeated_B,
-        "position": batch.position_B,
-        "target": batch.target_B,
-    }
-    return {name: values[batch.target_B >= 0] for name, values in columns.items()}
-
-
-def _distinct(history_BS: Tensor) -> Tensor:
-    """The rows of each session once, -1 in the place of the others."""
-    sorted_BS = history_BS.sort(dim=1).values
-    repeats_BS = torch.nn.functional.pad(sorted_BS[:, 1:] == sorted_BS[:, :-1], (1, 0), value=False)
-    return sorted_BS.masked_fill(repeats_BS, -1)
 
 
 def _gather_padded(history_BS: Tensor) -> Tensor:

@@ -36,6 +36,8 @@ def hit_rate_table(metrics: Mapping[Any, Any], config: RunConfig) -> str:
             f"{values['kept_targets']:d} kept ones HR@10 is {_cell(values['kept_hr@10'])}; repeated, played before in "
             f"their session, are {values['repeated_targets']:d} of {values['targets']:d}."
         )
+        if values.get("pairs") or values.get("next_skip_auc") is not None:
+            lines.append(_order_of_skips(protocol, split, values))
     if rows:
         lines.append("kept, skipped, new, repeated: HR@10 of these targets alone; of skipped ones, lower is better.")
         for protocol in dict.fromkeys(protocol for protocol, *_ in rows):
@@ -61,3 +63,20 @@ def hit_rate_table(metrics: Mapping[Any, Any], config: RunConfig) -> str:
 
 def _cell(value: float | None, width: int = 0) -> str:
     return f"{'-':>{width}}" if value is None else f"{value:{width}.4f}"
+
+
+def _order_of_skips(protocol: str, split: str, values: Mapping[str, Any]) -> str:
+    said = []
+    if values["next_skip_auc"] is not None:
+        said.append(
+            f"next skip foreseen with AUC {_cell(values['next_skip_auc'])}, accuracy "
+            f"{_cell(values['next_skip_accuracy'])}, calibration error {_cell(values['next_skip_ece'])}"
+        )
+    if values["pairs"]:
+        by_keep = values["keep_pairs_in_order"]
+        also = "" if by_keep is None else f", {_cell(by_keep)} by P(kept)"
+        said.append(
+            f"of {values['pairs']:d} pairs of a kept track and a skipped one before it, "
+            f"{_cell(values['pairs_in_order'])} are in order by the ranking{also}"
+        )
+    return f"{protocol} {split}: {'; '.join(said)}."

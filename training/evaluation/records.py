@@ -29,8 +29,14 @@ _SCHEMA = pa.schema(
         "repeated": pa.bool_(),
         "position": pa.int32(),
         "target": pa.int32(),
+        "kept_probability": pa.float32(),
+        "pairs": pa.int16(),
+        "pairs_won": pa.float32(),
+        "keep_pairs_won": pa.float32(),
     }
 )
+SKIP_COLUMNS = ("kept_probability", "pairs", "pairs_won", "keep_pairs_won")
+"""Columns that baselines and older versions lack; they read as NaN, and as no pairs."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,14 @@ class TargetRanks:
     """int32: tracks of the session before the target."""
     target: np.ndarray
     """int32: the target's row."""
+    kept_probability: np.ndarray
+    """float32: P(kept) of the target by the keep head, NaN without one."""
+    pairs: np.ndarray
+    """int16: the skipped plays from the target on up to the next kept one, each a pair with that."""
+    pairs_won: np.ndarray
+    """float32: how many of these the ranking's scores have in order; a tie is half."""
+    keep_pairs_won: np.ndarray
+    """float32: how many P(kept) has in order."""
 
     @property
     def skipped(self) -> np.ndarray:
@@ -82,8 +96,14 @@ class TargetRankWriter:
         return self
 
     def write(self, **columns: Tensor) -> None:
-        """One batch: a tensor [B] for each column."""
-        arrays = [pa.array(columns[field.name].cpu().numpy(), field.type) for field in _SCHEMA]
+        """One batch: a tensor [B] for each column, `SKIP_COLUMNS` only where there are any."""
+        count = len(columns["session"])
+        arrays = [
+            pa.nulls(count, field.type)
+            if field.name in SKIP_COLUMNS and field.name not in columns
+            else pa.array(columns[field.name].cpu().numpy(), field.type)
+            for field in _SCHEMA
+        ]
         self._file.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
@@ -110,9 +130,10 @@ def read_target_ranks(run: Path, protocol: str, split: str) -> TargetRanks:
         raise UserError(f"{folder} holds no ranks: measure the run with evaluate --run {run} --protocol {protocol}")
     try:
         for part in parts:
-            if missing := set(_SCHEMA.names) - set(pq.read_schema(part).names):
+            if missing := set(_SCHEMA.names) - {*pq.read_schema(part).names, *SKIP_COLUMNS}:
                 raise ValueError(f"{part.name} lacks {', '.join(sorted(missing))}")
         table = pa.concat_tables([pq.read_table(part, schema=_SCHEMA) for part in parts])
+        table = table.set_column(table.schema.get_field_index("pairs"), "pairs", table["pairs"].fill_null(0))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(
             f"{folder} cannot be read ({error}): measure the run again with evaluate --run {run}"

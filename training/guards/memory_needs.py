@@ -37,7 +37,8 @@ def training_needs(config: RunConfig, num_tracks: int, longest: int, world_size:
 
     A table placed by TorchRec's planner is taken to be spread evenly, as row-wise.
     """
-    table, holders = config.table, config.table.num_holders(world_size)
+    table = config.row_table
+    holders = table.num_holders(world_size)
     share = f" / {holders}" if holders > 1 else ""
     by_columns = table.sharding == "column_wise"
     columns, num_rows = (table.dim // holders, num_tracks) if by_columns else (table.dim, -(-num_tracks // holders))
@@ -61,10 +62,11 @@ def training_needs(config: RunConfig, num_tracks: int, longest: int, world_size:
 
 def checkpoint_bytes(config: RunConfig, num_tracks: int, world_size: int = 1) -> int:
     """One checkpoint of all ranks: the table, its state, and the dense weights with Adam's two moments."""
-    holders = config.table.num_holders(world_size) if config.table.sharding == "column_wise" else 1
-    numbers, _ = _optimizer_numbers(config.table.optimizer, config.table.dim // holders)
-    dense = config.encoder.num_weights(config.table.dim)
-    return _FLOAT * (num_tracks * (config.table.dim + holders * numbers) + 3 * dense)
+    table = config.row_table
+    holders = table.num_holders(world_size) if table.sharding == "column_wise" else 1
+    numbers, _ = _optimizer_numbers(table.optimizer, table.dim // holders)
+    dense = config.encoder.num_weights(config.table.dim, config.loss.keep_width)
+    return _FLOAT * (num_tracks * (table.dim + holders * numbers) + 3 * dense)
 
 
 def check_memory(
@@ -126,7 +128,7 @@ def _batch_and_step_bytes(config: RunConfig, num_tracks: int, longest: int, worl
     scores = padded * positions * encoder.heads
     attention = encoder.blocks * (3 * padded * dim + scores) + (scores if encoder.dropout else 0)
     width = 2 if config.train.precision == "bf16" else _FLOAT
-    return batch, _FLOAT * rows + width * attention + 4 * _FLOAT * encoder.num_weights(dim)
+    return batch, _FLOAT * rows + width * attention + 4 * _FLOAT * encoder.num_weights(dim, config.loss.keep_width)
 
 
 def _check_room(table: TableConfig, times: dict[Need, int], free: int, who: str, more: str) -> None:

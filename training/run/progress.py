@@ -62,6 +62,8 @@ class Progress:
             return
         epoch, kind = self._position.epoch, self._position.phase
         values = {"loss": float(losses.total), "nll": float(losses.nll), "nce": float(losses.nce)}
+        if self._run.config.loss.keep:
+            values["keep"] = float(losses.keep)
         rate = (step - self._position.step) / self._steps * self._sessions / (now - self._epoch_began)
         self._bar.set_postfix_str(
             f"loss {values['loss']:.3f} (nll {values['nll']:.3f}, nce {values['nce']:.3f}) "

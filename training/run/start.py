@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +107,23 @@ def _write_vocabulary(config: RunConfig, store: SessionStore, path: Path) -> tup
     return num_rows, Vocabulary(path / VOCABULARY, num_rows, "", "train again").digest()
 
 
+_ROWS_DEPEND_ON: dict[str, Callable[[RunConfig], Any]] = {
+    "table.dim": lambda config: config.table.dim,
+    "table.optimizer": lambda config: config.table.optimizer,
+    "loss.keep": lambda config: "above 0" if config.loss.keep else 0,
+    "loss.keep-dim": lambda config: config.loss.keep_width,
+    "data.inputs": lambda config: " ".join(config.data.inputs) or "none",
+}
+"""Fields by which the tables' columns, rows or optimizer state differ."""
+
+
 def _check_source(source: RunDirectory, config: RunConfig, store: SessionStore) -> None:
     """Raises `UserError` where the rows of `source` do not fit the table, or it was trained on this validation."""
-    for field in ("dim", "optimizer"):
-        before, now = (getattr(each.table, field) for each in (source.config, config))
+    for field, told in _ROWS_DEPEND_ON.items():
+        before, now = (told(each) for each in (source.config, config))
         if before != now:
             raise UserError(
-                f"{source.path} was trained with --table.{field} {before}, not {now}: start from it with the same, or "
+                f"{source.path} was trained with --{field} {before}, not {now}: start from it with the same, or "
                 "leave --init-from out"
             )
     for trained in source.trained:

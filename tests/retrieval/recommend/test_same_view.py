@@ -63,7 +63,8 @@ def test_evaluation_and_serving_read_the_same_rows(found, view):
     expected = [rows[-view.length :] for rows in expected]
     assert evaluated(found, view) == expected
     assert recommended(history, view) == expected
-    assert recommended(SessionHistory(*view.before(*_arrays(found))), view) == expected
+    rows_BS, strengths_BS = view.before(*_arrays(found))
+    assert recommended(SessionHistory(rows_BS, view.skipped(strengths_BS)), view) == expected
 
 
 def _arrays(found: list[list[tuple[int, int]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -76,16 +77,15 @@ def test_flags_stay_with_their_rows(found, view, padding):
     batch = padded(found)
     inputs = view.read(*view.before(batch.tracks_BT, batch.skips_BT, batch.length_B), padding=padding)
     assert inputs.rows_BT.shape == (len(found), max(1, inputs.length_B.max() + padding))
-    for session, rows_T, skipped_T, valid_T, length in zip(
-        found, inputs.rows_BT, inputs.skipped_BT, inputs.valid_BT, inputs.length_B, strict=True
+    for session, rows_T, strengths_T, valid_T, length in zip(
+        found, inputs.rows_BT, inputs.strengths_BT, inputs.valid_BT, inputs.length_B, strict=True
     ):
-        read = [(row, 1 <= strength <= view.skip_up_to) for row, strength in session]
-        read = [play for play in read if not (view.filter_skipped and play[1])][-view.length :]
-        assert list(zip(rows_T[:length].tolist(), skipped_T[:length].tolist(), strict=True)) == read
-        assert valid_T.sum() == length and (rows_T[length:] == -1).all() and not skipped_T[length:].any()
+        read = [play for play in session if not (view.filter_skipped and 1 <= play[1] <= view.skip_up_to)]
+        assert list(zip(rows_T[:length].tolist(), strengths_T[:length].tolist(), strict=True)) == read[-view.length :]
+        assert valid_T.sum() == length and (rows_T[length:] == -1).all() and not strengths_T[length:].any()
         assert valid_T[:length].all()
 
 
 def test_no_plays_at_all():
-    inputs = View(5).read(np.full((2, 0), -1), np.zeros((2, 0), dtype=bool))
+    inputs = View(5).read(np.full((2, 0), -1), np.zeros((2, 0), dtype=np.int8))
     assert inputs.rows_BT.tolist() == [[-1], [-1]] and inputs.length_B.tolist() == [0, 0]

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,10 @@ def config_of(data: Path, run: Path, recipe: str = "best", dropout: float = 0.0,
     return replace(
         config,
         run_dir=str(run),
-        data=replace(config.data, path=str(data), batch_size=BATCH, lanes=4, negatives=40, shuffle_groups=2),
+        data=replace(
+            config.data, path=str(data), batch_size=BATCH, lanes=4, negatives=40, shuffle_groups=2, inputs=("skips",)
+        ),
+        loss=replace(config.loss, keep=0.5),
         table=replace(config.table, dim=16),
         encoder=replace(config.encoder, heads=2, hidden=16, dropout=dropout, track_dropout=dropout),
         optimizer=replace(config.optimizer, warmup_steps=7, decay_to=0.5),
@@ -51,6 +55,12 @@ def config_of(data: Path, run: Path, recipe: str = "best", dropout: float = 0.0,
         ),
         evaluate=replace(config.evaluate, candidates=100, batch_size=64),
     )
+
+
+def tracks_alone(*arguments: Any, **options: Any) -> RunConfig:
+    """Without what exports do not hold yet."""
+    config = config_of(*arguments, **options)
+    return replace(config, data=replace(config.data, inputs=()), loss=replace(config.loss, keep=0.0))
 
 
 @pytest.fixture

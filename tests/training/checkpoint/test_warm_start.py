@@ -29,7 +29,7 @@ from skipwise.training.run.start import create_or_resume_run
 from tests.conftest import random_sessions, write_dataset
 from tests.ranks import run_on_ranks
 from tests.support.tables import initial_rows
-from tests.training.checkpoint.test_resume import TRACKS, config_of, stop_once, tensors_of
+from tests.training.checkpoint.test_resume import TRACKS, config_of, stop_once, tensors_of, tracks_alone
 
 TABLE = "model.table.embedding_bags.tracks.weight"
 STATE = "optimizer.table.table.embedding_bags.tracks.weight.tracks.momentum1"
@@ -70,11 +70,13 @@ def started(config: RunConfig) -> dict[str, list[tuple[list[int], torch.Tensor]]
         ).trainer.tensors()
     shards = {
         name: [(shard.metadata.shard_offsets, shard.tensor.clone()) for shard in tensors[name].local_shards()]
-        for name in (TABLE, STATE)
+        for name in (TABLE, STATE, SIGNALS)
+        if name in tensors  # rank 0 alone has the signals
     }
     return shards | {name: tensors[name].clone() for name in DENSE}
 
 
+SIGNALS = "model.table.embedding_bags.signals.weight"
 DENSE = (
     "model.learner.encoder.prediction.0.weight",
     "optimizer.dense.learner.encoder.prediction.0.weight.exp_avg_sq",
@@ -84,7 +86,7 @@ DENSE = (
 
 def whole(parts: list, name: str, like: torch.Tensor, rows: int) -> torch.Tensor:
     found = torch.full((rows, *like.shape[1:]), float("nan"))
-    for offsets, piece in [shard for part in parts for shard in part[name]]:
+    for offsets, piece in [shard for part in parts for shard in part.get(name, ())]:
         found[tuple(slice(at, at + size) for at, size in zip(offsets, piece.shape, strict=True))] = piece
     return found
 
@@ -98,7 +100,7 @@ def test_rows_follow_their_tracks(vanished: str, ranks: int, data: tuple, tmp_pa
     parts = run_on_ranks(tmp_path, ranks, started, after)
     saved = tensors_of(best_checkpoint(tmp_path / "before"))
     kept = [name for name in old if name not in new] if vanished == "keep" else []
-    fresh = initial_rows(NEW + len(kept), 16, after.table.init_bound, after.train.seed)
+    fresh = initial_rows(NEW + len(kept), 16, after.table.init_bound, after.train.seed, after.loss.keep_dim)
     rows, state = (whole(parts, name, saved[name], NEW + len(kept)) for name in (TABLE, STATE))
     for row, name in enumerate(new + kept):
         if name in old:
@@ -106,6 +108,7 @@ def test_rows_follow_their_tracks(vanished: str, ranks: int, data: tuple, tmp_pa
             assert state[row] == saved[STATE][old.index(name)] > 0
         else:
             assert torch.equal(rows[row], fresh[row]) and state[row] == 0
+    assert torch.equal(whole(parts, SIGNALS, saved[SIGNALS], 5), saved[SIGNALS])
     for name in DENSE:
         assert all(torch.equal(part[name], parts[0][name]) for part in parts)
     assert torch.equal(parts[0][DENSE[0]], saved[DENSE[0]]) and torch.equal(parts[0][DENSE[1]], saved[DENSE[1]])
@@ -118,11 +121,11 @@ def test_rows_follow_their_tracks(vanished: str, ranks: int, data: tuple, tmp_pa
 def test_kept_tracks_are_exported_and_ranked_but_never_drawn(data: tuple, tmp_path: Path):
     first, second, old, new = data
     with process_group():
-        train(config_of(first, tmp_path / "before", epochs=1), "best")
+        train(tracks_alone(first, tmp_path / "before", epochs=1), "best")
         results = {}
         for vanished in ("keep", "drop"):
             config = replace(
-                config_of(second, tmp_path / vanished), init_from=str(tmp_path / "before"), vanished=vanished
+                tracks_alone(second, tmp_path / vanished), init_from=str(tmp_path / "before"), vanished=vanished
             )
             train(replace(config, selection=SelectionConfig("hr@10", "paper")), "best")
             results[vanished] = json.loads((tmp_path / vanished / "metrics.json").read_text())
@@ -142,7 +145,7 @@ def test_kept_tracks_are_exported_and_ranked_but_never_drawn(data: tuple, tmp_pa
         exported = np.array(tables["keep"]["embedding"].to_pylist(), dtype=np.float32)
         assert np.array_equal(exported[len(new) :], saved[[old.index(name) for name in kept]].numpy())
         # And from there to data that has them again.
-        third = replace(config_of(first, tmp_path / "third"), init_from=str(tmp_path / "keep"))
+        third = replace(tracks_alone(first, tmp_path / "third"), init_from=str(tmp_path / "keep"))
         parts = [started(third)]
         again = tensors_of(best_checkpoint(tmp_path / "keep"))[TABLE]
         rows = whole(parts, TABLE, again, TRACKS + 50)
@@ -157,6 +160,9 @@ def test_what_cannot_be_taken_over_is_refused(data: tuple, tmp_path: Path):
         config = replace(config_of(second, tmp_path / "after"), init_from=str(tmp_path / "before"))
         for section, changes, sentence in (
             ("table", {"dim": 32}, "--table.dim 16, not 32"),
+            ("loss", {"keep": 0.0}, "--loss.keep above 0, not 0"),
+            ("loss", {"keep_dim": 8}, "--loss.keep-dim 16, not 8"),
+            ("data", {"inputs": ()}, "--data.inputs skips, not none"),
             ("table", {"optimizer": "sgd"}, "--table.optimizer rowwise_adagrad, not sgd"),
             ("encoder", {"hidden": 32}, "has shape"),
         ):

@@ -90,7 +90,7 @@ def recount(run: RunDirectory, data: str, targets: Callable[[int], range]) -> li
         rows = np.array([own.index(ids[row]) for row in session["tracks"]])
         strengths = np.array(session["skips"], dtype=np.int8)
         for at in targets(len(rows)):
-            read = view.read(rows[None, :at], view.skipped(strengths[None, :at]))
+            read = view.read(rows[None, :at], strengths[None, :at])
             query = encoder(table[torch.from_numpy(read.rows_BT)], torch.from_numpy(read.length_B))[0]
             order = torch.argsort(table.double() @ query.double(), descending=True).tolist()
             heard = set(rows[:at].tolist())

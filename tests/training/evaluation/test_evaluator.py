@@ -70,7 +70,7 @@ def brute_force(config: RunConfig, targets: Callable[[int], list[int]], part: st
         plays = slice(*window.offsets[place : place + 2].tolist())
         rows, strengths = window.tracks[plays].astype(np.int64), window.skips[plays]
         for at in targets(len(rows)):
-            read = view.read(rows[None, :at], view.skipped(strengths[None, :at]))
+            read = view.read(rows[None, :at], strengths[None, :at])
             query = encoder(table[torch.from_numpy(read.rows_BT)], torch.from_numpy(read.length_B))[0]
             scores = (table.double() @ query.double()).detach().numpy()
             target, heard = int(rows[at]), set(rows[:at].tolist())
@@ -158,7 +158,7 @@ def test_any_number_of_ranks_gives_the_same_ranks(split: dict | None, make_datas
         for protocol in PROTOCOLS:
             assert metrics[protocol] == pytest.approx(found[0][0][protocol], abs=1e-12)
             for name, values in vars(ranks[protocol]).items():
-                assert np.array_equal(values, getattr(found[0][1][protocol], name)), (protocol, name)
+                np.testing.assert_array_equal(values, getattr(found[0][1][protocol], name), f"{protocol} {name}")
 
 
 def test_a_fixed_choice_of_sessions(make_dataset, tmp_path: Path):

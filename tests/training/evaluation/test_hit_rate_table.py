@@ -32,6 +32,20 @@ def test_a_row_a_protocol_and_split():
     assert not any("paper" in note for note in notes), "it was not measured"
 
 
+def test_skips_foreseen_and_in_order_are_a_sentence():
+    foreseen = {"next_skip_auc": 0.81, "next_skip_accuracy": 0.75, "next_skip_ece": 0.0149}
+    pairs = {"pairs": 12, "pairs_in_order": 0.25, "keep_pairs_in_order": None}
+    nothing = dict.fromkeys(foreseen)
+    both = lines_of(full=measured([0]) | foreseen | pairs | {"keep_pairs_in_order": 0.625})[3]
+    assert both == (
+        "full test: next skip foreseen with AUC 0.8100, accuracy 0.7500, calibration error 0.0149; of 12 pairs of a "
+        "kept track and a skipped one before it, 0.2500 are in order by the ranking, 0.6250 by P(kept)."
+    )
+    assert lines_of(full=measured([0]) | nothing | pairs)[3].endswith("it, 0.2500 are in order by the ranking.")
+    assert lines_of(full=measured([0]) | foreseen | {"pairs": 0})[3].endswith("calibration error 0.0149.")
+    assert "in order" not in "".join(lines_of(full=measured([0]) | nothing | {"pairs": 0}))
+
+
 def test_a_kind_without_a_target_has_a_dash():
     _, row, sentence, *_ = lines_of(paper=measured([1, 2]))
     assert row.split()[8:10] == ["-", "1.0000"]

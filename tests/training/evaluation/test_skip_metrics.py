@@ -1,0 +1,147 @@
+"""What the keep head foresees, and pairs in order, against brute force over a dense table and against torchmetrics."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchmetrics.classification import BinaryAUROC, BinaryCalibrationError
+
+from skipwise.common.distributed import process_group, rank, world_size
+from skipwise.components.recipes import RECIPES
+from skipwise.datapipes.sessions import SessionStore
+from skipwise.datapipes.signals import Signals
+from skipwise.models.query_encoder import QueryEncoder
+from skipwise.models.rows import own_rows
+from skipwise.models.table import SIGNAL_TABLE
+from skipwise.training.build import HeldOut, build_model, table_weight
+from skipwise.training.config import RunConfig
+from skipwise.training.evaluation.evaluator import Evaluator
+from skipwise.training.evaluation.records import read_target_ranks
+from skipwise.training.evaluation.skip_metrics import CELLS, SkipMetrics
+from tests.conftest import random_sessions
+from tests.ranks import run_on_ranks
+
+TRACKS, DIM, KEEP = 60, 8, 4
+
+
+def config_of(data: Path, recipe: str, dial: float) -> RunConfig:
+    config = RECIPES[recipe]()
+    return replace(
+        config,
+        data=replace(config.data, path=str(data), batch_size=16, lanes=4, negatives=10, workers=0, inputs=("skips",)),
+        table=replace(config.table, dim=DIM, init_bound=0.5),
+        encoder=replace(config.encoder, heads=2, hidden=8, max_length=6),
+        loss=replace(config.loss, keep=0.5, keep_dim=KEEP),
+        evaluate=replace(config.evaluate, candidates=20, batch_size=24, dial=dial),
+    )
+
+
+def measure(config: RunConfig, folder: Path) -> dict:
+    """The metrics of test sessions that were held out whole, and what they were measured with."""
+    store = SessionStore(config.data.path)
+    model = build_model(config, store.num_tracks)
+    with torch.no_grad():
+        model.module.learner.encoder.keep.weight.mul_(40)  # so that P(kept) is not one half everywhere
+    metrics = Evaluator(config, model).measure(
+        ("served", "full"), "test", HeldOut.of(config.evaluate, store, "test"), 0, folder
+    )
+    names = {"rows": "tracks", "signals": SIGNAL_TABLE}
+    tables = {
+        name: own_rows(table_weight(model, table), rank(), world_size())[1].clone() for name, table in names.items()
+    }
+    return {"metrics": metrics, "encoder": model.module.learner.encoder.state_dict(), **tables}
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize(("recipe", "dial"), [("unidir", 0.0), ("bidir", 3.0)])
+def test_any_number_of_ranks_equals_brute_force(recipe: str, dial: float, make_dataset, tmp_path: Path):
+    sessions = random_sessions(40, TRACKS, longest=12)
+    data = make_dataset(sessions, TRACKS, split={"test": 15, "train": 15, "validation": 10})
+    config = config_of(data, recipe, dial)
+    with process_group():
+        alone = measure(config, tmp_path / "alone")
+        encoder = build_model(config, TRACKS).module.learner.encoder
+    encoder.load_state_dict(alone["encoder"])
+    query, signals = QueryEncoder(encoder), Signals.of(("skips",))
+    rows_RX = alone["rows"].double()
+    store = SessionStore(str(data)).part("test")
+    window, expected = store.read(np.arange(len(store.group_sizes))), []
+    for place in range(len(window.numbers)):
+        plays = slice(*window.offsets[place : place + 2].tolist())
+        tracks, strengths = window.tracks[plays].astype(np.int64), window.skips[plays]
+        for at in range(1, len(tracks)):
+            read = slice(max(0, at - query.max_tracks), at)
+            items = alone["rows"][torch.from_numpy(tracks[read]), :DIM]
+            items = items + alone["signals"][torch.from_numpy(signals.rows(strengths[read])[:, 0])]
+            output = query(items[None], torch.tensor([len(items)]))[0].double()
+            q, r, b = output[:DIM], output[DIM:-1], output[-1]
+            logit_R = rows_RX[:, DIM:] @ r + b
+            score_R = rows_RX[:, :DIM] @ q + dial * logit_R
+            kept = [later for later in range(at, len(tracks)) if strengths[later] in (0, 3)]
+            before = tracks[at : kept[0]] if kept else []
+            target = tracks[kept[0]] if kept else -1
+            pairs = [row for row in before if row != target]
+            expected.append(
+                (
+                    float(logit_R[tracks[at]].sigmoid()),
+                    len(pairs),
+                    sum(bool(score_R[row] < score_R[target]) for row in pairs),
+                    sum(bool(logit_R[row] < logit_R[target]) for row in pairs),
+                    int(sum(score_R[row] > score_R[tracks[at]] for row in range(TRACKS))) + 1,
+                )
+            )
+    found = read_target_ranks(tmp_path / "alone", "full", "test")
+    columns = (found.kept_probability, found.pairs, found.pairs_won, found.keep_pairs_won, found.rank)
+    for column, wanted in zip(columns, zip(*expected, strict=True), strict=True):
+        assert column == pytest.approx(np.array(wanted), abs=1e-5)
+    assert found.pairs.sum() > 30 and np.ptp(found.kept_probability) > 0.1, "the case says something"
+    values = alone["metrics"]["served"]
+    assert values["pairs"] == found.pairs.sum()
+    assert values["pairs_in_order"] == pytest.approx(found.pairs_won.sum() / found.pairs.sum())
+    assert values["keep_pairs_in_order"] == pytest.approx(found.keep_pairs_won.sum() / found.pairs.sum())
+    for result in run_on_ranks(tmp_path, 3, measure, config, tmp_path / "ranks"):
+        for name, value in values.items():
+            assert result["metrics"]["served"][name] == pytest.approx(value, abs=1e-6), name
+    ranks = read_target_ranks(tmp_path / "ranks", "full", "test")
+    assert ranks.kept_probability == pytest.approx(found.kept_probability, abs=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    plays=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 999)), min_size=1, max_size=60),
+    parts=st.integers(1, 4),
+)
+def test_auc_and_calibration_equal_torchmetrics(plays: list[tuple[int, int]], parts: int):
+    """Probabilities in the middle of a bin each, so that bins lose nothing."""
+    skips = torch.tensor([strength for strength, _ in plays])
+    probability = (torch.tensor([place for _, place in plays]).double() * 15 + 7.5) / 15000
+    metrics = SkipMetrics()
+    for chosen in torch.arange(len(plays)).tensor_split(parts):
+        nothing = torch.zeros(len(chosen))
+        metrics.update(skips[chosen], probability[chosen].float(), nothing, nothing, nothing)
+    found, kept = metrics.compute(), ((skips == 0) | (skips == 3)).int()
+    assert found["pairs"] == 0 and found["pairs_in_order"] is None
+    assert found["next_skip_accuracy"] == pytest.approx(((probability >= 0.5).int() == kept).double().mean().item())
+    calibration = BinaryCalibrationError(n_bins=CELLS)(probability, kept)
+    assert found["next_skip_ece"] == pytest.approx(float(calibration), abs=1e-6)
+    if 0 < kept.sum() < len(kept):
+        assert found["next_skip_auc"] == pytest.approx(float(BinaryAUROC()(probability, kept)), abs=1e-6)
+    else:
+        assert found["next_skip_auc"] is None
+
+
+def test_pairs_and_scores_without_a_keep_head():
+    metrics, unknown = SkipMetrics(), torch.full((3,), torch.nan)
+    metrics.update(torch.tensor([1, 0, 2]), unknown, torch.tensor([2, 0, 1]), torch.tensor([1.5, 0, 0]), unknown)
+    assert metrics.compute() == {
+        "next_skip_auc": None,
+        "next_skip_accuracy": None,
+        "next_skip_ece": None,
+        "pairs_in_order": 0.5,
+        "keep_pairs_in_order": None,
+        "pairs": 3,
+    }
