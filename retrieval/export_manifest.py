@@ -120,7 +120,7 @@ class IndexEntry(StrictModel):
     @property
     def file_record(self) -> FileRecord | None:
         """The index file, None for flat."""
-        if self.file is None or self.bytes is None or self.sha256 is None:
+        if self.kind == "flat" or self.file is None or self.bytes is None or self.sha256 is None:
             return None
         return FileRecord(file=self.file, bytes=self.bytes, sha256=self.sha256)
 
@@ -177,7 +177,7 @@ class ExportManifest(StrictModel):
     """Like `parts`, the track ids of each, where the parts cannot hold them; none for Parquet."""
     encoder: ProgramEntry
     weights: OrEmpty[WeightsEntry] = None
-    """What skipwise itself builds the encoder from; missing in exports of older versions."""
+    """What skipwise itself builds the encoder from; missing in exports of older versions, which are not opened."""
     onnx: OrEmpty[OnnxEntry] = None
     queries: CountedEntry
     """The live model's queries of sessions, to tune an index by."""

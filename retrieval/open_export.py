@@ -3,7 +3,6 @@
 Shape legend: R rows of a part, D width, S queries, W numbers of an encoded row.
 """
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,8 @@ from skipwise.datapipes.manifest import MANIFEST
 from skipwise.datapipes.session_files import DAMAGED
 from skipwise.datapipes.view import View
 from skipwise.models.query_encoder import load_query_encoder
-from skipwise.retrieval.export_manifest import ExportManifest, PartEntry
+from skipwise.retrieval.export_manifest import ExportManifest, PartEntry, WeightsEntry
+from skipwise.retrieval.faiss_files import PART, read_faiss
 from skipwise.retrieval.formats import SCALE_BIAS_BYTES
 from skipwise.retrieval.track_ids import TrackIds
 from skipwise.retrieval.vectors import Piece, Vectors
@@ -62,7 +62,8 @@ class OpenExport:
 
     @classmethod
     def open(cls, path: Path) -> "OpenExport":
-        """Raises `UserError` for a file that is missing or not what was exported, and for a delta.
+        """Raises `UserError` for a file that is missing or not what was exported, for a delta, and for an older
+        version's export without the encoder's weights. No file of an export runs code.
 
         Reads every file that it uses once for its hash.
         """
@@ -73,8 +74,13 @@ class OpenExport:
                 f"{path} holds only the rows that changed since {manifest.since.run}: give an export of the "
                 "whole table, made without --only-new-since"
             )
+        if not manifest.weights:
+            raise UserError(
+                f"{path} was written by an older version, without the encoder's weights: export the run again "
+                "(encoder.pt2 and ONNX are for other programs, as opening such a program can run code)"
+            )
         data = validate(_Config, {"config": manifest.config}, path / MANIFEST, _AGAIN).config.data
-        for record in [*manifest.parts, *manifest.tracks, manifest.queries, manifest.weights or manifest.encoder]:
+        for record in [*manifest.parts, *manifest.tracks, manifest.queries, manifest.weights]:
             check_file(path, record)
         try:
             tracks = TrackIds(_track_ids(path, manifest))
@@ -82,7 +88,7 @@ class OpenExport:
         except (*DAMAGED, RuntimeError) as error:
             raise UserError(f"{path} cannot be opened ({brief(error)}): {_AGAIN}") from error
         view = View(manifest.encoder.max_tracks, data.skip_up_to, data.skipped_tracks == "filter")
-        return cls(path, manifest, tracks, vectors, _encoder(path, manifest), view)
+        return cls(path, manifest, tracks, vectors, _encoder(path, manifest, manifest.weights), view)
 
     def queries(self) -> Tensor:
         """float32 [S, D]: queries of sessions that the encoder was compared on, by which an index is tuned."""
@@ -156,8 +162,7 @@ def _read_npy(file: Path) -> Iterator[np.ndarray]:
 
 def _read_faiss(file: Path) -> Iterator[np.ndarray]:
     """The vectors of a flat or 16-bit index, which are stored in it one after the other: a view while it is read."""
-    faiss = import_faiss()
-    index = faiss.read_index(str(file))
+    faiss, index = import_faiss(), read_faiss(file, PART)
     dtype = {faiss.IndexFlatIP: np.float32, faiss.IndexScalarQuantizer: np.float16}.get(type(index))
     if dtype is None or index.metric_type != faiss.METRIC_INNER_PRODUCT or not index.is_trained:
         raise ValueError(f"{file.name} is a {type(index).__name__}, not a flat or 16-bit index of inner products")
@@ -170,11 +175,13 @@ READERS = {"parquet": _read_parquet, "npy": _read_npy, "faiss": _read_faiss}
 """The encoded rows [R, W] of a part, in one array or more; raise what the format's own library raises."""
 
 
-def _encoder(path: Path, manifest: ExportManifest) -> nn.Module:
+def _encoder(path: Path, manifest: ExportManifest, weights: WeightsEntry) -> nn.Module:
     """Raises `UserError` unless it turns sessions of `max_tracks` rows of `dim` numbers into queries of as many."""
-    file, longest = path / (manifest.weights or manifest.encoder).file, manifest.encoder.max_tracks
+    file, longest = path / weights.file, manifest.encoder.max_tracks
     try:
-        encoder = _load_encoder(file, manifest)
+        if weights.config.max_tracks != longest:
+            raise ValueError(f"it reads {weights.config.max_tracks} tracks, not {longest}")
+        encoder = load_query_encoder(weights.config, manifest.dim, load_file(file))
         with torch.no_grad():
             shape = tuple(encoder(torch.zeros(1, longest, manifest.dim), torch.tensor([longest])).shape)
     except Exception as error:  # the loader, and what it loads, may raise anything
@@ -182,18 +189,3 @@ def _encoder(path: Path, manifest: ExportManifest) -> nn.Module:
     if shape != (1, manifest.dim):
         raise UserError(f"{file} answers {shape} where {(1, manifest.dim)} was expected: {_AGAIN}")
     return encoder
-
-
-def _load_encoder(file: Path, manifest: ExportManifest) -> nn.Module:
-    """Built from the weights; in an export of an older version, which has none, the `torch.export` program."""
-    if manifest.weights:
-        config = manifest.weights.config
-        if config.max_tracks != manifest.encoder.max_tracks:
-            raise ValueError(f"it reads {config.max_tracks} tracks, not {manifest.encoder.max_tracks}")
-        return load_query_encoder(config, manifest.dim, load_file(file))
-    loader_log = logging.getLogger("torch.export")
-    before, loader_log.disabled = loader_log.disabled, True  # it prints a traceback of what is raised here
-    try:
-        return torch.export.load(str(file)).module()
-    finally:
-        loader_log.disabled = before

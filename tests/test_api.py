@@ -14,7 +14,7 @@ import pytest
 
 import skipwise
 from skipwise.datapipes.synthesize import SynthesizeConfig, synthesize
-from tests.support.exports import LONGEST, program, write_made
+from tests.support.exports import LONGEST, Mean, stands_for_the_encoder, write_made
 
 TRACKS, DIM = 41, 8
 IDS = [f"t_{row:02}" for row in range(TRACKS)]
@@ -26,7 +26,8 @@ SKIPPED = [[False, True, False], [False, False], [True]]
 @pytest.fixture(scope="module")
 def recommender(tmp_path_factory) -> Any:
     folder = tmp_path_factory.mktemp("api") / "out"
-    return skipwise.load(write_made(folder, IDS, ROWS, program(DIM), skip_up_to=2, skipped_tracks="filter"))
+    with stands_for_the_encoder(Mean()):
+        return skipwise.load(write_made(folder, IDS, ROWS, skip_up_to=2, skipped_tracks="filter"))
 
 
 def by_hand(tracks: list[str], skipped: list[bool], k: int) -> list[tuple[str, float]]:
@@ -270,7 +271,7 @@ def test_the_manuals_examples(tmp_path: Path, monkeypatch, capsys):
     manual = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
     first, *blocks = re.findall(r"```python\n(.*?)```", manual, flags=re.DOTALL)
     assert all(f"skipwise.{name}(" in first for name in ("prepare", "train", "evaluate", "export")), "tested above"
-    write_made(tmp_path / "exports" / "mine", IDS, ROWS, program(DIM))
+    write_made(tmp_path / "exports" / "mine", IDS, ROWS)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     for block in blocks:

@@ -18,8 +18,9 @@ from skipwise.common.files import FileRecord
 from skipwise.common.versions import import_faiss
 from skipwise.datapipes.manifest import MANIFEST
 from skipwise.retrieval.export_manifest import INDEX_FILE, IndexEntry
+from skipwise.retrieval.faiss_files import INDEX, read_faiss
 from skipwise.retrieval.open_export import OpenExport, check_file
-from skipwise.retrieval.search.config import SearchChoice
+from skipwise.retrieval.search.config import IndexKind, SearchChoice
 from skipwise.retrieval.search.exact import ExactSearch, Search
 from skipwise.retrieval.search.faiss_build import point_width
 from skipwise.retrieval.search.faiss_search import IndexSearch
@@ -38,13 +39,33 @@ def open_search(opened: OpenExport, choice: SearchChoice = "auto") -> Search:
     check_file(opened.path, file_record, remedy)
     file = opened.path / file_record.file
     try:
-        index = import_faiss().read_index(str(file))
-    except RuntimeError as error:
+        index = read_faiss(file, INDEX[entry.kind])
+    except (RuntimeError, ValueError, OSError, MemoryError) as error:
         raise UserError(f"{file} cannot be read ({brief(error)}): {remedy}") from error
     rows, dim = opened.manifest.rows, opened.manifest.dim
-    if index.ntotal != rows or index.d not in (dim, point_width(dim)):
-        raise UserError(f"{file} holds {index.ntotal} rows of {index.d} where the export has {rows} of {dim}: {remedy}")
+    width = point_width(dim) if entry.kind == "hnsw" else dim
+    if (index.ntotal, index.d) != (rows, width):
+        raise UserError(f"{file} holds {index.ntotal} rows of {index.d} where {rows} of {width} belong: {remedy}")
+    if entry.kind == "ivfpq" and not _sound(index):
+        raise UserError(f"{file} is not an index that was written by index: {remedy}")
     return IndexSearch(index, opened.vectors, entry.search)
+
+
+def _sound(index: Any) -> bool:
+    """Whether the pieces of inverted lists fit each other, which FAISS does not check (of a graph it does)."""
+    quantizer, codes, lists = index.quantizer, index.pq, index.invlists
+    widths, sizes = {quantizer.d, codes.d, index.d}, {codes.code_size, index.code_size}
+    if not index.is_trained or len(widths) > 1 or len(sizes) > 1 or quantizer.ntotal != index.nlist:
+        return False
+    faiss, seen_R = import_faiss(), np.zeros(index.ntotal, dtype=bool)
+    for number in range(index.nlist):
+        rows_X = faiss.rev_swig_ptr(lists.get_ids(number), lists.list_size(number))
+        if not len(rows_X):
+            continue
+        if not 0 <= rows_X.min() <= rows_X.max() < len(seen_R):
+            return False
+        seen_R[rows_X] = True
+    return bool(seen_R.all())
 
 
 @contextmanager
@@ -73,7 +94,7 @@ def store_index(folder: Path, opened: OpenExport, index: Any | None, entry: dict
     """
     name = None
     if index is not None:
-        _write(folder / "index.faiss", opened.path, index)
+        _write(folder / "index.faiss", opened.path, index, entry["kind"])
         written = FileRecord.of(folder, "index.faiss")
         name = f"index-{written.sha256[:12]}.faiss"
         entry = entry | written.model_dump() | {"file": name}
@@ -92,12 +113,12 @@ def store_index(folder: Path, opened: OpenExport, index: Any | None, entry: dict
             (opened.path / other).unlink()
 
 
-def _write(file: Path, export: Path, index: Any) -> None:
+def _write(file: Path, export: Path, index: Any, kind: IndexKind) -> None:
     faiss = import_faiss()
     try:
         faiss.write_index(index, str(file))
-        again = faiss.read_index(str(file))
-    except RuntimeError as error:
+        again = read_faiss(file, INDEX[kind])
+    except (RuntimeError, ValueError) as error:
         raise UserError(f"{export} cannot take the index ({brief(error)}): make room, then index again") from error
     if not np.array_equal(faiss.serialize_index(again), faiss.serialize_index(index)):
         raise UserError(f"{export}: the index read back differs from what was written: check the disk")

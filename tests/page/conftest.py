@@ -16,7 +16,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from skipwise.retrieval.serve.app import make_app
 from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.service import Service
-from tests.page.exports import write_export
+from tests.page.exports import LastAndMean, write_export
+from tests.support.exports import stands_for_the_encoder
 
 HOSTILE = """<img src=x onerror="document.title='owned'">&amp;"""
 """A track's id that must stay text."""
@@ -56,7 +57,8 @@ def exports(tmp_path_factory) -> Path:
 @contextmanager
 def serving(**options) -> Iterator[str]:
     """The URL of a service of these options. Not to outlast a module: other tests change this process's clock."""
-    service = Service(ServeConfig(**options, reload_s=0))
+    with stands_for_the_encoder(LastAndMean()):
+        service = Service(ServeConfig(**options, reload_s=0))
     server = uvicorn.Server(uvicorn.Config(make_app(service), log_level="warning", lifespan="on", ws="none"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = Thread(target=server.run, args=([listener],))

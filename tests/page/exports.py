@@ -1,13 +1,12 @@
 """Small exports made by hand, whose answers need no training."""
 
-import functools
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tests.support.exports import program, write_made
+from tests.support.exports import write_made
 
 DIM, LONGEST = 8, 12
 
@@ -30,9 +29,4 @@ def write_export(folder: Path, ids: list[str], seed: int, alpha: float, skipped_
         "recipe": "best" if alpha else "best-skip-blind",
         "config": {"data": data, "loss": {"context": "track", "alpha": alpha}},
     }
-    return write_made(folder, ids, rows_RD, _program(), longest=LONGEST, queries_SD=rows_RD[:4], fields=fields)
-
-
-@functools.cache
-def _program() -> bytes:
-    return program(DIM, LastAndMean(), LONGEST)
+    return write_made(folder, ids, rows_RD, longest=LONGEST, queries_SD=rows_RD[:4], fields=fields)

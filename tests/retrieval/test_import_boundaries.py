@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,6 @@ import pytest
 import torch
 
 from skipwise.components.index import index
-from skipwise.models.config import EncoderConfig
-from skipwise.models.encoder import Encoder
-from skipwise.retrieval.export.encoder_program import write_program, write_weights
 from skipwise.retrieval.export.row_encoding import encode
 from skipwise.retrieval.recommend.track_recommender import TrackRecommender
 from skipwise.retrieval.search.config import IndexConfig
@@ -58,13 +54,7 @@ PIECES = (("embeddings", "npy"), ("tracks", "parquet"))
 @pytest.fixture(params=["float32 and an index", "int8"])
 def export(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """With an encoder of random weights."""
-    folder, config = tmp_path / "out", EncoderConfig("bidirectional", max_length=LONGEST, heads=2, hidden=8)
-    encoder = Encoder(config, DIM).eval()
-    encoder.reset_parameters(torch.Generator().manual_seed(0))
-    write_program(tmp_path / "encoder.pt2", encoder, DIM)
-    write_made(folder, IDS, ROWS, (tmp_path / "encoder.pt2").read_bytes(), longest=config.max_tracks)
-    write_weights(folder / "encoder.safetensors", encoder)
-    change(folder, weights=record(folder, "encoder.safetensors") | {"config": asdict(config)})
+    folder = write_made(tmp_path / "out", IDS, ROWS, longest=LONGEST, direction="bidirectional")
     (folder / "encoder.pt2").unlink()  # skipwise itself does not need it
     if request.param == "int8":
         write_int8(folder)

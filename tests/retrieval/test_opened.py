@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipwise.common.errors import UserError
+from skipwise.retrieval.export.encoder_program import write_weights
 from skipwise.retrieval.open_export import OpenExport
 from tests.components.conftest import refused, run  # noqa: F401  a fixture
-from tests.support.exports import change, program, record, write_made
+from tests.support.exports import change, record, small_encoder, write_made
 
 TRACKS, DIM = 30, 8
 IDS = [f"t_{row:02}" for row in range(TRACKS)]
@@ -20,13 +21,8 @@ ROWS = np.random.default_rng(0).standard_normal((TRACKS, DIM)).astype(np.float32
 
 
 @pytest.fixture(scope="module")
-def encoder() -> bytes:
-    return program(DIM)
-
-
-@pytest.fixture(scope="module")
-def whole(encoder: bytes, tmp_path_factory) -> Path:
-    return write_made(tmp_path_factory.mktemp("whole") / "out", IDS, ROWS, encoder, parts=3)
+def whole(tmp_path_factory) -> Path:
+    return write_made(tmp_path_factory.mktemp("whole") / "out", IDS, ROWS, parts=3)
 
 
 @pytest.fixture
@@ -76,16 +72,23 @@ def cut(folder: Path) -> str:
 
 
 def encoder_changed(folder: Path) -> str:
-    content = bytearray((folder / "encoder.pt2").read_bytes())
+    content = bytearray((folder / "encoder.safetensors").read_bytes())
     content[len(content) // 2] ^= 1
-    (folder / "encoder.pt2").write_bytes(content)
-    return "encoder.pt2 differs from what was written"
+    (folder / "encoder.safetensors").write_bytes(content)
+    return "encoder.safetensors differs from what was written"
 
 
 def encoder_replaced(folder: Path) -> str:
-    (folder / "encoder.pt2").write_bytes(b"no program")
-    change(folder, encoder=manifest(folder)["encoder"] | record(folder, "encoder.pt2"))
-    return "encoder.pt2 is no encoder"
+    (folder / "encoder.safetensors").write_bytes(b"no weights")
+    change(folder, weights=manifest(folder)["weights"] | record(folder, "encoder.safetensors"))
+    return "encoder.safetensors is no encoder"
+
+
+def older(folder: Path) -> str:
+    """Of a version that wrote the program alone."""
+    change(folder, weights={})
+    (folder / "encoder.safetensors").unlink()
+    return "was written by an older version, without the encoder's weights: export the run again"
 
 
 def narrower(folder: Path) -> str:
@@ -100,7 +103,7 @@ def wider(folder: Path) -> str:
 
 def longer_sessions(folder: Path) -> str:
     change(folder, encoder=manifest(folder)["encoder"] | {"max_tracks": 7})
-    return "encoder.pt2 is no encoder"
+    return "encoder.safetensors is no encoder"
 
 
 def length_unknown(folder: Path) -> str:
@@ -126,7 +129,7 @@ def another_version(folder: Path) -> str:
     return "schema_version 1"
 
 
-FAULTS = [missing, swapped, swapped_with_their_hashes, cut, encoder_changed, encoder_replaced, narrower, wider]
+FAULTS = [missing, swapped, swapped_with_their_hashes, cut, encoder_changed, encoder_replaced, older, narrower, wider]
 FAULTS += [longer_sessions, length_unknown, config_unknown, delta, another_version]
 
 
@@ -137,13 +140,15 @@ def test_what_is_no_export(fault, copy: Path, run):  # noqa: F811
 
 
 def test_an_encoder_of_another_width(tmp_path: Path):
-    folder = write_made(tmp_path / "out", IDS, ROWS, program(DIM + 4))
-    with pytest.raises(UserError, match="encoder.pt2 is no encoder of rows of 8 .*: export again"):
+    folder = write_made(tmp_path / "out", IDS, ROWS)
+    write_weights(folder / "encoder.safetensors", small_encoder(DIM + 4))
+    change(folder, weights=manifest(folder)["weights"] | record(folder, "encoder.safetensors"))
+    with pytest.raises(UserError, match="encoder.safetensors is no encoder of rows of 8 .*: export again"):
         OpenExport.open(folder)
 
 
-def test_a_track_with_two_rows(encoder: bytes, tmp_path: Path):
-    folder = write_made(tmp_path / "out", [*IDS[:-1], IDS[0]], ROWS, encoder)
+def test_a_track_with_two_rows(tmp_path: Path):
+    folder = write_made(tmp_path / "out", [*IDS[:-1], IDS[0]], ROWS)
     with pytest.raises(UserError, match="the track 't_00' has two rows"):
         OpenExport.open(folder)
 

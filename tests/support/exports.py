@@ -1,10 +1,13 @@
-"""Exports written by hand, file by file as their manifest says, with an encoder that NumPy can compute too."""
+"""Exports written by hand, file by file as their manifest says, and encoders that NumPy can compute too."""
 
 import hashlib
-import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from skipwise.models.config import EncoderConfig
-from skipwise.retrieval.export.encoder_program import input_contract
+from skipwise.models.encoder import Encoder
+from skipwise.retrieval.export.encoder_program import input_contract, write_weights
 from skipwise.retrieval.export_manifest import ExportManifest
 
 LONGEST = 6
-"""Tracks that the encoder of `program` reads at most."""
+"""Tracks that the encoder of `write_made` reads at most."""
 
 
 class Mean(nn.Module):
@@ -27,14 +31,23 @@ class Mean(nn.Module):
         return items_BTD.sum(dim=1) / lengths_B.clamp(min=1)[:, None]
 
 
-def program(dim: int, encoder: nn.Module | None = None, longest: int = LONGEST) -> bytes:
-    """`encoder` (else `Mean`) as `export` saves one."""
-    shapes = torch.export.Dim("sessions", min=1), torch.export.Dim("tracks", min=1, max=longest)
-    example = torch.zeros(3, longest, dim), torch.ones(3, dtype=torch.int64)
-    dynamic = {"items_BTD": dict(enumerate(shapes)), "lengths_B": {0: shapes[0]}}
-    whole = io.BytesIO()
-    torch.export.save(torch.export.export(encoder or Mean(), example, dynamic_shapes=dynamic), whole)
-    return whole.getvalue()
+def small_encoder(dim: int, longest: int = LONGEST, direction: Any = "unidirectional") -> Encoder:
+    """Of random weights that are large enough for the order of tracks to matter."""
+    length = longest + (direction == "bidirectional")
+    encoder = Encoder(EncoderConfig(direction, max_length=length, blocks=1, heads=2, hidden=8), dim).eval()
+    encoder.reset_parameters(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for name, parameter in encoder.named_parameters():
+            if "norm" not in name:
+                parameter.mul_(25)
+    return encoder
+
+
+@contextmanager
+def stands_for_the_encoder(module: nn.Module) -> Iterator[None]:
+    """Exports that are opened in this block have `module` as their encoder, whatever weights they hold."""
+    with patch("skipwise.retrieval.open_export.load_query_encoder", lambda *_: module):
+        yield
 
 
 def record(folder: Path, name: str) -> dict[str, Any]:
@@ -47,14 +60,14 @@ def write_made(
     folder: Path,
     ids: list[str],
     rows_RD: np.ndarray,
-    encoder: bytes,
     parts: int = 1,
     longest: int = LONGEST,
+    direction: Any = "unidirectional",
     queries_SD: np.ndarray | None = None,
     fields: dict[str, Any] | None = None,
     **data: Any,
 ) -> Path:
-    """A float32 Parquet export, as older versions wrote it: its encoder is a program alone.
+    """A float32 Parquet export with a `small_encoder`, which has no program.
 
     `queries_SD`: else the first five rows; `fields`: of the manifest; `data`: settings of the run's data.
     """
@@ -71,7 +84,9 @@ def write_made(
         pq.write_table(pa.table(columns), folder / name)
         first = int(chosen[0]) if len(chosen) else len(ids)
         records.append({"first_row": first, "rows": len(chosen)} | record(folder, name))
-    (folder / "encoder.pt2").write_bytes(encoder)
+    encoder = small_encoder(dim, longest, direction)
+    write_weights(folder / "encoder.safetensors", encoder)
+    (folder / "encoder.pt2").write_bytes(b"a program for others")
     np.save(folder / "queries.npy", queries_SD)
     manifest: dict[str, Any] = {
         "rows": len(ids),
@@ -81,7 +96,8 @@ def write_made(
         "vocabulary_hash": hashlib.sha256("".join(f"{one}\n" for one in ids).encode()).hexdigest(),
         "parts": records,
         "tracks": [],
-        "encoder": record(folder, "encoder.pt2") | input_contract(EncoderConfig(max_length=longest), dim),
+        "encoder": record(folder, "encoder.pt2") | input_contract(encoder.config, dim),
+        "weights": record(folder, "encoder.safetensors") | {"config": asdict(encoder.config)},
         "onnx": {},
         "queries": record(folder, "queries.npy") | {"rows": len(queries_SD)},
         "index": {},

@@ -1,5 +1,6 @@
 """recommend and similar against numpy; what is refused; rows that are printed."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from skipwise.retrieval.recommend.config import RecommendOptions
 from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
 from skipwise.retrieval.search.stored import open_search
 from tests.components.conftest import refused, run  # noqa: F401  a fixture
-from tests.support.exports import LONGEST, program, write_made
+from tests.support.exports import LONGEST, Mean, stands_for_the_encoder, write_made
 
 TRACKS, DIM = 41, 8
 IDS = [f"t_{row:02}" for row in range(TRACKS - 3)] + ["spotify:track:x", "a,b", "é\x1b"]
@@ -21,12 +22,17 @@ ROWS = np.random.default_rng(3).standard_normal((TRACKS, DIM)).astype(np.float32
 ROWS[7] = 0
 
 
+@pytest.fixture(scope="module", autouse=True)
+def mean_encoder() -> Iterator[None]:
+    with stands_for_the_encoder(Mean()):
+        yield
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("made")
-    encoder = program(DIM)
     return {
-        name: write_made(folder / name, IDS, ROWS, encoder, parts=3, skipped_tracks=name, skip_up_to=1)
+        name: write_made(folder / name, IDS, ROWS, parts=3, skipped_tracks=name, skip_up_to=1)
         for name in ("read", "filter")
     }
 

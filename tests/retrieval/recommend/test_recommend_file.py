@@ -20,7 +20,7 @@ from skipwise.retrieval.recommend.track_recommender import TrackRecommender
 from skipwise.retrieval.search.exact import ExactSearch
 from tests.components.conftest import refused, run  # noqa: F401  a fixture
 from tests.conftest import random_sessions, write_dataset
-from tests.support.exports import program, write_made
+from tests.support.exports import write_made
 
 TRACKS, DIM = 41, 8
 IDS = [f"t_{row:02}" for row in range(TRACKS)]
@@ -29,7 +29,7 @@ IDS = [f"t_{row:02}" for row in range(TRACKS)]
 @pytest.fixture(scope="module")
 def export(tmp_path_factory) -> Path:
     rows_RD = np.random.default_rng(3).standard_normal((TRACKS, DIM))
-    return write_made(tmp_path_factory.mktemp("made") / "out", IDS, rows_RD, program(DIM), skip_up_to=1)
+    return write_made(tmp_path_factory.mktemp("made") / "out", IDS, rows_RD, skip_up_to=1)
 
 
 @pytest.fixture(scope="module")

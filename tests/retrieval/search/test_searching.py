@@ -1,7 +1,5 @@
 """Search by an index: as the exact search where the index is exact, for any k and any rows left out, from threads."""
 
-import hashlib
-import json
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +21,7 @@ from skipwise.retrieval.search.faiss_build import build
 from skipwise.retrieval.search.faiss_search import IndexSearch
 from skipwise.retrieval.search.stored import open_search
 from skipwise.retrieval.vectors import Piece, Vectors
-from tests.retrieval.search.exports import DIM, change_index, norms_matter, write_by_hand
+from tests.retrieval.search.exports import DIM, change_index, norms_matter, put, write_by_hand
 
 
 def flat(vectors: Vectors, dim: int):
@@ -114,8 +112,8 @@ def test_threads_with_settings_of_their_own():
 
 
 @pytest.fixture(scope="module")
-def indexed(encoder: bytes, tmp_path_factory) -> Path:
-    export = write_by_hand(tmp_path_factory.mktemp("indexed") / "export", *norms_matter(200, 5), encoder)
+def indexed(sum_encoder: None, tmp_path_factory) -> Path:
+    export = write_by_hand(tmp_path_factory.mktemp("indexed") / "export", *norms_matter(200, 5))
     index(IndexConfig(export, kinds=("hnsw",), recall=0.1, threads=1))
     return export
 
@@ -156,16 +154,11 @@ def test_a_damaged_index_is_refused(export: Path):
     assert "cannot be read (No such file or directory)" in refused(export)
 
 
-def put(export: Path, content: bytes) -> None:
-    """Another file under a right hash."""
-    file = json.loads((export / "manifest.json").read_text())["index"]["file"]
-    (export / file).write_bytes(content)
-    change_index(export, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-
-
 def test_another_index_with_the_right_hash_is_refused(export: Path):
     put(export, faiss.serialize_index(faiss.IndexFlatIP(DIM + 3)).tobytes())
-    assert f"holds 0 rows of {DIM + 3} where the export has 200 of {DIM}: make it again with index" in refused(export)
+    assert "cannot be read ('IxFI' where 'IHNs' was expected): make it again with index" in refused(export)
+    put(export, faiss.serialize_index(faiss.IndexHNSWSQ(DIM + 3, faiss.ScalarQuantizer.QT_fp16, 32)).tobytes())
+    assert f"holds 0 rows of {DIM + 3} where 200 of 32 belong: make it again with index" in refused(export)
     put(export, b"no index at all")
     assert "cannot be read (" in refused(export)
 
@@ -181,7 +174,7 @@ def test_another_index_with_the_right_hash_is_refused(export: Path):
         {"search": {"efSearch": 0}},
         {"search": {"nprobe": 1 << 40}},
         {"search": {"other": 1}},
-        {"file": "encoder.pt2"},
+        {"file": "encoder.safetensors"},
         {"file": None},
     ],
 )

@@ -10,8 +10,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
 
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.config import RecommendOptions
@@ -20,35 +18,20 @@ from skipwise.retrieval.search.stored import open_search
 from skipwise.retrieval.serve.app import make_app
 from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.service import Service
-from tests.support.exports import program as program_of
 from tests.support.exports import write_made
 
 TRACKS, DIM, MOST = 300, 8, 5
 NAMES = [f"t_{row:03}" for row in range(TRACKS - 3)] + ["a/b c", "ü/ü", "t_000/x"]
 
 
-class Mean(nn.Module):
-    """Stands for an encoder: the mean of a session's rows, the last of them twice."""
-
-    def forward(self, items_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-        sessions_B = torch.arange(items_BTD.shape[0])
-        return (items_BTD.sum(dim=1) + items_BTD[sessions_B, lengths_B - 1]) / (lengths_B[:, None] + 1)
-
-
 @pytest.fixture(scope="session")
-def program() -> bytes:
-    """`Mean`, exported."""
-    return program_of(DIM, Mean(), MOST)
-
-
-@pytest.fixture(scope="session")
-def write_export(program: bytes) -> Callable[..., Path]:
+def write_export() -> Callable[..., Path]:
     """`write_export(folder, seed)` writes an export of random vectors; other arguments go into its manifest."""
 
     def write(folder: Path, seed: int = 0, **changes: Any) -> Path:
         vectors = np.random.default_rng(seed).standard_normal((TRACKS, DIM)).astype(np.float32)
         fields = {"vocabulary_hash": f"{seed:064}", "config": config_of("track")} | changes
-        return write_made(folder, NAMES, vectors, program, longest=MOST, queries_SD=vectors[:20], fields=fields)
+        return write_made(folder, NAMES, vectors, longest=MOST, queries_SD=vectors[:20], fields=fields)
 
     return write
 

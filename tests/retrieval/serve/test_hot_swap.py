@@ -38,10 +38,10 @@ def flip_a_byte(folder: Path) -> None:
     (folder / PART).write_bytes(content)
 
 
-def other_program(folder: Path) -> None:
+def other_weights(folder: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "encoder.pt2").write_bytes(b"no program")
-    change_manifest(folder, encoder=manifest["encoder"] | record(folder, "encoder.pt2"))
+    (folder / "encoder.safetensors").write_bytes(b"no weights")
+    change_manifest(folder, weights=manifest["weights"] | record(folder, "encoder.safetensors"))
 
 
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -53,7 +53,8 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing manifest": (lambda folder: (folder / "manifest.json").unlink(), "manifest.json"),
     "dimension": (lambda folder: change_manifest(folder, dim=16), "cannot be opened"),
     "rows": (lambda folder: change_manifest(folder, rows=299), "rows"),
-    "program": (other_program, "is no encoder"),
+    "weights": (other_weights, "is no encoder"),
+    "older": (lambda folder: change_manifest(folder, weights={}), "export the run again"),
     "config": (lambda folder: change_manifest(folder, config={"nonsense": 1}), "config.data"),
     "version": (lambda folder: change_manifest(folder, schema_version=1), "schema_version"),
 }
