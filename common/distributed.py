@@ -42,7 +42,8 @@ def device() -> torch.device:
 def process_group() -> Iterator[None]:
     """Initializes the process group, of torchrun's ranks or of this process alone, and destroys it at the end.
 
-    A group that exists already (a test's) is used and kept.
+    A group that exists already (a test's) is used and kept. On one node gloo listens on the loopback interface alone:
+    ranks unpickle what they receive.
     """
     if dist.is_initialized():
         yield
@@ -54,6 +55,8 @@ def process_group() -> Iterator[None]:
         torch.cuda.set_device(device())
     launched = "RANK" in os.environ
     number, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1 or os.environ.get("LOCAL_WORLD_SIZE") == str(count):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     store = _agent_store() if launched else dist.HashStore()  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=number, world_size=count)
     try:

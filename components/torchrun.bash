@@ -3,6 +3,8 @@
 #
 # TorchX 0.7's local scheduler knows no retries, so dist.ddp's --max_retries is lost there: torchrun restarts the ranks
 # that often itself (PET_MAX_RESTARTS), as the line says that started this shell.
+#
+# torchrun's stores listen on all interfaces. On one node components/one_node.py binds them to the loopback interface.
 torchrun() {
     if [ -z "${PET_MAX_RESTARTS:-}" ] && [ -r "/proc/$PPID/cmdline" ]; then
         local line
@@ -15,5 +17,9 @@ torchrun() {
         if [ "$word" = -m ]; then words+=(--); shift; break; fi
         shift
     done
-    BASH_ENV='' command torchrun "${words[@]}" "$@"
+    local launcher=(command torchrun)
+    if [[ " ${words[*]} " =~ \ --nnodes[\ =]([01]:)?1\  ]]; then
+        launcher=("$(dirname "$(type -P torchrun)")/python" -P -m skipwise.components.one_node)
+    fi
+    BASH_ENV='' "${launcher[@]}" "${words[@]}" "$@"
 }

@@ -13,6 +13,8 @@ from torchx.specs import AppDef
 
 from skipwise.common import failure
 from skipwise.common.failure import record
+from skipwise.datapipes.prepare import PrepareConfig, prepare
+from skipwise.datapipes.synthesize import SynthesizeConfig, synthesize
 
 ROOT = Path(__file__).parents[2]
 TORCHX = Path(sys.executable).parent / "torchx"
@@ -46,22 +48,29 @@ def test_the_short_command_starts_the_train_command_on_four_ranks():
     assert "local_cwd://" in application
 
 
-def test_retries_reach_torchrun(tmp_path):
-    """By its own environment through an AppDef, and on a local scheduler, which knows none, off the command's line."""
+def test_retries_and_nodes_reach_torchrun(tmp_path):
+    """Retries by its environment through an AppDef; for a local scheduler, which knows none, off the command line."""
     (role,) = app_of("train", "--max_retries", "2").roles
     assert (role.max_retries, role.env["PET_MAX_RESTARTS"]) == (2, "2")
-    (tmp_path / "torchrun").write_text("#!/bin/sh\necho restarts=$PET_MAX_RESTARTS $@\n")
-    (tmp_path / "torchrun").chmod(0o755)
-    for given, expected in (("dist.ddp --max_retries 3 train", "restarts=3"), ("dist.ddp train", "restarts=")):
+    for program in ("torchrun", "python"):
+        (tmp_path / program).write_text(f"#!/bin/sh\necho restarts=$PET_MAX_RESTARTS {program} $@\n")
+        (tmp_path / program).chmod(0o755)
+    one_node = "python -P -m skipwise.components.one_node"
+    for given, nodes, expected in (
+        ("dist.ddp --max_retries 3 train", "1", f"restarts=3 {one_node}"),
+        ("dist.ddp train", "1:1", f"restarts= {one_node}"),
+        ("dist.ddp train", "2", "restarts= torchrun"),
+        ("dist.ddp train", "1:2", "restarts= torchrun"),
+    ):
         # `sh -c` stands for TorchX: its words are what the shell beneath sees as its parent's.
-        line = "bash -c 'torchrun --nnodes 1 -m skipwise train --run x'; true"
+        line = f"bash -c 'torchrun --nnodes {nodes} -m skipwise train --run x'; true"
         done = subprocess.run(
             ["sh", "-c", line, *given.split()],
             env={"PATH": f"{tmp_path}:/usr/bin:/bin", "BASH_ENV": str(ROOT / "components" / "torchrun.bash")},
             capture_output=True,
             text=True,
         )
-        assert done.stdout.split() == f"{expected} --nnodes 1 -m -- skipwise train --run x".split()
+        assert done.stdout.split() == f"{expected} --nnodes {nodes} -m -- skipwise train --run x".split()
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "table", "sweep"])
@@ -120,6 +129,59 @@ def test_a_rank_that_fails_fails_the_job_and_its_words_come_last(tmp_path):
     assert "exitcode  : 2" in done.stderr
     status = done.stderr[done.stderr.index("AppStatus") :]
     assert "skipwise: part-1.parquet is torn: run prepare again" in " ".join(status.split())
+
+
+LISTENING = """
+import os, threading, time
+from pathlib import Path
+
+def listening(process):
+    inodes = set()
+    for link in Path(f"/proc/{process}/fd").iterdir():
+        try:
+            inodes.add(os.readlink(link))
+        except OSError:
+            pass
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{process}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
+                found.add(fields[1])
+    return found
+
+def watch():
+    seen = set()
+    while True:
+        for process, who in ((os.getppid(), "agent"), (os.getpid(), "rank")):
+            for address in listening(process) - seen:
+                seen.add(address)
+                with open(os.environ["SEEN"], "a") as file:
+                    file.write(f"{who} {address}\\n")
+        time.sleep(0.05)
+
+threading.Thread(target=watch, daemon=True).start()
+from skipwise.components import __main__ as command
+command.main()
+"""
+LOOPBACK = "0100007F"
+
+
+@pytest.mark.ranks
+def test_training_on_one_node_listens_on_the_loopback_interface_alone(tmp_path):
+    synthesize(SynthesizeConfig(tmp_path / "log.parquet", sessions=200, tracks=60, clusters=5))
+    prepare(PrepareConfig(input=(tmp_path / "log.parquet",), output=tmp_path / "data"))
+    config = (ROOT / ".torchxconfig").read_text().replace("m = skipwise", "m = job")
+    config = config.replace("BASH_ENV=", f"SEEN={tmp_path}/seen,BASH_ENV={ROOT}/")
+    (tmp_path / ".torchxconfig").write_text(config)
+    (tmp_path / "job.py").write_text(LISTENING)
+    words = "--data.path data --run-dir run --data.batch-size 32 --data.lanes 2 --data.workers 0 --data.negatives 20 "
+    words += "--table.dim 16 --encoder.heads 2 --encoder.hidden 16 --train.epochs 1"
+    done = torchx("run", "dist.ddp", "-j", "1x2", "train", *words.split(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    seen = [line.split() for line in (tmp_path / "seen").read_text().splitlines()]
+    assert {who for who, _ in seen} == {"agent", "rank"}
+    assert {address.split(":")[0] for _, address in seen} == {LOOPBACK}, seen
 
 
 def test_words_are_recorded_only_under_a_launcher(tmp_path, monkeypatch):
