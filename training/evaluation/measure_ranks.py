@@ -62,12 +62,13 @@ def measure_ranks(
                 columns = _columns(batch, ranked, protocol, num_rows)
                 if record_in:
                     records[protocol].write(**columns)
-                metrics[protocol].update(**{name: values.to(device()) for name, values in columns.items()})
+                told = {name: values.to(device()) for name, values in columns.items()}
+                metrics[protocol].update(**told)
             if ranked.skips:
                 skips = skips or SkipMetrics().to(device())
-                skips.update(**{name: values.to(device()) for name, values in columns.items()})
-    told = skips.compute() if skips else {}
-    return {protocol: metrics[protocol].compute() | told for protocol in protocols}
+                skips.update(**told)  # every protocol has the same columns about skips
+    of_skips = skips.compute() if skips else {}
+    return {protocol: metrics[protocol].compute() | of_skips for protocol in protocols}
 
 
 def together(steps: Iterable[EvaluationBatches]) -> Iterator[EvaluationBatch]:
