@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from skipwise.training.config import PROTOCOLS, RunConfig
-from skipwise.training.evaluation.metrics import METRICS
-from skipwise.training.evaluation.rank_metrics import GROUPS
+from skipwise.training.evaluation.metrics import GROUPS, METRICS
 
 _PROTOCOLS = {
     "served": "what is recommended, the whole catalogue without the session's own tracks: a repeated target is a miss",

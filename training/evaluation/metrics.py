@@ -15,6 +15,8 @@ from scipy.special import digamma
 CUTOFFS = (1, 5, 10, 20)
 NOT_ELIGIBLE = 0
 """The rank of a target that the protocol cannot rank."""
+GROUPS = ("kept", "skipped", "new", "repeated")
+"""Targets that the listener kept or skipped, and those that the session had not or had played before."""
 
 
 def _hits(place_N: np.ndarray, cutoff: int) -> np.ndarray:

@@ -6,10 +6,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from skipwise.datapipes.view import counts_as_skipped
-from skipwise.training.evaluation.metrics import METRICS, percentile_rank
-
-GROUPS = ("kept", "skipped", "new", "repeated")
-"""Targets that the listener kept or skipped, and those that the session had not or had played before."""
+from skipwise.training.evaluation.metrics import GROUPS, METRICS, percentile_rank
 
 
 class RankMetrics(Metric):
