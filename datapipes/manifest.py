@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,8 @@ PREPARE_AGAIN = "prepare the dataset again"
 SPLITS = ("train", "validation", "test")
 Split = Literal["train", "validation", "test"]
 PartName = Annotated[str, matching(r"\w[\w.-]{0,200}", "a plain file name")]  # a path could lead out of the directory
+
+Crc32 = Annotated[str, matching("[0-9a-f]{8}", "8 hexadecimal digits")]
 
 
 class Counts(TypedDict):
@@ -65,6 +68,10 @@ class Manifest(StrictModel):
     """Share of the plays that count as skipped: strength 1 or 2."""
     context_columns: list[str]
     """Context columns of the session files, beside `session_id`, `tracks` and `skips`."""
+    contexts: dict[str, list[str]] = {}
+    """The values that training sees in each of them, sorted; empty in a directory older than these."""
+    context_checksums: dict[PartName, dict[str, list[Crc32]]] = {}
+    """For each session file and context column, `session_files.Words.checksum` of its row groups."""
     parts: dict[PartName, Count]
     """Session files in reading order, each with its number of sessions."""
     vocabulary_hash: Sha256
@@ -79,7 +86,7 @@ class Manifest(StrictModel):
     """Rows left out whose session is unknown, or stays without them, by reason."""
     versions: dict[str, str]
     """The tools that wrote the directory."""
-    checksums: dict[str, list[Annotated[str, matching("[0-9a-f]{8}", "8 hexadecimal digits")]]] = {}
+    checksums: dict[str, list[Crc32]] = {}
     """For each session file, `session_files.checksum` of its row groups; empty in a directory older than these."""
     split_parts: dict[Split, list[PartName]] = {}
     """The session files of train, validation and test; empty where the split is by position: a session's last
@@ -95,6 +102,8 @@ class Manifest(StrictModel):
         filled = {split for split, names in self.split_parts.items() if names}
         if self.split_parts and (filled != set(SPLITS) or files != sorted(self.parts)):
             raise ValueError(f"has split_parts that do not divide its parts into {', '.join(SPLITS)}")
+        if self.contexts and self.contexts.keys() != set(self.context_columns):
+            raise ValueError("has contexts of other columns than context_columns")
         if self.split_counts.keys() != self.split_parts.keys():
             raise ValueError("has split_counts of other splits than split_parts")
         return self
@@ -105,6 +114,11 @@ class Manifest(StrictModel):
         names = ("vocabulary_hash", "counts", "parts", "split_parts", "checksums")
         return digest({name: getattr(self, name) for name in names})
 
+    def context_hash(self, names: Iterable[str]) -> str:
+        """SHA-256, in hex, over what these context columns say of the plays."""
+        checksums = {part: [of[name] for name in names] for part, of in self.context_checksums.items()}
+        return digest({"values": [(name, self.contexts[name]) for name in names], "checksums": checksums})
+
     def summary(self) -> str:
         """Returns what the directory holds, how it is split and what was left out, in one line."""
         of = self.counts
@@ -112,6 +126,9 @@ class Manifest(StrictModel):
         for split, held in sorted(self.split_counts.items(), key=lambda item: SPLITS.index(item[0])):
             new = f", {held['tracks_not_in_train']:,} tracks that no training session has" if split != "train" else ""
             parts.append(f"{split}: {held['sessions']:,} sessions, {held['plays']:,} plays{new}")
+        if self.contexts:
+            sizes = (f"{name} {len(self.contexts[name]):,}" for name in self.context_columns)
+            parts.append(f"context columns and their values: {', '.join(sizes)}")
         dropped = [f"{count:,} sessions {reason}" for reason, count in self.dropped_sessions.items()]
         dropped += [f"{count:,} rows {reason}" for reason, count in self.dropped_rows.items()]
         return "; ".join(parts + ([f"dropped {', '.join(dropped)}"] if dropped else []))

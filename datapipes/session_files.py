@@ -4,7 +4,9 @@ Parquet has no checksum by default, and a page checksum covers neither page head
 values are checked.
 """
 
+import json
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +20,8 @@ from skipwise.common.files import require_regular_file
 _SCHEMA = pa.schema({"tracks": pa.list_(pa.int32()), "skips": pa.list_(pa.int8())})
 STRENGTHS = 3
 """The greatest skip strength."""
+MOST_VALUES = 1000
+"""Of a context column: a model has a row for each."""
 DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, ArithmeticError, MemoryError)
 """What Arrow raises for a damaged file."""
 
@@ -67,6 +71,50 @@ def read(file: Path, group: int) -> Rows:
     if not lengths.equals(skips.value_lengths()):
         raise UserError(f"{where}: a session has another number of skips than of tracks: run prepare again")
     return Rows(lengths.to_numpy().astype(np.int64), *(column.to_numpy() for column in values))
+
+
+def read_contexts(file: Path, group: int, names: Sequence[str]) -> dict[str, pa.StringArray]:
+    """Returns what one row group says of its plays in these context columns, as text, flat, null where it says nothing.
+
+    Raises `UserError` unless each column is as long as the tracks.
+    """
+    try:
+        with pq.ParquetFile(file) as parquet:
+            table = parquet.read_row_group(group, columns=["tracks", *names], use_threads=False)
+        lengths = table["tracks"].combine_chunks().value_lengths()
+        columns = {name: table[name].combine_chunks() for name in names}
+        if not all(column.value_lengths().equals(lengths) for column in columns.values()):
+            raise ValueError("a context column is not as long as the tracks")
+        return {name: column.flatten().cast(pa.string()) for name, column in columns.items()}
+    except (*DAMAGED, AttributeError) as error:
+        raise UserError(f"{file}, row group {group}: cannot be read ({brief(error)}): run prepare again") from error
+
+
+class Words(NamedTuple):
+    """A context column, each of its words once."""
+
+    words: list[str]
+    """In the order in which they first occur."""
+    place_P: np.ndarray
+    """int32 [plays]: the place among them of each play's word, -1 for none."""
+
+    @classmethod
+    def of(cls, values: pa.StringArray) -> "Words":
+        """Of what `read_contexts` returns."""
+        encoded = values.dictionary_encode()
+        return cls(encoded.dictionary.to_pylist(), encoded.indices.fill_null(-1).to_numpy())
+
+    @property
+    def checksum(self) -> str:
+        """The CRC-32, in 8 hexadecimal digits, of words and places."""
+        crc = zlib.crc32(json.dumps(self.words).encode())
+        return f"{zlib.crc32(np.ascontiguousarray(self.place_P, '<i4').data, crc):08x}"
+
+    def codes(self, values: Sequence[str]) -> np.ndarray:
+        """uint16 [plays]: the place among `values`, from 1, of each play's word; 0 for none and for any other word."""
+        code_of = {value: code for code, value in enumerate(values, 1)}
+        # The last one is of no word: -1 is its place.
+        return np.array([*(code_of.get(word, 0) for word in self.words), 0], dtype=np.uint16)[self.place_P]
 
 
 def refuse_faults(rows: Rows, num_tracks: int, shortest: int, longest: int, where: str) -> None:

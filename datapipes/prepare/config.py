@@ -14,6 +14,10 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 SKIPS = ("skip", "skip_strength", "rating")
 SPLIT_OPTIONS = {"session": ("test_share", "validation_share"), "time": ("test_from", "validation_from")}
+MOST_CONTEXT = 32
+"""Columns that `context` may name."""
+RESERVED = ("session_id", "tracks", "skips")
+"""Columns that every session file has."""
 SHARES = {"test_share": 0.2, "validation_share": 0.1}
 """What `split` session holds out unless told otherwise."""
 
@@ -43,8 +47,9 @@ class InputOptions:
     vocabulary: Path | None = None
     """A dataset directory or a run, whose tracks the new dataset has, in the same order: the run can be measured on it.
     Plays of other tracks are left out before sessions are cut and filtered."""
-    context: bool = True
-    """Keep the context columns that the source has."""
+    context: tuple[str, ...] | None = None
+    """Columns to keep of each play, whose values are words, whole numbers or flags: what a model can read of past
+    plays. Unless given, those of MSSD that the log has; without a name, none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +138,7 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, In
         if self.drop_duplicate_plays and not self.sorts:
             raise ValueError("--drop-duplicate-plays needs sorted rows: add --sort or --gap")
         self._check_split()
+        self._check_context()
         if sum(getattr(self, name) is not None for name in SKIPS) > 1:
             raise ValueError("--skip, --skip-strength and --rating exclude each other: give one")
         for flag, value, least in (
@@ -168,6 +174,18 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, In
             if self.starts["validation"] >= self.starts["test"]:
                 raise ValueError(
                     f"--validation-from {self.validation_from} must be earlier than --test-from {self.test_from}"
+                )
+
+    def _check_context(self) -> None:
+        names = self.context or ()
+        if len(names) > MOST_CONTEXT:
+            raise ValueError(f"--context names {len(names)} columns: name at most {MOST_CONTEXT}")
+        for number, name in enumerate(names):
+            if name in names[:number]:
+                raise ValueError(f"--context names '{name}' twice: name it once")
+            if name in RESERVED:
+                raise ValueError(
+                    f"--context {name} is the name of a column that every dataset has: rename it in the log"
                 )
 
     @property
@@ -206,7 +224,8 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, In
             contents |= self.shares
         if self.split == "time":
             contents |= {name: str(contents[name]) for name in SPLIT_OPTIONS["time"]}
-        return contents | {"columns": list(self.columns)}
+        context = None if self.context is None else list(self.context)
+        return contents | {"columns": list(self.columns), "context": context}
 
 
 def seconds(text: str, unit: str, flag: str) -> float:

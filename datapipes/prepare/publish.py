@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 
 from skipwise.common.console import stage
 from skipwise.common.errors import UserError
+from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.exact_files import parquet
 from skipwise.datapipes.manifest import SESSIONS, SESSIONS_PER_ROW_GROUP, VOCABULARY, Manifest
 from skipwise.datapipes.prepare.choose_sessions import choose_sessions
 from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.sessionize import ENDED
-from skipwise.datapipes.prepare.sources import WORDS, Source
-from skipwise.datapipes.session_files import Rows, checksum
+from skipwise.datapipes.prepare.sources import WORDS, Source, context_names
+from skipwise.datapipes.session_files import Rows, Words, checksum
 from skipwise.datapipes.view import counts_as_skipped
 
 SESSIONS_PER_PART = 64 * SESSIONS_PER_ROW_GROUP
@@ -48,6 +49,7 @@ def publish(
     codes, vocabulary_hash = write_vocabulary(engine, [*files.values()], config.vocabulary is not None, result)
     rows = np.zeros(codes[-1] + 1, dtype=np.int32)
     rows[codes] = np.arange(len(codes))
+    context = context_names(sources[0].roles)
     words = pa.array(engine.execute("SELECT enum_range(NULL::word)").fetchall()[0][0], pa.string())
     meanings = {"tracks": pa.array(rows), **{name: words for name in WORDS if name in schema.names}}
     sizes = {split: pq.read_metadata(file).num_rows for split, file in files.items()}
@@ -55,15 +57,22 @@ def publish(
     with stage("writing", sum(sizes.values()), "sessions") as advance:
         for split, file in files.items():
             with pq.ParquetFile(file) as parquet:
-                groups = (finished(batch, schema, meanings) for batch in parquet.iter_batches(SESSIONS_PER_ROW_GROUP))
-                written[split] = write_sessions(groups, result / SESSIONS, split, len(codes), advance)
+                batches = parquet.iter_batches(SESSIONS_PER_ROW_GROUP)
+                groups = (finished(batch, schema, meanings, context) for batch in batches)
+                of = Written(np.zeros(len(codes), dtype=bool), {name: set() for name in context.values()})
+                write_sessions(groups, result / SESSIONS, split, of, advance)
+                written[split] = of
     plays = sum(split.plays for split in written.values())
     lengths = set().union(*(split.lengths for split in written.values()))
     manifest = Manifest(
         counts={"sessions": sum(sizes.values()), "plays": plays, "tracks": len(codes)},
         session_lengths={"min": min(lengths), "max": max(lengths)},
         skip_share=round(sum(split.skipped for split in written.values()) / plays, 6),
-        context_columns=[name for name in schema.names if name not in ("session_id", "tracks", "skips")],
+        context_columns=[*context.values()],
+        contexts={
+            name: sorted(set().union(*(of.values[name] for of in written.values()))) for name in context.values()
+        },
+        context_checksums={part: of for split in written.values() for part, of in split.context_checksums.items()},
         parts={name: size for split in written.values() for name, size in split.parts.items()},
         checksums={name: of for split in written.values() for name, of in split.checksums.items()},
         vocabulary_hash=vocabulary_hash,
@@ -84,6 +93,9 @@ class Written:
 
     heard_U: np.ndarray
     """bool [num_tracks]: tracks that it has."""
+    values: dict[str, set[str]]
+    """What its training plays say in each context column."""
+    context_checksums: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     parts: dict[str, int] = field(default_factory=dict)
     checksums: dict[str, list[str]] = field(default_factory=dict)
     lengths: set[int] = field(default_factory=set)
@@ -92,13 +104,14 @@ class Written:
 
 
 def write_sessions(
-    groups: Iterator[pa.Table], folder: Path, split: str, num_tracks: int, advance: Callable[[int], object]
-) -> Written:
-    """Writes the row groups to `folder/SPLIT-*.parquet`."""
-    of = Written(np.zeros(num_tracks, dtype=bool))
+    groups: Iterator[pa.Table], folder: Path, split: str, of: Written, advance: Callable[[int], object]
+) -> None:
+    """Writes the row groups to `folder/SPLIT-*.parquet`, and what they hold to `of`."""
     for first in groups:
         name = f"{split}-{len(of.parts):05}.parquet"
         of.parts[name], of.checksums[name] = 0, []
+        if of.values:
+            of.context_checksums[name] = {column: [] for column in of.values}
         with pq.ParquetWriter(folder / name, first.schema, compression="zstd") as writer:
             for group in chain([first], islice(groups, SESSIONS_PER_PART // SESSIONS_PER_ROW_GROUP - 1)):
                 writer.write_table(group)
@@ -111,8 +124,19 @@ def write_sessions(
                 of.plays += len(rows.skips)
                 of.skipped += int(np.count_nonzero(counts_as_skipped(rows.skips)))
                 of.heard_U[rows.tracks] = True
+                add_contexts(group, rows.lengths, split, name, of)
                 advance(len(group))
-    return of
+
+
+def add_contexts(group: pa.Table, lengths: np.ndarray, split: str, part: str, of: Written) -> None:
+    """Adds the checksums of a row group's context columns to `of`, and the values that training sees."""
+    left_P = np.repeat(lengths.cumsum(), lengths) - np.arange(lengths.sum())
+    trained_P = left_P > {"part": HELD_OUT["validation"], "train": 0}.get(split, np.inf)
+    for column, values in of.values.items():
+        words = Words.of(group[column].combine_chunks().flatten().cast(pa.string()))
+        of.context_checksums[part][column].append(words.checksum)
+        if trained_P.any():
+            values.update(words.words[place] for place in np.unique(words.place_P[trained_P]) if place >= 0)
 
 
 def split_fields(written: dict[str, Written]) -> dict[str, Any]:
@@ -148,8 +172,10 @@ def write_vocabulary(
     return played["code"].to_numpy(), digest.hexdigest()
 
 
-def finished(batch: pa.RecordBatch, schema: pa.Schema, meanings: dict[str, pa.Array]) -> pa.Table:
-    """Replaces the codes of tracks by vocabulary rows, and those of context columns by their text."""
+def finished(
+    batch: pa.RecordBatch, schema: pa.Schema, meanings: dict[str, pa.Array], context: dict[str, str]
+) -> pa.Table:
+    """Replaces the codes of tracks by vocabulary rows, and those of context columns by their text and their names."""
     table = (
         pa.Table.from_batches([batch]).select(schema.names).cast(schema)
     )  # DuckDB names a sample's lists in another way
@@ -157,4 +183,4 @@ def finished(batch: pa.RecordBatch, schema: pa.Schema, meanings: dict[str, pa.Ar
         lists = table[name].combine_chunks()
         column = pa.ListArray.from_arrays(lists.offsets, meaning.take(lists.values))
         table = table.set_column(table.column_names.index(name), name, column)
-    return table
+    return table.rename_columns([context.get(name, name) for name in table.column_names])

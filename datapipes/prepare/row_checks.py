@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from skipwise.common.errors import UserError
 from skipwise.datapipes.prepare.read_rows import BROKEN, NOT_UTF8, RAGGED, bytes_of
-from skipwise.datapipes.prepare.sources import FLAGS, Source, open_bytes, quoting
+from skipwise.datapipes.prepare.sources import FLAGS, NAMED, Source, open_bytes, quoting
 
 REPEATED, DISORDERED, TWO_FILES = 101, 102, 103
 REMEDY = "fix the row, or drop its session with --on-error skip"
@@ -29,6 +29,7 @@ class Fault(NamedTuple):
 
 
 FLAG = "expected true, false, 1 or 0"
+FRACTION = r"(?i)[+-]?([0-9]+[.][0-9]*|[.][0-9]+)(e[+-]?[0-9]+)?|[+-]?nan"
 FAULTS = (
     # A quote that is never closed takes lines into a value.
     Fault(
@@ -78,6 +79,15 @@ FAULTS = (
     *(
         Fault(f"{role} is not a flag", role, f"{role} <> '' AND {role}_flag IS NULL", f"{FLAG}, or nothing")
         for role in ("premium", "shuffle")
+    ),
+    *(
+        Fault(
+            "context is no category",
+            role,
+            f"regexp_full_match(trim({role}), '{FRACTION}') OR strlen({role}) > 1024 OR broken({role})",
+            "expected a word of at most 1024 bytes, a whole number, a flag or nothing",
+        )
+        for role in NAMED
     ),
 )
 """The checks of a row that has their role; a fault's code is its place, from 1. A row that fails the first is never

@@ -15,7 +15,7 @@ from skipwise.common.console import stage
 from skipwise.common.errors import UserError
 from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.row_checks import DISORDERED, REASONS, REPEATED, TWO_FILES, order_error, shown
-from skipwise.datapipes.prepare.sources import CONTEXT, WORDS, Source
+from skipwise.datapipes.prepare.sources import WORDS, Source, context_names
 from skipwise.datapipes.prepare.staging import staged_rows
 from skipwise.datapipes.view import counts_as_skipped
 
@@ -38,8 +38,7 @@ def group_sessions(
     """
     context = "".join(
         f", enum_code({role}::word) AS {role}" if role in WORDS else f", {role}"
-        for role in CONTEXT
-        if role in sources[0].roles
+        for role in context_names(sources[0].roles)
     )
     by_place = "place, " if config.sorts else ""
     reader = engine.sql(
@@ -79,7 +78,7 @@ def group_sessions(
                 if config.drop_duplicate_plays:
                     block = block.filter(pa.array(~again))
                     starts = starts_of(block)
-            sessions = sessions_of(block, ids, starts, config, dropped)
+            sessions = sessions_of(block, ids, starts, [*context_names(sources[0].roles)], config, dropped)
             if writer is None:
                 file = scratch / "sessions.parquet"
                 writer = closing.enter_context(pq.ParquetWriter(file, sessions.schema, compression="lz4"))
@@ -130,7 +129,12 @@ def says_again(block: pa.Table) -> np.ndarray:
 
 
 def sessions_of(
-    block: pa.Table, ids: pa.Array, starts: np.ndarray, config: PrepareConfig, dropped: Counter[str]
+    block: pa.Table,
+    ids: pa.Array,
+    starts: np.ndarray,
+    context: list[str],
+    config: PrepareConfig,
+    dropped: Counter[str],
 ) -> pa.Table:
     """Returns the sessions that pass the filters, a row each, with tracks as codes; counts the others in `dropped`."""
     if config.gap_seconds is not None:
@@ -144,7 +148,7 @@ def sessions_of(
         lengths = np.minimum(lengths, config.max_length)
     block = block.filter(pa.array(rows_kept)).rename_columns({"track": "tracks", "strength": "skips"})
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths[kept])]), pa.int32())
-    names = ["tracks", "skips", *(role for role in CONTEXT if role in block.column_names)]
+    names = ["tracks", "skips", *context]
     lists = {name: pa.ListArray.from_arrays(offsets, block[name].combine_chunks()) for name in names}
     times = {ENDED: pa.array(ended[kept])} if config.split == "time" else {}
     return pa.table({"session_id": ids.filter(pa.array(kept)), **lists, **times})

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from skipwise.common.errors import UserError, brief
 from skipwise.common.files import require_regular_file
-from skipwise.datapipes.prepare.config import FILE_ORDER, SKIPS, PrepareConfig, utf8
+from skipwise.datapipes.prepare.config import FILE_ORDER, MOST_CONTEXT, SKIPS, PrepareConfig, utf8
 from skipwise.datapipes.session_files import DAMAGED
 
 SUFFIXES = {".csv": ",", ".tsv": "\t", ".txt": " ", ".parquet": ""}
@@ -25,7 +26,10 @@ CONTEXT = {
     "reason_start": ("reason_start",),
     "reason_end": ("reason_end",),
 }
-WORDS = ("context_type", "reason_start", "reason_end")
+"""MSSD's context columns, each with its names without the prefix."""
+NAMED = tuple(f"context_{number}" for number in range(1, MOST_CONTEXT + 1))
+"""The roles of other columns that `--context` names: a log's own names could mean anything to SQL."""
+WORDS = ("context_type", "reason_start", "reason_end", *NAMED)
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,15 @@ class Source:
     """Whether its first line holds the names."""
     roles: dict[str, str]
     """From what a column means (`session`, `track`, `order`, `skip_1`, `premium`, ...) to its name in the file."""
+
+
+def context_names(roles: dict[str, str]) -> dict[str, str]:
+    """From the roles of context columns, in their order, to their names in a dataset."""
+    return {
+        role: role if role in CONTEXT else roles[role].removeprefix(PREFIX)
+        for role in (*CONTEXT, *NAMED)
+        if role in roles
+    }
 
 
 def open_bytes(path: Path) -> BinaryIO:
@@ -92,10 +105,18 @@ def inspect(path: Path, config: PrepareConfig) -> Source:
     suffix = suffix_of(path)
     if suffix == ".parquet":
         try:
-            names = tuple(pq.read_schema(path).names)
+            schema = pq.read_schema(path)
         except DAMAGED:
             raise UserError(f"{path} is not a Parquet file, or is cut short: copy it again") from None
-        return Source(path, suffix, "", names, True, roles_of(names, config, path))
+        roles = roles_of(tuple(schema.names), config, path)
+        for role, name in roles.items():
+            kind = schema.field(name).type
+            if role in NAMED and (pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+                raise UserError(
+                    f"{path}, column '{name}' holds numbers with fractions ({kind}): expected words, whole numbers or "
+                    f"flags; make them whole numbers, or leave it out of --context"
+                )
+        return Source(path, suffix, "", tuple(schema.names), True, roles)
     line = first_line(path)
     delimiter = "\t" if suffix == ".txt" and "\t" in line else SUFFIXES[suffix]
     try:
@@ -159,9 +180,15 @@ def roles_of(names: tuple[str, ...], config: PrepareConfig, path: Path) -> dict[
         roles.update({flag: need(flag, "--skip or --skip-strength") for flag in FLAGS})
         if kept := find("not_skipped"):
             roles["not_skipped"] = kept
-    if config.context:
+    if config.context is None:
         present = {role: next(filter(None, map(find, options)), None) for role, options in CONTEXT.items()}
-        roles.update({role: name for role, name in present.items() if name and name not in roles.values()})
+        return roles | {role: name for role, name in present.items() if name and name not in roles.values()}
+    known = {option: role for role, options in CONTEXT.items() for option in options}
+    for wanted, role in zip(config.context, NAMED, strict=False):
+        role = known.get(wanted.removeprefix(PREFIX), role)
+        if role in roles:
+            raise UserError(f"--context names '{wanted}', which is {roles[role]} again: name it once")
+        roles[role] = need(wanted, "--context")
     return roles
 
 
@@ -170,7 +197,7 @@ def refuse_other_columns(first: Source, other: Source) -> None:
     for here, there in ((first, other), (other, first)):
         if missing := sorted(here.roles.keys() - there.roles.keys()):
             name = here.roles[missing[0]]
-            hint = ", or leave context columns out with --no-context" if missing[0] in CONTEXT else ""
+            hint = ", or keep the context columns that both have with --context" if missing[0] in CONTEXT else ""
             raise UserError(
                 f"{there.path} has no column '{name}', which {here.path} has: prepare them separately{hint}"
             )

@@ -9,11 +9,13 @@ import duckdb
 import pyarrow as pa
 
 from skipwise.common.console import stage
+from skipwise.common.errors import UserError
 from skipwise.datapipes.exact_files import parquet
 from skipwise.datapipes.prepare.config import PER_SECOND, PrepareConfig
 from skipwise.datapipes.prepare.read_rows import read, schema_of
 from skipwise.datapipes.prepare.row_checks import FAULTS, REASONS, row_error
-from skipwise.datapipes.prepare.sources import CONTEXT, FLAGS, WORDS, Source
+from skipwise.datapipes.prepare.sources import CONTEXT, FLAGS, NAMED, WORDS, Source
+from skipwise.datapipes.session_files import MOST_VALUES
 
 MACROS = """
 CREATE MACRO missing(x) AS
@@ -38,12 +40,12 @@ STRENGTHS = {
 }
 """SQL for the skip strength: 0 kept, 1 skipped very briefly in, 2 briefly in, 3 mostly played."""
 CONTEXT_VALUES = {
-    **{role: f"nullif({role}, '')" for role in CONTEXT},
+    **{role: f"nullif({role}, '')" for role in (*CONTEXT, *NAMED)},
     "hour_of_day": "hour",
     "premium": "premium_flag",
     "shuffle": "shuffle_flag",
 }
-"""SQL for each context column, in the order of `CONTEXT`."""
+"""SQL for each context column, in the order of `context_names`."""
 
 
 def connect(config: PrepareConfig, scratch: Path) -> duckdb.DuckDBPyConnection:
@@ -134,7 +136,8 @@ def number_texts(
 
     Tables `tracks` and `sessions` map an `id` to a `code`, in the order of its MD5; the type `word` lists the values of
     the context columns. Only tracks of good rows are numbered; or, where they are `known`, the first rows of a
-    vocabulary file, this many: their code is the row.
+    vocabulary file, this many: their code is the row. Raises `UserError` for a context column of more values than
+    `MOST_VALUES`.
     """
     rows = staged_rows(scratch)
     texts = [("sessions", "session", "NOT missing(session)", "md5_number_upper(id)")]
@@ -153,9 +156,18 @@ def number_texts(
             CREATE TABLE {table} AS SELECT id, row_number() OVER (ORDER BY {key}, id) - 1 AS code
             FROM (SELECT DISTINCT {column} AS id FROM {rows} WHERE {where})"""
         ).fetchall()
-    columns = [f"SELECT {role} FROM {rows} WHERE {role} IS NOT NULL" for role in WORDS if role in roles]
-    words = " UNION ".join(["SELECT ''", *columns])
-    engine.execute(f"CREATE TYPE word AS ENUM (SELECT word FROM ({words}) AS words(word) ORDER BY word)").fetchall()
+    words = {""}
+    for role in WORDS:
+        if role in roles:
+            query = f"SELECT DISTINCT {role} FROM {rows} WHERE {role} IS NOT NULL LIMIT {MOST_VALUES + 1}"
+            found = [word for (word,) in engine.execute(query).fetchall()]
+            if len(found) > MOST_VALUES:
+                raise UserError(
+                    f"column '{roles[role]}' has more than {MOST_VALUES:,} values: expected few categories; group "
+                    f"them, or leave it out of --context"
+                )
+            words.update(found)
+    engine.execute("CREATE TYPE word AS ENUM (SELECT unnest(?::VARCHAR[]))", [sorted(words)]).fetchall()
 
 
 def staged_rows(scratch: Path) -> str:

@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from skipwise.common.errors import UserError, brief
 from skipwise.datapipes import session_files
-from skipwise.datapipes.session_files import DAMAGED, STRENGTHS
+from skipwise.datapipes.session_files import STRENGTHS
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.studies.audit.play_stream import Plays, read_plays
 from skipwise.studies.statistics import interval, ratio_per_session
@@ -102,15 +100,5 @@ def _contexts(part: SessionStore) -> Iterator[dict[str, pa.Array]]:
     names = part.manifest.context_columns
     for file in part.parts:
         for group in [group for group, rows in enumerate(session_files.sizes(file)) if rows]:
-            try:
-                with pq.ParquetFile(file) as parquet:
-                    table = parquet.read_row_group(group, columns=["tracks", *names], use_threads=False)
-                plays = len(table["tracks"].combine_chunks().flatten())
-                columns = {name: table[name].combine_chunks().flatten() for name in names}
-                if any(len(column) != plays for column in columns.values()):
-                    raise ValueError("a context column is not as long as the tracks")
-                yield {name: pc.fill_null(column.cast(pa.string()), "not known") for name, column in columns.items()}
-            except DAMAGED as error:
-                raise UserError(
-                    f"{file}, row group {group}: cannot be read ({brief(error)}): run prepare again"
-                ) from error
+            columns = session_files.read_contexts(file, group, names)
+            yield {name: pc.fill_null(column, "not known") for name, column in columns.items()}

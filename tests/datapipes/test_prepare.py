@@ -117,7 +117,7 @@ def test_columns_may_carry_the_prefix_of_mssd(tmp_path):
 
 
 def test_context_can_be_left_out(log, tmp_path):
-    prepare(PrepareConfig(input=(log,), output=tmp_path / "data", context=False))
+    prepare(PrepareConfig(input=(log,), output=tmp_path / "data", context=()))
     assert pq.read_table(tmp_path / "data" / "sessions").column_names == ["session_id", "tracks", "skips"]
 
 

@@ -172,7 +172,7 @@ def test_files_of_one_log_hold_the_same_columns(tmp_path):
     one = write(tmp_path / "one.csv", [HEAD, *GOOD])
     two = write(tmp_path / "two.csv", ["session_id,session_position,track_id_clean", "c,1,t", "c,2,t", "c,3,t"])
     assert f"{two} has no column 'hour_of_day', which {one} has" in refused(tmp_path, one, two)
-    assert f"{two} has no column 'not_skipped', which {one} has" in refused(tmp_path, one, two, context=False)
+    assert f"{two} has no column 'not_skipped', which {one} has" in refused(tmp_path, one, two, context=())
 
 
 def test_bad_rows_of_parquet(tmp_path):

@@ -8,7 +8,7 @@ SOUND = [
     --sort
     --on-error skip
     --on-error skip --sort
-    --on-error skip --no-context
+    --on-error skip --context
     --min-length 4
     --drop-longer 5
     --max-length 3
@@ -18,7 +18,8 @@ SOUND = [
     --split time --validation-from 2 --test-from 4
     --sort --drop-duplicate-plays
     --drop-duplicate-sessions
-    --no-context
+    --context
+    --context premium strength
     --order file
     --gap 2s
     --gap 1m --time-unit ms
