@@ -198,6 +198,9 @@ class EvaluationBuilder:
         # Where one track of a session is held out, those after it are another split's.
         whole_B = real_B & (self.targets == "all")
         known_BS = np.arange(tracks_BT.shape[1]) < sessions.length_B[owner_B][:, None]
+        plays_B = np.where(whole_B, sessions.length_B[owner_B], 0)
+        place_BT = (at_B - inputs.length_B)[:, None] + np.arange(inputs.rows_BT.shape[1])
+        halved_BT = np.where(inputs.valid_BT & (place_BT >= plays_B[:, None] // 2), UNKNOWN, inputs.strengths_BT)
         upcoming_BW = _until_kept(tracks_BT, known_BS & ~counts_as_skipped(skips_BT), np.where(whole_B, at_B, -1))
         return EvaluationBatch(
             bags.batch(
@@ -224,6 +227,8 @@ class EvaluationBuilder:
             candidates_BC=torch.from_numpy(candidates_BC),
             target_skips_B=torch.from_numpy(skips_BT[row_B]),
             position_B=torch.from_numpy(at_B),
+            plays_B=torch.from_numpy(plays_B),
+            halved_signals_BTC=torch.from_numpy(view.signals.rows(halved_BT)),
             upcoming_BW=torch.from_numpy(upcoming_BW),
         )
 

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from skipwise.studies.audit import logistic
-from skipwise.studies.audit.skip_measures import auc, mean_average_accuracy
 from skipwise.studies.audit.skip_samples import LAST, PAIR, SESSION, TRACK, Sample, Samples
 from skipwise.studies.statistics import interval, per_session, ratio_per_session
+from skipwise.training.evaluation.skip_measures import auc, mean_average_accuracy
 
 COMBINED = "all together"
 SOURCES = {"session": (LAST, SESSION), "track": (TRACK,), "pair": (PAIR,)}

@@ -10,8 +10,8 @@ import numpy as np
 
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.studies.audit.play_stream import Plays, read_plays
-from skipwise.studies.audit.skip_measures import kept_over_skipped
 from skipwise.studies.audit.skip_tables import SkipTables
+from skipwise.training.evaluation.skip_measures import pairs_in_order, second_half
 
 MOST_PLAYS = 3_000_000
 """Plays of training, and of test sessions, that are read for samples: the first ones, in the order of a hash."""
@@ -80,7 +80,7 @@ def read_samples(store: SessionStore, tables: SkipTables) -> Samples:
             known = plays.skipped_P, plays.number_P
             next_P = _features(plays, position_P, track_P, pair_P, tables.rate), *known
             half = _features(plays, np.minimum(position_P, half_P), track_P, pair_P, tables.rate), *known
-            second_P = (position_P >= half_P) & (position_P > 0)
+            second_P = second_half(position_P, plays.length_P)
             samples.train.add(plays.trained_P & (position_P > 0), *next_P)
             samples.challenge_train.add(plays.trained_P & second_P, *half)
             if split == "test":
@@ -88,6 +88,22 @@ def read_samples(store: SessionStore, tables: SkipTables) -> Samples:
                 samples.challenge_test.add(second_P, *half)
                 samples.pairs.append(kept_over_skipped(plays, 1 - track_P))
     return samples
+
+
+def kept_over_skipped(plays: Plays, scores_P: np.ndarray) -> np.ndarray:
+    """[M, 2]: pairs of each session, and how many have the kept track above the skipped one, ties counting half.
+
+    At each position the next track that is kept is compared with each that is skipped before it. So a skipped track
+    counts once for each position between it and the kept play before it, or the session's first play.
+    """
+    place_P, kept_P = np.arange(len(scores_P)), ~plays.skipped_P
+    from_P = np.maximum(np.maximum.accumulate(np.where(kept_P, place_P, 0)), plays.start_P)
+    next_P = np.minimum.accumulate(np.where(kept_P, place_P, len(place_P))[::-1])[::-1]
+    there_P = ~kept_P & (next_P < plays.start_P + plays.length_P)
+    both_P2 = np.column_stack([place_P, np.where(there_P, next_P, place_P)])
+    found = pairs_in_order(plays.tracks_P[both_P2], scores_P[both_P2])
+    times_P = np.where(there_P, place_P - from_P, 0)
+    return np.column_stack([np.bincount(plays.session_P, times_P * values_P) for values_P in found])
 
 
 def _features(plays: Plays, known_P: np.ndarray, track_P: np.ndarray, pair_P: np.ndarray, rate: float) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from skipwise.common.distributed import process_group
 from skipwise.common.errors import UserError
@@ -18,6 +19,7 @@ from skipwise.training.checkpoint.checkpoints import load_best
 from skipwise.training.config import PROTOCOLS, SPLITS, RunConfig, SelectionConfig
 from skipwise.training.evaluation.evaluator import Evaluator, measurable
 from skipwise.training.evaluation.records import has_target_ranks, read_target_ranks
+from skipwise.training.evaluation.skip_metrics import FORESEEN, ORDERED
 from skipwise.training.loop import train
 from skipwise.training.run.directory import RunDirectory
 from skipwise.training.trainer import Trainer
@@ -58,10 +60,11 @@ def data(make_dataset) -> Path:
 
 
 def test_a_run_leaves_what_the_readme_promises(data: Path, tmp_path: Path):
+    config = config_of(data, tmp_path / "run")
     with process_group():
-        run = train(config_of(data, tmp_path / "run"), "best")
+        run = train(replace(config, loss=replace(config.loss, keep=0.5)), "best")
     metrics = metrics_of(run.path)
-    skips = {"next_skip_auc", "next_skip_accuracy", "next_skip_ece", "pairs", "pairs_in_order", "keep_pairs_in_order"}
+    skips = {*FORESEEN, *ORDERED, "pairs"}
     figures = {"hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr", "percentile_rank", "targets"}
     for protocol in PROTOCOLS:
         for split in SPLITS:
@@ -75,7 +78,10 @@ def test_a_run_leaves_what_the_readme_promises(data: Path, tmp_path: Path):
     lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines if line["kind"] == "validation"] == [1, 2, 3]
     assert all({"loss", "nll", "nce", "sessions_per_s"} <= set(line) for line in lines if line["kind"] == "train")
-    assert any((run.path / "tensorboard").iterdir())
+    board = EventAccumulator(str(run.path / "tensorboard")).Reload()
+    for name in ("hr@10", "next_skip_auc", "next_skip_accuracy", "next_skip_ece"):
+        shown = [event.value for event in board.Scalars(f"validation/{name}")]
+        assert shown == pytest.approx([line[name] for line in lines if line["kind"] == "validation"])
     best = max(line["ndcg@10"] for line in lines if line["kind"] == "validation")
     chosen = run.config.selection
     assert metrics[chosen.protocol]["validation"]["ndcg@10"] == best, "the tested weights are not the best ones"

@@ -35,6 +35,7 @@ from skipwise.training.build import (
 from skipwise.training.checkpoint.checkpoints import load_best
 from skipwise.training.config import SPLITS, Protocol, RunConfig, Split
 from skipwise.training.evaluation.measure_ranks import Metrics, Ranked, distinct, measure_ranks
+from skipwise.training.evaluation.skip_measures import second_half
 from skipwise.training.evaluation.skip_metrics import skip_columns
 from skipwise.training.run.directory import RunDirectory
 
@@ -92,7 +93,11 @@ class Evaluator:
         queries_QD = dialled(outputs_QX, keep_dim, self._config.evaluate.dial)
         target_Q = gather_rows(batch.target_B.to(device()))
         upcoming_QW = _gather_padded(batch.upcoming_BW.to(device()))
-        skips = skip_columns(outputs_QX, queries_QD, keep_dim, target_Q, upcoming_QW, first, rows_RD)
+        halved_QX = outputs_QX
+        if keep_dim and self._config.data.inputs:
+            halved = replace(sessions, signals_BTC=batch.halved_signals_BTC.to(device()))
+            halved_QX = gather_rows(task.learner.predict(rows_UX, halved, signals_MD))
+        skips = skip_columns(outputs_QX, queries_QD, keep_dim, target_Q, upcoming_QW, first, rows_RD, halved_QX)
         found: dict[Protocol, Counts] = {}
         if "paper" in protocols:
             candidates_QC = gather_rows(batch.candidates_BC.to(device()))
@@ -113,9 +118,11 @@ class Evaluator:
             found["served"] = fresh
             found["full"] = Counts(fresh.above_Q + heard.above_Q, fresh.ties_Q + heard.ties_Q)
         own = slice(rank() * len(batch.target_B), (rank() + 1) * len(batch.target_B))
+        skips_of_B = {name: values_Q[own].cpu() for name, values_Q in skips.items()}
+        half_B = torch.from_numpy(second_half(batch.position_B.numpy(), batch.plays_B.numpy())) & (batch.plays_B > 0)
+        skips_of_B["halved_probability"] = skips_of_B["halved_probability"].where(half_B, torch.nan)
         return Ranked(
-            {name: Counts(*(sum_ranks(counts_Q)[own] for counts_Q in found[name])) for name in protocols},
-            {name: values_Q[own].cpu() for name, values_Q in skips.items()},
+            {name: Counts(*(sum_ranks(counts_Q)[own] for counts_Q in found[name])) for name in protocols}, skips_of_B
         )
 
 

@@ -67,9 +67,11 @@ def _cell(value: float | None, width: int = 0) -> str:
 def _order_of_skips(protocol: str, split: str, values: Mapping[str, Any]) -> str:
     said = []
     if values["next_skip_auc"] is not None:
+        average = values.get("next_skip_maa")
         said.append(
             f"next skip foreseen with AUC {_cell(values['next_skip_auc'])}, accuracy "
-            f"{_cell(values['next_skip_accuracy'])}, calibration error {_cell(values['next_skip_ece'])}"
+            f"{_cell(values['next_skip_accuracy'])}{'' if average is None else f', MAA {_cell(average)}'}, calibration "
+            f"error {_cell(values['next_skip_ece'])}"
         )
     if values["pairs"]:
         by_keep = values["keep_pairs_in_order"]

@@ -66,7 +66,8 @@ def measure_ranks(
                 metrics[protocol].update(**told)
             if ranked.skips:
                 skips = skips or SkipMetrics().to(device())
-                skips.update(**told)  # every protocol has the same columns about skips
+                # Every protocol has the same columns about skips.
+                skips.update(**told, plays=batch.plays_B[batch.target_B >= 0])
     of_skips = skips.compute() if skips else {}
     return {protocol: metrics[protocol].compute() | of_skips for protocol in protocols}
 

@@ -30,12 +30,13 @@ _SCHEMA = pa.schema(
         "position": pa.int32(),
         "target": pa.int32(),
         "kept_probability": pa.float32(),
+        "halved_probability": pa.float32(),
         "pairs": pa.int16(),
         "pairs_won": pa.float32(),
         "keep_pairs_won": pa.float32(),
     }
 )
-SKIP_COLUMNS = ("kept_probability", "pairs", "pairs_won", "keep_pairs_won")
+SKIP_COLUMNS = ("kept_probability", "halved_probability", "pairs", "pairs_won", "keep_pairs_won")
 """Columns that baselines and older versions lack; they read as NaN, and as no pairs."""
 
 
@@ -61,6 +62,9 @@ class TargetRanks:
     """int32: the target's row."""
     kept_probability: np.ndarray
     """float32: P(kept) of the target by the keep head, NaN without one."""
+    halved_probability: np.ndarray
+    """float32: the same of a target in its session's second half, where nothing is known of what happened to the plays
+    of that half, as in MSSD's challenge; NaN for other targets, and where not all plays of a session are targets."""
     pairs: np.ndarray
     """int16: the skipped plays from the target on up to the next kept one, each a pair with that."""
     pairs_won: np.ndarray

@@ -13,7 +13,7 @@ from torchmetrics.classification import BinaryAUROC, BinaryCalibrationError
 from skipwise.common.distributed import process_group, rank, world_size
 from skipwise.components.recipes import RECIPES
 from skipwise.datapipes.sessions import SessionStore
-from skipwise.datapipes.signals import Signals
+from skipwise.datapipes.signals import UNKNOWN, Signals
 from skipwise.models.query_encoder import QueryEncoder
 from skipwise.models.rows import own_rows
 from skipwise.models.table import SIGNAL_TABLE
@@ -21,7 +21,8 @@ from skipwise.training.build import HeldOut, build_model, table_weight
 from skipwise.training.config import RunConfig
 from skipwise.training.evaluation.evaluator import Evaluator
 from skipwise.training.evaluation.records import read_target_ranks
-from skipwise.training.evaluation.skip_metrics import CELLS, SkipMetrics
+from skipwise.training.evaluation.skip_measures import CELLS
+from skipwise.training.evaluation.skip_metrics import SkipMetrics
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
 
@@ -70,9 +71,11 @@ def test_any_number_of_ranks_equals_brute_force(recipe: str, dial: float, make_d
     rows_RX = alone["rows"].double()
     store = SessionStore(str(data)).part("test")
     window, expected = store.read(np.arange(len(store.group_sizes))), []
+    averages, halves = [], []
     for place in range(len(window.numbers)):
         plays = slice(*window.offsets[place : place + 2].tolist())
         tracks, strengths = window.tracks[plays].astype(np.int64), window.skips[plays]
+        right = []
         for at in range(1, len(tracks)):
             read = slice(max(0, at - query.max_tracks), at)
             items = alone["rows"][torch.from_numpy(tracks[read]), :DIM]
@@ -81,6 +84,16 @@ def test_any_number_of_ranks_equals_brute_force(recipe: str, dial: float, make_d
             q, r, b = output[:DIM], output[DIM:-1], output[-1]
             logit_R = rows_RX[:, DIM:] @ r + b
             score_R = rows_RX[:, :DIM] @ q + dial * logit_R
+            if 2 * (at + 1) > len(tracks):
+                told = np.where(np.arange(len(tracks)) >= len(tracks) // 2, UNKNOWN, strengths)[read]
+                items = alone["rows"][torch.from_numpy(tracks[read]), :DIM]
+                items = items + alone["signals"][torch.from_numpy(signals.rows(told)[:, 0])]
+                halved = query(items[None], torch.tensor([len(items)]))[0].double()
+                chance = float((rows_RX[tracks[at], DIM:] @ halved[DIM:-1] + halved[-1]).sigmoid())
+                halves.append(chance)
+                right.append((chance >= 0.5) == (strengths[at] in (0, 3)))
+            else:
+                halves.append(np.nan)
             kept = [later for later in range(at, len(tracks)) if strengths[later] in (0, 3)]
             before = tracks[at : kept[0]] if kept else []
             target = tracks[kept[0]] if kept else -1
@@ -94,12 +107,17 @@ def test_any_number_of_ranks_equals_brute_force(recipe: str, dial: float, make_d
                     int(sum(score_R[row] > score_R[tracks[at]] for row in range(TRACKS))) + 1,
                 )
             )
+        if right:
+            averages.append(np.mean([sum(right[: place + 1]) / (place + 1) * now for place, now in enumerate(right)]))
     found = read_target_ranks(tmp_path / "alone", "full", "test")
     columns = (found.kept_probability, found.pairs, found.pairs_won, found.keep_pairs_won, found.rank)
     for column, wanted in zip(columns, zip(*expected, strict=True), strict=True):
         assert column == pytest.approx(np.array(wanted), abs=1e-5)
     assert found.pairs.sum() > 30 and np.ptp(found.kept_probability) > 0.1, "the case says something"
     values = alone["metrics"]["served"]
+    assert found.halved_probability == pytest.approx(np.array(halves), abs=1e-5, nan_ok=True)
+    assert np.nanmax(np.abs(found.halved_probability - found.kept_probability)) > 1e-4, "hidden flags change something"
+    assert values["next_skip_maa"] == pytest.approx(np.mean(averages)) and len(averages) == 15
     assert values["pairs"] == found.pairs.sum()
     assert values["pairs_in_order"] == pytest.approx(found.pairs_won.sum() / found.pairs.sum())
     assert values["keep_pairs_in_order"] == pytest.approx(found.keep_pairs_won.sum() / found.pairs.sum())
@@ -122,7 +140,8 @@ def test_auc_and_calibration_equal_torchmetrics(plays: list[tuple[int, int]], pa
     metrics = SkipMetrics()
     for chosen in torch.arange(len(plays)).tensor_split(parts):
         nothing = torch.zeros(len(chosen))
-        metrics.update(skips[chosen], probability[chosen].float(), nothing, nothing, nothing)
+        chances = probability[chosen].float(), torch.full((len(chosen),), torch.nan)
+        metrics.update(*[nothing.long()] * 3, skips[chosen], *chances, *[nothing] * 3)
     found, kept = metrics.compute(), ((skips == 0) | (skips == 3)).int()
     assert found["pairs"] == 0 and found["pairs_in_order"] is None
     assert found["next_skip_accuracy"] == pytest.approx(((probability >= 0.5).int() == kept).double().mean().item())
@@ -134,12 +153,48 @@ def test_auc_and_calibration_equal_torchmetrics(plays: list[tuple[int, int]], pa
         assert found["next_skip_auc"] is None
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    sessions=st.lists(st.lists(st.booleans(), min_size=2, max_size=9), min_size=1, max_size=6), parts=st.integers(1, 9)
+)
+def test_average_accuracy_is_that_of_whole_sessions_however_they_are_cut(sessions: list[list[bool]], parts: int):
+    """Each play is kept, and one of the second half told right where its flag says so."""
+    rows = [
+        (number, at, len(rights), np.nan if at < len(rights) // 2 else 0.6 if rights[at] else 0.4)
+        for number, rights in enumerate(sessions)
+        for at in range(1, len(rights))
+    ]
+    session, position, plays, probability = (torch.tensor(column) for column in zip(*rows, strict=True))
+    metrics, nothing = SkipMetrics(), torch.zeros(len(rows))
+    for chosen in torch.arange(len(rows)).tensor_split(parts):
+        columns = (session, position, plays, nothing.long(), nothing, probability, nothing, nothing, nothing)
+        metrics.update(*(column[chosen] for column in columns))
+    expected = []
+    for rights in sessions:
+        half = rights[max(len(rights) // 2, 1) :]
+        expected.append(sum(sum(half[: at + 1]) / (at + 1) for at, now in enumerate(half) if now) / len(half))
+    assert metrics.compute()["next_skip_maa"] == pytest.approx(np.mean(expected))
+
+
+def test_average_accuracy_by_hand():
+    """Of 5 kept plays the last 3, told right, wrong, right: (1/1 + 2/3) / 3. Without a second half there is none."""
+    probability = torch.tensor([torch.nan, 0.7, 0.3, 0.9])
+    for halved, expected in ((probability, pytest.approx(5 / 9)), (torch.full((4,), torch.nan), None)):
+        metrics, zeros = SkipMetrics(), torch.zeros(4).long()
+        metrics.update(zeros + 8, torch.arange(1, 5), zeros + 5, zeros, zeros + 0.2, halved, zeros, zeros, zeros)
+        found = metrics.compute()
+        assert found["next_skip_maa"] == expected and found["next_skip_accuracy"] == 0
+
+
 def test_pairs_and_scores_without_a_keep_head():
-    metrics, unknown = SkipMetrics(), torch.full((3,), torch.nan)
-    metrics.update(torch.tensor([1, 0, 2]), unknown, torch.tensor([2, 0, 1]), torch.tensor([1.5, 0, 0]), unknown)
+    metrics, unknown, session = SkipMetrics(), torch.full((3,), torch.nan), torch.tensor([4, 4, 5])
+    won = torch.tensor([1.5, 0, 0])
+    pairs = torch.tensor([2, 0, 1])
+    metrics.update(session, session, session, torch.tensor([1, 0, 2]), unknown, unknown, pairs, won, unknown)
     assert metrics.compute() == {
         "next_skip_auc": None,
         "next_skip_accuracy": None,
+        "next_skip_maa": None,
         "next_skip_ece": None,
         "pairs_in_order": 0.5,
         "keep_pairs_in_order": None,
