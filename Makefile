@@ -22,7 +22,11 @@ $(error DEVICE is '$(DEVICE)': expected cpu or gpu)
 endif
 
 PYTHON := $(abspath $(VENV))/bin/python
-PIP_INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
+INSTALLING := $(VENV)/.installing
+# What is killed leaves a marker behind: pip would take half a package for a whole one.
+GUARDED := guarded() { touch $(INSTALLING); "$$@"; status=$$?; [ $$status -gt 128 ] || rm -f $(INSTALLING); \
+	return $$status; }; guarded
+PIP_INSTALL := $(GUARDED) $(PYTHON) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
 # Every package is pinned, with the hashes of its files: nothing is left to resolve.
 PIP_LOCKED := $(PIP_INSTALL) --no-deps --require-hashes
 SETUP := $(VENV)/.setup-$(DEVICE)
@@ -56,15 +60,22 @@ help:  ## list the targets
 
 setup: $(SETUP)  ## install the pinned packages into the virtual environment
 
+ifneq ($(wildcard $(INSTALLING)),)
+.PHONY: $(SETUP)
+endif
+
 # A change of device takes torch out too: `torch==X` is met by the build for the other device.
 $(SETUP): requirements/common.txt requirements/$(DEVICE).txt requirements/torchrec.txt setup.py
 	@echo "Installing the $(DEVICE) set into $(VENV): a minute or two"
-	@test -x $(PYTHON) || $(BASE_PYTHON) -m venv $(VENV)
+	@if [ -e $(INSTALLING) ]; then \
+		echo "An installation into $(VENV) was cut off, so it starts afresh"; \
+		$(BASE_PYTHON) -m venv --clear --without-pip $(VENV); fi
+	@$(PYTHON) -m pip --version >/dev/null 2>&1 || { mkdir -p $(VENV); $(GUARDED) $(BASE_PYTHON) -m venv $(VENV); }
 	@rm -f $(VENV)/.setup-cpu $(VENV)/.setup-gpu
 	@if $(PYTHON) -m pip show --quiet $(OTHER_FBGEMM) 2>/dev/null; then \
-		$(PYTHON) -m pip uninstall --quiet --yes fbgemm-gpu fbgemm-gpu-cpu torch; fi
+		$(GUARDED) $(PYTHON) -m pip uninstall --quiet --yes fbgemm-gpu fbgemm-gpu-cpu torch; fi
 	@$(PIP_LOCKED) -r requirements/common.txt -r requirements/$(DEVICE).txt -r requirements/torchrec.txt
-	@if [ $(DEVICE) = cpu ] && $(PIP_LOCKED) -r requirements/torch-cpu.txt 2>/dev/null; then :; else \
+	@if [ $(DEVICE) = cpu ] && { $(PIP_LOCKED) -r requirements/torch-cpu.txt 2>/dev/null; }; then :; else \
 		echo "Installing torch as PyPI has it, on Linux with CUDA's libraries"; \
 		$(PIP_LOCKED) -r requirements/torch.txt -r requirements/cuda.txt; fi
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
