@@ -58,6 +58,9 @@ def evaluate(config: EvaluateRunConfig) -> Mapping[Any, Mapping[Any, Any]]:
         wanted = {*config.protocol} | ({"served"} if exported else set())
         protocols = tuple(protocol for protocol in PROTOCOLS if protocol in wanted)
         measured = evaluate_run(run, protocols, config.data, config.positions)
+        for split, held_out in measured.held_out.items():
+            count = measured.metrics[protocols[0]][split]["sessions"]
+            logger.info(f"{split}: measured on {count:,} sessions of {held_out.sessions.path}")
         logger.info(hit_rate_table(measured.metrics, measured.config))
         if exported:
             logger.info(compared_with(measured.metrics["served"], measured.config, measured.held_out, *exported))

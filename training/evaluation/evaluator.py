@@ -17,9 +17,10 @@ from torch import Tensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from tqdm import tqdm
 
-from skipwise.common.distributed import device, gather_rows, logger, rank, sum_ranks, world_size
+from skipwise.common.distributed import device, gather_rows, logger, on_rank_0, rank, sum_ranks, world_size
 from skipwise.common.errors import UserError
 from skipwise.datapipes.batch import EvaluationBatch, EvaluationBatches
+from skipwise.datapipes.overlap import shared_sessions
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.dial import dialled
 from skipwise.models.ranking import Counts, candidate_counts, candidate_scores, full_counts, full_target_scores
@@ -31,6 +32,7 @@ from skipwise.training.build import (
     evaluation_loader,
     stateless,
     table_weight,
+    training_data,
 )
 from skipwise.training.checkpoint.checkpoints import load_best
 from skipwise.training.config import SPLITS, Protocol, RunConfig, Split
@@ -163,15 +165,17 @@ def evaluate_run(
             f"--vocabulary {run.path}"
         )
     _check_measurable(run, store, other=data is not None)
-    check_device(stateless(config))
-    model = build_model(stateless(config), store.num_tracks, run.record.num_rows)
-    load_best(model, run.path)
-    evaluator = Evaluator(config, model)
     splits: tuple[Split, ...] = ("test",) if data else measurable(config)
     of = HeldOut.unseen if data else HeldOut.of
     evaluated = Evaluated(
         {protocol: {} for protocol in protocols}, config, {split: of(config.evaluate, store, split) for split in splits}
     )
+    if data:
+        _warn_of_overlap(run, evaluated.held_out["test"].sessions)
+    check_device(stateless(config))
+    model = build_model(stateless(config), store.num_tracks, run.record.num_rows)
+    load_best(model, run.path)
+    evaluator = Evaluator(config, model)
     record = not data and config == run.config
     for split, held_out in evaluated.held_out.items():
         record_in = run.path if record else None
@@ -199,11 +203,37 @@ def _check_measurable(run: RunDirectory, store: SessionStore, other: bool) -> No
                     f"{run.path} was trained on the sessions of {store.path}: leave --data out to measure what it held "
                     "out of them, or name other sessions"
                 )
-        elif (trained.vocabulary_hash, trained.counts) == (store.manifest.vocabulary_hash, store.manifest.counts):
+
+
+def _warn_of_overlap(run: RunDirectory, measured: SessionStore) -> None:
+    """Says how many of the measured sessions a run was trained on, or the runs that it started from."""
+    while True:
+        try:
+            own = SessionStore(run.config.data.path)
+        except UserError:
+            own = None
+        if own is None or not run.record.is_same(own.manifest):
             logger.warning(
-                f"{store.path} has as many sessions and plays as data that {run.path} was trained on: where these are "
-                "the same ones, it has seen their targets"
+                f"{run.config.data.path}, on which {run.path} was trained, has changed or is not there: whether the "
+                f"sessions of {measured.path} are among its sessions is not known"
             )
+        elif not run.record.is_same(measured.manifest):
+            trained, _ = training_data(own, run.config.train.refit)
+            if count := on_rank_0(partial(shared_sessions, measured, trained)):
+                logger.warning(
+                    f"{run.path} was trained on {count:,} of the {len(measured):,} sessions of {measured.path} that "
+                    "are measured (the same tracks in the same order, or the same id and a part of the tracks), which "
+                    "raises the figures: leave these sessions out of the log and prepare it again"
+                )
+        if not run.config.init_from:
+            return
+        try:
+            run = RunDirectory.open(run.config.init_from)
+        except UserError:
+            logger.warning(
+                f"{run.config.init_from} is not there: whether it was trained on these sessions is not known"
+            )
+            return
 
 
 def _gather_padded(history_BS: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from skipwise.common.distributed import process_group
 from skipwise.common.errors import UserError
 from skipwise.datapipes.prepare import PrepareConfig, prepare
+from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.view import View
 from skipwise.models.query_encoder import QueryEncoder
 from skipwise.training.build import build_model, stateless, table_weight
@@ -165,10 +166,31 @@ def test_sessions_that_the_run_was_trained_on_are_refused_or_warned_of(trained: 
     else:
         with pytest.raises(UserError, match="was trained on the sessions of .*earlier: leave --data out"):
             trained.measure(own)
-    assert "it has seen" not in capsys.readouterr().err
+    assert "was trained on" not in capsys.readouterr().err
     sessions = random_sessions(150, TRACKS)
-    trained.measure(prepared(trained.folder, "resplit", sessions, split="session", seed=1))
-    assert "where these are the same ones, it has seen their targets" in capsys.readouterr().err
+    data = prepared(trained.folder, "resplit", sessions, split="session", seed=1)
+    trained.measure(data)
+    seen = {tuple(tracks) for tracks in tracks_of(own, "train")}
+    count = sum(tuple(tracks) in seen for tracks in tracks_of(data, "test"))
+    assert (
+        f"was trained on {count} of the {len(tracks_of(data, 'test'))} sessions of {data} " in capsys.readouterr().err
+    )
+
+
+def test_without_the_training_data_no_check_is_claimed(trained: Trained, capsys):
+    data = prepared(trained.folder, "unchecked", later_sessions(), str(trained.run.path))
+    trained.measure(data)
+    assert "was trained" not in capsys.readouterr().err
+    config = replace(trained.run.config, data=replace(trained.run.config.data, path=data), init_from="no-such-run")
+    Trained(trained.folder, RunDirectory(trained.run.path, config, trained.run.record)).measure(data)
+    said = capsys.readouterr().err
+    assert f"{data}, on which" in said and "no-such-run is not there: whether it was trained" in said
+
+
+def tracks_of(data: str, split: str) -> list[list[int]]:
+    """Of the sessions of a split, or of all where the dataset has none."""
+    store = SessionStore(data).part(split)
+    return [tracks for file in store.parts for tracks in pq.read_table(file)["tracks"].to_pylist()]
 
 
 def test_other_data_at_the_place_of_the_runs_own_are_refused(trained: Trained):
