@@ -1,10 +1,12 @@
 """Which of the staged sessions are written, and for which split."""
 
 from collections import Counter
+from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
 
 import duckdb
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from skipwise.common.console import note
@@ -46,7 +48,7 @@ def choose_sessions(
         )
         note(duplicates_warning(duplicates.total(), count_by_split(engine).total(), crossing))
     splits = ["part"] if config.split == "last" else [*SPLITS]
-    refuse_empty_splits(splits, count_by_split(engine), config)
+    refuse_empty_splits(splits, count_by_split(engine), config, staged)
     if config.split == "last" and count_by_split(engine).total() == pq.read_metadata(staged).num_rows:
         return {"part": staged}
     files = {split: staged.with_name(f"{split}.parquet") for split in splits}
@@ -95,13 +97,25 @@ def duplicates_warning(duplicates: int, sessions: int, crossing: Counter[str]) -
     )
 
 
-def refuse_empty_splits(splits: list[str], sessions: Counter[str], config: PrepareConfig) -> None:
-    """Raises `UserError` where a split has no session."""
+def refuse_empty_splits(splits: list[str], sessions: Counter[str], config: PrepareConfig, staged: Path) -> None:
+    """Raises `UserError` where a split has no session; of a split by time it says when the staged sessions end."""
     if any(sessions[split] == 0 for split in splits):
         counts = ", ".join(f"{sessions[split]:,} {split}" for split in splits)
         way = "raise" if sessions["train"] else "lower"
-        remedies = {
-            "session": f"{way} --test-share or --validation-share, or prepare more sessions",
-            "time": "move --validation-from or --test-from, with dashes in a date, and check --time-unit",
-        }
-        raise UserError(f"--split {config.split} leaves a part without sessions ({counts}): {remedies[config.split]}")
+        remedy = f"{way} --test-share or --validation-share, or prepare more sessions"
+        if config.split == "time":
+            ends = pc.min_max(pq.read_table(staged, columns=[ENDED])[ENDED]).as_py()
+            first, last = (as_time(ends[name]) for name in ("min", "max"))
+            remedy = (
+                f"the sessions end from {first} to {last}, so move --validation-from or --test-from (a date with "
+                "dashes: digits alone are a number), or check --time-unit"
+            )
+        raise UserError(f"--split {config.split} leaves a part without sessions ({counts}): {remedy}")
+
+
+def as_time(seconds: float) -> str:
+    """Seconds since 1970 as a date and time in UTC, or as they are beyond the years that have one."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").removesuffix("+00:00")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:g} s since 1970"

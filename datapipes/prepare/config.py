@@ -7,8 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+YEAR = r"^[1-9][0-9]{3}[^0-9]"
+"""How a date begins, as a regular expression. Of 15-07-18 nobody knows which number is the year."""
+DATES = "a date such as 2018-07-15, a date and time such as 2018-07-15T20:30, or a number"
 FILE_ORDER = "file"
 """The value of `order` that means: rows stand in play order already."""
+MSSD_ORDER = "session_position"
+"""MSSD's column of a play's place in its session, from 1: no time."""
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
@@ -34,8 +39,8 @@ class InputOptions:
     """Column of the session id, or of the user id with `gap`."""
     track: str = "track_id_clean"
     """Column of the track id."""
-    order: str = "session_position"
-    """Column that orders the plays of a session: a number or a date and time. `file` means as they stand."""
+    order: str = MSSD_ORDER
+    """Column that orders the plays of a session: a number, a date, or a date and time. `file` means as they stand."""
     sort: bool = False
     """Sort each session by `order` (equal values stay as they stand) in place of refusing rows out of order."""
     gap: str | None = None
@@ -43,7 +48,7 @@ class InputOptions:
     time_unit: Literal["s", "ms", "us", "ns"] = "s"
     """Unit of a numeric `order` column with `gap` or `split` time."""
     drop_duplicate_plays: bool = False
-    """Leave out rows that say a play again (same session, same value of `order`, same track). Needs `sort` or `gap`."""
+    """Leave out rows that repeat a play (same session, same value of `order`, same track). Needs `sort` or `gap`."""
     vocabulary: Path | None = None
     """A dataset directory or a run, whose tracks the new dataset has, in the same order: the run can be measured on it.
     Plays of other tracks are left out before sessions are cut and filtered."""
@@ -135,6 +140,11 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, In
             raise ValueError(f"--gap must be a number and a unit of s, m, h or d such as 30m, not '{self.gap}'")
         if self.sorts and self.order == FILE_ORDER:
             raise ValueError("--sort and --gap need a column to sort by: name it with --order")
+        if self.in_time_unit and self.order == MSSD_ORDER:
+            option = "--split time" if self.gap is None else "--gap"
+            raise ValueError(
+                f"{option} needs a column of times, and {MSSD_ORDER} is a place in a session: name one with --order"
+            )
         if self.drop_duplicate_plays and not self.sorts:
             raise ValueError("--drop-duplicate-plays needs sorted rows: add --sort or --gap")
         self._check_split()
@@ -170,7 +180,7 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, In
                 raise ValueError("--test-share and --validation-share leave nothing for training: lower them")
         if self.split == "time":
             if self.order == FILE_ORDER:
-                raise ValueError("--split time needs a column of times: name it with --order")
+                raise ValueError("--split time needs a column of times: name one with --order")
             if self.starts["validation"] >= self.starts["test"]:
                 raise ValueError(
                     f"--validation-from {self.validation_from} must be earlier than --test-from {self.test_from}"
@@ -234,13 +244,13 @@ def seconds(text: str, unit: str, flag: str) -> float:
         value = float(text) / PER_SECOND[unit]
     except ValueError:
         try:
-            moment = datetime.fromisoformat(text)
+            moment = datetime.fromisoformat(text if re.match(YEAR, text) else "")
         except ValueError:
             value = math.nan
         else:
             value = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     if not math.isfinite(value):
-        raise ValueError(f"{flag} must be a date such as 2018-07-15, a date and time, or a number, not {text[:40]!r}")
+        raise ValueError(f"{flag} must be {DATES}, not {text[:40]!r}")
     return value
 
 

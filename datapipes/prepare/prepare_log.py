@@ -13,7 +13,7 @@ from skipwise.datapipes.manifest import MANIFEST, Manifest
 from skipwise.datapipes.prepare.config import SKIPS, PrepareConfig
 from skipwise.datapipes.prepare.given_vocabulary import given_vocabulary
 from skipwise.datapipes.prepare.publish import publish
-from skipwise.datapipes.prepare.sessionize import SAID_AGAIN, group_sessions
+from skipwise.datapipes.prepare.sessionize import REPEATED_PLAYS, group_sessions
 from skipwise.datapipes.prepare.sources import FLAGS, find_sources
 from skipwise.datapipes.prepare.staging import connect, count_rows_without_session, number_texts, stage_rows
 
@@ -44,10 +44,11 @@ def prepare(config: PrepareConfig) -> Manifest:
                 dropped_rows = count_rows_without_session(engine, scratch)
                 number_texts(engine, scratch, roles, known)
                 dropped_sessions, rows_found = group_sessions(engine, sources, config, scratch)
-                if not config.drop_duplicate_plays and (again := rows_found.pop(SAID_AGAIN, 0)):
+                if not config.drop_duplicate_plays and (again := rows_found.pop(REPEATED_PLAYS, 0)):
                     note(
-                        f"warning: {again:,} rows say a play again (same {roles['session']}, {roles['order']} and "
-                        f"{roles['track']}): leave them out with --drop-duplicate-plays"
+                        f"warning: {again:,} rows repeat a play (same {roles['session']}, {roles['order']} and "
+                        f"{roles['track']}): leave them out with --drop-duplicate-plays, unless {roles['order']} is "
+                        "as coarse as a day, so that they may be plays of their own"
                     )
                 manifest = publish(engine, sources, config, scratch, dropped_sessions, dropped_rows + rows_found)
     except KeyboardInterrupt:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 
 from skipwise.common.errors import UserError
+from skipwise.datapipes.prepare.config import DATES
 from skipwise.datapipes.prepare.read_rows import BROKEN, NOT_UTF8, RAGGED, bytes_of
 from skipwise.datapipes.prepare.sources import FLAGS, NAMED, Source, open_bytes, quoting
 
@@ -48,7 +49,7 @@ FAULTS = (
         "order is not a number",
         "order",
         "place IS NULL OR NOT isfinite(place)",
-        "expected a number or a date and time",
+        f"expected {DATES}",
     ),
     *(Fault(f"{role} is not a flag", role, f"{role}_flag IS NULL", FLAG) for role in ("skip", *FLAGS, "not_skipped")),
     Fault(
@@ -122,7 +123,7 @@ def order_error(source: Source, row: int, previous: int, code: int) -> UserError
     earlier, fields_before = locate(source, previous)
     order, track = source.roles["order"], source.names.index(source.roles["track"])
     again = code == REPEATED and fields[track] == fields_before[track]
-    twice = ", and leave out plays said twice with --drop-duplicate-plays" if again else ""
+    twice = ", and leave out repeated plays with --drop-duplicate-plays" if again else ""
     session, value = (shown(fields[source.names.index(name)]) for name in (source.roles["session"], order))
     what = f"is in {earlier} already" if code == REPEATED else f"comes after a greater one in {earlier}"
     return UserError(

@@ -23,7 +23,7 @@ BATCH = 1 << 20
 MOST_PLAYS = 1_000_000
 ENDED = "ended"
 """The column of the staged sessions with the place of the last play, where the split needs it."""
-SAID_AGAIN = "that say a play again"
+REPEATED_PLAYS = "that repeat a play"
 UNKNOWN = "track not in the vocabulary"
 
 
@@ -33,8 +33,8 @@ def group_sessions(
     """Writes `scratch/sessions.parquet`, ordered by a hash of the session id.
 
     Tracks are codes there, and with a split by time a column `ended` has the place of each session's last play.
-    Returns the sessions dropped, by reason, and how many rows of the others are of an unknown track or say a play
-    again. A session of more than 1,000,000 plays is refused: `session` is then the wrong column.
+    Returns the sessions dropped, by reason, and how many rows of the others are of an unknown track or repeat a
+    play. A session of more than 1,000,000 plays is refused: `session` is then the wrong column.
     """
     context = "".join(
         f", enum_code({role}::word) AS {role}" if role in WORDS else f", {role}"
@@ -73,8 +73,8 @@ def group_sessions(
                 dropped["without a track of the vocabulary"] += int(np.count_nonzero(~some))
                 block, ids = block.filter(pa.array(known)), ids.filter(pa.array(some))
                 starts = starts_of(block)
-            if config.sorts and "order" in sources[0].roles and (again := says_again(block)).any():
-                rows_found[SAID_AGAIN] += int(np.count_nonzero(again))
+            if config.sorts and "order" in sources[0].roles and (again := repeats_play(block)).any():
+                rows_found[REPEATED_PLAYS] += int(np.count_nonzero(again))
                 if config.drop_duplicate_plays:
                     block = block.filter(pa.array(~again))
                     starts = starts_of(block)
@@ -115,7 +115,7 @@ def lengths_of(block: pa.Table, starts: np.ndarray) -> np.ndarray:
     return np.diff(np.append(starts, len(block)))
 
 
-def says_again(block: pa.Table) -> np.ndarray:
+def repeats_play(block: pa.Table) -> np.ndarray:
     """Returns which rows have the session, place and track of a row before, in a block that is sorted by these two."""
     session, place, track = (block[name].to_numpy() for name in ("session", "place", "track"))
     tied = np.zeros(len(block), dtype=bool)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from skipwise.common.console import stage
 from skipwise.common.errors import UserError
 from skipwise.datapipes.exact_files import parquet
-from skipwise.datapipes.prepare.config import PER_SECOND, PrepareConfig
+from skipwise.datapipes.prepare.config import PER_SECOND, YEAR, PrepareConfig
 from skipwise.datapipes.prepare.read_rows import read, schema_of
 from skipwise.datapipes.prepare.row_checks import FAULTS, REASONS, row_error
 from skipwise.datapipes.prepare.sources import CONTEXT, FLAGS, NAMED, WORDS, Source
@@ -111,7 +111,9 @@ def parsed_rows(source: Source, number: int, config: PrepareConfig) -> str:
         place = "place"
         factor = PER_SECOND[config.time_unit] if config.in_time_unit else 1
         # Not TIMESTAMP, which reads over an offset; the time zone of values without one is UTC.
-        time = 'epoch_us(try_cast("order" AS TIMESTAMPTZ)) / 1e6'
+        time = (
+            f"""CASE WHEN regexp_matches("order", '{YEAR}') THEN epoch_us(try_cast("order" AS TIMESTAMPTZ)) / 1e6 END"""
+        )
         parsed.append(f'coalesce(try_cast("order" AS DOUBLE) / {factor}, {time}) AS place')
     strength = next((sql for role, sql in STRENGTHS.items() if role in roles), "0").format(below=config.skip_below)
     checks = [(code, fault) for code, fault in enumerate(FAULTS, 1) if fault.role is None or fault.role in roles]

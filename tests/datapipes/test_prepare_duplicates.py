@@ -1,4 +1,4 @@
-"""Plays said twice and sessions with the same tracks: counted, warned of, left out on request."""
+"""Repeated plays, and sessions with the same tracks: counted, warned of, left out on request."""
 
 import hashlib
 from collections import defaultdict
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from skipwise.common.errors import UserError
 from skipwise.datapipes.prepare import PrepareConfig, prepare
-from skipwise.datapipes.prepare.sessionize import says_again
+from skipwise.datapipes.prepare.sessionize import repeats_play
 from tests.datapipes.test_prepare_split import Sessions, found, rows, run, split_by_hash
 
 
@@ -21,7 +21,7 @@ def test_a_row_says_a_play_again_where_one_before_it_says_the_same(plays):
     columns = [*zip(*plays, strict=True)] or [[], [], []]
     arrays = [pa.array(column, pa.int64()) for column in columns]
     block = pa.table(arrays, names=["session", "place", "track"])
-    assert says_again(block).tolist() == [play in plays[:index] for index, play in enumerate(plays)]
+    assert repeats_play(block).tolist() == [play in plays[:index] for index, play in enumerate(plays)]
 
 
 OVERLAP: Sessions = {
@@ -34,19 +34,19 @@ def test_overlapping_exports_are_as_one(options, tmp_path, capsys):
     plays = rows(OVERLAP)
     whole = run(tmp_path, plays, **options)
     expected = found(tmp_path)
-    assert "say a play" not in capsys.readouterr().err
+    assert "repeat a play" not in capsys.readouterr().err
     twice = [*plays[:60], *plays[40:], *plays[:5]]
     warned = run(tmp_path, twice, 2, **options)
     assert (
-        "warning: 25 rows say a play again (same who, at and what): leave them out with --drop-duplicate-plays\n"
-        in (capsys.readouterr().err)
+        "warning: 25 rows repeat a play (same who, at and what): leave them out with --drop-duplicate-plays, unless at "
+        "is as coarse as a day, so that they may be plays of their own\n" in (capsys.readouterr().err)
     )
     assert warned.counts["plays"] == 125 and warned.dropped_rows == {}
     manifest = run(tmp_path, twice, 2, drop_duplicate_plays=True, **options)
     assert found(tmp_path) == expected and manifest.counts == whole.counts
-    assert manifest.dropped_rows == {"that say a play again": 25}
+    assert manifest.dropped_rows == {"that repeat a play": 25}
     said = capsys.readouterr().err
-    assert "rows say a play" not in said and said.endswith("; dropped 25 rows that say a play again\n")
+    assert "rows repeat a play" not in said and said.endswith("; dropped 25 rows that repeat a play\n")
 
 
 def test_the_first_row_of_a_play_stays_and_other_rows_of_its_time_too(tmp_path):
@@ -60,7 +60,7 @@ def test_the_first_row_of_a_play_stays_and_other_rows_of_its_time_too(tmp_path):
     )
     assert found(tmp_path) == {"part": {"s": ["x", "y", "x", "z"]}}
     assert manifest.skip_share == 0.25
-    assert manifest.dropped_rows == {"that say a play again": 4}
+    assert manifest.dropped_rows == {"that repeat a play": 4}
     assert manifest.dropped_sessions == {"shorter than 3": 1}
 
 
@@ -71,7 +71,7 @@ def test_a_session_that_is_dropped_says_nothing_again(tmp_path):
 
 
 def test_an_unsorted_log_that_says_a_play_twice_is_told_what_helps(tmp_path):
-    hint = "sort the rows with --sort, and leave out plays said twice with --drop-duplicate-plays, or drop the session"
+    hint = "sort the rows with --sort, and leave out repeated plays with --drop-duplicate-plays, or drop the session"
     for track, helps in (("b", True), ("c", False)):
         with pytest.raises(UserError) as caught:
             run(tmp_path, [("s", 1, "a"), ("s", 2, "b"), ("s", 2, track), ("s", 3, "d")], sort=False)

@@ -173,10 +173,24 @@ def test_a_split_by_time_trains_on_nothing_from_the_date_on(lasts, bounds, unit,
     with tempfile.TemporaryDirectory() as name:
         if {*expected.values()} != {*SPLITS}:
             counts = ", ".join(f"{[*expected.values()].count(split)} {split}" for split in SPLITS)
-            with pytest.raises(UserError, match=rf"--split time leaves a part without sessions \({counts}\): move"):
+            with pytest.raises(UserError, match=rf"--split time leaves a part without sessions \({counts}\): the"):
                 run(Path(name), plays, **options)
             return
         check_parts(Path(name), run(Path(name), plays, **options), sessions, expected)
+
+
+@pytest.mark.parametrize(
+    ("times", "says"),
+    [
+        (("2018-07-11", "2018-07-13T02:00:00+02:00"), "from 2018-07-11T00:00:00 to 2018-07-13T00:00:00, so move"),
+        (("20180711", "20180713"), "from 1970-08-22T13:45:11 to 1970-08-22T13:45:13, so move .* check --time-unit"),
+        (("1e15", "2e15"), "from 1e[+]15 s since 1970 to 2e[+]15 s since 1970"),
+    ],
+)
+def test_a_split_by_time_without_a_part_says_when_the_sessions_end(times: tuple, says: str, tmp_path: Path):
+    plays = [(f"s{number}", at, track) for number, at in enumerate(times) for track in "abc"]
+    with pytest.raises(UserError, match=f"the sessions end {says}"):
+        run(tmp_path, plays, split="time", validation_from="2018-08-01", test_from="2018-08-02")
 
 
 DAYS = [f"2018-07-{day}" for day in (14, 15, 16)]
@@ -261,6 +275,12 @@ def test_users_cut_at_gaps_are_split_by_session(max_length, tmp_path):
             {"split": "time", "test_from": "July", "validation_from": "1"},
             "--test-from must be a date such as .* not 'July'",
         ),
+        ({"split": "time", "test_from": "9", "validation_from": "15-07-18"}, "--validation-from must be .* '15-07-18'"),
+        (
+            {"split": "time", "test_from": "9", "validation_from": "1", "order": "session_position"},
+            "--split time needs a column of times, and session_position is a place .* --order",
+        ),
+        ({"gap": "30m", "order": "session_position"}, "--gap needs a column of times, and session_position is a place"),
         ({"split": "time", "test_from": "9", "validation_from": "nan"}, "--validation-from must be a date such as"),
         (
             {"split": "time", "test_from": "9", "validation_from": "1", "order": "file"},
@@ -274,7 +294,7 @@ def test_users_cut_at_gaps_are_split_by_session(max_length, tmp_path):
 )
 def test_options_that_do_not_go_together_are_refused(options, says):
     with pytest.raises(ValueError, match=says):
-        PrepareConfig(**{"input": (Path("log.csv"),), "output": Path("data"), **options})
+        PrepareConfig(**{"input": (Path("log.csv"),), "output": Path("data"), "order": "at", **options})
 
 
 @pytest.mark.parametrize(
@@ -284,7 +304,7 @@ def test_options_that_do_not_go_together_are_refused(options, says):
 def test_a_file_without_times_is_refused(option, tmp_path):
     (tmp_path / "pairs.txt").write_text("1 10\n1 11\n1 12\n")
     with pytest.raises(UserError, match=r"pairs.txt has no column of times or places, which --split time and"):
-        prepare(PrepareConfig(input=(tmp_path / "pairs.txt",), output=tmp_path / "data", **option))
+        prepare(PrepareConfig(input=(tmp_path / "pairs.txt",), output=tmp_path / "data", order="at", **option))
 
 
 def test_every_share_is_about_as_asked(tmp_path):

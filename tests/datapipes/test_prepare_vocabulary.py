@@ -16,7 +16,7 @@ from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.datapipes.vocabulary_match import match
 
-HEADER = "session_id,session_position,track_id_clean,strength"
+HEADER = "session_id,at,track_id_clean,strength"
 OPTIONS = [
     {},
     {"sort": True},
@@ -36,7 +36,7 @@ Row = tuple[str, int, str, int]
 def prepared(folder: Path, rows: list[Row], name: str, vocabulary: Path | None = None, **options) -> Path:
     log = folder / f"{name}.csv"
     log.write_text("\n".join([HEADER, *(",".join(map(str, row)) for row in rows), ""]))
-    config = {"skip_strength": "strength", "vocabulary": vocabulary, **options}
+    config = {"order": "at", "skip_strength": "strength", "vocabulary": vocabulary, **options}
     prepare(PrepareConfig(input=(log,), output=folder / name, **config))
     return folder / name
 
@@ -155,7 +155,7 @@ def test_a_play_that_is_left_out_does_not_hide_a_gap(tmp_path):
 def test_rows_are_checked_whether_or_not_their_track_is_known(tmp_path):
     old = prepared(tmp_path, plays("o", "abc"), "old")
     rows = [*plays("p", "abc"), ("q", 0, "a", 0), ("q", 2, "b", 0), ("q", 1, "x", 0), ("q", 3, "c", 0)]
-    with pytest.raises(UserError, match=r"line 7: .*position"):
+    with pytest.raises(UserError, match=r"line 7: at '1' of session 'q' comes after a greater one"):
         prepared(tmp_path, rows, "new", old)
     new = prepared(tmp_path, [*rows, ("p2", 0, "", 0), ("p2", 1, "x", 0)], "new", old, on_error="skip")
     assert [*sessions_of(new)["part-00000.parquet"]] == ["p"]

@@ -15,14 +15,14 @@ SOUND = [
     --require-skip
     --sample 2 --seed 1
     --split session --test-share 0.4 --validation-share 0.4
-    --split time --validation-from 2 --test-from 4
+    --order strength --sort --split time --validation-from 1 --test-from 3
     --sort --drop-duplicate-plays
     --drop-duplicate-sessions
     --context
     --context premium strength
     --order file
-    --gap 2s
-    --gap 1m --time-unit ms
+    --order strength --gap 2s
+    --order hour_of_day --gap 1m --time-unit ms
     --skip-strength strength
     --rating strength --skip-below 2
     --skip premium
