@@ -9,7 +9,7 @@ from typing import TypeVar
 import tyro
 
 from skipwise.common.errors import UserError, shown
-from skipwise.common.options import check_values
+from skipwise.common.options import check_values, outdated
 
 Config = TypeVar("Config")
 RunPaths = tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]]
@@ -29,6 +29,7 @@ def parse(
     0 alone prints. Raises `UserError` for values that no option takes.
     """
     _check_completion(argv)
+    _check_names(argv)
     # tyro's `console_outputs` silences its help, and not all of its refusals.
     unread = None if os.environ.get("RANK", "0") == "0" else io.StringIO()
     try:
@@ -54,6 +55,16 @@ def parse(
 def run_paths(given: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
     """The run directories of a `RunPaths` option."""
     return tuple(path for paths in given for path in paths)
+
+
+def _check_names(argv: list[str]) -> None:
+    """Names the new name of an option, or of a value, of an older version."""
+    option = ""
+    for word in argv:
+        flag, _, value = word.partition("=")
+        option, value = (flag.removeprefix("--"), value) if flag.startswith("--") else (option, word)
+        if said := outdated(option, value):
+            raise UserError(said)
 
 
 def _check_completion(argv: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Print the hit rates of a run, or of several runs side by side, or what a dataset holds; nothing is measured.
+"""Print the hit rates of a run or how far it is, several runs side by side, or what a dataset holds; measures nothing.
 
 Example:
   skipwise show --run runs/best-001
@@ -28,8 +28,9 @@ class ShowConfig:
 
 
 def show(config: ShowConfig) -> None:
-    """Prints the table from `RUN/metrics.json`, the comparison, or the dataset's manifest in one line."""
+    """Prints the table from `RUN/metrics.json`, an unfinished run's progress, the comparison, or the manifest."""
     from skipwise.datapipes.manifest import Manifest
+    from skipwise.studies.curves import progress_so_far
     from skipwise.studies.run_comparison import compare_runs
     from skipwise.training.evaluation.hit_rate_table import hit_rate_table
     from skipwise.training.run.directory import RunDirectory, read_metrics
@@ -42,6 +43,9 @@ def show(config: ShowConfig) -> None:
         print(compare_runs(runs))
         return
     file = runs[0].path / "metrics.json"
+    if not file.exists():
+        print(progress_so_far(runs[0]))
+        return
     metrics = read_metrics(file, "the metrics of a finished run")
     try:
         table = hit_rate_table(metrics, runs[0].config)

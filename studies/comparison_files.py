@@ -217,7 +217,7 @@ def _skips(rows: Rows) -> list[str]:
         cells += [_interval("+.2f", *skips[name]) if name in skips else "" for name in ("gap", "gap_change")]
         lines.append([row["label"], *cells, *(_share(side["hr@10"]) for side in sides)])
     heads = [f"{side} targets' percentile rank, 95 % interval" for side in ("skipped", "kept")]
-    heads += ["gap, 95 % interval", "gap less the baseline's, 95 % interval"]
+    heads += ["gap, 95 % interval", "gap less the reference model's, 95 % interval"]
     heads += [f"{side} targets' HR@10" for side in ("skipped", "kept")]
     return markdown_table(["skip down-ranking", *heads], lines) if lines else []
 
@@ -237,14 +237,18 @@ def _breakdown(rows: Rows, name: str) -> list[str]:
 
 
 _READING = (
-    "How to read this: in brackets the gain over the row's baseline, in bold the best of each group. With several "
+    "How to read this: S- is without the skip loss, S+ with it, and its context c is the track's own embedding (e) or "
+    "the encoder's output (ŷ). In brackets the gain over the row's reference model (the S- of the same direction, or "
+    "what an ablation starts from), in bold the best of each group. With several "
     "seeds a target's value is its mean over seeds. A metric is its expected value over the order of tied tracks. "
     "Intervals: percentile bootstrap over sessions, 10,000 "
-    "resamples; they leave the luck of training out, which `over seeds ±` shows (standard deviation of the seeds' "
+    "resamples; they leave the variance over seeds out, which `over seeds ±` shows (standard deviation of the seeds' "
     "means). p: paired bootstrap on the same sessions and candidates, two-sided; Holm p: corrected over all tests "
     "of the protocol, and what `better` and `worse` go by; p over seeds: paired t-test of the seeds' means. "
     "Percentile rank: the share of the candidates that come after the target, 100 is first, 0 last; the gap is "
-    "skipped less kept. For skipped targets lower is better, in percentile rank, gap and HR@10. Rows that were refit "
+    "skipped less kept. For skipped targets lower is better, in percentile rank, gap and HR@10. By `served` a repeated "
+    "target, which is not recommended, has percentile rank 0 whether it was kept or skipped: `full` has the gap of "
+    "the whole ranking. Rows that were refit "
     "on the validation targets are compared with such rows alone."
 )
 

@@ -20,7 +20,7 @@ def groupings(store: SessionStore, counts_N: np.ndarray) -> Grouping:
     """What a table breaks its figures down by. `counts_N`: each track's training plays."""
     found: Grouping = {
         "new or repeated target": lambda ranks: np.where(ranks.repeated, "repeated", "new"),
-        "position": lambda ranks: by_number(ranks.position + 1),
+        "position in the session": lambda ranks: by_number(ranks.position + 1),
         "target's popularity": partial(_popularity, counts_N),
     }
     if CONTEXT in store.manifest.context_columns:

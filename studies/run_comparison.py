@@ -22,6 +22,9 @@ def compare_runs(runs: Sequence[RunDirectory]) -> str:
     lines = [f"{letter}: {run.path} ({run.record.recipe})" for letter, run in zip(letters, runs, strict=True)]
     lines.append(f"{'protocol':9}{'split':11}{'run':5}" + "".join(f"{name.upper():>9}" for name in METRICS))
     lines[-1] += f"{'targets':>10}"
+    for run in runs:
+        if not (run.path / "metrics.json").exists():
+            raise UserError(f"{run.path} has not finished training: show --run {run.path} prints how far it is")
     metrics = [read_metrics(run.path / "metrics.json", "the metrics of a finished run") for run in runs]
     for protocol in PROTOCOLS:
         for split in SPLITS:

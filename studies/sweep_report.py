@@ -84,7 +84,7 @@ def _markdown(sweep: Sweep, content: dict[str, Any]) -> str:
             f"Best: trial {best['number']}, validation {content['selection']} {best['value']:.4f} on "
             f"{best['sessions']:,} sessions, {near} other trial{'s' if near != 1 else ''} within one standard error "
             f"({error:.4f}, marked ≈): the "
-            "choice among those is luck.",
+            "choice among those is chance.",
             f"Only the best trial's checkpoint is kept, in `trials/{sweep.trial_path(best['number']).name}`.",
             "",
         ]

@@ -5,7 +5,7 @@ from dataclasses import asdict, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from skipwise.common.errors import UserError, shown
-from skipwise.common.options import problem
+from skipwise.common.options import outdated, problem
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -46,6 +46,8 @@ def from_mapping(default: Config, mapping: dict[str, Any], source: str, section:
     changes = {}
     for name, value in mapping.items():
         place = f"{section}{name}"
+        if said := outdated(place, value):
+            raise UserError(f"{source}: {said}")
         if name not in hints:
             raise UserError(f"{source}: there is no field {shown(place)}; expected one of {', '.join(hints)}")
         current = getattr(default, name)

@@ -62,7 +62,7 @@ def _areas(axis: "Axes", predictors: dict[str, Any]) -> None:
     axis.axvline(0.5, linestyle="--", color=_OTHER, label="a guess")
     axis.set_yticks(places, list(predictors))
     axis.invert_yaxis()
-    axis.set(title="What tells the next skip", xlabel="AUC, 95 % interval")
+    axis.set(title="What predicts the next skip", xlabel="AUC, 95 % interval")
     axis.grid(axis="x", color="0.9")
     axis.legend(frameon=False)
 
@@ -84,7 +84,7 @@ def _gains(axis: "Axes", power: dict[str, Any]) -> None:
     row = power["hr@10"]
     sessions = [int(10 ** (exponent / 10)) for exponent in range(20, 61)]
     for runs, style in (("1", "-"), ("3", "--")):
-        smallest = [100 * smallest_gain(row["variance"], row["luck"], count, int(runs)) for count in sessions]
+        smallest = [100 * smallest_gain(row["variance"], row["over_seeds"], count, int(runs)) for count in sessions]
         axis.plot(sessions, smallest, style, color=_COLOUR, label=f"{runs} run{'s' if runs != '1' else ''} a model")
         axis.plot(row["sessions"], 100 * row["smallest_gain"][runs], "o", color=_OTHER)
     axis.plot([], [], "o", color=_OTHER, label="these data")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from skipwise.studies.audit.power import CLUSTERING, DISAGREEMENT, LIKENESS, LUCK
+from skipwise.studies.audit.power import CLUSTERING, DISAGREEMENT, LIKENESS, OVER_SEEDS
 from skipwise.studies.audit.predictors import COMBINED
 from skipwise.studies.markdown_table import markdown_table
 
@@ -14,27 +14,28 @@ _SOURCES = {
 
 
 def sentences(figures: dict[str, Any]) -> list[str]:
-    """What a listener skips, what tells it, and what the data could show; one sentence each."""
+    """What a listener skips, what predicts it, and what the data could show; one sentence each."""
     rate, best = figures["rates"]["all"]["share"], figures["predictors"]["by"][COMBINED]["auc"]
     gain = figures["power"]["hr@10"]["smallest_gain"]
     return [
-        f"Listeners skip {100 * rate:.1f} % of the plays.",
-        _told(best, figures["predictors"]["explained"]),
+        f"Listeners skip {100 * rate:.1f} % of the training plays.",
+        _predicted(best, figures["predictors"]["explained"]),
         f"With {figures['power']['hr@10']['sessions']:,} test sessions, the smallest gain in HR@10 that these data "
         f"could show is {100 * gain['1']:.1f} points with one run a model, and {100 * gain['3']:.1f} with three.",
     ]
 
 
-def _told(best: dict[str, float], explained: dict[str, float]) -> str:
+def _predicted(best: dict[str, float], explained: dict[str, float]) -> str:
     area = f"AUC {_area(best['value'])} (.5 is a guess, 1 is certainty)"
     shares = sources(explained)
     if best["low"] <= 0.5 or not shares:
-        return f"Whether the next track will be skipped cannot be told by simple predictors: {area}."
+        return f"Whether the next track will be skipped is not predicted: {area}."
     names = sorted(shares, key=lambda name: -shares[name])
-    parts = ", ".join(f"{100 * shares[name]:.0f} % of it from {_SOURCES[name]}" for name in names)
+    parts = [f"{100 * shares[name]:.0f} % comes from {_SOURCES[name]}" for name in names]
     return (
-        f"Whether the next track will be skipped can be told with {area}, {parts}; what the session has skipped is the "
-        f"same for all candidates, so {100 * (1 - shares['session']):.0f} % could change their order."
+        f"Whether the next track will be skipped is predicted with {area}; of what the predictors explain, "
+        f"{', '.join(parts)}, and what the session has skipped is the same for all candidates, so "
+        f"{100 * (1 - shares['session']):.0f} % could change their order."
     )
 
 
@@ -70,13 +71,15 @@ def _rates(rates: dict[str, Any]) -> list[str]:
     tables |= {f"`{name}`": values for name, values in rates["context"].items()}
     for name, groups in tables.items():
         head = "share of plays" if name == "strength" else "skipped"
-        rows = [[_cell(label), f"{row['plays']:,}", _percent(row, "share")] for label, row in groups.items()]
+        # Of a strength, `plays` are those that its share is a share of: all.
+        sizes = {label: row["plays"] * (row["share"] if name == "strength" else 1) for label, row in groups.items()}
+        rows = [[_cell(label), f"{sizes[label]:,.0f}", _percent(row, "share")] for label, row in groups.items()]
         lines += markdown_table([name, "plays", head], rows)
     return lines
 
 
 def _predictors(figures: dict[str, Any]) -> list[str]:
-    lines = ["## What tells the next skip", ""]
+    lines = ["## What predicts the next skip", ""]
     lines += [f"{figures['plays']:,} held-out plays of {figures['sessions']:,} sessions.", ""]
     rows = [
         [name, _interval(row["auc"]), _percent(row["accuracy"]), _interval(row["maa"])]
@@ -117,8 +120,8 @@ def _power(power: dict[str, Any]) -> list[str]:
         ),
         f"Taken: two models disagree on {100 * DISAGREEMENT:.0f} % of the targets, with a correlation of {CLUSTERING} "
         f"between targets of a session; their AUCs over sessions correlate by {LIKENESS}; a run's figure scatters over "
-        f"seeds by {100 * LUCK['hr@10']:.1f} points (HR@10) and {100 * LUCK['auc']:.1f} (AUC). Sessions needed: with "
-        "many runs.",
+        f"seeds by {100 * OVER_SEEDS['hr@10']:.1f} points (HR@10) and {100 * OVER_SEEDS['auc']:.1f} (AUC). "
+        "Sessions needed: with many runs.",
         "",
     ]
 
@@ -131,7 +134,7 @@ def _repetition(figures: dict[str, Any]) -> list[str]:
         "repeated_plays": "plays of a track that the session has played before",
     }
     rows = [[names[name], f"{100 * share:.1f} %"] for name, share in figures.items() if share is not None]
-    return ["## What is said twice", "", *markdown_table(["", "share"], rows)]
+    return ["## Duplicates", "", *markdown_table(["", "share"], rows)]
 
 
 def _percent(row: dict[str, float], key: str = "value") -> str:

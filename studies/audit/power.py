@@ -1,9 +1,9 @@
 """Which gain a dataset could show at all, and how many sessions it would take to show a smaller one.
 
-Two sources of chance: which sessions are held out, which more sessions reduce, and the luck of training (seeds), which
+Two sources of chance: which sessions are held out, which more sessions reduce, and the seed of training, which
 more runs reduce. The smallest gain that a two-sided test at 5 % finds in 80 % of the cases is (1.96 + 0.84) standard
-errors of the difference (Cohen, "Statistical Power Analysis", 1988). docs/audit.md, "Power", says what the constants
-rest on.
+errors of the difference (Cohen, "Statistical Power Analysis", 1988). docs/audit.md, "Power", has the constants'
+assumptions.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ CLUSTERING = 0.1
 """The correlation of such differences between two targets of a session."""
 LIKENESS = 0.75
 """The correlation of the two models' values of AUC over sessions."""
-LUCK = {"hr@10": 0.003, "auc": 0.001}
+OVER_SEEDS = {"hr@10": 0.003, "auc": 0.001}
 """Standard deviation of a run's figure over seeds."""
 GAINS = (0.01, 0.003)
 RUNS = (1, 3)
@@ -27,7 +27,7 @@ _ERRORS = float(norm.ppf(0.975) + norm.ppf(0.8))
 def power(targets: float, auc_M: np.ndarray, sessions: int) -> dict[str, Any]:
     """Figures for HR@10 and next-skip AUC with this many held-out sessions, of `targets` each on average.
 
-    `auc_M`: the values of a predictor's AUC. `sessions_needed` leaves the luck of training out: many runs.
+    `auc_M`: the values of a predictor's AUC. `sessions_needed` leaves the variance over seeds out: many runs.
     """
     variances = {
         "hr@10": DISAGREEMENT * (1 + (targets - 1) * CLUSTERING) / targets,
@@ -37,14 +37,14 @@ def power(targets: float, auc_M: np.ndarray, sessions: int) -> dict[str, Any]:
         measure: {
             "sessions": sessions,
             "variance": variance,
-            "luck": LUCK[measure],
-            "smallest_gain": {str(runs): smallest_gain(variance, LUCK[measure], sessions, runs) for runs in RUNS},
+            "over_seeds": OVER_SEEDS[measure],
+            "smallest_gain": {str(runs): smallest_gain(variance, OVER_SEEDS[measure], sessions, runs) for runs in RUNS},
             "sessions_needed": {str(gain): int(np.ceil(variance * (_ERRORS / gain) ** 2)) for gain in GAINS},
         }
         for measure, variance in variances.items()
     }
 
 
-def smallest_gain(variance: float, luck: float, sessions: int, runs: int) -> float:
-    """`variance` of a session's difference; `luck`: standard deviation over seeds; `runs`: seeds of either model."""
-    return _ERRORS * float(np.sqrt(variance / sessions + 2 * luck**2 / runs))
+def smallest_gain(variance: float, over_seeds: float, sessions: int, runs: int) -> float:
+    """`variance` of a session's difference; `over_seeds`: standard deviation; `runs`: seeds of either model."""
+    return _ERRORS * float(np.sqrt(variance / sessions + 2 * over_seeds**2 / runs))

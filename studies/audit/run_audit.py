@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from skipwise.common.console import stage
+from skipwise.common.console import note, stage
 from skipwise.common.errors import UserError
 from skipwise.common.outputs import require_directory
 from skipwise.datapipes.sessions import SessionStore
@@ -23,9 +23,12 @@ def run_audit(data: str, output: str | None) -> None:
         require_directory(Path(output))
     store = SessionStore(data)
     figures = audit(store)
-    if output is not None:
-        write_audit(Path(output), figures)
     print("\n".join(sentences(figures)))
+    if output is None:
+        note("add --output DIR to keep the tables and pictures behind these sentences")
+    else:
+        write_audit(Path(output), figures)
+        note(f"wrote {Path(output) / 'audit.md'}, audit.json and audit.png")
 
 
 def audit(store: SessionStore) -> dict[str, Any]:

@@ -128,10 +128,10 @@ BREAKDOWNS = (
         grouping="new or repeated target",
     ),
     Breakdown(
-        "position: tracks before the target",
+        "position in the session (1 is its first track)",
         "The best epoch was chosen by the validation targets. A refit has trained on them, and shows the test alone.",
         ("test", "validation"),
-        number_of=lambda ranks: ranks.position,
+        number_of=lambda ranks: ranks.position + 1,
     ),
     Breakdown(
         "context type of the target's play", "As the log has it; test targets.", grouping="target's context type"

@@ -13,8 +13,9 @@ from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from skipwise.studies.curves import Curve
 from skipwise.studies.run_report.breakdowns import OTHERS, Series
-from skipwise.studies.run_report.reported_run import Curve, ReportedRun
+from skipwise.studies.run_report.reported_run import ReportedRun
 from skipwise.studies.run_report.table_sample import Sample, main_directions
 from skipwise.training.evaluation.records import TargetRanks
 

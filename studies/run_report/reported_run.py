@@ -1,18 +1,16 @@
 """A run as the report reads it: its directory, curves, ranks, data and a sample of its table."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from skipwise.common.errors import UserError, shown
-from skipwise.common.files import read_text
+from skipwise.common.errors import UserError
 from skipwise.datapipes.counts import train_counts
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.studies.comparison import Grouping
+from skipwise.studies.curves import Curve, read_curves
 from skipwise.studies.groupings import groupings
 from skipwise.studies.run_report.table_sample import Sample, read_sample
 from skipwise.training.build import training_data
@@ -21,18 +19,6 @@ from skipwise.training.evaluation.evaluator import measurable
 from skipwise.training.evaluation.metrics import NOT_ELIGIBLE
 from skipwise.training.evaluation.records import RANKS, TargetRanks, has_target_ranks, read_target_ranks
 from skipwise.training.run.directory import RunDirectory
-
-_MAX_METRICS_BYTES = 1 << 28
-_MAX_DRAWN = 1e30
-"""Larger values, an infinite loss among them, become gaps in a curve."""
-_COLUMNS = {
-    "train": ("step", "epoch", "loss", "nll", "nce", "sessions_per_s"),
-    "refit": ("step", "epoch", "loss", "nll", "nce", "sessions_per_s"),
-    "validation": ("epoch", "hr@1", "hr@10"),
-}
-
-Curve = dict[str, np.ndarray]
-"""float64 [points] by column, in the order of the file."""
 
 
 @dataclass(frozen=True)
@@ -83,35 +69,6 @@ def read_run(path: str, label: str, config_of: Callable[[str], RunConfig | None]
         groupings={} if store is None or plays_N is None else groupings(store, plays_N),
         sample=read_sample(directory),
     )
-
-
-def read_curves(file: Path) -> dict[str, Curve]:
-    """Reads `metrics.jsonl`, by kind; raises `UserError` for a line that train did not write.
-
-    An incomplete last line, left by a killed process, is skipped. A missing file is a run that has not started.
-    """
-    lines = read_text(file, "the metrics of a run's steps", _MAX_METRICS_BYTES).splitlines() if file.exists() else []
-    found: dict[str, list[tuple[float, ...]]] = {kind: [] for kind in _COLUMNS}
-    for number, line in enumerate(lines, start=1):
-        try:
-            values = json.loads(line)
-            found[values["kind"]].append(tuple(_number(values[name]) for name in _COLUMNS[values["kind"]]))
-        except (ValueError, LookupError, TypeError, RecursionError, OverflowError) as error:
-            if number == len(lines):
-                break
-            raise UserError(
-                f"{file}, line {number}: {shown(line)} is not a line that train wrote: remove it, or train again"
-            ) from error
-    return {
-        kind: dict(zip(names, np.array(found[kind], dtype=np.float64).reshape(-1, len(names)).T, strict=True))
-        for kind, names in _COLUMNS.items()
-    }
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError
-    return float(value) if abs(value) < _MAX_DRAWN else float("nan")
 
 
 def _open_store(directory: RunDirectory) -> tuple[SessionStore | None, str]:

@@ -12,7 +12,13 @@ def test_three_sentences_and_no_file_without_output(make_dataset, run, tmp_path,
     done = run("audit", "--data", str(data))
     assert done.code == 0 and "counting: 200 sessions" in done.said
     assert re.search(r"Listeners skip .* %.* Whether .* AUC .* With 200 test sessions.* with three\.", done.said)
-    assert sorted(tmp_path.iterdir()) == before
+    assert sorted(tmp_path.iterdir()) == before and "add --output DIR to keep the tables" in done.said
+    done = run("audit", "--data", str(data), "--output", "out")
+    assert done.code == 0 and "wrote out/audit.md, audit.json and audit.png" in done.said
+    strengths = re.findall(r"^\| ([0-3]) \| ([\d,]+) \| ([\d.]+) %", (tmp_path / "out" / "audit.md").read_text(), re.M)
+    plays = [int(count.replace(",", "")) for _, count, _ in strengths[:4]]
+    assert [name for name, *_ in strengths[:4]] == ["0", "1", "2", "3"]
+    assert [f"{100 * count / sum(plays):.1f}" for count in plays] == [share for *_, share in strengths[:4]]
 
 
 def test_refused_in_one_sentence(make_dataset, run, tmp_path):

@@ -77,9 +77,11 @@ def test_other_groups_by_hand(make_dataset):
     counts = np.zeros(TRACKS)
     counts[[1, 2, 3]] = 5, 9, 7
     by = groupings(store, counts)
-    assert set(by) == {"new or repeated target", "position", "target's popularity"}, "the log has no context type"
+    assert set(by) == {"new or repeated target", "position in the session", "target's popularity"}, (
+        "the log has no context type"
+    )
     assert by["new or repeated target"](ranks).tolist() == ["new", "repeated", "repeated", "new", "repeated"]
-    assert by["position"](ranks).tolist() == ["2", "3", "4", "5", "2"]
+    assert by["position in the session"](ranks).tolist() == ["2", "3", "4", "5", "2"]
     # Plays of the targets 5 7 7 9 9: the edges of fifths are 9 7 7 7 from above.
     popular = by["target's popularity"](ranks).tolist()
     assert popular == ["5 least played", "2", "2", "1 most played", "1 most played"]

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from skipwise.common.errors import UserError
 from skipwise.components.cli import parse, run_paths
 from skipwise.components.report import ReportConfig
+from skipwise.studies.curves import read_curves
 from skipwise.studies.run_report import charts
 from skipwise.studies.run_report.breakdowns import OTHERS, Measured, joint_labels, series_by_group
 from skipwise.studies.run_report.charts import picture, thinned
 from skipwise.studies.run_report.report_page import TEMPLATES
-from skipwise.studies.run_report.reported_run import read_curves
 from skipwise.studies.run_report.result_sections import differences, not_comparable
 from skipwise.studies.run_report.run_sections import Picture
 from skipwise.studies.run_report.table_sample import main_directions

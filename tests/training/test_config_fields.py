@@ -33,3 +33,17 @@ def test_a_list_of_words_reads_back():
         with pytest.raises(UserError) as refusal:
             from_mapping(RunConfig(), {"data": {"inputs": wrong}}, "run.yaml")
         assert str(refusal.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"train": {"validation_sessions": 9}}, "--train.validation-sessions is called --selection.sessions now"),
+        ({"evaluate": {"filter_history": True}}, "--evaluate.filter-history is gone: by `served` the tracks"),
+        ({"selection": {"protocol": "uniform"}}, "--selection.protocol uniform is called paper now"),
+    ],
+)
+def test_an_older_versions_name_is_refused_with_the_new_one(fields: dict, sentence: str):
+    with pytest.raises(UserError) as refusal:
+        from_mapping(RunConfig(), fields, "run.yaml")
+    assert str(refusal.value).startswith(f"run.yaml: {sentence}")

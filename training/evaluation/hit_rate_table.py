@@ -45,6 +45,11 @@ def hit_rate_table(metrics: Mapping[Any, Any], config: RunConfig) -> str:
         lines.append(
             f"The metrics are those of an older version: measure the run again with evaluate --run {config.run_dir}"
         )
+    if rows and config.train.refit:
+        lines.append(
+            "validation: the model that chose the number of epochs. test: the refit, which was trained on the "
+            "validation targets too."
+        )
     if "train" in metrics:
         train = metrics["train"]
         lines.append(

@@ -77,7 +77,7 @@ class Progress:
         chosen_by = f"validation {selection.name} {selection.value(metrics):.4f}"
         self._best_text = f", {chosen_by}"
         logger.info(
-            f"epoch {epoch}: {chosen_by}, HR@10 {metrics['hr@10']:.4f}, HR@1 {metrics['hr@1']:.4f}, "
+            f"epoch {epoch}: {chosen_by}; HR@10 {metrics['hr@10']:.4f}, HR@1 {metrics['hr@1']:.4f} (all targets); "
             f"{self.sessions_per_s:.0f} sessions/s{', best so far' if better else ''}"
         )
         figures = {name: value for name, value in metrics.items() if value is not None}

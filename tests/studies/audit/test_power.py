@@ -9,11 +9,11 @@ from skipwise.studies.audit.power import CLUSTERING, DISAGREEMENT, power, smalle
 @pytest.mark.parametrize("runs", [1, 3])
 def test_the_smallest_gain_is_found_in_four_of_five_cases(runs: int):
     random = np.random.default_rng(runs)
-    variance, luck, sessions = 0.2, 0.01, 500
-    gain = smallest_gain(variance, luck, sessions, runs)
-    error = np.sqrt(variance / sessions + 2 * luck**2 / runs)
+    variance, over_seeds, sessions = 0.2, 0.01, 500
+    gain = smallest_gain(variance, over_seeds, sessions, runs)
+    error = np.sqrt(variance / sessions + 2 * over_seeds**2 / runs)
     seen = random.normal(gain, np.sqrt(variance / sessions), 20_000)
-    seen += (random.normal(0, luck, (20_000, runs)) - random.normal(0, luck, (20_000, runs))).mean(axis=1)
+    seen += (random.normal(0, over_seeds, (20_000, runs)) - random.normal(0, over_seeds, (20_000, runs))).mean(axis=1)
     assert (np.abs(seen) > 1.96 * error).mean() == pytest.approx(0.8, abs=0.01)
 
 

@@ -44,13 +44,13 @@ def test_the_planted_source_is_named(what: str, split: dict | None, make_dataset
     if what == "nothing":
         assert abs(sum(explained.values())) < 0.01
         assert areas[COMBINED]["low"] < 0.5 < areas[COMBINED]["high"]
-        assert "cannot be told" in told
+        assert "is not predicted" in told
         return
     # Known coins of expit(2) = .88 explain 1 - H(.88) / log 2 = .47, and order .5 + .76 / 2 = .88 of the pairs.
     assert sources(explained)[what] > 0.9 and sum(explained.values()) > 0.2
     assert areas[COMBINED]["low"] > 0.75 and areas[COMBINED]["value"] < 0.9
     words = {"session": "what the session has skipped", "track": "which track comes", "pair": "which track follows"}
-    assert told.split(" % of it from ")[1].startswith(words[what])
+    assert told.split(" % comes from ")[1].startswith(words[what])
     assert share.startswith("Listeners skip") and "points with one run a model" in gain
 
 

@@ -136,7 +136,9 @@ def test_groups_are_what_their_names_say(sessions: list, make_dataset, tmp_path:
     ranks = read_target_ranks(tmp_path, "paper", "test")
     counts = train_counts(store)
     by = groupings(store, counts)
-    assert by["position"](ranks).tolist() == [f"{len(sessions[session][0]):02}" for session in ranks.session]
+    assert by["position in the session"](ranks).tolist() == [
+        f"{len(sessions[session][0]):02}" for session in ranks.session
+    ]
     assert by["new or repeated target"](ranks).tolist() == [
         "repeated" if sessions[session][0][-1] in sessions[session][0][:-1] else "new" for session in ranks.session
     ]

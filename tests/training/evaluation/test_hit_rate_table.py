@@ -1,10 +1,11 @@
 """The HR table as text: kinds of targets beside HR@K, and no figure of another version."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from skipwise.training.config import RunConfig
+from skipwise.training.config import RunConfig, TrainConfig
 from skipwise.training.evaluation.hit_rate_table import hit_rate_table
 from skipwise.training.evaluation.rank_metrics import RankMetrics
 
@@ -63,3 +64,10 @@ def test_metrics_of_an_older_version_are_not_shown():
 def test_the_best_epoch_names_what_chose_it():
     train = {"epochs": 3, "seconds": 2.0, "sessions_per_s": 10.0, "best_epoch": 2, "selected_by": "full NDCG@10"}
     assert hit_rate_table({"train": train}, RunConfig()).endswith("best after epoch 2 by validation full NDCG@10.")
+
+
+def test_which_model_a_refit_runs_rows_are_of():
+    metrics = {"served": {"validation": measured([0, 1]), "test": measured([0, 1])}}
+    said = "validation: the model that chose the number of epochs. test: the refit, which"
+    plain, refit = (replace(RunConfig(), train=TrainConfig(refit=refit)) for refit in (False, True))
+    assert said in hit_rate_table(metrics, refit) and said not in hit_rate_table(metrics, plain)
