@@ -7,6 +7,7 @@ from skipwise.common.errors import UserError
 
 HELD_OUT = {"validation": 2, "test": 1}
 """Which track from the session's end each split predicts; training sees neither."""
+_MOST_SKIPPED = 1e6
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class DataConfig:
     """One pool of negatives a batch (collisions masked), or one a session (the paper's text)."""
     heard_negatives: bool = False
     """The tracks read up to a position (cloze: all visible ones), its target left out, are softmax negatives too."""
+    skipped_negatives: float = 0.0
+    """As how many softmax negatives each track counts that the session skipped before a position's target (0: none).
+    Needs `targets` next-kept."""
     skip_up_to: Literal[1, 2, 3] = 2
     """Skip strengths 1 up to this count as skipped: 1 very briefly, 2 briefly, 3 mostly played."""
     skip_flags: Literal["recorded", "shuffled", "shuffled-input", "shuffled-label"] = "recorded"
@@ -65,6 +69,10 @@ class DataConfig:
             )
         if not 0 <= self.hidden_inputs < 1:
             raise ValueError(f"--data.hidden-inputs {self.hidden_inputs} must lie in [0, 1)")
+        if not 0 <= self.skipped_negatives <= _MOST_SKIPPED:
+            raise ValueError(f"--data.skipped-negatives {self.skipped_negatives} must lie in 0..{_MOST_SKIPPED:g}")
+        if self.skipped_negatives and self.targets != "next-kept":
+            raise ValueError("--data.skipped-negatives are skipped before the target: set --data.targets next-kept")
         if self.skip_negatives == "other" and self.batch_size == self.lanes:
             raise ValueError("--data.skip-negatives other needs a --data.batch-size above --data.lanes: change either")
 

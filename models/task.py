@@ -11,9 +11,9 @@ from skipwise.datapipes.batch import FEATURE, SIGNAL_FEATURE, SessionBatch
 from skipwise.models.config import LossConfig
 from skipwise.models.encoder import Encoder, Packed
 from skipwise.models.heads import gbce_power, keep_losses, sampled_softmax, skip_infonce
-from skipwise.models.heard import heard_logits
 from skipwise.models.in_batch import in_batch_pool
 from skipwise.models.pool import Head, gbce_head, pool_losses, softmax_head
+from skipwise.models.session_negatives import session_logits
 
 
 @dataclass
@@ -60,11 +60,12 @@ class Learner(nn.Module):
         autocast: torch.dtype | None,
         num_tracks: int,
         heard_negatives: bool = False,
+        skipped_negatives: float = 0.0,
     ):
-        """`autocast`: the dtype of matrix products in training, None for the table's own."""
+        """`autocast`: the dtype of matrix products in training, None for the table's own; negatives: `DataConfig`."""
         super().__init__()
         self.encoder, self.loss, self.autocast, self.num_tracks = encoder, loss, autocast, num_tracks
-        self.heard_negatives = heard_negatives
+        self.heard_negatives, self.skipped_negatives = heard_negatives, skipped_negatives
         # Of this rank's last step, for `NonFiniteCheck`.
         self.own_loss = self.own_row_gradient = torch.zeros(())
         self.own_sessions = torch.empty(0, dtype=torch.int64)
@@ -96,9 +97,15 @@ class Learner(nn.Module):
             nll = self._in_batch_losses(rows_UD, queries_VD, targets_VD, target_at_V, batch)
         else:
             beside_V = None
-            if self.heard_negatives:
-                causal = self.encoder.config.direction == "unidirectional"
-                beside_V = heard_logits(places.spread(predictions_ND), items_BTD, batch, causal)
+            if self.heard_negatives or self.skipped_negatives:
+                beside_V = session_logits(
+                    places.spread(predictions_ND),
+                    items_BTD,
+                    batch,
+                    self.encoder.config.direction == "unidirectional",
+                    self.heard_negatives,
+                    self.skipped_negatives,
+                )
             nll = self._pool_losses(queries_VD, targets_VD, pool_PD, beside_V, batch)
         nce, nce_count = nll.new_zeros(()), nll.new_zeros(())
         if self.loss.context != "none":

@@ -53,7 +53,8 @@ def build_model(config: RunConfig, num_tracks: int, num_rows: int | None = None)
     encoder = Encoder(config.encoder, dim, keep_dim)
     encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
     autocast = torch.bfloat16 if config.train.precision == "bf16" else None
-    learner = Learner(encoder, config.loss, autocast, num_tracks, config.data.heard_negatives)
+    beside = config.data.heard_negatives, config.data.skipped_negatives
+    learner = Learner(encoder, config.loss, autocast, num_tracks, *beside)
     task = SessionTask(table, learner, num_signals)
     model = DistributedModelParallel(
         task,

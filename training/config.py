@@ -174,13 +174,15 @@ class RunConfig:
             raise ValueError("--data.negatives 0 leaves the softmax none: ask for some, or set --loss.in-batch")
         if self.loss.in_batch and self.data.sampling != "shared":
             raise ValueError("--loss.in-batch shares its negatives: it needs --data.sampling shared")
-        if self.data.heard_negatives and (self.loss.in_batch or self.loss.head != "softmax"):
-            raise ValueError(
-                "--data.heard-negatives needs --loss.head softmax and its uniform negatives alone: leave "
-                f"{'--loss.in-batch' if self.loss.in_batch else '--loss.head ' + self.loss.head} out, or it"
-            )
-        if self.data.skipped_tracks == "filter" and (self.loss.keep or self.data.inputs):
-            raise ValueError("--data.skipped-tracks filter leaves no skips to --loss.keep or --data.inputs: read them")
+        for name in ("heard_negatives", "skipped_negatives"):
+            if getattr(self.data, name) and (self.loss.in_batch or self.loss.head != "softmax"):
+                raise ValueError(
+                    f"--data.{name.replace('_', '-')} needs --loss.head softmax and its uniform negatives alone: leave "
+                    f"{'--loss.in-batch' if self.loss.in_batch else '--loss.head ' + self.loss.head} out, or it"
+                )
+        if self.data.skipped_tracks == "filter" and (self.loss.keep or self.data.inputs or self.data.skipped_negatives):
+            wants = "--loss.keep, --data.inputs or --data.skipped-negatives"
+            raise ValueError(f"--data.skipped-tracks filter leaves no skips to {wants}: read them")
         if self.evaluate.dial and not self.loss.keep:
             raise ValueError("--evaluate.dial turns the ranking by the keep head: set --loss.keep above 0")
         if self.encoder.direction == "bidirectional" and self.data.targets != "next":

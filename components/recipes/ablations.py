@@ -69,6 +69,9 @@ ABLATIONS: dict[str, Ablation] = {
     "shuffled-input": Ablation("shuffled as input", "inputs-keep", {"data": {"skip_flags": "shuffled-input"}}),
     "shuffled-label": Ablation("shuffled as label", "inputs-keep", {"data": {"skip_flags": "shuffled-label"}}),
     "next-kept": Ablation("next kept track as target", "inputs-keep", {"data": {"targets": "next-kept"}}),
+    "skipped-negatives": Ablation(
+        "skipped tracks as negatives of the next kept one", "next-kept", {"data": {"skipped_negatives": 1.0}}
+    ),
     "kept-queries": Ablation("queries at kept positions only", "shared", {"loss": {"queries": "kept"}}),
     "temperature-0.1": Ablation("temperature 0.1", "shared", {"loss": {"temperature": 0.1}}),
     "alpha-1": Ablation("alpha 1", "shared", {"loss": {"alpha": 1.0}}),

@@ -73,7 +73,8 @@ def dense_steps(config: RunConfig) -> dict:
     tables = {name: torch.nn.Embedding.from_pretrained(rows, freeze=False) for name, rows in tables.items()}
     encoder = Encoder(config.encoder, dim, config.loss.keep_width)
     encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
-    learner = Learner(encoder, config.loss, None, store.num_tracks, config.data.heard_negatives)
+    beside = config.data.heard_negatives, config.data.skipped_negatives
+    learner = Learner(encoder, config.loss, None, store.num_tracks, *beside)
     adam = torch.optim.Adam(learner.parameters(), lr=config.optimizer.learning_rate)
     squares = {name: torch.zeros(len(table.weight)) for name, table in tables.items()}
     dataset: StepDataset = train_loader(config, store).dataset
@@ -144,6 +145,7 @@ def test_any_number_of_ranks_equals_dense(recipe: str, sampling: str, dataset: P
         ("bidir-skip-track", {"heard_negatives": True}, {}),
         ("unidir", {"inputs": ("skips",), "hidden_inputs": 0.3}, {"keep": 0.5, "keep_dim": 8}),
         ("unidir-skip-track", {"targets": "next-kept", "skip_flags": "shuffled-input"}, {"keep": 0.5, "keep_dim": 4}),
+        ("unidir", {"targets": "next-kept", "skipped_negatives": 4.0}, {}),
         ("bidir", {"inputs": ("skips",), "skip_flags": "shuffled-label"}, {"keep": 2.0, "keep_dim": 8}),
     ],
 )
