@@ -15,6 +15,7 @@ from skipwise.studies.comparison import TESTED, Row, compare
 from skipwise.studies.groupings import groupings
 from skipwise.studies.markdown_table import markdown_table
 from skipwise.studies.selection_order import selection_markdown, selection_order
+from skipwise.studies.skip_comparison import compare_skips, skips_markdown
 from skipwise.studies.statistics import SIGNIFICANT
 from skipwise.training.build import training_data
 from skipwise.training.config import PROTOCOLS
@@ -35,9 +36,11 @@ def write_comparison(output: Path, rows: list[Row], store: SessionStore, title: 
     made = _made_of(rows, store)
     with replacing(output / "table.png") as picture:
         draw(comparisons[0], picture)
-    order = selection_order(rows)
-    write_json(output / "table.json", {"made": made, "comparisons": comparisons, "selection_order": order})
-    write_text(output / "table.md", table_markdown(comparisons, title, _notes(made), selection_markdown(order)))
+    order, skips = selection_order(rows), compare_skips(rows, PROTOCOLS[0])
+    found = {"made": made, "comparisons": comparisons, "skips": skips, "selection_order": order}
+    write_json(output / "table.json", found)
+    more = [*skips_markdown(skips), *selection_markdown(order)]
+    write_text(output / "table.md", table_markdown(comparisons, title, _notes(made), more))
 
 
 def _made_of(rows: list[Row], store: SessionStore) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 from skipwise.common.errors import UserError
 from skipwise.training.config import PROTOCOLS, SPLITS
 from skipwise.training.evaluation.metrics import METRICS
+from skipwise.training.evaluation.skip_measures import FORESEEN, ORDERED
 from skipwise.training.run.directory import RunDirectory, read_metrics
 
 
@@ -38,11 +39,34 @@ def compare_runs(runs: Sequence[RunDirectory]) -> str:
                 if letter != "A" and found[0] is not None:
                     cells = "".join(f"{figures[name] - found[0][name]:+9.4f}" for name in METRICS)
                     lines.append(f"{place}{f'{letter}-A':5}{cells}")
+    lines += _of_skips(letters, metrics)
     for letter, run, sections in zip(letters, runs, metrics, strict=True):
         if not any(sections.get(protocol) for protocol in PROTOCOLS):
             lines.append(f"{letter} has no figures by {', '.join(PROTOCOLS)}: evaluate --run {run.path} measures them")
     lines.append("`report --run A --run B` tests whether a difference is significant.")
     return "\n".join(lines)
+
+
+def _of_skips(letters: Sequence[str], metrics: Sequence[dict[str, Any]]) -> list[str]:
+    """How skips are foreseen and ordered on each split, one line a run that says so; the same by every protocol."""
+    lines = []
+    for split in SPLITS:
+        found: list[dict[str, Any]] = [
+            next((one[by][split] for by in PROTOCOLS if split in one.get(by, {})), {}) for one in metrics
+        ]
+        shown = {
+            name: label
+            for name, label in (FORESEEN | ORDERED).items()
+            if any(isinstance(figures.get(name), float) for figures in found)
+        }
+        if not shown:
+            continue
+        lines.append(f"{'skips':9}{'split':11}{'run':5}" + "".join(f"{label:>18}" for label in shown.values()))
+        for letter, figures in zip(letters, found, strict=True):
+            values = [figures.get(name) for name in shown]
+            cells = "".join(f"{value:18.4f}" if isinstance(value, float) else f"{'-':>18}" for value in values)
+            lines.append(f"{'':9}{split:11}{letter:5}{cells}")
+    return lines
 
 
 def _unlike(first: RunDirectory, other: RunDirectory) -> str:
@@ -51,7 +75,7 @@ def _unlike(first: RunDirectory, other: RunDirectory) -> str:
         return "the runs were trained on different data sets, or different splits of one; train both on one"
     for name, value in vars(first.config.evaluate).items():
         found = getattr(other.config.evaluate, name)
-        if name != "batch_size" and found != value:
+        if name not in ("batch_size", "dial") and found != value:
             return f"its config has evaluate.{name} {found}, not {value}; train both with the same"
     return ""
 

@@ -17,6 +17,7 @@ from skipwise.studies.curves import Curve
 from skipwise.studies.run_report.breakdowns import OTHERS, Series
 from skipwise.studies.run_report.reported_run import ReportedRun
 from skipwise.studies.run_report.table_sample import Sample, main_directions
+from skipwise.studies.skip_figures import Reliability
 from skipwise.training.evaluation.records import TargetRanks
 
 _COLOURS = ("#1b4f8a", "#e08e2b")
@@ -160,6 +161,27 @@ def skips(measured: list[tuple[str, int, TargetRanks]]) -> str:
         axis.set_xlabel("among the first x % of the candidates")
         axis.set_ylabel("share of the targets")
         _legend(axis)
+
+    return picture(draw)
+
+
+def reliability(curves: list[tuple[str, int, list[Reliability]]]) -> str:
+    """The share kept by P(kept), with intervals; a dot's area is its share of the plays."""
+
+    def draw(axis: Axes) -> None:
+        axis.plot([0, 1], [0, 1], "--", color="0.5", linewidth=1, label="as told")
+        for label, run, points in curves:
+            told, kept, low, high, plays = np.array(points).T
+            sides = np.maximum([kept - low, high - kept], 0)  # by rounding, the share may lie outside
+            colour = _COLOURS[run]
+            axis.errorbar(told, kept, yerr=sides, fmt="-", color=colour, capsize=3, linewidth=1)
+            dots: dict[str, Any] = {"marker": _MARKERS[run], "color": colour, "zorder": 3}
+            axis.scatter(told, kept, s=10 + 250 * plays / plays.sum(), label=label or "kept", **dots)
+        axis.set_xlim(0, 1)
+        axis.set_ylim(0, 1)
+        axis.set_xlabel("P(kept)")
+        axis.set_ylabel("share kept")
+        _legend(axis, columns=3)
 
     return picture(draw)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from skipwise.common.outputs import atomic_output, refuse_existing
-from skipwise.studies.run_report import result_sections, run_sections
+from skipwise.studies.run_report import foreseen_section, result_sections, run_sections
 from skipwise.studies.run_report.reported_run import read_run
 from skipwise.training.config import PROTOCOLS, RunConfig
 
@@ -45,6 +45,7 @@ def write_report(
         curves=run_sections.curves(runs),
         groups=result_sections.groups(runs),
         skips=result_sections.skips(runs),
+        foreseen=foreseen_section.foreseen(runs),
         table_maps=run_sections.table_maps(runs),
         throughput=run_sections.throughput(runs),
     )

@@ -105,12 +105,15 @@ def _read_ranks(directory: RunDirectory, protocol: str, split: str) -> TargetRan
         "ties": (0, directory.record.num_rows),
         "candidates": (0, np.inf),
         "position": (0, np.inf),
+        "kept_probability": (0, 1.001),
+        "halved_probability": (0, 1.001),
+        "pairs": (0, np.inf),
     }
     where = f"{directory.path}/{RANKS}/{protocol}-{split}"
     if not len(ranks.session):
         raise UserError(f"{where} holds no session: measure the run again with evaluate")
     for name, (low, end) in limits.items():
         column = getattr(ranks, name)
-        if column.min() < low or column.max() >= end:
+        if ((column < low) | (column >= end)).any():  # never so for NaN
             raise UserError(f"{where} has '{name}' outside of the run's data: measure the run again with evaluate")
     return ranks

@@ -59,6 +59,21 @@ def test_each_run_has_a_line_and_its_difference(write, tmp_path: Path):
     assert cells[5][3:] == ["+0.0000", "+0.0000", "+0.0500", "+0.0000", "+0.0000", "+0.0000"]
 
 
+def test_how_skips_are_foreseen_is_a_line_a_run(write):
+    """Of the first protocol that was measured; columns that no run has are left out. Dials may differ."""
+    skips = {"next_skip_auc": 0.8125, "next_skip_ece": 0.25, "next_skip_maa": None, "pairs": 9, "pairs_in_order": 0.5}
+    first = write("a", {"served": {"test": FIGURES}})
+    second = write("b", {"full": {"test": FIGURES | skips}}, {"evaluate.dial": 1.0, "loss.keep": 0.5})
+    lines = compare_runs([first, second]).splitlines()
+    place = next(number for number, line in enumerate(lines) if line.startswith("skips"))
+    assert lines[place].split() == "skips split run next-skip AUC ECE pairs by ranking".split()
+    assert [line.split() for line in lines[place + 1 : place + 3]] == [
+        ["test", "A", "-", "-", "-"],
+        ["test", "B", "0.8125", "0.2500", "0.5000"],
+    ]
+    assert "\nskips" not in compare_runs([first, first])
+
+
 @pytest.mark.parametrize(
     ("config", "record", "said"),
     [

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -45,8 +46,9 @@ def trained(tmp_path_factory) -> Path:
     write_dataset(folder / "data", random_sessions(120, TRACKS), TRACKS)
     add_context(folder / "data")
     with process_group():
-        for name, recipe in (("plain", "unidir"), ("skips", "unidir-skip-track")):
-            train(config_of(folder / "data", folder / name, recipe, epochs=2), recipe)
+        for name, recipe, keep in (("plain", "unidir", 0.0), ("skips", "unidir-skip-track", 0.5)):
+            config = config_of(folder / "data", folder / name, recipe, epochs=2)
+            train(replace(config, loss=replace(config.loss, keep=keep)), recipe)
     return folder
 
 
@@ -113,8 +115,8 @@ def test_one_file_that_asks_for_no_other(page: str, trained: Path):
     assert "//" not in re.sub(r"base64,[A-Za-z0-9+/=]*", "", page).replace(str(trained), "")
     assert not {"script", "link", "iframe"} & {tag for tag, _ in tags}
     images = [attributes for tag, attributes in tags if tag == "img"]
-    # Two curves, four breakdowns and the skips under three protocols, the map, throughput.
-    assert len(images) == 2 + 3 * 4 + 3 + 1 + 1
+    # Two curves, four breakdowns and the skips under three protocols, reliability, the map, throughput.
+    assert len(images) == 2 + 3 * 4 + 3 + 1 + 1 + 1
     for image in images:
         kind, content = image["src"].split(",")
         assert kind == "data:image/svg+xml;base64" and len(image["alt"]) > 20
@@ -122,7 +124,23 @@ def test_one_file_that_asks_for_no_other(page: str, trained: Path):
         assert b"<svg" in svg and not re.search(rb'href="(?!#|data:)', svg) and b"<script" not in svg
     assert "&lt;b&gt;user_collection&lt;/b&gt;" in page and "<b>user" not in page
     anchors = {attributes["id"] for tag, attributes in tags if tag == "h2"}
-    assert anchors == {attributes["href"][1:] for tag, attributes in tags if tag == "a"} and len(anchors) == 8
+    assert anchors == {attributes["href"][1:] for tag, attributes in tags if tag == "a"} and len(anchors) == 9
+
+
+def test_how_skips_are_foreseen_is_that_of_evaluate(trained: Path, tmp_path: Path):
+    page = write(tmp_path / "two.html", trained / "plain", trained / "skips")
+    metrics = json.loads((trained / "skips" / "metrics.json").read_text())["full"]["test"]
+    for label, name in (("next-skip AUC", "auc"), ("accuracy", "accuracy"), ("ECE", "ece")):
+        row = next(row for row in Seen(page).rows if row[:1] == [label])
+        assert (
+            row[1] == "none" and row[2].startswith(f"{metrics[f'next_skip_{name}']:.4f}|") and row[3].startswith("none")
+        )
+    assert "Run A: its records have no P(kept): it has no keep head (--loss.keep)." in page
+    assert page.count("its records have no pairs: each session has one target.") == 2
+    row = next(
+        row for row in Seen(write(tmp_path / "same.html", *[trained / "skips"] * 2)).rows if row[:1] == ["accuracy"]
+    )
+    assert row[3].startswith("+0.0000|+0.0000 to +0.0000")
 
 
 def test_context_types_by_hand(page: str, trained: Path):
@@ -178,7 +196,7 @@ def test_what_is_missing_is_said(copy: Path, tmp_path: Path):
     ):
         assert sentence in text, sentence
     assert "uniform-" not in text and "paper has not been measured" not in text
-    assert len([tag for tag, _ in Seen(text).tags if tag == "img"]) == 2, "position and skips, under paper"
+    assert len([tag for tag, _ in Seen(text).tags if tag == "img"]) == 3, "position, skips, P(kept)"
     shutil.rmtree(copy / "ranks")
     assert "No test target was skipped, or nothing has been measured." in write(tmp_path / "bare.html", copy)
 

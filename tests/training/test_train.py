@@ -19,7 +19,7 @@ from skipwise.training.checkpoint.checkpoints import load_best
 from skipwise.training.config import PROTOCOLS, SPLITS, RunConfig, SelectionConfig
 from skipwise.training.evaluation.evaluator import Evaluator, measurable
 from skipwise.training.evaluation.records import has_target_ranks, read_target_ranks
-from skipwise.training.evaluation.skip_metrics import FORESEEN, ORDERED
+from skipwise.training.evaluation.skip_measures import FORESEEN, ORDERED
 from skipwise.training.loop import train
 from skipwise.training.run.directory import RunDirectory
 from skipwise.training.trainer import Trainer

@@ -7,6 +7,15 @@ Shape legend: P plays, M sessions, Q targets, W upcoming plays, V distinct score
 
 import numpy as np
 
+FORESEEN = {
+    "next_skip_auc": "next-skip AUC",
+    "next_skip_accuracy": "accuracy",
+    "next_skip_maa": "MAA",
+    "next_skip_ece": "ECE",
+}
+"""Figures of P(kept) of each target, and their names in tables."""
+ORDERED = {"pairs_in_order": "pairs by ranking", "keep_pairs_in_order": "pairs by P(kept)"}
+"""Shares of pairs that the ranking, and P(kept), have in order."""
 CELLS = 15
 """Equal cells of P(kept) of the calibration error."""
 BINS = 1000 * CELLS

@@ -15,6 +15,8 @@ from skipwise.models.ranking import candidate_scores
 from skipwise.training.evaluation.skip_measures import (
     BINS,
     CELLS,
+    FORESEEN,
+    ORDERED,
     area,
     bins,
     calibration,
@@ -22,11 +24,6 @@ from skipwise.training.evaluation.skip_measures import (
     mean_average_accuracy,
     pairs_in_order,
 )
-
-FORESEEN = ("next_skip_auc", "next_skip_accuracy", "next_skip_maa", "next_skip_ece")
-"""Figures of P(kept) of each target."""
-ORDERED = ("pairs_in_order", "keep_pairs_in_order")
-"""Shares of pairs that the ranking, and P(kept), have in order."""
 
 
 def skip_columns(
@@ -113,9 +110,9 @@ class SkipMetrics(Metric):
         self.counts += torch.from_numpy(counts.reshape(2, BINS)).to(self.counts.device)
         probability_C = calibration(probability_B[known_B], kept_B[known_B])[1]
         self.probabilities += torch.from_numpy(probability_C).to(self.probabilities.device)
-        session_B, left_B = session.cpu().numpy(), (plays - 1 - position).cpu().numpy()
+        session_B, position_B, plays_B = (values.cpu().numpy() for values in (session, position, plays))
         right_B = (halved_B >= 0.5) == kept_B
-        self._add_halves(np.stack([session_B, left_B, right_B])[:, ~np.isnan(halved_B)])
+        self._add_halves(np.stack([session_B, plays_B - 1 - position_B, right_B])[:, ~np.isnan(halved_B)])
 
     def _add_halves(self, here_3P: np.ndarray) -> None:
         """Adds the average accuracy of each second half that ends here; one may go on in the next batch.
