@@ -8,6 +8,8 @@ _MOST = {"max_length": 1 << 16, "blocks": 1 << 10, "heads": 1 << 10, "hidden": 1
 """Larger values would exhaust the memory before the first step."""
 _WIDEST = 1 << 14
 _GPU_ONLY = ("adam", "partial_rowwise_adam")
+MAX_DIAL = 100.0
+"""At which P(kept) decides nearly alone."""
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """The encoder as it is served: track rows of sessions in, one query per session out.
 
 Imports neither TorchRec nor FBGEMM, so that a server rebuilds it from weights and an `EncoderConfig`.
-Shape legend: B sessions, T tracks, D width.
+Shape legend: B sessions, T tracks, D width of an embedding, F columns of a row that are the keep head's, M rows of
+signals, C signals of a play.
 """
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,30 +15,77 @@ from torch import Tensor, nn
 from skipwise.models.config import EncoderConfig
 from skipwise.models.encoder import Encoder
 
+_SIGNALS = "signals"
+"""The table's name beside the encoder's weights."""
+
+
+@dataclass(frozen=True)
+class EncoderShape:
+    """What the encoder reads of a track's row and of a play, and what it gives."""
+
+    dim: int
+    """D."""
+    keep_dim: int = 0
+    """F, 0 without a keep head."""
+    num_signals: int = 0
+    """M, 0 for an encoder that reads tracks alone."""
+    columns: int = 0
+    """C."""
+
+    @property
+    def row_dim(self) -> int:
+        """Width of a track's row: its embedding, then its columns of the keep head."""
+        return self.dim + self.keep_dim
+
+    @property
+    def output_dim(self) -> int:
+        """Width of what the encoder gives of a session: q [D], and with a keep head r [F] and b [1]."""
+        return self.dim + self.keep_dim + bool(self.keep_dim)
+
 
 class QueryEncoder(nn.Module):
     """An encoder in evaluation mode, on the CPU, read at the position that predicts the next track."""
 
-    def __init__(self, encoder: Encoder):
-        """Copies `encoder`."""
+    signals: Tensor | None
+
+    def __init__(self, encoder: Encoder, signals_MD: Tensor | None = None):
+        """Copies `encoder`; `signals_MD`: the table of what it reads of a play beside its track."""
         super().__init__()
         self.encoder = copy.deepcopy(encoder).cpu().eval().requires_grad_(False)
+        self.register_buffer("signals", signals_MD)
         self.appended = encoder.config.appended_positions
         self.max_tracks = encoder.config.max_tracks
 
-    def forward(self, items_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-        """Queries [B, D] at each session's last position, which for a bidirectional encoder is the mask token."""
+    def forward(self, items_BTD: Tensor, lengths_B: Tensor, signals_BTC: Tensor | None = None) -> Tensor:
+        """Outputs at each session's last position, which for a bidirectional encoder is the mask token.
+
+        Queries [B, D], or with a keep head [B, D + F + 1], as `Encoder` has them. `items_BTD`: the tracks' rows, of
+        which the embedding is read; `signals_BTC`: rows of the table of signals, for an encoder that has one.
+        """
+        items_BTD = items_BTD[..., : self.encoder.norm.normalized_shape[0]]
+        if signals_BTC is not None and self.signals is not None:
+            items_BTD = items_BTD + nn.functional.embedding(signals_BTC, self.signals).sum(dim=2)
         items_BTD = nn.functional.pad(items_BTD, (0, 0, 0, self.appended))
         place_T = torch.arange(items_BTD.shape[1], device=items_BTD.device)
         return self.encoder.queries(items_BTD, lengths_B + self.appended, place_T == lengths_B[:, None])
 
 
-def load_query_encoder(config: EncoderConfig, dim: int, state: Mapping[str, Tensor]) -> QueryEncoder:
-    """Rebuilds the encoder from its config, the width of the track rows, and `Encoder.state_dict()`.
+def weights_of(encoder: Encoder, signals_MD: Tensor | None) -> dict[str, Tensor]:
+    """The encoder's `state_dict`, on the CPU, with its table of signals, if any, as one more tensor."""
+    state = encoder.state_dict() | ({} if signals_MD is None else {_SIGNALS: signals_MD})
+    return {name: tensor.cpu().contiguous() for name, tensor in state.items()}
 
-    Raises `RuntimeError` where the names or shapes in `state` are not those of `config` and `dim`.
+
+def load_query_encoder(config: EncoderConfig, shape: EncoderShape, state: Mapping[str, Tensor]) -> QueryEncoder:
+    """Rebuilds the encoder from its config, its shape, and `weights_of` it.
+
+    Raises `RuntimeError` where the names or shapes in `state` are others.
     """
     with torch.device("meta"):
-        encoder = Encoder(config, dim)
+        encoder = Encoder(config, shape.dim, shape.keep_dim)
+    state = dict(state)
+    signals_MD = state.pop(_SIGNALS, None) if shape.num_signals else None
+    if shape.num_signals and (signals_MD is None or signals_MD.shape != (shape.num_signals, shape.dim)):
+        raise RuntimeError(f"there is no table of {shape.num_signals} signals of width {shape.dim}")
     encoder.load_state_dict(state, assign=True)
-    return QueryEncoder(encoder)
+    return QueryEncoder(encoder, signals_MD)

@@ -23,6 +23,7 @@ from skipwise.datapipes.manifest import MANIFEST
 from skipwise.models.config import EncoderConfig
 from skipwise.retrieval.formats import DType, Format, PartFormat
 from skipwise.retrieval.search.config import IndexKind
+from skipwise.retrieval.skip_entries import KeepEntry, SignalEntry
 
 SCHEMA_VERSION = 2
 INDEX_FILE = r"index-[0-9a-f]{12}\.faiss"
@@ -164,7 +165,7 @@ class ExportManifest(StrictModel):
     rows: Count
     """Tracks, over all parts; of a delta, only those that it holds."""
     dim: PositiveCount
-    """Width of an embedding and of a query."""
+    """Width of an embedding and of a query, the columns of a keep head included."""
     format: Format
     """Of the parts."""
     dtype: DType
@@ -178,6 +179,10 @@ class ExportManifest(StrictModel):
     encoder: ProgramEntry
     weights: OrEmpty[WeightsEntry] = None
     """What skipwise itself builds the encoder from; missing in exports of older versions, which are not opened."""
+    keep: OrEmpty[KeepEntry] = None
+    """Of a run with a keep head."""
+    signals: list[SignalEntry] = Field(default_factory=list)
+    """In the order of the encoder's input; empty where it reads tracks alone."""
     onnx: OrEmpty[OnnxEntry] = None
     queries: CountedEntry
     """The live model's queries of sessions, to tune an index by."""
@@ -229,6 +234,8 @@ class ExportManifest(StrictModel):
             raise ValueError(f"has {sum(rows)} rows in its parts and {self.rows} in all")
         if of_tracks != ([] if self.part_format.holds_tracks else rows):
             raise ValueError("has other rows in its parts than in the files of their tracks")
+        if self.keep and self.keep.dim >= self.dim:
+            raise ValueError(f"has {self.keep.dim} columns of a keep head in embeddings of {self.dim}")
         if since := self.since:
             exported = since.changed + since.new
             if (exported, exported + since.unchanged) != (self.rows, since.table_rows):

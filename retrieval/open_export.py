@@ -21,11 +21,13 @@ from skipwise.common.schema import StrictModel, validate
 from skipwise.common.versions import import_faiss
 from skipwise.datapipes.manifest import MANIFEST
 from skipwise.datapipes.session_files import DAMAGED
+from skipwise.datapipes.signals import Signals
 from skipwise.datapipes.view import View
-from skipwise.models.query_encoder import load_query_encoder
+from skipwise.models.query_encoder import EncoderShape, load_query_encoder
 from skipwise.retrieval.export_manifest import ExportManifest, PartEntry, WeightsEntry
 from skipwise.retrieval.faiss_files import PART, read_faiss
 from skipwise.retrieval.formats import SCALE_BIAS_BYTES
+from skipwise.retrieval.skip_entries import SignalEntry
 from skipwise.retrieval.track_ids import TrackIds
 from skipwise.retrieval.vectors import Piece, Vectors
 
@@ -35,6 +37,7 @@ _AGAIN = "export again"
 class _DataSettings(StrictModel, extra="ignore"):
     skip_up_to: Literal[1, 2, 3]
     skipped_tracks: Literal["read", "filter"]
+    inputs: list[Literal["skips"]] = []
 
 
 class _RunConfig(StrictModel, extra="ignore"):
@@ -56,7 +59,8 @@ class OpenExport:
     tracks: TrackIds
     vectors: Vectors
     encoder: nn.Module
-    """(items [B, T, D], lengths [B]) -> queries [B, D]: `manifest.encoder` has the contract."""
+    """(items [B, T, D], lengths [B], and signals [B, T, C] if it reads any) -> outputs: `manifest.encoder` has the
+    contract."""
     view: View
     """What the model reads of a session: its last tracks, which plays count as skipped, and whether those are read."""
 
@@ -87,8 +91,17 @@ class OpenExport:
             vectors = Vectors(_pieces(path, manifest))
         except (*DAMAGED, RuntimeError) as error:
             raise UserError(f"{path} cannot be opened ({brief(error)}): {_AGAIN}") from error
-        view = View(manifest.encoder.max_tracks, data.skip_up_to, data.skipped_tracks == "filter")
-        return cls(path, manifest, tracks, vectors, _encoder(path, manifest, manifest.weights), view)
+        signals = Signals.of(tuple(data.inputs))
+        if [SignalEntry.of(column) for column in signals.columns] != manifest.signals:
+            raise UserError(f"{path / MANIFEST} has other signals than its config's inputs: {_AGAIN}")
+        view = View(manifest.encoder.max_tracks, data.skip_up_to, data.skipped_tracks == "filter", signals)
+        return cls(path, manifest, tracks, vectors, _encoder(path, manifest, manifest.weights, signals), view)
+
+    @property
+    def embeddings(self) -> Vectors:
+        """The rows without the columns of a keep head."""
+        keep = self.manifest.keep
+        return self.vectors.narrowed(self.vectors.dim - (keep.dim if keep else 0))
 
     def queries(self) -> Tensor:
         """float32 [S, D]: queries of sessions that the encoder was compared on, by which an index is tuned."""
@@ -175,17 +188,22 @@ READERS = {"parquet": _read_parquet, "npy": _read_npy, "faiss": _read_faiss}
 """The encoded rows [R, W] of a part, in one array or more; raise what the format's own library raises."""
 
 
-def _encoder(path: Path, manifest: ExportManifest, weights: WeightsEntry) -> nn.Module:
-    """Raises `UserError` unless it turns sessions of `max_tracks` rows of `dim` numbers into queries of as many."""
+def _encoder(path: Path, manifest: ExportManifest, weights: WeightsEntry, signals: Signals) -> nn.Module:
+    """Raises `UserError` unless it turns sessions of `max_tracks` rows into outputs of their width."""
     file, longest = path / weights.file, manifest.encoder.max_tracks
+    keep_dim = manifest.keep.dim if manifest.keep else 0
+    shape = EncoderShape(manifest.dim - keep_dim, keep_dim, signals.num_rows, len(signals.columns))
     try:
         if weights.config.max_tracks != longest:
             raise ValueError(f"it reads {weights.config.max_tracks} tracks, not {longest}")
-        encoder = load_query_encoder(weights.config, manifest.dim, load_file(file))
+        encoder = load_query_encoder(weights.config, shape, load_file(file))
+        inputs = [torch.zeros(1, longest, shape.row_dim), torch.tensor([longest])]
+        if shape.columns:
+            inputs.append(torch.zeros(1, longest, shape.columns, dtype=torch.int64))
         with torch.no_grad():
-            shape = tuple(encoder(torch.zeros(1, longest, manifest.dim), torch.tensor([longest])).shape)
+            found = tuple(encoder(*inputs).shape)
     except Exception as error:  # the loader, and what it loads, may raise anything
         raise UserError(f"{file} is no encoder of rows of {manifest.dim} ({brief(error)}): {_AGAIN}") from error
-    if shape != (1, manifest.dim):
-        raise UserError(f"{file} answers {shape} where {(1, manifest.dim)} was expected: {_AGAIN}")
+    if found != (1, shape.output_dim):
+        raise UserError(f"{file} answers {found} where {(1, shape.output_dim)} was expected: {_AGAIN}")
     return encoder

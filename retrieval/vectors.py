@@ -46,6 +46,10 @@ class Vectors:
         self.dim = pieces[0].dim
         self._firsts = np.array([piece.first for piece in pieces])
 
+    def narrowed(self, dim: int) -> "Vectors":
+        """The first `dim` numbers of each row."""
+        return self if dim == self.dim else _Narrowed(self, dim)
+
     def take(self, rows_N: np.ndarray) -> np.ndarray:
         """float32 [N, D] of int64 rows in any order."""
         if len(self._pieces) == 1:
@@ -63,6 +67,18 @@ class Vectors:
             for start in range(0, len(piece.encoded), rows):
                 block_BD = decode(piece.encoded[start : start + rows], piece.dtype)
                 yield piece.first + start, _tensor(block_BD)
+
+
+class _Narrowed(Vectors):
+    def __init__(self, whole: Vectors, dim: int):
+        self._whole, self.dim = whole, dim
+
+    def take(self, rows_N: np.ndarray) -> np.ndarray:
+        return self._whole.take(rows_N)[:, : self.dim]
+
+    def blocks(self, rows: int = BLOCK_ROWS) -> Iterator[tuple[int, torch.Tensor]]:
+        for first, block_BD in self._whole.blocks(rows):
+            yield first, block_BD[:, : self.dim].contiguous()
 
 
 def _tensor(values: np.ndarray) -> torch.Tensor:

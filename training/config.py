@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from skipwise.common.errors import UserError
 from skipwise.datapipes.config import DataConfig
-from skipwise.models.config import EncoderConfig, LossConfig, TableConfig
+from skipwise.models.config import MAX_DIAL, EncoderConfig, LossConfig, TableConfig
 
 Protocol = Literal["served", "full", "paper"]
 PROTOCOLS: tuple[Protocol, ...] = ("served", "full", "paper")
@@ -14,8 +14,6 @@ Metric = Literal["ndcg@10", "mrr", "hr@1", "hr@5", "hr@10", "hr@20"]
 Targets = Literal["all", "kept"]
 Split = Literal["validation", "test"]
 SPLITS: tuple[Split, ...] = ("validation", "test")
-MAX_DIAL = 100.0
-"""At which P(kept) decides nearly alone."""
 
 
 @dataclass(frozen=True)

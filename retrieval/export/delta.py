@@ -58,7 +58,7 @@ def open_since(path: str, run: RunDirectory, scratch: Path) -> Since:
 
 def _open(path: str, run: RunDirectory) -> RunDirectory:
     other = RunDirectory.open(path)
-    dims = [each.config.table.dim for each in (other, run)]
+    dims = [each.config.row_table.dim for each in (other, run)]
     if dims[0] != dims[1]:
         raise UserError(
             f"--only-new-since {other.path} has rows of {dims[0]} numbers and {run.path} has {dims[1]}, so all are "

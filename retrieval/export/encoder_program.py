@@ -14,10 +14,13 @@ from torch.export import ExportedProgram
 from skipwise.common.errors import UserError
 from skipwise.models.config import EncoderConfig
 from skipwise.models.encoder import Encoder
-from skipwise.models.query_encoder import QueryEncoder
+from skipwise.models.query_encoder import EncoderShape, QueryEncoder, weights_of
 
-QueryFunction = Callable[[Tensor, Tensor], Tensor]
-"""Track rows [B, T, D] and lengths [B] in, queries [B, D] out, on the CPU."""
+_INPUTS = ("items_BTD", "lengths_B", "signals_BTC")
+
+QueryFunction = Callable[..., Tensor]
+"""Track rows [B, T, X], lengths [B] and, for an encoder that reads signals, their rows [B, T, C] in; queries [B, D]
+out, or what else `QueryEncoder` returns, on the CPU."""
 
 
 def write_checked(file: Path, content: bytes) -> None:
@@ -27,18 +30,23 @@ def write_checked(file: Path, content: bytes) -> None:
         raise UserError(f"{file.name} read back differs from what was written: check the disk, then export again")
 
 
-def write_weights(file: Path, encoder: Encoder) -> None:
-    """Writes the encoder's `state_dict` as safetensors."""
-    state = {name: tensor.cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-    write_checked(file, safetensors.torch.save(state))
+def write_weights(file: Path, encoder: Encoder, signals_MD: Tensor | None = None) -> None:
+    """Writes `weights_of` the encoder as safetensors."""
+    write_checked(file, safetensors.torch.save(weights_of(encoder, signals_MD)))
 
 
-def write_program(file: Path, encoder: Encoder, dim: int) -> ExportedProgram:
+def write_program(
+    file: Path, encoder: Encoder, shape: EncoderShape, signals_MD: Tensor | None = None
+) -> ExportedProgram:
     """Traces and saves the program, for any number of sessions of 1 to `max_tracks` tracks."""
-    query = QueryEncoder(encoder)
-    example = torch.zeros(3, query.max_tracks, dim), torch.full((3,), query.max_tracks)
-    sessions, tracks = torch.export.Dim("sessions", min=1), torch.export.Dim("tracks", min=1, max=query.max_tracks)
+    query = QueryEncoder(encoder, signals_MD)
+    longest = query.max_tracks
+    example: tuple[Tensor, ...] = torch.zeros(3, longest, shape.row_dim), torch.full((3,), longest)
+    sessions, tracks = torch.export.Dim("sessions", min=1), torch.export.Dim("tracks", min=1, max=longest)
     shapes = {"items_BTD": {0: sessions, 1: tracks}, "lengths_B": {0: sessions}}
+    if shape.columns:
+        example = *example, torch.zeros(3, longest, shape.columns, dtype=torch.int64)
+        shapes["signals_BTC"] = {0: sessions, 1: tracks}
     with torch.no_grad():
         program = torch.export.export(query, example, dynamic_shapes=shapes)
     # Through memory, because torch's own writer raises an error that does not say that the disk is full.
@@ -52,9 +60,8 @@ def write_onnx(file: Path, program: ExportedProgram) -> int:
     """Writes the program for ONNX, with the same inputs and any shape; returns the opset. Needs the extra `onnx`."""
     # It would log that it goes on without the operators of each library that is not installed.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
-    onnx = torch.onnx.export(
-        program, input_names=["items_BTD", "lengths_B"], output_names=["queries_BD"], dynamo=True, verbose=False
-    )
+    names = _INPUTS[: len(program.graph_signature.user_inputs)]
+    onnx = torch.onnx.export(program, input_names=names, output_names=["queries_BD"], dynamo=True, verbose=False)
     assert onnx is not None  # it is only for the old exporter
     write_checked(file, onnx.model_proto.SerializeToString())
     return int(onnx.model.opset_imports[""])
@@ -66,16 +73,31 @@ def load_onnx(file: Path) -> QueryFunction:
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
-    def run(items_BTD: Tensor, lengths_B: Tensor) -> Tensor:
-        (queries_BD,) = session.run(["queries_BD"], {"items_BTD": items_BTD.numpy(), "lengths_B": lengths_B.numpy()})
+    def run(*inputs: Tensor) -> Tensor:
+        named = {name: tensor.numpy() for name, tensor in zip(_INPUTS, inputs, strict=False)}
+        (queries_BD,) = session.run(["queries_BD"], named)
         return torch.from_numpy(queries_BD)
 
     return run
 
 
-def input_contract(config: EncoderConfig, dim: int) -> dict[str, Any]:
+def input_contract(config: EncoderConfig, shape: EncoderShape) -> dict[str, Any]:
     """What a server must know to call the program, for the manifest."""
-    appended, max_tracks = config.appended_positions, config.max_tracks
+    appended, max_tracks, dim, keep_dim = config.appended_positions, config.max_tracks, shape.dim, shape.keep_dim
+    meaning = "one query a session; a track's score is the inner product of query and embedding"
+    if keep_dim:
+        meaning = (
+            f"one row a session: q ({dim}), r ({keep_dim}) and b (1); of an embedding, the first {dim} numbers are e, "
+            f"the others f; a track's score is q . e + L (r . f) at dial L, and r . f + b the logit of P(kept)"
+        )
+    signals = {
+        "signals_BTC": {
+            "dtype": "int64",
+            "shape": ["B", "T", shape.columns],
+            "meaning": "for each track and each entry of the manifest's `signals`, its `first_row` where the value is "
+            "not known, else that and 1 and the value's place in `values`; anything at padding",
+        }
+    }
     return {
         "direction": config.direction,
         "max_length": config.max_length,
@@ -83,17 +105,18 @@ def input_contract(config: EncoderConfig, dim: int) -> dict[str, Any]:
         "inputs": {
             "items_BTD": {
                 "dtype": "float32",
-                "shape": ["B", "T", dim],
+                "shape": ["B", "T", shape.row_dim],
                 "meaning": f"embedding rows of each session's last tracks in play order, oldest first, padded on the "
                 f"right with zeros; B is any number, T lies in 1..{max_tracks}",
             },
             "lengths_B": {"dtype": "int64", "shape": ["B"], "meaning": "tracks of each session, in 1..T"},
-        },
+        }
+        | (signals if shape.columns else {}),
         "output": {
             "queries_BD": {
                 "dtype": "float32",
-                "shape": ["B", dim],
-                "meaning": "one query a session; a track's score is the inner product of query and embedding",
+                "shape": ["B", shape.output_dim],
+                "meaning": meaning,
             }
         },
         "note": "the mask token is appended inside the program" if appended else "nothing is appended to a session",

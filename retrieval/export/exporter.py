@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
+from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from skipwise.common.distributed import gather_objects, logger, on_all_ranks, on_rank_0, rank, world_size
 from skipwise.common.errors import UserError
@@ -19,11 +21,15 @@ from skipwise.common.outputs import atomic_output_on_all_ranks
 from skipwise.common.versions import need_extra
 from skipwise.datapipes.manifest import MANIFEST
 from skipwise.datapipes.sessions import SessionStore
+from skipwise.datapipes.signals import Signals
+from skipwise.models.dial import dialled
 from skipwise.models.encoder import Encoder
-from skipwise.models.query_encoder import load_query_encoder
+from skipwise.models.query_encoder import EncoderShape, load_query_encoder
 from skipwise.models.rows import own_rows
+from skipwise.models.table import SIGNAL_TABLE
 from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.export.delta import changed_rows, delta_entry, open_since
+from skipwise.retrieval.export.dial_curve import measure_dial
 from skipwise.retrieval.export.encoder_program import (
     QueryFunction,
     input_contract,
@@ -54,6 +60,7 @@ from skipwise.retrieval.export_manifest import (
     record_of,
 )
 from skipwise.retrieval.formats import PartFormat, row_bytes
+from skipwise.retrieval.skip_entries import SignalEntry
 from skipwise.training.build import build_model, check, stateless, table_weight
 from skipwise.training.checkpoint.checkpoints import load_best
 from skipwise.training.config import RunConfig
@@ -74,7 +81,7 @@ def write_export(config: ExportConfig) -> None:
     if config.onnx:
         on_all_ranks(lambda: need_extra("onnx", "--onnx"))
     run, store, run_config = on_all_ranks(lambda: _open(config.run))
-    num_rows, dim = run.record.num_rows, run_config.table.dim
+    num_rows, dim = run.record.num_rows, run_config.row_table.dim
     with atomic_output_on_all_ranks(config.output, config.overwrite, is_export) as scratch:
         result = scratch / "result"
         since = open_since(config.only_new_since, run, scratch) if config.only_new_since else None
@@ -82,6 +89,9 @@ def write_export(config: ExportConfig) -> None:
         load_best(model, run.path)
         model.eval()
         encoder = model.module.learner.encoder
+        signals = Signals.of(run_config.data.inputs)
+        shape = EncoderShape(run_config.table.dim, run_config.loss.keep_width, signals.num_rows, len(signals.columns))
+        signals_MD = _signal_rows(model) if signals.columns else None
         rows, num_new = LiveRows(run.vocabulary, *own_rows(table_weight(model), rank(), world_size())), 0
         if since:
             chosen_R, num_new = on_all_ranks(lambda: changed_rows(since, rows.first, rows.rows_RD))
@@ -91,16 +101,18 @@ def write_export(config: ExportConfig) -> None:
         on_rank_0(lambda: _check_space(scratch, config.output, exported, dim, kind))
         first = sum(count for count, _ in counts[: rank()])
         written = gather_objects(on_all_ranks(lambda: _write_rows(result, rows, kind, first), _cannot_write))
-        opset = on_rank_0(lambda: _write_encoders(result, encoder, dim, config.onnx), _cannot_write)
+        opset = on_rank_0(lambda: _write_encoders(result, encoder, shape, signals_MD, config.onnx), _cannot_write)
         loaders: dict[str, Callable[[], QueryFunction]] = {
             "the encoder program": lambda: torch.export.load(str(result / PROGRAM)).module(),
             "the encoder rebuilt from its weights": lambda: load_query_encoder(
-                encoder.config, dim, load_file(result / WEIGHTS)
+                encoder.config, shape, load_file(result / WEIGHTS)
             ),
         }
         if config.onnx:
             loaders["the encoder for ONNX"] = lambda: load_onnx(result / ONNX)
-        compared, queries_SD = compare_programs(loaders, run_config, store, model)
+        compared, outputs_SX = compare_programs(loaders, run_config, store, model)
+        keep = measure_dial(run_config, store, model) if shape.keep_dim else None
+        queries_SD = dialled(torch.from_numpy(outputs_SX), shape.keep_dim, keep.dial if keep else 0.0).numpy()
         program = compared["the encoder program"]
         parts = [part for part, _ in written]
 
@@ -120,8 +132,10 @@ def write_export(config: ExportConfig) -> None:
                 vocabulary_hash=run.record.rows_hash,
                 parts=parts,
                 tracks=[tracks for _, tracks in written if tracks],
-                encoder=record_of(ProgramEntry, result, PROGRAM, **input_contract(encoder.config, dim)),
+                encoder=record_of(ProgramEntry, result, PROGRAM, **input_contract(encoder.config, shape)),
                 weights=record_of(WeightsEntry, result, WEIGHTS, config=asdict(encoder.config)),
+                keep=keep,
+                signals=[SignalEntry.of(column) for column in signals.columns],
                 onnx=onnx,
                 queries=record_of(CountedEntry, result, QUERIES, rows=len(queries_SD)),
                 since=delta_entry(since, result, num_rows, exported, num_new) if since else None,
@@ -151,11 +165,6 @@ def _cannot_write(reason: str) -> str:
 def _open(run_path: str) -> tuple[RunDirectory, SessionStore, RunConfig]:
     """The run, its data, and the config to build its model with here."""
     run = RunDirectory.open(run_path)
-    if run.config.loss.keep or run.config.data.inputs:
-        raise UserError(
-            f"{run.path} was trained with --loss.keep or --data.inputs, which exports do not hold yet: export a run "
-            "without them"
-        )
     store = run.open_store()
     # Row-wise, so that no rank holds the whole table, whatever it was trained with; as many lanes as ranks, so that
     # any number of ranks works.
@@ -203,8 +212,17 @@ def _write_rows(result: Path, rows: LiveRows, kind: PartFormat, first: int) -> t
     return part, record_of(PartEntry, result, name, first_row=first, rows=len(rows))
 
 
-def _write_encoders(result: Path, encoder: Encoder, dim: int, onnx: bool) -> int | None:
+def _signal_rows(model: DistributedModelParallel) -> Tensor:
+    """[M, D]: the whole table of signals, on every rank."""
+    weight = table_weight(model, SIGNAL_TABLE)
+    parts = gather_objects(own_rows(weight, rank(), world_size())[1].cpu().numpy())
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def _write_encoders(
+    result: Path, encoder: Encoder, shape: EncoderShape, signals_MD: Tensor | None, onnx: bool
+) -> int | None:
     """Weights and program, and the program for ONNX if asked; returns the opset of that."""
-    write_weights(result / WEIGHTS, encoder)
-    program = write_program(result / PROGRAM, encoder, dim)
+    write_weights(result / WEIGHTS, encoder, signals_MD)
+    program = write_program(result / PROGRAM, encoder, shape, signals_MD)
     return write_onnx(result / ONNX, program) if onnx else None

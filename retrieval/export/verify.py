@@ -1,6 +1,7 @@
 """Encoder programs, read back, against the live model on sessions of the dataset; and the queries it gave there.
 
-Shape legend: B sessions, T positions, D width, U bags of the lookup, S sessions compared.
+Shape legend: B sessions, T positions, D width of a query, X of a row, Y of an output, U bags of the lookup, S sessions
+compared.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from skipwise.retrieval.export.encoder_program import QueryFunction
 from skipwise.training.build import HeldOut, evaluation_loader
 from skipwise.training.config import SPLITS, RunConfig
 
+Rows = tuple[Tensor, Tensor | None]
+"""What `SessionTask.look_up` returns."""
 SESSIONS = 1000
 TOLERANCE = 1e-5
 
@@ -42,21 +45,21 @@ def compare_programs(
 ) -> tuple[dict[str, Comparison], np.ndarray]:
     """Each rank compares its share of up to 1,000 validation and test sessions; `UserError` where any differs.
 
-    `loaders`: how to read each program, by what to call it. Also returns the live queries, float32 [S, D], of the
+    `loaders`: how to read each program, by what to call it. Also returns the live outputs, float32 [S, Y], of the
     whole sessions: those of validation, then those of the test, each in the dataset's order.
     """
     batches = on_all_ranks(lambda: _batches(config, store))
     programs = on_all_ranks(lambda: {name: load() for name, load in loaders.items()})
     task = model.module
     # All ranks take part in a lookup, so all are done before anything that may fail on one.
-    looked_up = [task.table(batch.tracks).values() for _, batch in batches]
+    looked_up = [task.look_up(batch) for _, batch in batches]
     largest = on_all_ranks(
         lambda: {
             name: max(
                 (
                     difference
-                    for rows_UD, (_, batch) in zip(looked_up, batches, strict=True)
-                    for difference in _differences(name, program, task.learner, rows_UD, batch)
+                    for rows, (_, batch) in zip(looked_up, batches, strict=True)
+                    for difference in _differences(name, program, task.learner, rows, batch)
                 ),
                 default=0.0,
             )
@@ -90,36 +93,38 @@ def _batches(config: RunConfig, store: SessionStore) -> list[tuple[int, SessionB
 
 
 def _queries(
-    learner: Learner, looked_up: list[Tensor], batches: list[tuple[int, SessionBatch]]
+    learner: Learner, looked_up: list[Rows], batches: list[tuple[int, SessionBatch]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """int64 [S, 2], split and session, and float32 [S, D], the live query of the whole session."""
+    """int64 [S, 2], split and session, and float32 [S, Y], the live output of the whole session."""
     places, queries = [np.empty((0, 2), dtype=np.int64)], []
-    for rows_UD, (split, batch) in zip(looked_up, batches, strict=True):
+    for (rows_UX, signals_MD), (split, batch) in zip(looked_up, batches, strict=True):
         real_B = batch.session_B >= 0
         sessions_S = batch.session_B[real_B].cpu().numpy().astype(np.int64)
         places.append(np.stack([np.full_like(sessions_S, split), sessions_S], axis=1))
-        queries.append(learner.predict(rows_UD, batch)[real_B].float().cpu().numpy())
+        queries.append(learner.predict(rows_UX, batch, signals_MD)[real_B].float().cpu().numpy())
     return np.concatenate(places), np.concatenate(queries)
 
 
 def _differences(
-    name: str, program: QueryFunction, learner: Learner, rows_UD: Tensor, batch: SessionBatch
+    name: str, program: QueryFunction, learner: Learner, rows: Rows, batch: SessionBatch
 ) -> Iterator[float]:
     """The largest difference of each call of the program: one session, a few, and the rest at full width."""
-    encoder = learner.encoder
+    encoder, (rows_UX, signals_MD) = learner.encoder, rows
     appended = encoder.config.appended_positions
-    items_BTD = nn.functional.embedding(batch.items_BT, rows_UD)
+    items_BTX = nn.functional.embedding(batch.items_BT, rows_UX)
     real_S = (batch.session_B >= 0).nonzero().squeeze(1)
     for variant in (batch, _first_half(batch, appended)):
         lengths_B = variant.inputs_B - appended
-        live_BD = learner.predict(rows_UD, variant)
+        live_BD = learner.predict(rows_UX, variant, signals_MD)
         for chosen_S, padded in zip(real_S.tensor_split([1, 8]), (False, False, True), strict=True):
             if not len(chosen_S):
                 continue
             width = int(lengths_B[chosen_S].max())
             padding = encoder.config.max_length - appended - width if padded else 0
-            items_STD = nn.functional.pad(items_BTD[chosen_S, :width], (0, 0, 0, padding))
-            query_SD = program(items_STD.cpu(), lengths_B[chosen_S].cpu())
+            inputs = [nn.functional.pad(items_BTX[chosen_S, :width], (0, 0, 0, padding)), lengths_B[chosen_S]]
+            if signals_MD is not None:
+                inputs.append(nn.functional.pad(batch.signals_BTC[chosen_S, :width], (0, 0, 0, padding)))
+            query_SD = program(*(values.cpu() for values in inputs))
             live_SD = live_BD[chosen_S].cpu()
             difference = float((query_SD - live_SD).abs().max())
             if not torch.allclose(query_SD, live_SD, rtol=TOLERANCE, atol=TOLERANCE):

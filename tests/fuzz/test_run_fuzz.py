@@ -53,10 +53,16 @@ SINCE = {
     "run": "runs/old", "rows_hash": "1" * 64, "table_rows": 50, "changed": 20, "new": 10, "unchanged": 20, "gone": 3,
     "gone_tracks": PROGRAM | {"file": "gone.parquet", "rows": 3},
 }  # fmt: skip
+POINT = {
+    "dial": 0.0, "hr_at_10": 0.7, "kept_hr_at_10": 0.71, "skipped_hr_at_10": 0.69, "pairs_in_order": 0.4,
+    "skip_rate": 0.5,
+}  # fmt: skip
+KEEP = {"dim": 3, "dial": 0.5, "curve": [POINT, POINT | {"dial": 0.5}], "targets": 90, "split": "validation"}
+SKIPS = {"name": "skips", "values": ["kept", "skipped"], "first_row": 0}
 EXPORT = {
     "rows": 30, "dim": 8, "format": "npy", "dtype": "int8", "vocabulary_hash": "0" * 64, "parts": [PART],
     "tracks": [TRACKS], "encoder": ENCODER, "weights": WEIGHTS, "onnx": ONNX, "queries": QUERIES, "index": INDEX,
-    "since": SINCE,
+    "since": SINCE, "keep": KEEP, "signals": [SKIPS],
     "compared": {}, "recipe": "best", "config": {}, "trained": RECORD, "versions": {}, "schema_version": 2,
 }  # fmt: skip
 BROKEN_EXPORTS = [
@@ -66,6 +72,13 @@ BROKEN_EXPORTS = [
     {"onnx": ONNX | {"opset": "20"}}, {"onnx": ONNX | {"sha256": "0"}}, {"index": INDEX | {"file": "../index"}},
     {"index": []}, {"index": INDEX | {"file": None}}, {"weights": WEIGHTS | {"file": "../weights"}},
     {"weights": WEIGHTS | {"config": {"width": 20}}}, {"weights": WEIGHTS | {"config": {"heads": 0}}},
+    {"keep": {"dim": 3}}, {"keep": KEEP | {"dim": 8}}, {"keep": KEEP | {"dim": 0}}, {"keep": KEEP | {"dial": 0.4}},
+    {"keep": KEEP | {"curve": []}}, {"keep": KEEP | {"curve": [POINT | {"dial": 0.5}]}},
+    {"keep": KEEP | {"split": "train"}},
+    {"keep": KEEP | {"curve": [POINT, POINT | {"dial": 0.5}, POINT | {"dial": 0.5}]}},
+    {"keep": KEEP | {"curve": [POINT, POINT | {"dial": 0.5, "hr_at_10": 1.5}]}},
+    {"keep": KEEP | {"dial": 101.0, "curve": [POINT, POINT | {"dial": 101.0}]}},
+    {"signals": {}}, {"signals": [SKIPS | {"first_row": -1}]}, {"signals": [SKIPS | {"values": "kept"}]},
     {"since": {"run": "runs/old"}}, {"since": SINCE | {"new": 11}}, {"since": SINCE | {"table_rows": 51}},
     {"since": SINCE | {"gone_tracks": {}}},
     {"since": SINCE | {"gone_tracks": PROGRAM | {"file": "../gone", "rows": 3}}},

@@ -10,7 +10,7 @@ import torch
 
 from skipwise.models.config import EncoderConfig
 from skipwise.models.encoder import Encoder
-from skipwise.models.query_encoder import QueryEncoder, load_query_encoder
+from skipwise.models.query_encoder import EncoderShape, QueryEncoder, load_query_encoder
 
 CONFIGS = [
     EncoderConfig(direction=direction, positions=positions, max_length=6, heads=2, hidden=16, norm_first=norm_first)
@@ -25,7 +25,7 @@ def test_rebuilt_from_a_file_it_answers_the_same(config: EncoderConfig, tmp_path
     encoder = Encoder(config, dim=8)
     encoder.reset_parameters(torch.Generator().manual_seed(0))
     safetensors.torch.save_file(encoder.state_dict(), tmp_path / "encoder.safetensors")
-    rebuilt = load_query_encoder(config, 8, safetensors.torch.load_file(tmp_path / "encoder.safetensors"))
+    rebuilt = load_query_encoder(config, EncoderShape(8), safetensors.torch.load_file(tmp_path / "encoder.safetensors"))
     items_BTD, lengths_B = torch.randn(3, config.max_tracks, 8), torch.tensor([1, 3, config.max_tracks])
     queries_BD = rebuilt(items_BTD, lengths_B)
     assert torch.equal(queries_BD, QueryEncoder(encoder)(items_BTD, lengths_B))
@@ -40,9 +40,9 @@ def test_rebuilt_from_a_file_it_answers_the_same(config: EncoderConfig, tmp_path
 def test_weights_of_another_config_are_refused():
     state = Encoder(EncoderConfig(max_length=6, heads=2), dim=8).state_dict()
     with pytest.raises(RuntimeError, match="size mismatch for positions"):
-        load_query_encoder(EncoderConfig(max_length=7, heads=2), 8, state)
+        load_query_encoder(EncoderConfig(max_length=7, heads=2), EncoderShape(8), state)
     with pytest.raises(RuntimeError, match="Missing key"):
-        load_query_encoder(EncoderConfig(direction="bidirectional", max_length=6, heads=2), 8, state)
+        load_query_encoder(EncoderConfig(direction="bidirectional", max_length=6, heads=2), EncoderShape(8), state)
 
 
 def test_serving_modules_import_neither_torchrec_nor_fbgemm():

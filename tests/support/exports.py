@@ -15,10 +15,13 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 
+from skipwise.datapipes.signals import Signals
 from skipwise.models.config import EncoderConfig
 from skipwise.models.encoder import Encoder
+from skipwise.models.query_encoder import EncoderShape
 from skipwise.retrieval.export.encoder_program import input_contract, write_weights
 from skipwise.retrieval.export_manifest import ExportManifest
+from skipwise.retrieval.skip_entries import SignalEntry
 
 LONGEST = 6
 """Tracks that the encoder of `write_made` reads at most."""
@@ -31,10 +34,10 @@ class Mean(nn.Module):
         return items_BTD.sum(dim=1) / lengths_B.clamp(min=1)[:, None]
 
 
-def small_encoder(dim: int, longest: int = LONGEST, direction: Any = "unidirectional") -> Encoder:
+def small_encoder(dim: int, longest: int = LONGEST, direction: Any = "unidirectional", keep_dim: int = 0) -> Encoder:
     """Of random weights that are large enough for the order of tracks to matter."""
     length = longest + (direction == "bidirectional")
-    encoder = Encoder(EncoderConfig(direction, max_length=length, blocks=1, heads=2, hidden=8), dim).eval()
+    encoder = Encoder(EncoderConfig(direction, max_length=length, blocks=1, heads=2, hidden=8), dim, keep_dim).eval()
     encoder.reset_parameters(torch.Generator().manual_seed(0))
     with torch.no_grad():
         for name, parameter in encoder.named_parameters():
@@ -65,11 +68,14 @@ def write_made(
     direction: Any = "unidirectional",
     queries_SD: np.ndarray | None = None,
     fields: dict[str, Any] | None = None,
+    keep: dict[str, Any] | None = None,
+    signals_MD: np.ndarray | None = None,
     **data: Any,
 ) -> Path:
     """A float32 Parquet export with a `small_encoder`, which has no program.
 
-    `queries_SD`: else the first five rows; `fields`: of the manifest; `data`: settings of the run's data.
+    `queries_SD`: else the first five rows; `fields`: of the manifest; `keep`: its entry of a keep head, whose columns
+    are the last ones of `rows_RD`; `signals_MD`: the rows of what is read of skips; `data`: settings of the run's data.
     """
     (folder / "embeddings").mkdir(parents=True)
     rows_RD, dim, records = rows_RD.astype(np.float32), rows_RD.shape[1], []
@@ -84,8 +90,12 @@ def write_made(
         pq.write_table(pa.table(columns), folder / name)
         first = int(chosen[0]) if len(chosen) else len(ids)
         records.append({"first_row": first, "rows": len(chosen)} | record(folder, name))
-    encoder = small_encoder(dim, longest, direction)
-    write_weights(folder / "encoder.safetensors", encoder)
+    keep_dim = keep["dim"] if keep else 0
+    signals = Signals.of(() if signals_MD is None else ("skips",))
+    shape = EncoderShape(dim - keep_dim, keep_dim, signals.num_rows, len(signals.columns))
+    encoder = small_encoder(shape.dim, longest, direction, keep_dim)
+    table_MD = None if signals_MD is None else torch.from_numpy(signals_MD.astype(np.float32))
+    write_weights(folder / "encoder.safetensors", encoder, table_MD)
     (folder / "encoder.pt2").write_bytes(b"a program for others")
     np.save(folder / "queries.npy", queries_SD)
     manifest: dict[str, Any] = {
@@ -96,15 +106,19 @@ def write_made(
         "vocabulary_hash": hashlib.sha256("".join(f"{one}\n" for one in ids).encode()).hexdigest(),
         "parts": records,
         "tracks": [],
-        "encoder": record(folder, "encoder.pt2") | input_contract(encoder.config, dim),
+        "encoder": record(folder, "encoder.pt2") | input_contract(encoder.config, shape),
         "weights": record(folder, "encoder.safetensors") | {"config": asdict(encoder.config)},
+        "keep": keep or {},
+        "signals": [SignalEntry.of(column).model_dump() for column in signals.columns],
         "onnx": {},
         "queries": record(folder, "queries.npy") | {"rows": len(queries_SD)},
         "index": {},
         "since": {},
         "compared": {},
         "recipe": "best",
-        "config": {"data": {"skip_up_to": 2, "skipped_tracks": "read"} | data},
+        "config": {
+            "data": {"skip_up_to": 2, "skipped_tracks": "read", "inputs": [one.name for one in signals.columns]} | data
+        },
         "trained": {},
         "versions": {},
     }

@@ -94,7 +94,7 @@ class Evaluator:
         outputs_QX = gather_rows(task.learner.predict(rows_UX, sessions, signals_MD))
         queries_QD = dialled(outputs_QX, keep_dim, self._config.evaluate.dial)
         target_Q = gather_rows(batch.target_B.to(device()))
-        upcoming_QW = _gather_padded(batch.upcoming_BW.to(device()))
+        upcoming_QW = gather_padded(batch.upcoming_BW.to(device()))
         halved_QX = outputs_QX
         if keep_dim and self._config.data.inputs:
             halved = replace(sessions, signals_BTC=batch.halved_signals_BTC.to(device()))
@@ -113,7 +113,7 @@ class Evaluator:
             padding = self._config.evaluate.batch_size - len(queries_QD)
             queries_QD = torch.nn.functional.pad(queries_QD, (0, 0, 0, max(padding, 0)))
             target_Q = torch.nn.functional.pad(target_Q, (0, max(padding, 0)), value=-1)
-            heard_QS = _gather_padded(distinct(batch.history_BS.to(device())))
+            heard_QS = gather_padded(distinct(batch.history_BS.to(device())))
             heard_QS = torch.nn.functional.pad(heard_QS, (0, 0, 0, max(padding, 0)), value=-1)
             scores_Q = sum_ranks(full_target_scores(queries_QD, target_Q, first, rows_RD))
             fresh, heard = full_counts(queries_QD, scores_Q, target_Q, heard_QS, first, rows_RD)
@@ -236,8 +236,8 @@ def _warn_of_overlap(run: RunDirectory, measured: SessionStore) -> None:
             return
 
 
-def _gather_padded(history_BS: Tensor) -> Tensor:
-    """`gather_rows` for ranks whose longest sessions differ."""
+def gather_padded(history_BS: Tensor) -> Tensor:
+    """`gather_rows` for ranks whose longest sessions differ: -1 behind the shorter ones."""
     width = torch.tensor(history_BS.shape[1], device=history_BS.device)
     if world_size() > 1:
         dist.all_reduce(width, op=dist.ReduceOp.MAX)

@@ -9,6 +9,7 @@ import torch
 
 from skipwise.models.config import EncoderConfig
 from skipwise.models.encoder import Encoder
+from skipwise.models.query_encoder import EncoderShape
 from skipwise.retrieval.export.encoder_program import load_onnx, write_onnx, write_program
 from skipwise.retrieval.export_manifest import ExportManifest
 from tests.ranks import run_on_ranks
@@ -24,7 +25,7 @@ def test_any_batch_and_length(direction: str, positions: str, tmp_path: Path):
     encoder.reset_parameters(torch.Generator().manual_seed(1))
     for parameter in encoder.parameters():
         parameter.add_(torch.randn_like(parameter) / 4)
-    program = write_program(tmp_path / "encoder.pt2", encoder, 8)
+    program = write_program(tmp_path / "encoder.pt2", encoder, EncoderShape(8))
     assert write_onnx(tmp_path / "encoder.onnx", program) >= 18
     run = load_onnx(tmp_path / "encoder.onnx")
     for batch in (1, 5):

@@ -7,7 +7,6 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -55,12 +54,6 @@ def config_of(data: Path, run: Path, recipe: str = "best", dropout: float = 0.0,
         ),
         evaluate=replace(config.evaluate, candidates=100, batch_size=64),
     )
-
-
-def tracks_alone(*arguments: Any, **options: Any) -> RunConfig:
-    """Without what exports do not hold yet."""
-    config = config_of(*arguments, **options)
-    return replace(config, data=replace(config.data, inputs=()), loss=replace(config.loss, keep=0.0))
 
 
 @pytest.fixture

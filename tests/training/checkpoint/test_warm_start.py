@@ -29,7 +29,7 @@ from skipwise.training.run.start import create_or_resume_run
 from tests.conftest import random_sessions, write_dataset
 from tests.ranks import run_on_ranks
 from tests.support.tables import initial_rows
-from tests.training.checkpoint.test_resume import TRACKS, config_of, stop_once, tensors_of, tracks_alone
+from tests.training.checkpoint.test_resume import TRACKS, config_of, stop_once, tensors_of
 
 TABLE = "model.table.embedding_bags.tracks.weight"
 STATE = "optimizer.table.table.embedding_bags.tracks.weight.tracks.momentum1"
@@ -121,11 +121,11 @@ def test_rows_follow_their_tracks(vanished: str, ranks: int, data: tuple, tmp_pa
 def test_kept_tracks_are_exported_and_ranked_but_never_drawn(data: tuple, tmp_path: Path):
     first, second, old, new = data
     with process_group():
-        train(tracks_alone(first, tmp_path / "before", epochs=1), "best")
+        train(config_of(first, tmp_path / "before", epochs=1), "best")
         results = {}
         for vanished in ("keep", "drop"):
             config = replace(
-                tracks_alone(second, tmp_path / vanished), init_from=str(tmp_path / "before"), vanished=vanished
+                config_of(second, tmp_path / vanished), init_from=str(tmp_path / "before"), vanished=vanished
             )
             train(replace(config, selection=SelectionConfig("hr@10", "paper")), "best")
             results[vanished] = json.loads((tmp_path / vanished / "metrics.json").read_text())
@@ -145,7 +145,7 @@ def test_kept_tracks_are_exported_and_ranked_but_never_drawn(data: tuple, tmp_pa
         exported = np.array(tables["keep"]["embedding"].to_pylist(), dtype=np.float32)
         assert np.array_equal(exported[len(new) :], saved[[old.index(name) for name in kept]].numpy())
         # And from there to data that has them again.
-        third = replace(tracks_alone(first, tmp_path / "third"), init_from=str(tmp_path / "keep"))
+        third = replace(config_of(first, tmp_path / "third"), init_from=str(tmp_path / "keep"))
         parts = [started(third)]
         again = tensors_of(best_checkpoint(tmp_path / "keep"))[TABLE]
         rows = whole(parts, TABLE, again, TRACKS + 50)

@@ -18,7 +18,7 @@ from skipwise.training.config import CheckpointConfig, RunConfig
 from skipwise.training.loop import train
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
-from tests.training.checkpoint.test_resume import SESSIONS, TRACKS, assert_equal, story_of, tracks_alone
+from tests.training.checkpoint.test_resume import SESSIONS, TRACKS, assert_equal, config_of, story_of
 
 RANKS = 2
 
@@ -100,7 +100,7 @@ def test_a_job_killed_at_every_turn_ends_as_if_it_had_not_been(make_dataset, tmp
     stories, exports = [], []
     for name, planned in (("whole", []), ("killed", deaths)):
         folder = tmp_path / name
-        config = tracks_alone(data, folder / "run", dropout=0.2, refit=True)
+        config = config_of(data, folder / "run", dropout=0.2, refit=True)
         config = replace(config, checkpoint=CheckpointConfig(minutes=0, every=2, keep=2))
         for number, death in enumerate(planned):
             said = last_words(tmp_path, config, folder / "export", death)
