@@ -9,7 +9,9 @@ from skipwise.retrieval.recommend.config import RecommendConfig
 
 
 def recommend(config: RecommendConfig) -> None:
-    """Prints ranked tracks with their scores, or writes them to `output`."""
+    """Prints ranked tracks with their scores, and P(kept) where the export has it, or writes them to `output`."""
+    import pyarrow as pa
+
     from skipwise.retrieval.recommend.bulk import recommend_file
     from skipwise.retrieval.recommend.session_text import check_known, print_ranked, read_session
     from skipwise.retrieval.recommend.track_recommender import TrackRecommender
@@ -22,4 +24,6 @@ def recommend(config: RecommendConfig) -> None:
         return
     check_known(recommender.tracks, plays)
     tracks, skipped = ([play[column] for play in plays] for column in (0, 1))
-    print_ranked(recommender.recommend(tracks, skipped, k=config.k, exclude=config.exclude, steer=config.steer))
+    session = pa.table({"tracks": [tracks], "skips": [skipped]})
+    ranked = recommender.recommend(session, k=config.k, exclude=config.exclude, dial=config.dial)
+    print_ranked({name: ranked[name][0].as_py() for name in ranked.column_names})

@@ -12,4 +12,5 @@ def similar(config: SimilarConfig) -> None:
     from skipwise.retrieval.recommend.session_text import print_ranked
     from skipwise.retrieval.recommend.track_recommender import TrackRecommender
 
-    print_ranked(TrackRecommender.load(config.export, "exact").similar(config.track, config.k, config.by))
+    ranked = TrackRecommender.load(config.export, "exact").similar(config.track, config.k, config.by)
+    print_ranked({name: [one[place] for one in ranked] for place, name in enumerate(("tracks", "scores"))})

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from skipwise.common.errors import UserError
 from skipwise.datapipes.batch import EvaluationBatch
-from skipwise.datapipes.view import View
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.config import RecommendOptions
 from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
@@ -68,18 +67,18 @@ def measure_hit_rates(
     recommender, metrics = Recommender(opened, search), RankMetrics()
     for batches in evaluation_loader(config, held_out, (), split, config.evaluate.sessions).epoch(0):
         for batch in batches:
-            metrics.update(**_listed(batch, recommender, opened.view))
+            metrics.update(**_listed(batch, recommender, config.evaluate.dial))
     found = metrics.compute()
     return {name: found[name] for name in (*_FIGURES, "targets")}
 
 
-def _listed(batch: EvaluationBatch, recommender: Recommender, view: View) -> dict[str, Tensor]:
+def _listed(batch: EvaluationBatch, recommender: Recommender, dial: float) -> dict[str, Tensor]:
     """The columns of `RankMetrics.update`: a target's rank is its place among the tracks that are recommended."""
     real_B = batch.target_B >= 0
-    history = SessionHistory(batch.history_BS[real_B].numpy(), view.skipped(batch.history_strengths_BS[real_B].numpy()))
+    history = SessionHistory(batch.history_BS[real_B].numpy(), batch.history_strengths_BS[real_B].numpy())
     target_B = batch.target_B[real_B]
-    rows_BK, _ = recommender.recommend(history, RecommendOptions(k=CUTOFFS[-1]))
-    found_BK = torch.from_numpy(rows_BK) == target_B[:, None]
+    found = recommender.recommend(history, RecommendOptions(k=CUTOFFS[-1], dial=dial))
+    found_BK = torch.from_numpy(found.rows_BK) == target_B[:, None]
     rank_B = torch.where(found_BK.any(dim=1), found_BK.int().argmax(dim=1) + 1, NOT_ELIGIBLE)
     nothing_B = torch.zeros_like(rank_B)
     return {

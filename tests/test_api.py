@@ -135,9 +135,6 @@ def test_options(recommender):
         found = recommender.recommend(["t_01", "t_02"], [False, True], k=TRACKS, exclude=exclude)
         assert {track for track, _ in found} == set(IDS) - tracks
     assert recommender.recommend(["t_01"], k=TRACKS) == recommender.recommend(["t_01"], k=TRACKS, exclude="session")
-    assert recommender.recommend(["t_01", "t_02"], [False, True], steer=1.0) != recommender.recommend(
-        ["t_01", "t_02"], [False, True]
-    )
 
 
 @pytest.mark.parametrize(
@@ -176,11 +173,12 @@ def test_refused_sessions(recommender, given: Any, named: str, method: str):
         ({"k": 0}, "k 0 must lie in"),
         ({"k": 42}, "k 42 is more than the 41 tracks"),
         ({"k": "3"}, "k '3' must lie in"),
-        ({"steer": "1"}, "steer '1' must lie in"),
+        ({"dial": "1"}, "dial '1' must be auto or lie in"),
         ({"exclude": "all"}, "exclude must be one of session, kept, skipped, none"),
         ({"exclude": "heard"}, "exclude must be one of session, kept, skipped, none"),
         ({"unknown": "keep"}, "unknown must be one of refuse, drop"),
-        ({"steer": -1}, "steer -1 must lie in"),
+        ({"dial": -1}, "dial -1 must be auto or lie in"),
+        ({"dial": 1.0}, "dial 1.0 needs a keep head"),
         ({"skipped": [True]}, "'skips' has not as many"),
         ({"skipped": 3}, "column 'skips' is int64"),
     ],

@@ -5,23 +5,34 @@ Imports neither torch nor Arrow.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from skipwise.models.config import MAX_DIAL
 from skipwise.retrieval.search.config import SearchChoice
 
 MAX_K = 10_000
 """Tracks of one answer."""
 MAX_PLAYS = 10_000
 """Tracks of one session."""
-MAX_STEER = 10.0
-"""Strength of steering; at 1 already little is left of the model's own query."""
 
 Exclude = Literal["session", "kept", "skipped", "none"]
 """Which tracks of the session are never recommended: all, those it kept, those it skipped, or none."""
 Unknown = Literal["refuse", "drop"]
+
+
+def check_dial(dial: Any) -> Any:
+    """Raises `ValueError` unless `dial` is a number from 0 to `MAX_DIAL` or "auto"."""
+    number = isinstance(dial, (int, float)) and not isinstance(dial, bool) and 0 <= dial <= MAX_DIAL
+    if not number and dial != "auto":
+        raise ValueError(f"dial {dial!r} must be auto or lie in 0..{MAX_DIAL:g}: 0 is off")
+    return dial
+
+
+Dial = Annotated[float | Literal["auto"], BeforeValidator(check_dial)]
+"""What the logit of P(kept) weighs beside the next-track score; `auto` is the export's own choice."""
 Likeness = Literal["cosine", "inner-product"]
 ShortK = tyro.conf.arg(aliases=["-k"])
 
@@ -34,8 +45,9 @@ class RecommendOptions:
     """Tracks to recommend."""
     exclude: Exclude = "session"
     """Tracks of the session that are not recommended: all, those it kept, those it skipped, or none."""
-    steer: Annotated[float, Field(strict=True, ge=0, le=MAX_STEER, allow_inf_nan=False)] = 0.0
-    """How far to move the query away from what skipped tracks have and kept ones lack: 0 is off, 0.2 is some."""
+    dial: Dial = 0.0
+    """How much P(kept) weighs beside the score of the next track: 0 is off; `auto` is what puts most kept tracks
+    above skipped ones for at most 0.3 points of HR@10, as `export` measured. Needs a keep head (`--loss.keep`)."""
     unknown: Unknown = "refuse"
     """What to do about a track that is not in the export: refuse, or leave it out of the session."""
 
@@ -44,8 +56,7 @@ class RecommendOptions:
         for name, choices in (("exclude", get_args(Exclude)), ("unknown", get_args(Unknown))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
-        if not isinstance(self.steer, (int, float)) or not 0 <= self.steer <= MAX_STEER:
-            raise ValueError(f"steer {self.steer!r} must lie in 0..{MAX_STEER:g}: 0 is off")
+        check_dial(self.dial)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +71,8 @@ class RecommendConfig(RecommendOptions):
     """Many sessions instead: a Parquet file with the column `tracks` (lists of ids) and, optionally, `skips` (for each
     track whether it was skipped, or at which strength, 0..3) and `session_id`."""
     output: Path | None = None
-    """Parquet file to write for --input: `tracks` and `scores`, best first, in the order of the input."""
+    """Parquet file to write for --input: `tracks` and `scores`, best first, in the order of the input, and with a keep
+    head `kept`, the probability that the listener keeps each."""
     overwrite: bool = False
     """Replace `output` if this command wrote it."""
     search: SearchChoice = "auto"

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from skipwise.common.errors import UserError, brief, shown
 from skipwise.datapipes.session_files import STRENGTHS
+from skipwise.datapipes.signals import UNKNOWN
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.config import MAX_PLAYS, Unknown
 from skipwise.retrieval.recommend.recommender import SessionHistory
@@ -28,8 +29,8 @@ class Sessions:
     """int64; 0 where all tracks are unknown."""
     rows_P: np.ndarray
     """int64."""
-    skipped_P: np.ndarray
-    """bool."""
+    strengths_P: np.ndarray
+    """int8: skip strengths, `UNKNOWN` without the column `skips`."""
     num_unknown: int
     """Tracks that were left out."""
 
@@ -46,7 +47,7 @@ class Sessions:
             lengths_B = self.lengths_S[chosen_B]
             within = np.arange(lengths_B.sum()) - np.repeat(lengths_B.cumsum() - lengths_B, lengths_B)
             plays = np.repeat(starts_S[chosen_B], lengths_B) + within
-            yield chosen_B, SessionHistory.flat(lengths_B, self.rows_P[plays], self.skipped_P[plays])
+            yield chosen_B, SessionHistory.flat(lengths_B, self.rows_P[plays], self.strengths_P[plays])
 
 
 class SessionColumns:
@@ -68,7 +69,10 @@ class SessionColumns:
         for name, kind in self._ids.items():
             if pa.types.is_nested(kind):
                 raise UserError(f"{source}: column '{name}' is {brief(kind)}: expected one value in each row")
-        self.ranked = pa.schema(self._ids | {"tracks": pa.list_(pa.string()), "scores": pa.list_(pa.float32())})
+        lists = {"tracks": pa.list_(pa.string()), "scores": pa.list_(pa.float32())}
+        if opened.manifest.keep:
+            lists["kept"] = pa.list_(pa.float32())
+        self.ranked = pa.schema(self._ids | lists)
         """The columns of recommendations for these sessions."""
 
     def _check_lists(self, schema: pa.Schema, name: str, wanted: str, fits: Callable[[pa.DataType], bool]) -> None:
@@ -87,15 +91,15 @@ class SessionColumns:
         lengths_S, tracks_P = self._lists(first, batch, "tracks")
         self._refuse(first, lengths_S == 0, "tracks", "is an empty session: leave such rows out")
         self._refuse(first, lengths_S > MAX_PLAYS, "tracks", f"has more than {MAX_PLAYS} tracks: cut it")
-        skipped_P = np.zeros(len(tracks_P), dtype=bool)
+        strengths_P = np.full(len(tracks_P), UNKNOWN, dtype=np.int8)
         if "skips" in self.names:
             skip_lengths_S, skips_P = self._lists(first, batch, "skips")
             self._refuse(first, skip_lengths_S != lengths_S, "skips", "has not as many values as 'tracks'")
-            skipped_P = skips_P.to_numpy(zero_copy_only=False)
-            if skipped_P.dtype != bool:
-                wrong_P = (skipped_P < 0) | (skipped_P > STRENGTHS)
-                self._refuse(first, _any(wrong_P, lengths_S), "skips", f"holds a strength outside 0..{STRENGTHS}")
-                skipped_P = self._opened.view.skipped(skipped_P)
+            strengths_P = skips_P.to_numpy(zero_copy_only=False)
+            if strengths_P.dtype == bool:
+                strengths_P = self._opened.view.strengths(strengths_P)
+            wrong_P = (strengths_P < 0) | (strengths_P > STRENGTHS)
+            self._refuse(first, _any(wrong_P, lengths_S), "skips", f"holds a strength outside 0..{STRENGTHS}")
         rows_P = self._opened.tracks.rows(tracks_P)
         known_P = rows_P >= 0
         if unknown == "refuse" and not known_P.all():
@@ -108,7 +112,7 @@ class SessionColumns:
         session_P = np.repeat(np.arange(len(lengths_S)), lengths_S)[known_P]
         lengths_S = np.bincount(session_P, minlength=len(lengths_S))
         ids = {name: batch[name] for name in self._ids}
-        return Sessions(ids, lengths_S, rows_P[known_P], skipped_P[known_P], int((~known_P).sum()))
+        return Sessions(ids, lengths_S, rows_P[known_P], strengths_P[known_P], int((~known_P).sum()))
 
     def _lists(self, first: int, batch: pa.RecordBatch, name: str) -> tuple[np.ndarray, pa.Array]:
         """Lengths int64 [S] and values [P] of a column without nulls; a damaged file may hold any bytes."""

@@ -1,6 +1,7 @@
 """A session as typed on a command line (`t_1,t_2:skip,t_3`), and ranked tracks as lines of a terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from skipwise.common.errors import UserError, printable, shown
 from skipwise.retrieval.track_ids import TrackIds
@@ -41,10 +42,12 @@ def check_known(tracks: TrackIds, plays: list[tuple[str, bool]]) -> None:
         known_row(tracks, track, f"--session, place {number}:")
 
 
-def print_ranked(ranked: Sequence[tuple[str, float]]) -> None:
-    """Prints rank, track and score of each."""
-    names = [printable(track) for track, _ in ranked]
+def print_ranked(ranked: Mapping[str, Sequence[Any]]) -> None:
+    """Prints rank, track and score of each, and `kept`, P(kept), if there is one."""
+    names = [printable(track) for track in ranked["tracks"]]
     width = max(map(len, ["track", *names]))
-    print(f"{'rank':>5}  {'track':{width}}  {'score':>9}")
-    for rank, (name, (_, score)) in enumerate(zip(names, ranked, strict=True), start=1):
-        print(f"{rank:>5}  {name:{width}}  {score:>9.4f}")
+    heads = {"scores": "score"} | ({"kept": "P(kept)"} if "kept" in ranked else {})
+    print(f"{'rank':>5}  {'track':{width}}" + "".join(f"  {head:>9}" for head in heads.values()))
+    for place, name in enumerate(names):
+        numbers = "".join(f"  {ranked[column][place]:>9.4f}" for column in heads)
+        print(f"{place + 1:>5}  {name:{width}}{numbers}")

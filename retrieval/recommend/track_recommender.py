@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from skipwise.common.errors import UserError
 from skipwise.retrieval.open_export import OpenExport
-from skipwise.retrieval.recommend.config import Exclude, Likeness, RecommendOptions, Unknown, check_k
+from skipwise.retrieval.recommend.config import Dial, Exclude, Likeness, RecommendOptions, Unknown, check_k
 from skipwise.retrieval.recommend.recommender import Recommender
 from skipwise.retrieval.recommend.session_columns import SessionColumns, Sessions
 from skipwise.retrieval.recommend.session_frames import is_one_session, like, to_table
@@ -52,7 +52,7 @@ class TrackRecommender:
         *,
         k: int = 10,
         exclude: Exclude = "session",
-        steer: float = 0.0,
+        dial: Dial = 0.0,
         unknown: Unknown = "refuse",
     ) -> Any:
         """Recommends up to `k` tracks after one session or many.
@@ -66,12 +66,15 @@ class TrackRecommender:
         - an Arrow table, a pandas or a polars data frame with the column `tracks` (lists of ids) and optionally
           `skips` and `session_id`: the same kind, with `session_id` (if given), `tracks` and `scores`.
 
-        `exclude`, `steer` and `unknown` are those of `skipwise recommend`; with `unknown="drop"`, a session of
+        Tables of an export with a keep head have the column `kept` too: the probability that the listener keeps each
+        track. Without `skipped`, what happened to the plays counts as not known.
+
+        `exclude`, `dial` and `unknown` are those of `skipwise recommend`; with `unknown="drop"`, a session of
         unknown tracks alone gets an empty list. Raises `UserError` for an unknown track, an empty session or a column
         that is missing or of another type.
         """
         try:
-            options = RecommendOptions(k=k, exclude=exclude, steer=steer, unknown=unknown)
+            options = RecommendOptions(k=k, exclude=exclude, dial=dial, unknown=unknown)
         except ValueError as error:
             raise UserError(str(error)) from error
         self.check_k(k)
@@ -129,13 +132,18 @@ class TrackRecommender:
         """Recommendations in the columns of `SessionColumns.ranked`, computed for `batch` sessions at a time."""
         rows_SK = np.full((len(sessions.lengths_S), options.k), -1, dtype=np.int64)
         scores_SK = np.full(rows_SK.shape, -np.inf, dtype=np.float32)
+        kept_SK = np.zeros_like(scores_SK)
         for chosen_B, history in sessions.batches(batch):
-            rows_SK[chosen_B], scores_SK[chosen_B] = self._recommender.recommend(history, options)
+            found = self._recommender.recommend(history, options)
+            rows_SK[chosen_B], scores_SK[chosen_B] = found.rows_BK, found.scores_BK
+            if found.kept_BK is not None:
+                kept_SK[chosen_B] = found.kept_BK
         found_SK = rows_SK >= 0
         offsets = pa.array(np.concatenate([[0], found_SK.sum(axis=1).cumsum()]).astype(np.int32))
         tracks = pa.ListArray.from_arrays(offsets, self.tracks.ids(rows_SK[found_SK]).cast(pa.string()))
-        scores = pa.ListArray.from_arrays(offsets, pa.array(scores_SK[found_SK]))
-        return pa.record_batch(sessions.ids | {"tracks": tracks, "scores": scores})
+        numbers = {"scores": scores_SK} | ({"kept": kept_SK} if self.opened.manifest.keep else {})
+        lists = {name: pa.ListArray.from_arrays(offsets, pa.array(of_SK[found_SK])) for name, of_SK in numbers.items()}
+        return pa.record_batch(sessions.ids | {"tracks": tracks} | lists)
 
     def _read(self, tracks: Any, skipped: Any, unknown: Unknown) -> tuple[SessionColumns, Iterator[Sessions]]:
         table = to_table(tracks, skipped)

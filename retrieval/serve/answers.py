@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 import numpy as np
 from starlette.exceptions import HTTPException
 
+from skipwise.common.errors import UserError
+from skipwise.datapipes.signals import UNKNOWN
 from skipwise.retrieval.recommend.config import RecommendOptions
-from skipwise.retrieval.recommend.recommender import SessionHistory
+from skipwise.retrieval.recommend.recommender import Recommended, SessionHistory
 from skipwise.retrieval.serve.batching import Answer
 from skipwise.retrieval.serve.http_schema import RecommendRequest, SimilarRequest
 from skipwise.retrieval.serve.served_export import HotSwap, ServedExport
@@ -18,25 +20,23 @@ from skipwise.retrieval.serve.served_export import HotSwap, ServedExport
 Exports = dict[str, HotSwap]
 """`main` and perhaps `compare`."""
 Request = TypeVar("Request", RecommendRequest, SimilarRequest)
-Found = tuple[np.ndarray, np.ndarray]
-"""Rows [Q, K] and their scores [Q, K]."""
 
 
 def recommendations(exports: Exports, requests: Sequence[RecommendRequest]) -> list[Answer | Exception]:
     """One search for all requests that differ in session and K alone, of the largest K among them."""
 
-    def search(served: ServedExport, sessions: list[Any], k: int, like: RecommendRequest) -> Found:
-        options = RecommendOptions(k=k, exclude=like.exclude, steer=like.steer)
+    def search(served: ServedExport, sessions: list[Any], k: int, like: RecommendRequest) -> Recommended:
+        options = RecommendOptions(k=k, exclude=like.exclude, dial=like.dial)
         return served.recommender.recommend(SessionHistory.of(sessions), options)
 
-    return _grouped(exports, requests, lambda one: (one.export, one.exclude, one.steer), _session, search)
+    return _grouped(exports, requests, lambda one: (one.export, one.exclude, one.dial), _session, search)
 
 
 def neighbours(exports: Exports, requests: Sequence[SimilarRequest]) -> list[Answer | Exception]:
     """The tracks nearest to the track of each request."""
 
-    def search(served: ServedExport, rows: list[Any], k: int, like: SimilarRequest) -> Found:
-        return served.recommender.similar(np.array(rows, dtype=np.int64), k, like.by)
+    def search(served: ServedExport, rows: list[Any], k: int, like: SimilarRequest) -> Recommended:
+        return Recommended(*served.recommender.similar(np.array(rows, dtype=np.int64), k, like.by), None)
 
     return _grouped(exports, requests, lambda one: (one.export, one.by), _track, search)
 
@@ -53,7 +53,7 @@ def _grouped(
     requests: Sequence[Request],
     key: Callable[[Request], Any],
     read: Callable[[ServedExport, Request], tuple[Any, Answer]],
-    search: Callable[[ServedExport, list[Any], int, Request], Found],
+    search: Callable[[ServedExport, list[Any], int, Request], Recommended],
 ) -> list[Answer | Exception]:
     """Answers to `requests`, in their order; those of the same `key` are searched for together.
 
@@ -74,22 +74,29 @@ def _grouped(
             except HTTPException as refusal:
                 answers[place] = refusal
         found = search(served, [one for one, _ in asked.values()], max(requests[place].k for place in places), like)
-        for (place, (_, more)), rows_K, scores_K in zip(asked.items(), *found, strict=True):
+        columns = {"score": found.scores_BK} | ({} if found.kept_BK is None else {"kept": found.kept_BK})
+        for row, (place, (_, more)) in enumerate(asked.items()):
+            rows_K = found.rows_BK[row]
             found_K = (rows_K >= 0) & (np.arange(len(rows_K)) < requests[place].k)
-            ids = served.opened.tracks.ids(rows_K[found_K]).to_pylist()
-            ranked = zip(ids, scores_K[found_K].tolist(), strict=True)
-            tracks = [{"track": track, "score": score} for track, score in ranked]
+            listed = {"track": served.opened.tracks.ids(rows_K[found_K]).to_pylist()}
+            listed |= {name: values_BK[row][found_K].tolist() for name, values_BK in columns.items()}
+            tracks = [dict(zip(listed, one, strict=True)) for one in zip(*listed.values(), strict=True)]
             answers[place] = {"export": export, "tracks": tracks} | more
     return [answers[place] for place in range(len(requests))]
 
 
-def _session(served: ServedExport, request: RecommendRequest) -> tuple[list[tuple[int, bool]], Answer]:
-    """(row, skipped) of the session's known tracks, and its unknown tracks."""
+def _session(served: ServedExport, request: RecommendRequest) -> tuple[list[tuple[int, int]], Answer]:
+    """(row, strength) of the session's known tracks, and its unknown tracks."""
+    try:
+        served.recommender.dial(request.dial)
+    except UserError as error:
+        raise HTTPException(422, str(error)) from None
     session, unknown = [], []
     for play in request.session:
         row = served.opened.tracks.row(play.track)
         if row is not None:
-            session.append((row, play.skipped))
+            strength = UNKNOWN if play.skipped is None else int(served.opened.view.strengths(np.array(play.skipped)))
+            session.append((row, strength))
         elif request.unknown == "drop":
             unknown.append(play.track)
         else:

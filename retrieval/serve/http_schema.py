@@ -21,7 +21,8 @@ class Play(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     track: str
-    skipped: bool = False
+    skipped: bool | None = None
+    """None: it is not known."""
 
 
 @pydantic.dataclasses.dataclass(
@@ -53,6 +54,7 @@ class RankedTrack(BaseModel):
 
     track: str
     score: float
+    kept: float | None = Field(None, description="P(kept), by an export with a keep head.")
 
 
 class ExportIdentity(BaseModel):

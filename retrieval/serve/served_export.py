@@ -42,7 +42,7 @@ class ServedExport:
             opened = OpenExport.open(path.resolve(strict=False))
             opened_search = open_search(opened, search)
             recommender = Recommender(opened, opened_search)
-            rows_BK, scores_BK = recommender.recommend(SessionHistory.of([[(0, False)]]), RecommendOptions())
+            rows_BK, scores_BK, _ = recommender.recommend(SessionHistory.of([[(0, 0)]]), RecommendOptions())
         except UserError:
             raise
         except Exception as error:  # torch and FAISS may raise anything for a damaged file
@@ -58,6 +58,7 @@ class ServedExport:
         manifest = self.opened.manifest
         loss = manifest.config.get("loss", {})
         skips = loss.get("alpha", 0) > 0 and loss.get("context", "none") != "none"
+        skips = skips or bool(manifest.keep or manifest.signals)
         index, entry = None, manifest.index
         if entry:
             chosen = entry.kind, entry.search
@@ -70,6 +71,8 @@ class ServedExport:
             "dtype": manifest.dtype,
             "loss": loss,
             "trained_on_skips": skips,
+            "reads_skips": bool(manifest.signals),
+            "keep": manifest.keep.model_dump() if manifest.keep else None,
             "index": index,
             "search": type(self.search).__name__,
         }

@@ -54,7 +54,7 @@ def test_help(command: str):
         ("train --data.lanes 7", "must be a multiple of --data.lanes 7"),
         ("train --config missing.yaml", "missing.yaml cannot be read"),
         ("prepare --input missing --output out", "missing does not exist"),
-        ("recommend --export missing --session a --steer 99", "steer 99.0 must lie in 0..10"),
+        ("recommend --export missing --session a --dial 101", "dial 101.0 must be auto or lie in 0..100"),
         ("similar --export missing --track t", "missing/manifest.json cannot be read"),
         ("show --run missing", "missing/run.json cannot be read"),
         *[(f"{command} --bogus", f"skipwise {command}") for command in COMMANDS],

@@ -50,51 +50,73 @@ def live_queries(run_path: Path) -> tuple[SessionHistory, torch.Tensor]:
     model.eval()
     sessions, queries = [], []
     window = store.read(np.arange(len(store.group_sizes)))
-    skipped = (window.skips >= 1) & (window.skips <= config.data.skip_up_to)
     held_out = HeldOut.of(config.evaluate, store, "test")
     for (batch,) in evaluation_loader(config, held_out, (), "test", 0).epoch(0):
         task = model.module
-        found_BD = task.learner.predict(task.table(batch.sessions.tracks).values(), batch.sessions)
+        rows_UX, signals_MD = task.look_up(batch.sessions)
+        found_BD = task.learner.predict(rows_UX, batch.sessions, signals_MD)
         for number, query_D in zip(batch.sessions.session_B.tolist(), found_BD, strict=True):
             if number >= 0:
                 plays = range(window.offsets[number], window.offsets[number + 1] - 1)
-                sessions.append([(int(window.tracks[play]), bool(skipped[play])) for play in plays])
+                sessions.append([(int(window.tracks[play]), int(window.skips[play])) for play in plays])
                 queries.append(query_D)
     return SessionHistory.of(sessions), torch.stack(queries)
 
 
-def made_run(folder: Path, recipe: str, **data) -> Path:
+def made_run(folder: Path, recipe: str, keep: float = 0.0, **data) -> Path:
     write_dataset(folder / "data", random_sessions(60, TRACKS, LONGEST + 4), TRACKS)
     config = small(recipe, folder)
-    save_untrained(replace(config, data=replace(config.data, **data)))
+    loss = replace(config.loss, keep=keep, keep_dim=4)
+    save_untrained(replace(config, data=replace(config.data, **data), loss=loss))
     return Path(config.run_dir)
 
 
-@pytest.mark.parametrize("read", ["read", "filter"])
+@pytest.mark.parametrize(
+    ("read", "keep", "inputs"),
+    [("read", 0.0, ()), ("filter", 0.0, ()), ("read", 0.5, ("skips",)), ("read", 0.5, ()), ("read", 0.0, ("skips",))],
+)
 @pytest.mark.parametrize("recipe", ["best", "bidir"])
-def test_queries_are_the_live_models(recipe: str, read: str, tmp_path: Path):
-    run_path = made_run(tmp_path, recipe, skipped_tracks=read, skip_up_to=3)
+def test_queries_are_the_live_models(recipe: str, read: str, keep: float, inputs: tuple, tmp_path: Path):
+    """And outputs, with a keep head: q, r and b; an index is tuned by q and r as the dial auto takes them."""
+    run_path = made_run(tmp_path, recipe, keep, skipped_tracks=read, skip_up_to=3, inputs=inputs)
 
     history, live_SD = live_queries(run_path)
     exporter.write_export(ExportConfig(str(run_path), tmp_path / "out"))
     opened = OpenExport.open(tmp_path / "out")
     if read == "filter":
-        assert (~history.skipped_BT & (history.rows_BT >= 0)).sum(axis=1).min() == 0, "no session is left nothing of"
-    found_SD = Recommender(opened, ExactSearch(opened.vectors)).queries(history)
-    assert len(live_SD) == len(SessionStore(str(tmp_path / "data")))
+        skipped_BT = opened.view.skipped(history.strengths_BT)
+        assert (~skipped_BT & (history.rows_BT >= 0)).sum(axis=1).min() == 0, "no session is left nothing of"
+    found_SD = Recommender(opened, ExactSearch(opened.vectors)).outputs(history)
+    assert len(live_SD) == len(SessionStore(str(tmp_path / "data"))) == 60
     torch.testing.assert_close(found_SD, live_SD, rtol=1e-5, atol=1e-5)
+    if keep:
+        head = opened.manifest.keep
+        live_SD = torch.cat([live_SD[:, :-5], head.dial * live_SD[:, -5:-1]], dim=1)
+    # Those of the validation come first; each half is in another order than the live ones.
+    apart_SS = torch.cdist(opened.queries()[60:], live_SD, compute_mode="donot_use_mm_for_euclid_dist")
+    assert max(apart_SS.amin(dim=dim).max() for dim in (0, 1)) < 1e-4
 
 
-@pytest.mark.parametrize("split", [None, {"test": 20, "train": 20, "validation": 20}])
+@pytest.mark.parametrize(
+    ("split", "dial"), [(None, 0.0), ({"test": 20, "train": 20, "validation": 20}, 0.0), (None, 50.0)]
+)
 @pytest.mark.parametrize("recipe", ["best", "bidir"])
-def test_served_is_what_recommend_returns_by_default(recipe: str, split: dict | None, tmp_path: Path):
-    """Test by test: a target's rank is its place among the tracks recommended, and 0 where it cannot be."""
+def test_served_is_what_recommend_returns_by_default(recipe: str, split: dict | None, dial: float, tmp_path: Path):
+    """Test by test: a target's rank is its place among the tracks recommended, and 0 where it cannot be; with a keep
+    head where the dial is turned."""
     sessions = random_sessions(60, TRACKS, LONGEST + 4)
     for number, (rows, _) in enumerate(sessions):
         if number % 4 == 0:
             rows[-1] = rows[1]  # a repeated target
     write_dataset(tmp_path / "data", sessions, TRACKS, split=split)
     config = small(recipe, tmp_path)
+    if dial:
+        config = replace(
+            config,
+            data=replace(config.data, inputs=("skips",)),
+            loss=replace(config.loss, keep=0.5),
+            evaluate=replace(config.evaluate, dial=dial),
+        )
     save_untrained(config)
     exporter.write_export(ExportConfig(config.run_dir, tmp_path / "out"))
     run = RunDirectory.open(config.run_dir)
@@ -106,7 +128,7 @@ def test_served_is_what_recommend_returns_by_default(recipe: str, split: dict | 
     places = []
     for session, position, target in zip(ranks.session, ranks.position, ranks.target, strict=True):
         rows, strengths = (values[:position] for values in sessions[session])
-        listed = recommender.recommend([f"t_{row:05}" for row in rows], strengths, k=TRACKS)
+        listed = recommender.recommend([f"t_{row:05}" for row in rows], strengths, k=TRACKS, dial=dial)
         ids = [track for track, _ in listed]
         own = f"t_{target:05}"
         places.append(ids.index(own) + 1 if own in ids else 0)
@@ -137,7 +159,7 @@ def test_every_kind_is_opened(tmp_path: Path, monkeypatch):
         opened = OpenExport.open(output)
         assert opened.tracks.ids(np.array([0, TRACKS - 1])).to_pylist() == ["t_00000", f"t_{TRACKS - 1:05}"]
         answers[kind] = Recommender(opened, ExactSearch(opened.vectors)).recommend(history, RecommendOptions(k=5))
-    for kind, (rows_BK, scores_BK) in answers.items():
+    for kind, (rows_BK, scores_BK, _) in answers.items():
         same = answers[PartFormat("parquet", kind.dtype)]
         assert np.array_equal(rows_BK, same[0]) and np.array_equal(scores_BK, same[1])
         np.testing.assert_allclose(scores_BK, answers[PartFormat()][1], atol=0.05)

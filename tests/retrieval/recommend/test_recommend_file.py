@@ -57,9 +57,8 @@ PLAYS = st.lists(st.tuples(st.integers(0, TRACKS - 1), st.integers(0, 3)), min_s
     skips=st.sampled_from(["none", "flags", "strengths"]),
     k=st.sampled_from([1, 7, TRACKS]),
     batch=st.integers(1, 5),
-    steer=st.sampled_from([0.0, 0.4]),
 )
-def test_as_one_by_one(opened, tmp_path_factory, sessions, kind, skips, k, batch, steer):
+def test_as_one_by_one(opened, tmp_path_factory, sessions, kind, skips, k, batch):
     """Skipped is strength 1 alone here, as the export's run had it."""
     folder = tmp_path_factory.mktemp("file")
     columns = {"tracks": texts([[IDS[row] for row, _ in session] for session in sessions], kind)}
@@ -71,7 +70,7 @@ def test_as_one_by_one(opened, tmp_path_factory, sessions, kind, skips, k, batch
     columns["session_id"] = pa.array([f"s{number}" if number % 3 else None for number in range(len(sessions))])
     source = write_sessions(folder / "in.parquet", **columns)
     output = folder / "out.parquet"
-    config = RecommendConfig(export=opened.path, input=source, output=output, k=k, batch=batch, steer=steer)
+    config = RecommendConfig(export=opened.path, input=source, output=output, k=k, batch=batch)
     recommender = Recommender(opened, ExactSearch(opened.vectors))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bulk, "_CHUNK_SESSIONS", 5)
@@ -81,7 +80,7 @@ def test_as_one_by_one(opened, tmp_path_factory, sessions, kind, skips, k, batch
     assert found["session_id"].to_pylist() == columns["session_id"].to_pylist()
     for session, tracks, scores in zip(sessions, found["tracks"].to_pylist(), found["scores"].to_pylist(), strict=True):
         history = SessionHistory.of([[(row, skips != "none" and strength == 1) for row, strength in session]])
-        rows_1K, scores_1K = recommender.recommend(history, RecommendOptions(k=k, steer=steer))
+        rows_1K, scores_1K, _ = recommender.recommend(history, RecommendOptions(k=k))
         np.testing.assert_allclose(scores, scores_1K[0, : len(scores)], atol=1e-5)
         by_id = dict(zip(opened.tracks.ids(rows_1K[0]).to_pylist(), scores_1K[0], strict=True))
         np.testing.assert_allclose([by_id[track] for track in tracks], scores, atol=1e-5)

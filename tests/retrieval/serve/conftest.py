@@ -62,9 +62,9 @@ class Oracle:
         self._recommender = Recommender(self.opened, open_search(self.opened, "exact"))
 
     def recommend(self, session: list[tuple[str, bool]], k: int = 10, **options: Any) -> list[tuple[str, float]]:
-        rows = [(NAMES.index(track), skipped) for track, skipped in session]
+        rows = [(NAMES.index(track), 2 * skipped) for track, skipped in session]
         found = self._recommender.recommend(SessionHistory.of([rows]), RecommendOptions(k=k, **options))
-        (rows_K,), (scores_K,) = found
+        (rows_K,), (scores_K,) = found.rows_BK, found.scores_BK
         return [(NAMES[row], score) for row, score in zip(rows_K, scores_K.tolist(), strict=True) if row >= 0]
 
 

@@ -29,10 +29,9 @@ def assert_same(given: list[tuple[str, float]], wanted: list[tuple[str, float]])
 
 
 @pytest.mark.parametrize("exclude", ["session", "kept", "skipped", "none"])
-@pytest.mark.parametrize("steer", [0.0, 1.5])
-def test_recommend(ask: Asked, oracle: Oracle, exclude: str, steer: float):
-    response = ask.recommend(SESSION, k=25, exclude=exclude, steer=steer)
-    assert_same(ranked(response), oracle.recommend(SESSION, 25, exclude=exclude, steer=steer))
+def test_recommend(ask: Asked, oracle: Oracle, exclude: str):
+    response = ask.recommend(SESSION, k=25, exclude=exclude)
+    assert_same(ranked(response), oracle.recommend(SESSION, 25, exclude=exclude))
     assert response.json()["dropped"] == []
 
 
@@ -68,12 +67,12 @@ def test_unknown_tracks(ask: Asked, oracle: Oracle):
 
 
 def test_concurrent_requests_share_batches(export: Path, oracle: Oracle):
-    """Of any K, exclusion and steering, with refused ones between them: each gets its own answer."""
+    """Of any K and exclusion, with refused ones between them: each gets its own answer."""
     random = np.random.default_rng(0)
     asked = [
         (
             [(NAMES[row], bool(row % 2)) for row in random.integers(0, TRACKS, random.integers(1, 9))],
-            {"k": int(random.integers(1, 40)), "exclude": ("session", "none")[number % 2], "steer": number % 3 / 2},
+            {"k": int(random.integers(1, 40)), "exclude": ("session", "none")[number % 2]},
         )
         for number in range(60)
     ]

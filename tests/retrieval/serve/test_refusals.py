@@ -37,10 +37,13 @@ JSON = {"content-type": "application/json"}
         ({"k": 1e3}, "k"),
         ({"k": 10**30}, "k"),
         ({"exclude": "all"}, "exclude"),
-        ({"steer": -0.1}, "steer"),
-        ({"steer": 10.5}, "steer"),
-        ({"steer": float("nan")}, "steer"),
-        ({"steer": float("inf")}, "steer"),
+        ({"dial": -0.1}, "dial"),
+        ({"dial": 100.5}, "dial"),
+        ({"dial": "most"}, "dial"),
+        ({"dial": float("nan")}, "dial"),
+        ({"dial": float("inf")}, "dial"),
+        ({"dial": 0.5}, "dial 0.5 needs a keep head"),
+        ({"dial": "auto"}, "dial auto needs a keep head"),
         ({"unknown": "ignore"}, "unknown"),
         ({"export": "third"}, "export"),
         ({"top": 5}, "top"),
@@ -108,14 +111,14 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=12,
 )
-known = st.sampled_from(["session", "k", "exclude", "steer", "unknown", "export", "track", "skipped"])
+known = st.sampled_from(["session", "k", "exclude", "dial", "unknown", "export", "track", "skipped"])
 plays = st.lists(st.fixed_dictionaries({"track": st.sampled_from(NAMES)}, optional={"skipped": values}), max_size=4)
 right = st.fixed_dictionaries(
     {"session": plays},
     optional={
         "k": st.integers(0, 20) | values,
         "exclude": st.sampled_from(["session", "none"]) | values,
-        "steer": st.floats(0, 10) | values,
+        "dial": st.floats(0, 10) | st.just("auto") | values,
         "unknown": st.sampled_from(["refuse", "drop"]) | values,
         "export": st.sampled_from(["main", "compare"]) | values,
     },
