@@ -107,7 +107,7 @@ def make_screenshots(folder: Path) -> None:
         try:
             wait_for(f"http://127.0.0.1:{port}/health")
             page = browser.new_page()
-            take(page, f"http://127.0.0.1:{port}/#{session}&exclude=none&steer=0.2", "page.png", 900)
+            take(page, f"http://127.0.0.1:{port}/#{session}&exclude=none", "page.png", 900)
             take(page, f"http://127.0.0.1:{port}/report", "report.png", 900, "Curves")
         finally:
             service.terminate()

@@ -4,7 +4,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Thread
 from urllib.parse import urlsplit
@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from skipwise.retrieval.serve.app import make_app
 from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.service import Service
-from tests.page.exports import LastAndMean, write_export
+from tests.page.exports import LastAndMean, write_dialled, write_export
 from tests.support.exports import stands_for_the_encoder
 
 HOSTILE = """<img src=x onerror="document.title='owned'">&amp;"""
@@ -45,19 +45,27 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def exports(tmp_path_factory) -> Path:
-    """`main` was trained on skips; `blind` was not; `other` knows fewer tracks, and does not read skipped ones."""
+    """`main` was trained on skips; `blind` was not; `other` knows fewer tracks, and does not read skipped ones.
+
+    `dialled` reads skips and has a keep head; `gloomy` too, but was measured to expect fewer skips.
+    """
     folder = tmp_path_factory.mktemp("page")
     write_export(folder / "main", TRACKS, seed=0, alpha=0.25)
     write_export(folder / "blind", TRACKS, seed=1, alpha=0.0)
     write_export(folder / "other", OTHER_TRACKS, seed=2, alpha=0.25, skipped_tracks="filter")
+    write_dialled(folder / "dialled", TRACKS, usual=0.95)
+    write_dialled(folder / "gloomy", TRACKS, usual=0.05)
     (folder / "report.html").write_text("<!doctype html><title>Report</title><h1>How it was trained</h1>")
     return folder
 
 
 @contextmanager
-def serving(**options) -> Iterator[str]:
-    """The URL of a service of these options. Not to outlast a module: other tests change this process's clock."""
-    with stands_for_the_encoder(LastAndMean()):
+def serving(own_encoder: bool = False, **options) -> Iterator[str]:
+    """The URL of a service of these options. Not to outlast a module: other tests change this process's clock.
+
+    Exports have the queries of `LastAndMean`, or with `own_encoder` those of the weights that they hold.
+    """
+    with nullcontext() if own_encoder else stands_for_the_encoder(LastAndMean()):
         service = Service(ServeConfig(**options, reload_s=0))
     server = uvicorn.Server(uvicorn.Config(make_app(service), log_level="warning", lifespan="on", ws="none"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -74,6 +82,13 @@ def serving(**options) -> Iterator[str]:
 def service(exports) -> Iterator[str]:
     """One export and no report."""
     with serving(export=exports / "main") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def dialled(exports) -> Iterator[str]:
+    """An export with a keep head, compared with another."""
+    with serving(own_encoder=True, export=exports / "dialled", compare=exports / "gloomy") as url:
         yield url
 
 

@@ -8,7 +8,13 @@ from torch import Tensor, nn
 
 from tests.support.exports import write_made
 
-DIM, LONGEST = 8, 12
+DIM, LONGEST, KEEP = 8, 12, 4
+CURVE = [
+    {"dial": 0.0, "hr_at_10": 0.7, "kept_hr_at_10": 0.71, "skipped_hr_at_10": 0.69, "pairs_in_order": 0.4},
+    {"dial": 0.5, "hr_at_10": 0.698, "kept_hr_at_10": 0.712, "skipped_hr_at_10": 0.68, "pairs_in_order": 0.44},
+    {"dial": 2.0, "hr_at_10": 0.65, "kept_hr_at_10": 0.68, "skipped_hr_at_10": 0.62, "pairs_in_order": 0.5},
+]
+"""What was measured at each setting of the dial, but for the expected skips."""
 
 
 class LastAndMean(nn.Module):
@@ -30,3 +36,17 @@ def write_export(folder: Path, ids: list[str], seed: int, alpha: float, skipped_
         "config": {"data": data, "loss": {"context": "track", "alpha": alpha}},
     }
     return write_made(folder, ids, rows_RD, longest=LONGEST, queries_SD=rows_RD[:4], fields=fields)
+
+
+def write_dialled(folder: Path, ids: list[str], usual: float) -> Path:
+    """An export with a keep head whose encoder reads skips; `usual`: the skips it expects on average."""
+    random = np.random.default_rng(3)
+    curve = [point | {"skip_rate": usual} for point in CURVE]
+    return write_made(
+        folder,
+        ids,
+        random.normal(size=(len(ids), DIM + KEEP)).astype(np.float32),
+        longest=LONGEST,
+        keep={"dim": KEEP, "dial": 0.5, "curve": curve, "targets": 5012, "split": "validation"},
+        signals_MD=random.normal(size=(5, DIM)),
+    )

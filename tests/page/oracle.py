@@ -15,10 +15,10 @@ def ask(url: str, body: dict | None = None) -> dict:
         return json.load(answer)
 
 
-def recommended(url: str, plays: Plays, exclude: str = "session", steer: float = 0, export: str = "main") -> list[dict]:
-    """{track, score}, best first."""
+def recommended(url: str, plays: Plays, exclude: str = "session", dial: float = 0, export: str = "main") -> list[dict]:
+    """{track, score, kept}, best first."""
     session = [{"track": track, "skipped": skipped} for track, skipped in plays]
-    body = {"session": session, "k": DEPTH, "exclude": exclude, "steer": steer, "export": export}
+    body = {"session": session, "k": DEPTH, "exclude": exclude, "dial": dial, "export": export}
     return ask(f"{url}/recommend", body)["tracks"]
 
 
@@ -33,7 +33,7 @@ def address(url: str, plays: Plays, **parameters) -> str:
 
 
 def cells(ranked: list[dict], other: list[dict], gone: str, shown: int = 10) -> list[list[str]]:
-    """Rank, track, score and arrow of each row of the first column; `gone` stands for a place that is not known."""
+    """Rank, track, score, P(kept) if any, and arrow of each row of the first column; `gone`: an unknown place."""
     places = [one["track"] for one in other]
     rows = []
     for rank, one in enumerate(ranked[:shown], 1):
@@ -44,7 +44,8 @@ def cells(ranked: list[dict], other: list[dict], gone: str, shown: int = 10) -> 
             arrow = "="
         else:
             arrow = f"▲ {before - rank}" if before > rank else f"▼ {rank - before}"
-        rows.append([str(rank), one["track"], f"{one['score']:.3f}", arrow])
+        kept = [] if one.get("kept") is None else [f"{100 * one['kept']:.0f} %"]
+        rows.append([str(rank), one["track"], f"{one['score']:.3f}", *kept, arrow])
     return rows
 
 

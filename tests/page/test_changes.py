@@ -38,13 +38,13 @@ def columns(page: Page, section: str = "skips") -> list[list[list[str]]]:
     return [seen(table) for table in page.locator(f"#{section} table").all()]
 
 
-@pytest.mark.parametrize(("exclude", "steer"), [("session", 0.3), ("skipped", 0), ("none", 0.2)])
-def test_rises_and_falls_are_those_of_the_services_answers(open_page, service, exclude, steer):
-    page = open_page(address(service, unmarked(PLAYS), exclude=exclude, steer=steer))
+@pytest.mark.parametrize("exclude", ["kept", "skipped"])
+def test_rises_and_falls_are_those_of_the_services_answers(open_page, service, exclude):
+    page = open_page(address(service, unmarked(PLAYS), exclude=exclude))
     expect(page.locator("#skips table")).to_have_count(1)
     page.get_by_role("button", name="t_017: skipped").click()
     expect(page.locator("#skips table")).to_have_count(2)
-    after = recommended(service, PLAYS, exclude, steer)
+    after = recommended(service, PLAYS, exclude)
     before = recommended(service, unmarked(PLAYS), exclude)
     expect(page.locator("#skips .summary")).to_have_text(f"Because of the skips: {counts(after, before)}")
     first, second = columns(page)
@@ -57,7 +57,7 @@ def test_rises_and_falls_are_those_of_the_services_answers(open_page, service, e
         assert {part.split(" (")[0] for text in told for part in text.split(", ")} == tracks
 
 
-def test_without_steering_a_skip_changes_only_what_is_left_out(open_page, service):
+def test_where_skips_are_not_read_one_changes_only_what_is_left_out(open_page, service):
     page = open_page(address(service, PLAYS))
     expect(page.locator("#skips .summary")).to_have_text("Because of the skips: nothing moved.")
     first, second = columns(page)
@@ -69,10 +69,6 @@ def test_without_steering_a_skip_changes_only_what_is_left_out(open_page, servic
     before, after = (recommended(service, plays, "skipped") for plays in (unmarked(PLAYS), PLAYS))
     kept = [one["track"] for one in before if one["track"] != "t_017"]
     assert [row[1] for row in columns(page)[0]] == kept[:10] == [one["track"] for one in after][:10]
-
-    page.get_by_label("Exclude from").select_option("session")
-    page.get_by_label("Steer away").fill("0.5")
-    expect(page.locator("#skips .why")).to_contain_text("Steering moved the query, which the paper does not do")
 
 
 def test_an_older_answer_never_replaces_a_newer_one(open_page, service):
@@ -87,7 +83,7 @@ def test_an_older_answer_never_replaces_a_newer_one(open_page, service):
 
 
 def test_the_services_sentence_is_shown_and_the_last_lists_stay(open_page, service):
-    page = open_page(address(service, PLAYS, steer=0.3))
+    page = open_page(address(service, PLAYS))
     expect(page.locator("#skips table")).to_have_count(2)
     before = columns(page)
     page.evaluate("location.hash += '&heard=t_nowhere'")
@@ -96,7 +92,7 @@ def test_the_services_sentence_is_shown_and_the_last_lists_stay(open_page, servi
     page.get_by_role("button", name="Remove t_nowhere").click()
     expect(page.get_by_role("alert")).to_have_count(0)
     page.route("**/recommend", lambda route: route.abort())
-    page.get_by_label("Steer away").fill("1")
+    page.get_by_label("Exclude from").select_option("none")
     expect(page.get_by_role("alert")).to_have_text("The service does not answer: is it still running?")
     assert columns(page) == before
 
@@ -131,5 +127,5 @@ def test_a_model_that_does_not_read_skipped_tracks_is_told_apart(open_page, expo
     plays = [("t_005", False), ("t_017", True)]
     with serving(export=exports / "other") as url:
         page = open_page(address(url, plays))
-        expect(page.locator("#skips .why")).to_contain_text("The scores differ without steering: this model was")
+        expect(page.locator("#skips .why")).to_contain_text("The scores differ: this model was")
         assert columns(page)[0] == cells(recommended(url, plays), recommended(url, unmarked(plays)), "100+")

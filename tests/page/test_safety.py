@@ -85,8 +85,9 @@ def accessible(page: Page) -> list[tuple[str, str]]:
     ]
 
 
-def test_everything_has_a_name_and_can_be_read(open_page, two_models):
-    page = open_page(address(two_models, SESSION, exclude="none", steer=0.5), viewport={"width": 360, "height": 700})
+def test_everything_has_a_name_and_can_be_read(open_page, dialled):
+    page = open_page(address(dialled, SESSION, exclude="none", dial=0.5), viewport={"width": 360, "height": 700})
+    expect(page.locator("#mood")).to_be_visible()
     expect(page.locator("#models tbody tr")).to_have_count(20)
     page.get_by_role("combobox", name="Add a track").fill("t_0")
     expect(page.get_by_role("listbox").get_by_role("option").first).to_be_visible()

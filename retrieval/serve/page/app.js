@@ -1,7 +1,8 @@
 // The page: its state, the requests that a change makes, and how the answers are shown.
 import * as address from "./address.js";
-import { explainModels, explainSkips } from "./changes.js";
+import { explainModels, explainSkips, moodOf } from "./changes.js";
 import { DEPTH, setUpComparison } from "./comparison.js";
+import { pointAt, setUpDial } from "./dial.js";
 import { element, find, showText } from "./elements.js";
 import { setUpNeighbours } from "./neighbours.js";
 import { setUpSearch } from "./search.js";
@@ -20,6 +21,7 @@ const showSession = setUpSession((plays, message) => {
   find("#session-status").textContent = message;
   update({ plays });
 });
+const showDial = setUpDial((dial) => update({ dial }));
 setUpSearch((track) => add(track, false));
 
 function add(track, skipped) {
@@ -35,14 +37,14 @@ function update(changed) {
   showSession(state.plays);
   find("#exclude").value = state.exclude;
   find("#count").value = state.count;
-  find("#steer").value = state.steer;
-  find("#steer-value").value = state.steer ? state.steer.toFixed(2) : "off";
+  showDial(exports.main?.keep, state.dial);
   refresh(state);
 }
 
-function recommend(signal, { plays, exclude, steer }, { name = "main", flags = true } = {}) {
+function recommend(signal, { plays, exclude, dial }, { name = "main", flags = true } = {}) {
   const session = plays.map(({ track, skipped }) => ({ track, skipped: flags && skipped }));
-  const body = { session, k: DEPTH, exclude, steer, unknown: "refuse", export: name };
+  // A model without a keep head has no dial to turn.
+  const body = { session, k: DEPTH, exclude, dial: exports[name]?.keep ? dial : 0, unknown: "refuse", export: name };
   return ask("recommend", { body, signal });
 }
 
@@ -73,6 +75,7 @@ const refresh = latest(
 );
 
 function showSkips(flagged, unflagged, requested) {
+  showMood(flagged, unflagged, requested);
   if (!flagged) return skips.showNone("Recommendations appear here.");
   if (!unflagged) {
     const summary = "No track is marked as skipped. Mark one to compare with the same session without the flag.";
@@ -80,10 +83,21 @@ function showSkips(flagged, unflagged, requested) {
   }
   skips.show(flagged.tracks, unflagged.tracks, {
     ...requested,
-    titles: ["With the skips", "Without the skip flags"],
+    titles: ["With the skips", exports.main?.reads_skips ? "Had all tracks been kept" : "Without the skip flags"],
     lead: "Because of the skips",
     why: (changed) => explainSkips({ ...requested, ...exports.main }, changed),
   });
+}
+
+/** Says how much of the list the model expects to be skipped, and so whether the listener is in the mood to. */
+function showMood(flagged, unflagged, { dial }) {
+  const keep = exports.main?.keep;
+  const mood = flagged && keep ? moodOf(flagged.tracks, unflagged?.tracks, pointAt(keep, dial).skip_rate) : undefined;
+  find("#mood").hidden = !mood;
+  if (!mood) return;
+  find("#mood").classList.toggle("skipping", mood.skipping);
+  find("#mood meter").value = mood.share.toFixed(3);
+  find("#mood span").textContent = mood.text;
 }
 
 function showModels(flagged, compared, requested) {
@@ -136,12 +150,12 @@ async function showExports() {
   });
   find("#exports").textContent = described.join("; compared with ");
   find("#report").hidden = !exports.report;
-  if (exports.compare) refresh(state);
+  showDial(exports.main?.keep, state.dial);
+  if (exports.compare || exports.main.keep) refresh(state);
 }
 
 find("#exclude").addEventListener("change", ({ target }) => update({ exclude: target.value }));
 find("#count").addEventListener("change", ({ target }) => update({ count: Number(target.value) }));
-find("#steer").addEventListener("input", ({ target }) => update({ steer: Number(target.value) }));
 find("#example").addEventListener("click", example);
 find("#clear").addEventListener("click", () => {
   update({ plays: [] });

@@ -40,24 +40,45 @@ export function leftOut(plays, exclude) {
 }
 
 /** The sentence under the comparison with and without the skip flags; `changed` is what changes() returned. */
-export function explainSkips({ steer, exclude, trained_on_skips: trained }, changed) {
-  if (steer) {
-    return "Steering moved the query, which the paper does not do. Set it to 0 to see what the skips alone change.";
-  }
+export function explainSkips({ exclude, trained_on_skips: trained, reads_skips: reads }, changed) {
+  if (reads) return "This model reads what happened to each track of the session, so marking one changes the scores.";
   if (changed.rescored) {
     return (
-      "The scores differ without steering: this model was trained on sessions without their skipped tracks, so it does " +
-      "not read the tracks that are marked."
+      "The scores differ: this model was trained on sessions without their skipped tracks, so it does not read the tracks " +
+      "that are marked."
     );
   }
   const model = trained
     ? "In this model a skip shapes the embeddings in training, not the query"
     : "This model uses skips neither in training nor in the query";
-  const rule = `${model}: without steering, marking one changes only which tracks are left out.`;
+  const rule = `${model}: marking one changes only which tracks are left out.`;
   if (!changed.equal) return `${rule} Every track in both columns has the same score in both.`;
   const same = ["session", "none"].includes(exclude) ? "those left out are the same" : "none of those shown is left out";
-  return `The two columns are equal. ${rule} Here ${same}. Steering, under the options, moves the query too.`;
+  return `The two columns are equal. ${rule} Here ${same}.`;
 }
+
+/** The mean of 1 - P(kept) of the ten best; undefined without P(kept). */
+function expectedSkips(list) {
+  const chances = list.slice(0, 10).map(({ kept }) => kept);
+  if (!chances.length || chances.some((kept) => kept == null)) return undefined;
+  return chances.reduce((sum, kept) => sum + 1 - kept, 0) / chances.length;
+}
+
+/**
+ * How much the model expects this listener to skip: `share` of the ten best, `skipping` where that is clearly more than
+ * `usual`, the mean that the export measured, and the `text`. Undefined without P(kept). `before`: see changes(), if any.
+ */
+export function moodOf(after, before, usual) {
+  const share = expectedSkips(after);
+  if (share === undefined) return undefined;
+  const skipping = share >= usual + CLEARLY;
+  const other = before ? ` Had all tracks been kept: ${percent(expectedSkips(before))}.` : "";
+  const text = `${percent(share)} of the ten best are expected to be skipped; ${percent(usual)} on average.${other}`;
+  return { share, skipping, text: skipping ? `Skipping mood: ${text}` : text };
+}
+
+const CLEARLY = 0.1;
+const percent = (share) => `${Math.round(100 * share)} %`;
 
 /** The sentences under the comparison of two models, as /exports describes them. */
 export function explainModels(main, compare) {
@@ -75,6 +96,7 @@ export function explainModels(main, compare) {
       "One model was trained on skips, the other without them: these differences include the effect of skips. Two runs also differ by chance.",
     );
   }
+  if (Boolean(main.keep) !== Boolean(compare.keep)) sentences.push("Only one of them has a P(kept); the other is ranked without the dial.");
   sentences.push("Compare ranks: scores of two models have no common scale.");
   return sentences.join(" ");
 }

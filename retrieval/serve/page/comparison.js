@@ -9,9 +9,9 @@ export const DEPTH = 100;
 /** A section that shows two lists, `show`; one, `showOne`; or none, `showNone`. */
 export function setUpComparison(section, open) {
   const columns = find(".columns", section);
-  const first = makeTable(["Rank", "Track", "Score", "Change"], open);
-  const second = makeTable(["Rank", "Track", "Score", "Change"], open);
-  const single = makeTable(["Rank", "Track", "Score"], open);
+  const first = makeTable(open, { last: "Change" });
+  const second = makeTable(open, { last: "Change" });
+  const single = makeTable(open);
 
   /** Fills the section with both lists; `why(changed)` is the sentence under the summary. */
   function show(after, before, { titles, plays, exclude, count, lead, why }) {

@@ -6,7 +6,7 @@ import { makeTable } from "./tables.js";
 /** A function that opens the dialog for a track; `add(track, skipped)` appends it to the session. */
 export function setUpNeighbours(add) {
   const dialog = find("#neighbours");
-  const neighbours = makeTable(["Rank", "Track", "Cosine"], open);
+  const neighbours = makeTable(open, { score: "Cosine" });
   const show = (tracks) => neighbours.show("Nearest in the embedding table, by cosine", tracks);
   find(".failure", dialog).after(neighbours.table);
   let current;

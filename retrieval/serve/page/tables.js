@@ -1,17 +1,26 @@
 // Ranked lists as tables.
 import { element, find } from "./elements.js";
 
-/** `{table, show(title, rows)}`: a table of tracks; `open(track)` is called for the track whose button is pressed. */
-export function makeTable(headings, open) {
+/**
+ * `{table, show(title, rows)}`: a table of tracks; `open(track)` is called for the track whose button is pressed. `score` and
+ * `last` are headings: of the scores, and of a last column, if there is one.
+ */
+export function makeTable(open, { score = "Score", last } = {}) {
   const caption = element("caption");
+  const head = element("tr");
   const body = element("tbody");
-  const heads = headings.map((heading) => element("th", { scope: "col" }, heading));
-  const table = element("table", {}, caption, element("thead", {}, element("tr", {}, ...heads)), body);
+  const table = element("table", {}, caption, element("thead", {}, head), body);
 
-  /** `rows`: {track, score, badge, move}, best first, where `move` is {kind, text, spoken}. The focus stays on its track. */
+  /**
+   * `rows`: {track, score, kept, badge, move}, best first, where `move` is {kind, text, spoken}; `kept` is a probability, or
+   * null in all of them. The focus stays on its track.
+   */
   function show(title, rows) {
     const focused = body.contains(document.activeElement) && document.activeElement.textContent;
     caption.textContent = title;
+    const chances = rows.some(({ kept }) => kept != null) ? ["P(kept)"] : [];
+    const headings = ["Rank", "Track", score, ...chances, ...(last ? [last] : [])];
+    head.replaceChildren(...headings.map((heading) => element("th", { scope: "col" }, heading)));
     body.replaceChildren(...rows.map(row));
     if (focused) {
       const place = rows.findIndex(({ track }) => track === focused);
@@ -19,18 +28,24 @@ export function makeTable(headings, open) {
     }
   }
 
-  function row({ track, score, badge, move }, place) {
+  function row({ track, score: value, kept, badge, move }, place) {
     const name = element("button", { type: "button", class: "link", "aria-haspopup": "dialog", onclick: () => open(track) }, track);
     return element(
       "tr",
       {},
       element("td", { class: "rank" }, place + 1),
       element("td", { class: "track" }, name, ...(badge ? [" ", element("span", { class: "badge" }, badge)] : [])),
-      element("td", { class: "score" }, score.toFixed(3)),
+      element("td", { class: "score" }, value.toFixed(3)),
+      ...(kept == null ? [] : [keptCell(kept)]),
       ...(move ? [moveCell(move)] : []),
     );
   }
   return { table, show };
+}
+
+function keptCell(kept) {
+  const percent = `${Math.round(100 * kept)} %`;
+  return element("td", { class: "kept" }, element("meter", { min: 0, max: 1, value: kept.toFixed(3), "aria-hidden": "true" }), percent);
 }
 
 function moveCell({ kind, text, spoken }) {
