@@ -1,24 +1,44 @@
-"""Say whether a dataset's skips tell what will be skipped next, and which gains the data could show; trains nothing.
+"""Say whether a dataset's skips tell what will be skipped next, or, of runs, whether learning from them pays.
 
-Example:
+Trains nothing. Runs are named together: one without skips, one or more with them, and controls (the same with
+--data.skip-flags shuffled), each at the same seeds; they may differ in what they do with skips alone.
+
+Examples:
   skipwise audit --data data/mine --output audits/mine
+  skipwise audit --run runs/blind runs/skips runs/shuffled --output audits/runs
 """
 
 from dataclasses import dataclass
+
+from skipwise.components.cli import RunPaths, run_paths
 
 
 @dataclass(frozen=True)
 class AuditConfig:
     """What is audited."""
 
-    data: str
+    data: str | None = None
     """Dataset directory, as `prepare` writes it."""
+    run: RunPaths = ()
+    """Run directories that train wrote, two or more: `--run A --run B` or `--run A B`."""
     output: str | None = None
-    """Directory of `audit.md`, `audit.json` and `audit.png`; without it the sentences are printed alone."""
+    """Directory of `audit.md`, `audit.json` and `audit.png`, or of runs `runs.md`, `runs.json` and `runs.png`; without
+    it the sentences are printed alone."""
+
+    def __post_init__(self) -> None:
+        if bool(run_paths(self.run)) == (self.data is not None):
+            raise ValueError("--data must name a dataset directory, or --run two run directories or more, and not both")
+        if len(run_paths(self.run)) == 1:
+            raise ValueError("--run must name two runs or more: one that uses skips and one that does not")
 
 
 def audit(config: AuditConfig) -> None:
     """Prints the sentences and writes the files."""
-    from skipwise.studies.audit.run_audit import run_audit
+    if config.data is not None:
+        from skipwise.studies.audit.run_audit import run_audit
 
-    run_audit(config.data, config.output)
+        run_audit(config.data, config.output)
+    else:
+        from skipwise.studies.audit.audit_runs import audit_runs
+
+        audit_runs(run_paths(config.run), config.output)

@@ -3,7 +3,7 @@
 Shape legend: N targets, M sessions, S seeds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,20 +49,8 @@ def compare(rows: list[Row], protocol: str, groupings: Grouping | None = None) -
     `UserError` where rows were not measured on the same targets, among as many candidates.
     """
     measured = {row.name: [read_target_ranks(run, protocol, "test") for run in row.runs] for row in rows}
+    refuse_unlike([(run, ranks) for row in rows for run, ranks in zip(row.runs, measured[row.name], strict=True)])
     first = measured[rows[0].name][0]
-    for row in rows:
-        for run, ranks in zip(row.runs, measured[row.name], strict=True):
-            same = (np.array_equal(getattr(ranks, name), getattr(first, name)) for name in ("session", "position"))
-            if not all(same) or not np.array_equal(ranks.target, first.target):
-                raise UserError(
-                    f"{run} was measured on other targets than {rows[0].runs[0]}: "
-                    "compare runs of one data set and the same --evaluate.sessions and --evaluate.positions"
-                )
-            if not np.array_equal(ranks.candidates, first.candidates):
-                raise UserError(
-                    f"{run} was ranked among other candidates than {rows[0].runs[0]}: "
-                    "compare runs of the same --evaluate.candidates"
-                )
     table = {row.name: _figures(row, measured[row.name], groupings or {}) for row in rows}
     _test(rows, measured, table)
     best: dict[bool, str] = {}
@@ -86,6 +74,24 @@ def compare(rows: list[Row], protocol: str, groupings: Grouping | None = None) -
         "broken": broken,
         "rows": table,
     }
+
+
+def refuse_unlike(measured: Sequence[tuple[Path, TargetRanks]]) -> None:
+    """Raises `UserError` where runs were not measured on the same targets, among as many candidates."""
+    run, first = measured[0]
+    for other, ranks in measured[1:]:
+        same = (
+            np.array_equal(getattr(ranks, name), getattr(first, name)) for name in ("session", "position", "target")
+        )
+        if not all(same):
+            raise UserError(
+                f"{other} was measured on other targets than {run}: "
+                "compare runs of one data set and the same --evaluate.sessions and --evaluate.positions"
+            )
+        if not np.array_equal(ranks.candidates, first.candidates):
+            raise UserError(
+                f"{other} was ranked among other candidates than {run}: compare runs of the same --evaluate.candidates"
+            )
 
 
 def _over_seeds(measured_S: list[TargetRanks], metric: str) -> np.ndarray:

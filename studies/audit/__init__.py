@@ -1,1 +1,1 @@
-"""What the skips of a dataset say, before any model is trained."""
+"""What the skips of a dataset say before any model is trained, and whether they pay in runs."""

@@ -27,3 +27,8 @@ def test_refused_in_one_sentence(make_dataset, run, tmp_path):
     assert done.code == 2 and "all 40 training plays are kept: expected both kinds" in done.said
     assert not (tmp_path / "out").exists()
     assert "cannot be read" in run("audit", "--data", "missing").said
+    for words in ((), ("--data", str(kept), "--run", "a", "b")):
+        done = run("audit", *words)
+        assert done.code == 2 and "--data must name a dataset directory, or --run two run directories" in done.said
+    assert "--run must name two runs or more" in run("audit", "--run", "a").said
+    assert "a run directory that train wrote" in run("audit", "--run", "a", "--run", "b").said
