@@ -109,7 +109,7 @@ class EvaluationBatch:
     plays_B: Tensor
     """int64: how many plays the session has, where all but its first are targets; 0 elsewhere."""
     halved_signals_BTC: Tensor
-    """int64: `sessions.signals_BTC`, with what happened to plays from `plays_B // 2` on, counted from 0, not known."""
+    """int64: `sessions.signals_BTC`, with nothing known of plays from `plays_B // 2` on, counted from 0."""
     upcoming_BW: Tensor
     """int64 rows of a skipped target and of the plays after it up to and including the next kept one, -1 behind them;
     -1 alone where the target was kept, or no later one was, or only one track of a session is a target."""

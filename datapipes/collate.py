@@ -12,7 +12,7 @@ from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.negatives import STRIDE, draw_pool, draw_unseen, keys, own_windows, shared_windows, uniforms
 from skipwise.datapipes.sessions import Sessions
 from skipwise.datapipes.signals import UNKNOWN
-from skipwise.datapipes.view import Inputs, View, counts_as_skipped, shuffle_strengths
+from skipwise.datapipes.view import Inputs, View, counts_as_skipped, shuffled_order
 
 
 class Pinnable(Protocol):
@@ -42,7 +42,8 @@ class TrainBuilder:
     `borrow_from`: 0, or the size of the groups of sessions within which each takes the skipped tracks of the next.
     `log_q`: float32 [tracks], log of each track's share of the training plays, for heads that correct by it.
     `first_place`: the first session's place in the global batch, which decides where in the pool its negatives begin.
-    `shuffle_inputs`, `shuffle_labels`: skip flags change places within each session, as inputs and as what is learned.
+    `shuffle_inputs`, `shuffle_labels`: skip flags change places within each session, as inputs and as what is learned;
+    with `shuffle_inputs` what else is read of a play changes places with its flag.
     `targets`, `hidden_inputs`: see `DataConfig`; `judge`: the batch says which of the next tracks were kept.
     """
 
@@ -70,16 +71,22 @@ class TrainBuilder:
         view = replace(self.view, length=self.view.length + (not cloze))
         past_B = np.maximum(sessions.length_B - self.held_out, 0)
         seen_BS, strengths_BS = view.before(sessions.tracks_BT, sessions.skips_BT, past_B)
+        contexts_BSK = sessions.contexts_BTK
         if self.shuffle_inputs or self.shuffle_labels:
-            shuffled_BS = shuffle_strengths(strengths_BS, seen_BS >= 0, self.seed, sessions.number_B)
-        inputs = view.read(seen_BS, shuffled_BS if self.shuffle_labels else strengths_BS)
+            order_BS = shuffled_order(seen_BS >= 0, self.seed, sessions.number_B)
+            shuffled_BS = np.take_along_axis(strengths_BS, order_BS, axis=1)
+            if self.shuffle_inputs and contexts_BSK is not None:
+                contexts_BSK = np.take_along_axis(contexts_BSK, order_BS[:, :, None], axis=1)
+        inputs = view.read(seen_BS, shuffled_BS if self.shuffle_labels else strengths_BS, contexts_BSK=contexts_BSK)
         skipped_BT = view.skipped(inputs.strengths_BT)
-        told_BT = inputs.strengths_BT
+        told_BT, contexts_BTK = inputs.strengths_BT, inputs.contexts_BTK
         if self.shuffle_inputs != self.shuffle_labels:
             told_BT = view.read(seen_BS, shuffled_BS if self.shuffle_inputs else strengths_BS).strengths_BT
         if view.signals.num_rows:
-            draws_B1 = uniforms(keys("hide", self.seed, epoch, sessions.number_B), 1)
-            told_BT = np.where(draws_B1 < self.hidden_inputs, UNKNOWN, told_BT)
+            hidden_B1 = uniforms(keys("hide", self.seed, epoch, sessions.number_B), 1) < self.hidden_inputs
+            told_BT = np.where(hidden_B1, UNKNOWN, told_BT)
+            if contexts_BTK is not None:
+                contexts_BTK = np.where(hidden_B1[:, :, None], 0, contexts_BTK)
         batch = len(past_B)
         own = self.sampling == "per-session"
         pool = draw_pool(
@@ -112,7 +119,7 @@ class TrainBuilder:
             self.negatives,
             inputs_B=inputs_B,
             skipped_BT=skipped_BT,
-            signals_BTC=view.signals.rows(told_BT),
+            signals_BTC=view.signals.rows(told_BT, contexts_BTK),
             masked_BT=masked_BT,
             targets_BT=targets_BT,
             judged_J=judged_J,
@@ -183,7 +190,8 @@ class EvaluationBuilder:
         )
         view = replace(self.view, length=self.view.length - self.append_mask)
         seen_BS, strengths_BS = view.before(tracks_BT, skips_BT, at_B)
-        inputs = view.read(seen_BS, strengths_BS, padding=self.append_mask)
+        contexts_BSK = None if sessions.contexts_BTK is None else sessions.contexts_BTK[owner_B]
+        inputs = view.read(seen_BS, strengths_BS, self.append_mask, contexts_BSK)
         masked_BT = np.zeros_like(inputs.valid_BT)
         if self.append_mask:
             masked_BT[np.flatnonzero(real_B), inputs.length_B[real_B]] = True
@@ -200,7 +208,10 @@ class EvaluationBuilder:
         known_BS = np.arange(tracks_BT.shape[1]) < sessions.length_B[owner_B][:, None]
         plays_B = np.where(whole_B, sessions.length_B[owner_B], 0)
         place_BT = (at_B - inputs.length_B)[:, None] + np.arange(inputs.rows_BT.shape[1])
-        halved_BT = np.where(inputs.valid_BT & (place_BT >= plays_B[:, None] // 2), UNKNOWN, inputs.strengths_BT)
+        second_BT = inputs.valid_BT & (place_BT >= plays_B[:, None] // 2)
+        halved_BT, halved_BTK = np.where(second_BT, UNKNOWN, inputs.strengths_BT), inputs.contexts_BTK
+        if halved_BTK is not None:
+            halved_BTK = np.where(second_BT[:, :, None], 0, halved_BTK)
         upcoming_BW = _until_kept(tracks_BT, known_BS & ~counts_as_skipped(skips_BT), np.where(whole_B, at_B, -1))
         return EvaluationBatch(
             bags.batch(
@@ -209,7 +220,7 @@ class EvaluationBuilder:
                 negatives=0,
                 inputs_B=inputs.length_B + self.append_mask * real_B,
                 skipped_BT=view.skipped(inputs.strengths_BT),
-                signals_BTC=view.signals.rows(inputs.strengths_BT),
+                signals_BTC=view.signals.rows(inputs.strengths_BT, inputs.contexts_BTK),
                 masked_BT=masked_BT,
                 targets_BT=np.full_like(bags.items_BT, bags.empty),
                 judged_J=none,
@@ -228,7 +239,7 @@ class EvaluationBuilder:
             target_skips_B=torch.from_numpy(skips_BT[row_B]),
             position_B=torch.from_numpy(at_B),
             plays_B=torch.from_numpy(plays_B),
-            halved_signals_BTC=torch.from_numpy(view.signals.rows(halved_BT)),
+            halved_signals_BTC=torch.from_numpy(view.signals.rows(halved_BT, halved_BTK)),
             upcoming_BW=torch.from_numpy(upcoming_BW),
         )
 

@@ -31,11 +31,13 @@ class DataConfig:
     """Skip strengths 1 up to this count as skipped: 1 very briefly, 2 briefly, 3 mostly played."""
     skip_flags: Literal["recorded", "shuffled", "shuffled-input", "shuffled-label"] = "recorded"
     """`shuffled`: training's skip flags change places within each session (control: what is learned must vanish);
-    `shuffled-input`: as `data.inputs` has them alone; `shuffled-label`: as the losses have them alone."""
+    `shuffled-input`: as `data.inputs` has them alone; `shuffled-label`: as the losses have them alone. As input, all
+    else that is read of a play changes places with its flag."""
     skipped_tracks: Literal["read", "filter"] = "read"
     """`filter`: skipped tracks are taken out of every input, and of training's targets, as if never played."""
-    inputs: tuple[Literal["skips"], ...] = ()
-    """What is read of each past play beside its track: `skips`, what happened to it (kept, strength 1, 2 or 3)."""
+    inputs: tuple[str, ...] = ()
+    """What is read of each past play beside its track: `skips`, what happened to it (kept, strength 1, 2 or 3), and
+    context columns of the dataset, by their names."""
     hidden_inputs: float = 0.05
     """Share of training's sessions whose `inputs` are all read as not known, so that a session without them can be."""
     targets: Literal["next", "next-kept"] = "next"
@@ -67,6 +69,9 @@ class DataConfig:
             raise ValueError(
                 f"--data.batch-size {self.batch_size} must be a multiple of --data.lanes {self.lanes}: change either"
             )
+        for number, name in enumerate(self.inputs):
+            if name in self.inputs[:number]:
+                raise ValueError(f"--data.inputs names {name} twice: name it once")
         if not 0 <= self.hidden_inputs < 1:
             raise ValueError(f"--data.hidden-inputs {self.hidden_inputs} must lie in [0, 1)")
         if not 0 <= self.skipped_negatives <= _MOST_SKIPPED:

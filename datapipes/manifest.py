@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -114,10 +114,10 @@ class Manifest(StrictModel):
         names = ("vocabulary_hash", "counts", "parts", "split_parts", "checksums")
         return digest({name: getattr(self, name) for name in names})
 
-    def context_hash(self, names: Iterable[str]) -> str:
+    def context_hash(self, names: Collection[str]) -> str:
         """SHA-256, in hex, over what these context columns say of the plays."""
-        checksums = {part: [of[name] for name in names] for part, of in self.context_checksums.items()}
-        return digest({"values": [(name, self.contexts[name]) for name in names], "checksums": checksums})
+        checksums = {part: [of.get(name) for name in names] for part, of in self.context_checksums.items()}
+        return digest({"values": [(name, self.contexts.get(name)) for name in names], "checksums": checksums})
 
     def summary(self) -> str:
         """Returns what the directory holds, how it is split and what was left out, in one line."""

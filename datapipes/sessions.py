@@ -6,9 +6,11 @@ resumed or has another number of ranks reads the same sessions at the same step.
 """
 
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -25,6 +27,8 @@ class Sessions:
     skips_BT: np.ndarray
     length_B: np.ndarray
     number_B: np.ndarray
+    contexts_BTK: np.ndarray | None = None
+    """uint16: codes of the context columns that are read, 0 for what is not known; None where none are."""
 
 
 @dataclass
@@ -35,6 +39,8 @@ class _Window:
     tracks: np.ndarray
     skips: np.ndarray
     numbers: np.ndarray
+    contexts: np.ndarray | None = None
+    """uint16 [plays, K]."""
 
 
 Chosen = tuple[_Window, np.ndarray]
@@ -46,6 +52,9 @@ class SessionStore:
 
     Row groups are counted from 0 in this store; sessions have the number that they have in the whole dataset.
     """
+
+    contexts: Mapping[str, Sequence[str]] = MappingProxyType({})
+    """The context columns that are read, each with the values that have a code: their places, from 1."""
 
     def __init__(self, path: str):
         self.path, self._whole = Path(path), self
@@ -98,19 +107,38 @@ class SessionStore:
         part.group_sizes, part._first_numbers = whole.group_sizes[chosen], whole._first_numbers[chosen]
         return part
 
+    def reading(self, contexts: Mapping[str, Sequence[str]]) -> "SessionStore":
+        """Returns the same sessions with these context columns; raises `UserError` for one that the dataset lacks.
+
+        The values may be another dataset's: what this one says beside them is read as not known.
+        """
+        for name in contexts:
+            if name not in self.manifest.context_columns:
+                has = ", ".join(self.manifest.context_columns) or "none"
+                raise UserError(
+                    f"{self.path} has no context column '{name}' (it has {has}): prepare it again with it in --context"
+                )
+        store = copy(self)
+        store._whole = copy(self._whole)
+        store.contexts = store._whole.contexts = contexts
+        return store
+
     def read(self, groups: np.ndarray) -> _Window:
         """Returns the sessions of these row groups in file order.
 
         Raises `UserError` where their number, lengths, rows, strengths or checksum differ from the manifest.
         """
         offsets, tracks, skips, numbers = [np.zeros(1, dtype=np.int64)], [], [], []
+        contexts = [self._contexts(int(index)) for index in groups] if self.contexts else []
         for index in groups:
             rows = self._checked(int(index))
             offsets.append(offsets[-1][-1] + np.cumsum(rows.lengths))
             tracks.append(rows.tracks)
             skips.append(rows.skips)
             numbers.append(self._first_numbers[index] + np.arange(len(rows.lengths)))
-        return _Window(*(np.concatenate(pieces) for pieces in (offsets, tracks, skips, numbers)))
+        window = _Window(*(np.concatenate(pieces) for pieces in (offsets, tracks, skips, numbers)))
+        window.contexts = np.concatenate(contexts) if contexts else None
+        return window
 
     def _checked(self, index: int) -> session_files.Rows:
         file, group = self._groups[index]
@@ -121,6 +149,20 @@ class SessionStore:
         if checksums and session_files.checksum(rows) != checksums[group]:
             raise UserError(f"{where}: its data are not what prepare wrote, by their checksum: run prepare again")
         return rows
+
+    def _contexts(self, index: int) -> np.ndarray:
+        """uint16 [plays, K] of a row group."""
+        file, group = self._groups[index]
+        columns = session_files.read_contexts(file, group, [*self.contexts])
+        checksums, codes = self.manifest.context_checksums.get(file.name, {}), []
+        for name, values in self.contexts.items():
+            words = session_files.Words.of(columns[name])
+            if name in checksums and checksums[name][group : group + 1] != [words.checksum]:
+                raise UserError(
+                    f"{file}, row group {group}: '{name}' is not what prepare wrote, by its checksum: run prepare again"
+                )
+            codes.append(words.codes(values))
+        return np.stack(codes, axis=1)
 
 
 class SessionOrder:
@@ -169,6 +211,8 @@ def pad(lanes: list[list[Chosen]], rows: int) -> Sessions:
     skips_BT = np.zeros((total, width), dtype=np.int8)
     length_B = np.zeros(total, dtype=np.int64)
     number_B = np.full(total, -1, dtype=np.int64)
+    columns = {window.contexts.shape[1] for _, (window, _) in placed if window.contexts is not None}
+    contexts_BTK = np.zeros((total, width, *columns), dtype=np.uint16) if columns else None
     end = 0
     for (first, (window, chosen)), length in zip(placed, lengths, strict=True):
         # A lane's second piece follows its first.
@@ -178,6 +222,8 @@ def pad(lanes: list[list[Chosen]], rows: int) -> Sessions:
         source = (window.offsets[chosen][:, None] + np.arange(width))[valid]
         tracks_BT[block][valid] = window.tracks[source]
         skips_BT[block][valid] = window.skips[source]
+        if contexts_BTK is not None and window.contexts is not None:
+            contexts_BTK[block][valid] = window.contexts[source]
         length_B[block] = length
         number_B[block] = window.numbers[chosen]
-    return Sessions(tracks_BT, skips_BT, length_B, number_B)
+    return Sessions(tracks_BT, skips_BT, length_B, number_B, contexts_BTK)

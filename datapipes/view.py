@@ -1,6 +1,7 @@
 """What a model reads of a session. Training, evaluation and serving all call it, so that they read the same.
 
-NumPy only. Shape legend: B sessions, S positions of whole sessions, T positions that are read.
+NumPy only. Shape legend: B sessions, S positions of whole sessions, T positions that are read, K context
+columns.
 """
 
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ class Inputs(NamedTuple):
     """int8: skip strengths, -1 where it is not known what happened; 0 at padding."""
     length_B: np.ndarray
     """int64: how many plays are read."""
+    contexts_BTK: np.ndarray | None = None
+    """Codes of context columns, 0 for what is not known and at padding; None where none are read."""
 
     @property
     def valid_BT(self) -> np.ndarray:
@@ -65,10 +68,17 @@ class View:
         real_BS = np.arange(width) < past_B[:, None]
         return np.where(real_BS, rows_BS[:, :width], -1), np.where(real_BS, strengths_BS[:, :width], 0)
 
-    def read(self, rows_BS: np.ndarray, strengths_BS: np.ndarray, padding: int = 0) -> Inputs:
+    def read(
+        self,
+        rows_BS: np.ndarray,
+        strengths_BS: np.ndarray,
+        padding: int = 0,
+        contexts_BSK: np.ndarray | None = None,
+    ) -> Inputs:
         """Returns the last `length` plays of each session, without its skipped ones where those are filtered.
 
-        `rows_BS`: rows in play order, -1 where there is no play; `padding`: positions to add behind the longest.
+        `rows_BS`: rows in play order, -1 where there is no play; `padding`: positions to add behind the longest;
+        `contexts_BSK`: codes of the same plays, and perhaps of later ones, which are not read.
         """
         read_BS = rows_BS >= 0
         if self.filter_skipped:
@@ -81,15 +91,18 @@ class View:
         rows_BT, strengths_BT = np.full(valid_BT.shape, -1, dtype=np.int64), np.zeros(valid_BT.shape, dtype=np.int8)
         # Both masks hold as many places in each session, and NumPy goes through them in the same order.
         rows_BT[valid_BT], strengths_BT[valid_BT] = rows_BS[read_BS], strengths_BS[read_BS]
-        return Inputs(rows_BT, strengths_BT, length_B)
+        contexts_BTK = None
+        if contexts_BSK is not None:
+            contexts_BTK = np.zeros((*valid_BT.shape, contexts_BSK.shape[2]), dtype=contexts_BSK.dtype)
+            contexts_BTK[valid_BT] = contexts_BSK[:, : rows_BS.shape[1]][read_BS]
+        return Inputs(rows_BT, strengths_BT, length_B, contexts_BTK)
 
 
-def shuffle_strengths(strengths_BS: np.ndarray, real_BS: np.ndarray, seed: int, number_B: np.ndarray) -> np.ndarray:
-    """Returns the strengths with those of each session's plays in random order, the same in every epoch.
+def shuffled_order(real_BS: np.ndarray, seed: int, number_B: np.ndarray) -> np.ndarray:
+    """int64 [B, S]: the places of each session's plays in random order, the same in every epoch.
 
     `real_BS`: which positions hold a play, the first ones of each session; `number_B`: the sessions' numbers.
     """
-    draws_BS = uniforms(keys("shuffle", seed, 0, number_B), strengths_BS.shape[1])
+    draws_BS = uniforms(keys("shuffle", seed, 0, number_B), real_BS.shape[1])
     # Sorted, the draws of a session's own plays come first.
-    order_BS = np.where(real_BS, draws_BS, 2.0).argsort(axis=1)
-    return np.take_along_axis(strengths_BS, order_BS, axis=1)
+    return np.where(real_BS, draws_BS, 2.0).argsort(axis=1)

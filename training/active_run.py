@@ -126,7 +126,7 @@ class ActiveRun:
     def _make_trainer(self, fresh: bool) -> None:
         """A model at its first step, which with `fresh` takes over what `init_from` names, and its loader."""
         self._hang_watch.heartbeat("making the model")
-        model = build_model(self.config, self._store.num_tracks, self.run.record.num_rows)
+        model = build_model(self.config, self._store.num_tracks, self.run.record.num_rows, self.run.record.contexts)
         sessions, held_out = training_data(self._store, self.position.phase == "refit")
         self._loader, self._num_sessions = train_loader(self.config, sessions, held_out), len(sessions)
         self.trainer = Trainer(self.config, model, self.num_steps * self.config.train.epochs)

@@ -1,7 +1,8 @@
 """From a config to the sharded model and the loaders, and the checks before either."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.counts import train_counts
 from skipwise.datapipes.loader import StepDataset, StepLoader
 from skipwise.datapipes.sessions import SessionStore
-from skipwise.datapipes.signals import Signals
+from skipwise.datapipes.signals import SKIPS, Signals
 from skipwise.datapipes.view import View
 from skipwise.models.encoder import Encoder
 from skipwise.models.table import SIGNAL_TABLE, TABLE, initialize, local_shards, make_plan, make_sharder, make_table
@@ -42,13 +43,34 @@ def check_device(config: RunConfig) -> None:
         raise UserError(str(error)) from error
 
 
-def build_model(config: RunConfig, num_tracks: int, num_rows: int | None = None) -> DistributedModelParallel:
+def reading_inputs(config: RunConfig, store: SessionStore) -> SessionStore:
+    """The dataset to train on with the context columns that the config reads, by the values that training sees.
+
+    Raises `UserError` for a name that it does not have.
+    """
+    known = store.manifest.contexts
+    for name in config.data.inputs:
+        if name not in (SKIPS, *known):
+            raise UserError(
+                f"--data.inputs {name}: {store.path} has {', '.join([SKIPS, *known])}; name these, or prepare the log "
+                f"again with {name} in --context"
+            )
+    return store.reading({name: known[name] for name in config.data.inputs if name != SKIPS})
+
+
+def build_model(
+    config: RunConfig,
+    num_tracks: int,
+    num_rows: int | None = None,
+    contexts: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> DistributedModelParallel:
     """The sharded model, initialized from the config's seed alone: the same weights on any number of ranks.
 
     `num_rows`: of the table, where it has more than the data's `num_tracks` (`RunConfig.vanished`).
+    `contexts`: see `RunRecord`.
     """
     rows, dim, keep_dim = config.row_table, config.table.dim, config.loss.keep_width
-    num_signals = Signals.of(config.data.inputs).num_rows
+    num_signals = Signals.of(config.data.inputs, contexts).num_rows
     table = make_table(num_rows or num_tracks, rows.dim, num_signals, dim)
     encoder = Encoder(config.encoder, dim, keep_dim)
     encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
@@ -104,7 +126,7 @@ def train_loader(
         )
     builder = TrainBuilder(
         seed=config.train.seed,
-        view=_view(config),
+        view=_view(config, store),
         longest=longest,
         num_tracks=store.num_tracks,
         negatives=min(negatives, store.num_tracks),
@@ -124,8 +146,8 @@ def train_loader(
     return StepLoader(dataset, pin_memory=device().type == "cuda")
 
 
-def _view(config: RunConfig) -> View:
-    signals = Signals.of(config.data.inputs)
+def _view(config: RunConfig, store: SessionStore) -> View:
+    signals = Signals.of(config.data.inputs, store.contexts)
     return View(config.encoder.max_length, config.data.skip_up_to, config.data.skipped_tracks == "filter", signals)
 
 
@@ -168,7 +190,7 @@ def evaluation_loader(
     size = max(config.evaluate.batch_size // world_size(), 1)
     builder = EvaluationBuilder(
         seed=config.evaluate.seed,
-        view=_view(config),
+        view=_view(config, held_out.sessions),
         longest=longest,
         num_tracks=held_out.sessions.num_tracks,
         targets=held_out.targets,

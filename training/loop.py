@@ -8,7 +8,7 @@ import torch
 from skipwise.common.distributed import logger
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.training.active_run import ActiveRun
-from skipwise.training.build import check
+from skipwise.training.build import check, reading_inputs
 from skipwise.training.config import PROTOCOLS, RunConfig, TrainConfig
 from skipwise.training.evaluation.hit_rate_table import hit_rate_table
 from skipwise.training.evaluation.measure_ranks import Metrics
@@ -33,6 +33,7 @@ def train(config: RunConfig, recipe: str, stop_early: StopEarly | None = None, t
     """
     store = SessionStore(config.data.path)
     check(config, store)
+    store = reading_inputs(config, store)
     longest = store.manifest.session_lengths["max"]
     if longest > config.encoder.max_length:
         logger.info(f"sessions have up to {longest} tracks: the last {config.encoder.max_length} are read")

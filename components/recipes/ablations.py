@@ -20,6 +20,7 @@ class Ablation:
 
 
 _SKIP_LOSS = {"alpha": 0.5, "beta": 0.5}
+MSSD_CONTEXT = ("context_type", "hour_of_day", "premium", "shuffle", "reason_start", "reason_end")
 _KEEP = {"loss": {"keep": 0.5}}
 
 
@@ -66,6 +67,7 @@ ABLATIONS: dict[str, Ablation] = {
     "inputs": Ablation("skips read", "relative-blind", {"data": {"inputs": ("skips",)}}),
     "keep": Ablation("keep head", "relative-blind", {"loss": {"keep": 0.5}}),
     "inputs-keep": Ablation("skips read, keep head", "relative-blind", {"data": {"inputs": ("skips",)}} | _KEEP),
+    "context": Ablation("context read as well", "inputs-keep", {"data": {"inputs": ("skips", *MSSD_CONTEXT)}}),
     "shuffled-input": Ablation("shuffled as input", "inputs-keep", {"data": {"skip_flags": "shuffled-input"}}),
     "shuffled-label": Ablation("shuffled as label", "inputs-keep", {"data": {"skip_flags": "shuffled-label"}}),
     "next-kept": Ablation("next kept track as target", "inputs-keep", {"data": {"targets": "next-kept"}}),

@@ -165,6 +165,11 @@ def _cannot_write(reason: str) -> str:
 def _open(run_path: str) -> tuple[RunDirectory, SessionStore, RunConfig]:
     """The run, its data, and the config to build its model with here."""
     run = RunDirectory.open(run_path)
+    if run.record.contexts:
+        raise UserError(
+            f"{run.path} reads {', '.join(run.record.contexts)} of past plays, which exports do not hold yet: export a "
+            "run whose --data.inputs has no context columns"
+        )
     store = run.open_store()
     # Row-wise, so that no rank holds the whole table, whatever it was trained with; as many lanes as ranks, so that
     # any number of ranks works.

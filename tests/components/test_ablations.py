@@ -8,11 +8,12 @@ import pytest
 
 from skipwise.common.distributed import process_group
 from skipwise.components.recipes import named_recipe
-from skipwise.components.recipes.ablations import ABLATIONS
+from skipwise.components.recipes.ablations import ABLATIONS, MSSD_CONTEXT
 from skipwise.components.train import read_command_line
 from skipwise.training.config import RunConfig
 from skipwise.training.loop import train
 from tests.conftest import random_sessions, write_dataset
+from tests.support.contexts import add_contexts, words
 
 TRACKS, LONGEST = 300, 20
 
@@ -49,7 +50,9 @@ def test_every_ablation_is_a_recipe_of_train():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("ablations") / "data"
-    return write_dataset(folder, random_sessions(60, TRACKS, LONGEST), TRACKS, 40, 1)
+    data = write_dataset(folder, random_sessions(60, TRACKS, LONGEST), TRACKS, 40, 1)
+    add_contexts(data, dict.fromkeys(MSSD_CONTEXT, words("a", "b", None)), 40)
+    return data
 
 
 @pytest.mark.parametrize("name", ABLATIONS)

@@ -11,15 +11,17 @@ from skipwise.components.recipes import RECIPES
 from skipwise.datapipes.batch import FEATURE
 from skipwise.datapipes.loader import StepDataset
 from skipwise.datapipes.sessions import SessionStore
+from skipwise.datapipes.signals import Signals
 from skipwise.models.encoder import Encoder
 from skipwise.models.rows import own_rows
 from skipwise.models.table import SIGNAL_TABLE, TABLE
 from skipwise.models.task import Learner, StepLosses
-from skipwise.training.build import build_model, table_weight, train_loader
+from skipwise.training.build import build_model, reading_inputs, table_weight, train_loader
 from skipwise.training.config import RunConfig
 from skipwise.training.trainer import Trainer
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
+from tests.support.contexts import add_contexts, words
 from tests.support.tables import initial_rows
 
 STEPS, TRACKS = 20, 203
@@ -41,8 +43,8 @@ def small(recipe: str, path: Path, **table) -> RunConfig:
 def train_steps(config: RunConfig) -> dict:
     """Losses, this rank's rows and the dense weights after 20 steps on the sharded path."""
     torch.set_float32_matmul_precision("highest")
-    store = SessionStore(config.data.path)
-    model = build_model(config, store.num_tracks)
+    store = reading_inputs(config, SessionStore(config.data.path))
+    model = build_model(config, store.num_tracks, contexts=store.contexts)
     trainer = Trainer(config, model, STEPS)
     loader, losses, epoch = train_loader(config, store), [], 0
     while len(losses) < STEPS:
@@ -65,11 +67,13 @@ def numbers(losses: StepLosses) -> tuple[float, ...]:
 
 def dense_steps(config: RunConfig) -> dict:
     """The same on one process: a plain tensor, row-wise Adagrad by its definition, torch's Adam."""
-    store = SessionStore(config.data.path)
+    store = reading_inputs(config, SessionStore(config.data.path))
     dim, bound, seed = config.table.dim, config.table.init_bound, config.train.seed
     tables = {TABLE: initial_rows(store.num_tracks, dim, bound, seed, config.loss.keep_width)}
     if config.data.inputs:
-        tables[SIGNAL_TABLE] = initial_rows(5, dim, bound, seed + (1 << 40))
+        tables[SIGNAL_TABLE] = initial_rows(
+            Signals.of(config.data.inputs, store.contexts).num_rows, dim, bound, seed + (1 << 40)
+        )
     tables = {name: torch.nn.Embedding.from_pretrained(rows, freeze=False) for name, rows in tables.items()}
     encoder = Encoder(config.encoder, dim, config.loss.keep_width)
     encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
@@ -119,7 +123,9 @@ def assert_equal(results: list[dict], expected: dict) -> None:
 
 @pytest.fixture
 def dataset(make_dataset) -> Path:
-    return make_dataset(random_sessions(115, TRACKS), TRACKS)
+    data = make_dataset(random_sessions(115, TRACKS), TRACKS)
+    add_contexts(data, {"device": words("phone", "tv", None, "car"), "hour": words("7", "8")})
+    return data
 
 
 @pytest.mark.ranks
@@ -144,6 +150,8 @@ def test_any_number_of_ranks_equals_dense(recipe: str, sampling: str, dataset: P
         ("unidir-skip-track", {"skip_negatives": "other"}, {}),
         ("bidir-skip-track", {"heard_negatives": True}, {}),
         ("unidir", {"inputs": ("skips",), "hidden_inputs": 0.3}, {"keep": 0.5, "keep_dim": 8}),
+        ("unidir", {"inputs": ("hour", "skips", "device"), "hidden_inputs": 0.3}, {"keep": 0.5, "keep_dim": 8}),
+        ("unidir", {"inputs": ("device",), "skip_flags": "shuffled-input"}, {}),
         ("unidir-skip-track", {"targets": "next-kept", "skip_flags": "shuffled-input"}, {"keep": 0.5, "keep_dim": 4}),
         ("unidir", {"targets": "next-kept", "skipped_negatives": 4.0}, {}),
         ("bidir", {"inputs": ("skips",), "skip_flags": "shuffled-label"}, {"keep": 2.0, "keep_dim": 8}),

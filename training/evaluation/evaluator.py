@@ -150,7 +150,7 @@ def evaluate_run(
     `UserError` where the data are missing, have other tracks or are not what is asked for, and for
     `positions` of sessions that training has seen.
     """
-    store = SessionStore(data) if data else run.open_store()
+    store = SessionStore(data).reading(run.record.contexts) if data else run.open_store()
     config = run.config
     if positions:
         config = replace(config, evaluate=replace(config.evaluate, positions=positions))
@@ -173,7 +173,7 @@ def evaluate_run(
     if data:
         _warn_of_overlap(run, evaluated.held_out["test"].sessions)
     check_device(stateless(config))
-    model = build_model(stateless(config), store.num_tracks, run.record.num_rows)
+    model = build_model(stateless(config), store.num_tracks, run.record.num_rows, run.record.contexts)
     load_best(model, run.path)
     evaluator = Evaluator(config, model)
     record = not data and config == run.config

@@ -61,11 +61,19 @@ class RunRecord(DataRecord):
     """Rows of the table: the dataset's tracks, and those kept from the run that this one started from."""
     rows_hash: Sha256
     """SHA-256, in hex, over the track ids in row order, each followed by a newline."""
+    contexts: dict[str, list[str]] = {}
+    """The context columns that the run reads, each with the values that have a row, in their order."""
+    context_hash: Sha256 | None = None
+    """The dataset's, over these."""
     versions: dict[str, str]
     launch: str | None = None
     """torchrun's id of the launch that began the run."""
     trained_before: list[Trained] = []
     """What the weights had been trained on that the run started from (`init_from`)."""
+
+    def reads_same(self, manifest: Manifest) -> bool:
+        """Whether the context columns that the run reads say the same in a dataset of the same sessions."""
+        return not self.contexts or manifest.context_hash(self.contexts) == self.context_hash
 
     @classmethod
     def read(cls, run_path: Path) -> "RunRecord":
@@ -131,12 +139,18 @@ class RunDirectory:
         return not all(before.is_same(self.record) for before in self.record.trained_before)
 
     def open_store(self) -> SessionStore:
-        """The dataset the run was trained on; refuses one whose rows mean other tracks."""
+        """The dataset the run was trained on; refuses one whose rows mean other tracks, or that says other things."""
         store = SessionStore(self.config.data.path)
         if store.manifest.vocabulary_hash != self.record.vocabulary_hash:
             raise UserError(
                 f"{store.path} has another vocabulary than the data {self.path} was trained on: "
                 "use that data set, or train again"
+            )
+        store = store.reading(self.record.contexts)
+        if not self.record.reads_same(store.manifest):
+            raise UserError(
+                f"the context columns of {store.path} are not those that {self.path} was trained on: prepare that data "
+                "set again as it was, or train again"
             )
         return store
 

@@ -77,6 +77,8 @@ def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
         data_hash=store.manifest.data_hash,
         rows=num_rows,
         rows_hash=rows_hash,
+        contexts={name: list(values) for name, values in store.contexts.items()},
+        context_hash=store.manifest.context_hash(store.contexts) if store.contexts else None,
         versions=versions(),
         launch=os.environ.get("TORCHELASTIC_RUN_ID"),
         trained_before=before,
@@ -147,7 +149,7 @@ def _check_same_run(path: Path, config: RunConfig, recipe: str, store: SessionSt
         raise UserError(f"{path} holds {state} run of {run.record.recipe}, not {recipe}: choose another --run-dir")
     if difference := first_difference(run.config, config):
         raise UserError(f"{path} holds {state} run with {difference}: go on with that, or choose another --run-dir")
-    if not run.record.is_same(store.manifest):
+    if not (run.record.is_same(store.manifest) and run.record.reads_same(store.manifest)):
         raise UserError(
             f"{path} holds {state} run on other data than {store.path}, or another split of them: go on with those, or "
             "choose another --run-dir, which may start from this run with --init-from"

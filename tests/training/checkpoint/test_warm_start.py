@@ -18,6 +18,7 @@ from skipwise.datapipes.sessions import SessionStore
 from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.export.exporter import write_export
 from skipwise.training.active_run import ActiveRun
+from skipwise.training.build import reading_inputs
 from skipwise.training.checkpoint.checkpoints import best_checkpoint
 from skipwise.training.config import RunConfig, SelectionConfig
 from skipwise.training.evaluation.hit_rate_table import hit_rate_table
@@ -63,7 +64,7 @@ def data(tmp_path: Path) -> tuple[Path, Path, list[str], list[str]]:
 
 def started(config: RunConfig) -> dict[str, list[tuple[list[int], torch.Tensor]]]:
     """The shards that a run begins with on this rank, and one dense weight and moment whole."""
-    store = SessionStore(config.data.path)
+    store = reading_inputs(config, SessionStore(config.data.path))
     with StopSignal(0) as stop_signal:
         tensors = ActiveRun(
             create_or_resume_run(config, "best", store), store, stop_signal, HangWatch(0)
