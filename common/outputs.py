@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,40 +13,44 @@ from pathlib import Path
 from typing import Any
 
 from skipwise.common.errors import UserError, printable, reason
+from skipwise.common.locks import LOCK, lock_beside, locked
 
 
 @contextmanager
 def atomic_output(output: Path, overwrite: bool, replaceable: Callable[[Path], bool]) -> Iterator[Path]:
     """Yields a scratch directory beside `output`; what the block writes there as `result` becomes `output`.
 
-    After an exception, ctrl-C included, the scratch directory is removed and `output` is as it was. An `output` that
-    exists is refused with a `UserError`, unless `overwrite` is set and `replaceable(output)` holds; so is a URL. A
-    `UserError` of the block names `output` where it names the scratch directory.
+    One process at a time writes an output: another one is refused with a `UserError` that names it. After an exception,
+    ctrl-C included, the scratch directory is removed and `output` is as it was; what killed processes left is removed
+    first. An `output` that exists is refused with a `UserError`, unless `overwrite` is set and `replaceable(output)`
+    holds; so is a URL. A `UserError` of the block names `output` where it names the scratch directory.
     """
     refuse_url(output)
-    made: list[Path] = []
-    try:
-        _clean_up(output)
-        refuse_existing(output, overwrite, replaceable)
-        made = [folder for folder in output.parents if not folder.exists()]
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.exists()  # raises for a name that cannot be, now that its folder is there
-        scratch = Path(tempfile.mkdtemp(prefix=_prefix(output, os.getpid()), suffix=".partial", dir=output.parent))
-    except (OSError, ValueError) as error:
-        _remove_empty(made)
-        why = reason(error) if isinstance(error, OSError) else error
-        raise UserError(f"cannot write beside {output} ({why}): choose another --output") from None
-    try:
-        with _final_names(scratch, output):
-            yield scratch
-        refuse_existing(output, overwrite, replaceable)
-        if output.exists():
-            os.rename(output, scratch / "replaced")
-        os.rename(scratch / "result", output)
-    finally:
-        _restore(scratch, output)
-        shutil.rmtree(scratch, ignore_errors=True)
-        _remove_empty(made)
+    with ExitStack() as held:
+        try:
+            refuse_existing(output, overwrite, replaceable)
+            held.callback(_remove_empty, [folder for folder in output.parents if not folder.exists()])
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.exists()  # raises for a name that cannot be, now that its folder is there
+            lock = lock_beside(output)
+            held.enter_context(locked(lock, output, "choose another --output"))
+            prefix = f"{lock.name.removesuffix(LOCK)}."
+            _clean_up(output, prefix)
+            refuse_existing(output, overwrite, replaceable)
+            scratch = Path(tempfile.mkdtemp(prefix=prefix, suffix=".partial", dir=output.parent))
+        except (OSError, ValueError) as error:
+            why = reason(error) if isinstance(error, OSError) else error
+            raise UserError(f"cannot write beside {output} ({why}): choose another --output") from None
+        try:
+            with _final_names(scratch, output):
+                yield scratch
+            refuse_existing(output, overwrite, replaceable)
+            if output.exists():
+                os.rename(output, scratch / "replaced")
+            os.rename(scratch / "result", output)
+        finally:
+            _restore(scratch, output)
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def refuse_url(output: Path, flag: str = "--output") -> None:
@@ -93,30 +96,14 @@ def _restore(scratch: Path, output: Path) -> None:
         os.rename(scratch / "replaced", output)
 
 
-def _clean_up(output: Path) -> None:
-    """Removes what killed processes of this machine left beside `output`, and restores what they had moved."""
-    before, after = _prefix(output, "\0").split("\0")
-    owned = re.compile(re.escape(before) + r"(\d+)" + re.escape(after) + r".*\.partial")
-    for scratch in output.parent.glob(f"{glob.escape(before)}*.partial"):
-        found = owned.fullmatch(scratch.name)
-        if not found or _alive(int(found[1])):
-            continue
+def _clean_up(output: Path, prefix: str) -> None:
+    """Removes the scratch directories that killed processes left, and restores what they had moved.
+
+    They are of no living process, since that would hold the lock.
+    """
+    for scratch in output.parent.glob(f"{glob.escape(prefix)}????????.partial"):
         _restore(scratch, output)
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _prefix(output: Path, process: int | str) -> str:
-    return f".{output.name[:100]}.{socket.gethostname()[:50]}-{process}."
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # another user's
-    return True
 
 
 def refuse_existing(output: Path, overwrite: bool, replaceable: Callable[[Path], bool]) -> None:

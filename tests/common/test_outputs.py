@@ -1,5 +1,7 @@
 """Outputs appear whole or not at all; no message names the scratch directory."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,82 @@ def test_a_directory_is_required(tmp_path):
         require_directory(tmp_path / "file")
     with pytest.raises(UserError, match="s3://bucket/runs is a URL.*: name a local --run-dir"):
         refuse_url(Path("s3://bucket/runs"), "--run-dir")
+
+
+def _start_and_die(output: Path, function: str, calls: int = 1) -> None:
+    """A process that is killed while it writes `output`, at the n-th call of a function of `os`."""
+    child = os.fork()
+    if not child:
+        left, real = iter(range(calls - 1)), getattr(os, function)
+
+        def call(*arguments: Path) -> None:
+            if next(left, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(*arguments)
+
+        setattr(os, function, call)
+        try:
+            _write(output, overwrite=True)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def _files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def test_one_process_at_a_time_writes_an_output(tmp_path):
+    output = tmp_path / "out"
+    with atomic_output(output, False, Path.is_dir) as scratch:
+        (scratch / "result").mkdir()
+        before = _files(tmp_path)
+        for around in (atomic_output, atomic_output_on_all_ranks):
+            with pytest.raises(
+                UserError, match=f"out is in use by process {os.getpid()} on .*or choose another --outp"
+            ):
+                _write(output, around=around)
+        assert _files(tmp_path) == before
+        _write(tmp_path / "out.2")
+    assert _files(tmp_path) == {"out", "out.2", "out.2/new"}
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_the_next_start_removes_what_a_killed_process_left(exists, tmp_path):
+    """And the same output's alone: another one's is of a living process, perhaps."""
+    output, other = tmp_path / "out", tmp_path / "out.2"
+    for path in (output, other):
+        if exists:
+            path.mkdir()
+            (path / "old").touch()
+        _start_and_die(path, "rename")
+    left = _files(tmp_path)
+    assert len([name for name in left if name.endswith((".partial", ".lock"))]) == 4
+    with pytest.raises(KeyError):
+        _write(output, overwrite=True, error=KeyError())
+    assert output.exists() == exists
+    removed = left - _files(tmp_path)
+    assert {name.split("/")[0].split("-")[0] for name in removed} == {".out"}
+    _write(output, overwrite=True)
+    _write(other, overwrite=True)
+    assert _files(tmp_path) == {"out", "out/new", "out.2", "out.2/new"}
+
+
+def test_an_output_that_a_killed_process_had_moved_is_restored(tmp_path):
+    """It died when the old one was moved away and the new one not yet there."""
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "old").touch()
+    _start_and_die(output, "rename", calls=2)
+    assert not output.exists()
+    with pytest.raises(UserError, match="out exists"):
+        _write(output)
+    assert _files(tmp_path) == {"out", "out/old"}
+
+
+def test_a_killed_takeover_restores_too(tmp_path):
+    output = tmp_path / "out"
+    _start_and_die(output, "rename")
+    _start_and_die(output, "replace")
+    _write(output)
+    assert _files(tmp_path) == {"out", "out/new"}
