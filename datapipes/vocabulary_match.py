@@ -11,6 +11,9 @@ from skipwise.common.errors import UserError, brief
 from skipwise.datapipes.exact_files import parquet
 from skipwise.datapipes.vocabulary import Vocabulary
 
+SCRATCH = ".matches."
+"""How the name of its scratch directory begins."""
+
 
 def match(old: Vocabulary, new: Vocabulary, keep: bool, vocabulary: Path, matches: Path) -> tuple[int, int, int]:
     """Writes both files and returns the rows of the new table, those kept for vanished tracks, and those matched.
@@ -19,7 +22,7 @@ def match(old: Vocabulary, new: Vocabulary, keep: bool, vocabulary: Path, matche
     order. `matches`: `row` in the new table, ascending, and `source`, the old one. Both appear whole or not at all.
     """
     kept = "" if keep else "WHERE false"
-    with tempfile.TemporaryDirectory(dir=matches.parent.absolute(), prefix=".matches.") as scratch:
+    with tempfile.TemporaryDirectory(dir=matches.parent.absolute(), prefix=SCRATCH) as scratch:
         partials = [Path(scratch) / file.name for file in (vocabulary, matches)]
         try:
             with duckdb.connect(config={"temp_directory": str(Path(scratch) / "spill")}) as engine:

@@ -17,7 +17,7 @@ from skipwise.training.guards.memory_check import check_machines
 from skipwise.training.guards.stop_signal import Action, StopSignal
 from skipwise.training.run.directory import RunDirectory
 from skipwise.training.run.position import Position
-from skipwise.training.run.start import create_or_resume_run
+from skipwise.training.run.start import locked_run
 from skipwise.training.trainer import seed_dropout
 
 StopEarly = Callable[[int, Metrics], bool]
@@ -38,14 +38,14 @@ def train(config: RunConfig, recipe: str, stop_early: StopEarly | None = None, t
     if longest > config.encoder.max_length:
         logger.info(f"sessions have up to {longest} tracks: the last {config.encoder.max_length} are read")
     check_machines(config, store.num_tracks, longest, Path(config.run_dir or "runs"))
-    run = create_or_resume_run(config, recipe, store)
-    if run.finished:
-        logger.info(f"{run.path} is finished already; choose another --run-dir to train again")
-        logger.info(hit_rate_table(run.metrics(), run.config))
-        return run
-    torch.set_float32_matmul_precision(config.train.matmul)
-    with StopSignal(config.checkpoint.minutes) as stop_signal, HangWatch(config.train.hang_s) as hang_watch:
-        _train_and_test(ActiveRun(run, store, stop_signal, hang_watch), stop_early, test)
+    with locked_run(config, recipe, store) as run:
+        if run.finished:
+            logger.info(f"{run.path} is finished already; choose another --run-dir to train again")
+            logger.info(hit_rate_table(run.metrics(), run.config))
+            return run
+        torch.set_float32_matmul_precision(config.train.matmul)
+        with StopSignal(config.checkpoint.minutes) as stop_signal, HangWatch(config.train.hang_s) as hang_watch:
+            _train_and_test(ActiveRun(run, store, stop_signal, hang_watch), stop_early, test)
     return run
 
 

@@ -5,7 +5,7 @@ rank, D width.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from skipwise.common.distributed import device, gather_rows, logger, on_rank_0, rank, sum_ranks, world_size
 from skipwise.common.errors import UserError
+from skipwise.common.locks import locked_for_all_ranks
 from skipwise.datapipes.batch import EvaluationBatch, EvaluationBatches
 from skipwise.datapipes.overlap import shared_sessions
 from skipwise.datapipes.sessions import SessionStore
@@ -147,8 +148,8 @@ def evaluate_run(
 
     `data`: a dataset directory whose sessions are measured in place of the run's; `positions` replaces the config's.
     The run's own splits, measured as its config says, are written to `metrics.json` and `ranks/`. Raises
-    `UserError` where the data are missing, have other tracks or are not what is asked for, and for
-    `positions` of sessions that training has seen.
+    `UserError` where the data are missing, have other tracks or are not what is asked for, for `positions` of sessions
+    that training has seen, and where another job uses the run directory that would be written.
     """
     store = SessionStore(data).reading(run.record.contexts) if data else run.open_store()
     config = run.config
@@ -173,17 +174,18 @@ def evaluate_run(
     if data:
         _warn_of_overlap(run, evaluated.held_out["test"].sessions)
     check_device(stateless(config))
-    model = build_model(stateless(config), store.num_tracks, run.record.num_rows, run.record.contexts)
-    load_best(model, run.path)
-    evaluator = Evaluator(config, model)
     record = not data and config == run.config
-    for split, held_out in evaluated.held_out.items():
-        record_in = run.path if record else None
-        found = evaluator.measure(protocols, split, held_out, config.evaluate.sessions, record_in)
-        for protocol, values in found.items():
-            evaluated.metrics[protocol][split] = values
-    if record:
-        run.update_metrics(evaluated.metrics)
+    with locked_for_all_ranks(run.path) if record else nullcontext():
+        model = build_model(stateless(config), store.num_tracks, run.record.num_rows, run.record.contexts)
+        load_best(model, run.path)
+        evaluator = Evaluator(config, model)
+        for split, held_out in evaluated.held_out.items():
+            record_in = run.path if record else None
+            found = evaluator.measure(protocols, split, held_out, config.evaluate.sessions, record_in)
+            for protocol, values in found.items():
+                evaluated.metrics[protocol][split] = values
+        if record:
+            run.update_metrics(evaluated.metrics)
     return evaluated
 
 

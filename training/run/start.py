@@ -3,7 +3,9 @@
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ import yaml
 from skipwise.common.distributed import logger, on_rank_0, world_size
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_json, replacing, write_json, write_text
+from skipwise.common.locks import LOCK, locked_for_all_ranks
 from skipwise.common.outputs import refuse_url
 from skipwise.common.versions import versions
 from skipwise.datapipes.manifest import RUN_RECORD, VOCABULARY
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.vocabulary import Vocabulary
-from skipwise.datapipes.vocabulary_match import match
+from skipwise.datapipes.vocabulary_match import SCRATCH, match
 from skipwise.training.config import RunConfig
 from skipwise.training.config_fields import flatten
 from skipwise.training.run.directory import MATCHES, RunDirectory, RunRecord
@@ -38,8 +41,14 @@ FREE_TO_CHANGE = (
 )
 """Fields that change no figure of a run; a stopped run continues only where all others are equal."""
 _FIRST_FILES = ("config.yaml", RUN_RECORD, VOCABULARY, MATCHES)
-_UNSTARTED = {*_FIRST_FILES, *(f".{name}.partial" for name in _FIRST_FILES)}
-"""What the directory of a run may hold that was killed before its first step."""
+
+
+@contextmanager
+def locked_run(config: RunConfig, recipe: str, store: SessionStore) -> Iterator[RunDirectory]:
+    """`create_or_resume_run`; unless the run is finished, no other job uses its directory for the time of the block."""
+    path, finished = on_rank_0(lambda: _choose(config, recipe), partial(_cannot_write, config))
+    with nullcontext() if finished else locked_for_all_ranks(path, "--run-dir"):
+        yield create_or_resume_run(dataclasses.replace(config, run_dir=str(path)), recipe, store)
 
 
 def create_or_resume_run(config: RunConfig, recipe: str, store: SessionStore) -> RunDirectory:
@@ -48,23 +57,39 @@ def create_or_resume_run(config: RunConfig, recipe: str, store: SessionStore) ->
     An empty `run_dir` picks runs/RECIPE-NNN, and the same one again after torchrun restarted the ranks. Raises
     `UserError` on every rank for a directory that holds anything else.
     """
-    path = on_rank_0(
-        lambda: _directory(config, recipe, store),
-        lambda why: f"{config.run_dir or 'runs'} cannot be written ({why}): choose another --run-dir",
-    )
+    path = on_rank_0(lambda: _directory(config, recipe, store), partial(_cannot_write, config))
     return RunDirectory(path, dataclasses.replace(config, run_dir=str(path)), RunRecord.read(path))
+
+
+def _cannot_write(config: RunConfig, why: str) -> str:
+    return f"{config.run_dir or 'runs'} cannot be written ({why}): choose another --run-dir"
+
+
+def _choose(config: RunConfig, recipe: str) -> tuple[Path, bool]:
+    """The path of the run's directory, and whether a finished run is there; refuses one that holds anything else."""
+    path = Path(config.run_dir) if config.run_dir else _restarted_directory(recipe) or _next_directory(recipe)
+    refuse_url(path, "--run-dir")
+    if (path / RUN_RECORD).exists() and config.resume == "auto":
+        return path, RunDirectory.open(str(path)).finished
+    if path.exists() and not (path.is_dir() and all(_is_unstarted(file.name) for file in path.iterdir())):
+        raise UserError(f"{path} exists and is not empty: choose another --run-dir")
+    return path, False
+
+
+def _is_unstarted(name: str) -> bool:
+    """Whether a run that was killed before its first step may have left a file of this name."""
+    return name.removeprefix(".").removesuffix(".partial") in _FIRST_FILES or name.startswith((LOCK, SCRATCH))
 
 
 def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
     """The path of the run's directory, which holds its config, vocabulary and record."""
-    path = Path(config.run_dir) if config.run_dir else _restarted_directory(recipe) or _next_directory(recipe)
-    refuse_url(path, "--run-dir")
-    if (path / RUN_RECORD).exists() and config.resume == "auto":
+    path, _ = _choose(config, recipe)
+    if (path / RUN_RECORD).exists():
         _check_same_run(path, config, recipe, store)
         return path
-    if path.exists() and not (path.is_dir() and {file.name for file in path.iterdir()} <= _UNSTARTED):
-        raise UserError(f"{path} exists and is not empty: choose another --run-dir")
     path.mkdir(parents=True, exist_ok=True)
+    for left_over in path.glob(f"{SCRATCH}*"):
+        shutil.rmtree(left_over, ignore_errors=True)
     config = dataclasses.replace(config, run_dir=str(path))
     write_text(path / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
     num_rows, rows_hash = _write_vocabulary(config, store, path)
