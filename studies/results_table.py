@@ -5,12 +5,14 @@ Resumes: a run that is finished is not trained again.
 
 import gc
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from skipwise.common.distributed import barrier, logger, process_group, rank
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_yaml
+from skipwise.common.locks import locked_for_all_ranks
 from skipwise.common.outputs import require_directory
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.studies.baselines.measuring import BASELINES, is_measured, measure_baseline
@@ -29,7 +31,7 @@ def run_study(config: StudyConfig, models: Mapping[str, Model]) -> None:
     """Trains the runs that are missing, measures the baselines, and writes the table's files.
 
     `models` stand in the table's order; each one's baseline is among them. Raises `UserError` where the output holds
-    runs of another config, or where the models are not evaluated alike.
+    runs of another config or is in use by another job, or where the models are not evaluated alike.
     """
     store = SessionStore(config.data)
     output = Path(config.output)
@@ -48,13 +50,14 @@ def run_study(config: StudyConfig, models: Mapping[str, Model]) -> None:
         for seed, path in enumerate(row.runs)
     }
     first = next(iter(recipes.values()))
-    with process_group():
+    with process_group(), ExitStack() as held:
         for recipe in recipes.values():
             check(recipe, store)
             if (recipe.evaluate, recipe.selection) != (first.evaluate, first.selection):
                 raise UserError(
                     "these recipes are not evaluated alike: set the same evaluate and selection sections by --config"
                 )
+        held.enter_context(locked_for_all_ranks(output, "--output"))
         missing = [path for path, (_, recipe) in runs.items() if not _is_finished(path, recipe, store)]
         logger.info(f"{len(runs)} runs of {len(models)} models, {len(runs) - len(missing)} of them there already")
         for number, path in enumerate(missing, start=1):

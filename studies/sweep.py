@@ -11,6 +11,7 @@ import json
 import math
 import random
 import shutil
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from optuna.trial import Trial, TrialState
 from skipwise.common.distributed import barrier, broadcast_object, logger, on_all_ranks, process_group, rank
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_yaml
+from skipwise.common.locks import locked_for_all_ranks
 from skipwise.common.outputs import require_directory
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.studies.config import SweepConfig
@@ -41,7 +43,8 @@ from skipwise.training.run.directory import CHECKPOINTS
 def run_sweep(config: SweepConfig, recipe: RunConfig) -> None:
     """Runs the trials that are missing, each from `recipe`, and writes the sweep's files after each.
 
-    Raises `UserError` for a space or a config that the recipe cannot take, and for an output of another sweep.
+    Raises `UserError` for a space or a config that the recipe cannot take, and for an output of another sweep, or one
+    that another job uses.
     """
     base = from_mapping(recipe, read_yaml(Path(config.config)), config.config) if config.config else recipe
     store = SessionStore(config.data)
@@ -56,8 +59,9 @@ def run_sweep(config: SweepConfig, recipe: RunConfig) -> None:
         "data": _digest([store.manifest.vocabulary_hash, store.manifest.counts, store.manifest.parts]),
     }
     sweep = Sweep(output, config.recipe, recipe, base, space, config.seed, identity)
-    with process_group():
+    with process_group(), ExitStack() as held:
         check(base, store)
+        held.enter_context(locked_for_all_ranks(output, "--output"))
         study = on_all_ranks(lambda: open_study(sweep) if rank() == 0 else None)
         while broadcast_object(study is not None and len(finished(study)) < config.trials) and run_trial(sweep, study):
             if study:

@@ -16,6 +16,8 @@ from skipwise.training.config import RunConfig
 
 REFUSED = "refused"
 """The attribute of a failed trial that holds the reason why its settings were refused."""
+_RECORD = b'{"op_code":'
+"""How a line of Optuna's journal begins."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,16 @@ class Sweep:
 
 
 def open_study(sweep: Sweep) -> optuna.Study:
-    """Opens or creates the study under `output`; refuses another sweep's. Interrupted trials are tried again."""
+    """Opens or creates the study under `output`; refuses another sweep's. Interrupted trials are tried again.
+
+    No other process may use it meanwhile.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     file = sweep.output / "study.jsonl"
     try:
         sweep.output.mkdir(parents=True, exist_ok=True)
+        _clean_up(file)
         study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(file))),
             study_name="sweep",
@@ -67,6 +73,18 @@ def open_study(sweep: Sweep) -> optuna.Study:
         study.tell(trial.number, state=TrialState.FAIL)
         shutil.rmtree(sweep.trial_path(trial.number), ignore_errors=True)
     return study
+
+
+def _clean_up(file: Path) -> None:
+    """Removes what a killed process left of a study: Optuna's lock, which it would wait for, and half a line."""
+    for left_over in file.parent.glob(f"{file.name}.lock*"):
+        left_over.unlink()
+    if file.exists():
+        with open(file, "rb+") as journal:
+            content = journal.read()
+            end = content.rfind(b"\n") + 1
+            if _RECORD.startswith(content[end : end + len(_RECORD)]):
+                journal.truncate(end)
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:

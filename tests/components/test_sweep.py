@@ -2,6 +2,8 @@
 
 import gc
 import json
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,9 @@ import torch
 import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from skipwise.common.distributed import process_group
 from skipwise.common.errors import UserError
+from skipwise.common.locks import locked_for_all_ranks
 from skipwise.components.recipes import RECIPES
 from skipwise.components.train import read_command_line
 from skipwise.studies import sweep as search
@@ -89,6 +93,42 @@ def test_a_sweep_cut_short_is_the_sweep_that_never_stopped(
     left = {path.name for path in (folder / "parts" / "trials").iterdir()}
     assert left == {f"{trial['number']:04}" for trial in found}, "what was cut short leaves nothing behind"
     assert run(*words(folder, "whole", trials, space)).code == 0 and trials_of(folder / "whole") == expected
+
+
+def test_one_job_at_a_time_sweeps(run, folder: Path):
+    with process_group(), locked_for_all_ranks(folder / "out"):
+        refused(
+            run(*words(folder, "out", 1)), f"out is in use by process {os.getpid()} on", "or choose another --output"
+        )
+    assert list((folder / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("cut", ['{"op_code":4,"worker_id":"a', '{"op'])
+def test_what_a_process_killed_while_it_wrote_left_is_not_in_the_way(folder: Path, cut: str):
+    """Optuna's own lock, for which it would wait 30 s, and half a line, with which no study could be read again."""
+    config = RECIPES["unidir"]()
+    sweep = Sweep(folder / "out", "unidir", config, config, {}, 0, {"seed": "0"})
+    study = open_study(sweep)
+    study.tell(study.ask(), 0.5)
+    file = folder / "out" / "study.jsonl"
+    whole = file.read_text()
+    for number in range(2):
+        file.write_text(file.read_text() + cut)
+        Path(f"{file}.lock").symlink_to(file)
+        began = time.monotonic()
+        study = open_study(sweep)
+        study.tell(study.ask(), 0.5)
+        assert len(finished(study)) == number + 2 and time.monotonic() - began < 10
+        assert file.read_text().startswith(whole) and not Path(f"{file}.lock").is_symlink()
+
+
+def test_a_file_that_is_no_study_is_left_as_it_is(folder: Path):
+    (folder / "out").mkdir()
+    (folder / "out" / "study.jsonl").write_text("notes\nof mine")
+    config = RECIPES["unidir"]()
+    with pytest.raises(UserError, match="is not a study that sweep wrote: choose another --output"):
+        open_study(Sweep(folder / "out", "unidir", config, config, {}, 0, {}))
+    assert (folder / "out" / "study.jsonl").read_text() == "notes\nof mine"
 
 
 def test_memory_does_not_grow_with_trials(run, folder: Path):

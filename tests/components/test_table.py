@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 import torch
 import yaml
 
+from skipwise.common.distributed import process_group
 from skipwise.common.errors import UserError
+from skipwise.common.locks import locked_for_all_ranks
 from skipwise.components.recipes.table_models import MODELS, with_baselines
 from skipwise.studies.baselines.measuring import BASELINES
 from skipwise.studies.config import PAPER_MODELS, StudyConfig
@@ -109,6 +112,12 @@ def test_models_that_are_not_evaluated_alike_are_refused(make_dataset, section: 
     ):
         run_study(config, models)
     assert not (tmp_path / "out").exists()
+
+
+def test_one_job_at_a_time_writes_a_table(run, words, tmp_path: Path):
+    with process_group(), locked_for_all_ranks(tmp_path / "out"):
+        refused(run(*words, *ASKED), f"out is in use by process {os.getpid()} on", "or choose another --output")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_another_config_is_refused_not_mixed(run, words, tmp_path: Path):
