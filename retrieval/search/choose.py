@@ -46,15 +46,15 @@ def make_index(config: IndexConfig) -> None:
     Raises `UserError` where none of the kinds finds enough; the export is then as it was.
     """
     faiss = import_faiss()
-    opened = OpenExport.open(config.export)
-    num_rows = opened.manifest.rows
-    if opened.manifest.index and not config.overwrite:
-        raise UserError(f"{config.export} has an index ({opened.manifest.index.kind}): replace it with --overwrite")
     if config.threads:
         faiss.omp_set_num_threads(config.threads)
         torch.set_num_threads(config.threads)
     torch.set_float32_matmul_precision("highest")
     with index_folder(config.export) as folder:
+        opened = OpenExport.open(config.export)
+        num_rows = opened.manifest.rows
+        if opened.manifest.index and not config.overwrite:
+            raise UserError(f"{config.export} has an index ({opened.manifest.index.kind}): replace it with --overwrite")
         exact = ExactAnswers.of(opened.vectors, opened.queries(), min(config.k, num_rows))
         tried: list[tuple[Measurement, BuiltIndex | None]] = []
         for kind in dict.fromkeys(config.kinds):

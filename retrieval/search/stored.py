@@ -15,9 +15,10 @@ import numpy as np
 
 from skipwise.common.errors import UserError, brief
 from skipwise.common.files import FileRecord
+from skipwise.common.locks import lock_beside, locked
 from skipwise.common.versions import import_faiss
 from skipwise.datapipes.manifest import MANIFEST
-from skipwise.retrieval.export_manifest import INDEX_FILE, IndexEntry
+from skipwise.retrieval.export_manifest import INDEX_FILE, ExportManifest, IndexEntry
 from skipwise.retrieval.faiss_files import INDEX, read_faiss
 from skipwise.retrieval.open_export import OpenExport, check_file
 from skipwise.retrieval.search.config import IndexKind, SearchChoice
@@ -72,17 +73,20 @@ def _sound(index: Any) -> bool:
 def index_folder(export: Path) -> Iterator[Path]:
     """A directory inside the export for the time of the block, made first so that a read-only disk is found early.
 
-    Raises `UserError` where it cannot be written.
+    No other job writes the export meanwhile. Raises `UserError` where one does, or where it cannot be written.
     """
+    ExportManifest.read(export)  # whatever is no export is refused before a lock is made beside it
     folder = export / ".index.partial"
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        yield folder
+        with locked(lock_beside(export), export):
+            try:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{export} cannot be written ({error.strerror}): index a copy that can") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def store_index(folder: Path, opened: OpenExport, index: Any | None, entry: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The index command: what it measures and chooses, each kind against brute force, and what it leaves as it was."""
 
 import json
+import os
 from pathlib import Path
 from unittest.mock import patch
 
@@ -9,13 +10,15 @@ import pytest
 import torch
 
 from skipwise.common.errors import UserError
+from skipwise.common.locks import lock_beside, locked
+from skipwise.common.outputs import atomic_output_on_all_ranks
 from skipwise.components.index import index
-from skipwise.retrieval.export_manifest import ExportManifest
+from skipwise.retrieval.export_manifest import ExportManifest, is_export
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.search import choose, stored
 from skipwise.retrieval.search.config import IndexConfig
 from skipwise.retrieval.search.exact import ExactSearch
-from skipwise.retrieval.search.stored import open_search
+from skipwise.retrieval.search.stored import index_folder, open_search
 
 QUICK = {"threads": 1, "recall": 0.5}
 
@@ -176,6 +179,24 @@ def test_a_disk_that_is_full_or_wrong(by_hand):
         with pytest.raises(UserError, match="read back differs"):
             index(IndexConfig(export, kinds=("hnsw",), **QUICK))
     assert contents(export) == before
+
+
+def test_one_job_at_a_time_writes_an_export(by_hand):
+    """`export` and `index` take the same lock."""
+    export = by_hand()
+    with locked(lock_beside(export), export):
+        before = contents(export)
+        with pytest.raises(UserError, match=f"export-0 is in use by process {os.getpid()} on .*, or end it$"):
+            index(IndexConfig(export, threads=1))
+        with pytest.raises(UserError, match=f"export-0 is in use by process {os.getpid()} on .* another --output$"):
+            with atomic_output_on_all_ranks(export, True, is_export):
+                pass
+        assert contents(export) == before
+    with index_folder(export), pytest.raises(UserError, match="is in use"):
+        index(IndexConfig(export, threads=1))
+    assert not list(export.parent.glob(".*"))
+    with pytest.raises(UserError, match="manifest.json cannot be read"):
+        index(IndexConfig(export.parent, threads=1))
 
 
 def test_an_index_is_not_replaced_unasked(by_hand):
