@@ -84,7 +84,7 @@ def _is_unstarted(name: str) -> bool:
 def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
     """The path of the run's directory, which holds its config, vocabulary and record."""
     path, _ = _choose(config, recipe)
-    if (path / RUN_RECORD).exists():
+    if (path / RUN_RECORD).exists() and config.resume == "auto":
         _check_same_run(path, config, recipe, store)
         return path
     path.mkdir(parents=True, exist_ok=True)
