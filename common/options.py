@@ -10,12 +10,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from skipwise.common.errors import shown
 
 _WORD = 1 << 63
-_OLD_OPTIONS = {
-    "train.validation-sessions": "is called --selection.sessions now",
-    "evaluate.filter-history": "is gone: by `served` the tracks of the session so far are left out, by `full` not",
-}
-_OLD_VALUES = {("protocol", "uniform"): "paper", ("exclude", "both"): "session", ("exclude", "heard"): "kept"}
-"""By the last part of an option's name."""
 
 
 def problem(value: Any) -> str:
@@ -31,19 +25,6 @@ def problem(value: Any) -> str:
         except UnicodeEncodeError:
             return f"must be text that a file name can hold, not {shown(value)}"
     return ""
-
-
-def outdated(option: str, value: Any = None) -> str:
-    """What an option, or its value, of an older version is called now, as a sentence; empty for any other.
-
-    `option`: its path, such as `selection.protocol`.
-    """
-    name = option.replace("_", "-")
-    found = _OLD_OPTIONS.get(name.replace(".no-", "."))
-    if found:
-        return f"--{name} {found}"
-    new = _OLD_VALUES.get((name.rpartition(".")[2], value)) if isinstance(value, str) else None
-    return f"--{name} {value} is called {new} now" if new else ""
 
 
 def check_values(config: Any, section: str = "") -> None:

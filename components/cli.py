@@ -9,7 +9,8 @@ from typing import TypeVar
 import tyro
 
 from skipwise.common.errors import UserError, shown
-from skipwise.common.options import check_values, outdated
+from skipwise.common.options import check_values
+from skipwise.training.renamed_options import outdated
 
 Config = TypeVar("Config")
 RunPaths = tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]]

@@ -19,7 +19,7 @@ class ReportConfig:
     output: Path = Path("report.html")
     """The page to write: one self-contained file."""
     overwrite: bool = False
-    """Replace a report at `output`."""
+    """Replace a report at --output."""
 
     def __post_init__(self) -> None:
         if not 1 <= len(run_paths(self.run)) <= 2:

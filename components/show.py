@@ -36,7 +36,7 @@ def show(config: ShowConfig) -> None:
     from skipwise.training.run.directory import RunDirectory, read_metrics
 
     if config.data is not None:
-        print(f"{config.data}: {Manifest.read(Path(config.data)).summary()}")
+        print(f"{config.data}\n{Manifest.read(Path(config.data)).description()}")
         return
     runs = [RunDirectory.open(path) for path in run_paths(config.run)]
     if len(runs) > 1:

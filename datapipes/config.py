@@ -19,19 +19,19 @@ class DataConfig:
     batch_size: int = 128
     """Sessions of one global batch, over all ranks."""
     negatives: int = 1000
-    """Uniform tracks the softmax compares the target with, or all there are; 0 needs `loss.in_batch`."""
+    """Uniform tracks the softmax compares the target with, or all there are; 0 needs --loss.in-batch."""
     sampling: Literal["shared", "per-session"] = "shared"
     """One pool of negatives a batch (collisions masked), or one a session (the paper's text)."""
     heard_negatives: bool = False
     """The tracks read up to a position (cloze: all visible ones), its target left out, are softmax negatives too."""
     skipped_negatives: float = 0.0
     """As how many softmax negatives each track counts that the session skipped before a position's target (0: none).
-    Needs `targets` next-kept."""
+    Needs --data.targets next-kept."""
     skip_up_to: Literal[1, 2, 3] = 2
     """Skip strengths 1 up to this count as skipped: 1 very briefly, 2 briefly, 3 mostly played."""
     skip_flags: Literal["recorded", "shuffled", "shuffled-input", "shuffled-label"] = "recorded"
     """`shuffled`: training's skip flags change places within each session (control: what is learned must vanish);
-    `shuffled-input`: as `data.inputs` has them alone; `shuffled-label`: as the losses have them alone. As input, all
+    `shuffled-input`: as --data.inputs has them alone; `shuffled-label`: as the losses have them alone. As input, all
     else that is read of a play changes places with its flag."""
     skipped_tracks: Literal["read", "filter"] = "read"
     """`filter`: skipped tracks are taken out of every input, and of training's targets, as if never played."""
@@ -39,7 +39,7 @@ class DataConfig:
     """What is read of each past play beside its track: `skips`, what happened to it (kept, strength 1, 2 or 3), and
     context columns of the dataset, by their names."""
     hidden_inputs: float = 0.05
-    """Share of training's sessions whose `inputs` are all read as not known, so that a session without them can be."""
+    """Share of training's sessions whose --data.inputs are read as not known, so that a session without them can be."""
     targets: Literal["next", "next-kept"] = "next"
     """What a position predicts: the next track, or the next one that the listener kept (the paper's h_i)."""
     skip_negatives: Literal["own", "other"] = "own"

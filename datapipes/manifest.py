@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_json
 from skipwise.common.schema import Count, PositiveCount, Sha256, StrictModel, matching, validate
+from skipwise.datapipes.directory_kinds import refuse_other_kind
 
 MANIFEST = "manifest.json"
 HASH = "manifest_hash"
@@ -122,7 +123,28 @@ class Manifest(StrictModel):
     def summary(self) -> str:
         """Returns what the directory holds, how it is split and what was left out, in one line."""
         of = self.counts
-        parts = [f"{of['sessions']:,} sessions, {of['plays']:,} plays, {of['tracks']:,} tracks"]
+        return "; ".join(
+            [f"{of['sessions']:,} sessions, {of['plays']:,} plays, {of['tracks']:,} tracks", *self._parts()]
+        )
+
+    def description(self) -> str:
+        """Returns the same and more in lines, each indented."""
+        of, lengths = self.counts, self.session_lengths
+        split = "by position: of each session the last track is test, the one before it validation"
+        if self.split_parts:
+            how = self.options.get("split", "session")
+            split = "whole sessions by " + ("time" if how == "time" else "a hash of seed and session id")
+        lines = [
+            f"{of['sessions']:,} sessions of {lengths['min']} to {lengths['max']} tracks",
+            f"{of['plays']:,} plays, {100 * self.skip_share:.1f} % of them skipped",
+            f"{of['tracks']:,} tracks",
+            f"split: {split}",
+        ]
+        return "\n".join(f"  {line}" for line in [*lines, *self._parts()])
+
+    def _parts(self) -> list[str]:
+        """What each split holds, the context columns, and what was left out."""
+        parts = []
         for split, held in sorted(self.split_counts.items(), key=lambda item: SPLITS.index(item[0])):
             new = f", {held['tracks_not_in_train']:,} tracks that no training session has" if split != "train" else ""
             parts.append(f"{split}: {held['sessions']:,} sessions, {held['plays']:,} plays{new}")
@@ -131,7 +153,7 @@ class Manifest(StrictModel):
             parts.append(f"context columns and their values: {', '.join(sizes)}")
         dropped = [f"{count:,} sessions {reason}" for reason, count in self.dropped_sessions.items()]
         dropped += [f"{count:,} rows {reason}" for reason, count in self.dropped_rows.items()]
-        return "; ".join(parts + ([f"dropped {', '.join(dropped)}"] if dropped else []))
+        return parts + ([f"dropped {', '.join(dropped)}"] if dropped else [])
 
     def write(self, directory: Path) -> None:
         """Writes `manifest.json` into `directory`."""
@@ -143,6 +165,7 @@ class Manifest(StrictModel):
     @classmethod
     def read(cls, directory: Path) -> "Manifest":
         """Reads `manifest.json` of a dataset directory; raises `UserError` where it is missing, broken or too new."""
+        refuse_other_kind(Path(directory), "dataset")
         path = Path(directory) / MANIFEST
         content = read_json(path, f"what prepare wrote; {PREPARE_AGAIN}")
         manifest = validate(cls, {name: value for name, value in content.items() if name != HASH}, path, PREPARE_AGAIN)

@@ -148,7 +148,7 @@ class LossConfig:
     """gBCE's t: 0 is plain binary cross-entropy, 1 undoes all the overconfidence of sampling (gSASRec takes 0.75)."""
     in_batch: bool = False
     """Softmax: the targets of the global batch are negatives too, all with log-q correction (Yi et al., RecSys 2019;
-    with uniform ones besides, Yang et al., WWW 2020 companion). `data.negatives` 0 leaves the targets alone."""
+    with uniform ones besides, Yang et al., WWW 2020 companion). --data.negatives 0 leaves the targets alone."""
 
     def __post_init__(self) -> None:
         if not self.keep >= 0 or not 4 <= self.keep_dim <= 1024 or self.keep_dim % 4:

@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 from skipwise.common.errors import UserError
 from skipwise.common.files import FileRecord, read_json
 from skipwise.common.schema import Count, PositiveCount, Sha256, StrictModel, matching, validate
+from skipwise.datapipes.directory_kinds import refuse_other_kind
 from skipwise.datapipes.manifest import MANIFEST
 from skipwise.models.config import EncoderConfig
 from skipwise.retrieval.formats import DType, Format, PartFormat
@@ -211,6 +212,7 @@ class ExportManifest(StrictModel):
     @classmethod
     def read(cls, directory: Path) -> "ExportManifest":
         """Reads an export's manifest; raises `UserError` where it is missing, broken or another version's."""
+        refuse_other_kind(Path(directory), "export")
         path = Path(directory) / MANIFEST
         return validate(cls, read_json(path, "an export that export wrote"), path, _AGAIN)
 

@@ -177,9 +177,9 @@ def _verdicts(comparison: dict[str, Any]) -> list[str]:
         return []
     reference = " or ".join(comparison["rows"][name]["label"] for name in comparison["references"])
     if not comparison["broken"]:
-        return [f"Every model beats {reference} in HR@10.", ""]
+        return [f"HR@10 of every model is significantly above {reference}'s.", ""]
     names = ", ".join(f"`{name}`" for name in comparison["broken"])
-    return [f"**Broken, for it does not beat {reference} in HR@10: {names}.**", ""]
+    return [f"**Broken (HR@10 not significantly above {reference}'s): {names}.**", ""]
 
 
 def _verdict(figures: dict[str, Any]) -> str:

@@ -52,7 +52,7 @@ class EvaluateConfig:
     positions: Literal["all", "last"] = "all"
     """Targets of a session that was held out whole: every track but its first, or its last one."""
     dial: float = 0.0
-    """What the logit of P(kept) weighs beside the next-track score in a ranking; needs `loss.keep`."""
+    """What the logit of P(kept) weighs beside the next-track score in a ranking; needs --loss.keep."""
     batch_size: int = 512
     """Targets of one batch, over all ranks; it changes the time and the memory, and no figure."""
 
@@ -102,7 +102,7 @@ class TrainConfig:
 
     epochs: int = 200
     patience: int = 6
-    """Epochs without a better validation (`selection`) after which training stops; 0 never stops early."""
+    """Epochs without a better validation (see --selection.metric) after which training stops; 0 never stops early."""
     seed: int = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs the dense layers' matrix products in bfloat16 (autocast); the table stays float32."""
@@ -130,9 +130,9 @@ class CheckpointConfig:
     """When the whole state is written, beside the end of every epoch that is the best so far. It changes no figure."""
 
     minutes: float = 10.0
-    """Minutes of training after which a checkpoint is due; 0 leaves it to `every`."""
+    """Minutes of training after which a checkpoint is due; 0 leaves it to --checkpoint.every."""
     every: int = 0
-    """Steps after which a checkpoint is due; 0 leaves it to `minutes`."""
+    """Steps after which a checkpoint is due; 0 leaves it to --checkpoint.minutes."""
     keep: int = 2
     """Checkpoints kept, the newest ones, beside the best."""
 
@@ -150,11 +150,11 @@ class RunConfig:
     run_dir: str = ""
     """Where checkpoints, metrics and logs go; empty picks runs/RECIPE-NNN."""
     resume: Literal["auto", "never"] = "auto"
-    """`auto` goes on from the newest whole checkpoint where `run_dir` holds an unfinished run of this config."""
+    """`auto` goes on from the newest whole checkpoint where --run-dir holds an unfinished run of this config."""
     init_from: str = ""
     """Run directory whose best weights and optimizer state this run starts from, on other data; empty starts afresh."""
     vanished: Literal["keep", "drop"] = "keep"
-    """With `init_from`: rows of tracks that the new data lack stay in the table and its export, or go."""
+    """With --init-from: rows of tracks that the new data lack stay in the table and its export, or go."""
     data: DataConfig = field(default_factory=DataConfig)
     table: TableConfig = field(default_factory=TableConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)

@@ -5,7 +5,8 @@ from dataclasses import asdict, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from skipwise.common.errors import UserError, shown
-from skipwise.common.options import outdated, problem
+from skipwise.common.options import problem
+from skipwise.training.renamed_options import outdated
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -24,7 +24,7 @@ MOST_CONTEXT = 32
 RESERVED = ("session_id", "tracks", "skips")
 """Columns that every session file has."""
 SHARES = {"test_share": 0.2, "validation_share": 0.1}
-"""What `split` session holds out unless told otherwise."""
+"""What --split session holds out unless told otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,19 +36,19 @@ class InputOptions:
     columns: tuple[str, ...] = ()
     """Names for the columns of files without a header line, in order."""
     session: str = "session_id"
-    """Column of the session id, or of the user id with `gap`."""
+    """Column of the session id, or of the user id with --gap."""
     track: str = "track_id_clean"
     """Column of the track id."""
     order: str = MSSD_ORDER
     """Column that orders the plays of a session: a number, a date, or a date and time. `file` means as they stand."""
     sort: bool = False
-    """Sort each session by `order` (equal values stay as they stand) in place of refusing rows out of order."""
+    """Sort each session by --order (equal values stay as they stand) in place of refusing rows out of order."""
     gap: str | None = None
-    """Start a new session where the time in `order` jumps by more than this, e.g. 30m (units: s, m, h, d). Sorts."""
+    """Start a new session where the time in --order jumps by more than this, e.g. 30m (units: s, m, h, d). Sorts."""
     time_unit: Literal["s", "ms", "us", "ns"] = "s"
-    """Unit of a numeric `order` column with `gap` or `split` time."""
+    """Unit of a numeric --order column with --gap or --split time."""
     drop_duplicate_plays: bool = False
-    """Leave out rows that repeat a play (same session, same value of `order`, same track). Needs `sort` or `gap`."""
+    """Leave out rows that repeat a play (same session, same value of --order, same track). Needs --sort or --gap."""
     vocabulary: Path | None = None
     """A dataset directory or a run, whose tracks the new dataset has, in the same order: the run can be measured on it.
     Plays of other tracks are left out before sessions are cut and filtered."""
@@ -86,7 +86,7 @@ class SessionOptions:
     sample: int | None = None
     """Keep this many of the sessions that pass the filters above, drawn uniformly."""
     seed: int = 0
-    """Seed of `sample` and of `split` session: the same sessions whatever the order of rows and files."""
+    """Seed of --sample and of --split session: the same sessions whatever the order of rows and files."""
     max_length: int | None = None
     """Cut longer sessions to their last tracks, this many; the filters see whole sessions."""
     on_error: Literal["stop", "skip"] = "stop"
@@ -101,14 +101,14 @@ class SplitOptions:
     """`last`: the last track of every session (test) and the one before it (validation). `session`: whole sessions,
     drawn by a hash of seed and session id. `time`: whole sessions, by the time of their last play."""
     test_share: float | None = None
-    """With `split` session: the share of the sessions that is test, 0.2 unless given."""
+    """With --split session: the share of the sessions that is test, 0.2 unless given."""
     validation_share: float | None = None
-    """With `split` session: the share of the sessions that is validation, 0.1 unless given."""
+    """With --split session: the share of the sessions that is validation, 0.1 unless given."""
     test_from: str | None = None
-    """With `split` time: a session with a play at this time or later is test. A date, a date and time (UTC unless it
-    has an offset), or a number in the unit of `order`."""
+    """With --split time: a session with a play at this time or later is test. A date, a date and time (UTC unless it
+    has an offset), or a number in the unit of --order."""
     validation_from: str | None = None
-    """With `split` time: a session that is not test, with a play at this time or later, is validation."""
+    """With --split time: a session that is not test, with a play at this time or later, is validation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +118,9 @@ class OutputOptions:
     output: Path
     """Dataset directory to write. It appears whole or not at all."""
     overwrite: bool = False
-    """Replace an `output` that is a dataset directory already."""
+    """Replace an --output that is a dataset directory already."""
     memory: float = 2.0
-    """GiB for sorting and joining, beyond which they spill to disk beside `output`."""
+    """GiB for sorting and joining, beyond which they spill to disk beside --output."""
     threads: int | None = None
     """Threads; by default one a core."""
 
@@ -200,12 +200,12 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, In
 
     @property
     def shares(self) -> dict[str, float]:
-        """The shares of the sessions that `split` session holds out, by option."""
+        """The shares of the sessions that --split session holds out, by option."""
         return {name: default if (given := getattr(self, name)) is None else given for name, default in SHARES.items()}
 
     @property
     def starts(self) -> dict[str, float]:
-        """With `split` time: where test and validation begin, in seconds since 1970."""
+        """With --split time: where test and validation begin, in seconds since 1970."""
         options = {"test": "--test-from", "validation": "--validation-from"}
         return {
             split: seconds(str(getattr(self, f"{split}_from")), self.time_unit, of) for split, of in options.items()

@@ -15,7 +15,7 @@ class ExportConfig:
     output: Path
     """Directory to write: embeddings, the encoder as a torch.export program, queries to tune by, and a manifest."""
     overwrite: bool = False
-    """Replace an export that stands at `output`."""
+    """Replace an export that stands at --output."""
     format: Format = "parquet"
     """Of the embeddings: Parquet with track ids, NumPy's for memory maps, or a flat FAISS index (extra `ann`)."""
     dtype: DType = "float32"

@@ -74,7 +74,7 @@ class RecommendConfig(RecommendOptions):
     """Parquet file to write for --input: `tracks` and `scores`, best first, in the order of the input, and with a keep
     head `kept`, the probability that the listener keeps each."""
     overwrite: bool = False
-    """Replace `output` if this command wrote it."""
+    """Replace --output if this command wrote it."""
     search: SearchChoice = "auto"
     """Score every track, or use the export's index; auto: the index where there is one."""
     batch: int = 512

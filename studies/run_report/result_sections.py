@@ -14,7 +14,10 @@ from skipwise.training.config import PROTOCOLS, SPLITS, Protocol
 from skipwise.training.evaluation.metrics import METRICS
 from skipwise.training.evaluation.records import TargetRanks
 
-FIGURES = {name: name.upper() for name in METRICS} | {"skip hr@10": "skip HR@10", "skip pct": "skip pct"}
+FIGURES = {name: name.upper() for name in METRICS} | {
+    "skip hr@10": "HR@10 of skipped",
+    "skip rank": "percentile rank of skipped",
+}
 """Columns of the hit rate tables, by metric."""
 _ALL = slice(None)
 _CANDIDATES = {
@@ -90,7 +93,7 @@ def differences(first: TargetRanks, second: TargetRanks) -> dict[str, Difference
 
     found = {metric: difference(metric) for metric in METRICS}
     if first.skipped.any():
-        for name, metric in (("skip hr@10", "hr@10"), ("skip pct", "percentile_rank")):
+        for name, metric in (("skip hr@10", "hr@10"), ("skip rank", "percentile_rank")):
             found[name] = difference(metric, first.skipped)
     return found
 
@@ -98,7 +101,7 @@ def differences(first: TargetRanks, second: TargetRanks) -> dict[str, Difference
 def _difference(found: Difference | None, name: str) -> str:
     if found is None:
         return "none"
-    digits = 2 if name == "skip pct" else 4
+    digits = 2 if name == "skip rank" else 4
     # Without zeros before the point: eight such columns must fit.
     mean, low, high = (
         f"{value:+.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:+.{digits}f}"

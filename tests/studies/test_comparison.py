@@ -89,10 +89,10 @@ def test_a_model_that_does_not_beat_the_best_reference_is_broken(write):
     found = compare(rows_of(write), "paper")
     assert found["references"] == ["markov"] and found["broken"] == ["plain", "good"]
     text = table_markdown([found], "T", [])
-    assert "Broken, for it does not beat Markov in HR@10: `plain`, `good`." in text
+    assert "Broken (HR@10 not significantly above Markov's): `plain`, `good`." in text
     better = compare(rows_of(write)[:3], "paper")
     assert better["references"] == ["popularity"] and better["broken"] == []
-    assert "Every model beats popularity in HR@10." in table_markdown([better], "T", [])
+    assert "HR@10 of every model is significantly above popularity's." in table_markdown([better], "T", [])
     alone = compare(rows_of(write)[:2], "paper")
     assert alone["references"] == alone["broken"] == []
     assert "beat" not in table_markdown([alone], "T", []).partition("How to read")[0]
@@ -140,7 +140,7 @@ def test_rows_that_were_refit_are_compared_with_such_rows_alone(write):
     assert adjusted == pytest.approx([6 * p_values[0]] * 6), "six tests were made"
     assert "gap_change" not in found["rows"]["refit-60"]["skips"] and "gap_change" in found["rows"]["weak-5"]["skips"]
     text = table_markdown([found], "T", [])
-    assert "does not beat Markov or kNN, refit in HR@10: `refit-30`, `weak-5`.**" in text
+    assert "not significantly above Markov or kNN, refit's): `refit-30`, `weak-5`.**" in text
     assert "| S+ |  | HR@1 | .6000" in text and "| S* | S+ | HR@1 | .8000" in text
     # Without a reference of its kind a row is neither broken nor said to beat one.
     assert compare(rows[:7], "paper")["broken"] == ["weak-5"]

@@ -119,9 +119,9 @@ def test_differences_by_hand():
     assert found["hr@10"].mean == 0 and found["hr@1"].mean == 0
     assert found["mrr"].mean == pytest.approx((1 / 10 - 1 / 30 + 1 / 25 - 1 / 5) / 4)
     # The two skipped targets: ranks 30 and 5 of 100 become 10 and 25, so 20 candidates more and 20 fewer come after.
-    assert found["skip pct"].mean == pytest.approx(0, abs=1e-9)
-    assert (found["skip pct"].low, found["skip pct"].high) == pytest.approx((-20, 20))
-    assert "skip pct" not in differences(ranks_of([1]), ranks_of([2]))
+    assert found["skip rank"].mean == pytest.approx(0, abs=1e-9)
+    assert (found["skip rank"].low, found["skip rank"].high) == pytest.approx((-20, 20))
+    assert "skip rank" not in differences(ranks_of([1]), ranks_of([2]))
 
 
 def test_differences_of_several_targets_are_drawn_by_session():

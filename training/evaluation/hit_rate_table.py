@@ -23,24 +23,24 @@ def hit_rate_table(metrics: Mapping[Any, Any], config: RunConfig) -> str:
     ]
     lines = []
     if rows:
-        heads = "".join(f"{column.upper():>8}" for column in METRICS) + "".join(f"{group:>9}" for group in GROUPS)
-        lines.append(f"{'protocol':9}{'split':11}{heads}{'targets':>10}")
+        columns = "".join(f"{column.upper():>8}" for column in METRICS)
+        heads = "".join(f"{group:>9}" for group in GROUPS)
+        lines.append(f"{'':{20 + len(columns)}}{'HR@10 of targets that are':>{len(heads)}}")
+        lines.append(f"{'protocol':9}{'split':11}{columns}{heads}{'targets':>10}")
     for protocol, split, values in rows:
         cells = "".join(_cell(values[column], 8) for column in METRICS)
         cells += "".join(_cell(values[f"{group}_hr@10"], 9) for group in GROUPS)
         lines.append(f"{protocol:9}{split:11}{cells}{values['targets']:10d}")
-    for protocol, split, values in {row[1]: row for row in rows[::-1]}.values():
-        lines.append(
-            f"{protocol} {split}: {values['skipped_targets']:d} targets were skipped; of the "
-            f"{values['kept_targets']:d} kept ones HR@10 is {_cell(values['kept_hr@10'])}; repeated, played before in "
-            f"their session, are {values['repeated_targets']:d} of {values['targets']:d}."
-        )
-        if values.get("pairs") or values.get("next_skip_auc") is not None:
-            lines.append(_order_of_skips(protocol, split, values))
     if rows:
-        lines.append("kept, skipped, new, repeated: HR@10 of these targets alone; of skipped ones, lower is better.")
+        lines.append("Of skipped targets a lower HR@10 is better.")
         for protocol in dict.fromkeys(protocol for protocol, *_ in rows):
             lines.append(f"{protocol}: among {_PROTOCOLS[protocol].format(candidates=config.evaluate.candidates)}.")
+    first_of_split = {row[1]: row for row in reversed(rows)}
+    for protocol, split, values in reversed(first_of_split.values()):
+        counts = ", ".join(f"{values[f'{group}_targets']:d} {group}" for group in GROUPS)
+        lines.append(f"{split}: of {values['targets']:d} targets {counts} (played before in their session).")
+        if values.get("pairs") or values.get("next_skip_auc") is not None:
+            lines.append(_order_of_skips(protocol, split, values))
     if any(metrics.get(protocol) for protocol in ("uniform", *PROTOCOLS)) and not rows:
         lines.append(
             f"The metrics are those of an older version: measure the run again with evaluate --run {config.run_dir}"

@@ -10,6 +10,7 @@ from pydantic import Field
 from skipwise.common.errors import UserError, shown
 from skipwise.common.files import read_json, read_yaml, write_json
 from skipwise.common.schema import PositiveCount, Sha256, StrictModel, validate
+from skipwise.datapipes.directory_kinds import refuse_other_kind
 from skipwise.datapipes.manifest import RUN_RECORD, VOCABULARY, Counts, Manifest
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.vocabulary import Vocabulary
@@ -78,6 +79,7 @@ class RunRecord(DataRecord):
     @classmethod
     def read(cls, run_path: Path) -> "RunRecord":
         """Reads a run directory's; raises `UserError` where it is missing, broken or of another version."""
+        refuse_other_kind(run_path, "run")
         file = run_path / RUN_RECORD
         content = read_json(file, "a run directory that train wrote")
         if content.keys().isdisjoint({"rows", "rows_hash"}):

@@ -169,15 +169,17 @@ def _check_source(source: RunDirectory, config: RunConfig, store: SessionStore) 
 def _check_same_run(path: Path, config: RunConfig, recipe: str, store: SessionStore) -> None:
     """Raises `UserError` unless the run in `path` has this config, recipe and data."""
     run = RunDirectory.open(str(path))
-    state = "a finished" if run.finished else "an unfinished"
+    state, go_on = "an unfinished", "go on with that, or choose another --run-dir"
+    if run.finished:
+        state, go_on = "a finished", f"show --run {path} prints its figures; choose another --run-dir"
     if run.record.recipe != recipe:
-        raise UserError(f"{path} holds {state} run of {run.record.recipe}, not {recipe}: choose another --run-dir")
+        raise UserError(f"{path} holds {state} run of {run.record.recipe}, not {recipe}: {go_on}")
     if difference := first_difference(run.config, config):
-        raise UserError(f"{path} holds {state} run with {difference}: go on with that, or choose another --run-dir")
+        raise UserError(f"{path} holds {state} run with {difference}: {go_on}")
     if not (run.record.is_same(store.manifest) and run.record.reads_same(store.manifest)):
         raise UserError(
-            f"{path} holds {state} run on other data than {store.path}, or another split of them: go on with those, or "
-            "choose another --run-dir, which may start from this run with --init-from"
+            f"{path} holds {state} run on other data than {store.path}, or another split of them: {go_on}, which may "
+            "start from this run with --init-from"
         )
 
 

@@ -324,7 +324,8 @@ def test_what_is_not_this_run_is_refused(data: Path, make_dataset, tmp_path: Pat
         metrics = (tmp_path / "run" / "metrics.json").read_bytes()
         train(config, "best")
         assert (tmp_path / "run" / "metrics.json").read_bytes() == metrics, "a finished run is left as it is"
-        assert "holds a finished run with --optimizer.learning-rate" in refusal_of(other)
+        said = refusal_of(other)
+        assert "holds a finished run with --optimizer.learning-rate" in said and "show --run" in said
 
 
 @pytest.mark.parametrize("times", [1, 5, 12])
