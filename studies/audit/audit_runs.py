@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from skipwise.common.console import note
+from skipwise.common.errors import UserError
 from skipwise.common.outputs import require_directory
 from skipwise.studies.audit.run_variants import Variant, family
 from skipwise.studies.audit.runs_files import write_runs
@@ -35,6 +36,11 @@ def audit_runs(paths: Sequence[str], output: str | None) -> None:
         require_directory(Path(output))
     figures = compare_flags([RunDirectory.open(path) for path in paths])
     print("\n".join(sentences(figures)))
+    if not figures["pairs"]:
+        note(
+            "the records have no pairs of a kept and a skipped track: each session has one target, or they are of an "
+            "older version, and evaluate --run RUN measures each run again"
+        )
     if output is None:
         note("add --output DIR to keep the tables and the picture behind these sentences")
     else:
@@ -53,6 +59,15 @@ def compare_flags(runs: Sequence[RunDirectory]) -> dict[str, Any]:
     refuse_unlike(
         [(run.path, ranks) for one in variants for run, ranks in zip(one.runs, measured[id(one)], strict=True)]
     )
+    first = measured[id(found.blind)][0]
+    for one in variants:
+        for run, ranks in zip(one.runs, measured[id(one)], strict=True):
+            if not np.array_equal(ranks.pairs, first.pairs):
+                older = found.blind.runs[0] if ranks.pairs.any() else run
+                raise UserError(
+                    f"{older.path} has records of an older version, without pairs: measure it again with "
+                    f"evaluate --run {older.path}"
+                )
     values = {id(one): _over_seeds(measured[id(one)]) for one in variants}
     rows: dict[str, dict[str, Any]] = {}
     for real, controls in zip(found.real, found.controls, strict=True):
@@ -63,7 +78,6 @@ def compare_flags(runs: Sequence[RunDirectory]) -> dict[str, Any]:
                 for control in controls
             }
         }
-    first = measured[id(found.blind)][0]
     return {
         "data": {"path": found.blind.config.data.path, "counts": dict(runs[0].record.counts)},
         "protocol": PROTOCOL,

@@ -1,6 +1,7 @@
 """The files of an audit of runs: `runs.md`, `runs.json`, `runs.png`."""
 
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from skipwise.common.errors import UserError, reason
@@ -8,7 +9,7 @@ from skipwise.common.files import replacing, write_json, write_text
 from skipwise.common.versions import commit, machine
 from skipwise.studies.audit.runs_text import LABELS, runs_markdown, sentences
 
-_COLOUR, _OTHER = "#33658a", "#b5541c"
+_COLOUR, _OTHER, _LINE = "#33658a", "#b5541c", 34
 _SHOWN = ("pairs_in_order", "kept_hr@10", "hr@10")
 """Figures whose gains are shown; beside them the next-skip AUC itself, which a model without skips does not have."""
 
@@ -38,7 +39,8 @@ def draw(figures: dict[str, Any], file: Path) -> None:
         rows |= {name: row} | row["controls"]
     panels = [(name, "gain") for name in _SHOWN if any(name in row["gain"] for row in rows.values())]
     panels += [("next_skip_auc", "figures")] * any("next_skip_auc" in row["figures"] for row in rows.values())
-    figure = Figure(figsize=(12, 1.7 + 0.45 * len(rows)), dpi=100, layout="constrained")
+    figure = Figure(figsize=(12, 1.9 + 0.4 * len(rows)), dpi=100, layout="constrained")
+    figure.suptitle("Gained over the model without skips, and how well the next skip is foreseen", fontsize=12)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (name, kind) in zip(axes, panels, strict=True):
         for height, row in enumerate(rows.values()):
@@ -54,12 +56,12 @@ def draw(figures: dict[str, Any], file: Path) -> None:
             axis.errorbar(scale * mean, height, xerr=sides, fmt="o", color=colour, capsize=4, **dots)
         axis.axvline(0 if kind == "gain" else 0.5, linestyle="--", color="0.5")
         axis.set_title(LABELS[name])
-        axis.set_xlabel("points more than without skips" if kind == "gain" else "AUC; .5 is a guess")
+        axis.set_xlabel("points gained" if kind == "gain" else "AUC; .5 is a guess")
         axis.grid(axis="x", color="0.9")
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_yticks(range(len(rows)), list(rows))
-    axes[0].invert_yaxis()
+    axes[0].set_yticks(range(len(rows)), ["\n".join(wrap(name, _LINE)) for name in rows])
+    axes[0].set_ylim(len(rows) - 0.4, -0.6)
     axes[0].plot([], [], "o", color=_COLOUR, label="recorded flags, 95 % interval")
     axes[0].plot([], [], "o", color=_OTHER, markerfacecolor="white", label="shuffled flags")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)

@@ -19,15 +19,16 @@ def sentences(figures: dict[str, Any]) -> list[str]:
     if "pairs_in_order" in gain:
         parts.append(
             f"put the kept track of a kept and a skipped one first in {_percent(measured['pairs_in_order'])} of the "
-            f"cases, {_points(gain['pairs_in_order'])} than without skips"
+            f"cases, {_points(gain['pairs_in_order'])}"
         )
     found = f"{_percent(measured['hr@10'])} of all, {_points(gain['hr@10'])}"
     if "kept_hr@10" in gain:
         kept = f"{_percent(measured['kept_hr@10'])} of the cases where it is kept, {_points(gain['kept_hr@10'])}"
         found = f"{kept}, and in {found}"
-    said = " and ".join([*parts, f"have the next track among the first 10 in {found}"])
+    parts.append(f"have the next track among the first 10 in {found}")
     what = f"{name}; {runs}, {figures['sessions']:,} test sessions"
-    return [f"With skips ({what}) the recommendations {said}.", _of_controls(row), _verdict(figures)]
+    said = f"Against a model without skips, the recommendations with skips ({what}) {'; they '.join(parts)}."
+    return [said, _of_controls(row), _verdict(figures)]
 
 
 def asked(figures: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -145,9 +146,10 @@ def _percent(found: dict[str, float]) -> str:
 def _points(found: list[float]) -> str:
     """A difference as so many points more or less, with its interval."""
     mean, low, high = (100 * value for value in found)
+    words = "more" if mean >= 0 else "less"
     if mean < 0:
-        return f"{-mean:.1f} points less [{-high:.1f}, {-low:.1f}]"
-    return f"{mean:.1f} points more [{low:.1f}, {high:.1f}]"
+        mean, low, high = -mean, -high, -low
+    return "{:.1f} points {} [{:.1f}, {:.1f}]".format(mean, words, *(round(value, 1) + 0.0 for value in (low, high)))
 
 
 def _value(found: dict[str, Any] | None) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -194,6 +195,26 @@ def test_runs_of_other_data_or_unfinished_or_of_other_targets_are_refused(write)
         records.write(**columns, repeated=number < 0)
     with pytest.raises(UserError, match="was measured on other targets"):
         compare_flags([blind, fewer])
+
+
+def test_records_without_pairs_are_measured_again_or_said_to_have_none(write, capsys):
+    """Of an older version: first the one run's, then the other's, then both."""
+    folders = [str(write("blind").path), str(write("real", REAL).path)]
+    parts = [Path(folder) / "ranks" / "served-test" / "part-00000.parquet" for folder in folders]
+    whole = [pq.read_table(part) for part in parts]
+    older = [table.drop_columns(["pairs", "pairs_won"]) for table in whole]
+    for number, name in enumerate(("blind", "real")):
+        pq.write_table(older[number], parts[number])
+        with pytest.raises(
+            UserError, match=f"/{name} has records of an older version, without pairs: measure it again"
+        ):
+            audit_runs(folders, None)
+        pq.write_table(whole[number], parts[number])
+    for table, part in zip(older, parts, strict=True):
+        pq.write_table(table, part)
+    audit_runs(folders, None)
+    out = capsys.readouterr()
+    assert "first in" not in out.out and "the records have no pairs" in out.out + out.err
 
 
 def test_files_are_written_whole(write, tmp_path: Path, capsys):
