@@ -13,7 +13,7 @@ from skipwise.common.errors import UserError, shown
 COMMANDS = {
     "synthesize": "write a synthetic log in MSSD's schema",
     "prepare": "turn raw logs into a dataset directory",
-    "audit": "say what a dataset's skips tell, or whether they pay in runs",
+    "audit": "say what a dataset's skips predict, or whether learning from them pays",
     "train": "train a recipe",
     "evaluate": "measure a run's best weights again",
     "table": "train models at several seeds and compare them",

@@ -1,4 +1,4 @@
-"""Say whether a dataset's skips tell what will be skipped next, or, of runs, whether learning from them pays.
+"""Say whether a dataset's skips predict what will be skipped next, or, of runs, whether learning from them pays.
 
 Trains nothing. Runs are named together: one without skips, one or more with them, and controls (the same with
 --data.skip-flags shuffled), each at the same seeds; they may differ in what they do with skips alone.

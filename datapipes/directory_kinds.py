@@ -1,4 +1,4 @@
-"""The three kinds of directories that commands write and read, told apart by their files."""
+"""The three kinds of directories that commands write and read, recognised by their files."""
 
 from pathlib import Path
 from typing import Literal

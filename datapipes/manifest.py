@@ -111,7 +111,7 @@ class Manifest(StrictModel):
 
     @property
     def data_hash(self) -> str:
-        """SHA-256, in hex, over what tells sessions and their split apart, whichever log and tools they came from."""
+        """SHA-256, in hex, over what identifies sessions and their split, whichever log and tools they came from."""
         names = ("vocabulary_hash", "counts", "parts", "split_parts", "checksums")
         return digest({name: getattr(self, name) for name in names})
 

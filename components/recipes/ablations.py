@@ -29,7 +29,7 @@ def _length(baseline: str, length: int) -> Ablation:
 
 
 ABLATIONS: dict[str, Ablation] = {
-    # The control: with flags that tell nothing, nothing must be gained over the skip-blind model.
+    # The control: with shuffled flags nothing must be gained over the skip-blind model.
     "shuffled-context": Ablation(
         "S+, c = ŷ, flags shuffled",
         "unidir",
@@ -62,7 +62,7 @@ ABLATIONS: dict[str, Ablation] = {
     "strength-3": Ablation("skipped is strength 1, 2, 3", "shared", {"data": {"skip_up_to": 3}}),
     "other-sessions": Ablation("skips of another session", "shared", {"data": {"skip_negatives": "other"}}),
     "heard-negatives": Ablation("heard tracks as negatives", "shared", {"data": {"heard_negatives": True}}),
-    # Skips as input, as what is learned, and both; with flags that tell nothing, the gain must vanish.
+    # Skips as input, as what is learned, and both; with shuffled flags the gain must vanish.
     "relative-blind": Ablation("S-, relative positions", "shared-blind", {"encoder": {"positions": "relative"}}),
     "inputs": Ablation("skips read", "relative-blind", {"data": {"inputs": ("skips",)}}),
     "keep": Ablation("keep head", "relative-blind", {"loss": {"keep": 0.5}}),

@@ -24,7 +24,7 @@ MOST_CONTEXT = 32
 RESERVED = ("session_id", "tracks", "skips")
 """Columns that every session file has."""
 SHARES = {"test_share": 0.2, "validation_share": 0.1}
-"""What --split session holds out unless told otherwise."""
+"""What --split session holds out by default."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""How well simple predictors tell the next skip, and what their information comes from."""
+"""How well simple predictors predict the next skip, and what their information comes from."""
 
 from typing import Any
 

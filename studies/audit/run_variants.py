@@ -80,7 +80,7 @@ class Variant:
 
     @property
     def is_control(self) -> bool:
-        """It learned from flags that tell nothing."""
+        """It learned from shuffled flags."""
         return bool(self.parts) and self.config.data.skip_flags != "recorded"
 
     @property

@@ -169,7 +169,7 @@ def reliability(curves: list[tuple[str, int, list[Reliability]]]) -> str:
     """The share kept by P(kept), with intervals; a dot's area is its share of the plays."""
 
     def draw(axis: Axes) -> None:
-        axis.plot([0, 1], [0, 1], "--", color="0.5", linewidth=1, label="as told")
+        axis.plot([0, 1], [0, 1], "--", color="0.5", linewidth=1, label="calibrated")
         for label, run, points in curves:
             told, kept, low, high, plays = np.array(points).T
             sides = np.maximum([kept - low, high - kept], 0)  # by rounding, the share may lie outside

@@ -32,7 +32,7 @@ class Ranked:
     counts: dict[Protocol, Counts]
     """Int64 [B] by protocol, over all rows that the protocol may rank."""
     skips: dict[str, Tensor] = field(default_factory=dict)
-    """The columns of `TargetRanks` that tell kept and skipped plays apart; empty for scores without these."""
+    """The columns of `TargetRanks` that distinguish kept and skipped plays; empty for scores without these."""
 
 
 RanksOf = Callable[[EvaluationBatch], Ranked]

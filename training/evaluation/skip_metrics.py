@@ -117,7 +117,7 @@ class SkipMetrics(Metric):
     def _add_halves(self, here_3P: np.ndarray) -> None:
         """Adds the average accuracy of each second half that ends here; one may go on in the next batch.
 
-        `here_3P`: session, plays left after this one, and whether it was told right.
+        `here_3P`: session, plays left after this one, and whether it was predicted right.
         """
         session_P, left_P, right_P = found_3P = np.concatenate([self._begun, here_3P], axis=1)
         whole = int(np.flatnonzero(left_P == 0).max(initial=-1)) + 1
