@@ -3,6 +3,7 @@
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,14 @@ SKIPPED = np.array([0.3, 0.9])
 """Share of plays skipped of the listener's cluster, and of another one."""
 STRENGTH_ENDS = np.array([[0.4, 0.7], [0.75, 0.95]])
 """For both, the shares of these skips of strength 1, and of strength 1 or 2: others are skipped earlier."""
+TASTE = 3.0
+"""`content`: what the cosine weighs in the logit of P(kept)."""
+TURNS = 0.8
+"""`state`: chance that what happened to a play does not happen to the next one."""
+BAITS, BAIT = 2, 0.8
+"""`pairs`: baits of a cluster, and the chance that one follows a kept track."""
+BAITED, DRAWN = 0.9, 0.1
+"""`pairs`: chances that a bait, and any other play, is skipped."""
 CONTEXTS = ("editorial_playlist", "user_collection", "catalog", "radio")
 
 
@@ -46,6 +55,9 @@ class SynthesizeConfig:
     """Number of taste clusters, at least 2 tracks each."""
     zipf: float = 1.0
     """Exponent of popularity within a cluster: 0 is uniform, more is steeper."""
+    planted: Literal["none", "content", "state", "pairs"] = "none"
+    """One rule that alone decides what is skipped, in place of the above: the track's hidden taste against the
+    listener's, what happened to the last play, or which track follows which (docs/data.md, "Planted skips")."""
     overwrite: bool = False
     """Replace an `output` file that exists."""
 
@@ -56,6 +68,8 @@ class SynthesizeConfig:
         if self.tracks < 2 * self.clusters:
             least = f"twice --clusters, {2 * self.clusters}"
             raise ValueError(f"--tracks must be at least {least}, not {self.tracks}: raise it or lower --clusters")
+        if self.planted == "pairs" and self.clusters == 1:
+            raise ValueError("--planted pairs takes baits of another cluster: --clusters must be at least 2")
         if self.tracks > 100_000_000:
             raise ValueError(f"--tracks must be at most 100000000, not {self.tracks}: the catalogue is kept in memory")
         if self.seed < 0:
@@ -80,6 +94,9 @@ class Catalogue:
             for start, size in zip(self.starts[:-1], self.sizes, strict=True):
                 playlist = start + random.permutation(size)
                 row[playlist] = np.roll(playlist, -1)
+        hidden = np.random.default_rng([config.seed, 2])
+        self.tastes = hidden.random(config.clusters) * 2 * np.pi
+        self.angles = np.concatenate([hidden.permutation(size) * 2 * np.pi / size for size in self.sizes])
         width = len(str(config.tracks - 1))
         numbers = pa.array(random.permutation(config.tracks)).cast(pa.string())
         self.ids = pc.binary_join_element_wise("t", pc.utf8_lpad(numbers, width, "0"), "_")
@@ -148,12 +165,56 @@ def _listen(
     return track_SL, strength_SL
 
 
+def _planted(
+    catalogue: Catalogue, config: SynthesizeConfig, random: np.random.Generator, home: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same of listeners who skip by one rule, at strength 1 or 2 with equal chances.
+
+    Plays are of the listener's cluster, by popularity, unless said otherwise.
+
+    `content`: half of the plays are of any cluster. Tracks have hidden angles, those of a cluster spread evenly over
+    the circle, and so has each listener's cluster; P(kept) is the sigmoid of 3 times the cosine between the two. Who
+    knows both foresees skips with an AUC of 0.904 (where popularity is uniform).
+    `state`: a play is skipped with probability 0.2 after a skipped one, 0.8 after a kept one, 0.5 at first. Tracks tell
+    nothing; the last play's flag foresees the next with an AUC of 0.8, and nothing foresees it better.
+    `pairs`: a kept track is followed, with probability 0.8, by one of the two baits of the listener's cluster: the
+    first tracks of the next cluster, where they are as well liked as others. A bait is skipped with 0.9, any other play
+    with 0.1. After a kept track a given bait comes next with probability 0.4 and is the next kept track with 0.04, more
+    than any other where clusters are large. Of the pairs of a kept track and a skipped one before it, 0.894 can be in
+    order: the skipped one is a bait in 0.788, and the others are even.
+    """
+    count = len(home)
+    track_SL = np.empty((count, LONGEST), dtype=np.int64)
+    strength_SL = np.empty((count, LONGEST), dtype=np.int8)
+    # Of a play before the first: no bait follows it.
+    skipped = (random.random(count) < 0.5) | (config.planted != "state")
+    for position in range(LONGEST):
+        cluster = home
+        if config.planted == "content":
+            cluster = np.where(random.random(count) < 0.5, random.integers(config.clusters, size=count), home)
+        track = catalogue.draw(random, cluster)
+        if config.planted == "content":
+            chance = 1 / (1 + np.exp(TASTE * np.cos(catalogue.angles[track] - catalogue.tastes[home])))
+        elif config.planted == "state":
+            chance = np.where(skipped, 1 - TURNS, TURNS)
+        else:
+            baited = ~skipped & (random.random(count) < BAIT)
+            bait = catalogue.starts[(home + 1) % config.clusters] + random.integers(BAITS, size=count)
+            track = np.where(baited, bait, track)
+            chance = np.where(baited, BAITED, DRAWN)
+        skipped = random.random(count) < chance
+        track_SL[:, position] = track
+        strength_SL[:, position] = skipped * random.integers(1, 3, size=count)
+    return track_SL, strength_SL
+
+
 def _rows(catalogue: Catalogue, config: SynthesizeConfig, first: int, count: int) -> pa.Table:
     """The plays of `count` sessions from number `first` in MSSD's columns: a function of seed and chunk alone."""
     random = np.random.default_rng([config.seed, 1, first // SESSIONS_PER_CHUNK])
     home = random.integers(config.clusters, size=count)
     lengths = random.integers(SHORTEST, LONGEST + 1, size=count)
-    track_SL, strength_SL = _listen(catalogue, config, random, home)
+    listen = _listen if config.planted == "none" else _planted
+    track_SL, strength_SL = listen(catalogue, config, random, home)
     inside = np.arange(LONGEST) < lengths[:, None]
     strength = strength_SL[inside]
     skipped = strength > 0
