@@ -102,7 +102,7 @@ class Family:
     blind: Variant
     """Without skips: what a gain is over."""
     real: tuple[Variant, ...]
-    """With recorded flags: first the one that uses most, which is the one asked about."""
+    """With recorded flags: those that have controls first, and of these the one that uses most: the one asked about."""
     controls: tuple[tuple[Variant, ...], ...]
     """For each of `real`, the same with shuffled flags."""
 
@@ -128,7 +128,6 @@ def family(runs: Sequence[RunDirectory]) -> Family:
             "none of the runs learns from recorded skips: train one with the settings of "
             f"{blind[0].runs[0].path} and, for example, --data.inputs skips --loss.keep 0.5, and name it too"
         )
-    real.sort(key=lambda variant: -len(variant.parts))  # stable: of equal ones the first that was named
     controls: dict[int, list[Variant]] = {number: [] for number in range(len(real))}
     for control in (variant for variant in variants if variant.is_control):
         of = [number for number, one in enumerate(real) if _but_flags(one) == _but_flags(control)]
@@ -138,7 +137,9 @@ def family(runs: Sequence[RunDirectory]) -> Family:
                 "run: name the one that has its settings and --data.skip-flags recorded too"
             )
         controls[of[0]].append(control)
-    return Family(blind[0], tuple(real), tuple(map(tuple, controls.values())))
+    # Stable: of equal ones the first that was named.
+    order = sorted(controls, key=lambda number: (not controls[number], -len(real[number].parts)))
+    return Family(blind[0], tuple(real[number] for number in order), tuple(tuple(controls[number]) for number in order))
 
 
 def _variants(runs: Sequence[RunDirectory]) -> list[Variant]:

@@ -32,7 +32,7 @@ def sentences(figures: dict[str, Any]) -> list[str]:
 
 
 def asked(figures: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The model that the sentences are about: the one that does most with skips."""
+    """The model that the sentences are about (`Family.real`)."""
     found: tuple[str, dict[str, Any]] = next(iter(figures["rows"].items()))
     return found
 

@@ -160,6 +160,14 @@ def test_rows_are_by_input_objective_and_dial_and_seeds_are_one_row(write):
     assert [[one.label for one in controls] for controls in found.controls] == [
         ["skips read, keep head, dial 2, flags shuffled as label"], [], []
     ]  # fmt: skip
+    without_control = [run for run in runs if not run.path.name.startswith(("label", "blind"))]
+    others = [
+        write(f"shuffled-{seed}", {"data.inputs": ["skips"], "data.skip_flags": "shuffled", "train.seed": seed})
+        for seed in (0, 1)
+    ]
+    found = family([*without_control, *others, *runs[:1], *runs[5:6]])
+    assert [one.label for one in found.real] == ["skips read", "skips read, keep head, dial 2", "skip loss"]
+    assert [len(controls) for controls in found.controls] == [1, 0, 0], "one that has a control comes first"
     figures = compare_flags(runs)
     assert figures["seeds"] == [0, 1] and figures["rows"]["skips read"]["figures"]["hr@10"]["over_seeds"] == 0
 
