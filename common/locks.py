@@ -35,6 +35,8 @@ BEAT_S = 10.0
 GONE_S = 120.0
 """After how long without that an owner on another machine counts as gone. Network file systems may show a time that is
 60 s old."""
+_ATTEMPTS = 1000
+"""Each fails where another process has changed the lock in its course."""
 
 
 class Owner(StrictModel):
@@ -124,8 +126,8 @@ def locked(lock: Path, place: Path, otherwise: str = "") -> Iterator[None]:
     me, ended = Owner.new(), threading.Event()
     text = me.model_dump_json()
     try:
-        while not _take(lock, me, text, place, otherwise):
-            pass
+        if not any(_take(lock, me, text, place, otherwise) for _ in range(_ATTEMPTS)):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(lock))
         threading.Thread(target=_show_life, args=(lock, text, place, ended), name="lock", daemon=True).start()
         yield
     finally:
@@ -176,8 +178,6 @@ def _take(lock: Path, me: Owner, text: str, place: Path, otherwise: str) -> bool
         os.utime(lock, follow_symlinks=False)
         return os.readlink(lock) == text
     except FileNotFoundError:
-        if not lock.parent.is_dir():
-            raise
         return False
     finally:
         with suppress(OSError):
@@ -188,7 +188,10 @@ def _take(lock: Path, me: Owner, text: str, place: Path, otherwise: str) -> bool
 def _make(link: Path, text: str) -> str:
     """Makes a link where there is none; returns the text of the one that is there then."""
     with suppress(FileExistsError):
-        os.symlink(text, link)
+        try:
+            os.symlink(text, link)
+        except FileNotFoundError:  # some file systems say so of directories of their own
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(link)) from None
         return text
     try:
         return os.readlink(link)

@@ -196,8 +196,21 @@ def test_what_is_no_lock_is_left_alone(content, tmp_path):
 
 
 def test_a_folder_that_takes_no_link_is_an_error_of_the_system(tmp_path):
-    with pytest.raises(FileNotFoundError), locked(tmp_path / "missing" / ".lock", tmp_path):
+    for folder in (tmp_path / "missing", Path("/proc/self/fd")):
+        with pytest.raises(NotADirectoryError), locked(folder / ".lock", tmp_path):
+            pass
+
+
+def test_a_lock_that_never_stays_is_given_up(tmp_path, monkeypatch):
+    """On a file system that knows nothing of what it holds, say."""
+
+    def deny(path: Path, **options: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(os, "utime", deny)
+    with pytest.raises(OSError, match="busy"), locked(tmp_path / ".lock", tmp_path):
         pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_has_one_lock_however_it_is_named(tmp_path, monkeypatch):
