@@ -5,6 +5,7 @@
 takes some minutes. Runs and exports go into WORK_DIR, by default a temporary folder; what it holds is used again.
 """
 
+import json
 import os
 import shutil
 import socket
@@ -28,12 +29,13 @@ def skipwise(*words: str, folder: Path) -> None:
 
 
 def make_exports(folder: Path) -> None:
-    """A run with the skip loss and one without it, both exported, and a report that compares them."""
+    """A run that reads skips and has a keep head, one that is blind to them, both exported, and a report on both."""
     quick = "--train.epochs 4 --train.no-refit"
+    skips = "--data.inputs skips --loss.keep 0.5"
     steps = {
         "log.csv.gz": "synthesize --output log.csv.gz --sessions 6000 --tracks 1500",
-        "data": "prepare --input log.csv.gz --output data",
-        "runs/best/metrics.json": f"train best --data.path data --run-dir runs/best {quick}",
+        "data": "prepare --input log.csv.gz --output data --split session",
+        "runs/best/metrics.json": f"train best --data.path data --run-dir runs/best {skips} {quick}",
         "runs/blind/metrics.json": f"train best-skip-blind --data.path data --run-dir runs/blind {quick}",
         "exports/best": "export --run runs/best --output exports/best",
         "exports/blind": "export --run runs/blind --output exports/blind",
@@ -107,7 +109,8 @@ def make_screenshots(folder: Path) -> None:
         try:
             wait_for(f"http://127.0.0.1:{port}/health")
             page = browser.new_page()
-            take(page, f"http://127.0.0.1:{port}/#{session}&exclude=none", "page.png", 900)
+            dial = json.loads((folder / "exports/best/manifest.json").read_text())["keep"]["dial"]
+            take(page, f"http://127.0.0.1:{port}/#{session}&dial={dial}", "page.png", 900)
             take(page, f"http://127.0.0.1:{port}/report", "report.png", 900, "Curves")
         finally:
             service.terminate()

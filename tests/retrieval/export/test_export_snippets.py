@@ -4,12 +4,22 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from skipwise.components.export import export
+from skipwise.datapipes.signals import UNKNOWN
 from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.export.exporter import write_export
+from skipwise.retrieval.open_export import OpenExport
+from skipwise.retrieval.recommend.config import RecommendOptions
+from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
+from skipwise.retrieval.search.exact import ExactSearch
+from tests.ranks import run_on_ranks
+from tests.retrieval.conftest import save_untrained, small
 from tests.support.one_rank import alone  # noqa: F401  a fixture
 
 ROOT = Path(__file__).parents[3]
@@ -35,8 +45,18 @@ def test_the_manual(folder: Path, tmp_path: Path):
     write_export(ExportConfig(run, exports / "demo-int8", False, "npy", "int8"))
     write_export(ExportConfig(run, exports / "demo-faiss", False, "faiss", "float16", onnx=True))
     write_export(ExportConfig(run, exports / "demo-delta", only_new_since=str(folder / "unidirectional")))
+    config = small("best", tmp_path)
+    config = replace(
+        config,
+        data=replace(config.data, path=str(folder / "data"), inputs=("skips",)),
+        loss=replace(config.loss, keep=0.5, keep_dim=4),
+    )
+    # In a process of its own: here the first program is taken for all.
+    run_on_ranks(tmp_path, 1, save_untrained, config)
+    run_on_ranks(tmp_path, 1, export, ExportConfig(config.run_dir, exports / "demo-skips"))
     text = (ROOT / "docs" / "export.md").read_text()
     code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)) + CHECKS
+    code += "\nnp.save('by-hand.npy', torch.stack([ranked_by, p_kept]).numpy())"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"],
         cwd=tmp_path,
@@ -44,3 +64,8 @@ def test_the_manual(folder: Path, tmp_path: Path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
+    opened = OpenExport.open(exports / "demo-skips")
+    history, options = SessionHistory.of([[(17, 0), (18, 2), (19, UNKNOWN)]]), RecommendOptions(k=9, dial="auto")
+    found = Recommender(opened, ExactSearch(opened.vectors)).recommend(history, options)
+    ranked = np.stack([found.scores_BK[0], found.kept_BK[0]])
+    np.testing.assert_allclose(np.load(tmp_path / "by-hand.npy")[:, found.rows_BK[0]], ranked, atol=1e-5)
