@@ -35,6 +35,9 @@ def open_exported(export: Path, choice: SearchChoice, run: RunDirectory) -> tupl
         raise UserError(
             f"{export} has other tracks in its rows than {run.path}: give the run that it was exported from"
         )
+    if opened.contexts:
+        read = ", ".join(column.name for column in opened.contexts)
+        raise UserError(f"{export} reads {read} of past plays, which is not given here: evaluate without --export")
     return opened, open_search(opened, choice)
 
 

@@ -21,7 +21,7 @@ from skipwise.common.schema import StrictModel, validate
 from skipwise.common.versions import import_faiss
 from skipwise.datapipes.manifest import MANIFEST
 from skipwise.datapipes.session_files import DAMAGED
-from skipwise.datapipes.signals import Signals
+from skipwise.datapipes.signals import SKIPS, SignalColumn, Signals
 from skipwise.datapipes.view import View
 from skipwise.models.query_encoder import EncoderShape, load_query_encoder
 from skipwise.retrieval.export_manifest import ExportManifest, PartEntry, WeightsEntry
@@ -37,7 +37,7 @@ _AGAIN = "export again"
 class _DataSettings(StrictModel, extra="ignore"):
     skip_up_to: Literal[1, 2, 3]
     skipped_tracks: Literal["read", "filter"]
-    inputs: list[Literal["skips"]] = []
+    inputs: list[str] = []
 
 
 class _RunConfig(StrictModel, extra="ignore"):
@@ -91,11 +91,18 @@ class OpenExport:
             vectors = Vectors(_pieces(path, manifest))
         except (*DAMAGED, RuntimeError) as error:
             raise UserError(f"{path} cannot be opened ({brief(error)}): {_AGAIN}") from error
-        signals = Signals.of(tuple(data.inputs))
-        if [SignalEntry.of(column) for column in signals.columns] != manifest.signals:
+        contexts = {entry.name: entry.values for entry in manifest.signals}
+        signals = Signals.of([name for name in data.inputs if name in (SKIPS, *contexts)], contexts)
+        same = len(signals.columns) == len(data.inputs)
+        if not same or [SignalEntry.of(column) for column in signals.columns] != manifest.signals:
             raise UserError(f"{path / MANIFEST} has other signals than its config's inputs: {_AGAIN}")
         view = View(manifest.encoder.max_tracks, data.skip_up_to, data.skipped_tracks == "filter", signals)
         return cls(path, manifest, tracks, vectors, _encoder(path, manifest, manifest.weights, signals), view)
+
+    @property
+    def contexts(self) -> list[SignalColumn]:
+        """The context columns that the encoder reads, in the order of `SessionHistory.contexts_BTK`."""
+        return [column for column in self.view.signals.columns if column.name != SKIPS]
 
     @property
     def embeddings(self) -> Vectors:

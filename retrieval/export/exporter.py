@@ -85,11 +85,11 @@ def write_export(config: ExportConfig) -> None:
     with atomic_output_on_all_ranks(config.output, config.overwrite, is_export) as scratch:
         result = scratch / "result"
         since = open_since(config.only_new_since, run, scratch) if config.only_new_since else None
-        model = build_model(run_config, store.num_tracks, num_rows)
+        model = build_model(run_config, store.num_tracks, num_rows, run.record.contexts)
         load_best(model, run.path)
         model.eval()
         encoder = model.module.learner.encoder
-        signals = Signals.of(run_config.data.inputs)
+        signals = Signals.of(run_config.data.inputs, run.record.contexts)
         shape = EncoderShape(run_config.table.dim, run_config.loss.keep_width, signals.num_rows, len(signals.columns))
         signals_MD = _signal_rows(model) if signals.columns else None
         rows, num_new = LiveRows(run.vocabulary, *own_rows(table_weight(model), rank(), world_size())), 0
@@ -165,11 +165,6 @@ def _cannot_write(reason: str) -> str:
 def _open(run_path: str) -> tuple[RunDirectory, SessionStore, RunConfig]:
     """The run, its data, and the config to build its model with here."""
     run = RunDirectory.open(run_path)
-    if run.record.contexts:
-        raise UserError(
-            f"{run.path} reads {', '.join(run.record.contexts)} of past plays, which exports do not hold yet: export a "
-            "run whose --data.inputs has no context columns"
-        )
     store = run.open_store()
     # Row-wise, so that no rank holds the whole table, whatever it was trained with; as many lanes as ranks, so that
     # any number of ranks works.

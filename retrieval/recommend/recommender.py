@@ -1,7 +1,7 @@
 """From sessions of rows to ranked rows: encode, turn the dial, search, and leave out tracks of the session.
 
-Shape legend: B sessions, T tracks, D width, Y of the encoder's outputs, K best, X rows to leave out, Q tracks to find
-the nearest of.
+Shape legend: B sessions, T tracks, P plays, D width, Y of the encoder's outputs, K best or context columns, X rows to
+leave out, Q tracks to find the nearest of.
 """
 
 from dataclasses import dataclass
@@ -27,22 +27,31 @@ class SessionHistory:
     """int64: track rows; -1 is padding."""
     strengths_BT: np.ndarray
     """int8: skip strengths, 0 kept, `UNKNOWN` where it is not known; 0 at padding."""
+    contexts_BTK: np.ndarray | None = None
+    """int64: codes of the context columns that the encoder reads, 0 for what is not known; None: nothing is."""
 
     @classmethod
-    def of(cls, sessions: list[list[tuple[int, int]]]) -> "SessionHistory":
-        """Of (row, strength) pairs."""
+    def of(cls, sessions: list[list[tuple[int, ...]]]) -> "SessionHistory":
+        """Of (row, strength), and perhaps the K codes of context columns behind these."""
         plays = [play for session in sessions for play in session]
         rows_P, strengths_P = (np.array([play[column] for play in plays]) for column in (0, 1))
-        return cls.flat(np.array(list(map(len, sessions)), dtype=np.int64), rows_P, strengths_P)
+        contexts_PK = np.array([play[2:] for play in plays]) if plays and len(plays[0]) > 2 else None
+        return cls.flat(np.array(list(map(len, sessions)), dtype=np.int64), rows_P, strengths_P, contexts_PK)
 
     @classmethod
-    def flat(cls, lengths_B: np.ndarray, rows_P: np.ndarray, strengths_P: np.ndarray) -> "SessionHistory":
+    def flat(
+        cls, lengths_B: np.ndarray, rows_P: np.ndarray, strengths_P: np.ndarray, contexts_PK: np.ndarray | None = None
+    ) -> "SessionHistory":
         """Of plays in one array, session after session."""
         real_BT = np.arange(lengths_B.max(initial=0)) < lengths_B[:, None]
         rows_BT = np.full(real_BT.shape, -1, dtype=np.int64)
         strengths_BT = np.zeros(real_BT.shape, dtype=np.int8)
         rows_BT[real_BT], strengths_BT[real_BT] = rows_P, strengths_P
-        return cls(rows_BT, strengths_BT)
+        contexts_BTK = None
+        if contexts_PK is not None:
+            contexts_BTK = np.zeros((*real_BT.shape, contexts_PK.shape[1]), dtype=np.int64)
+            contexts_BTK[real_BT] = contexts_PK
+        return cls(rows_BT, strengths_BT, contexts_BTK)
 
 
 class Recommended(NamedTuple):
@@ -129,12 +138,12 @@ class Recommender:
         session of which nothing is read gets the query of an empty session, as in `evaluate`.
         """
         view = self._opened.view
-        inputs = view.read(history.rows_BT, history.strengths_BT)
+        inputs = view.read(history.rows_BT, history.strengths_BT, contexts_BSK=history.contexts_BTK)
         items_BTD = self._opened.vectors.take(np.maximum(inputs.rows_BT, 0).ravel()).reshape(*inputs.rows_BT.shape, -1)
         items_BTD[~inputs.valid_BT] = 0
         read = [items_BTD, inputs.length_B]
         if view.signals.num_rows:
-            read.append(view.signals.rows(inputs.strengths_BT))
+            read.append(view.signals.rows(inputs.strengths_BT, inputs.contexts_BTK))
         outputs_BY: Tensor = self._opened.encoder(*map(torch.from_numpy, read))
         return outputs_BY
 

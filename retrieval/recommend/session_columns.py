@@ -1,6 +1,6 @@
 """A table of sessions, from a file or from Python: its columns, and each of their values, checked.
 
-Shape legend: S sessions of a chunk, P plays of them, B sessions of a batch.
+Shape legend: S sessions of a chunk, P plays of them, B sessions of a batch, K context columns.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -10,13 +10,18 @@ import numpy as np
 import pyarrow as pa
 
 from skipwise.common.errors import UserError, brief, shown
-from skipwise.datapipes.session_files import STRENGTHS
+from skipwise.datapipes.session_files import STRENGTHS, Words
 from skipwise.datapipes.signals import UNKNOWN
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.config import MAX_PLAYS, Unknown
 from skipwise.retrieval.recommend.recommender import SessionHistory
 
 COLUMNS = ("tracks", "skips", "session_id")
+
+
+def names_of(opened: OpenExport) -> list[str]:
+    """The columns of sessions that this export reads."""
+    return [*COLUMNS, *(column.name for column in opened.contexts)]
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class Sessions:
     """int64."""
     strengths_P: np.ndarray
     """int8: skip strengths, `UNKNOWN` without the column `skips`."""
+    contexts_PK: np.ndarray
+    """uint16: codes of the context columns that the model reads, 0 for what is not known."""
     num_unknown: int
     """Tracks that were left out."""
 
@@ -47,16 +54,18 @@ class Sessions:
             lengths_B = self.lengths_S[chosen_B]
             within = np.arange(lengths_B.sum()) - np.repeat(lengths_B.cumsum() - lengths_B, lengths_B)
             plays = np.repeat(starts_S[chosen_B], lengths_B) + within
-            yield chosen_B, SessionHistory.flat(lengths_B, self.rows_P[plays], self.strengths_P[plays])
+            columns = (values[plays] for values in (self.rows_P, self.strengths_P, self.contexts_PK))
+            yield chosen_B, SessionHistory.flat(lengths_B, *columns)
 
 
 class SessionColumns:
-    """The columns `tracks` and, where the table has them, `skips` and `session_id`."""
+    """The columns `tracks` and, where the table has them, `skips`, `session_id` and the context columns that the model
+    reads."""
 
     def __init__(self, source: str, schema: pa.Schema, opened: OpenExport):
         """`source` names the table in messages. Raises `UserError` for a column that is missing or of another type."""
         self._source, self._opened = source, opened
-        self.names = [name for name in COLUMNS if name in schema.names]
+        self.names = [name for name in names_of(opened) if name in schema.names]
         for name in self.names:
             if schema.names.count(name) > 1:
                 raise UserError(f"{source} has more than one column '{name}': leave one")
@@ -65,6 +74,9 @@ class SessionColumns:
         self._check_lists(schema, "tracks", "track ids as text", _is_text)
         if "skips" in self.names:
             self._check_lists(schema, "skips", f"true or false, or strengths 0..{STRENGTHS}", _is_flag_or_strength)
+        for column in opened.contexts:
+            if column.name in self.names:
+                self._check_lists(schema, column.name, "words, whole numbers or flags", _is_word)
         self._ids = {name: schema.field(name).type for name in self.names if name == "session_id"}
         for name, kind in self._ids.items():
             if pa.types.is_nested(kind):
@@ -100,6 +112,7 @@ class SessionColumns:
                 strengths_P = self._opened.view.strengths(strengths_P)
             wrong_P = (strengths_P < 0) | (strengths_P > STRENGTHS)
             self._refuse(first, _any(wrong_P, lengths_S), "skips", f"holds a strength outside 0..{STRENGTHS}")
+        contexts_PK = self._contexts(first, batch, lengths_S)
         rows_P = self._opened.tracks.rows(tracks_P)
         known_P = rows_P >= 0
         if unknown == "refuse" and not known_P.all():
@@ -112,17 +125,28 @@ class SessionColumns:
         session_P = np.repeat(np.arange(len(lengths_S)), lengths_S)[known_P]
         lengths_S = np.bincount(session_P, minlength=len(lengths_S))
         ids = {name: batch[name] for name in self._ids}
-        return Sessions(ids, lengths_S, rows_P[known_P], strengths_P[known_P], int((~known_P).sum()))
+        plays = rows_P[known_P], strengths_P[known_P], contexts_PK[known_P]
+        return Sessions(ids, lengths_S, *plays, int((~known_P).sum()))
 
-    def _lists(self, first: int, batch: pa.RecordBatch, name: str) -> tuple[np.ndarray, pa.Array]:
-        """Lengths int64 [S] and values [P] of a column without nulls; a damaged file may hold any bytes."""
+    def _contexts(self, first: int, batch: pa.RecordBatch, lengths_S: np.ndarray) -> np.ndarray:
+        """uint16 [P, K]."""
+        codes_KP = np.zeros((len(self._opened.contexts), lengths_S.sum()), dtype=np.uint16)
+        for codes_P, column in zip(codes_KP, self._opened.contexts, strict=True):
+            if column.name in self.names:
+                of_S, values_P = self._lists(first, batch, column.name, nulls=True)
+                self._refuse(first, of_S != lengths_S, column.name, "has not as many values as 'tracks'")
+                codes_P[:] = Words.of(values_P.cast(pa.string())).codes(column.values)
+        return codes_KP.T
+
+    def _lists(self, first: int, batch: pa.RecordBatch, name: str, nulls: bool = False) -> tuple[np.ndarray, pa.Array]:
+        """Lengths int64 [S] and values [P], without nulls unless `nulls`; a damaged file may hold any bytes."""
         column = batch[name]
         column.validate(full=True)
         self._refuse(first, column.is_null().to_numpy(zero_copy_only=False), name, "is null")
         values = column.flatten()
         lengths_S = np.diff(column.offsets.to_numpy()).astype(np.int64)
         nulls_P = values.is_null().to_numpy(zero_copy_only=False)
-        self._refuse(first, _any(nulls_P, lengths_S), name, "has a null in its list")
+        self._refuse(first, _any(nulls_P, lengths_S) & (not nulls), name, "has a null in its list")
         return lengths_S, values
 
     def _refuse(self, first: int, wrong_S: np.ndarray, name: str, trouble: str) -> None:
@@ -133,6 +157,10 @@ class SessionColumns:
 
 def _is_text(kind: pa.DataType) -> bool:
     return kind in (pa.string(), pa.large_string(), pa.string_view())
+
+
+def _is_word(kind: pa.DataType) -> bool:
+    return _is_text(kind) or _is_flag_or_strength(kind)
 
 
 def _is_flag_or_strength(kind: pa.DataType) -> bool:

@@ -1,5 +1,6 @@
 """Sessions as Python lists, Arrow, pandas or polars data, to an Arrow table and back; imports neither of the two."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -17,8 +18,8 @@ def is_one_session(sessions: Any) -> bool:
     return isinstance(sessions, (list, tuple)) and all(isinstance(one, str) for one in sessions)
 
 
-def to_table(sessions: Any, skipped: Any = None) -> pa.Table:
-    """A table with the column `tracks`, and `skips` and `session_id` if there are any.
+def to_table(sessions: Any, skipped: Any = None, names: Sequence[str] = COLUMNS) -> pa.Table:
+    """A table with the column `tracks`, and `skips` and `session_id` if any; of a data frame, `names`.
 
     Raises `UserError` for anything that is not a table of sessions.
     """
@@ -32,7 +33,7 @@ def to_table(sessions: Any, skipped: Any = None) -> pa.Table:
         if skipped is not None:
             raise UserError("skipped goes with lists and arrays: give a table the column 'skips' instead")
         if type(sessions).__name__ == "DataFrame":  # of pandas or of polars
-            return pa.table(sessions[[name for name in COLUMNS if name in sessions.columns]])
+            return pa.table(sessions[[name for name in names if name in sessions.columns]])
         if isinstance(sessions, (pa.Table, pa.RecordBatch)):
             return pa.table(sessions)
     except (pa.ArrowException, TypeError, ValueError) as error:

@@ -14,7 +14,7 @@ from skipwise.common.errors import UserError
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.config import Dial, Exclude, Likeness, RecommendOptions, Unknown, check_k
 from skipwise.retrieval.recommend.recommender import Recommender
-from skipwise.retrieval.recommend.session_columns import SessionColumns, Sessions
+from skipwise.retrieval.recommend.session_columns import SessionColumns, Sessions, names_of
 from skipwise.retrieval.recommend.session_frames import is_one_session, like, to_table
 from skipwise.retrieval.recommend.session_text import known_row
 from skipwise.retrieval.search.config import SearchChoice
@@ -146,6 +146,6 @@ class TrackRecommender:
         return pa.record_batch(sessions.ids | {"tracks": tracks} | lists)
 
     def _read(self, tracks: Any, skipped: Any, unknown: Unknown) -> tuple[SessionColumns, Iterator[Sessions]]:
-        table = to_table(tracks, skipped)
+        table = to_table(tracks, skipped, names_of(self.opened))
         columns = SessionColumns("sessions", table.schema, self.opened)
         return columns, columns.read(table.select(columns.names).combine_chunks().to_batches(_CHUNK), unknown)

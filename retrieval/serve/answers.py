@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 import numpy as np
 from starlette.exceptions import HTTPException
 
-from skipwise.common.errors import UserError
+from skipwise.common.errors import UserError, shown
 from skipwise.datapipes.signals import UNKNOWN
 from skipwise.retrieval.recommend.config import RecommendOptions
 from skipwise.retrieval.recommend.recommender import Recommended, SessionHistory
 from skipwise.retrieval.serve.batching import Answer
-from skipwise.retrieval.serve.http_schema import RecommendRequest, SimilarRequest
+from skipwise.retrieval.serve.http_schema import Play, RecommendRequest, SimilarRequest
 from skipwise.retrieval.serve.served_export import HotSwap, ServedExport
 
 Exports = dict[str, HotSwap]
@@ -85,8 +85,8 @@ def _grouped(
     return [answers[place] for place in range(len(requests))]
 
 
-def _session(served: ServedExport, request: RecommendRequest) -> tuple[list[tuple[int, int]], Answer]:
-    """(row, strength) of the session's known tracks, and its unknown tracks."""
+def _session(served: ServedExport, request: RecommendRequest) -> tuple[list[tuple[int, ...]], Answer]:
+    """Row, strength and context codes of the session's known tracks, and its unknown tracks."""
     try:
         served.recommender.dial(request.dial)
     except UserError as error:
@@ -96,7 +96,7 @@ def _session(served: ServedExport, request: RecommendRequest) -> tuple[list[tupl
         row = served.opened.tracks.row(play.track)
         if row is not None:
             strength = UNKNOWN if play.skipped is None else int(served.opened.view.strengths(np.array(play.skipped)))
-            session.append((row, strength))
+            session.append((row, strength, *_codes(served, play)))
         elif request.unknown == "drop":
             unknown.append(play.track)
         else:
@@ -104,6 +104,17 @@ def _session(served: ServedExport, request: RecommendRequest) -> tuple[list[tupl
     if not session:
         raise HTTPException(422, "none of the session's tracks is in the export: send at least one that is")
     return session, {"dropped": unknown}
+
+
+def _codes(served: ServedExport, play: Play) -> list[int]:
+    """Of each context column that the export reads, 0 where the request does not say it or no training play said so."""
+    unread = play.context.keys() - served.codes.keys()
+    if unread:
+        known = ", ".join(served.codes) or "none"
+        raise HTTPException(422, f"{shown(min(unread))} is no context column that this export reads: it reads {known}")
+    # As Arrow writes flags and numbers as text.
+    said = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in play.context.items()}
+    return [codes.get(said[name], 0) if name in said else 0 for name, codes in served.codes.items()]
 
 
 def _track(served: ServedExport, request: SimilarRequest) -> tuple[int, Answer]:

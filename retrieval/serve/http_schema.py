@@ -23,6 +23,7 @@ class Play(BaseModel):
     track: str
     skipped: bool | None = None
     """None: it is not known."""
+    context: dict[str, str | bool | int] = Field({}, description="What is known of the play, by context column.")
 
 
 @pydantic.dataclasses.dataclass(

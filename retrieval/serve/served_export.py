@@ -10,6 +10,7 @@ import numpy as np
 
 from skipwise.common.distributed import logger
 from skipwise.common.errors import UserError, brief
+from skipwise.datapipes.signals import SKIPS
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.config import RecommendOptions
 from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
@@ -30,6 +31,8 @@ class ServedExport:
     """Name of the export's directory or link, without its parents."""
     generation: int
     """1 for the first export under its name, one more for each newer one."""
+    codes: dict[str, dict[str, int]]
+    """Of each value of the context columns that the encoder reads."""
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @classmethod
@@ -51,14 +54,16 @@ class ServedExport:
             ) from error
         if not np.isfinite(scores_BK[rows_BK >= 0]).all():
             raise UserError(f"{path} cannot be served, as it gives scores that are not finite: train and export again")
-        return cls(opened, opened_search, recommender, path.name, generation)
+        codes = {column.name: {value: at for at, value in enumerate(column.values, 1)} for column in opened.contexts}
+        return cls(opened, opened_search, recommender, path.name, generation, codes)
 
     def about(self) -> dict[str, Any]:
         """The export's entry in /exports."""
         manifest = self.opened.manifest
         loss = manifest.config.get("loss", {})
         skips = loss.get("alpha", 0) > 0 and loss.get("context", "none") != "none"
-        skips = skips or bool(manifest.keep or manifest.signals)
+        reads = [entry.name for entry in manifest.signals]
+        skips = skips or bool(manifest.keep) or SKIPS in reads
         index, entry = None, manifest.index
         if entry:
             chosen = entry.kind, entry.search
@@ -71,7 +76,7 @@ class ServedExport:
             "dtype": manifest.dtype,
             "loss": loss,
             "trained_on_skips": skips,
-            "reads_skips": bool(manifest.signals),
+            "reads": reads,
             "keep": manifest.keep.model_dump() if manifest.keep else None,
             "index": index,
             "search": type(self.search).__name__,

@@ -13,8 +13,6 @@ from skipwise.common.errors import UserError
 from skipwise.datapipes.manifest import Manifest
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.signals import Signals
-from skipwise.retrieval.export.config import ExportConfig
-from skipwise.retrieval.export.exporter import write_export
 from skipwise.training.build import HeldOut, build_model, reading_inputs, train_loader, training_data
 from skipwise.training.checkpoint.checkpoints import best_checkpoint
 from skipwise.training.config import RunConfig
@@ -177,11 +175,3 @@ def test_what_a_run_cannot_read(tmp_path: Path):
             build_model(reading(data, tmp_path / "run"), TRACKS)
     with pytest.raises(ValueError, match="--data.inputs names device twice: name it once"):
         reading(data, tmp_path / "run", ("device", "device"))
-
-
-def test_an_export_refuses_a_run_that_reads_context(tmp_path: Path):
-    with process_group():
-        run = train(reading(dataset(tmp_path / "data"), tmp_path / "run", ("device",), epochs=1), "best")
-        with pytest.raises(UserError, match="reads device of past plays, which exports do not hold yet"):
-            write_export(ExportConfig(str(run.path), tmp_path / "export"))
-    assert not (tmp_path / "export").exists()

@@ -83,7 +83,7 @@ function showSkips(flagged, unflagged, requested) {
   }
   skips.show(flagged.tracks, unflagged.tracks, {
     ...requested,
-    titles: ["With the skips", exports.main?.reads_skips ? "Had all tracks been kept" : "Without the skip flags"],
+    titles: ["With the skips", exports.main?.reads.includes("skips") ? "Had all tracks been kept" : "Without the skip flags"],
     lead: "Because of the skips",
     why: (changed) => explainSkips({ ...requested, ...exports.main }, changed),
   });

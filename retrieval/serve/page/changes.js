@@ -40,8 +40,8 @@ export function leftOut(plays, exclude) {
 }
 
 /** The sentence under the comparison with and without the skip flags; `changed` is what changes() returned. */
-export function explainSkips({ exclude, trained_on_skips: trained, reads_skips: reads }, changed) {
-  if (reads) return "This model reads what happened to each track of the session, so marking one changes the scores.";
+export function explainSkips({ exclude, trained_on_skips: trained, reads }, changed) {
+  if (reads.includes("skips")) return "This model reads what happened to each track of the session, so marking one changes the scores.";
   if (changed.rescored) {
     return (
       "The scores differ: this model was trained on sessions without their skipped tracks, so it does not read the tracks " +

@@ -45,7 +45,7 @@ def live_queries(run_path: Path) -> tuple[SessionHistory, torch.Tensor]:
     """All test sessions up to their target, and what `evaluate` asks of each."""
     run = RunDirectory.open(str(run_path))
     store, config = run.open_store(), run.config
-    model = build_model(config, store.num_tracks)
+    model = build_model(config, store.num_tracks, contexts=run.record.contexts)
     load_best(model, run.path)
     model.eval()
     sessions, queries = [], []

@@ -112,7 +112,8 @@ values = st.recursive(
     max_leaves=12,
 )
 known = st.sampled_from(["session", "k", "exclude", "dial", "unknown", "export", "track", "skipped"])
-plays = st.lists(st.fixed_dictionaries({"track": st.sampled_from(NAMES)}, optional={"skipped": values}), max_size=4)
+play = st.fixed_dictionaries({"track": st.sampled_from(NAMES)}, optional={"skipped": values, "context": values})
+plays = st.lists(play, max_size=4)
 right = st.fixed_dictionaries(
     {"session": plays},
     optional={
