@@ -137,7 +137,13 @@ def test_run_records(run: Path, record: tuple[bytes, Any]):
         return
     assert found.record.schema_version == 2 and found.record.counts["tracks"] > 0
     if content := record[1]:
-        expected = {"data_hash": None, "launch": None, "trained_before": []} | content
+        expected = {
+            "data_hash": None,
+            "launch": None,
+            "trained_before": [],
+            "contexts": {},
+            "context_hash": None,
+        } | content
         if content.keys().isdisjoint({"rows", "rows_hash"}):  # as runs from before init_from
             expected |= {"rows": content["counts"]["tracks"], "rows_hash": content["vocabulary_hash"]}
         assert json.dumps(found.record.model_dump(by_alias=True), sort_keys=True) == json.dumps(
