@@ -110,7 +110,7 @@ def make_screenshots(folder: Path) -> None:
             wait_for(f"http://127.0.0.1:{port}/health")
             page = browser.new_page()
             dial = json.loads((folder / "exports/best/manifest.json").read_text())["keep"]["dial"]
-            take(page, f"http://127.0.0.1:{port}/#{session}&dial={dial}", "page.png", 900)
+            take(page, f"http://127.0.0.1:{port}/#{session}&dial={dial}", "page.png", 1060)
             take(page, f"http://127.0.0.1:{port}/report", "report.png", 900, "Curves")
         finally:
             service.terminate()

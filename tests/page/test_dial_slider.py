@@ -66,6 +66,7 @@ def test_the_slider_stands_at_measured_settings_with_their_cost(open_page, diall
             off, change = CURVE[0][name], point[name] - CURVE[0][name]
             sign = "+" if change >= 0 else "−"
             assert row == [text, f"{off:.3f}", f"{point[name]:.3f}", f"{sign}{abs(change):.3f}"]
+        assert cost(page)[-1] == ["Expected to be skipped, of ten", "0.950", "0.950", "0.000"]
     assert page.evaluate("location.hash").endswith("dial=2")
     page.reload()
     expect(page.locator("#dial-value")).to_have_text("2")

@@ -50,4 +50,7 @@ function showCost(keep, dial) {
   );
 }
 
-const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}`;
+function signed(value) {
+  const size = Math.abs(value).toFixed(3);
+  return Number(size) ? `${value < 0 ? "−" : "+"}${size}` : size;
+}
