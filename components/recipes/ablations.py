@@ -74,6 +74,9 @@ ABLATIONS: dict[str, Ablation] = {
     "skipped-negatives": Ablation(
         "skipped tracks as negatives of the next kept one", "next-kept", {"data": {"skipped_negatives": 1.0}}
     ),
+    # What the follow-up adds (arXiv 2409.07367), to models that read and learn skips.
+    "output-contrast": Ablation("InfoNCE, c = ŷ", "inputs-keep", {"loss": {"context": "output", "alpha": 0.5}}),
+    "session-contrast": Ablation("InfoNCE, c = e", "next-kept", {"loss": {"context": "track", "alpha": 0.5}}),
     "kept-queries": Ablation("queries at kept positions only", "shared", {"loss": {"queries": "kept"}}),
     "temperature-0.1": Ablation("temperature 0.1", "shared", {"loss": {"temperature": 0.1}}),
     "alpha-1": Ablation("alpha 1", "shared", {"loss": {"alpha": 1.0}}),

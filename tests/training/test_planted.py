@@ -95,3 +95,16 @@ def test_pairs_are_ordered_by_skipped_negatives_alone(planted):
     assert found["inputs-keep"] < 0.2 < found["skipped-negatives"] - 0.65
     assert found["next-kept"] < found["skipped-negatives"] - 0.25
     assert learned("skipped-negatives", path, {"skip_flags": "shuffled"})["pairs_in_order"] < 0.2
+
+
+def test_pairs_are_ordered_by_the_infonce(planted):
+    """Of .894: .90, .88, .68 from the encoder's output, beside the next track as the target (.10, .12, .10 with flags
+    shuffled). From the track .09, .11, .10; but .88, .87, .88 where the next kept track is the target."""
+    path = planted("pairs")
+    found = learned("output-contrast", path)["pairs_in_order"], learned("session-contrast", path)["pairs_in_order"]
+    assert min(found) > 0.85
+    for recipe, data, loss in (
+        ("output-contrast", {"skip_flags": "shuffled-label"}, {}),
+        ("output-contrast", {}, {"context": "track"}),
+    ):
+        assert learned(recipe, path, data, loss)["pairs_in_order"] < 0.2
