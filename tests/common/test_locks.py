@@ -167,10 +167,11 @@ def test_a_process_that_has_lost_its_lock_ends(taken_over, tmp_path, capfd, monk
 
     def work() -> None:
         with locked(lock, Path("runs/mine")):
+            (tmp_path / "inside").touch()
             time.sleep(20)
 
     child = in_child(work)
-    while not lock.is_symlink():
+    while not (tmp_path / "inside").exists():
         time.sleep(0.01)
     if taken_over:
         os.symlink("another's", tmp_path / "new")
