@@ -43,6 +43,9 @@ def check_plain(config: RunConfig) -> None:
         "in-batch negatives": config.loss.in_batch,
         "gBCE": config.loss.head == "gbce",
         "heard tracks among the negatives": config.data.heard_negatives,
+        "next kept tracks as targets": config.data.targets == "next-kept",
+        "inputs beside the tracks": bool(config.data.inputs),
+        "keep head": config.loss.keep > 0,
         "other sessions' skips": config.data.skip_negatives == "other",
         "sessions without their skipped tracks": config.data.skipped_tracks == "filter",
     }

@@ -163,7 +163,19 @@ def test_bf16_and_sparse_adam_learn_as_well(dataset: Path):
     assert losses[-1] < losses[0] - 0.02
 
 
-@pytest.mark.parametrize("recipe", ["in-batch", "gbce", "heard-negatives", "other-sessions", "filter"])
-def test_other_work_is_refused(recipe: str):
-    with pytest.raises(UserError, match="--baseline none"):
+@pytest.mark.parametrize(
+    ("recipe", "work"),
+    [
+        ("in-batch", "in-batch negatives"),
+        ("gbce", "gBCE"),
+        ("heard-negatives", "heard tracks among the negatives"),
+        ("skipped-negatives", "next kept tracks as targets"),
+        ("inputs", "inputs beside the tracks"),
+        ("keep", "keep head"),
+        ("other-sessions", "other sessions' skips"),
+        ("filter", "sessions without their skipped tracks"),
+    ],
+)
+def test_other_work_is_refused(recipe: str, work: str):
+    with pytest.raises(UserError, match=f"has no {work}.*--baseline none"):
         check_plain(named_recipe(recipe))
