@@ -99,6 +99,8 @@ class EvaluationBatch:
     """int64 rows of all tracks before the target, -1 where there is none."""
     history_strengths_BS: Tensor
     """int8: their skip strengths, 0 where there is none."""
+    history_contexts_BSK: Tensor
+    """int16: their codes of the context columns that are read, 0 where there is none; [B, S, 0] without such."""
     candidates_BC: Tensor
     """int64 rows of uniform tracks that the whole session does not contain, -1 where it leaves no more; [B, 0] where
     none are drawn."""

@@ -83,10 +83,10 @@ class TrainBuilder:
         if self.shuffle_inputs != self.shuffle_labels:
             told_BT = view.read(seen_BS, shuffled_BS if self.shuffle_inputs else strengths_BS).strengths_BT
         if view.signals.num_rows:
-            hidden_B1 = uniforms(keys("hide", self.seed, epoch, sessions.number_B), 1) < self.hidden_inputs
-            told_BT = np.where(hidden_B1, UNKNOWN, told_BT)
+            draws_B1 = uniforms(keys("hide", self.seed, epoch, sessions.number_B), 1)
+            told_BT = np.where(draws_B1 < self.hidden_inputs, UNKNOWN, told_BT)
             if contexts_BTK is not None:
-                contexts_BTK = np.where(hidden_B1[:, :, None], 0, contexts_BTK)
+                contexts_BTK = np.where(draws_B1[:, :, None] < 2 * self.hidden_inputs, 0, contexts_BTK)
         batch = len(past_B)
         own = self.sampling == "per-session"
         pool = draw_pool(
@@ -192,6 +192,9 @@ class EvaluationBuilder:
         seen_BS, strengths_BS = view.before(tracks_BT, skips_BT, at_B)
         contexts_BSK = None if sessions.contexts_BTK is None else sessions.contexts_BTK[owner_B]
         inputs = view.read(seen_BS, strengths_BS, self.append_mask, contexts_BSK)
+        past_BSK = np.zeros((*seen_BS.shape, 0), dtype=np.uint16)
+        if contexts_BSK is not None:
+            past_BSK = np.where(seen_BS[:, :, None] >= 0, contexts_BSK[:, : seen_BS.shape[1]], 0)
         masked_BT = np.zeros_like(inputs.valid_BT)
         if self.append_mask:
             masked_BT[np.flatnonzero(real_B), inputs.length_B[real_B]] = True
@@ -235,6 +238,7 @@ class EvaluationBuilder:
             target_B=torch.from_numpy(np.where(real_B, tracks_BT[row_B], -1)),
             history_BS=torch.from_numpy(seen_BS),
             history_strengths_BS=torch.from_numpy(strengths_BS),
+            history_contexts_BSK=torch.from_numpy(past_BSK.astype(np.int16)),
             candidates_BC=torch.from_numpy(candidates_BC),
             target_skips_B=torch.from_numpy(skips_BT[row_B]),
             position_B=torch.from_numpy(at_B),

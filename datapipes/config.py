@@ -39,7 +39,8 @@ class DataConfig:
     """What is read of each past play beside its track: `skips`, what happened to it (kept, strength 1, 2 or 3), and
     context columns of the dataset, by their names."""
     hidden_inputs: float = 0.05
-    """Share of training's sessions whose --data.inputs are read as not known, so that a session without them can be."""
+    """Share of training's sessions whose --data.inputs are read as not known, so that a session without them can be;
+    of as many, the context columns alone are."""
     targets: Literal["next", "next-kept"] = "next"
     """What a position predicts: the next track, or the next one that the listener kept (the paper's h_i)."""
     skip_negatives: Literal["own", "other"] = "own"

@@ -68,7 +68,7 @@ class Signals:
         codes = iter(() if contexts_BSK is None else np.moveaxis(contexts_BSK, -1, 0))
         for place, column in enumerate(self.columns):
             code_BS = 1 + strengths_BS if column.name == SKIPS else next(codes, 0)
-            rows_BSC[..., place] = column.first_row + code_BS
+            rows_BSC[..., place] = np.add(column.first_row, code_BS, dtype=np.int64)
         return rows_BSC
 
     def common_rows(self, other: "Signals") -> tuple[np.ndarray, np.ndarray]:

@@ -35,9 +35,6 @@ def open_exported(export: Path, choice: SearchChoice, run: RunDirectory) -> tupl
         raise UserError(
             f"{export} has other tracks in its rows than {run.path}: give the run that it was exported from"
         )
-    if opened.contexts:
-        read = ", ".join(column.name for column in opened.contexts)
-        raise UserError(f"{export} reads {read} of past plays, which is not given here: evaluate without --export")
     return opened, open_search(opened, choice)
 
 
@@ -78,7 +75,8 @@ def measure_hit_rates(
 def _listed(batch: EvaluationBatch, recommender: Recommender, dial: float) -> dict[str, Tensor]:
     """The columns of `RankMetrics.update`: a target's rank is its place among the tracks that are recommended."""
     real_B = batch.target_B >= 0
-    history = SessionHistory(batch.history_BS[real_B].numpy(), batch.history_strengths_BS[real_B].numpy())
+    past = batch.history_BS, batch.history_strengths_BS, batch.history_contexts_BSK
+    history = SessionHistory(*(values[real_B].numpy() for values in past))
     target_B = batch.target_B[real_B]
     found = recommender.recommend(history, RecommendOptions(k=CUTOFFS[-1], dial=dial))
     found_BK = torch.from_numpy(found.rows_BK) == target_B[:, None]

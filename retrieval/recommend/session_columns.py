@@ -160,7 +160,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _is_word(kind: pa.DataType) -> bool:
-    return _is_text(kind) or _is_flag_or_strength(kind)
+    return _is_text(kind) or _is_flag_or_strength(kind) or kind == pa.null()
 
 
 def _is_flag_or_strength(kind: pa.DataType) -> bool:

@@ -74,6 +74,8 @@ def test_evaluation_reads_the_plays_before_the_target(append_mask: bool):
     for number in range(4):
         read = 1 + number
         assert batch.sessions.signals_BTC[number, :read].tolist() == ROWS[:read]
+        past = [[*play[2:]] for play in PLAYS[:read]] + [[0, 0]] * (4 - read)
+        assert batch.history_contexts_BSK[number].tolist() == past
         # Of five plays, those from the third on tell nothing where the second half is foreseen.
         halved = [*ROWS[:2], *[[0, 3, 8]] * 3][:read]
         assert batch.halved_signals_BTC[number, :read].tolist() == halved
@@ -83,9 +85,13 @@ def test_evaluation_reads_the_plays_before_the_target(append_mask: bool):
 
 def test_hidden_sessions_hide_every_column():
     batch = built(sessions(*[PLAYS] * 2000), hidden_inputs=0.2)
-    hidden = (batch.signals_BTC == torch.tensor([0, 3, 8])).flatten(2).all(dim=2)
-    assert (hidden.any(dim=1) == hidden.all(dim=1)).all()
-    assert abs(hidden.any(dim=1).double().mean() - 0.2) < 0.03
+    hidden = batch.signals_BTC == torch.tensor([0, 3, 8])
+    skips, contexts = hidden[..., 1], hidden[..., [0, 2]].all(dim=2)
+    for of in (skips, contexts):
+        assert (of.any(dim=1) == of.all(dim=1)).all(), "of all plays of a session or of none"
+    assert abs(skips.any(dim=1).double().mean() - 0.2) < 0.03
+    assert abs(contexts.any(dim=1).double().mean() - 0.4) < 0.04, "in as many sessions they alone are hidden"
+    assert contexts[skips].all()
 
 
 @pytest.mark.parametrize("inputs", [False, True])

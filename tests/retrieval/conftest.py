@@ -11,7 +11,7 @@ from skipwise.components.export import export
 from skipwise.components.recipes import RECIPES
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.retrieval.export.config import ExportConfig
-from skipwise.training.build import build_model, table_weight
+from skipwise.training.build import build_model, reading_inputs, table_weight
 from skipwise.training.checkpoint.checkpoints import Checkpoints, load_best
 from skipwise.training.checkpoint.state import model_tensors
 from skipwise.training.config import RunConfig
@@ -67,7 +67,8 @@ def train_quietly(config: RunConfig, recipe: str) -> None:
 
 
 def save_untrained(config: RunConfig) -> None:
-    store = SessionStore(config.data.path)
+    store = reading_inputs(config, SessionStore(config.data.path))
     checkpoints = Checkpoints(create_or_resume_run(config, "best", store).path, keep=1, facts={})
-    checkpoints.save(model_tensors(build_model(config, store.num_tracks)), Position(best_checkpoint=Position().name))
+    tensors = model_tensors(build_model(config, store.num_tracks, contexts=store.contexts))
+    checkpoints.save(tensors, Position(best_checkpoint=Position().name))
     checkpoints.close()

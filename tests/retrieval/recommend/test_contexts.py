@@ -14,7 +14,6 @@ from skipwise.common.distributed import process_group
 from skipwise.common.errors import UserError
 from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.export.exporter import write_export
-from skipwise.retrieval.hit_rates import open_exported
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.recommender import Recommender
 from skipwise.retrieval.recommend.session_columns import SessionColumns
@@ -22,7 +21,6 @@ from skipwise.retrieval.recommend.track_recommender import TrackRecommender
 from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.service import Service
 from skipwise.training.loop import train
-from skipwise.training.run.directory import RunDirectory
 from tests.conftest import random_sessions, write_dataset
 from tests.retrieval.conftest import LONGEST, TRACKS, small
 from tests.retrieval.recommend.test_recommend_equality import live_queries
@@ -138,9 +136,3 @@ def test_from_python_and_over_http(made, kind: str):
 def test_refused_columns(made, values: list, named: str):
     with pytest.raises(UserError, match=named):
         TrackRecommender.load(made[0] / "export").recommend(pa.table({"tracks": [["t_00001"]], "hour": values}))
-
-
-def test_evaluate_refuses_the_export(made):
-    folder = made[0]
-    with pytest.raises(UserError, match="reads device, hour, shuffle of past plays.*evaluate without --export"):
-        open_exported(folder / "export", "auto", RunDirectory.open(str(next(folder.glob("run-*")))))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -28,6 +29,7 @@ from skipwise.training.evaluation.records import read_target_ranks
 from skipwise.training.run.directory import RunDirectory
 from tests.conftest import random_sessions, write_dataset
 from tests.retrieval.conftest import LONGEST, TRACKS, save_untrained, small
+from tests.support.contexts import add_contexts, words
 
 pytestmark = [pytest.mark.ranks, pytest.mark.usefixtures("group")]
 KINDS = [kind for kind in starmap(PartFormat, product(get_args(Format), get_args(DType))) if kind.supported]
@@ -103,17 +105,18 @@ def test_queries_are_the_live_models(recipe: str, read: str, keep: float, inputs
 @pytest.mark.parametrize("recipe", ["best", "bidir"])
 def test_served_is_what_recommend_returns_by_default(recipe: str, split: dict | None, dial: float, tmp_path: Path):
     """Test by test: a target's rank is its place among the tracks recommended, and 0 where it cannot be; with a keep
-    head where the dial is turned."""
+    head and a context column where the dial is turned."""
     sessions = random_sessions(60, TRACKS, LONGEST + 4)
     for number, (rows, _) in enumerate(sessions):
         if number % 4 == 0:
             rows[-1] = rows[1]  # a repeated target
-    write_dataset(tmp_path / "data", sessions, TRACKS, split=split)
+    data = write_dataset(tmp_path / "data", sessions, TRACKS, split=split)
+    texts = add_contexts(data, {"device": words("phone", "tv", None)})["device"]
     config = small(recipe, tmp_path)
     if dial:
         config = replace(
             config,
-            data=replace(config.data, inputs=("skips",)),
+            data=replace(config.data, inputs=("skips", "device")),
             loss=replace(config.loss, keep=0.5),
             evaluate=replace(config.evaluate, dial=dial),
         )
@@ -128,8 +131,9 @@ def test_served_is_what_recommend_returns_by_default(recipe: str, split: dict | 
     places = []
     for session, position, target in zip(ranks.session, ranks.position, ranks.target, strict=True):
         rows, strengths = (values[:position] for values in sessions[session])
-        listed = recommender.recommend([f"t_{row:05}" for row in rows], strengths, k=TRACKS, dial=dial)
-        ids = [track for track, _ in listed]
+        columns = {"tracks": [[f"t_{row:05}" for row in rows]], "skips": [strengths]}
+        columns["device"] = [texts[session][:position]]
+        ids = recommender.recommend(pa.table(columns), k=TRACKS, dial=dial)["tracks"][0].as_py()
         own = f"t_{target:05}"
         places.append(ids.index(own) + 1 if own in ids else 0)
     assert places == ranks.rank.tolist()
