@@ -20,6 +20,7 @@ from skipwise.retrieval.search.exact import ExactSearch, Search
 from skipwise.retrieval.search.stored import open_search
 from skipwise.training.build import HeldOut, evaluation_loader
 from skipwise.training.config import RunConfig, Split
+from skipwise.training.config_fields import as_json
 from skipwise.training.evaluation.metrics import CUTOFFS, NOT_ELIGIBLE
 from skipwise.training.evaluation.rank_metrics import RankMetrics
 from skipwise.training.run.directory import RunDirectory
@@ -29,13 +30,23 @@ _FIGURES = (*(f"hr@{cutoff}" for cutoff in CUTOFFS), "ndcg@10")
 
 
 def open_exported(export: Path, choice: SearchChoice, run: RunDirectory) -> tuple[OpenExport, Search]:
-    """An export of `run` and the search over it; raises `UserError` where its rows are not those of the run's table."""
+    """An export of `run` and the search over it; raises `UserError` where it is another run's."""
     opened = OpenExport.open(export)
+    differs = ""
     if opened.manifest.vocabulary_hash != run.record.rows_hash:
-        raise UserError(
-            f"{export} has other tracks in its rows than {run.path}: give the run that it was exported from"
-        )
+        differs = "has other tracks in its rows"
+    elif not _agree(opened.manifest.config, as_json(run.config) | {"run_dir": opened.manifest.config.get("run_dir")}):
+        differs = "was exported from a run of another config"
+    if differs:
+        raise UserError(f"{export} {differs} than {run.path}: give the run that it was exported from")
     return opened, open_search(opened, choice)
+
+
+def _agree(one: Any, other: Any) -> bool:
+    """Whether two configs have the same values, but for fields that only one of them knows."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return all(_agree(one[name], other[name]) for name in one.keys() & other.keys())
+    return bool(one == other)
 
 
 def compared_with(

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from skipwise.components.recipes import RECIPES
+from skipwise.components.recipes.ablations import ABLATIONS
 from skipwise.training.config import RunConfig
 from skipwise.training.config_fields import flatten
 
@@ -27,6 +28,17 @@ def test_the_defaults():
     found = [(path, value) for *_, cell in rows("Config") for path, value in stated(cell).items()]
     assert len(found) > 20
     assert [(path, str(DEFAULTS[path])) for path, _ in found] == found
+
+
+def test_every_ablation_has_a_question():
+    table = (Path(__file__).parents[2] / "docs" / "table.md").read_text().split("\n## Ablations\n")[1].split("\n## ")[0]
+    named = [
+        name
+        for line in table.splitlines()
+        if line.startswith("|")
+        for name in re.findall(r"`([\w.-]+)`", line.split(" | ")[0])
+    ]
+    assert sorted(named) == sorted(ABLATIONS)
 
 
 def test_every_recipe_and_what_it_sets():

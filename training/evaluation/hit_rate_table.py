@@ -9,7 +9,7 @@ from skipwise.training.evaluation.metrics import GROUPS, METRICS
 _PROTOCOLS = {
     "served": "what is recommended, the whole catalogue without the session's own tracks: a repeated target is a miss",
     "full": "the whole catalogue",
-    "paper": "{candidates:,} uniform tracks that the session does not contain",
+    "paper": "at most {candidates:,} uniform tracks that the session does not contain",
 }
 
 

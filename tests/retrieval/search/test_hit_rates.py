@@ -12,11 +12,13 @@ from skipwise.common.errors import UserError
 from skipwise.components.evaluate import EvaluateRunConfig
 from skipwise.components.recipes import RECIPES
 from skipwise.datapipes.sessions import SessionStore
+from skipwise.retrieval.export_manifest import ExportManifest
 from skipwise.retrieval.hit_rates import measure_hit_rates, open_exported
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.search.exact import ExactSearch
 from skipwise.training.build import HeldOut
 from skipwise.training.config import RunConfig
+from skipwise.training.config_fields import as_json
 from skipwise.training.run.directory import RunDirectory, RunRecord
 from tests.conftest import random_sessions
 from tests.retrieval.search.exports import DIM
@@ -73,6 +75,20 @@ def test_another_runs_export_is_refused(by_hand, tmp_path: Path):
         open_exported(export, "auto", run)
     run.record = record.model_copy(update={"rows_hash": OpenExport.open(export).manifest.vocabulary_hash})
     assert isinstance(open_exported(export, "auto", run)[1], ExactSearch)
+    manifest = ExportManifest.read(export)
+    seed = as_json(run.config)["train"]["seed"]
+    for config, refused in (
+        (as_json(run.config) | {"run_dir": "before/it/moved"}, False),
+        (manifest.config | {"train": {"seed": seed, "field_of_an_older_version": 1}}, False),
+        (manifest.config | {"train": {"seed": seed + 1}}, True),
+    ):
+        manifest.model_copy(update={"config": config}).write(export)
+        if refused:
+            with pytest.raises(UserError, match="was exported from a run of another config than .*run: give the run"):
+                open_exported(export, "auto", run)
+        else:
+            assert open_exported(export, "auto", run)
+    manifest.write(export)
     with pytest.raises(UserError, match="has no index"):
         open_exported(export, "index", run)
 
