@@ -118,6 +118,16 @@ def test_plays_are_counted_from_1_and_flags_have_their_shares(made):
     assert by_session.first().hist_user_behavior_is_shuffle.mean() == pytest.approx(0.3, abs=0.02)
 
 
+@pytest.mark.parametrize("zipf", [0.0, 1.0, 2.0])
+def test_a_cluster_is_drawn_from_by_zipfs_law(tmp_path, zipf):
+    catalogue = Catalogue(SynthesizeConfig(tmp_path / "log.csv", sessions=1, tracks=8, clusters=2, zipf=zipf))
+    drawn = catalogue.draw(np.random.default_rng(0), np.repeat([0, 1], 50_000))
+    law = 1 / np.arange(1.0, 5) ** zipf
+    for cluster, rows in enumerate(np.split(drawn, 2)):
+        shares = np.bincount(rows, minlength=8)[4 * cluster : 4 * cluster + 4] / 50_000
+        assert np.abs(shares - law / law.sum()).max() < 0.012, "five standard errors"
+
+
 def test_ids_do_not_tell_popularity(made):
     counts = pq.read_table(made / "data" / "vocabulary.parquet").sort_by("track_id")["count"].to_numpy()
     ranks = counts.argsort().argsort()
