@@ -10,7 +10,7 @@ import tyro
 
 from skipwise.common.errors import UserError, shown
 from skipwise.common.options import check_values
-from skipwise.training.renamed_options import outdated
+from skipwise.datapipes.renamed_options import outdated
 
 Config = TypeVar("Config")
 RunPaths = tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_h
 
 from skipwise.common.errors import UserError, shown
 from skipwise.common.options import problem
-from skipwise.training.renamed_options import outdated
+from skipwise.datapipes.renamed_options import outdated
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -100,7 +100,7 @@ SPLITS = [
     {},
     {"max_length": 4},
     {"split": "session", "test_share": 0.3, "validation_share": 0.2},
-    {"split": "time", "validation_from": "5", "test_from": "7", "time_unit": "s"},
+    {"split": "time", "validation_from": "5", "test_from": "7", "time_unit": "s", "order": "seconds"},
 ]
 
 
@@ -114,9 +114,9 @@ def test_every_value_against_duckdb(options: dict, seed: int, tmp_path: Path):
         start = int(random.integers(0, 6))
         for place in range(int(random.integers(3, 9))):
             values = [random.choice(list(words)) for words in ("abcdefgh", "0123", ["", "é", "SELECT", "a b"])]
-            rows.append([f"s{session}", start + place, f"t{random.integers(9)}", *values])
+            rows.append([f"s{session}", start + place, start + place, f"t{random.integers(9)}", *values])
     with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["session_id", "session_position", "track_id_clean", *COLUMNS], *rows])
+        csv.writer(file).writerows([["session_id", "session_position", "seconds", "track_id_clean", *COLUMNS], *rows])
     manifest = prepared(tmp_path, path, *COLUMNS, **options)
     longest = options.get("max_length", 100)
     last = "train" if manifest.split_parts else "part"

@@ -40,7 +40,7 @@ def make(folder: Path) -> Path:
 
 def everything(path: Path) -> dict[str, Any]:
     """All that training, evaluation and export read of a dataset directory."""
-    store = SessionStore(str(path))
+    store = SessionStore(str(path)).reading({"premium": ("1",)})  # as a run does, which has its values recorded
     Vocabulary.of(store).check()
     order = SessionOrder(store, seed=0, epoch=1, shuffle_groups=2, windows_kept=9)
     sessions = pad([order.take(0, len(store))], len(store))
