@@ -1,5 +1,6 @@
 """The files of an audit: `audit.md`, `audit.json`, `audit.png`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +17,29 @@ _COLOUR, _OTHER = "#33658a", "#b5541c"
 
 
 def write_audit(output: Path, figures: dict[str, Any]) -> None:
-    """Writes the three files into a directory, each whole or not at all; raises `UserError` where it cannot."""
-    made = {"commit": commit(), "machine": machine(), "sentences": sentences(figures)}
+    """Writes the three files; see `write_figures`."""
+    write_figures(output, "audit", figures, sentences(figures), audit_markdown(figures), draw)
+
+
+def write_figures(
+    output: Path,
+    name: str,
+    figures: dict[str, Any],
+    said: list[str],
+    markdown: str,
+    drawn: Callable[[dict[str, Any], Path], None],
+) -> None:
+    """Writes `name` .png, .json and .md into a directory, each whole or not at all.
+
+    Raises `UserError` where it cannot.
+    """
+    made = {"commit": commit(), "machine": machine(), "sentences": said}
     try:
         output.mkdir(parents=True, exist_ok=True)
-        with replacing(output / "audit.png") as picture:
-            draw(figures, picture)
-        write_json(output / "audit.json", made | figures)
-        write_text(output / "audit.md", audit_markdown(figures))
+        with replacing(output / f"{name}.png") as picture:
+            drawn(figures, picture)
+        write_json(output / f"{name}.json", made | figures)
+        write_text(output / f"{name}.md", markdown)
     except OSError as error:
         raise UserError(f"{output} cannot be written ({reason(error)}): choose another --output") from error
 

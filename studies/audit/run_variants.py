@@ -9,6 +9,7 @@ from skipwise.datapipes.signals import SKIPS
 from skipwise.training.config import RunConfig
 from skipwise.training.config_fields import flatten
 from skipwise.training.run.directory import RunDirectory
+from skipwise.training.run.start import FREE_TO_CHANGE
 
 FLAGS = "data.skip_flags"
 SKIP_FIELDS = {
@@ -31,21 +32,8 @@ SKIP_FIELDS = {
     FLAGS,
 }
 """Fields in which the runs of an audit may differ; of `data.inputs` in the skips alone."""
-_NO_FIGURE = {
-    "run_dir",
-    "resume",
-    "data.path",
-    "data.workers",
-    "data.prefetch",
-    "train.seed",
-    "train.log_every",
-    "train.hang_s",
-    "evaluate.batch_size",
-    "checkpoint.minutes",
-    "checkpoint.every",
-    "checkpoint.keep",
-}
-"""Fields that change no figure, and the seed."""
+_NO_FIGURE = {*FREE_TO_CHANGE, "train.seed"} - {"table.sharding"}
+"""Fields that change no figure, and the seed; runs of one sharding are compared."""
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,7 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from skipwise.common.errors import UserError, reason
-from skipwise.common.files import replacing, write_json, write_text
-from skipwise.common.versions import commit, machine
+from skipwise.studies.audit.audit_files import write_figures
 from skipwise.studies.audit.runs_text import LABELS, runs_markdown, sentences
 
 _COLOUR, _OTHER, _LINE = "#33658a", "#b5541c", 34
@@ -15,16 +13,8 @@ _SHOWN = ("pairs_in_order", "kept_hr@10", "hr@10")
 
 
 def write_runs(output: Path, figures: dict[str, Any]) -> None:
-    """Writes the three files into a directory, each whole or not at all; raises `UserError` where it cannot."""
-    made = {"commit": commit(), "machine": machine(), "sentences": sentences(figures)}
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with replacing(output / "runs.png") as picture:
-            draw(figures, picture)
-        write_json(output / "runs.json", made | figures)
-        write_text(output / "runs.md", runs_markdown(figures))
-    except OSError as error:
-        raise UserError(f"{output} cannot be written ({reason(error)}): choose another --output") from error
+    """Writes the three files; see `write_figures`."""
+    write_figures(output, "runs", figures, sentences(figures), runs_markdown(figures), draw)
 
 
 def draw(figures: dict[str, Any], file: Path) -> None:
