@@ -1,10 +1,12 @@
 """Measure a run's best weights again, on any number of ranks.
 
 With --data, on the sessions of another dataset that was prepared with the run's vocabulary. With --export, also
-measures what that export recommends, by the exact search or by its index.
+measures what that export recommends, by the exact search or by its index. With --dial, measures the test at other
+settings of the dial instead, beside the run's own.
 
 Examples:
   skipwise evaluate --run runs/best-001 --protocol full
+  skipwise evaluate --run runs/skips-001 --dial auto 0.5 1
   skipwise evaluate --run runs/best-001 --data data/next-week --positions last
 """
 
@@ -13,6 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from skipwise.retrieval.recommend.config import Dial, check_dial
+
+_Protocols = tuple[Literal["served", "full", "paper"], ...]
+_PROTOCOLS: _Protocols = ("served", "full", "paper")
+
 
 @dataclass(frozen=True)
 class EvaluateRunConfig:
@@ -20,7 +27,7 @@ class EvaluateRunConfig:
 
     run: str
     """Run directory that train wrote."""
-    protocol: tuple[Literal["served", "full", "paper"], ...] = ("served", "full", "paper")
+    protocol: _Protocols = _PROTOCOLS
     """Rank targets among what would be recommended, the whole catalogue, or the run's uniform candidates."""
     data: str | None = None
     """Other sessions to measure in place of the run's held-out ones: a dataset directory with the run's vocabulary."""
@@ -31,22 +38,32 @@ class EvaluateRunConfig:
     """An export of the run, whose recommendations are measured beside the run's own, by the rules of served."""
     search: Literal["auto", "exact", "index"] = "auto"
     """How the export is searched: exactly, by the index it has, or (auto) by that where it has one."""
+    dial: tuple[Dial, ...] = ()
+    """Settings of the dial, for a run with a keep head, at which the test is ranked among what would be recommended;
+    `auto`: the one chosen on validation, or that of --export, which is then not measured itself."""
 
     def __post_init__(self) -> None:
         if not self.protocol:
             raise ValueError("--protocol names none: give at least one of served, full, paper")
         if self.export is None and self.search != "auto":
             raise ValueError(f"--search {self.search} applies to an export: name it by --export")
+        for dial in self.dial:
+            check_dial(dial)
+        if self.dial and (self.protocol not in (_PROTOCOLS, ("served",)) or self.search != "auto"):
+            raise ValueError("--dial measures what would be recommended, exactly: leave --protocol and --search out")
+        if self.dial and self.export and "auto" not in self.dial:
+            raise ValueError("--dial takes auto alone from --export: leave --export out, or give --dial auto")
 
 
 def evaluate(config: EvaluateRunConfig) -> Mapping[Any, Mapping[Any, Any]]:
     """Prints the table, and the export's below it.
 
     Writes the run's own splits to `RUN/metrics.json`, where they are measured as its config says.
-    Returns the metrics by protocol and split.
+    Returns the metrics by protocol and split, or with `--dial` the figures by setting.
     """
     from skipwise.common.distributed import logger, process_group
     from skipwise.retrieval.hit_rates import compared_with, open_exported
+    from skipwise.studies.dial_evaluation import evaluate_dials
     from skipwise.training.config import PROTOCOLS
     from skipwise.training.evaluation.evaluator import evaluate_run
     from skipwise.training.evaluation.hit_rate_table import hit_rate_table
@@ -55,6 +72,8 @@ def evaluate(config: EvaluateRunConfig) -> Mapping[Any, Mapping[Any, Any]]:
     with process_group():
         run = RunDirectory.open(config.run)
         exported = open_exported(config.export, config.search, run) if config.export else None
+        if config.dial:
+            return {"dial": evaluate_dials(run, config.dial, config.data, config.positions, _auto(exported))}
         wanted = {*config.protocol} | ({"served"} if exported else set())
         protocols = tuple(protocol for protocol in PROTOCOLS if protocol in wanted)
         measured = evaluate_run(run, protocols, config.data, config.positions)
@@ -65,3 +84,9 @@ def evaluate(config: EvaluateRunConfig) -> Mapping[Any, Mapping[Any, Any]]:
         if exported:
             logger.info(compared_with(measured.metrics["served"], measured.config, measured.held_out, *exported))
         return measured.metrics
+
+
+def _auto(exported: Any) -> float | None:
+    """The dial that an export of a keep head has chosen."""
+    keep = exported[0].manifest.keep if exported else None
+    return keep.dial if keep else None

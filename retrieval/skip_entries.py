@@ -38,6 +38,9 @@ class DialPoint(StrictModel):
     """Of pairs of a kept track and a skipped one before it; None without any."""
     skip_rate: Share
     """Mean of 1 - P(kept) of the ten tracks that are recommended."""
+    gain: Annotated[list[float], Field(min_length=3, max_length=3)] | None = None
+    """Over dial 0: pairs in order, or where there are none HR@10 of kept less that of skipped targets, with the 95 %
+    interval over sessions, paired; None at 0, where nothing can be gained, and in older exports."""
 
 
 class KeepEntry(StrictModel):
@@ -45,7 +48,8 @@ class KeepEntry(StrictModel):
 
     dim: PositiveCount
     dial: DialSetting
-    """What `auto` stands for: the setting of `curve` that gains most (docs/recommend.md) for at most 0.003 of HR@10."""
+    """What `auto` stands for: of the settings of `curve` that surely gain (the interval of `gain` lies above 0) and
+    cost at most 0.003 of HR@10, the one that gains most; 0 where there is none (docs/recommend.md)."""
     curve: list[DialPoint]
     """By rising setting, from 0 on."""
     targets: Count

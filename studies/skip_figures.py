@@ -3,7 +3,7 @@
 Shape legend: N targets, M sessions, S seeds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +21,27 @@ from skipwise.training.evaluation.skip_measures import (
     mean_average_accuracy,
 )
 
-LABELS = FORESEEN | ORDERED
+LABELS = FORESEEN | ORDERED | {"listed_skips": "expected skips"}
 """The figures' names in tables."""
+HITS = {
+    "hr@10": "HR@10",
+    "kept_hr@10": "HR@10, kept",
+    "skipped_hr@10": "HR@10, skipped",
+    "gap_hr@10": "HR@10, kept - skipped",
+}
+"""Hit rates of `hit_values`, and their names in tables."""
+
+
+def hit_values(ranks: TargetRanks) -> dict[str, np.ndarray]:
+    """[M] values of `HITS`, of which those of kept and of skipped targets are there where such targets are."""
+    hits_N, session_N = ranks.values("hr@10"), ranks.session
+    found = {"hr@10": per_session(hits_N, session_N)}
+    for name, chosen_N in (("kept_hr@10", ~ranks.skipped), ("skipped_hr@10", ranks.skipped)):
+        if chosen_N.any():
+            found[name] = per_session(hits_N, session_N, chosen_N)
+    if len(found) == 3:
+        found["gap_hr@10"] = found["kept_hr@10"] - found["skipped_hr@10"]
+    return found
 
 
 def skip_values(ranks: TargetRanks) -> dict[str, np.ndarray]:
@@ -49,6 +68,9 @@ def skip_values(ranks: TargetRanks) -> dict[str, np.ndarray]:
         for name, won_N in (("pairs_in_order", ranks.pairs_won), ("keep_pairs_in_order", ranks.keep_pairs_won)):
             if not np.isnan(won_N).any():
                 found[name] = ratio_per_session(np.bincount(place_N, won_N), np.bincount(place_N, ranks.pairs))
+    listed_N = ~np.isnan(ranks.listed_skips)
+    if listed_N.any():
+        found["listed_skips"] = per_session(np.nan_to_num(ranks.listed_skips), ranks.session, listed_N)
     return found
 
 
@@ -60,12 +82,24 @@ def over_seeds(measured_S: Sequence[TargetRanks]) -> dict[str, np.ndarray]:
     }
 
 
-def figure(values_SM: np.ndarray) -> dict[str, Any]:
-    """Mean, 95 % interval of the seeds' mean over sessions, and the standard deviation over seeds."""
+def figure(values_SM: np.ndarray, least: float = 0.0) -> dict[str, Any]:
+    """Mean, 95 % interval of the seeds' mean over sessions, and the standard deviation over seeds.
+
+    The figure lies in [`least`, 1]; what is resampled, to first order, need not.
+    """
     low, high = interval(values_SM.mean(axis=0))
     spread = float(values_SM.mean(axis=1).std(ddof=1)) if len(values_SM) > 1 else None
-    # Each figure lies in [0, 1]; what is resampled, to first order, need not.
-    return {"mean": float(values_SM.mean()), "low": max(low, 0.0), "high": min(high, 1.0), "over_seeds": spread}
+    return {"mean": float(values_SM.mean()), "low": max(low, least), "high": min(high, 1.0), "over_seeds": spread}
+
+
+def figures_of(values: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """The `figure` of each [S, M], by name."""
+    return {name: figure(values_SM, -1.0 if name == "gap_hr@10" else 0.0) for name, values_SM in values.items()}
+
+
+def differences(values: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+    """The `difference` of each figure that both have, by name."""
+    return {name: difference(values_SM, others[name]) for name, values_SM in values.items() if name in others}
 
 
 def difference(values_SM: np.ndarray, other_SM: np.ndarray) -> list[float]:

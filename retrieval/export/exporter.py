@@ -29,7 +29,6 @@ from skipwise.models.rows import own_rows
 from skipwise.models.table import SIGNAL_TABLE
 from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.export.delta import changed_rows, delta_entry, open_since
-from skipwise.retrieval.export.dial_curve import measure_dial
 from skipwise.retrieval.export.encoder_program import (
     QueryFunction,
     input_contract,
@@ -60,7 +59,8 @@ from skipwise.retrieval.export_manifest import (
     record_of,
 )
 from skipwise.retrieval.formats import PartFormat, row_bytes
-from skipwise.retrieval.skip_entries import SignalEntry
+from skipwise.retrieval.skip_entries import DialPoint, KeepEntry, SignalEntry
+from skipwise.studies.dial_curve import Curve, measure_curve
 from skipwise.training.build import build_model, check, stateless, table_weight
 from skipwise.training.checkpoint.checkpoints import load_best
 from skipwise.training.config import RunConfig
@@ -111,7 +111,7 @@ def write_export(config: ExportConfig) -> None:
         if config.onnx:
             loaders["the encoder for ONNX"] = lambda: load_onnx(result / ONNX)
         compared, outputs_SX = compare_programs(loaders, run_config, store, model)
-        keep = measure_dial(run_config, store, model) if shape.keep_dim else None
+        keep = keep_entry(shape.keep_dim, measure_curve(run_config, store, model)) if shape.keep_dim else None
         queries_SD = dialled(torch.from_numpy(outputs_SX), shape.keep_dim, keep.dial if keep else 0.0).numpy()
         program = compared["the encoder program"]
         parts = [part for part, _ in written]
@@ -156,6 +156,25 @@ def write_export(config: ExportConfig) -> None:
         f"{sum(part.bytes for part in parts):,} bytes, in {time.perf_counter() - began:.1f} s; every part equals "
         f"{held}, the encoder program the model to {program.largest_difference:.1e} on {program.sessions:,} sessions"
     )
+
+
+def keep_entry(dim: int, curve: Curve) -> KeepEntry:
+    """What the manifest says of a keep head."""
+    points = []
+    for dial, row in curve.rows.items():
+        found = {name: figure["mean"] for name, figure in row["figures"].items()}
+        points.append(
+            DialPoint(
+                dial=dial,
+                hr_at_10=found["hr@10"],
+                kept_hr_at_10=found.get("kept_hr@10"),
+                skipped_hr_at_10=found.get("skipped_hr@10"),
+                pairs_in_order=found.get("pairs_in_order"),
+                skip_rate=found.get("listed_skips", 0.0),
+                gain=row["difference"].get(curve.gained) if dial else None,
+            )
+        )
+    return KeepEntry(dim=dim, dial=curve.auto, curve=points, targets=curve.targets, split=curve.split)
 
 
 def _cannot_write(reason: str) -> str:

@@ -3,6 +3,7 @@
 Imports neither torch nor Arrow.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 from pydantic import BeforeValidator, Field
 
+from skipwise.common.errors import UserError
 from skipwise.models.config import MAX_DIAL
 from skipwise.retrieval.search.config import SearchChoice
 
@@ -31,7 +33,25 @@ def check_dial(dial: Any) -> Any:
     return dial
 
 
-Dial = Annotated[float | Literal["auto"], BeforeValidator(check_dial)]
+def _dial_of(words: list[str]) -> Any:
+    """One word of a command line; raises `UserError`, which tyro hands on as it is."""
+    word: str | float = words[0]
+    with suppress(ValueError):
+        word = float(word)
+    try:
+        return check_dial(word)
+    except ValueError as error:
+        raise UserError(f"--{error}") from error
+
+
+_OF_WORD: tyro.constructors.PrimitiveConstructorSpec[Any] = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="FLOAT|auto",
+    instance_from_str=_dial_of,
+    is_instance=lambda value: isinstance(value, (int, float, str)),
+    str_from_instance=lambda value: [str(value)],
+)
+Dial = Annotated[float | Literal["auto"], BeforeValidator(check_dial), _OF_WORD]
 """What the logit of P(kept) weighs beside the next-track score; `auto` is the export's own choice."""
 Likeness = Literal["cosine", "inner-product"]
 ShortK = tyro.conf.arg(aliases=["-k"])
@@ -47,7 +67,8 @@ class RecommendOptions:
     """Tracks of the session that are not recommended: all, those it kept, those it skipped, or none."""
     dial: Dial = 0.0
     """How much P(kept) weighs beside the score of the next track: 0 is off; `auto` is what puts most kept tracks
-    above skipped ones for at most 0.3 points of HR@10, as `export` measured. Needs a keep head (`--loss.keep`)."""
+    above skipped ones for at most 0.3 points of HR@10, as `export` measured, or 0 where that is not sure. Needs a keep
+    head (`--loss.keep`)."""
     unknown: Unknown = "refuse"
     """What to do about a track that is not in the export: refuse, or leave it out of the session."""
 

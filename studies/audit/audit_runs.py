@@ -16,10 +16,9 @@ from skipwise.studies.audit.run_variants import Variant, family
 from skipwise.studies.audit.runs_files import write_runs
 from skipwise.studies.audit.runs_text import sentences
 from skipwise.studies.comparison import refuse_unlike
-from skipwise.studies.skip_figures import difference, figure, skip_values
-from skipwise.studies.statistics import per_session
+from skipwise.studies.skip_figures import differences, figures_of, hit_values, skip_values
 from skipwise.training.config import Protocol
-from skipwise.training.evaluation.records import TargetRanks, read_target_ranks
+from skipwise.training.evaluation.records import TargetRanks, at_dial, read_target_ranks
 from skipwise.training.run.directory import RunDirectory
 
 PROTOCOL: Protocol = "served"
@@ -30,11 +29,11 @@ COST = 0.003
 """The most of HR@10 that may be lost, in which case a gain has no cost."""
 
 
-def audit_runs(paths: Sequence[str], output: str | None) -> None:
+def audit_runs(paths: Sequence[str], output: str | None, dials: Sequence[float] = ()) -> None:
     """Prints three sentences on runs, and writes the audit's files into `output` where there is one."""
     if output is not None:
         require_directory(Path(output))
-    figures = compare_flags([RunDirectory.open(path) for path in paths])
+    figures = compare_flags([RunDirectory.open(path) for path in paths], dials)
     print("\n".join(sentences(figures)))
     if not figures["pairs"]:
         note(
@@ -48,14 +47,17 @@ def audit_runs(paths: Sequence[str], output: str | None) -> None:
         note(f"wrote {Path(output) / 'runs.md'}, runs.json and runs.png")
 
 
-def compare_flags(runs: Sequence[RunDirectory]) -> dict[str, Any]:
-    """All figures of the runs' tests. Raises `UserError` for runs that differ in more than what they do with skips."""
-    found = family(runs)
+def compare_flags(runs: Sequence[RunDirectory], dials: Sequence[float] = ()) -> dict[str, Any]:
+    """All figures of the runs' tests, of those with a keep head also at `dials`, as `evaluate --dial` measured them.
+
+    Raises `UserError` for runs that differ in more than what they do with skips.
+    """
+    found = family(runs, dials)
     variants = [
         found.blind,
         *(one for pair in zip(found.real, found.controls, strict=True) for one in (pair[0], *pair[1])),
     ]
-    measured = {id(one): [read_target_ranks(run.path, PROTOCOL, "test") for run in one.runs] for one in variants}
+    measured = {id(one): [read_target_ranks(run.path, _records(one), "test") for run in one.runs] for one in variants}
     refuse_unlike(
         [(run.path, ranks) for one in variants for run, ranks in zip(one.runs, measured[id(one)], strict=True)]
     )
@@ -69,12 +71,19 @@ def compare_flags(runs: Sequence[RunDirectory]) -> dict[str, Any]:
                     f"evaluate --run {older.path}"
                 )
     values = {id(one): _over_seeds(measured[id(one)]) for one in variants}
+    undialled = {one.runs: values[id(one)] for one in variants if one.measured_at is None}
+
+    def row_of(one: Variant) -> dict[str, Any]:
+        row = _row(one, values, found.blind)
+        if one.measured_at is not None:
+            row["turned"] = differences(values[id(one)], undialled[one.runs])
+        return row
+
     rows: dict[str, dict[str, Any]] = {}
     for real, controls in zip(found.real, found.controls, strict=True):
-        rows[_name(real, rows)] = _row(real, values, found.blind) | {
+        rows[_name(real, rows)] = row_of(real) | {
             "controls": {
-                _name(control, {}): _row(control, values, found.blind)
-                | {"lost": _less(values[id(real)], values[id(control)])}
+                _name(control, {}): row_of(control) | {"lost": differences(values[id(real)], values[id(control)])}
                 for control in controls
             }
         }
@@ -89,6 +98,10 @@ def compare_flags(runs: Sequence[RunDirectory]) -> dict[str, Any]:
         "rows": rows,
         "verdict": verdict(next(iter(rows.values()))),
     }
+
+
+def _records(one: Variant) -> str:
+    return PROTOCOL if one.measured_at is None else at_dial(one.measured_at)
 
 
 def verdict(row: dict[str, Any]) -> dict[str, Any]:
@@ -111,18 +124,8 @@ def verdict(row: dict[str, Any]) -> dict[str, Any]:
 
 def _over_seeds(measured_S: Sequence[TargetRanks]) -> dict[str, np.ndarray]:
     """[S, M] values of hit rates, and of the figures about skips that all seeds have."""
-    values_S = [_hit_values(ranks) | skip_values(ranks) for ranks in measured_S]
+    values_S = [hit_values(ranks) | skip_values(ranks) for ranks in measured_S]
     return {name: np.stack([one[name] for one in values_S]) for name in values_S[0] if all(name in v for v in values_S)}
-
-
-def _hit_values(ranks: TargetRanks) -> dict[str, np.ndarray]:
-    """[M] values of HR@10, and of that of kept and of skipped targets where there are any."""
-    hits_N, session_N = ranks.values("hr@10"), ranks.session
-    found = {"hr@10": per_session(hits_N, session_N)}
-    for name, chosen_N in (("kept_hr@10", ~ranks.skipped), ("skipped_hr@10", ranks.skipped)):
-        if chosen_N.any():
-            found[name] = per_session(hits_N, session_N, chosen_N)
-    return found
 
 
 def _row(one: Variant, values: dict[int, dict[str, np.ndarray]], blind: Variant | None) -> dict[str, Any]:
@@ -131,13 +134,9 @@ def _row(one: Variant, values: dict[int, dict[str, np.ndarray]], blind: Variant 
         "flags": one.config.data.skip_flags,
         "runs": [str(run.path) for run in one.runs],
         "settings": one.settings(),
-        "figures": {name: figure(values_SM) for name, values_SM in values[id(one)].items()},
+        "figures": figures_of(values[id(one)]),
     }
-    return found if blind is None else found | {"gain": _less(values[id(one)], values[id(blind)])}
-
-
-def _less(mine: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, list[float]]:
-    return {name: difference(values_SM, other[name]) for name, values_SM in mine.items() if name in other}
+    return found if blind is None else found | {"gain": differences(values[id(one)], values[id(blind)])}
 
 
 def _name(one: Variant, taken: dict[str, Any]) -> str:

@@ -41,6 +41,13 @@ class Variant:
     """Runs of one config, by ascending seed."""
 
     runs: tuple[RunDirectory, ...]
+    measured_at: float | None = None
+    """A setting of the dial that `evaluate --dial` measured them at; None: what their config says."""
+
+    @property
+    def dial(self) -> float:
+        """What the logit of P(kept) weighs in its ranking."""
+        return self.config.evaluate.dial if self.measured_at is None else self.measured_at
 
     @property
     def config(self) -> RunConfig:
@@ -62,7 +69,7 @@ class Variant:
                 *["next kept track as target"] * (data.targets == "next-kept"),
                 *["skipped tracks as negatives"] * (data.skipped_negatives > 0),
             ],
-            "dial": [f"dial {self.config.evaluate.dial:g}"] * (self.config.evaluate.dial > 0),
+            "dial": [f"dial {self.dial:g}"] * (self.dial > 0),
         }
         return {name: words for name, words in found.items() if words}
 
@@ -80,7 +87,8 @@ class Variant:
 
     def settings(self) -> dict[str, Any]:
         """The fields about skips."""
-        return {path: value for path, value in flatten(self.config).items() if path in SKIP_FIELDS}
+        found = {path: value for path, value in flatten(self.config).items() if path in SKIP_FIELDS}
+        return found | {"evaluate.dial": self.dial}
 
 
 @dataclass(frozen=True)
@@ -95,8 +103,11 @@ class Family:
     """For each of `real`, the same with shuffled flags."""
 
 
-def family(runs: Sequence[RunDirectory]) -> Family:
-    """Sorts runs by what they do with skips. Raises `UserError` for runs that say nothing of each other."""
+def family(runs: Sequence[RunDirectory], dials: Sequence[float] = ()) -> Family:
+    """Sorts runs by what they do with skips; those with a keep head are there at each of `dials` too.
+
+    Raises `UserError` for runs that say nothing of each other.
+    """
     first = runs[0]
     for run in runs:
         if not run.finished:
@@ -104,6 +115,10 @@ def family(runs: Sequence[RunDirectory]) -> Family:
         if unlike := _unlike(first, run):
             raise UserError(f"{run.path} cannot be audited beside {first.path}: {unlike}")
     variants = _variants(runs)
+    heads = [variant for variant in variants if variant.config.loss.keep]
+    if dials and not heads:
+        raise UserError("--dial turns the ranking by a keep head, and no run has one: train one with --loss.keep")
+    variants += [Variant(one.runs, dial) for one in heads for dial in sorted(set(dials)) if dial != one.dial]
     blind = [variant for variant in variants if not variant.parts]
     real = [variant for variant in variants if variant.parts and not variant.is_control]
     if not blind:

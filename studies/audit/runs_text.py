@@ -4,9 +4,11 @@ from typing import Any
 
 from skipwise.studies.markdown_table import markdown_table
 from skipwise.studies.skip_comparison import share
+from skipwise.studies.skip_figures import HITS
+from skipwise.studies.skip_figures import LABELS as SKIP_LABELS
 from skipwise.training.evaluation.skip_measures import FORESEEN, ORDERED
 
-LABELS = {"hr@10": "HR@10", "kept_hr@10": "HR@10, kept", "skipped_hr@10": "HR@10, skipped"} | ORDERED | FORESEEN
+LABELS = HITS | ORDERED | FORESEEN | SKIP_LABELS
 _NO_SKIPS = "no skips"
 
 
@@ -99,7 +101,8 @@ def runs_markdown(figures: dict[str, Any]) -> str:
     lines = []
     for name, row in rows.items():
         lines.append([_cell(name), *(_value(row["figures"].get(figure)) for figure in names)])
-        for key, words in (("gain", f"less {_NO_SKIPS}"), ("lost", "true flags less these")):
+        words_of = {"gain": f"less {_NO_SKIPS}", "turned": "less their own dial", "lost": "true flags less these"}
+        for key, words in words_of.items():
             if key in row:
                 lines.append([f"*{words}*", *(_difference(row[key].get(figure)) for figure in names)])
     seeds = ", ".join(map(str, figures["seeds"]))

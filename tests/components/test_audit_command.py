@@ -31,4 +31,6 @@ def test_refused_in_one_sentence(make_dataset, run, tmp_path):
         done = run("audit", *words)
         assert done.code == 2 and "--data must name a dataset directory, or --run two run directories" in done.said
     assert "--run must name two runs or more" in run("audit", "--run", "a").said
+    assert "give a number" in run("audit", "--run", "a", "b", "--dial", "auto").said
+    assert "name them by --run" in run("audit", "--data", str(kept), "--dial", "1").said
     assert "a run directory that train wrote" in run("audit", "--run", "a", "--run", "b").said

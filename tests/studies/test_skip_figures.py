@@ -31,6 +31,7 @@ def ranks_of(sessions: Iterable[Iterable[tuple[int, float, float, int, float, fl
         halved_probability=halved.astype(np.float32),
         pairs_won=won.astype(np.float32),
         keep_pairs_won=keep_won.astype(np.float32),
+        listed_skips=np.full(len(rows), NAN, dtype=np.float32),
     )
 
 

@@ -77,7 +77,7 @@ class Evaluator:
         table = table_weight(self._model)
         first, rows_RD = own_rows(table, rank(), world_size())
         self._model.eval()
-        with _exact_products():
+        with exact_products():
             batches = loader.epoch(0)
             if self._interruptible:
                 batches = self._interruptible(batches, f"measuring {split}")
@@ -130,6 +130,26 @@ class Evaluator:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What of a run is to be measured."""
+
+    config: RunConfig
+    held_out: dict[Split, HeldOut]
+    num_tracks: int
+    own: bool
+    """Whether these are the run's own splits and targets, whose figures are kept in its directory."""
+
+    @contextmanager
+    def best_model(self, run: RunDirectory) -> Iterator[DistributedModelParallel]:
+        """The run's best weights; nobody else writes into its directory meanwhile, where it is written."""
+        check_device(stateless(self.config))
+        with locked_for_all_ranks(run.path) if self.own else nullcontext():
+            model = build_model(stateless(self.config), self.num_tracks, run.record.num_rows, run.record.contexts)
+            load_best(model, run.path)
+            yield model
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """What `evaluate_run` measured."""
 
@@ -138,18 +158,14 @@ class Evaluated:
     held_out: dict[Split, HeldOut]
 
 
-def evaluate_run(
-    run: RunDirectory,
-    protocols: Sequence[Protocol],
-    data: str | None = None,
-    positions: Literal["all", "last"] | None = None,
-) -> Evaluated:
-    """Measures every split that the run was not trained on, on all ranks.
+def what_to_measure(
+    run: RunDirectory, data: str | None = None, positions: Literal["all", "last"] | None = None
+) -> Measured:
+    """Every split that the run was not trained on.
 
     `data`: a dataset directory whose sessions are measured in place of the run's; `positions` replaces the config's.
-    The run's own splits, measured as its config says, are written to `metrics.json` and `ranks/`. Raises
-    `UserError` where the data are missing, have other tracks or are not what is asked for, for `positions` of sessions
-    that training has seen, and where another job uses the run directory that would be written.
+    Raises `UserError` where the data are missing, have other tracks or are not what is asked for, and for `positions`
+    of sessions that training has seen.
     """
     store = SessionStore(data).reading(run.record.contexts) if data else run.open_store()
     config = run.config
@@ -168,23 +184,33 @@ def evaluate_run(
     _check_measurable(run, store, other=data is not None)
     splits: tuple[Split, ...] = ("test",) if data else measurable(config)
     of = HeldOut.unseen if data else HeldOut.of
-    evaluated = Evaluated(
-        {protocol: {} for protocol in protocols}, config, {split: of(config.evaluate, store, split) for split in splits}
-    )
+    held_out = {split: of(config.evaluate, store, split) for split in splits}
     if data:
-        _warn_of_overlap(run, evaluated.held_out["test"].sessions)
-    check_device(stateless(config))
-    record = not data and config == run.config
-    with locked_for_all_ranks(run.path) if record else nullcontext():
-        model = build_model(stateless(config), store.num_tracks, run.record.num_rows, run.record.contexts)
-        load_best(model, run.path)
-        evaluator = Evaluator(config, model)
-        for split, held_out in evaluated.held_out.items():
-            record_in = run.path if record else None
-            found = evaluator.measure(protocols, split, held_out, config.evaluate.sessions, record_in)
+        _warn_of_overlap(run, held_out["test"].sessions)
+    return Measured(config, held_out, store.num_tracks, own=not data and config == run.config)
+
+
+def evaluate_run(
+    run: RunDirectory,
+    protocols: Sequence[Protocol],
+    data: str | None = None,
+    positions: Literal["all", "last"] | None = None,
+) -> Evaluated:
+    """Measures `what_to_measure`, on all ranks.
+
+    The run's own splits, measured as its config says, are written to `metrics.json` and `ranks/`. Raises `UserError`
+    also where another job uses the run directory that would be written.
+    """
+    asked = what_to_measure(run, data, positions)
+    evaluated = Evaluated({protocol: {} for protocol in protocols}, asked.config, asked.held_out)
+    with asked.best_model(run) as model:
+        evaluator = Evaluator(asked.config, model)
+        for split, held_out in asked.held_out.items():
+            record_in = run.path if asked.own else None
+            found = evaluator.measure(protocols, split, held_out, asked.config.evaluate.sessions, record_in)
             for protocol, values in found.items():
                 evaluated.metrics[protocol][split] = values
-        if record:
+        if asked.own:
             run.update_metrics(evaluated.metrics)
     return evaluated
 
@@ -248,7 +274,7 @@ def gather_padded(history_BS: Tensor) -> Tensor:
 
 
 @contextmanager
-def _exact_products() -> Iterator[None]:
+def exact_products() -> Iterator[None]:
     """Full float32 matrix products, whatever precision training uses."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

@@ -5,7 +5,8 @@
 
 import os
 import shutil
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +35,10 @@ _SCHEMA = pa.schema(
         "pairs": pa.int16(),
         "pairs_won": pa.float32(),
         "keep_pairs_won": pa.float32(),
+        "listed_skips": pa.float32(),
     }
 )
-SKIP_COLUMNS = ("kept_probability", "halved_probability", "pairs", "pairs_won", "keep_pairs_won")
+SKIP_COLUMNS = ("kept_probability", "halved_probability", "pairs", "pairs_won", "keep_pairs_won", "listed_skips")
 """Columns that baselines and older versions lack; they read as NaN, and as no pairs."""
 
 
@@ -71,6 +73,9 @@ class TargetRanks:
     """float32: how many of these the ranking's scores have in order; a tie is half."""
     keep_pairs_won: np.ndarray
     """float32: how many P(kept) has in order."""
+    listed_skips: np.ndarray
+    """float32: the share of the first 10 tracks recommended that the keep head expects to be skipped, in records at a
+    setting of the dial; NaN elsewhere."""
 
     @property
     def skipped(self) -> np.ndarray:
@@ -121,6 +126,22 @@ class TargetRankWriter:
         barrier()
 
 
+def at_dial(dial: float) -> str:
+    """The name of records at a setting of the dial, by the rules of `served`, in the place of the protocol's."""
+    return f"dial-{dial:g}"
+
+
+def target_ranks(columns: Mapping[str, np.ndarray]) -> TargetRanks:
+    """Columns of N targets in any order, but for those of `SKIP_COLUMNS` that there are none of."""
+    order = np.lexsort((columns["position"], columns["session"]))
+    unknown = np.full(len(order), np.nan)
+    found = {field.name: columns.get(field.name, unknown) for field in _SCHEMA}
+    found["pairs"] = np.nan_to_num(found["pairs"])
+    return TargetRanks(
+        **{field.name: found[field.name].astype(field.type.to_pandas_dtype(), copy=False)[order] for field in _SCHEMA}
+    )
+
+
 def has_target_ranks(run: Path, protocol: str, split: str) -> bool:
     """Whether the run keeps these records."""
     return (run / RANKS / f"{protocol}-{split}").is_dir()
@@ -131,16 +152,15 @@ def read_target_ranks(run: Path, protocol: str, split: str) -> TargetRanks:
     folder = run / RANKS / f"{protocol}-{split}"
     parts = sorted(folder.glob("part-*.parquet"))
     if not parts:
-        raise UserError(f"{folder} holds no ranks: measure the run with evaluate --run {run} --protocol {protocol}")
+        option = f"--dial {protocol[5:]}" if protocol.startswith("dial-") else f"--protocol {protocol}"
+        raise UserError(f"{folder} holds no ranks: measure the run with evaluate --run {run} {option}")
     try:
         for part in parts:
             if missing := set(_SCHEMA.names) - {*pq.read_schema(part).names, *SKIP_COLUMNS}:
                 raise ValueError(f"{part.name} lacks {', '.join(sorted(missing))}")
         table = pa.concat_tables([pq.read_table(part, schema=_SCHEMA) for part in parts])
-        table = table.set_column(table.schema.get_field_index("pairs"), "pairs", table["pairs"].fill_null(0))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(
             f"{folder} cannot be read ({error}): measure the run again with evaluate --run {run}"
         ) from error
-    order = np.lexsort((table["position"].to_numpy(), table["session"].to_numpy()))
-    return TargetRanks(**{field.name: table[field.name].to_numpy()[order] for field in fields(TargetRanks)})
+    return target_ranks({name: table[name].to_numpy() for name in table.column_names})

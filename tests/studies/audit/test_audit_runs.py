@@ -16,7 +16,7 @@ from skipwise.studies.audit.run_variants import _NO_FIGURE, SKIP_FIELDS, family
 from skipwise.studies.audit.runs_text import runs_markdown, sentences
 from skipwise.training.config import RunConfig
 from skipwise.training.config_fields import flatten, nest
-from skipwise.training.evaluation.records import TargetRankWriter
+from skipwise.training.evaluation.records import TargetRankWriter, read_target_ranks
 from skipwise.training.run.directory import RunDirectory
 
 SESSIONS = 100
@@ -85,7 +85,9 @@ def test_gains_and_what_the_control_loses_by_hand(write):
     ((label, control),) = row["controls"].items()
     assert (name, label) == ("skips read, keep head", "skips read, keep head, flags shuffled")
     gains = {figure: found[0] for figure, found in row["gain"].items()}
-    assert gains == pytest.approx({"hr@10": 0.15, "kept_hr@10": 0.3, "skipped_hr@10": 0, "pairs_in_order": 0.2})
+    assert gains == pytest.approx(
+        {"hr@10": 0.15, "kept_hr@10": 0.3, "skipped_hr@10": 0, "gap_hr@10": 0.3, "pairs_in_order": 0.2}
+    )
     assert control["gain"]["pairs_in_order"][0] == pytest.approx(0.01)
     assert control["lost"]["pairs_in_order"][0] == pytest.approx(0.19)
     assert control["lost"]["next_skip_auc"] == pytest.approx([0.5] * 3)
@@ -170,6 +172,33 @@ def test_rows_are_by_input_objective_and_dial_and_seeds_are_one_row(write):
     assert [len(controls) for controls in found.controls] == [1, 0, 0], "one that has a control comes first"
     figures = compare_flags(runs)
     assert figures["seeds"] == [0, 1] and figures["rows"]["skips read"]["figures"]["hr@10"]["over_seeds"] == 0
+
+
+def at_dial(run: RunDirectory, won: int, dial: str = "dial-0.5") -> RunDirectory:
+    """As `evaluate --dial` leaves it, with so many pairs in order."""
+    ranks = vars(read_target_ranks(run.path, "served", "test"))
+    columns = {name: torch.from_numpy(values.copy()) for name, values in ranks.items()}
+    columns["pairs_won"] = ((columns["pairs"] > 0) & (columns["session"] < won)) * 1.0
+    with TargetRankWriter(run.path, dial, "test") as records:
+        records.write(**columns)
+    return run
+
+
+def test_a_dial_adds_a_row_with_a_control_of_its_own(write):
+    runs = [write("blind"), at_dial(write("real", REAL, won=45), 80), at_dial(write("c", SHUFFLED, won=42), 44)]
+    figures = compare_flags(runs, [0.5])
+    (name, row), (other, _) = figures["rows"].items()
+    assert (name, other) == ("skips read, keep head, dial 0.5", "skips read, keep head")
+    ((label, control),) = row["controls"].items()
+    assert label == "skips read, keep head, dial 0.5, flags shuffled"
+    found = [one["pairs_in_order"][0] for one in (row["gain"], row["turned"], control["turned"], control["lost"])]
+    assert found == pytest.approx([0.4, 0.35, 0.02, 0.36])
+    assert "| *less their own dial* |" in runs_markdown(figures)
+    assert "turned" not in figures["rows"][other]
+    with pytest.raises(UserError, match=r"holds no ranks: measure the run with evaluate --run \S*real --dial 2$"):
+        compare_flags(runs, [2.0])
+    with pytest.raises(UserError, match="no run has one: train one with --loss.keep"):
+        compare_flags([runs[0], write("input", {"data.inputs": ["skips"]})], [0.5])
 
 
 @pytest.mark.parametrize(

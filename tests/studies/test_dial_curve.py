@@ -13,11 +13,12 @@ from skipwise.datapipes.signals import Signals
 from skipwise.models.query_encoder import QueryEncoder
 from skipwise.models.rows import own_rows
 from skipwise.models.table import SIGNAL_TABLE
-from skipwise.retrieval.export.dial_curve import COST, DIALS, gaining_most, measure_dial
-from skipwise.retrieval.skip_entries import DialPoint, KeepEntry
+from skipwise.retrieval.export.exporter import keep_entry
+from skipwise.studies.dial_curve import COST, DIALS, compare_dials, gaining_most, measure_curve
 from skipwise.training.build import HeldOut, build_model, table_weight
 from skipwise.training.config import RunConfig
 from skipwise.training.evaluation.evaluator import Evaluator
+from skipwise.training.evaluation.records import TargetRanks, target_ranks
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
 from tests.retrieval.conftest import small
@@ -52,7 +53,7 @@ def measure(config: RunConfig) -> dict:
         name: own_rows(table_weight(model, table), rank(), world_size())[1].clone() for name, table in names.items()
     }
     return {
-        "entry": measure_dial(config, store, model),
+        "curve": measure_curve(config, store, model),
         "evaluated": Evaluator(config, model).measure(("served",), split, held_out, 0)["served"],
         "encoder": model.module.learner.encoder.state_dict(),
         **tables,
@@ -115,47 +116,84 @@ def test_any_number_of_ranks_equals_brute_force(recipe: str, refit: bool, unseen
     config, measured = config_of(recipe, data, refit, dial=0.75), "test" if refit else "validation"
     with process_group():
         alone = measure(config)
-    entry, expected = alone["entry"], by_hand(config, measured, alone)
+    curve, expected = alone["curve"], by_hand(config, measured, alone)
+    entry = keep_entry(KEEP, curve)
     assert (entry.dim, entry.split, entry.targets) == (KEEP, measured, expected[0]["targets"])
     for point, wanted in zip(entry.curve, expected, strict=True):
-        assert point.model_dump() == pytest.approx({name: wanted[name] for name in point.model_fields}, abs=1e-5)
+        told = point.model_dump(exclude={"gain"})
+        assert told == pytest.approx({name: wanted[name] for name in told}, abs=1e-5)
+        gained = [wanted["pairs_in_order"], expected[0]["pairs_in_order"]]
+        if not unseen:
+            gained = [one["kept_hr_at_10"] - one["skipped_hr_at_10"] for one in (wanted, expected[0])]
+        assert (point.gain is None) == (point.dial == 0)
+        assert not point.gain or point.gain[0] == pytest.approx(gained[0] - gained[1], abs=1e-5)
     assert np.ptp([point.hr_at_10 for point in entry.curve]) > 0 and np.ptp([point.skip_rate for point in entry.curve])
     # As `evaluate` counts it.
-    at = next(point for point in entry.curve if point.dial == 0.75)
-    for name, value in (("hr@10", at.hr_at_10), ("pairs_in_order", at.pairs_in_order)):
-        assert alone["evaluated"][name] == (None if value is None else pytest.approx(value))
+    row = curve.rows[0.75]
+    for name in ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10"):
+        assert row["metrics"][name] == pytest.approx(alone["evaluated"][name])
+    if unseen:
+        assert row["figures"]["pairs_in_order"]["mean"] == pytest.approx(alone["evaluated"]["pairs_in_order"])
     for ranked in run_on_ranks(tmp_path, 3, measure, config):
-        found: KeepEntry = ranked["entry"]
-        assert (found.dial, found.targets) == (entry.dial, entry.targets)
-        for point, wanted in zip(found.curve, entry.curve, strict=True):
-            assert point.model_dump() == pytest.approx(wanted.model_dump(), abs=1e-6)
+        found = ranked["curve"]
+        assert (found.auto, found.targets) == (curve.auto, curve.targets)
+        for dial, wanted in curve.rows.items():
+            for name, figure in wanted["figures"].items():
+                assert found.rows[dial]["figures"][name]["mean"] == pytest.approx(figure["mean"], abs=1e-6)
 
 
-def point(dial: float, hr: float, pairs: float | None, kept: float | None = 0.5, skipped: float | None = None):
-    return DialPoint(
-        dial=dial, hr_at_10=hr, kept_hr_at_10=kept, skipped_hr_at_10=skipped, pairs_in_order=pairs, skip_rate=0.0
-    )
+def row(hr: float, gain: list[float] | None, name: str = "pairs_in_order") -> dict:
+    found = {"figures": {"hr@10": {"mean": hr}, name: {"mean": 0.4}}}
+    return found if gain is None else found | {"difference": {"hr@10": [hr - 0.703, -1.0, 1.0], name: gain}}
+
+
+SURE, NOISE = [0.01, 0.001, 0.02], [0.02, 0.0, 0.04]
 
 
 @pytest.mark.parametrize(
     ("points", "chosen"),
     [
         # 0.703 - 0.003 is what it may fall to, that included: 1.0 costs exactly so much, 2.0 more.
-        ([(0.0, 0.703, 0.40), (0.5, 0.702, 0.41), (1.0, 0.700, 0.43), (2.0, 0.6999, 0.46)], 1.0),
-        # More pairs at a lower setting, and a dearer one between two that are cheap enough.
-        ([(0.0, 0.70, 0.40), (0.5, 0.70, 0.44), (1.0, 0.69, 0.50), (2.0, 0.70, 0.43)], 0.5),
+        ([(0.5, 0.702, SURE), (1.0, 0.700, [0.03, 0.02, 0.04]), (2.0, 0.6999, [0.06, 0.05, 0.07])], 1.0),
+        # More at a lower setting, and a dearer one between two that are cheap enough.
+        ([(0.5, 0.703, [0.04, 0.03, 0.05]), (1.0, 0.69, [0.1, 0.09, 0.11]), (2.0, 0.703, [0.03, 0.02, 0.04])], 0.5),
         # Equal gains: the lowest. A gain of HR@10 costs nothing.
-        ([(0.0, 0.70, 0.40), (0.5, 0.71, 0.44), (1.0, 0.70, 0.44)], 0.5),
-        # Nothing gains, nothing is cheap enough, nothing is known of pairs.
-        ([(0.0, 0.70, 0.40), (0.5, 0.70, 0.39)], 0.0),
-        ([(0.0, 0.70, 0.40), (0.5, 0.69, 0.60)], 0.0),
-        ([(0.0, 0.70, None), (0.5, 0.70, None)], 0.0),
-        # Without pairs: gaps of 0.01, 0.03 and 0.04 between kept and skipped targets, the last at too high a price.
-        ([(0.0, 0.70, None, 0.71, 0.70), (0.5, 0.70, None, 0.72, 0.69), (1.0, 0.69, None, 0.71, 0.67)], 0.5),
-        # Pairs decide where there are some.
-        ([(0.0, 0.70, 0.41, 0.71, 0.70), (0.5, 0.70, 0.40, 0.72, 0.69)], 0.0),
+        ([(0.5, 0.713, SURE), (1.0, 0.703, SURE)], 0.5),
+        # The most is not sure: the most of those that are, or none.
+        ([(0.5, 0.703, SURE), (1.0, 0.703, NOISE)], 0.5),
+        ([(0.5, 0.703, NOISE), (1.0, 0.703, [-0.01, -0.02, -0.001])], 0.0),
+        ([(0.5, 0.69, SURE)], 0.0),
+        ([], 0.0),
     ],
 )
-def test_auto_gains_most_of_what_costs_little(points: list, chosen: float):
+@pytest.mark.parametrize("name", ["pairs_in_order", "gap_hr@10"])
+def test_auto_gains_most_of_what_surely_gains_and_costs_little(points: list, chosen: float, name: str):
     assert COST == 0.003
-    assert gaining_most([point(*figures) for figures in points]) == chosen
+    assert gaining_most({0.0: row(0.703, None, name)} | {d: row(hr, gain, name) for d, hr, gain in points}) == chosen
+
+
+def test_pairs_decide_where_there_are_some():
+    rows = {0.0: row(0.7, None), 0.5: row(0.7, [-0.01, -0.02, -0.001])}
+    rows[0.5]["difference"]["gap_hr@10"] = SURE
+    assert gaining_most(rows) == 0.0
+    rows[0.0]["figures"].pop("pairs_in_order")
+    assert gaining_most(rows) == 0.5
+
+
+def records(won: int, sessions: int) -> TargetRanks:
+    """Sessions of a skipped and then a kept target, a pair each, of which `won` are in order; both listed first."""
+    number = np.arange(2 * sessions)
+    columns = dict.fromkeys(("ties", "candidates", "target"), number * 0)
+    skipped = number % 2 == 0
+    return target_ranks(
+        columns
+        | {"session": number // 2, "position": number % 2 + 1, "rank": number * 0 + 1, "skips": skipped * 2}
+        | {"repeated": number < 0, "pairs": skipped * 1, "pairs_won": (skipped & (number < 2 * won)) * 1.0}
+    )
+
+
+@pytest.mark.parametrize(("more", "chosen"), [(3, 0.0), (30, 0.5)])
+def test_a_gain_of_three_pairs_of_977_is_noise(more: int, chosen: float):
+    rows = compare_dials({0.0: records(400, 977), 0.5: records(400 + more, 977)}, 0.0)
+    assert rows[0.5]["difference"]["pairs_in_order"][0] == pytest.approx(more / 977)
+    assert gaining_most(rows) == chosen
