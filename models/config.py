@@ -10,6 +10,8 @@ _WIDEST = 1 << 14
 _GPU_ONLY = ("adam", "partial_rowwise_adam")
 MAX_DIAL = 100.0
 """At which P(kept) decides nearly alone."""
+STATE = 32
+"""Width of the keep head's recurrent state."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class EncoderConfig:
         """The most tracks of a session that are read to predict the next one."""
         return self.max_length - self.appended_positions
 
-    def num_weights(self, dim: int, keep_dim: int = 0) -> int:
+    def num_weights(self, dim: int, keep_dim: int = 0, reads_signals: bool = False) -> int:
         """Numbers of `skipwise.models.encoder.Encoder`'s weights over rows of width `dim`."""
         order = self.max_length * dim
         if self.positions == "relative":
@@ -116,6 +118,8 @@ class EncoderConfig:
         prediction = dim * dim + dim + 2 * dim * self.norm_first
         if keep_dim:
             prediction += (dim + 1) * (keep_dim + 1)
+            if reads_signals:
+                prediction += 3 * STATE * (dim + STATE + 2) + STATE * (keep_dim + 1)
         return order + self.appended_positions * dim + 2 * dim + self.blocks * (linears + biases + norms) + prediction
 
 
@@ -144,6 +148,8 @@ class LossConfig:
     """Weight of the keep head, which learns P(kept | session, track) of every next track; 0 is without."""
     keep_dim: int = 16
     """Columns of a track's row that are the keep head's; a multiple of 4."""
+    keep_dropout: float = 0.5
+    """Share of those columns, and of the encoder's output as the keep head reads it, dropped in training, in [0, 1)."""
     calibration: float = 0.75
     """gBCE's t: 0 is plain binary cross-entropy, 1 undoes all the overconfidence of sampling (gSASRec takes 0.75)."""
     in_batch: bool = False
@@ -153,6 +159,8 @@ class LossConfig:
     def __post_init__(self) -> None:
         if not self.keep >= 0 or not 4 <= self.keep_dim <= 1024 or self.keep_dim % 4:
             raise ValueError("--loss.keep must not be negative, and --loss.keep-dim a multiple of 4, 4 to 1024")
+        if not 0 <= self.keep_dropout < 1:
+            raise ValueError(f"--loss.keep-dropout {self.keep_dropout} must lie in [0, 1)")
         if self.alpha < 0 or self.beta < 0 or self.alpha + self.beta == 0:
             raise ValueError("--loss.alpha and --loss.beta must not be negative, nor both zero")
         if not self.temperature > 0:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from skipwise.models.attention import HeadRows, attend
 from skipwise.models.config import EncoderConfig
 from skipwise.models.dropout import Dropout
+from skipwise.models.keep import KeepHead
 
 
 class Encoder(nn.Module):
@@ -23,8 +24,15 @@ class Encoder(nn.Module):
     the keep head are f.
     """
 
-    def __init__(self, config: EncoderConfig, dim: int, keep_dim: int = 0):
-        """`keep_dim`: F, 0 without a keep head."""
+    def __init__(
+        self,
+        config: EncoderConfig,
+        dim: int,
+        keep_dim: int = 0,
+        reads_signals: bool = False,
+        keep_dropout: float = 0.0,
+    ):
+        """`keep_dim`: F, 0 without a keep head; `reads_signals`: whether calls give signals beside tracks."""
         super().__init__()
         self.config = config
         learned = config.positions == "learned"
@@ -38,7 +46,7 @@ class Encoder(nn.Module):
         # Blocks that normalize first leave their last sum as it is.
         self.final_norm = nn.LayerNorm(dim) if config.norm_first else None
         self.prediction = nn.Sequential(nn.Linear(dim, dim), nn.GELU())
-        self.keep = nn.Linear(dim, keep_dim + 1) if keep_dim else None
+        self.keep = KeepHead(dim, keep_dim, reads_signals, config.dropout, keep_dropout) if keep_dim else None
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Truncated normal in plus and minus 0.02 for weights and positions, zero for biases (paper, section 4)."""
@@ -49,32 +57,56 @@ class Encoder(nn.Module):
                 nn.init.zeros_(parameter)
             else:
                 nn.init.trunc_normal_(parameter, std=0.02, a=-0.02, b=0.02, generator=generator)
+        if self.keep is not None:
+            self.keep.reset_parameters(generator)
 
-    def padded(self, items_BTD: Tensor, inputs_B: Tensor, masked_BT: Tensor) -> Tensor:
+    def padded(
+        self, items_BTD: Tensor, inputs_B: Tensor, masked_BT: Tensor, signals_BTD: Tensor | None = None
+    ) -> Tensor:
         """Predictions [B, T, D], computed at padding too: for programs whose shapes must not depend on the data.
 
         `inputs_B`: positions to read of each session; `masked_BT`: positions whose track is replaced by the mask
         token. Learned positions count from the session's end: the last one, which predicts, is the same for any length.
+        `signals_BTD`: the sum of what is read of each play beside its track.
         """
         batch, length, dim = items_BTD.shape
         places = Padded(batch, length)
-        return self(items_BTD.reshape(-1, dim), places, inputs_B, masked_BT).view(batch, length, -1)
+        signals_ND = None if signals_BTD is None else signals_BTD.reshape(-1, dim)
+        return self(items_BTD.reshape(-1, dim), places, inputs_B, masked_BT, signals_ND).view(batch, length, -1)
 
-    def queries(self, items_BTD: Tensor, inputs_B: Tensor, masked_BT: Tensor) -> Tensor:
+    def queries(
+        self, items_BTD: Tensor, inputs_B: Tensor, masked_BT: Tensor, signals_BTD: Tensor | None = None
+    ) -> Tensor:
         """[B, D]: the prediction at each session's last position to read, of `padded`."""
-        predictions_BTD = self.padded(items_BTD, inputs_B, masked_BT)
+        predictions_BTD = self.padded(items_BTD, inputs_B, masked_BT, signals_BTD)
         last_B = (inputs_B - 1).clamp(min=0)
         # By shape, because `len` would fix a traced program to the number of sessions of its example.
         return predictions_BTD[torch.arange(items_BTD.shape[0], device=items_BTD.device), last_B]
 
-    def forward(self, items_ND: Tensor, places: "Padded | Packed", inputs_B: Tensor, masked_BT: Tensor) -> Tensor:
-        """Predictions [N, D] at the positions in `places`; only attention looks across positions, within a session."""
+    def forward(
+        self,
+        items_ND: Tensor,
+        places: "Padded | Packed",
+        inputs_B: Tensor,
+        masked_BT: Tensor,
+        signals_ND: Tensor | None = None,
+    ) -> Tensor:
+        """Predictions [N, D] at the positions in `places`.
+
+        Only attention and the keep head's state look across positions, within a session.
+        """
         length, device = places.length, items_ND.device
         place_T = torch.arange(length, device=device)
         real_BT = place_T < inputs_B[:, None]
         if self.training:
             width = max(items_ND.shape[1], self.config.hidden)
             self.dropout.renew(max(len(items_ND) * width, self.config.heads * length * real_BT.numel()), device)
+        states_NH = None
+        if signals_ND is not None:
+            items_ND = items_ND + signals_ND
+            if self.keep is not None and self.keep.state is not None:
+                read_ND = torch.where(places.collect(masked_BT)[:, None], 0.0, signals_ND)
+                states_NH = places.collect(self.keep.states(places.spread(read_ND)))
         if self.training and self.config.track_dropout:
             shown_N1 = torch.rand(len(items_ND), 1, device=device) >= self.config.track_dropout
             items_ND = items_ND * shown_N1
@@ -98,7 +130,9 @@ class Encoder(nn.Module):
             hidden_ND = block(hidden_ND, places, mask_BHTT, self.dropout)
         hidden_ND = hidden_ND if self.final_norm is None else self.final_norm(hidden_ND)
         predictions_ND = self.prediction(hidden_ND)
-        return predictions_ND if self.keep is None else torch.cat([predictions_ND, self.keep(hidden_ND)], dim=1)
+        if self.keep is None:
+            return predictions_ND
+        return torch.cat([predictions_ND, self.keep(hidden_ND, states_NH)], dim=1)
 
 
 @dataclass(frozen=True)
@@ -111,6 +145,10 @@ class Padded:
     def collect(self, values_BT: Tensor) -> Tensor:
         """[B * T, ...] of [B, T, ...]."""
         return values_BT.flatten(0, 1)
+
+    def spread(self, values_NX: Tensor) -> Tensor:
+        """[B, T, X] of [B * T, X]."""
+        return values_NX.view(self.batch, self.length, -1)
 
 
 class Packed:

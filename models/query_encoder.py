@@ -63,11 +63,13 @@ class QueryEncoder(nn.Module):
         which the embedding is read; `signals_BTC`: rows of the table of signals, for an encoder that has one.
         """
         items_BTD = items_BTD[..., : self.encoder.norm.normalized_shape[0]]
+        signals_BTD = None
         if signals_BTC is not None and self.signals is not None:
-            items_BTD = items_BTD + nn.functional.embedding(signals_BTC, self.signals).sum(dim=2)
+            signals_BTD = nn.functional.embedding(signals_BTC, self.signals).sum(dim=2)
+            signals_BTD = nn.functional.pad(signals_BTD, (0, 0, 0, self.appended))
         items_BTD = nn.functional.pad(items_BTD, (0, 0, 0, self.appended))
         place_T = torch.arange(items_BTD.shape[1], device=items_BTD.device)
-        return self.encoder.queries(items_BTD, lengths_B + self.appended, place_T == lengths_B[:, None])
+        return self.encoder.queries(items_BTD, lengths_B + self.appended, place_T == lengths_B[:, None], signals_BTD)
 
 
 def weights_of(encoder: Encoder, signals_MD: Tensor | None) -> dict[str, Tensor]:
@@ -82,7 +84,7 @@ def load_query_encoder(config: EncoderConfig, shape: EncoderShape, state: Mappin
     Raises `RuntimeError` where the names or shapes in `state` are others.
     """
     with torch.device("meta"):
-        encoder = Encoder(config, shape.dim, shape.keep_dim)
+        encoder = Encoder(config, shape.dim, shape.keep_dim, shape.num_signals > 0)
     state = dict(state)
     signals_MD = state.pop(_SIGNALS, None) if shape.num_signals else None
     if shape.num_signals and (signals_MD is None or signals_MD.shape != (shape.num_signals, shape.dim)):

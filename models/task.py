@@ -87,8 +87,9 @@ class Learner(nn.Module):
         items_BTD = items_PD.view(batch_size, length, dim)
         places = Packed(batch_size, length, batch.tokens_N)
         with torch.autocast(rows_UX.device.type, self.autocast, enabled=self.autocast is not None):
-            read_BTD = _with_signals(items_BTD, signals_MD, batch)
-            outputs_NX = self.encoder(places.collect(read_BTD), places, batch.inputs_B, batch.masked_BT)
+            signals_BTD = _signals(signals_MD, batch)
+            signals_ND = None if signals_BTD is None else places.collect(signals_BTD)
+            outputs_NX = self.encoder(places.collect(items_BTD), places, batch.inputs_B, batch.masked_BT, signals_ND)
         predictions_ND = outputs_NX[:, :dim] if self.loss.keep else outputs_NX
         queries_VD = predictions_ND
         if len(batch.queries_V) != len(batch.tokens_N):
@@ -125,7 +126,8 @@ class Learner(nn.Module):
         if self.loss.keep:
             outputs_JK = outputs_NX[torch.searchsorted(batch.tokens_N, batch.judged_J), dim:]
             rows_JF = nn.functional.embedding(batch.judged_tracks_J, rows_UX[:, dim:])
-            keep = keep_losses(outputs_JK, rows_JF, batch.judged_kept_J).sum()
+            assert self.encoder.keep is not None
+            keep = keep_losses(outputs_JK, self.encoder.keep.keep_dropout(rows_JF), batch.judged_kept_J).sum()
         self._note([rows_UX, signals_MD], (nll + nce + keep).detach(), batch.session_B)
         sums = sum_ranks(
             torch.stack(
@@ -161,8 +163,8 @@ class Learner(nn.Module):
     def predict(self, rows_UX: Tensor, batch: SessionBatch, signals_MD: Tensor | None = None) -> Tensor:
         """[B, D], or with a keep head [B, D + F + 1]: the output at each session's last position, in full precision."""
         rows_UD = rows_UX[:, : rows_UX.shape[1] - self.loss.keep_width]
-        items_BTD = _with_signals(nn.functional.embedding(batch.items_BT, rows_UD), signals_MD, batch)
-        return self.encoder.queries(items_BTD, batch.inputs_B, batch.masked_BT)
+        items_BTD = nn.functional.embedding(batch.items_BT, rows_UD)
+        return self.encoder.queries(items_BTD, batch.inputs_B, batch.masked_BT, _signals(signals_MD, batch))
 
     def _in_batch_losses(
         self, rows_UD: Tensor, queries_VD: Tensor, targets_VD: Tensor, target_at_V: Tensor, batch: SessionBatch
@@ -192,11 +194,11 @@ class Learner(nn.Module):
         return pool_losses(queries_VD, targets_VD, pool_PD, window_V2, collides_Y2, head, beside_V)
 
 
-def _with_signals(items_BTD: Tensor, signals_MD: Tensor | None, batch: SessionBatch) -> Tensor:
-    """[B, T, D]: each play's track and the sum of what else is read of it."""
+def _signals(signals_MD: Tensor | None, batch: SessionBatch) -> Tensor | None:
+    """[B, T, D]: the sum of what is read of each play beside its track."""
     if signals_MD is None:
-        return items_BTD
-    return items_BTD + nn.functional.embedding(batch.signals_BTC, signals_MD).sum(dim=2)
+        return None
+    return nn.functional.embedding(batch.signals_BTC, signals_MD).sum(dim=2)
 
 
 def _by_position(collides_X2: Tensor, session_V: Tensor, sessions: int) -> Tensor:

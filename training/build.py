@@ -72,7 +72,7 @@ def build_model(
     rows, dim, keep_dim = config.row_table, config.table.dim, config.loss.keep_width
     num_signals = Signals.of(config.data.inputs, contexts).num_rows
     table = make_table(num_rows or num_tracks, rows.dim, num_signals, dim)
-    encoder = Encoder(config.encoder, dim, keep_dim)
+    encoder = Encoder(config.encoder, dim, keep_dim, num_signals > 0, config.loss.keep_dropout)
     encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
     autocast = torch.bfloat16 if config.train.precision == "bf16" else None
     beside = config.data.heard_negatives, config.data.skipped_negatives

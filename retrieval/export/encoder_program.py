@@ -8,7 +8,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from skipwise.common.errors import UserError
@@ -41,6 +41,7 @@ def write_program(
     """Traces and saves the program, for any number of sessions of 1 to `max_tracks` tracks."""
     query = QueryEncoder(encoder, signals_MD)
     longest = query.max_tracks
+    traced = query if encoder.keep is None or encoder.keep.state is None else _PaddedQuery(query)
     example: tuple[Tensor, ...] = torch.zeros(3, longest, shape.row_dim), torch.full((3,), longest)
     sessions, tracks = torch.export.Dim("sessions", min=1), torch.export.Dim("tracks", min=1, max=longest)
     shapes = {"items_BTD": {0: sessions, 1: tracks}, "lengths_B": {0: sessions}}
@@ -48,12 +49,27 @@ def write_program(
         example = *example, torch.zeros(3, longest, shape.columns, dtype=torch.int64)
         shapes["signals_BTC"] = {0: sessions, 1: tracks}
     with torch.no_grad():
-        program = torch.export.export(query, example, dynamic_shapes=shapes)
+        program = torch.export.export(traced, example, dynamic_shapes=shapes)
     # Through memory, because torch's own writer raises an error that does not say that the disk is full.
     whole = io.BytesIO()
     torch.export.save(program, whole)
     write_checked(file, whole.getvalue())
     return program
+
+
+class _PaddedQuery(nn.Module):
+    """Pads to the longest session: a recurrent state is traced for one length alone."""
+
+    def __init__(self, query: QueryEncoder):
+        super().__init__()
+        self.query = query
+
+    def forward(self, items_BTD: Tensor, lengths_B: Tensor, signals_BTC: Tensor) -> Tensor:
+        """As `QueryEncoder`."""
+        missing = (0, 0, 0, self.query.max_tracks - items_BTD.shape[1])
+        items_BTD, signals_BTC = nn.functional.pad(items_BTD, missing), nn.functional.pad(signals_BTC, missing)
+        queries_BX: Tensor = self.query(items_BTD, lengths_B, signals_BTC)
+        return queries_BX
 
 
 def write_onnx(file: Path, program: ExportedProgram) -> int:

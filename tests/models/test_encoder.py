@@ -84,9 +84,9 @@ def test_the_config_knows_the_number_of_weights(direction: str, positions: str, 
     config = EncoderConfig(
         direction=direction, positions=positions, max_length=7, heads=2, blocks=3, hidden=20, norm_first=norm_first
     )
-    for keep_dim in (0, 4):
-        encoder = Encoder(config, 12, keep_dim)
-        assert config.num_weights(12, keep_dim) == sum(weight.numel() for weight in encoder.parameters())
+    for given in ((0, False), (0, True), (4, False), (4, True)):
+        encoder = Encoder(config, 12, *given)
+        assert config.num_weights(12, *given) == sum(weight.numel() for weight in encoder.parameters())
 
 
 def test_norm_first_is_torchs_own_pre_norm_encoder_with_a_final_norm():

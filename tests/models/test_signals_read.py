@@ -28,7 +28,7 @@ def learner(keep: float = 0.0, direction: str = "unidirectional") -> Learner:
     torch.manual_seed(1)
     config = EncoderConfig(direction=direction, blocks=2, heads=2, hidden=16, max_length=8, dropout=0.0)
     loss = LossConfig(context="none", alpha=0.0, beta=1.0, keep=keep, keep_dim=4)
-    encoder = Encoder(config, DIM, loss.keep_width)
+    encoder = Encoder(config, DIM, loss.keep_width, reads_signals=True)
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return Learner(encoder.eval(), loss, None, TRACKS)
@@ -77,8 +77,8 @@ def test_a_later_play_changes_nothing_before_it(plays: list, place: int, code: i
         rows = torch.zeros(batch.tracks.stride(), DIM)
         ids = batch.tracks["track"].values()
         rows[: len(ids)] = tracks[ids]
-        read_BTD = rows[batch.items_BT] + signals[batch.signals_BTC].sum(dim=2)
-        return model.encoder.padded(read_BTD, batch.inputs_B, batch.masked_BT)
+        told_BTD = signals[batch.signals_BTC].sum(dim=2)
+        return model.encoder.padded(rows[batch.items_BT], batch.inputs_B, batch.masked_BT, told_BTD)
 
     with torch.no_grad():
         assert torch.equal(outputs(False)[:, : place + 1], outputs(True)[:, : place + 1])

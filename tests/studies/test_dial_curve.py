@@ -45,7 +45,7 @@ def measure(config: RunConfig) -> dict:
     model = build_model(config, store.num_tracks)
     model.eval()
     with torch.no_grad():
-        model.module.learner.encoder.keep.weight.mul_(40)  # so that P(kept) is not one half everywhere
+        model.module.learner.encoder.keep.of_output.weight.mul_(40)  # so that P(kept) is not one half everywhere
     split = "test" if config.train.refit else "validation"
     held_out = HeldOut.of(config.evaluate, store, split)
     names = {"rows": "tracks", "signals": SIGNAL_TABLE}
@@ -65,8 +65,8 @@ def by_hand(config: RunConfig, split: str, found: dict) -> list[dict]:
     with process_group():
         encoder = build_model(config, TRACKS).module.learner.encoder
     encoder.load_state_dict(found["encoder"])
-    query, signals = QueryEncoder(encoder), Signals.of(("skips",))
-    rows, signal_rows = (found[name].numpy().astype(np.float64) for name in ("rows", "signals"))
+    query, signals = QueryEncoder(encoder, found["signals"]), Signals.of(("skips",))
+    rows = found["rows"].numpy().astype(np.float64)
     whole = SessionStore(config.data.path)
     store = whole.part(split) if whole.unseen else whole
     window = store.read(np.arange(len(store.group_sizes)))
@@ -78,8 +78,9 @@ def by_hand(config: RunConfig, split: str, found: dict) -> list[dict]:
         last = len(tracks) - (1 if split == "test" else 2)
         for at in range(1, len(tracks)) if whole.unseen else [last]:
             read = slice(max(0, at - query.max_tracks), at)
-            items = rows[tracks[read], :DIM] + signal_rows[signals.rows(strengths[read])[:, 0]]
-            output = query(torch.from_numpy(items).float()[None], torch.tensor([len(items)]))[0].numpy().astype(float)
+            items, told = rows[tracks[read], :DIM], signals.rows(strengths[read])
+            read = torch.from_numpy(items).float()[None], torch.tensor([len(items)]), torch.from_numpy(told)[None]
+            output = query(*read)[0].numpy().astype(float)
             logit = rows[:, DIM:] @ output[DIM:-1]
             kept = [later for later in range(at, len(tracks)) if strengths[later] in (0, 3)]
             for dial in DIALS:

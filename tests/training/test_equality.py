@@ -75,7 +75,7 @@ def dense_steps(config: RunConfig) -> dict:
             Signals.of(config.data.inputs, store.contexts).num_rows, dim, bound, seed + (1 << 40)
         )
     tables = {name: torch.nn.Embedding.from_pretrained(rows, freeze=False) for name, rows in tables.items()}
-    encoder = Encoder(config.encoder, dim, config.loss.keep_width)
+    encoder = Encoder(config.encoder, dim, config.loss.keep_width, bool(config.data.inputs))
     encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
     beside = config.data.heard_negatives, config.data.skipped_negatives
     learner = Learner(encoder, config.loss, None, store.num_tracks, *beside)
@@ -149,12 +149,24 @@ def test_any_number_of_ranks_equals_dense(recipe: str, sampling: str, dataset: P
         ("unidir-skip-context", {}, {"head": "gbce", "queries": "kept"}),
         ("unidir-skip-track", {"skip_negatives": "other"}, {}),
         ("bidir-skip-track", {"heard_negatives": True}, {}),
-        ("unidir", {"inputs": ("skips",), "hidden_inputs": 0.3}, {"keep": 0.5, "keep_dim": 8}),
-        ("unidir", {"inputs": ("hour", "skips", "device"), "hidden_inputs": 0.3}, {"keep": 0.5, "keep_dim": 8}),
+        ("unidir", {"inputs": ("skips",), "hidden_inputs": 0.3}, {"keep": 0.5, "keep_dim": 8, "keep_dropout": 0.0}),
+        (
+            "unidir",
+            {"inputs": ("hour", "skips", "device"), "hidden_inputs": 0.3},
+            {"keep": 0.5, "keep_dim": 8, "keep_dropout": 0.0},
+        ),
         ("unidir", {"inputs": ("device",), "skip_flags": "shuffled-input"}, {}),
-        ("unidir-skip-track", {"targets": "next-kept", "skip_flags": "shuffled-input"}, {"keep": 0.5, "keep_dim": 4}),
+        (
+            "unidir-skip-track",
+            {"targets": "next-kept", "skip_flags": "shuffled-input"},
+            {"keep": 0.5, "keep_dim": 4, "keep_dropout": 0.0},
+        ),
         ("unidir", {"targets": "next-kept", "skipped_negatives": 4.0}, {}),
-        ("bidir", {"inputs": ("skips",), "skip_flags": "shuffled-label"}, {"keep": 2.0, "keep_dim": 8}),
+        (
+            "bidir",
+            {"inputs": ("skips",), "skip_flags": "shuffled-label"},
+            {"keep": 2.0, "keep_dim": 8, "keep_dropout": 0.0},
+        ),
     ],
 )
 def test_other_losses_take_the_same_steps_on_any_number_of_ranks(
@@ -174,7 +186,9 @@ def test_other_shardings_equal_row_wise(sharding: str, dataset: Path, tmp_path: 
     """With plain SGD: column shards keep a row-wise state each (docs/architecture.md, "Checkpoints")."""
     config = small("unidir-skip-track", dataset, optimizer="sgd")
     config = replace(
-        config, data=replace(config.data, inputs=("skips",)), loss=replace(config.loss, keep=0.5, keep_dim=8)
+        config,
+        data=replace(config.data, inputs=("skips",)),
+        loss=replace(config.loss, keep=0.5, keep_dim=8, keep_dropout=0.0),
     )
     expected = run_on_ranks(tmp_path, 1, train_steps, config)[0]
     other = replace(config, table=replace(config.table, sharding=sharding))

@@ -65,7 +65,7 @@ def checkpoint_bytes(config: RunConfig, num_tracks: int, world_size: int = 1) ->
     table = config.row_table
     holders = table.num_holders(world_size) if table.sharding == "column_wise" else 1
     numbers, _ = _optimizer_numbers(table.optimizer, table.dim // holders)
-    dense = config.encoder.num_weights(config.table.dim, config.loss.keep_width)
+    dense = config.encoder.num_weights(config.table.dim, config.loss.keep_width, bool(config.data.inputs))
     return _FLOAT * (num_tracks * (table.dim + holders * numbers) + 3 * dense)
 
 
@@ -128,7 +128,8 @@ def _batch_and_step_bytes(config: RunConfig, num_tracks: int, longest: int, worl
     scores = padded * positions * encoder.heads
     attention = encoder.blocks * (3 * padded * dim + scores) + (scores if encoder.dropout else 0)
     width = 2 if config.train.precision == "bf16" else _FLOAT
-    return batch, _FLOAT * rows + width * attention + 4 * _FLOAT * encoder.num_weights(dim, config.loss.keep_width)
+    weights = encoder.num_weights(dim, config.loss.keep_width, bool(data.inputs))
+    return batch, _FLOAT * rows + width * attention + 4 * _FLOAT * weights
 
 
 def _check_room(table: TableConfig, times: dict[Need, int], free: int, who: str, more: str) -> None:

@@ -46,7 +46,7 @@ def measure(config: RunConfig, folder: Path) -> dict:
     store = SessionStore(config.data.path)
     model = build_model(config, store.num_tracks)
     with torch.no_grad():
-        model.module.learner.encoder.keep.weight.mul_(40)  # so that P(kept) is not one half everywhere
+        model.module.learner.encoder.keep.of_output.weight.mul_(40)  # so that P(kept) is not one half everywhere
     metrics = Evaluator(config, model).measure(
         ("served", "full"), "test", HeldOut.of(config.evaluate, store, "test"), 0, folder
     )
@@ -67,7 +67,7 @@ def test_any_number_of_ranks_equals_brute_force(recipe: str, dial: float, make_d
         alone = measure(config, tmp_path / "alone")
         encoder = build_model(config, TRACKS).module.learner.encoder
     encoder.load_state_dict(alone["encoder"])
-    query, signals = QueryEncoder(encoder), Signals.of(("skips",))
+    query, signals = QueryEncoder(encoder, alone["signals"]), Signals.of(("skips",))
     rows_RX = alone["rows"].double()
     store = SessionStore(str(data)).part("test")
     window, expected = store.read(np.arange(len(store.group_sizes))), []
@@ -79,16 +79,16 @@ def test_any_number_of_ranks_equals_brute_force(recipe: str, dial: float, make_d
         for at in range(1, len(tracks)):
             read = slice(max(0, at - query.max_tracks), at)
             items = alone["rows"][torch.from_numpy(tracks[read]), :DIM]
-            items = items + alone["signals"][torch.from_numpy(signals.rows(strengths[read])[:, 0])]
-            output = query(items[None], torch.tensor([len(items)]))[0].double()
+            told = torch.from_numpy(signals.rows(strengths[read]))
+            output = query(items[None], torch.tensor([len(items)]), told[None])[0].double()
             q, r, b = output[:DIM], output[DIM:-1], output[-1]
             logit_R = rows_RX[:, DIM:] @ r + b
             score_R = rows_RX[:, :DIM] @ q + dial * logit_R
             if 2 * (at + 1) > len(tracks):
                 told = np.where(np.arange(len(tracks)) >= len(tracks) // 2, UNKNOWN, strengths)[read]
                 items = alone["rows"][torch.from_numpy(tracks[read]), :DIM]
-                items = items + alone["signals"][torch.from_numpy(signals.rows(told)[:, 0])]
-                halved = query(items[None], torch.tensor([len(items)]))[0].double()
+                halved = query(items[None], torch.tensor([len(items)]), torch.from_numpy(signals.rows(told))[None])
+                halved = halved[0].double()
                 chance = float((rows_RX[tracks[at], DIM:] @ halved[DIM:-1] + halved[-1]).sigmoid())
                 halves.append(chance)
                 right.append((chance >= 0.5) == (strengths[at] in (0, 3)))
