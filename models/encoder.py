@@ -148,7 +148,7 @@ class Padded:
 
     def spread(self, values_NX: Tensor) -> Tensor:
         """[B, T, X] of [B * T, X]."""
-        return values_NX.view(self.batch, self.length, -1)
+        return values_NX.view(self.batch, self.length, values_NX.shape[1])
 
 
 class Packed:

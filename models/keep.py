@@ -33,7 +33,9 @@ class KeepHead(nn.Module):
 
     def forward(self, output_ND: Tensor, states_NH: Tensor | None) -> Tensor:
         """[N, F + 1]; `states_NH`: of `states`."""
-        self.keep_dropout.renew(len(output_ND) * max(output_ND.shape[1], self.of_output.out_features), output_ND.device)
+        if self.training:
+            widest = max(output_ND.shape[1], self.of_output.out_features)
+            self.keep_dropout.renew(len(output_ND) * widest, output_ND.device)
         outputs_NK: Tensor = self.of_output(self.keep_dropout(output_ND))
         if self.of_state is not None and states_NH is not None:
             outputs_NK = outputs_NK + self.of_state(self.dropout(states_NH))

@@ -34,14 +34,21 @@ class Mean(nn.Module):
         return items_BTD.sum(dim=1) / lengths_B.clamp(min=1)[:, None]
 
 
-def small_encoder(dim: int, longest: int = LONGEST, direction: Any = "unidirectional", keep_dim: int = 0) -> Encoder:
+def small_encoder(
+    dim: int,
+    longest: int = LONGEST,
+    direction: Any = "unidirectional",
+    keep_dim: int = 0,
+    reads_signals: bool = False,
+) -> Encoder:
     """Of random weights that are large enough for the order of tracks to matter."""
     length = longest + (direction == "bidirectional")
-    encoder = Encoder(EncoderConfig(direction, max_length=length, blocks=1, heads=2, hidden=8), dim, keep_dim).eval()
+    config = EncoderConfig(direction, max_length=length, blocks=1, heads=2, hidden=8)
+    encoder = Encoder(config, dim, keep_dim, reads_signals).eval()
     encoder.reset_parameters(torch.Generator().manual_seed(0))
     with torch.no_grad():
         for name, parameter in encoder.named_parameters():
-            if "norm" not in name:
+            if "norm" not in name and "keep.state" not in name:
                 parameter.mul_(25)
     return encoder
 
@@ -93,7 +100,7 @@ def write_made(
     keep_dim = keep["dim"] if keep else 0
     signals = Signals.of(() if signals_MD is None else ("skips",))
     shape = EncoderShape(dim - keep_dim, keep_dim, signals.num_rows, len(signals.columns))
-    encoder = small_encoder(shape.dim, longest, direction, keep_dim)
+    encoder = small_encoder(shape.dim, longest, direction, keep_dim, shape.num_signals > 0)
     table_MD = None if signals_MD is None else torch.from_numpy(signals_MD.astype(np.float32))
     write_weights(folder / "encoder.safetensors", encoder, table_MD)
     (folder / "encoder.pt2").write_bytes(b"a program for others")

@@ -9,7 +9,7 @@ import torch
 
 from skipwise.models.config import EncoderConfig
 from skipwise.models.encoder import Encoder
-from skipwise.models.query_encoder import EncoderShape
+from skipwise.models.query_encoder import EncoderShape, QueryEncoder
 from skipwise.retrieval.export.encoder_program import load_onnx, write_onnx, write_program
 from skipwise.retrieval.export_manifest import ExportManifest
 from tests.ranks import run_on_ranks
@@ -37,6 +37,30 @@ def test_any_batch_and_length(direction: str, positions: str, tmp_path: Path):
             for session, length in enumerate(lengths_B.tolist()):
                 expected = by_hand(encoder, items_BTD[session, :length])
                 torch.testing.assert_close(queries_BD[session], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@torch.no_grad()
+def test_any_batch_and_length_with_a_state(direction: str, tmp_path: Path):
+    """A recurrent state is traced for one length, to which the program pads."""
+    shape = EncoderShape(8, keep_dim=4, num_signals=5, columns=2)
+    encoder = Encoder(EncoderConfig(direction, max_length=5, blocks=1, heads=2, hidden=8), 8, 4, True).eval()
+    encoder.reset_parameters(torch.Generator().manual_seed(1))
+    for parameter in encoder.parameters():
+        parameter.add_(torch.randn_like(parameter) / 4)
+    signals_MD = torch.randn(5, 8)
+    query = QueryEncoder(encoder, signals_MD)
+    program = write_program(tmp_path / "encoder.pt2", encoder, shape, signals_MD)
+    write_onnx(tmp_path / "encoder.onnx", program)
+    for run in (torch.export.load(tmp_path / "encoder.pt2").module(), load_onnx(tmp_path / "encoder.onnx")):
+        for batch, width in ((1, 1), (5, 2), (2, query.max_tracks)):
+            lengths_B = torch.randint(1, width + 1, (batch,))
+            items_BTX, signals_BTC = torch.randn(batch, width, 12), torch.randint(5, (batch, width, 2))
+            found_BX = run(items_BTX, lengths_B, signals_BTC)
+            for session, length in enumerate(lengths_B.tolist()):
+                read = slice(session, session + 1), slice(0, length)
+                expected_1X = query(items_BTX[read], torch.tensor([length]), signals_BTC[read])
+                torch.testing.assert_close(found_BX[read[0]], expected_1X, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.ranks

@@ -55,10 +55,10 @@ def opened(export: Path) -> OpenExport:
 
 def by_hand(session: list[tuple[int, int]], dial: float) -> tuple[np.ndarray, np.ndarray]:
     """The score and P(kept) of every track, from one output of the encoder."""
-    encoder = QueryEncoder(small_encoder(DIM, keep_dim=KEEP))
+    encoder = QueryEncoder(small_encoder(DIM, keep_dim=KEEP, reads_signals=True), torch.from_numpy(SIGNALS))
     read = session[-LONGEST:]
-    items = ROWS[[row for row, _ in read], :DIM] + SIGNALS[[1 + strength for _, strength in read]]
-    output = encoder(torch.from_numpy(items)[None], torch.tensor([len(read)]))[0].numpy().astype(np.float64)
+    items, told = ROWS[[row for row, _ in read], :DIM], torch.tensor([[[1 + strength] for _, strength in read]])
+    output = encoder(torch.from_numpy(items)[None], torch.tensor([len(read)]), told)[0].numpy().astype(np.float64)
     q, r, b = output[:DIM], output[DIM:-1], output[-1]
     logits = ROWS[:, DIM:] @ r
     return ROWS[:, :DIM] @ q + dial * logits, 1 / (1 + np.exp(-logits - b))
