@@ -20,6 +20,10 @@ from skipwise.common.errors import UserError, reason
 from skipwise.common.options import problem
 from skipwise.common.schema import Count, Sha256, StrictModel
 
+_LARGEST_JSON = 64 << 20
+_MOST_JSON_VALUES = 1 << 22
+"""Each takes up to 72 bytes of memory, an empty list one of a few bytes in the file."""
+
 
 def _inside(file: str) -> str:
     if not file or problem(file) or {"..", "/"} & set(PurePath(file).parts):
@@ -131,7 +135,9 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
 
 def read_json(file: Path, expected: str) -> dict[str, Any]:
     """Reads a JSON object; raises `UserError` that says what was `expected` for anything else."""
-    text = read_text(file, expected, 64 << 20)
+    text = read_text(file, expected, _LARGEST_JSON)
+    if sum(map(text.count, ",[{")) > _MOST_JSON_VALUES:
+        raise UserError(f"{file} has more than {_MOST_JSON_VALUES:,} values: expected {expected}")
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -2,6 +2,9 @@
 
 import re
 from pathlib import Path
+from typing import Literal
+
+import duckdb
 
 from skipwise.common.errors import UserError
 
@@ -14,6 +17,11 @@ def parquet(*files: Path, options: str = "") -> str:
     for a path that DuckDB cannot be given.
     """
     return f"read_parquet([{', '.join(map(_literal, files))}], hive_partitioning = false{options})"
+
+
+def write(rows: duckdb.DuckDBPyRelation, file: Path, compression: Literal["lz4_raw", "snappy"] = "snappy") -> None:
+    """Writes the rows to `file`; DuckDB would take a relative path for a URL, or for one of the home directory."""
+    rows.write_parquet(str(file.absolute()), compression=compression)
 
 
 def _literal(file: Path) -> str:

@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from skipwise.common.errors import UserError, brief
-from skipwise.common.files import require_regular_file
+from skipwise.common.tables import MOST_IN_GROUP, open_table
 
 _SCHEMA = pa.schema({"tracks": pa.list_(pa.int32()), "skips": pa.list_(pa.int8())})
 STRENGTHS = 3
@@ -37,23 +36,23 @@ class Rows(NamedTuple):
     """int8 [plays]."""
 
 
-def sizes(file: Path) -> list[int]:
-    """Returns the number of sessions of each row group; raises `UserError` for a damaged file."""
+def sizes(file: Path) -> list[tuple[int, int]]:
+    """Returns the number of sessions and of plays of each row group, by the footer; raises `UserError` for a damaged
+    file."""
     try:
-        require_regular_file(file)
-        metadata = pq.read_metadata(file)
-        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        with open_table(file) as table:
+            return [(rows, table.values(group)["tracks"]) for group, rows in enumerate(table.group_rows)]
     except DAMAGED as error:
         raise UserError(f"{file} cannot be read ({brief(error)}): run prepare again") from error
 
 
-def read(file: Path, group: int) -> Rows:
-    """Returns the sessions of one row group; raises `UserError` unless they are lists of rows and strengths."""
+def read(file: Path, group: int, most: int = MOST_IN_GROUP) -> Rows:
+    """Returns the sessions of one row group, `most` plays or fewer; raises `UserError` unless they are lists of rows
+    and strengths."""
     where = f"{file}, row group {group}"
     try:
-        require_regular_file(file)
-        with pq.ParquetFile(file) as parquet:
-            table = parquet.read_row_group(group, columns=_SCHEMA.names, use_threads=False)
+        with open_table(file) as opened:
+            table = opened.group(group, _SCHEMA.names, most)
         table = table.select(_SCHEMA.names)
         for field in table.schema:
             wanted = _SCHEMA.field(field.name).type
@@ -73,14 +72,14 @@ def read(file: Path, group: int) -> Rows:
     return Rows(lengths.to_numpy().astype(np.int64), *(column.to_numpy() for column in values))
 
 
-def read_contexts(file: Path, group: int, names: Sequence[str]) -> dict[str, pa.StringArray]:
+def read_contexts(file: Path, group: int, names: Sequence[str], most: int = MOST_IN_GROUP) -> dict[str, pa.StringArray]:
     """Returns what one row group says of its plays in these context columns, as text, flat, null where it says nothing.
 
     Raises `UserError` unless each column is as long as the tracks.
     """
     try:
-        with pq.ParquetFile(file) as parquet:
-            table = parquet.read_row_group(group, columns=["tracks", *names], use_threads=False)
+        with open_table(file) as opened:
+            table = opened.group(group, ["tracks", *names], most)
         lengths = table["tracks"].combine_chunks().value_lengths()
         columns = {name: table[name].combine_chunks() for name in names}
         if not all(column.value_lengths().equals(lengths) for column in columns.values()):

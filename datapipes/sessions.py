@@ -62,9 +62,10 @@ class SessionStore:
         self.num_tracks = self.manifest.counts["tracks"]
         self.parts = [self.path / SESSIONS / name for name in sorted(self.manifest.parts)]
         self._groups: list[tuple[Path, int]] = []
-        sizes = []
+        sizes, self._most_plays = [], self.manifest.counts["plays"]
         for file in self.parts:
-            found, expected = session_files.sizes(file), self.manifest.parts[file.name]
+            groups, expected = session_files.sizes(file), self.manifest.parts[file.name]
+            found = [sessions for sessions, _ in groups]
             if sum(found) != expected:
                 raise UserError(
                     f"{file} holds {sum(found)} sessions where the manifest says {expected}: run prepare again"
@@ -75,6 +76,12 @@ class SessionStore:
                     f"{file} holds {len(found)} row groups where the manifest has {len(checksums)} checksums: "
                     f"run prepare again"
                 )
+            for group, (sessions, plays) in enumerate(groups):
+                if plays > (most := min(sessions * self.manifest.session_lengths["max"], self._most_plays)):
+                    raise UserError(
+                        f"{file}, row group {group}: holds {plays:,} plays where the manifest allows {most:,}: "
+                        "run prepare again"
+                    )
             filled = [group for group, rows in enumerate(found) if rows]
             self._groups += [(file, group) for group in filled]
             sizes += [found[group] for group in filled]
@@ -142,7 +149,7 @@ class SessionStore:
 
     def _checked(self, index: int) -> session_files.Rows:
         file, group = self._groups[index]
-        rows, where = session_files.read(file, group), f"{file}, row group {group}"
+        rows, where = session_files.read(file, group, self._most_plays), f"{file}, row group {group}"
         shortest, longest = (self.manifest.session_lengths[name] for name in ("min", "max"))
         session_files.refuse_faults(rows, self.num_tracks, shortest, longest, where)
         checksums = self.manifest.checksums.get(file.name)
@@ -153,7 +160,7 @@ class SessionStore:
     def _contexts(self, index: int) -> np.ndarray:
         """uint16 [plays, K] of a row group."""
         file, group = self._groups[index]
-        columns = session_files.read_contexts(file, group, [*self.contexts])
+        columns = session_files.read_contexts(file, group, [*self.contexts], self._most_plays)
         checksums, codes = self.manifest.context_checksums.get(file.name, {}), []
         for name, values in self.contexts.items():
             words = session_files.Words.of(columns[name])

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from skipwise.common.errors import UserError, brief
-from skipwise.common.files import require_regular_file
+from skipwise.common.tables import open_table
 from skipwise.datapipes.manifest import PREPARE_AGAIN, VOCABULARY
 from skipwise.datapipes.session_files import DAMAGED
 from skipwise.datapipes.sessions import SessionStore
@@ -33,18 +32,14 @@ class Vocabulary:
     def ids(self, first: int, last: int) -> Iterator[tuple[int, pa.Array]]:
         """Yields the ids of rows `first` to `last` (exclusive), as (row of a block's first id, at most 65,536 ids)."""
         try:
-            require_regular_file(self.file)
-            with pq.ParquetFile(self.file) as parquet:
-                if (rows := parquet.metadata.num_rows) != self.num_tracks:
+            with open_table(self.file) as table:
+                if (rows := table.metadata.num_rows) != self.num_tracks:
                     raise self._error(f"holds {rows} tracks where there should be {self.num_tracks}")
-                groups = range(parquet.metadata.num_row_groups)
-                ends = np.cumsum([parquet.metadata.row_group(group).num_rows for group in groups])
+                ends = np.cumsum(table.group_rows)
                 starts = np.append(0, ends[:-1])
                 wanted = np.flatnonzero((ends > first) & (starts < last)).tolist()
                 row = int(starts[wanted[0]]) if wanted else last
-                for batch in parquet.iter_batches(
-                    BLOCK_ROWS, row_groups=wanted, columns=["track_id", "row"], use_threads=False
-                ):
+                for batch in table.batches(BLOCK_ROWS, ["track_id", "row"], wanted):
                     if not np.array_equal(batch["row"].to_numpy(), np.arange(row, row + len(batch))):
                         raise self._error(f"is not in row order near row {row}")
                     batch["track_id"].validate(full=True)  # Parquet accepts any bytes as text

@@ -5,10 +5,10 @@ import tempfile
 from pathlib import Path
 
 import duckdb
-import pyarrow.parquet as pq
 
 from skipwise.common.errors import UserError, brief
-from skipwise.datapipes.exact_files import parquet
+from skipwise.common.tables import count_rows
+from skipwise.datapipes.exact_files import parquet, write
 from skipwise.datapipes.vocabulary import Vocabulary
 
 SCRATCH = ".matches."
@@ -33,17 +33,19 @@ def match(old: Vocabulary, new: Vocabulary, keep: bool, vocabulary: Path, matche
                     {new.num_tracks} + row_number() OVER (ORDER BY old.row) - 1 AS row
                     FROM old ANTI JOIN new USING (track_id) {kept}"""
                 )
-                engine.sql(
+                tracks = engine.sql(
                     "SELECT track_id, row::INTEGER AS row, count FROM new UNION ALL "
                     "SELECT track_id, row::INTEGER, 0 FROM vanished ORDER BY row"
-                ).write_parquet(str(partials[0]))
-                engine.sql(
+                )
+                rows_of_both = engine.sql(
                     "SELECT new.row::INTEGER AS row, old.row::INTEGER AS source FROM new JOIN old USING (track_id) "
                     "UNION ALL SELECT row::INTEGER, source::INTEGER FROM vanished ORDER BY row"
-                ).write_parquet(str(partials[1]))
+                )
+                write(tracks, partials[0])
+                write(rows_of_both, partials[1])
         except duckdb.Error as error:
             raise UserError(f"{old.file} cannot be matched with {new.file} ({brief(error)})") from error
-        rows, matched = (pq.read_metadata(partial).num_rows for partial in partials)
+        rows, matched = (count_rows(partial) for partial in partials)
         for partial, file in zip(partials, (vocabulary, matches), strict=True):
             os.replace(partial, file)
     count = rows - new.num_tracks

@@ -81,11 +81,13 @@ def weights_of(encoder: Encoder, signals_MD: Tensor | None) -> dict[str, Tensor]
 def load_query_encoder(config: EncoderConfig, shape: EncoderShape, state: Mapping[str, Tensor]) -> QueryEncoder:
     """Rebuilds the encoder from its config, its shape, and `weights_of` it.
 
-    Raises `RuntimeError` where the names or shapes in `state` are others.
+    Raises `RuntimeError` where the names, shapes or types in `state` are others.
     """
     with torch.device("meta"):
         encoder = Encoder(config, shape.dim, shape.keep_dim, shape.num_signals > 0)
     state = dict(state)
+    if other := [name for name, tensor in state.items() if tensor.dtype != torch.float32]:
+        raise RuntimeError(f"'{other[0]}' is {state[other[0]].dtype}, expected torch.float32")
     signals_MD = state.pop(_SIGNALS, None) if shape.num_signals else None
     if shape.num_signals and (signals_MD is None or signals_MD.shape != (shape.num_signals, shape.dim)):
         raise RuntimeError(f"there is no table of {shape.num_signals} signals of width {shape.dim}")

@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from skipwise.common.errors import UserError, brief
 from skipwise.common.files import FileRecord
 from skipwise.common.schema import StrictModel, validate
+from skipwise.common.tables import open_table, read_table
 from skipwise.common.versions import import_faiss
 from skipwise.datapipes.manifest import MANIFEST
 from skipwise.datapipes.session_files import DAMAGED
@@ -112,7 +112,11 @@ class OpenExport:
 
     def queries(self) -> Tensor:
         """float32 [S, D]: queries of sessions that the encoder was compared on, by which an index is tuned."""
-        return torch.from_numpy(np.load(self.path / self.manifest.queries.file))
+        file = self.path / self.manifest.queries.file
+        try:
+            return torch.from_numpy(np.array(np.load(file, mmap_mode="r")))  # a map is no larger than the file
+        except DAMAGED as error:
+            raise UserError(f"{file} cannot be read ({brief(error)}): {_AGAIN}") from error
 
 
 def check_file(path: Path, record: FileRecord, remedy: str = f"copy the export again, or {_AGAIN}") -> None:
@@ -156,7 +160,7 @@ def _track_ids(path: Path, manifest: ExportManifest) -> pa.Array:
     """In row order."""
     ids = []
     for entry in manifest.tracks or manifest.parts:
-        table = pq.read_table(path / entry.file, columns=["track_id", "row"])
+        table = read_table(path / entry.file, ["track_id", "row"])
         if not np.array_equal(table["row"].to_numpy(), np.arange(entry.first_row, entry.first_row + entry.rows)):
             raise ValueError(f"{entry.file} is not in row order from row {entry.first_row} on")
         ids += table["track_id"].chunks
@@ -164,9 +168,9 @@ def _track_ids(path: Path, manifest: ExportManifest) -> pa.Array:
 
 
 def _read_parquet(file: Path) -> Iterator[np.ndarray]:
-    with pq.ParquetFile(file) as parquet:
-        for group in range(parquet.metadata.num_row_groups):
-            if not len(block := parquet.read_row_group(group)):
+    with open_table(file) as table:
+        for group in range(len(table.group_rows)):
+            if not len(block := table.group(group)):
                 continue
             encoded_RW = block["embedding"].combine_chunks().flatten().to_numpy().reshape(len(block), -1)
             if "scale" in block.column_names:

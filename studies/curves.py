@@ -7,9 +7,8 @@ import numpy as np
 
 from skipwise.common.errors import UserError, shown
 from skipwise.common.files import read_text
-from skipwise.training.run.directory import RunDirectory
+from skipwise.training.run.directory import LARGEST_METRICS, METRICS_LINES, RunDirectory
 
-_MAX_METRICS_BYTES = 1 << 28
 _MAX_DRAWN = 1e30
 """Larger values, an infinite loss among them, become gaps in a curve."""
 _COLUMNS = {
@@ -27,7 +26,7 @@ def read_curves(file: Path) -> dict[str, Curve]:
 
     An incomplete last line, left by a killed process, is skipped. A missing file is a run that has not started.
     """
-    lines = read_text(file, "the metrics of a run's steps", _MAX_METRICS_BYTES).splitlines() if file.exists() else []
+    lines = read_text(file, METRICS_LINES, LARGEST_METRICS).splitlines() if file.exists() else []
     found: dict[str, list[tuple[float, ...]]] = {kind: [] for kind in _COLUMNS}
     for number, line in enumerate(lines, start=1):
         try:

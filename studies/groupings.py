@@ -4,9 +4,9 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from skipwise.common.errors import UserError, brief
+from skipwise.common.tables import open_table
 from skipwise.datapipes.session_files import DAMAGED
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.studies.comparison import Grouping
@@ -52,13 +52,14 @@ def _context(store: SessionStore, ranks: TargetRanks) -> np.ndarray:
     first = 0
     try:
         for part in store.parts:
-            for batch in pq.ParquetFile(part).iter_batches(columns=[CONTEXT]):
-                lists = batch.column(0)
-                here_N = (ranks.session >= first) & (ranks.session < first + len(lists))
-                at_N = lists.offsets.to_numpy()[ranks.session[here_N] - first] + ranks.position[here_N]
-                values = lists.values.take(pa.array(at_N)).cast(pa.string()).fill_null("unknown")
-                found[here_N] = values.to_numpy(zero_copy_only=False)
-                first += len(lists)
+            with open_table(part) as table:
+                for batch in table.batches(1 << 16, [CONTEXT]):
+                    lists = batch.column(0)
+                    here_N = (ranks.session >= first) & (ranks.session < first + len(lists))
+                    at_N = lists.offsets.to_numpy()[ranks.session[here_N] - first] + ranks.position[here_N]
+                    values = lists.values.take(pa.array(at_N)).cast(pa.string()).fill_null("unknown")
+                    found[here_N] = values.to_numpy(zero_copy_only=False)
+                    first += len(lists)
         return found.astype(str)
     except DAMAGED as error:
         raise UserError(f"{store.path}: '{CONTEXT}' cannot be read ({brief(error)}): run prepare again") from error

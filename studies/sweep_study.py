@@ -1,5 +1,7 @@
 """A sweep's store of trials: what is searched, Optuna's study on disk, and what stands in it."""
 
+import json
+import os
 import shutil
 import warnings
 from dataclasses import dataclass
@@ -11,11 +13,14 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from skipwise.common.errors import UserError
+from skipwise.common.files import require_regular_file
 from skipwise.studies.search_space import Space
 from skipwise.training.config import RunConfig
 
+STUDY = "study.jsonl"
 REFUSED = "refused"
 """The attribute of a failed trial that holds the reason why its settings were refused."""
+_LARGEST = 1 << 30
 _RECORD = b'{"op_code":'
 """How a line of Optuna's journal begins."""
 
@@ -47,7 +52,7 @@ def open_study(sweep: Sweep) -> optuna.Study:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    file = sweep.output / "study.jsonl"
+    file = sweep.output / STUDY
     try:
         sweep.output.mkdir(parents=True, exist_ok=True)
         _clean_up(file)
@@ -61,7 +66,9 @@ def open_study(sweep: Sweep) -> optuna.Study:
         )
     except OSError as error:
         raise UserError(f"cannot write to {sweep.output} ({error.strerror}): choose another --output") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # Optuna may raise anything for lines that it has not written
         raise UserError(f"{file} is not a study that sweep wrote: choose another --output") from error
     stored = study.user_attrs
     for name, value in sweep.identity.items():
@@ -76,15 +83,28 @@ def open_study(sweep: Sweep) -> optuna.Study:
 
 
 def _clean_up(file: Path) -> None:
-    """Removes what a killed process left of a study: Optuna's lock, which it would wait for, and half a line."""
-    for left_over in file.parent.glob(f"{file.name}.lock*"):
+    """Removes what a killed process left of a study: Optuna's lock, which it would wait for, and a line cut short.
+
+    A system that stopped may have left zeros in its place.
+    """
+    for left_over in file.parent.glob(f"{STUDY}.lock*"):
         left_over.unlink()
     if file.exists():
-        with open(file, "rb+") as journal:
-            content = journal.read()
+        require_regular_file(file)
+        if (size := file.stat().st_size) > _LARGEST:
+            raise UserError(f"{file} has {size:,} bytes, expected at most {_LARGEST:,}: choose another --output")
+        content = file.read_bytes()
+        if content.startswith(_RECORD) or _RECORD.startswith(content):
             end = content.rfind(b"\n") + 1
-            if _RECORD.startswith(content[end : end + len(_RECORD)]):
-                journal.truncate(end)
+            last = content.rfind(b"\n", 0, max(end - 1, 0)) + 1
+            os.truncate(file, end if _is_whole(content[last:end]) else last)
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line or "{}"), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:

@@ -96,6 +96,42 @@ def test_nothing_imports_a_room_by_its_old_name(suffix):
     assert {path: lines for path, lines in found.items() if lines} == {}
 
 
+# What takes a path for a pattern, a URL or a partition, or reads a whole file, and who may hand it one.
+PATH_READERS = {
+    r"pyarrow\.(?:parquet|dataset|fs)|from_uri": {
+        "common/tables.py",
+        "common/parquet_pages.py",
+        "datapipes/synthesize.py",  # writes to an open file
+    },
+    r"(?s)import duckdb.+(?:(?:read|write|scan|from)_(?:parquet|csv|json)|parquet_scan|\bCOPY\b|\bATTACH\b|FROM ')": {
+        "datapipes/exact_files.py"
+    },
+    r"(?m)^(?!.*\"/proc).*(?:\.read_(?:text|bytes)\(|json\.load\(|\byaml\.(?:safe_)?load\()": {
+        "common/failure.py",  # torchrun's
+        "common/files.py",
+        "common/machine.py",
+        "benchmarks/peers.py",
+        "retrieval/export/encoder_program.py",  # what was just written
+        "studies/sweep_study.py",  # once its size is known
+    },
+}
+PATTERN = re.compile(r"\.r?glob\((.*?)\)(?!\.)|glob\.i?glob\(")
+CONSTANTS = re.compile(r"[A-Z_]+|glob\.escape\(.+\)|'\?' \* len\(me\.token\)")
+
+
+@pytest.mark.parametrize("reader", PATH_READERS)
+def test_files_are_named_to_readers_in_one_place(reader: str):
+    found = {str(path) for path in SOURCES if "peer_scripts" not in path.parts and re.search(reader, text_of(path))}
+    assert found == PATH_READERS[reader]
+
+
+def test_no_name_becomes_a_pattern():
+    for path in SOURCES:
+        for call in PATTERN.findall(text_of(path)):
+            inserted = re.findall(r"\{(.*?)\}", call)
+            assert call.startswith(('"', 'f"')) and all(map(CONSTANTS.fullmatch, inserted)), (path, call)
+
+
 def test_common_names_nothing_of_the_domain():
     """But for the names of packages whose versions or log lines it handles."""
     packages = {"common/distributed.py", "common/provenance.py", "common/versions.py"}

@@ -6,12 +6,12 @@ its session and finds no distinct rows, so it does less than the data pipe. Of r
 
 from functools import partial
 
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
+from skipwise.common.tables import read_table
 from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.view import counts_as_skipped
@@ -25,7 +25,7 @@ def read_rows(store: SessionStore, rank: int, world_size: int) -> list[Row]:
     """One rank's share of the sessions, in memory as Python lists."""
     rows = []
     for part in store.parts:
-        table = pq.read_table(part, columns=["tracks", "skips"]).to_pylist()
+        table = read_table(part, ["tracks", "skips"]).to_pylist()
         rows += [(row["tracks"], row["skips"]) for row in table[rank::world_size]]
     return rows
 

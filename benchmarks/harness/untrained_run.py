@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from skipwise.benchmarks.harness.config import LONGEST, SEED
 from skipwise.benchmarks.harness.synthetic import MemoryStore
 from skipwise.common.distributed import barrier, broadcast_object, rank
+from skipwise.common.tables import write_table
 from skipwise.components.recipes import RECIPES
 from skipwise.datapipes.manifest import SESSIONS, VOCABULARY
 from skipwise.datapipes.sessions import SessionStore
@@ -80,10 +80,10 @@ def _write_data(folder: Path, num_tracks: int) -> None:
         "tracks": pa.ListArray.from_arrays(offsets, pa.array(plays.tracks, pa.int32())),
         "skips": pa.ListArray.from_arrays(offsets, pa.array(plays.skips)),
     }
-    pq.write_table(pa.table(sessions), folder / SESSIONS / _PART)
+    write_table(pa.table(sessions), folder / SESSIONS / _PART)
     ids = [f"t{row:08}" for row in range(num_tracks)]
     counts = np.bincount(plays.tracks, minlength=num_tracks)
     vocabulary = {"track_id": ids, "row": np.arange(num_tracks, dtype=np.int32), "count": counts}
-    pq.write_table(pa.table(vocabulary), folder / VOCABULARY, compression="zstd", row_group_size=1 << 20)
+    write_table(pa.table(vocabulary), folder / VOCABULARY, 1 << 20, compression="zstd")
     digest = hashlib.sha256("".join(f"{track}\n" for track in ids).encode()).hexdigest()
     store.manifest.model_copy(update={"parts": {_PART: _SESSIONS}, "vocabulary_hash": digest}).write(folder)

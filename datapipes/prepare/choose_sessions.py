@@ -7,11 +7,11 @@ from pathlib import Path
 
 import duckdb
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from skipwise.common.console import note
 from skipwise.common.errors import UserError
-from skipwise.datapipes.exact_files import parquet
+from skipwise.common.tables import count_rows, read_table
+from skipwise.datapipes.exact_files import parquet, write
 from skipwise.datapipes.manifest import SPLITS
 from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.sessionize import ENDED
@@ -49,14 +49,15 @@ def choose_sessions(
         note(duplicates_warning(duplicates.total(), count_by_split(engine).total(), crossing))
     splits = ["part"] if config.split == "last" else [*SPLITS]
     refuse_empty_splits(splits, count_by_split(engine), config, staged)
-    if config.split == "last" and count_by_split(engine).total() == pq.read_metadata(staged).num_rows:
+    if config.split == "last" and count_by_split(engine).total() == count_rows(staged):
         return {"part": staged}
     files = {split: staged.with_name(f"{split}.parquet") for split in splits}
     for split, file in files.items():
-        engine.sql(f"""
+        rows = engine.sql(f"""
             SELECT * EXCLUDE file_row_number FROM {numbered}
             WHERE file_row_number IN (SELECT number FROM chosen WHERE split = '{split}')
-            ORDER BY file_row_number""").write_parquet(str(file), compression="lz4_raw")
+            ORDER BY file_row_number""")
+        write(rows, file, "lz4_raw")
     return files
 
 
@@ -104,7 +105,7 @@ def refuse_empty_splits(splits: list[str], sessions: Counter[str], config: Prepa
         way = "raise" if sessions["train"] else "lower"
         remedy = f"{way} --test-share or --validation-share, or prepare more sessions"
         if config.split == "time":
-            ends = pc.min_max(pq.read_table(staged, columns=[ENDED])[ENDED]).as_py()
+            ends = pc.min_max(read_table(staged, [ENDED])[ENDED]).as_py()
             first, last = (as_time(ends[name]) for name in ("min", "max"))
             remedy = (
                 f"the sessions end from {first} to {last}, so move --validation-from or --test-from (a date with "

@@ -12,10 +12,10 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from skipwise.common.console import stage
 from skipwise.common.errors import UserError
+from skipwise.common.tables import count_rows, open_table, table_writer, write_table
 from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.exact_files import parquet
 from skipwise.datapipes.manifest import SESSIONS, SESSIONS_PER_ROW_GROUP, VOCABULARY, Manifest
@@ -39,11 +39,12 @@ def publish(
 ) -> Manifest:
     """Chooses and splits the sessions, numbers the vocabulary and writes the dataset directory `scratch/result`."""
     staged, result = scratch / "sessions.parquet", scratch / "result"
-    if not staged.exists() or pq.read_metadata(staged).num_rows == 0:
+    if not staged.exists() or count_rows(staged) == 0:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in (dropped_sessions + dropped_rows).most_common())
         other = ", name another --vocabulary" if config.vocabulary else ""
         raise UserError(f"no session is left (dropped: {reasons}): loosen the filters{other} or fix the log")
-    schema = pa.schema([column for column in pq.read_schema(staged) if column.name != ENDED])
+    with open_table(staged) as table:
+        schema = pa.schema([column for column in table.schema if column.name != ENDED])
     files = choose_sessions(engine, staged, config, dropped_sessions)
     (result / SESSIONS).mkdir(parents=True)
     codes, vocabulary_hash = write_vocabulary(engine, [*files.values()], config.vocabulary is not None, result)
@@ -52,12 +53,12 @@ def publish(
     context = context_names(sources[0].roles)
     words = pa.array(engine.execute("SELECT enum_range(NULL::word)").fetchall()[0][0], pa.string())
     meanings = {"tracks": pa.array(rows), **{name: words for name in WORDS if name in schema.names}}
-    sizes = {split: pq.read_metadata(file).num_rows for split, file in files.items()}
+    sizes = {split: count_rows(file) for split, file in files.items()}
     written: dict[str, Written] = {}
     with stage("writing", sum(sizes.values()), "sessions") as advance:
         for split, file in files.items():
-            with pq.ParquetFile(file) as parquet:
-                batches = parquet.iter_batches(SESSIONS_PER_ROW_GROUP)
+            with open_table(file) as table:
+                batches = table.batches(SESSIONS_PER_ROW_GROUP)
                 groups = (finished(batch, schema, meanings, context) for batch in batches)
                 of = Written(np.zeros(len(codes), dtype=bool), {name: set() for name in context.values()})
                 write_sessions(groups, result / SESSIONS, split, of, advance)
@@ -112,7 +113,7 @@ def write_sessions(
         of.parts[name], of.checksums[name] = 0, []
         if of.values:
             of.context_checksums[name] = {column: [] for column in of.values}
-        with pq.ParquetWriter(folder / name, first.schema, compression="zstd") as writer:
+        with table_writer(folder / name, first.schema, compression="zstd") as writer:
             for group in chain([first], islice(groups, SESSIONS_PER_PART // SESSIONS_PER_ROW_GROUP - 1)):
                 writer.write_table(group)
                 of.parts[name] += len(group)
@@ -165,7 +166,7 @@ def write_vocabulary(
         ) USING (code) ORDER BY code""").to_arrow_table()
     rows = pa.array(np.arange(len(played), dtype=np.int32))
     table = pa.table({"track_id": played["track_id"].cast(pa.string()), "row": rows, "count": played["count"]})
-    pq.write_table(table, result / VOCABULARY, compression="zstd", row_group_size=1 << 20)
+    write_table(table, result / VOCABULARY, 1 << 20, compression="zstd")
     digest = hashlib.sha256()
     for chunk in table.to_batches(1 << 16):
         digest.update("".join(f"{track}\n" for track in chunk.column("track_id").to_pylist()).encode())

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet as pq
 
 from skipwise.common.errors import UserError
+from skipwise.common.tables import open_table
 from skipwise.datapipes.prepare.sources import Source
 from skipwise.datapipes.session_files import DAMAGED
 
@@ -123,8 +123,8 @@ def parquet_batches(source: Source, advance: Callable[[int], object]) -> Iterato
     names = source.roles.values()
     size = source.path.stat().st_size
     try:
-        with pq.ParquetFile(source.path) as file:
-            for batch in file.iter_batches(PARQUET_BATCH, columns=list(dict.fromkeys(names))):
+        with open_table(source.path) as file:
+            for batch in file.batches(PARQUET_BATCH, list(dict.fromkeys(names)), use_threads=True):
                 advance(size * len(batch) // file.metadata.num_rows)
                 yield [bytes_of(batch.column(name), source, name) for name in names], FINE
     except DAMAGED:
@@ -143,8 +143,7 @@ def bytes_of(column: pa.Array, source: Source, name: str) -> pa.BinaryArray:
     try:
         return pc.cast(column if binary else pc.cast(column, pa.string()), pa.binary())
     except pa.ArrowNotImplementedError:
-        what = "lists or structs" if pa.types.is_nested(kind) else kind
-        raise UserError(f"{source.path}, column '{name}' holds {what}: expected one value a row") from None
+        raise UserError(f"{source.path}, column '{name}' holds {kind}: expected one value a row") from None
 
 
 def decode(column: pa.Array, marks: np.ndarray) -> pa.Array:

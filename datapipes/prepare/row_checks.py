@@ -5,9 +5,8 @@ import io
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import pyarrow.parquet as pq
-
 from skipwise.common.errors import UserError
+from skipwise.common.tables import open_table
 from skipwise.datapipes.prepare.config import DATES
 from skipwise.datapipes.prepare.read_rows import BROKEN, NOT_UTF8, RAGGED, bytes_of
 from skipwise.datapipes.prepare.sources import FLAGS, NAMED, Source, open_bytes, quoting
@@ -176,12 +175,11 @@ def records(text: io.TextIOWrapper, source: Source) -> Iterator[tuple[int, list[
 def parquet_row(source: Source, row: int) -> list[str | None]:
     """Returns one row of a Parquet file as text, None for columns without a role."""
     names = [*dict.fromkeys(source.roles.values())]
-    with pq.ParquetFile(source.path) as file:
-        for group in range(file.num_row_groups):
-            if row < (size := file.metadata.row_group(group).num_rows):
-                break
-            row -= size
-        table = file.read_row_group(group, columns=names).slice(row, 1).combine_chunks()
+    with open_table(source.path) as file:
+        sizes, group = file.group_rows, 0
+        while row >= sizes[group]:
+            row, group = row - sizes[group], group + 1
+        table = file.group(group, names).slice(row, 1).combine_chunks()
     values = {name: bytes_of(table[name].chunk(0), source, name)[0].as_py() for name in names}
     texts = {name: value and value.decode(errors="backslashreplace") for name, value in values.items()}
     return [texts.get(name) for name in source.names]

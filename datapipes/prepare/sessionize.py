@@ -9,10 +9,10 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from skipwise.common.console import stage
 from skipwise.common.errors import UserError
+from skipwise.common.tables import count_rows, table_writer
 from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.row_checks import DISORDERED, REASONS, REPEATED, TWO_FILES, order_error, shown
 from skipwise.datapipes.prepare.sources import WORDS, Source, context_names
@@ -49,7 +49,7 @@ def group_sessions(
             JOIN sessions ON session = sessions.id LEFT JOIN tracks ON track = tracks.id
         ORDER BY sessions.code, {by_place} file, row"""
     ).to_arrow_reader(BATCH)
-    total = sum(pq.read_metadata(path).num_rows for path in scratch.glob("rows-*.parquet"))
+    total = sum(count_rows(path) for path in scratch.glob("rows-*.parquet"))
     dropped: Counter[str] = Counter()
     rows_found: Counter[str] = Counter()
     lookup = engine.cursor()
@@ -81,7 +81,7 @@ def group_sessions(
             sessions = sessions_of(block, ids, starts, [*context_names(sources[0].roles)], config, dropped)
             if writer is None:
                 file = scratch / "sessions.parquet"
-                writer = closing.enter_context(pq.ParquetWriter(file, sessions.schema, compression="lz4"))
+                writer = closing.enter_context(table_writer(file, sessions.schema, compression="lz4"))
             if len(sessions):
                 writer.write_table(sessions)
     return +dropped, rows_found

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from skipwise.common.errors import UserError, brief
 from skipwise.common.files import require_regular_file
+from skipwise.common.tables import open_table
 from skipwise.datapipes.prepare.config import FILE_ORDER, MOST_CONTEXT, SKIPS, PrepareConfig, utf8
 from skipwise.datapipes.session_files import DAMAGED
 
@@ -105,12 +105,15 @@ def inspect(path: Path, config: PrepareConfig) -> Source:
     suffix = suffix_of(path)
     if suffix == ".parquet":
         try:
-            schema = pq.read_schema(path)
+            with open_table(path) as table:
+                schema = table.schema
         except DAMAGED:
             raise UserError(f"{path} is not a Parquet file, or is cut short: copy it again") from None
         roles = roles_of(tuple(schema.names), config, path)
         for role, name in roles.items():
             kind = schema.field(name).type
+            if pa.types.is_nested(kind):
+                raise UserError(f"{path}, column '{name}' holds lists or structs: expected one value a row")
             if role in NAMED and (pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
                 raise UserError(
                     f"{path}, column '{name}' holds numbers with fractions ({kind}): expected words, whole numbers or "

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from skipwise.common.console import stage
 from skipwise.common.errors import UserError
-from skipwise.datapipes.exact_files import parquet
+from skipwise.datapipes.exact_files import parquet, write
 from skipwise.datapipes.prepare.config import PER_SECOND, YEAR, PrepareConfig
 from skipwise.datapipes.prepare.read_rows import read, schema_of
 from skipwise.datapipes.prepare.row_checks import FAULTS, REASONS, row_error
@@ -94,7 +94,7 @@ def stage_rows(engine: duckdb.DuckDBPyConnection, sources: list[Source], config:
 def write_rows(engine: duckdb.DuckDBPyConnection, query: str, target: Path) -> None:
     """Runs a query in a thread, so that ctrl-C stops it at once: DuckDB itself may first finish the file."""
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(lambda: engine.sql(query).write_parquet(str(target), compression="lz4_raw"))
+        future = pool.submit(lambda: write(engine.sql(query), target, "lz4_raw"))
         try:
             future.result()
         except KeyboardInterrupt:

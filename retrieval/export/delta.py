@@ -6,12 +6,12 @@ Shape legend: R rows of this rank, X rows of this rank whose tracks the other ru
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from skipwise.common.distributed import on_all_ranks, rank
 from skipwise.common.errors import UserError
+from skipwise.common.tables import read_table, write_table
 from skipwise.datapipes.vocabulary_match import match
 from skipwise.retrieval.export_manifest import CountedEntry, DeltaEntry, record_of
 from skipwise.training.checkpoint.saved_rows import SavedRows, read_matches
@@ -83,9 +83,9 @@ def changed_rows(since: Since, first: int, rows_RD: Tensor) -> tuple[Tensor, int
 
 def delta_entry(since: Since, result: Path, table_rows: int, exported: int, new: int) -> DeltaEntry:
     """What the manifest says; the ids of the tracks that are gone are written. `exported`, `new`: rows of all ranks."""
-    gone = pq.read_table(since.vocabulary, columns=["track_id"], filters=[("row", ">=", table_rows)])
-    pq.write_table(gone, result / GONE)
-    if not pq.read_table(result / GONE).equals(gone):
+    gone = read_table(since.vocabulary, ["track_id"], filters=[("row", ">=", table_rows)])
+    write_table(gone, result / GONE)
+    if not read_table(result / GONE).equals(gone):
         raise UserError(f"{GONE} read back differs from what was written: check the disk, then export again")
     return DeltaEntry(
         run=str(since.run.path),

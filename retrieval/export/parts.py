@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from skipwise.common.errors import UserError, brief
+from skipwise.common.tables import open_table, table_writer
 from skipwise.common.versions import import_faiss
 from skipwise.datapipes.session_files import DAMAGED
 from skipwise.datapipes.vocabulary import Vocabulary
@@ -141,10 +141,10 @@ def _holds(file: Path, rows: LiveRows, kind: PartFormat) -> bool:
 
 def _names(file: Path, rows: LiveRows, dtype: DType | None) -> bool:
     """Whether the file's ids and numbers are those of the rows, and its columns those that are written."""
-    with pq.ParquetFile(file) as parquet:
-        if not parquet.schema_arrow.equals(_schema(rows.dim, dtype)) or parquet.metadata.num_rows != len(rows):
+    with open_table(file) as table:
+        if not table.schema.equals(_schema(rows.dim, dtype)) or table.metadata.num_rows != len(rows):
             return False
-        groups = (parquet.read_row_group(group, ["track_id", "row"]) for group in range(parquet.num_row_groups))
+        groups = (table.group(group, ["track_id", "row"]) for group in range(len(table.group_rows)))
         expected = (_table(block, _schema(rows.dim, None), None) for block in rows.blocks())
         return all(found.equals(names) for found, names in zip(groups, expected, strict=True))
 
@@ -154,7 +154,7 @@ def _write_parquet(file: Path, rows: LiveRows, dtype: DType | None) -> None:
     schema = _schema(rows.dim, dtype)
     # Parquet has no numbers of 8 bits: indices into a dictionary take as many, plain numbers would take 32.
     coded = ["embedding.list.element"] if dtype == "int8" else False
-    with pq.ParquetWriter(file, schema, compression="none", use_dictionary=coded, write_statistics=["row"]) as writer:
+    with table_writer(file, schema, compression="none", use_dictionary=coded, write_statistics=["row"]) as writer:
         for block in rows.blocks():
             encoded_BW = block.encoded(dtype) if dtype else None
             writer.write_table(_table(block, schema, encoded_BW), row_group_size=len(block.ids_B))

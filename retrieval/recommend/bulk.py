@@ -4,12 +4,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from skipwise.common.console import note, stage
 from skipwise.common.errors import UserError, brief
-from skipwise.common.files import require_regular_file
 from skipwise.common.outputs import atomic_output
+from skipwise.common.tables import open_table, table_writer
 from skipwise.datapipes.session_files import DAMAGED
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.config import RecommendConfig, Unknown
@@ -29,9 +27,8 @@ class SessionFile:
         """`opened` has the tracks that the file may name, and decides which strengths count as skipped."""
         self.path = path
         try:
-            require_regular_file(path)
-            with pq.ParquetFile(path) as parquet:
-                schema, self.num_sessions = parquet.schema_arrow, parquet.metadata.num_rows
+            with open_table(path) as table:
+                schema, self.num_sessions = table.schema, table.metadata.num_rows
         except DAMAGED as error:
             raise UserError(f"{path} cannot be read ({brief(error)}): expected a Parquet file of sessions") from error
         self.columns = SessionColumns(str(path), schema, opened)
@@ -40,8 +37,8 @@ class SessionFile:
         """All sessions, at most `size` at a time."""
         first = 0
         try:
-            with pq.ParquetFile(self.path) as parquet:
-                batches = parquet.iter_batches(size, columns=self.columns.names, use_threads=False)
+            with open_table(self.path) as table:
+                batches = table.batches(size, self.columns.names)
                 for sessions in self.columns.read(batches, unknown):
                     yield sessions
                     first += len(sessions.lengths_S)
@@ -63,7 +60,7 @@ def recommend_file(config: RecommendConfig, recommender: TrackRecommender) -> No
     with atomic_output(config.output, config.overwrite, _is_ours) as scratch:
         try:
             with (
-                pq.ParquetWriter(scratch / "result", source.columns.ranked) as writer,
+                table_writer(scratch / "result", source.columns.ranked) as writer,
                 stage("recommending", source.num_sessions, "sessions") as advance,
             ):
                 for sessions in source.sessions(size, config.unknown):
@@ -84,7 +81,7 @@ def recommend_file(config: RecommendConfig, recommender: TrackRecommender) -> No
 def _is_ours(file: Path) -> bool:
     """Whether this command may have written `file`, so that --overwrite may replace it."""
     try:
-        require_regular_file(file)
-        return {"tracks", "scores"} <= set(pq.read_schema(file).names)
+        with open_table(file) as table:
+            return {"tracks", "scores"} <= set(table.schema.names)
     except DAMAGED:
         return False

@@ -99,6 +99,6 @@ def read_with_contexts(store: SessionStore) -> Iterator[tuple[Plays, dict[str, p
 def _contexts(part: SessionStore) -> Iterator[dict[str, pa.Array]]:
     names = part.manifest.context_columns
     for file in part.parts:
-        for group in [group for group, rows in enumerate(session_files.sizes(file)) if rows]:
+        for group in [group for group, (rows, _) in enumerate(session_files.sizes(file)) if rows]:
             columns = session_files.read_contexts(file, group, names)
             yield {name: pc.fill_null(column, "not known") for name, column in columns.items()}

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from skipwise.common.errors import UserError
-from skipwise.common.files import FileRecord, read_json, write_json
+from skipwise.common.files import FileRecord, read_json, read_text, write_json
 from skipwise.common.schema import validate
 
 
@@ -43,3 +43,21 @@ def test_json_is_written_by_one_rename(tmp_path):
         file.write_text(text)
         with pytest.raises(UserError, match="metrics.json is not .*: expected metrics"):
             read_json(file, "metrics")
+
+
+def test_json_of_more_values_than_memory_holds_is_refused(tmp_path):
+    """63 MB of empty lists took 1.5 GB."""
+    file = tmp_path / "checkpoint.json"
+    file.write_text('{"a":[' + "[]," * (1 << 21) + "[]]}")
+    with pytest.raises(UserError, match="checkpoint.json has more than 4,194,304 values: expected an index"):
+        read_json(file, "an index")
+
+
+def test_a_sparse_file_is_not_read_whole(tmp_path):
+    file = tmp_path / "best"
+    with open(file, "wb") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(UserError, match="best has more than 1,000 bytes: expected a name"):
+        read_text(file, "a name", 1000)
+    with pytest.raises(UserError, match="best has more than 67,108,864 bytes: expected an index"):
+        read_json(file, "an index")

@@ -103,9 +103,9 @@ def test_one_job_at_a_time_sweeps(run, folder: Path):
     assert list((folder / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("cut", ['{"op_code":4,"worker_id":"a', '{"op'])
+@pytest.mark.parametrize("cut", ['{"op_code":4,"worker_id":"a', '{"op', '{"op_code":4,"wor\n', "\0" * 70, "\0\0\n"])
 def test_what_a_process_killed_while_it_wrote_left_is_not_in_the_way(folder: Path, cut: str):
-    """Optuna's own lock, for which it would wait 30 s, and half a line, with which no study could be read again."""
+    """Optuna's own lock, for which it would wait 30 s, and half a line or zeros, with which no study could be read."""
     config = RECIPES["unidir"]()
     sweep = Sweep(folder / "out", "unidir", config, config, {}, 0, {"seed": "0"})
     study = open_study(sweep)
@@ -120,6 +120,27 @@ def test_what_a_process_killed_while_it_wrote_left_is_not_in_the_way(folder: Pat
         study.tell(study.ask(), 0.5)
         assert len(finished(study)) == number + 2 and time.monotonic() - began < 10
         assert file.read_text().startswith(whole) and not Path(f"{file}.lock").is_symlink()
+
+
+@pytest.mark.parametrize("line", ['{"op_code": 99}', "[1]", "[" * 9000])
+def test_lines_that_optuna_did_not_write_are_refused(folder: Path, line: str):
+    config = RECIPES["unidir"]()
+    sweep = Sweep(folder / "out", "unidir", config, config, {}, 0, {"seed": "0"})
+    open_study(sweep)
+    file = folder / "out" / "study.jsonl"
+    whole = file.read_text()
+    file.write_text(f"{whole}{line}\n{whole}")
+    with pytest.raises(UserError, match="study.jsonl is not a study that sweep wrote: choose another --output"):
+        open_study(sweep)
+
+
+def test_a_study_of_terabytes_is_refused(folder: Path):
+    (folder / "out").mkdir()
+    with open(folder / "out" / "study.jsonl", "wb") as stream:
+        stream.truncate(1 << 40)
+    config = RECIPES["unidir"]()
+    with pytest.raises(UserError, match="study.jsonl has 1,099,511,627,776 bytes, expected at most 1,073,741,824"):
+        open_study(Sweep(folder / "out", "unidir", config, config, {}, 0, {}))
 
 
 def test_a_file_that_is_no_study_is_left_as_it_is(folder: Path):

@@ -12,7 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from skipwise.common.errors import UserError
+from skipwise.datapipes.overlap import shared_sessions
 from skipwise.datapipes.prepare import PrepareConfig, prepare
+from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.datapipes.vocabulary_match import match
 
@@ -45,15 +47,16 @@ def log(tmp_path_factory) -> Path:
     return file
 
 
-def prepared(log: Path, folder: Path) -> list[dict[str, bytes]]:
-    """Two datasets, the second in the rows of the first."""
+def prepared(log: Path, folder: Path) -> tuple[dict[str, bytes], dict[str, bytes], int]:
+    """Two datasets, the second in the rows of the first, and how many sessions they share."""
     for name, options, vocabulary in (("first", OPTIONS[0], None), ("second", OPTIONS[1], folder / "first")):
         prepare(PrepareConfig(input=(log,), output=folder / name, vocabulary=vocabulary, threads=1, **options))
-    return [content(folder / name) for name in ("first", "second")]
+    first, second = (folder / name for name in ("first", "second"))
+    return content(first), content(second), shared_sessions(SessionStore(str(first)), SessionStore(str(second)))
 
 
 @pytest.fixture(scope="module")
-def plain(log: Path, tmp_path_factory) -> list[dict[str, bytes]]:
+def plain(log: Path, tmp_path_factory) -> tuple[dict[str, bytes], dict[str, bytes], int]:
     return prepared(log, tmp_path_factory.mktemp("plain"))
 
 
@@ -66,7 +69,7 @@ def plain(log: Path, tmp_path_factory) -> list[dict[str, bytes]]:
 @example("code=1")
 @example("run\\1")
 @example("run\\[1]")
-def test_the_same_dataset_wherever_it_is_written(log: Path, plain: list, tmp_path_factory, name: str):
+def test_the_same_dataset_wherever_it_is_written(log: Path, plain: tuple, tmp_path_factory, name: str):
     folder = tmp_path_factory.mktemp("odd") / name
     if unreadable(name):
         with pytest.raises(UserError, match="has a backslash and one of .*: rename the folder"):
@@ -77,11 +80,18 @@ def test_the_same_dataset_wherever_it_is_written(log: Path, plain: list, tmp_pat
 
 
 def test_a_relative_place_that_looks_like_a_home(
-    log: Path, plain: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    log: Path, plain: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     prepare(PrepareConfig(input=(log,), output=Path("~x", "out"), threads=1, **OPTIONS[0]))
     assert content(tmp_path / "~x" / "out") == plain[0]
+
+
+def test_a_relative_place_that_looks_like_a_url(
+    log: Path, plain: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert prepared(log, Path("data-2026-11-26T16:40")) == plain
 
 
 def vocabulary(folder: Path, ids: list[str]) -> Vocabulary:

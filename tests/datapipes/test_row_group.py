@@ -1,5 +1,7 @@
 """A row group is what was written, to the bit."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 
 from skipwise.common.errors import UserError
 from skipwise.datapipes import session_files as row_group
+from skipwise.datapipes.sessions import SessionStore
+from tests.support.lying_tables import lie, lists_of_zeros
 
 lists_of_rows = st.lists(st.lists(st.integers(0, 2**31 - 1), max_size=4), min_size=1, max_size=4)
 
@@ -43,7 +47,7 @@ def test_what_is_read_is_what_was_written(tmp_path):
         "skips": pa.array([[0, 3], [1]], pa.list_(pa.int8())),
     }
     pq.write_table(pa.table(lists), tmp_path / "part.parquet", row_group_size=1)
-    assert row_group.sizes(tmp_path / "part.parquet") == [1, 1]
+    assert row_group.sizes(tmp_path / "part.parquet") == [(1, 2), (1, 1)]
     rows = row_group.read(tmp_path / "part.parquet", 0)
     assert [values.tolist() for values in rows] == [[2], [1, 2], [0, 3]]
 
@@ -82,3 +86,27 @@ def test_columns_of_another_type_are_refused(column: str, type_of: pa.DataType, 
     )
     with pytest.raises(UserError, match=says):
         row_group.read(tmp_path / "part.parquet", 0)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "said", "says"),
+    [
+        ([100_000, 2, 3, 4], None, "row group 0: holds 100,009 plays where the manifest allows 16: run prepare again"),
+        ([100_000, 2, 3, 4], 13, r"row group 0: cannot be read \(row group 0 has 100,000 values in 'tracks' where its"),
+    ],
+)
+def test_a_file_of_more_plays_than_the_manifest_says_is_refused(lengths, said, says, make_dataset):
+    """Before they are decoded: 920 bytes may hold any number of plays."""
+    data = make_dataset([([1, 2, 0, 0], [0, 0, 0, 0])] * 4, 3, parts=1)
+    file = data / "sessions" / "part-00000.parquet"
+    lists_of_zeros(file, lengths)
+    if said:
+        lists_of_zeros(file, [100_000])
+        lie(file, 100_000, said)
+        content = json.loads((data / "manifest.json").read_text())
+        content |= {"counts": content["counts"] | {"sessions": 1}, "parts": {file.name: 1}}
+        content["session_lengths"]["max"] = 13
+        content.pop("manifest_hash")
+        (data / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=says):
+        SessionStore(str(data)).read(np.zeros(1, np.int64))

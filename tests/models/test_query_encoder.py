@@ -43,6 +43,9 @@ def test_weights_of_another_config_are_refused():
         load_query_encoder(EncoderConfig(max_length=7, heads=2), EncoderShape(8), state)
     with pytest.raises(RuntimeError, match="Missing key"):
         load_query_encoder(EncoderConfig(direction="bidirectional", max_length=6, heads=2), EncoderShape(8), state)
+    double = {name: tensor.double() for name, tensor in state.items()}
+    with pytest.raises(RuntimeError, match="is torch.float64, expected torch.float32"):
+        load_query_encoder(EncoderConfig(max_length=6, heads=2), EncoderShape(8), double)
 
 
 def test_serving_modules_import_neither_torchrec_nor_fbgemm():

@@ -170,3 +170,13 @@ def test_a_part_that_was_vouched_for_and_is_damaged(whole: Path, tmp_path_factor
         assert str(copy) in str(error) and str(error).isprintable()
     else:
         assert len(opened.tracks) == TRACKS and opened.vectors.take(np.arange(TRACKS)).shape == (TRACKS, DIM)
+
+
+def test_queries_are_no_larger_than_their_file(copy: Path):
+    """2.9 TiB, by its header."""
+    with open(copy / "queries.npy", "wb") as stream:
+        shape = {"descr": "<f4", "fortran_order": False, "shape": (10**11, DIM)}
+        np.lib.format.write_array_header_1_0(stream, shape)
+    change(copy, queries=record(copy, "queries.npy") | {"rows": 10**11})
+    with pytest.raises(UserError, match="queries.npy cannot be read .*: export again"):
+        OpenExport.open(copy).queries()

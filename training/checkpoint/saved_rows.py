@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from torch import Tensor
 
 from skipwise.common.distributed import on_rank_0
 from skipwise.common.errors import UserError
+from skipwise.common.tables import read_table
 from skipwise.training.build import TABLE_WEIGHT
 from skipwise.training.checkpoint.checkpoint_index import CheckpointIndex
 from skipwise.training.checkpoint.checkpoints import best_checkpoint, open_checkpoint
@@ -57,7 +57,7 @@ def read_matches(file: Path, first: int, last: int) -> tuple[np.ndarray, np.ndar
 
     Returns the rows and those of the other table, int64 [X] each, in ascending order of the latter.
     """
-    table = pq.read_table(file, columns=["row", "source"], filters=[("row", ">=", first), ("row", "<", last)])
+    table = read_table(file, ["row", "source"], filters=[("row", ">=", first), ("row", "<", last)])
     row_X, source_X = (table[name].to_numpy().astype(np.int64) for name in ("row", "source"))
     order_X = source_X.argsort(kind="stable")
     return row_X[order_X], source_X[order_X]

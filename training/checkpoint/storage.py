@@ -101,7 +101,10 @@ def read_box(folder: Path, index: CheckpointIndex, name: str, first: Sequence[in
                 tuple(slice(start - zero, end - zero) for start, end, zero in zip(starts, ends, zeros, strict=True))
                 for zeros in (chunk.offsets, first)
             )
-            missing -= target[here].copy_(_read(folder / chunk.file, _key(name, chunk.offsets), there)).numel()
+            source = _read(
+                folder / chunk.file, _key(name, chunk.offsets), index.tensors[name].dtype, chunk.shape, there
+            )
+            missing -= target[here].copy_(source).numel()
     if missing:
         raise OSError(f"{folder}: its files hold '{name}' in part, or twice")
 
@@ -149,12 +152,15 @@ def _numbers(tensor: Tensor) -> memoryview:
     return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
-def _read(file: Path, key: str, where: tuple[slice, ...]) -> Tensor:
+def _read(file: Path, key: str, dtype: DType, shape: list[int], where: tuple[slice, ...]) -> Tensor:
     try:
         with safe_open(file, framework="pt") as source:
-            found = source.get_slice(key)[where]
+            stored = source.get_slice(key)
+            if (stored.get_dtype(), stored.get_shape()) != (dtype, shape):
+                raise OSError(
+                    f"it holds '{key}' as {stored.get_dtype()} {stored.get_shape()}, expected {dtype} {shape}"
+                )
+            found: Tensor = stored[where]
+            return found
     except (SafetensorError, OSError) as error:
         raise OSError(f"{file} cannot be read ({brief(error)})") from error
-    if list(found.shape) != [part.stop - part.start for part in where]:
-        raise OSError(f"{file} holds another '{key}' than the index of the checkpoint says")
-    return found

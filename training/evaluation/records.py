@@ -6,16 +6,17 @@
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import Tensor
 
 from skipwise.common.distributed import barrier, rank
 from skipwise.common.errors import UserError
+from skipwise.common.tables import open_table, read_table, table_writer
 from skipwise.datapipes.view import counts_as_skipped
 from skipwise.training.evaluation.metrics import METRICS, percentile_rank
 
@@ -101,7 +102,8 @@ class TargetRankWriter:
             shutil.rmtree(self._partial, ignore_errors=True)
             self._partial.mkdir(parents=True)
         barrier()
-        self._file = pq.ParquetWriter(self._partial / f"part-{rank():05}.parquet", _SCHEMA)
+        self._open = ExitStack()
+        self._file = self._open.enter_context(table_writer(self._partial / f"part-{rank():05}.parquet", _SCHEMA))
         return self
 
     def write(self, **columns: Tensor) -> None:
@@ -116,7 +118,7 @@ class TargetRankWriter:
         self._file.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        self._file.close()
+        self._open.close()
         if kind:
             return
         barrier()
@@ -156,9 +158,10 @@ def read_target_ranks(run: Path, protocol: str, split: str) -> TargetRanks:
         raise UserError(f"{folder} holds no ranks: measure the run with evaluate --run {run} {option}")
     try:
         for part in parts:
-            if missing := set(_SCHEMA.names) - {*pq.read_schema(part).names, *SKIP_COLUMNS}:
-                raise ValueError(f"{part.name} lacks {', '.join(sorted(missing))}")
-        table = pa.concat_tables([pq.read_table(part, schema=_SCHEMA) for part in parts])
+            with open_table(part) as opened:
+                if missing := set(_SCHEMA.names) - {*opened.schema.names, *SKIP_COLUMNS}:
+                    raise ValueError(f"{part.name} lacks {', '.join(sorted(missing))}")
+        table = pa.concat_tables([read_table(part, schema=_SCHEMA) for part in parts])
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(
             f"{folder} cannot be read ({error}): measure the run again with evaluate --run {run}"

@@ -20,6 +20,10 @@ from skipwise.training.config_fields import from_mapping
 
 CHECKPOINTS = "checkpoints"
 MATCHES = "matches.parquet"
+METRICS_LINES = "the metrics of a run's steps"
+"""What `metrics.jsonl` holds."""
+LARGEST_METRICS = 1 << 28
+"""Bytes of `metrics.jsonl`."""
 _OLDER = replace(
     RunConfig(),
     loss=replace(LossConfig(), mask_repeats=False),

@@ -10,9 +10,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from skipwise.common.distributed import logger, rank
-from skipwise.common.files import write_text
+from skipwise.common.files import read_text, write_text
 from skipwise.models.task import StepLosses
-from skipwise.training.run.directory import RunDirectory
+from skipwise.training.run.directory import LARGEST_METRICS, METRICS_LINES, RunDirectory
 from skipwise.training.run.position import Position
 
 
@@ -109,7 +109,7 @@ def _drop_later_lines(file: Path, position: Position, step: int) -> None:
         return
     here = position.phase == "refit", position.epoch, step
     kept = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in read_text(file, METRICS_LINES, LARGEST_METRICS).splitlines():
         try:
             values = json.loads(line)
             line_step = values["step"] if values["kind"] != "validation" else float("inf")

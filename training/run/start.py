@@ -1,6 +1,7 @@
 """The start of a run: in a new directory, with its config, vocabulary and record, or where it was stopped."""
 
 import dataclasses
+import glob
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -205,7 +206,7 @@ def _restarted_directory(recipe: str) -> Path | None:
     launch = os.environ.get("TORCHELASTIC_RUN_ID")
     if not launch or not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
         return None
-    for file in Path("runs").glob(f"{recipe}-[0-9][0-9][0-9]*/{RUN_RECORD}"):
+    for file in Path("runs").glob(f"{glob.escape(recipe)}-[0-9][0-9][0-9]*/{RUN_RECORD}"):
         if read_json(file, "a run").get("launch") == launch:
             return file.parent
     return None

@@ -67,3 +67,12 @@ def test_records_of_an_older_version_are_refused(tmp_path: Path):
     pq.write_table(pq.read_table(part).drop_columns(["ties", "repeated"]), part)
     with pytest.raises(UserError, match="part-00000.parquet lacks repeated, ties.*measure the run again"):
         read_target_ranks(tmp_path, "full", "test")
+
+
+@pytest.mark.parametrize("name", ["runs-2026-11-26T16:40", "file:a", "a:1", "rank=9"])
+def test_a_relative_run_directory_is_no_url(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with TargetRankWriter(Path(name), "paper", "test") as record:
+        record.write(**batch_of([1, 2]))
+    assert (tmp_path / name / "ranks").is_dir()
+    assert read_target_ranks(Path(name), "paper", "test").rank.tolist() == [2, 3]

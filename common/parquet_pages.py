@@ -1,0 +1,82 @@
+"""How many values the pages of a Parquet file hold, read from their headers before any page is decoded.
+
+A column's count stands in the footer and again before each page, as a `PageHeader` in Thrift's compact protocol
+(https://github.com/apache/parquet-format). Arrow believes the pages: one of ten bytes may hold a billion values.
+"""
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_DEEPEST = 8
+_COMPRESSED_BYTES, _DATA_PAGE, _DATA_PAGE_V2 = 3, 5, 8
+_NUM_VALUES = 1
+
+
+def page_values(file: pa.NativeFile, column: pq.ColumnChunkMetaData) -> int:
+    """Returns the number of values in a column's pages, levels counted as values; moves `file`.
+
+    Raises `ValueError` for headers that are not Parquet's.
+    """
+    place = column.data_page_offset
+    if column.has_dictionary_page and 0 < (column.dictionary_page_offset or 0) < place:
+        place = column.dictionary_page_offset
+    end, values = place + column.total_compressed_size, 0
+    while place < end:
+        file.seek(place)
+        header = _struct(file, 0)
+        page, size = header.get(_DATA_PAGE, header.get(_DATA_PAGE_V2, {})), header.get(_COMPRESSED_BYTES)
+        if not isinstance(size, int) or size < 0 or not isinstance(page, dict):
+            raise ValueError("a page without a header")
+        values += page.get(_NUM_VALUES, 0)
+        place = file.tell() + size
+    return values
+
+
+def _struct(file: pa.NativeFile, depth: int) -> dict[int, Any]:
+    """Numbers and structs by the number of their field."""
+    found: dict[int, Any] = {}
+    field = 0
+    while head := _byte(file):
+        field = field + (head >> 4) if head >> 4 else _signed(_number(file))
+        found[field] = _value(file, head & 15, depth)
+    return found
+
+
+def _value(file: pa.NativeFile, kind: int, depth: int) -> Any:
+    match kind:
+        case 1 | 2:
+            return kind == 1
+        case 3:
+            return _byte(file)
+        case 4 | 5 | 6:
+            return _signed(_number(file))
+        case 8:  # bytes: the least and the greatest value of a page
+            length = _number(file)
+            file.seek(file.tell() + length)
+            return None
+        case 12 if depth < _DEEPEST:
+            return _struct(file, depth + 1)
+    raise ValueError("a page header of another form")
+
+
+def _number(file: pa.NativeFile) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = _byte(file)
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value
+    raise ValueError("a number of more than 64 bits in a page header")
+
+
+def _signed(number: int) -> int:
+    return (number >> 1) ^ -(number & 1)
+
+
+def _byte(file: pa.NativeFile) -> int:
+    content = file.read(1)
+    if not content:
+        raise ValueError("a page header that ends early")
+    return int(content[0])
