@@ -1,6 +1,7 @@
 """Free memory of host and device, and free disk space; None where they cannot be read."""
 
 import ctypes
+import resource
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,17 @@ def available_memory(root: Path = Path("/")) -> int | None:
     """
     free = [kilobytes * 1024 for word, kilobytes in _fields(root / "proc/meminfo").items() if word == "MemAvailable:"]
     return min(free + _free_in_groups(root), default=None)
+
+
+def process_memory(root: Path = Path("/")) -> int | None:
+    """Returns the bytes that this process may still allocate by its own limits (ulimit -v and -d), None without one."""
+    used = _fields(root / "proc/self/status")
+    rooms = []
+    for limit, word in ((resource.RLIMIT_AS, "VmSize:"), (resource.RLIMIT_DATA, "VmData:")):
+        most, _ = resource.getrlimit(limit)
+        if most != resource.RLIM_INFINITY and word in used:
+            rooms.append(max(most - used[word] * 1024, 0))
+    return min(rooms, default=None)
 
 
 def device_memory(device: "torch.device") -> int | None:

@@ -71,7 +71,7 @@ class Table:
         """Of columns without lists Arrow reads no more than there are rows."""
         for name, chunks in self._chunks(group).items():
             for chunk, repeated in chunks:
-                if not repeated or (columns is not None and name not in columns):
+                if not (repeated and chunk.num_values) or (columns is not None and name not in columns):
                     continue
                 if chunk.num_values > most:
                     raise ValueError(

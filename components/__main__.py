@@ -2,13 +2,15 @@
 
 import importlib
 import os
+import platform
 import shlex
 import sys
 from collections.abc import Callable
 from typing import get_type_hints
 
 from skipwise.common import failure
-from skipwise.common.errors import UserError, shown
+from skipwise.common.errors import UserError, printable, shown
+from skipwise.common.out_of_memory import is_out_of_memory, shortage
 
 COMMANDS = {
     "synthesize": "write a synthetic log in MSSD's schema",
@@ -29,6 +31,15 @@ COMMANDS = {
 }
 """Each is the module `components.NAME` with a function `NAME(config)`. A module is imported when its command is run,
 and imports what it needs once its command line is read: `--help` and refusals never wait for torch."""
+_LESS_MEMORY = {
+    **dict.fromkeys(
+        ("train", "table", "sweep"),
+        "use more ranks, or a smaller data.batch_size, encoder.max_length, evaluate.batch_size or table.dim",
+    ),
+    **dict.fromkeys(("evaluate", "export"), "use more ranks, or a machine with more memory"),
+    "prepare": "use a smaller --memory, which leaves more to the rest of the process",
+    "recommend": "use a smaller --batch",
+}
 _USAGE = """usage: skipwise COMMAND [OPTIONS]
 
 {commands}
@@ -90,8 +101,15 @@ def guarded(program: Callable[[list[str]], None], argv: list[str]) -> None:
             failure.wait_for_rank_0()
         raise
     except Exception as error:
-        failure.record(f"{type(error).__name__}: {error}")
-        raise
+        if not is_out_of_memory(error):
+            failure.record(f"{type(error).__name__}: {error}")
+            raise
+        who = f"rank {os.environ['RANK']} of {platform.node()}" if "RANK" in os.environ else "this process"
+        way = _LESS_MEMORY.get(argv[0] if argv else "", "use a machine with more memory, or end what else runs on it")
+        sentence = printable(f"skipwise: {who} is out of memory ({shortage(error)}): {way}")
+        print(sentence, file=sys.stderr, flush=True)
+        failure.record(sentence)
+        sys.exit(1)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 torchrun unpickles keys of its store. torch's TCPStore listens on all interfaces, unless it is given a socket.
 """
 
+import signal
 import socket
 import sys
 from typing import Any
@@ -23,9 +24,20 @@ def main() -> None:
             super().__init__(host_name, port, *options, is_master=is_master, **more)
 
     dist.TCPStore = LoopbackStore  # type: ignore[attr-defined]
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun  # imported now, as it takes the class by that name
 
-    torchrun(["--local-addr", LOOPBACK, *sys.argv[1:]])
+    try:
+        torchrun(["--local-addr", LOOPBACK, *sys.argv[1:]])
+    except ChildFailedError as error:
+        for rank in sorted(rank for rank, failed in error.failures.items() if failed.exitcode == -signal.SIGKILL):
+            print(
+                f"skipwise: rank {rank} was killed by the system (exit code -9), as a rule for memory: use more ranks "
+                "or machines, raise the limit of its container, or lower data.batch_size, encoder.max_length or "
+                "table.dim",
+                file=sys.stderr,
+            )
+        raise
 
 
 if __name__ == "__main__":

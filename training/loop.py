@@ -7,6 +7,7 @@ import torch
 
 from skipwise.common.distributed import logger
 from skipwise.datapipes.sessions import SessionStore
+from skipwise.datapipes.signals import Signals
 from skipwise.training.active_run import ActiveRun
 from skipwise.training.build import check, reading_inputs
 from skipwise.training.config import PROTOCOLS, RunConfig, TrainConfig
@@ -37,7 +38,8 @@ def train(config: RunConfig, recipe: str, stop_early: StopEarly | None = None, t
     longest = store.manifest.session_lengths["max"]
     if longest > config.encoder.max_length:
         logger.info(f"sessions have up to {longest} tracks: the last {config.encoder.max_length} are read")
-    check_machines(config, store.num_tracks, longest, Path(config.run_dir or "runs"))
+    num_signals = Signals.of(config.data.inputs, store.contexts).num_rows
+    check_machines(config, store.num_tracks, longest, Path(config.run_dir or "runs"), num_signals)
     with locked_run(config, recipe, store) as run:
         if run.finished:
             logger.info(f"{run.path} is finished already; choose another --run-dir to train again")

@@ -1,11 +1,12 @@
 """What is left of made-up machines and of this one."""
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
-from skipwise.common.machine import available_memory, free_disk
+from skipwise.common.machine import available_memory, free_disk, process_memory
 
 
 def machine(root: Path, files: dict[str, str]) -> Path:
@@ -64,3 +65,19 @@ def test_this_machine_is_read():
 def test_a_disk_is_asked_through_the_nearest_parent(tmp_path: Path):
     assert free_disk(tmp_path / "absent" / "run") > 0
     assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.parametrize(
+    ("limits", "free"),
+    [
+        ({}, None),
+        ({"AS": 5000 * 1024}, 2000 * 1024),
+        ({"DATA": 1500 * 1024, "AS": 5000 * 1024}, 500 * 1024),
+        ({"DATA": 1}, 0),
+    ],
+)
+def test_limits_of_a_process(limits: dict[str, int], free: int | None, tmp_path: Path, monkeypatch):
+    known = {getattr(resource, f"RLIMIT_{name}"): most for name, most in limits.items()}
+    monkeypatch.setattr(resource, "getrlimit", lambda limit: (known.get(limit, resource.RLIM_INFINITY), 0))
+    root = machine(tmp_path, {"proc/self/status": "Name:   python\nVmSize:     3000 kB\nVmData:     1000 kB\n"})
+    assert process_memory(root) == free

@@ -76,6 +76,16 @@ def test_pages_that_hold_more_than_their_footer_says_are_refused(version: str, c
         read_table(file)
 
 
+def test_tables_and_row_groups_without_rows_are_read(tmp_path: Path):
+    file = tmp_path / "part.parquet"
+    write_table(TABLE.slice(0, 0), file)
+    assert read_table(file).equals(TABLE.slice(0, 0))
+    lists_of_zeros(file, [300_000])
+    lie(file, 300_000, 0)
+    with open_table(file) as table:
+        assert len(table.group(0)) == 0
+
+
 def test_more_values_than_expected_are_refused(tmp_path: Path):
     file = tmp_path / "part.parquet"
     lists_of_zeros(file, [1000])

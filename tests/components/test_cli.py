@@ -7,10 +7,11 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from skipwise.components import launch
-from skipwise.components.__main__ import COMMANDS, main
+from skipwise.components.__main__ import COMMANDS, guarded, main
 from skipwise.components.cli import parse
 from skipwise.components.recipes import RECIPES
 from skipwise.components.recipes.ablations import ABLATIONS
@@ -172,3 +173,29 @@ def test_output_that_nobody_reads_ends_quietly():
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "rank", "said"),
+    [
+        (
+            ("train", "best"),
+            "",
+            "skipwise: this process is out of memory (MemoryError: Unable to allocate 32.0 PiB for",
+        ),
+        (("recommend",), "", "use a smaller --batch"),
+        (("show",), "", "use a machine with more memory, or end what else runs on it"),
+        (("train",), "3", "skipwise: rank 3 of "),
+    ],
+)
+def test_memory_that_runs_out_is_named(words: tuple[str, ...], rank: str, said: str, capsys, monkeypatch, tmp_path):
+    """Exit code 1: torchrun may start the ranks again, as other processes may have taken the memory."""
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    if rank:
+        monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit) as stop:
+        guarded(lambda _: np.empty(1 << 55, np.int8), [*words])
+    found = capsys.readouterr().err
+    assert stop.value.code == 1 and said in found and found.count("\n") == 1
+    assert found.strip() in json.loads((tmp_path / "error.json").read_text())["message"]["message"]
+    assert "refused" not in (tmp_path / "error.json").read_text()

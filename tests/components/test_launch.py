@@ -223,3 +223,17 @@ def test_only_rank_0_fails_without_delay(monkeypatch):
     monkeypatch.delenv("RANK")
     failure.wait_for_rank_0()
     assert slept == [failure.GRACE_S]
+
+
+def test_a_rank_that_the_system_killed_is_named():
+    """As the kernel does where memory runs out; the other rank ends by itself."""
+    command = "-m skipwise.components.one_node --nproc-per-node 2 --no-python bash -c".split()
+    done = subprocess.run(
+        [sys.executable, *command, "[ $RANK = 0 ] || kill -9 $BASHPID; exec sleep 60"],
+        env=os.environ | {"LOGLEVEL": "ERROR"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    said = "skipwise: rank 1 was killed by the system (exit code -9), as a rule for memory: use more ranks or "
+    assert said in done.stderr[: done.stderr.index("ChildFailedError")] and done.stderr.count("skipwise: rank") == 1

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from skipwise.common.distributed import device, on_all_ranks, rank, world_size
 from skipwise.common.errors import UserError
-from skipwise.common.machine import available_memory, device_memory, free_disk
+from skipwise.common.machine import available_memory, device_memory, free_disk, process_memory
 from skipwise.training.config import RunConfig
 from skipwise.training.guards.memory_needs import check_memory, checkpoint_bytes, size, training_needs
 from skipwise.training.run.directory import CHECKPOINTS
 
 
-def check_machines(config: RunConfig, num_tracks: int, longest: int, run_dir: Path) -> None:
+def check_machines(config: RunConfig, num_tracks: int, longest: int, run_dir: Path, num_signals: int = 0) -> None:
     """Every machine's memory and rank 0's disk; all ranks call it together, and raise the same `UserError`.
 
     No rank goes on, and takes memory, before all have looked.
@@ -22,14 +22,15 @@ def check_machines(config: RunConfig, num_tracks: int, longest: int, run_dir: Pa
         for name, default in (("LOCAL_RANK", rank()), ("LOCAL_WORLD_SIZE", world_size()))
     )
     here = range(rank() - local_rank, rank() - local_rank + local_world_size)
-    needs = training_needs(config, num_tracks, longest, world_size())
+    needs = training_needs(config, num_tracks, longest, world_size(), num_signals)
 
     def look() -> None:
-        check_memory(config, needs, here, available_memory(), device_memory(device()), socket.gethostname())
+        free = available_memory(), device_memory(device()), process_memory()
+        check_memory(config, needs, here, *free, name=socket.gethostname())
         if rank() == 0:
             there = len(list((run_dir / CHECKPOINTS).glob("*/")))  # of a run that goes on
             copies = max(config.checkpoint.keep + 2 - there, 1)
-            check_disk(run_dir, checkpoint_bytes(config, num_tracks, world_size()), copies)
+            check_disk(run_dir, checkpoint_bytes(config, num_tracks, world_size(), num_signals), copies)
 
     on_all_ranks(look)
 

@@ -32,8 +32,11 @@ class Need:
         return f"{self.name}{self.arithmetic and f' {self.arithmetic} ='} {size(self.bytes)}"
 
 
-def training_needs(config: RunConfig, num_tracks: int, longest: int, world_size: int) -> list[Need]:
-    """What each of `world_size` ranks takes to train; `longest`: tracks of the longest session.
+def training_needs(
+    config: RunConfig, num_tracks: int, longest: int, world_size: int, num_signals: int = 0
+) -> list[Need]:
+    """What each of `world_size` ranks takes to train; `longest`: tracks of the longest session; `num_signals`: rows of
+    the signals' table.
 
     A table placed by TorchRec's planner is taken to be spread evenly, as row-wise.
     """
@@ -50,23 +53,27 @@ def training_needs(config: RunConfig, num_tracks: int, longest: int, world_size:
     batch, step = _batch_and_step_bytes(config, num_tracks, longest, world_size)
     candidates = 8 * config.evaluate.batch_size // world_size * config.evaluate.candidates
     queued = config.data.workers * config.data.prefetch * max(batch, candidates)
+    of_signals, text_of_signals = _signal_bytes(config, num_signals)
     needs = [
         Need("table", weight, holders, f"{num_tracks:,} x {table.dim} x {_FLOAT}{share}{note}"),
         Need("its optimizer's state", state, holders, f"{num_tracks:,} x {text} x {_FLOAT}{state_share}"),
         Need("a copy of both for checkpoints", weight + state, holders, on_device=False),
+        Need("the signals' table and its state", of_signals, 1, text_of_signals),
+        Need("a copy of these", of_signals, 1, on_device=False),
         Need("the prefetched batches", queued, world_size, of_table=False, on_device=False),
         Need("a step", step, world_size, of_table=False),
     ]
     return [need for need in needs if need.bytes]
 
 
-def checkpoint_bytes(config: RunConfig, num_tracks: int, world_size: int = 1) -> int:
-    """One checkpoint of all ranks: the table, its state, and the dense weights with Adam's two moments."""
+def checkpoint_bytes(config: RunConfig, num_tracks: int, world_size: int = 1, num_signals: int = 0) -> int:
+    """One checkpoint of all ranks: both tables, their state, and the dense weights with Adam's two moments."""
     table = config.row_table
     holders = table.num_holders(world_size) if table.sharding == "column_wise" else 1
     numbers, _ = _optimizer_numbers(table.optimizer, table.dim // holders)
     dense = config.encoder.num_weights(config.table.dim, config.loss.keep_width, bool(config.data.inputs))
-    return _FLOAT * (num_tracks * (table.dim + holders * numbers) + 3 * dense)
+    of_signals, _ = _signal_bytes(config, num_signals)
+    return _FLOAT * (num_tracks * (table.dim + holders * numbers) + 3 * dense) + of_signals
 
 
 def check_memory(
@@ -75,11 +82,13 @@ def check_memory(
     here: range,
     host: int | None = None,
     gpu: int | None = None,
+    process: int | None = None,
     name: str = "this machine",
 ) -> None:
     """Raises `UserError` where the ranks `here`, those of one machine called `name`, do not fit.
 
-    `host`: bytes free for all of them, None if unknown; `gpu`: bytes free on the GPU of each, None for a CPU.
+    `host`: bytes free for all of them, None if unknown; `gpu`: bytes free on the GPU of each, None for a CPU;
+    `process`: bytes that each may still take by its own limit, None without one.
     """
     if host is not None:
         who = f"the {len(here)} ranks of {name}" if len(here) > 1 else name
@@ -88,6 +97,11 @@ def check_memory(
     if gpu is not None:
         on_device = {need: int(here.start < need.holders) for need in needs if need.on_device}
         _check_room(config.table, on_device, gpu, f"a GPU of {name}", "GPUs")
+
+    if process is not None:
+        on_host = {n: int(here.start < n.holders) for n in needs if gpu is None or not n.on_device}
+        limit = " by its limit (ulimit -v or -d)"
+        _check_room(config.table, on_host, process, f"a process of {name}", "ranks", limit)
 
 
 def size(count: int) -> str:
@@ -109,6 +123,13 @@ def _optimizer_numbers(optimizer: str, columns: int) -> tuple[int, str]:
     }[optimizer]
 
 
+def _signal_bytes(config: RunConfig, num_signals: int) -> tuple[int, str]:
+    """Bytes of the signals' table and its optimizer's state, which one rank holds, and their arithmetic."""
+    dim = config.table.dim
+    numbers, text = _optimizer_numbers(config.table.optimizer, dim)
+    return num_signals * (dim + numbers) * _FLOAT, f"{num_signals:,} x ({dim} + {text}) x {_FLOAT}"
+
+
 def _batch_and_step_bytes(config: RunConfig, num_tracks: int, longest: int, world_size: int) -> tuple[int, int]:
     """Bytes of a rank's largest training batch, as `skipwise.datapipes.collate` makes it, and of a step on it.
 
@@ -123,7 +144,8 @@ def _batch_and_step_bytes(config: RunConfig, num_tracks: int, longest: int, worl
     positions = max(1, min(longest - HELD_OUT["validation"], read))
     bags = min(sessions * min(longest, read) + pool, num_tracks) + 1
     padded = sessions * positions
-    batch = 18 * padded + 8 * pool + 4 * bags  # each padded position's bag, target and flags; the pool; the bags
+    # Each padded position's bag, target, flags and signals; the pool; the bags.
+    batch = (18 + 8 * len(data.inputs)) * padded + 8 * pool + 4 * bags
     rows = 2 * bags * dim + 2 * (padded + pool) * dim
     scores = padded * positions * encoder.heads
     attention = encoder.blocks * (3 * padded * dim + scores) + (scores if encoder.dropout else 0)
@@ -132,8 +154,9 @@ def _batch_and_step_bytes(config: RunConfig, num_tracks: int, longest: int, worl
     return batch, _FLOAT * rows + width * attention + 4 * _FLOAT * weights
 
 
-def _check_room(table: TableConfig, times: dict[Need, int], free: int, who: str, more: str) -> None:
-    """`times`: how often each need is met from the `free` bytes; `more`: what the table can be spread over."""
+def _check_room(table: TableConfig, times: dict[Need, int], free: int, who: str, more: str, limit: str = "") -> None:
+    """`times`: how often each need is met from the `free` bytes; `more`: what the table can be spread over; `limit`:
+    what else than the machine's memory says what is free."""
     of_table = sum(need.bytes * count for need, count in times.items() if need.of_table)
     of_batch = sum(need.bytes * count for need, count in times.items() if not need.of_table)
     if of_table + of_batch <= free:
@@ -155,5 +178,5 @@ def _check_room(table: TableConfig, times: dict[Need, int], free: int, who: str,
         remedies = for_table
     raise UserError(
         f"training needs {size(of_table + of_batch)} of memory on {who} ({'each: ' if most > 1 else ''}{terms}) and "
-        f"{size(free)} are free: use {remedies}"
+        f"{size(free)} are free{limit}: {'raise that, or ' if limit else ''}use {remedies}"
     )

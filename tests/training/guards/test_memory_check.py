@@ -113,6 +113,31 @@ def test_a_checkpoint_by_hand():
     assert checkpoint_bytes(adam, 101, 2) == 101 * 8 * 4 * 3 + 12 * dense(config)
 
 
+def test_signals_by_hand():
+    """9 rows of 8 numbers with one number of state each, on the first rank; two columns of 8 bytes a position."""
+    read = replace(small("shared"), data=replace(small("shared").data, inputs=("skips", "context_type")))
+    needs = {need.name: need for need in training_needs(read, 10**6, 20, 2, 9)}
+    assert (needs["the signals' table and its state"].bytes, needs["a copy of these"].bytes) == (9 * 9 * 4, 9 * 9 * 4)
+    assert needs["the signals' table and its state"].holders == 1 and not needs["a copy of these"].on_device
+    assert str(needs["the signals' table and its state"]).endswith("9 x (8 + 1) x 4 = 0.3 kB")
+    more = needs["the prefetched batches"].bytes - sizes(small("shared"), 10**6, 2)["the prefetched batches"]
+    assert more == 6 * 2 * 8 * 16 * 6
+    assert checkpoint_bytes(read, 101, 1, 9) == checkpoint_bytes(read, 101) + 9 * 9 * 4
+
+
+def test_the_limit_of_a_process_is_a_limit():
+    """A process holds its own part alone; the host may have room for all."""
+    needs = training_needs(config(), TRACKS, 20, 2)
+    own = sum(need.bytes for need in needs)
+    check_memory(config(), needs, range(2), host=3 * own, process=own)
+    with pytest.raises(UserError) as refused:
+        check_memory(config(), needs, range(2), host=3 * own, process=3 * GB, name="box")
+    assert str(refused.value).startswith("training needs 51.6 GB of memory on a process of box (table ")
+    assert str(refused.value).endswith(
+        " and 3.0 GB are free by its limit (ulimit -v or -d): raise that, or use more ranks or a smaller --table.dim"
+    )
+
+
 def refusal(config: RunConfig, ranks: int, here: range, **free: int) -> str | None:
     try:
         check_memory(config, training_needs(config, TRACKS, 20, ranks), here, **free)
