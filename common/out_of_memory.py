@@ -23,5 +23,5 @@ def shortage(error: BaseException) -> str:
     own, all_free = process_memory(), available_memory()
     free = [] if all_free is None else [f"{all_free / 1e9:,.1f} GB are free on the machine or in its control group"]
     if own is not None:
-        free.append(f"the limit of this process (ulimit -v or -d) leaves {own / 1e9:,.1f} GB")
-    return "; ".join([f"{type(error).__name__}: {brief(error)}", *free])
+        free.append(f"the limit of this process (ulimit -v or -d), which may be raised, leaves {own / 1e9:,.1f} GB")
+    return "; ".join([f"{type(error).__name__}: {brief(error)}" if str(error) else type(error).__name__, *free])

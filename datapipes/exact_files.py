@@ -26,6 +26,8 @@ def write(rows: duckdb.DuckDBPyRelation, file: Path, compression: Literal["lz4_r
 
 def _literal(file: Path) -> str:
     path = str(file.absolute())
+    if any("\ud800" <= one <= "\udfff" for one in path):
+        raise UserError(f"{file} is not UTF-8 in its path, which cannot be read: rename the folder")
     if "\\" in path and re.search(r"[\[*?]", path):
         # In a pattern DuckDB takes a backslash for a slash, and has no escape for it.
         raise UserError(f"{file} has a backslash and one of [ * ? in its path, which cannot be read: rename the folder")

@@ -24,6 +24,7 @@ def match(old: Vocabulary, new: Vocabulary, keep: bool, vocabulary: Path, matche
     kept = "" if keep else "WHERE false"
     with tempfile.TemporaryDirectory(dir=matches.parent.absolute(), prefix=SCRATCH) as scratch:
         partials = [Path(scratch) / file.name for file in (vocabulary, matches)]
+        parquet(old.file, new.file, *partials)  # raises for a path that DuckDB cannot be given
         try:
             with duckdb.connect(config={"temp_directory": str(Path(scratch) / "spill")}) as engine:
                 for name, source in (("old", old), ("new", new)):

@@ -27,8 +27,8 @@ def test_what_libraries_raise(library: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(out_of_memory, "process_memory", lambda: 3 * 10**9)
     monkeypatch.setattr(out_of_memory, "available_memory", lambda: 2 * 10**9)
     assert shortage(raised.value).endswith(
-        "; 2.0 GB are free on the machine or in its control group; the limit of this process (ulimit -v or -d) leaves "
-        "3.0 GB"
+        "; 2.0 GB are free on the machine or in its control group; the limit of this process (ulimit -v or -d), which "
+        "may be raised, leaves 3.0 GB"
     )
 
 

@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from skipwise.common.errors import UserError
+from skipwise.common.tables import write_table
 from skipwise.datapipes.overlap import shared_sessions
 from skipwise.datapipes.prepare import PrepareConfig, prepare
 from skipwise.datapipes.sessions import SessionStore
@@ -19,6 +20,7 @@ from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.datapipes.vocabulary_match import match
 
 COLUMNS = "session track file row place strength fault session_id tracks skips number digest code id word count source"
+UNREADABLE = "(has a backslash and one of .*|is not UTF-8 in its path, which cannot be read): rename the folder"
 PIECES = [*"=[]*?'\"\\ ;%~#!-{},ü\n", "**", "1", *COLUMNS.split(), "reason_start", "track_id", "file:"]
 NAMES = st.lists(st.sampled_from(PIECES), min_size=1, max_size=5).map("".join).filter(lambda name: "://" not in name)
 HEADER = "session_id,session_position,track_id_clean,skip_1,skip_2,skip_3,reason_start\n"
@@ -27,7 +29,7 @@ OPTIONS = [{"sample": 15}, {"split": "session", "test_share": 0.3, "validation_s
 
 def unreadable(name: str) -> bool:
     """DuckDB has no way to say it."""
-    return "\\" in name and any(one in name for one in "[*?")
+    return ("\\" in name and any(one in name for one in "[*?")) or "\udcff" in name
 
 
 def content(data: Path) -> dict[str, bytes]:
@@ -72,7 +74,7 @@ def plain(log: Path, tmp_path_factory) -> tuple[dict[str, bytes], dict[str, byte
 def test_the_same_dataset_wherever_it_is_written(log: Path, plain: tuple, tmp_path_factory, name: str):
     folder = tmp_path_factory.mktemp("odd") / name
     if unreadable(name):
-        with pytest.raises(UserError, match="has a backslash and one of .*: rename the folder"):
+        with pytest.raises(UserError, match=UNREADABLE):
             prepared(log, folder)
         assert not folder.exists()
     else:
@@ -97,7 +99,7 @@ def test_a_relative_place_that_looks_like_a_url(
 def vocabulary(folder: Path, ids: list[str]) -> Vocabulary:
     folder.mkdir(parents=True, exist_ok=True)
     columns = {"track_id": ids, "row": pa.array(range(len(ids)), pa.int32()), "count": pa.array([7] * len(ids))}
-    pq.write_table(pa.table(columns), folder / "vocabulary.parquet")
+    write_table(pa.table(columns), folder / "vocabulary.parquet")
     return Vocabulary(folder / "vocabulary.parquet", len(ids), "", "")
 
 
@@ -109,6 +111,7 @@ def vocabulary(folder: Path, ids: list[str]) -> Vocabulary:
 @example("track_id=a")
 @example("source=1")
 @example("count=0")
+@example("\udcff")
 def test_the_same_match_wherever_the_runs_are(tmp_path_factory, name: str):
     """Beside siblings that its name would match as a pattern."""
     top = tmp_path_factory.mktemp("runs")
@@ -119,7 +122,7 @@ def test_the_same_match_wherever_the_runs_are(tmp_path_factory, name: str):
     old, new = vocabulary(top / name, ["a", "b", "c"]), vocabulary(top / name / "new", ["c", "d", "a"])
     files = [top / name / file for file in ("both.parquet", "matches.parquet")]
     if unreadable(name):
-        with pytest.raises(UserError, match="has a backslash and one of .*: rename the folder"):
+        with pytest.raises(UserError, match=UNREADABLE):
             match(old, new, True, *files)
         return
     assert match(old, new, True, *files) == (4, 1, 2)
