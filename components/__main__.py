@@ -34,9 +34,9 @@ and imports what it needs once its command line is read: `--help` and refusals n
 _LESS_MEMORY = {
     **dict.fromkeys(
         ("train", "table", "sweep"),
-        "use more ranks, or a smaller data.batch_size, encoder.max_length, evaluate.batch_size or table.dim",
+        "use more machines, or a smaller data.batch_size, encoder.max_length, evaluate.batch_size or table.dim",
     ),
-    **dict.fromkeys(("evaluate", "export"), "use more ranks, or a machine with more memory"),
+    **dict.fromkeys(("evaluate", "export"), "use more machines, or one with more memory"),
     "prepare": "use a smaller --memory, which leaves more to the rest of the process",
     "recommend": "use a smaller --batch",
 }

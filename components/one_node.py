@@ -32,8 +32,8 @@ def main() -> None:
     except ChildFailedError as error:
         for rank in sorted(rank for rank, failed in error.failures.items() if failed.exitcode == -signal.SIGKILL):
             print(
-                f"skipwise: rank {rank} was killed by the system (exit code -9), as a rule for memory: use more ranks "
-                "or machines, raise the limit of its container, or lower data.batch_size, encoder.max_length or "
+                f"skipwise: rank {rank} was killed by the system (exit code -9), as a rule for memory: use more "
+                "machines, raise the limit of its container, or lower data.batch_size, encoder.max_length or "
                 "table.dim",
                 file=sys.stderr,
             )

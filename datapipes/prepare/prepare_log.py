@@ -7,6 +7,7 @@ import duckdb
 
 from skipwise.common.console import note
 from skipwise.common.errors import UserError
+from skipwise.common.out_of_memory import is_out_of_memory
 from skipwise.common.outputs import atomic_output
 from skipwise.datapipes.exact_files import parquet
 from skipwise.datapipes.manifest import MANIFEST, Manifest
@@ -58,7 +59,7 @@ def prepare(config: PrepareConfig) -> Manifest:
             raise UserError(STOPPED) from None
         if isinstance(error, duckdb.OutOfMemoryException):
             raise UserError(f"--memory {config.memory} GiB does not suffice for this log: raise it") from None
-        if isinstance(error, RuntimeError):
+        if isinstance(error, RuntimeError) or is_out_of_memory(error):
             raise
         raise UserError(f"{config.output} could not be written ({gist(error)}): check the disk") from None
     note(f"wrote {config.output}: {manifest.summary()}")

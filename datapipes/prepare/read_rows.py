@@ -18,6 +18,7 @@ from skipwise.datapipes.session_files import DAMAGED
 FINE, NOT_UTF8, RAGGED, BROKEN = range(4)
 BLOCK = 16 << 20
 PARQUET_BATCH = 1 << 17
+RAGGED_BATCH = 1 << 16
 
 
 def schema_of(source: Source) -> pa.Schema:
@@ -29,19 +30,21 @@ def schema_of(source: Source) -> pa.Schema:
 def read(source: Source, advance: Callable[[int], object]) -> Iterator[pa.RecordBatch]:
     """Yields the rows of `source` in order and calls `advance` with the number of bytes read.
 
-    Rows with a wrong number of fields come last, without a row number. Raises `UserError` for a file that is cut
-    short, holds no rows, or is no table at all.
+    Rows with a wrong number of fields come after those around them, without a row number. Raises `UserError` for a
+    file that is cut short, holds no rows, or is no table at all.
     """
     chunks = parquet_batches(source, advance) if source.suffix == ".parquet" else text_batches(source, advance)
-    row = 0
+    row = unnumbered = 0
     for columns, mark in chunks:
         size = len(columns[0])
-        numbers = pa.nulls(size, pa.int64()) if mark in (RAGGED, BROKEN) else pa.array(np.arange(row, row + size))
+        if mark in (RAGGED, BROKEN):
+            numbers, unnumbered = pa.nulls(size, pa.int64()), unnumbered + size
+        else:
+            numbers, row = pa.array(np.arange(row, row + size)), row + size
         marks = np.full(size, mark, dtype=np.uint8)
         texts = [decode(column, marks) for column in columns]
-        row += size
         yield pa.record_batch([numbers, pa.array(marks), *texts], schema=schema_of(source))
-    if row == 0:
+    if row + unnumbered == 0:
         raise UserError(f"{source.path} has no rows: expected one a play, or leave the file out")
 
 
@@ -79,6 +82,9 @@ def text_batches(source: Source, advance: Callable[[int], object]) -> Iterator[t
                 done = position
                 if len(batch):
                     yield [batch.column(label) for label in wanted], FINE
+                while len(ragged) >= RAGGED_BATCH:
+                    yield ragged_rows(ragged[:RAGGED_BATCH], wanted, source.delimiter)
+                    del ragged[:RAGGED_BATCH]  # Arrow's thread may have added more
     except OSError:
         raise damaged(source) from None
     except pa.ArrowInvalid as error:
@@ -93,10 +99,15 @@ def text_batches(source: Source, advance: Callable[[int], object]) -> Iterator[t
             what = "holds a line of tens of megabytes, or a quote that is never closed"
         raise UserError(f"{source.path} {what}: expected a play a line") from None
     if ragged:
-        rows = [text.encode().split(source.delimiter.encode()) for text in ragged]
-        columns = [[row[int(label)] if int(label) < len(row) else None for row in rows] for label in wanted]
-        mark = BROKEN if any("\n" in text for text in ragged) else RAGGED
-        yield [pa.array(column, pa.binary()) for column in columns], mark
+        yield ragged_rows(ragged, wanted, source.delimiter)
+
+
+def ragged_rows(lines: list[str], wanted: list[str], delimiter: str) -> tuple[list[pa.Array], int]:
+    """The columns of rows of a wrong number of fields, as far as they have them."""
+    rows = [text.encode().split(delimiter.encode()) for text in lines]
+    columns = [[row[int(label)] if int(label) < len(row) else None for row in rows] for label in wanted]
+    mark = BROKEN if any("\n" in text for text in lines) else RAGGED
+    return [pa.array(column, pa.binary()) for column in columns], mark
 
 
 @contextmanager

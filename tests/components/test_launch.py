@@ -235,5 +235,5 @@ def test_a_rank_that_the_system_killed_is_named():
         text=True,
     )
     assert done.returncode == 1
-    said = "skipwise: rank 1 was killed by the system (exit code -9), as a rule for memory: use more ranks or "
+    said = "skipwise: rank 1 was killed by the system (exit code -9), as a rule for memory: use more machines, "
     assert said in done.stderr[: done.stderr.index("ChildFailedError")] and done.stderr.count("skipwise: rank") == 1

@@ -12,8 +12,9 @@ import pytest
 
 from skipwise.common.errors import UserError
 from skipwise.datapipes.manifest import Manifest
-from skipwise.datapipes.prepare import PrepareConfig, prepare
+from skipwise.datapipes.prepare import PrepareConfig, prepare, read_rows
 from skipwise.datapipes.prepare.prepare_log import gist
+from skipwise.datapipes.prepare.sources import find_sources
 
 HEAD = "session_id,session_position,track_id_clean,skip_1,skip_2,skip_3,not_skipped,hour_of_day,premium"
 GOOD = ["a,1,t1,0,0,0,1,7,1", "a,2,t2,0,0,0,1,7,1", "a,3,t3,0,0,0,1,7,1"]
@@ -245,3 +246,22 @@ def test_a_message_names_no_scratch_directory():
     scratch = "/data/.out.host-7.abc.partial/rows.parquet"
     assert gist(OSError(13, "Permission denied", scratch)) == "[Errno 13] Permission denied: 'rows.parquet'"
     assert gist(RuntimeError(f'IO Error: Cannot open file "{scratch}"')) == 'IO Error: Cannot open file "rows.parquet"'
+
+
+def test_rows_of_a_wrong_number_of_fields_are_not_kept_until_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A log of nothing else took several times its size of memory."""
+    rows = [f"s{row // 9},{row % 9},t{row % 5}" + (",x" if row % 3 == 1 else "") for row in range(300)]
+    log = tmp_path / "log.csv"
+    log.write_text("\n".join(["session_id,session_position,track_id_clean", *rows, ""]))
+    (source,) = find_sources(PrepareConfig(input=(log,), output=tmp_path / "out"))
+    monkeypatch.setattr(read_rows, "BLOCK", 400)
+    monkeypatch.setattr(read_rows, "RAGGED_BATCH", 8)
+    batches = list(read_rows.read(source, lambda _: None))
+    ragged = [batch for batch in batches if batch["row"].null_count]
+    assert max(map(len, ragged)) <= 8 and ragged[-1] is batches[-1] and len(ragged) >= 12
+    table = pa.Table.from_batches([batch for batch in batches if not batch["row"].null_count])
+    assert table["row"].to_pylist() == list(range(200))
+    assert table["track"].to_pylist() == [f"t{row % 5}" for row in range(300) if row % 3 != 1]
+    assert [one for batch in ragged for one in batch["track"].to_pylist()] == [
+        f"t{row % 5}" for row in range(1, 300, 3)
+    ]
