@@ -79,7 +79,7 @@ def evaluate(config: EvaluateRunConfig) -> Mapping[Any, Mapping[Any, Any]]:
         measured = evaluate_run(run, protocols, config.data, config.positions)
         for split, held_out in measured.held_out.items():
             count = measured.metrics[protocols[0]][split]["sessions"]
-            logger.info(f"{split}: measured on {count:,} sessions of {held_out.sessions.path}")
+            logger.info(f"{split} of {run.path}: measured on {count:,} sessions of {held_out.sessions.path}")
         logger.info(hit_rate_table(measured.metrics, measured.config))
         if exported:
             logger.info(compared_with(measured.metrics["served"], measured.config, measured.held_out, *exported))

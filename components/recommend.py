@@ -1,7 +1,7 @@
 """Rank the tracks to play next, for one session or for a Parquet file of them.
 
 Example:
-  skipwise recommend --export exports/best --session "t_1,t_2:skip,t_3"
+  skipwise recommend --export exports/best --session "t_1:kept,t_2:skip,t_3"
   skipwise recommend --export exports/best --input sessions.parquet --output recommended.parquet
 """
 
@@ -10,8 +10,11 @@ from skipwise.retrieval.recommend.config import RecommendConfig
 
 def recommend(config: RecommendConfig) -> None:
     """Prints ranked tracks with their scores, and P(kept) where the export has it, or writes them to `output`."""
+    import warnings
+
     import pyarrow as pa
 
+    from skipwise.common.console import note
     from skipwise.retrieval.recommend.bulk import recommend_file
     from skipwise.retrieval.recommend.session_text import check_known, print_ranked, read_session
     from skipwise.retrieval.recommend.track_recommender import TrackRecommender
@@ -19,11 +22,14 @@ def recommend(config: RecommendConfig) -> None:
     plays = None if config.session is None else read_session(config.session)  # refused before an export is read
     recommender = TrackRecommender.load(config.export, config.search)
     recommender.check_k(config.k)
+    if said := recommender.unmeasured(config.dial):
+        note(f"warning: {said}")
     if plays is None:
         recommend_file(config, recommender)
         return
     check_known(recommender.tracks, plays)
     tracks, skipped = ([play[column] for play in plays] for column in (0, 1))
-    session = pa.table({"tracks": [tracks], "skips": [skipped]})
-    ranked = recommender.recommend(session, k=config.k, exclude=config.exclude, dial=config.dial)
+    session = pa.table({"tracks": [tracks], "skips": pa.array([skipped], pa.list_(pa.bool_()))})
+    with warnings.catch_warnings(action="ignore"):  # of what was said above
+        ranked = recommender.recommend(session, k=config.k, exclude=config.exclude, dial=config.dial)
     print_ranked({name: ranked[name][0].as_py() for name in ranked.column_names})

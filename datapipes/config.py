@@ -26,13 +26,13 @@ class DataConfig:
     """The tracks read up to a position (cloze: all visible ones), its target left out, are softmax negatives too."""
     skipped_negatives: float = 0.0
     """As how many softmax negatives each track counts that the session skipped before a position's target (0: none).
-    Needs --data.targets next-kept."""
+    Needs --data.targets next-kept. Not --data.skip-negatives, which is of the skip InfoNCE."""
     skip_up_to: Literal[1, 2, 3] = 2
     """Skip strengths 1 up to this count as skipped: 1 very briefly, 2 briefly, 3 mostly played."""
     skip_flags: Literal["recorded", "shuffled", "shuffled-input", "shuffled-label"] = "recorded"
     """`shuffled`: training's skip flags change places within each session (control: what is learned must vanish);
     `shuffled-input`: as --data.inputs has them alone; `shuffled-label`: as the losses have them alone. As input, all
-    else that is read of a play changes places with its flag."""
+    else that is read of a play changes places with its flag. Of a session of N plays, one keeps its place by chance."""
     skipped_tracks: Literal["read", "filter"] = "read"
     """`filter`: skipped tracks are taken out of every input, and of training's targets, as if never played."""
     inputs: tuple[str, ...] = ()
@@ -44,7 +44,8 @@ class DataConfig:
     targets: Literal["next", "next-kept"] = "next"
     """What a position predicts: the next track, or the next one that the listener kept (the paper's h_i)."""
     skip_negatives: Literal["own", "other"] = "own"
-    """Whose skipped tracks the InfoNCE pushes away: the session's, or those of another one of the batch."""
+    """Whose skipped tracks the skip InfoNCE pushes away: the session's, or those of another one of the batch. Not
+    --data.skipped-negatives, which adds negatives to the softmax."""
     lanes: int = 16
     """Stretches of the epoch's order that are read side by side; ranks must divide it, and it the batch size."""
     shuffle_groups: int = 8

@@ -176,3 +176,9 @@ class LossConfig:
     def keep_width(self) -> int:
         """Columns of a track's row that are the keep head's; 0 without it."""
         return self.keep_dim if self.keep else 0
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the loss that are learned, as reports name them: `nll` (softmax or gBCE), `nce`, `keep`."""
+        weights = {"nll": self.beta, "nce": self.alpha * (self.context != "none"), "keep": self.keep}
+        return tuple(name for name, weight in weights.items() if weight)

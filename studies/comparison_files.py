@@ -16,7 +16,7 @@ from skipwise.studies.groupings import groupings
 from skipwise.studies.markdown_table import markdown_table
 from skipwise.studies.selection_order import selection_markdown, selection_order
 from skipwise.studies.skip_comparison import compare_skips, skips_markdown
-from skipwise.studies.statistics import SIGNIFICANT
+from skipwise.studies.statistics import INTERVAL, SIGNIFICANT
 from skipwise.training.build import training_data
 from skipwise.training.config import PROTOCOLS
 from skipwise.training.evaluation.metrics import METRICS
@@ -118,7 +118,7 @@ def draw(comparison: dict[str, Any], file: Path) -> None:
             axis.invert_yaxis()
     if any(row["paper"] for row in rows.values()):
         axis.plot([], [], "D", markerfacecolor="white", markeredgecolor="0.3", label="the paper's, other data")
-    axis.plot([], [], "o", color="0.3", label="mean and 95 % interval")
+    axis.plot([], [], "o", color="0.3", label="mean and 95 % interval over sessions")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(file, format="png")
 
@@ -142,10 +142,14 @@ def _measured(comparison: dict[str, Any]) -> str:
         "full": "the whole catalogue",
         "paper": "uniform tracks that the session does not contain",
     }[comparison["protocol"]]
+    ceiling = ""
+    if comparison["protocol"] == "served":
+        share = 1 - comparison["repeated"] / comparison["targets"]
+        ceiling = f" No hit rate can be above {_share(share)}, the share of those that were not."
     return (
         f"{comparison['targets']:,} test targets of {comparison['sessions']:,} sessions, {comparison['skipped']:,} of "
         f"them skipped and {comparison['repeated']:,} played before in their session, each among {among} "
-        f"(median {comparison['candidates']:,} others)."
+        f"(median {comparison['candidates']:,} others).{ceiling}"
     )
 
 
@@ -205,7 +209,7 @@ def _tests(rows: Rows) -> list[str]:
             value = f"{_share(figures['mean'])} [{_share(figures['low'])}, {_share(figures['high'])}]"
             spread = "" if figures["over_seeds"] is None else f"{figures['over_seeds']:.4f}"
             lines.append([row["label"], against, metric.upper(), value, spread, *compared])
-    heads = ["model", "against", "metric", "value, 95 % interval", "over seeds ±", "difference, 95 % interval"]
+    heads = ["model", "against", "metric", f"value, {INTERVAL}", "over seeds ±", f"difference, {INTERVAL}, paired"]
     return markdown_table([*heads, "p", "Holm p", "p over seeds", ""], lines)
 
 
@@ -219,8 +223,8 @@ def _skips(rows: Rows) -> list[str]:
         cells = [_interval(".2f", side["percentile_rank"], side["low"], side["high"]) for side in sides]
         cells += [_interval("+.2f", *skips[name]) if name in skips else "" for name in ("gap", "gap_change")]
         lines.append([row["label"], *cells, *(_share(side["hr@10"]) for side in sides)])
-    heads = [f"{side} targets' percentile rank, 95 % interval" for side in ("skipped", "kept")]
-    heads += ["gap, 95 % interval", "gap less the reference model's, 95 % interval"]
+    heads = [f"{side} targets' percentile rank, {INTERVAL}" for side in ("skipped", "kept")]
+    heads += [f"gap, {INTERVAL}", f"gap less the reference model's, {INTERVAL}, paired"]
     heads += [f"{side} targets' HR@10" for side in ("skipped", "kept")]
     return markdown_table(["skip down-ranking", *heads], lines) if lines else []
 
@@ -244,7 +248,7 @@ _READING = (
     "the encoder's output (ŷ). In brackets the gain over the row's reference model (the S- of the same direction, or "
     "what an ablation starts from), in bold the best of each group. With several "
     "seeds a target's value is its mean over seeds. A metric is its expected value over the order of tied tracks. "
-    "Intervals: percentile bootstrap over sessions, 10,000 "
+    "95 % intervals over sessions, of differences paired: percentile bootstrap, 10,000 "
     "resamples; they leave the variance over seeds out, which `over seeds ±` shows (standard deviation of the seeds' "
     "means). p: paired bootstrap on the same sessions and candidates, two-sided; Holm p: corrected over all tests "
     "of the protocol, and what `better` and `worse` go by; p over seeds: paired t-test of the seeds' means. "

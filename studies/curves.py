@@ -12,8 +12,8 @@ from skipwise.training.run.directory import LARGEST_METRICS, METRICS_LINES, RunD
 _MAX_DRAWN = 1e30
 """Larger values, an infinite loss among them, become gaps in a curve."""
 _COLUMNS = {
-    "train": ("step", "epoch", "loss", "nll", "nce", "sessions_per_s"),
-    "refit": ("step", "epoch", "loss", "nll", "nce", "sessions_per_s"),
+    "train": ("step", "epoch", "loss", "nll", "nce", "keep", "sessions_per_s"),
+    "refit": ("step", "epoch", "loss", "nll", "nce", "keep", "sessions_per_s"),
     "validation": ("epoch", "hr@1", "hr@10"),
 }
 
@@ -30,7 +30,7 @@ def read_curves(file: Path) -> dict[str, Curve]:
     found: dict[str, list[tuple[float, ...]]] = {kind: [] for kind in _COLUMNS}
     for number, line in enumerate(lines, start=1):
         try:
-            values = json.loads(line)
+            values = {"keep": 0.0} | json.loads(line)  # runs without a keep head have none
             found[values["kind"]].append(tuple(_number(values[name]) for name in _COLUMNS[values["kind"]]))
         except (ValueError, LookupError, TypeError, RecursionError, OverflowError) as error:
             if number == len(lines):

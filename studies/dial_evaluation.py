@@ -51,6 +51,7 @@ def evaluate_dials(
                 if dial != own:
                     _write(run, dial, ranks)
             run.update_metrics({"dial": told})
+    logger.info(f"test of {run.path} by dial: {held_out.sessions.path}")
     logger.info(dial_text(rows, own, **counts))
     return told
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from skipwise.common.errors import UserError
 from skipwise.training.config import PROTOCOLS, SPLITS
+from skipwise.training.evaluation.hit_rate_table import ceiling
 from skipwise.training.evaluation.metrics import METRICS
 from skipwise.training.evaluation.skip_measures import FORESEEN, ORDERED
 from skipwise.training.run.directory import RunDirectory, read_metrics
@@ -40,11 +41,39 @@ def compare_runs(runs: Sequence[RunDirectory]) -> str:
                     cells = "".join(f"{figures[name] - found[0][name]:+9.4f}" for name in METRICS)
                     lines.append(f"{place}{f'{letter}-A':5}{cells}")
     lines += _of_skips(letters, metrics)
+    lines += _ceilings(letters, metrics)
+    lines += refit_note(letters, [run.config.train.refit for run in runs])
     for letter, run, sections in zip(letters, runs, metrics, strict=True):
         if not any(sections.get(protocol) for protocol in PROTOCOLS):
             lines.append(f"{letter} has no figures by {', '.join(PROTOCOLS)}: evaluate --run {run.path} measures them")
     lines.append("`report --run A --run B` tests whether a difference is significant.")
     return "\n".join(lines)
+
+
+def refit_note(names: Sequence[str], refit: Sequence[bool]) -> list[str]:
+    """A sentence where some runs were refit and others not; else none."""
+    again = [name for name, one in zip(names, refit, strict=True) if one]
+    if len(again) in (0, len(names)):
+        return []
+    others = [name for name in names if name not in again]
+    return [
+        f"Refit on the validation targets, before the test: {', '.join(again)}; not {', '.join(others)}. Part of their "
+        "difference is that they learned from more recent plays: compare refit runs with refit ones."
+    ]
+
+
+def _ceilings(letters: Sequence[str], metrics: Sequence[dict[str, Any]]) -> list[str]:
+    """What `served` allows on each split, where the records count new targets."""
+    found: dict[str, list[str]] = {}
+    for letter, one in zip(letters, metrics, strict=True):
+        for split in SPLITS:
+            values = one.get("served", {}).get(split, {})
+            if values.get("targets") and type(values.get("new_targets")) is int:
+                found.setdefault(f"{split} {ceiling(values):.4f}", []).append(letter)
+    if not found:
+        return []
+    told = "; ".join(f"{limit} ({', '.join(of)})" for limit, of in found.items())
+    return [f"No hit rate by served can be above the share of targets that are new to their session: {told}."]
 
 
 def _of_skips(letters: Sequence[str], metrics: Sequence[dict[str, Any]]) -> list[str]:

@@ -52,9 +52,9 @@ def skips_markdown(compared: dict[str, Any]) -> list[str]:
         "",
         f"At the same {compared['targets']:,} test targets, and {compared['pairs']:,} pairs of a kept track and one "
         "skipped before it; the same by every protocol. Values with 95 % intervals over sessions, with several seeds ± "
-        "the standard deviation over them; in italics the paired difference to the row's baseline. AUC, accuracy, MAA "
-        "(the second half of each session, none of its flags known) and calibration error (ECE) are of P(kept), where "
-        "there is a keep head. Of ECE, less is better; of the others, more.",
+        "the standard deviation over them; in italics the difference to the row's baseline, its interval paired. AUC, "
+        "accuracy, MAA (the second half of each session, none of its flags known) and calibration error (ECE) are of "
+        "P(kept), where there is a keep head. Of ECE, less is better; of the others, more.",
         "",
         *markdown_table(["model", *(LABELS[name] for name in names)], lines),
     ]

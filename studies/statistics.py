@@ -16,6 +16,8 @@ _CHUNK = 2_000_000  # counts that are drawn at once
 _DISTINCT = 1024  # more than the ranks of `paper` with 1,000 candidates: one seed is never pooled there
 _ROUNDING = 1e-12  # the error of sums of thirds
 SIGNIFICANT = 0.05
+INTERVAL = "95 % interval over sessions"
+"""What every table and picture calls `interval`; that of a difference is "paired" too."""
 
 
 def bootstrap_means(values_N: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:

@@ -87,10 +87,11 @@ class RecommendConfig(RecommendOptions):
     export: Path
     """Directory that export wrote."""
     session: str | None = None
-    """Track ids in play order with commas between them; ":skip" after an id: the track was skipped."""
+    """Track ids in play order with commas between them; ":skip" behind an id says that it was skipped, ":kept" that it
+    was kept; of one without either it is not known."""
     input: Path | None = None
     """Many sessions instead: a Parquet file with the column `tracks` (lists of ids) and, optionally, `skips` (for each
-    track whether it was skipped, or at which strength, 0..3) and `session_id`."""
+    track whether it was skipped, or at which strength, 0..3; null: not known) and `session_id`."""
     output: Path | None = None
     """Parquet file to write for --input: `tracks` and `scores`, best first, in the order of the input, and with a keep
     head `kept`, the probability that the listener keeps each."""

@@ -99,6 +99,16 @@ class Recommender:
             )
         return (keep.dial if keep else 0.0) if setting == "auto" else setting
 
+    def unmeasured(self, setting: Dial) -> str:
+        """A sentence where the dial lies beyond what `export` has measured; else empty."""
+        keep = self._opened.manifest.keep
+        if keep is None or setting == "auto" or setting <= keep.curve[-1].dial:
+            return ""
+        return (
+            f"dial {setting:g} lies beyond {keep.curve[-1].dial:g}, up to which {self._opened.path} says what the dial "
+            "costs and gains: evaluate --dial measures it"
+        )
+
     def _kept(self, outputs_BY: Tensor, rows_BK: np.ndarray, keep_dim: int) -> np.ndarray:
         """float32 [B, K]: P(kept) of these rows, 0 for -1."""
         queries_BD, bias_B1 = keep_query(outputs_BY, keep_dim)

@@ -35,7 +35,7 @@ class Sessions:
     rows_P: np.ndarray
     """int64."""
     strengths_P: np.ndarray
-    """int8: skip strengths, `UNKNOWN` without the column `skips`."""
+    """int8: skip strengths, `UNKNOWN` where they are null, and without the column `skips`."""
     contexts_PK: np.ndarray
     """uint16: codes of the context columns that the model reads, 0 for what is not known."""
     num_unknown: int
@@ -73,7 +73,7 @@ class SessionColumns:
             raise UserError(f"{source} has no column 'tracks': expected a list of track ids in each row")
         self._check_lists(schema, "tracks", "track ids as text", _is_text)
         if "skips" in self.names:
-            self._check_lists(schema, "skips", f"true or false, or strengths 0..{STRENGTHS}", _is_flag_or_strength)
+            self._check_lists(schema, "skips", f"true or false, or strengths 0..{STRENGTHS}", _is_skip)
         for column in opened.contexts:
             if column.name in self.names:
                 self._check_lists(schema, column.name, "words, whole numbers or flags", _is_word)
@@ -105,13 +105,21 @@ class SessionColumns:
         self._refuse(first, lengths_S > MAX_PLAYS, "tracks", f"has more than {MAX_PLAYS} tracks: cut it")
         strengths_P = np.full(len(tracks_P), UNKNOWN, dtype=np.int8)
         if "skips" in self.names:
-            skip_lengths_S, skips_P = self._lists(first, batch, "skips")
+            skip_lengths_S, skips_P = self._lists(first, batch, "skips", nulls=True)
             self._refuse(first, skip_lengths_S != lengths_S, "skips", "has not as many values as 'tracks'")
-            strengths_P = skips_P.to_numpy(zero_copy_only=False)
+            known_P = skips_P.is_valid().to_numpy(zero_copy_only=False)
+            skips_P = skips_P.cast(pa.int8()) if skips_P.type == pa.null() else skips_P
+            strengths_P = skips_P.fill_null(pa.scalar(0).cast(skips_P.type)).to_numpy(zero_copy_only=False)
             if strengths_P.dtype == bool:
                 strengths_P = self._opened.view.strengths(strengths_P)
-            wrong_P = (strengths_P < 0) | (strengths_P > STRENGTHS)
-            self._refuse(first, _any(wrong_P, lengths_S), "skips", f"holds a strength outside 0..{STRENGTHS}")
+            self._refuse_play(
+                first,
+                (strengths_P < 0) | (strengths_P > STRENGTHS),
+                lengths_S,
+                "skips",
+                f"is a strength outside 0..{STRENGTHS}",
+            )
+            strengths_P = np.where(known_P, strengths_P, UNKNOWN)
         contexts_PK = self._contexts(first, batch, lengths_S)
         rows_P = self._opened.tracks.rows(tracks_P)
         known_P = rows_P >= 0
@@ -146,8 +154,15 @@ class SessionColumns:
         values = column.flatten()
         lengths_S = np.diff(column.offsets.to_numpy()).astype(np.int64)
         nulls_P = values.is_null().to_numpy(zero_copy_only=False)
-        self._refuse(first, _any(nulls_P, lengths_S) & (not nulls), name, "has a null in its list")
+        self._refuse_play(first, nulls_P & (not nulls), lengths_S, name, "is null")
         return lengths_S, values
+
+    def _refuse_play(self, first: int, wrong_P: np.ndarray, lengths_S: np.ndarray, name: str, trouble: str) -> None:
+        """Names the place of the first wrong value in its list too."""
+        wrong_S = _any(wrong_P, lengths_S)
+        if wrong_S.any():
+            place = int(wrong_P.argmax()) - int(lengths_S[: wrong_S.argmax()].sum())
+            self._refuse(first, wrong_S, name, f"in place {place} {trouble}")
 
     def _refuse(self, first: int, wrong_S: np.ndarray, name: str, trouble: str) -> None:
         if wrong_S.any():
@@ -165,6 +180,10 @@ def _is_word(kind: pa.DataType) -> bool:
 
 def _is_flag_or_strength(kind: pa.DataType) -> bool:
     return bool(pa.types.is_boolean(kind) or pa.types.is_integer(kind))
+
+
+def _is_skip(kind: pa.DataType) -> bool:
+    return _is_flag_or_strength(kind) or bool(kind == pa.null())
 
 
 def _any(wrong_P: np.ndarray, lengths_S: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A session as typed on a command line (`t_1,t_2:skip,t_3`), and ranked tracks as lines of a terminal."""
+"""A session as typed on a command line (`t_1:kept,t_2:skip,t_3`), and ranked tracks as lines of a terminal."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,20 +6,25 @@ from typing import Any
 from skipwise.common.errors import UserError, printable, shown
 from skipwise.retrieval.track_ids import TrackIds
 
-_SKIP = ":skip"
+_MARKS = {":skip": True, ":kept": False}
+_LIKE_MARKS = (":skipped", ":skips", ":keep", ":unskipped")
 
 
-def read_session(text: str) -> list[tuple[str, bool]]:
-    """(track, skipped) in play order; raises `UserError` for an empty session or an empty place in it."""
+def read_session(text: str) -> list[tuple[str, bool | None]]:
+    """(track, skipped) in play order, None where it is not known.
+
+    Raises `UserError` for an empty session or an empty place in it.
+    """
     if not text.strip():
-        raise UserError('--session is empty: give track ids in play order, like "t_1,t_2:skip,t_3"')
+        raise UserError('--session is empty: give track ids in play order, like "t_1:kept,t_2:skip,t_3"')
     plays = []
     for number, word in enumerate(text.split(","), start=1):
         word = word.strip()
-        track = word.removesuffix(_SKIP)
+        mark = next((mark for mark in _MARKS if word.endswith(mark)), "")
+        track = word.removesuffix(mark)
         if not track:
             raise UserError(f"--session has no track in place {number}: give one id between any two commas")
-        plays.append((track, track != word))
+        plays.append((track, _MARKS.get(mark)))
     return plays
 
 
@@ -33,12 +38,17 @@ def known_row(tracks: TrackIds, track: str, place: str) -> int:
     return row
 
 
-def check_known(tracks: TrackIds, plays: list[tuple[str, bool]]) -> None:
+def check_known(tracks: TrackIds, plays: list[tuple[str, bool | None]]) -> None:
     """Raises `UserError` for an unknown track of `read_session`."""
     for (one, _), (other, _) in zip(plays, plays[1:], strict=False):
         if tracks.row(one) is None and tracks.row(whole := f"{one},{other}") is not None:
             raise UserError(f"--session cannot hold {shown(whole)}, whose id has a comma: put sessions into --input")
     for number, (track, _) in enumerate(plays, start=1):
+        if track.endswith(_LIKE_MARKS) and tracks.row(track) is None:
+            raise UserError(
+                f"--session, place {number}: {shown(track)} is no track: write :skip behind an id that was skipped, "
+                ":kept behind one that was kept"
+            )
         known_row(tracks, track, f"--session, place {number}:")
 
 

@@ -3,6 +3,7 @@
 Shape legend: S sessions, P plays of them, B sessions of a batch, D width, K best.
 """
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, overload
@@ -45,6 +46,10 @@ class TrackRecommender:
         opened = OpenExport.open(Path(export))
         return cls(opened, open_search(opened, search))
 
+    def unmeasured(self, dial: Dial) -> str:
+        """A sentence where the dial lies beyond what `export` has measured; else empty."""
+        return self._recommender.unmeasured(dial)
+
     def recommend(
         self,
         tracks: Any,
@@ -58,7 +63,7 @@ class TrackRecommender:
         """Recommends up to `k` tracks after one session or many.
 
         `tracks` holds track ids in play order, and `skipped` says for each whether it was skipped (or its skip
-        strength, 0..3). What is returned follows the kind of `tracks`:
+        strength, 0..3), None where it is not known. What is returned follows the kind of `tracks`:
 
         - a list of ids (one session): a list of (track, score), best first;
         - a list of lists (many sessions): a list of such lists;
@@ -78,6 +83,8 @@ class TrackRecommender:
         except ValueError as error:
             raise UserError(str(error)) from error
         self.check_k(k)
+        if said := self.unmeasured(dial):
+            warnings.warn(said, stacklevel=2)
         columns, read = self._read(tracks, skipped, unknown)
         ranked = [self.rank(sessions, options) for sessions in read]
         return like(tracks, pa.Table.from_batches(ranked, columns.ranked))

@@ -152,4 +152,4 @@ def _invalid(errors: Sequence[dict[str, Any]]) -> str:
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{str(part)[:60]}" for part in inside).lstrip(".")
     if not name or first["type"] == "json_invalid":
         return f"the {where} must be a JSON object as /openapi.json describes, sent as application/json"
-    return f"{name} is refused: {first['msg']} (see /openapi.json)"
+    return f"{name} is refused: {first['msg'].removeprefix('Value error, ')} (see /openapi.json)"

@@ -78,7 +78,7 @@ def _areas(axis: "Axes", predictors: dict[str, Any]) -> None:
     axis.axvline(0.5, linestyle="--", color=_OTHER, label="a guess")
     axis.set_yticks(places, list(predictors))
     axis.invert_yaxis()
-    axis.set(title="What predicts the next skip", xlabel="AUC, 95 % interval")
+    axis.set(title="What predicts the next skip", xlabel="AUC, 95 % interval over sessions")
     axis.grid(axis="x", color="0.9")
     axis.legend(frameon=False)
 

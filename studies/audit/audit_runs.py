@@ -14,7 +14,7 @@ from skipwise.common.errors import UserError
 from skipwise.common.outputs import require_directory
 from skipwise.studies.audit.run_variants import Variant, family
 from skipwise.studies.audit.runs_files import write_runs
-from skipwise.studies.audit.runs_text import sentences
+from skipwise.studies.audit.runs_text import not_done, sentences
 from skipwise.studies.comparison import refuse_unlike
 from skipwise.studies.skip_figures import differences, figures_of, hit_values, skip_values
 from skipwise.training.config import Protocol
@@ -40,6 +40,8 @@ def audit_runs(paths: Sequence[str], output: str | None, dials: Sequence[float] 
             "the records have no pairs of a kept and a skipped track: each session has one target, or they are of an "
             "older version, and evaluate --run RUN measures each run again"
         )
+    for line in not_done(figures):
+        note(line)
     if output is None:
         note("add --output DIR to keep the tables and the picture behind these sentences")
     else:
@@ -94,10 +96,16 @@ def compare_flags(runs: Sequence[RunDirectory], dials: Sequence[float] = ()) -> 
         "targets": len(first.session),
         "pairs": int(first.pairs.sum()),
         "seeds": [run.config.train.seed for run in found.blind.runs],
+        "best_is_last": [str(run.path) for run in runs if _best_is_last(run)],
         "blind": _row(found.blind, values, None),
         "rows": rows,
         "verdict": verdict(next(iter(rows.values()))),
     }
+
+
+def _best_is_last(run: RunDirectory) -> bool:
+    train = run.metrics()["train"]
+    return "best_epoch" in train and train["best_epoch"] == train.get("epochs")
 
 
 def _records(one: Variant) -> str:

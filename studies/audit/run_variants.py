@@ -28,6 +28,7 @@ SKIP_FIELDS = {
     "loss.mask_repeats",
     "loss.keep",
     "loss.keep_dim",
+    "loss.keep_dropout",
     "evaluate.dial",
     FLAGS,
 }

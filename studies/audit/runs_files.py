@@ -6,6 +6,7 @@ from typing import Any
 
 from skipwise.studies.audit.audit_files import write_figures
 from skipwise.studies.audit.runs_text import LABELS, runs_markdown, sentences
+from skipwise.studies.statistics import INTERVAL
 
 _COLOUR, _OTHER, _LINE = "#33658a", "#b5541c", 34
 _SHOWN = ("pairs_in_order", "kept_hr@10", "hr@10")
@@ -52,7 +53,7 @@ def draw(figures: dict[str, Any], file: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_yticks(range(len(rows)), ["\n".join(wrap(name, _LINE)) for name in rows])
     axes[0].set_ylim(len(rows) - 0.4, -0.6)
-    axes[0].plot([], [], "o", color=_COLOUR, label="recorded flags, 95 % interval")
+    axes[0].plot([], [], "o", color=_COLOUR, label=f"recorded flags, {INTERVAL}")
     axes[0].plot([], [], "o", color=_OTHER, markerfacecolor="white", label="shuffled flags")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(file, format="png")

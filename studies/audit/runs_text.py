@@ -92,6 +92,16 @@ def _verdict(figures: dict[str, Any]) -> str:
     return f"So the skips pay: {gained}, and the control loses {loses}."
 
 
+def not_done(figures: dict[str, Any]) -> list[str]:
+    """A sentence where runs might have gone on to improve; else none."""
+    if not figures["best_is_last"]:
+        return []
+    return [
+        f"The best epoch is the last one, so that more may be better, of {', '.join(figures['best_is_last'])}: raise "
+        "--train.epochs before you compare."
+    ]
+
+
 def runs_markdown(figures: dict[str, Any]) -> str:
     """A whole document."""
     rows = {_NO_SKIPS: figures["blind"]}
@@ -114,8 +124,9 @@ def runs_markdown(figures: dict[str, Any]) -> str:
             "",
             f"{figures['targets']:,} test targets of {figures['sessions']:,} sessions, {figures['pairs']:,} pairs of a "
             f"kept track and one skipped before it; ranked among what is recommended (`{figures['protocol']}`). Seeds: "
-            f"{seeds}. In brackets: 95 % intervals over sessions; differences are paired (docs/audit.md).",
+            f"{seeds}. In brackets: 95 % intervals over sessions, of differences paired (docs/audit.md).",
             "",
+            *[f"**{line}**\n" for line in not_done(figures)],
             "![The audit in pictures](runs.png)",
             "",
             *markdown_table(["model", *(LABELS[name] for name in names)], lines),

@@ -23,7 +23,7 @@ from skipwise.training.evaluation.records import TargetRanks
 _COLOURS = ("#1b4f8a", "#e08e2b")
 """Of run A and run B. In grey, one is dark and one is light."""
 _MARKERS = ("o", "D", "s", "^")
-_LINES = ("-", "--", ":")
+_LINES: tuple[Any, ...] = ("-", "--", ":", (0, (6, 2, 1, 2, 1, 2)))
 _PLAYS = ListedColormap(colormaps["viridis_r"](np.linspace(0.15, 1, 256)))  # its yellow is too pale on white
 _MAX_NAME = 22
 _STYLE = {
@@ -62,8 +62,8 @@ def thinned(curve: Curve, points: int = 300) -> Curve:
 
 
 def losses(runs: list[ReportedRun]) -> str:
-    """Total loss and its two parts by step."""
-    words = {"loss": "total", "nll": "nll", "nce": "nce"}
+    """Total loss and its parts by step."""
+    words = {"loss": "total", "nll": "nll", "nce": "nce", "keep": "keep"}
     return picture(lambda axis: _by_step(axis, runs, words, "refit, total", "loss"))
 
 
@@ -83,9 +83,10 @@ def _by_step(axis: Axes, runs: list[ReportedRun], words: dict[str, str], refit: 
     for place, run in enumerate(runs):
         curve, again = thinned(run.curves["train"]), thinned(run.curves["refit"])
         for number, (name, word) in enumerate(words.items()):
-            if name == first or curve[name].any():  # a skip-blind run has no skip loss
+            if name == first or curve[name].any():  # a part that is not learned is zero
                 line = _LINES[number if len(words) > 1 else place]
-                axis.plot(curve["step"], curve[name], line, color=_COLOURS[place], label=f"{_prefix(runs, run)}{word}")
+                label = f"{_prefix(runs, run)}{word}"
+                axis.plot(curve["step"], curve[name], linestyle=line, color=_COLOURS[place], label=label)
         if len(again["step"]):
             label = f"{_prefix(runs, run)}{refit}"
             axis.plot(again["step"], again[first], "-.", color=_COLOURS[place], linewidth=1, label=label)

@@ -41,6 +41,7 @@ def write_report(
         facts=run_sections.facts(runs),
         settings=run_sections.settings(runs),
         hit_rates=result_sections.hit_rates(runs),
+        limits=result_sections.limits(runs),
         differences=result_sections.difference_table(runs) if len(runs) == 2 else None,
         curves=run_sections.curves(runs),
         groups=result_sections.groups(runs),

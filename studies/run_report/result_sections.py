@@ -5,6 +5,7 @@ A cell's second line, after a line break, is set small. Shape legend: N targets,
 
 import numpy as np
 
+from skipwise.studies.run_comparison import refit_note
 from skipwise.studies.run_report import charts
 from skipwise.studies.run_report.breakdowns import BREAKDOWNS, METRIC, Breakdown, Series
 from skipwise.studies.run_report.reported_run import ReportedRun
@@ -30,12 +31,27 @@ _CANDIDATES = {
 def hit_rates(runs: list[ReportedRun]) -> Rows:
     """A row for each protocol, split and run that was evaluated."""
     return [
-        [f"{protocol}\n{split}", run.label, *_cells(ranks), f"{len(ranks.session):,}"]
+        [f"{protocol}\n{split}", run.label, *_cells(ranks), _size(ranks)]
         for protocol in PROTOCOLS
         for split in reversed(SPLITS)
         for run in runs
         if (ranks := run.ranks.get((protocol, split)))
     ]
+
+
+def _size(ranks: TargetRanks) -> str:
+    return f"{len(ranks.session):,}\nof {len(np.unique(ranks.session)):,}"
+
+
+def limits(runs: list[ReportedRun]) -> list[str]:
+    """What `served` allows on each run's test, and that a refit is not compared with its like."""
+    lines = [
+        f"Run {run.label}: {ranks.repeated.sum():,} of its test's {len(ranks.session):,} targets were played before in "
+        f"their session, so that no hit rate by served is above {1 - ranks.repeated.mean():.4f}."
+        for run in runs
+        if (ranks := run.ranks.get(("served", "test")))
+    ]
+    return lines + refit_note([f"run {run.label}" for run in runs], [run.directory.config.train.refit for run in runs])
 
 
 def _cells(ranks: TargetRanks) -> list[str]:
@@ -119,7 +135,7 @@ def groups(runs: list[ReportedRun]) -> list[tuple[Breakdown, list[str], list[Pic
         images = []
         for protocol in PROTOCOLS:
             if series := breakdown.series(runs, protocol):
-                caption = f"{protocol}: {_CANDIDATES[protocol]}. Mean and 95 % interval."
+                caption = f"{protocol}: {_CANDIDATES[protocol]}. Mean and 95 % interval over sessions."
                 alt = f"{METRIC.upper()}, {protocol}, by {breakdown.title}. {_points(series)}"
                 images.append(Picture(charts.groups(series), caption, alt))
         found.append((breakdown, breakdown.missing(runs) if measured else ["Nothing has been measured."], images))

@@ -7,6 +7,7 @@ from skipwise.studies.run_report.reported_run import ReportedRun
 from skipwise.training.config_fields import flatten
 
 Rows = list[list[str]]
+_PARTS = {"nll": "the next track's", "nce": "the skip InfoNCE", "keep": "the keep head's"}
 
 
 class Picture(NamedTuple):
@@ -68,7 +69,9 @@ def curves(runs: list[ReportedRun]) -> list[Picture]:
     images = []
     if stepped := [run for run in runs if len(run.curves["train"]["step"])]:
         ends = "; ".join(f"run {run.label} ends at {run.curves['train']['loss'][-1]:.4f}" for run in stepped)
-        caption = "Training loss: the total, softmax (nll) and skip InfoNCE (nce) before they are weighted."
+        learned = {name for run in stepped for name in run.directory.config.loss.parts}
+        parts = [f"{words} ({name})" for name, words in _PARTS.items() if name in learned]
+        caption = f"Training loss: the total; before they are weighted, {', '.join(parts)}."
         images.append(Picture(charts.losses(runs), caption, f"Loss by step; {ends}"))
     if validated := [run for run in runs if len(run.curves["validation"]["epoch"])]:
         ends = "; ".join(

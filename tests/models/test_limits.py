@@ -42,3 +42,10 @@ def accepted(config: type, name: str, value: float) -> bool:
 def test_limits(config: type, name: str, within: tuple[float, ...], beyond: tuple[float, ...]):
     assert [accepted(config, name, value) for value in within] == [True] * len(within)
     assert [accepted(config, name, value) for value in beyond] == [False] * len(beyond)
+
+
+def test_parts_of_the_loss_that_are_learned():
+    assert LossConfig().parts == ("nll", "nce")
+    assert LossConfig(context="none", keep=0.5).parts == ("nll", "keep"), "an alpha without a context weighs nothing"
+    assert LossConfig(alpha=0.0, keep=0.5).parts == ("nll", "keep")
+    assert LossConfig(alpha=1.0, beta=0.0).parts == ("nce",)

@@ -244,6 +244,16 @@ def test_the_table_says_gain_best_and_the_papers_own(write):
     assert not any("**" in line for line in lines if "`markov`" in line and "Broken" not in line)
 
 
+def test_the_table_says_what_served_allows(write):
+    found = compare(rows_of(write), "paper")
+    text = table_markdown([found | {"protocol": "served"}], "T", [])
+    assert "(median 1,000 others). No hit rate can be above .8000, the share of those that were not." in text
+    assert (
+        "| value, 95 % interval over sessions | over seeds ± | difference, 95 % interval over sessions, paired |"
+        in text
+    )
+
+
 def test_the_picture_is_a_png_of_a_readable_size(write, tmp_path: Path):
     from matplotlib.image import imread
 

@@ -96,6 +96,17 @@ def test_runs_that_were_not_measured_alike_are_refused(write, config: dict, reco
     assert said in str(caught.value)
 
 
+def test_a_refit_beside_another_and_the_ceiling_of_served_are_said(write):
+    def served(new: int) -> dict[str, Any]:
+        return {"served": {"test": FIGURES | {"new_targets": new}}, "train": {}}
+
+    plain, refit = write("a", served(675)), write("b", served(675), {"train.refit": True})
+    said = compare_runs([plain, refit, write("c", served(450))])
+    assert "Refit on the validation targets, before the test: B; not A, C. Part of their difference is" in said
+    assert "new to their session: test 0.7500 (A, B); test 0.5000 (C)." in said
+    assert "Refit" not in compare_runs([refit, refit]) + compare_runs([plain, plain])
+
+
 def test_figures_that_are_missing_are_named(write):
     runs = [write("a", {"paper": {"test": FIGURES}}), write("b", {"paper": {"test": {"hr@1": 0.5}}})]
     with pytest.raises(UserError, match="b/metrics.json lacks figures of 'paper' 'test': measure it again"):

@@ -101,7 +101,7 @@ def test_the_figures_are_those_of_evaluate(trained: Path, tmp_path: Path):
         for label, values in zip("AB", tests, strict=True):
             row = next(row for row in rows if row[:2] == [f"{protocol}|test", label])
             assert [cell.partition("|")[0] for cell in row[2:9]] == [f"{values[name]:.4f}" for name in wanted]
-            assert row[9].startswith(f"{values['skipped_percentile_rank']:.2f}|") and row[10] == "120"
+            assert row[9].startswith(f"{values['skipped_percentile_rank']:.2f}|") and row[10] == "120|of 120"
         changes = next(row for row in rows if row[0] == f"{protocol}|test" and row[1] not in "AB")
         assert [float(cell.partition("|")[0].rstrip(" *")) for cell in changes[1:8]] == pytest.approx(
             [tests[1][name] - tests[0][name] for name in wanted], abs=6e-5

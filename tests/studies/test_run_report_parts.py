@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 from skipwise.common.errors import UserError
 from skipwise.components.cli import parse, run_paths
 from skipwise.components.report import ReportConfig
+from skipwise.models.config import LossConfig
 from skipwise.studies.curves import read_curves
-from skipwise.studies.run_report import charts
+from skipwise.studies.run_report import charts, run_sections
 from skipwise.studies.run_report.breakdowns import OTHERS, Measured, joint_labels, series_by_group
 from skipwise.studies.run_report.charts import picture, thinned
 from skipwise.studies.run_report.report_page import TEMPLATES
-from skipwise.studies.run_report.result_sections import differences, not_comparable
+from skipwise.studies.run_report.result_sections import differences, hit_rates, limits, not_comparable
 from skipwise.studies.run_report.run_sections import Picture
 from skipwise.studies.run_report.table_sample import main_directions
-from skipwise.training.config import RunConfig
+from skipwise.training.config import RunConfig, TrainConfig
 from skipwise.training.evaluation.records import SKIP_COLUMNS, TargetRanks
 
 
@@ -46,6 +47,34 @@ def test_curves_as_they_were_written_but_for_a_line_cut_off(tmp_path: Path):
     curves = read_curves(file)
     assert curves["train"]["step"].tolist() == [2, 4] and curves["train"]["loss"].tolist() == [3, 1]
     assert curves["validation"]["hr@10"].tolist() == [0.5] and curves["refit"]["nce"].tolist() == [4]
+    assert curves["train"]["keep"].tolist() == [0, 0], "a run without a keep head"
+    file.write_text(json.dumps(STEP | {"keep": 0.75}))
+    curves = read_curves(file)
+    directory = SimpleNamespace(config=RunConfig(loss=LossConfig(keep=0.5, context="none")))
+    (picture,) = run_sections.curves([SimpleNamespace(curves=curves, label="A", directory=directory)])
+    assert picture.caption.endswith("before they are weighted, the next track's (nll), the keep head's (keep).")
+    assert curves["train"]["keep"].tolist() == [0.75]
+
+
+def test_the_size_of_a_test_and_what_served_allows():
+    ranks = ranks_of([1, 2, 3, 4], session=[0, 0, 1, 2], repeated=[True, False, False, False])
+    runs = [
+        SimpleNamespace(
+            label=label,
+            ranks={("served", "test"): ranks},
+            directory=SimpleNamespace(config=RunConfig(train=TrainConfig(refit=refit))),
+        )
+        for label, refit in (("A", False), ("B", True))
+    ]
+    assert hit_rates(runs)[0][-1] == "4\nof 3"
+    first, second, refit = limits(runs)
+    assert first == (
+        "Run A: 1 of its test's 4 targets were played before in their session, so that no hit rate by served is above "
+        "0.7500."
+    )
+    assert second.startswith("Run B: 1 of") and refit.startswith(
+        "Refit on the validation targets, before the test: run B"
+    )
 
 
 @pytest.mark.parametrize(

@@ -82,13 +82,16 @@ class Evaluator:
             if self._interruptible:
                 batches = self._interruptible(batches, f"measuring {split}")
             bar = tqdm(batches, total=loader.steps, desc=split, disable=rank() != 0, leave=False, mininterval=1)
-            ranks_of = partial(self._ranked, protocols=protocols, first=first, rows_RD=rows_RD)
+            halves = held_out.targets == "all"  # equal on every rank
+            ranks_of = partial(self._ranked, protocols=protocols, first=first, rows_RD=rows_RD, halves=halves)
             metrics = measure_ranks(bar, ranks_of, protocols, split, table.shape[0], record_in)
         self._model.train()
         return metrics
 
-    def _ranked(self, batch: EvaluationBatch, protocols: Sequence[Protocol], first: int, rows_RD: Tensor) -> Ranked:
-        """Of this rank's targets, by each protocol."""
+    def _ranked(
+        self, batch: EvaluationBatch, protocols: Sequence[Protocol], first: int, rows_RD: Tensor, halves: bool
+    ) -> Ranked:
+        """Of this rank's targets, by each protocol; `halves`: whether second halves of sessions are measured (MAA)."""
         sessions = batch.sessions.to(device())
         task, keep_dim = self._model.module, self._config.loss.keep_width
         rows_UX, signals_MD = task.look_up(sessions)
@@ -96,8 +99,8 @@ class Evaluator:
         queries_QD = dialled(outputs_QX, keep_dim, self._config.evaluate.dial)
         target_Q = gather_rows(batch.target_B.to(device()))
         upcoming_QW = gather_padded(batch.upcoming_BW.to(device()))
-        halved_QX = outputs_QX
-        if keep_dim and self._config.data.inputs:
+        halved_QX = outputs_QX if halves else None
+        if halves and keep_dim and self._config.data.inputs:
             halved = replace(sessions, signals_BTC=batch.halved_signals_BTC.to(device()))
             halved_QX = gather_rows(task.learner.predict(rows_UX, halved, signals_MD))
         skips = skip_columns(outputs_QX, queries_QD, keep_dim, target_Q, upcoming_QW, first, rows_RD, halved_QX)
@@ -243,7 +246,7 @@ def _warn_of_overlap(run: RunDirectory, measured: SessionStore) -> None:
         if own is None or not run.record.is_same(own.manifest):
             logger.warning(
                 f"{run.config.data.path}, on which {run.path} was trained, has changed or is not there: whether the "
-                f"sessions of {measured.path} are among its sessions is not known"
+                f"sessions of {measured.path} are among its sessions is not known; prepare it there again as it was"
             )
         elif not run.record.is_same(measured.manifest):
             trained, _ = training_data(own, run.config.train.refit)
@@ -251,7 +254,8 @@ def _warn_of_overlap(run: RunDirectory, measured: SessionStore) -> None:
                 logger.warning(
                     f"{run.path} was trained on {count:,} of the {len(measured):,} sessions of {measured.path} that "
                     "are measured (the same tracks in the same order, or the same id and a part of the tracks), which "
-                    "raises the figures: leave these sessions out of the log and prepare it again"
+                    "raises the figures: prepare the one log with --split session or --split time, train on that, and "
+                    "leave --data out, or give --data a log of later sessions"
                 )
         if not run.config.init_from:
             return
@@ -259,7 +263,8 @@ def _warn_of_overlap(run: RunDirectory, measured: SessionStore) -> None:
             run = RunDirectory.open(run.config.init_from)
         except UserError:
             logger.warning(
-                f"{run.config.init_from} is not there: whether it was trained on these sessions is not known"
+                f"{run.config.init_from} is not there: whether it was trained on the sessions of {measured.path} is "
+                "not known; put that run back to have them compared"
             )
             return
 

@@ -39,6 +39,8 @@ def hit_rate_table(metrics: Mapping[Any, Any], config: RunConfig) -> str:
     for protocol, split, values in reversed(first_of_split.values()):
         counts = ", ".join(f"{values[f'{group}_targets']:d} {group}" for group in GROUPS)
         lines.append(f"{split}: of {values['targets']:d} targets {counts} (played before in their session).")
+        if protocol == "served" and values["targets"]:
+            lines[-1] = f"{lines[-1][:-1]}, so that no HR by served is above {ceiling(values):.4f}."
         if values.get("pairs") or values.get("next_skip_auc") is not None:
             lines.append(_order_of_skips(protocol, split, values))
     if any(metrics.get(protocol) for protocol in ("uniform", *PROTOCOLS)) and not rows:
@@ -63,6 +65,11 @@ def hit_rate_table(metrics: Mapping[Any, Any], config: RunConfig) -> str:
                 "it has seen their targets."
             )
     return "\n".join(lines)
+
+
+def ceiling(values: Mapping[str, Any]) -> float:
+    """The highest hit rate that `served` allows: the share of the targets that are new to their session."""
+    return float(values["new_targets"] / values["targets"])
 
 
 def _cell(value: float | None, width: int = 0) -> str:

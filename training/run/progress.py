@@ -62,13 +62,12 @@ class Progress:
             return
         epoch, kind = self._position.epoch, self._position.phase
         values = {"loss": float(losses.total), "nll": float(losses.nll), "nce": float(losses.nce)}
-        if self._run.config.loss.keep:
+        loss = self._run.config.loss
+        if loss.keep:
             values["keep"] = float(losses.keep)
+        parts = ", ".join(f"{name} {values[name]:.3f}" for name in loss.parts)
         rate = (step - self._position.step) / self._steps * self._sessions / (now - self._epoch_began)
-        self._bar.set_postfix_str(
-            f"loss {values['loss']:.3f} (nll {values['nll']:.3f}, nce {values['nce']:.3f}) "
-            f"{rate:.0f} sessions/s{self._best_text}"
-        )
+        self._bar.set_postfix_str(f"loss {values['loss']:.3f} ({parts}) {rate:.0f} sessions/s{self._best_text}")
         self._write(kind, (epoch - 1) * self._steps + step, values | {"epoch": epoch, "sessions_per_s": rate})
 
     def validation(self, epoch: int, metrics: dict[str, Any], better: bool) -> None:

@@ -95,6 +95,8 @@ def test_flags_strengths_and_nothing_known(export: Path):
         "flags": (pa.table({"tracks": [tracks], "skips": [[True, False]]}), [(1, 2), (2, 0)]),
         "strengths": (pa.table({"tracks": [tracks], "skips": [[3, 1]]}), [(1, 3), (2, 1)]),
         "nothing": (pa.table({"tracks": [tracks]}), [(1, UNKNOWN), (2, UNKNOWN)]),
+        "nulls": (pa.table({"tracks": [tracks], "skips": pa.array([[None, None]])}), [(1, UNKNOWN), (2, UNKNOWN)]),
+        "some": (pa.table({"tracks": [tracks], "skips": [[None, True]]}), [(1, UNKNOWN), (2, 2)]),
     }
     for table, session in told.values():
         ranked = recommender.recommend(table, k=5, dial=2.0)
@@ -133,11 +135,27 @@ def shared(found: np.ndarray, best: np.ndarray) -> float:
 
 
 def test_on_the_command_line(export: Path, run):  # noqa: F811
-    said = run("recommend", "--export", str(export), "--session", "t_01,t_02:skip", "-k", "2", "--dial", "auto").said
+    said = run(
+        "recommend", "--export", str(export), "--session", "t_01:kept,t_02:skip", "-k", "2", "--dial", "auto"
+    ).said
     scores, kept = by_hand([(1, 0), (2, 2)], 0.75)
     best = [row for row in np.argsort(-scores) if row not in (1, 2)][:2]
     lines = " ".join(f"{rank} {IDS[row]} {scores[row]:.4f} {kept[row]:.4f}" for rank, row in enumerate(best, start=1))
     assert said == f"rank track score P(kept) {lines}"
+
+
+def test_unmarked_is_not_known_and_a_dial_beyond_the_curve_is_said(export: Path, run):  # noqa: F811
+    words = ["recommend", "--export", str(export), "-k", "2", "--session"]
+    for session, plays in (("t_01,t_02:skip", [(1, UNKNOWN), (2, 2)]), ("t_01:kept,t_02", [(1, 0), (2, UNKNOWN)])):
+        scores, _ = by_hand(plays, 0.0)
+        best = [row for row in np.argsort(-scores) if row not in (1, 2)][:2]
+        assert all(f"{IDS[row]} {scores[row]:.4f}" in run(*words, session).said for row in best)
+    beyond = "dial 2 lies beyond 0.75, up to which"
+    assert f"warning: {beyond}" in run(*words, "t_01", "--dial", "2").said
+    assert "warning" not in run(*words, "t_01", "--dial", "0.75").said
+    recommender = TrackRecommender.load(export)
+    with pytest.warns(UserWarning, match=beyond):
+        recommender.recommend([IDS[1]], dial=2.0)
 
 
 def test_an_encoder_of_another_shape_is_refused(tmp_path: Path):

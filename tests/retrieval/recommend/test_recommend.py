@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.config import RecommendOptions
 from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
+from skipwise.retrieval.recommend.session_text import read_session
 from skipwise.retrieval.search.stored import open_search
 from tests.components.conftest import refused, run  # noqa: F401  a fixture
 from tests.support.exports import LONGEST, Mean, stands_for_the_encoder, write_made
@@ -116,6 +117,12 @@ def test_a_session_on_the_command_line(made, run):  # noqa: F811
     assert "é\\x1b" in more and "t_01" not in more and len(more.split()) == 3 + 3 * (TRACKS - 3)
 
 
+def test_marks_of_a_session():
+    """Unmarked is not known; marks are read off the end alone, and an id may look like one."""
+    told = read_session("t_1, t_2:skip,t_3:kept,a:skip:kept,t_4:skipped")
+    assert told == [("t_1", None), ("t_2", True), ("t_3", False), ("a:skip", False), ("t_4:skipped", None)]
+
+
 def test_similar_on_the_command_line(made, run):  # noqa: F811
     said = run("similar", "--export", str(made["read"]), "--track", "t_05", "-k", "1").said.split()
     assert said[4] == IDS[np.argsort(-(unit(ROWS) @ unit(ROWS[5])))[1]]
@@ -136,6 +143,8 @@ def test_similar_on_the_command_line(made, run):  # noqa: F811
         (["--session", "t_01,,t_02"], ["no track in place 2"]),
         (["--session", "t_01,:skip"], ["no track in place 2"]),
         (["--session", "t_01,t_2"], ["place 2", "'t_2' is not among the 41 tracks", "perhaps 't_"]),
+        (["--session", "t_01,t_02:skipped"], ["place 2: 't_02:skipped' is no track: write :skip behind an id"]),
+        (["--session", "t_01,:kept"], ["no track in place 2"]),
         (["--session", "\udcff"], ["place 1", "is not among"]),
         (["--session", "a,b"], ["cannot hold 'a,b'", "--input"]),
         (["--session", "t_01", "-k", "0"], ["k 0 must lie in 1..10000"]),

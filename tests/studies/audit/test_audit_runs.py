@@ -254,6 +254,16 @@ def test_records_without_pairs_are_measured_again_or_said_to_have_none(write, ca
     assert "first in" not in out.out and "the records have no pairs" in out.out + out.err
 
 
+def test_runs_that_might_have_improved_are_named(write, capsys):
+    runs = [write("blind"), write("real", REAL)]
+    (runs[1].path / "metrics.json").write_text(json.dumps({"train": {"epochs": 3, "best_epoch": 3}}))
+    audit_runs([str(run.path) for run in runs], None)
+    said = f"The best epoch is the last one, so that more may be better, of {runs[1].path}: raise --train.epochs"
+    assert said in capsys.readouterr().err and said in runs_markdown(compare_flags(runs))
+    (runs[1].path / "metrics.json").write_text(json.dumps({"train": {"epochs": 3, "best_epoch": 2}}))
+    assert "best epoch" not in runs_markdown(compare_flags(runs))
+
+
 def test_files_are_written_whole(write, tmp_path: Path, capsys):
     names = [str(write(name, config).path) for name, config in (("a", {}), ("b", REAL), ("c", SHUFFLED))]
     audit_runs(names, str(tmp_path / "made" / "out"))

@@ -172,9 +172,9 @@ def test_sessions_that_the_run_was_trained_on_are_refused_or_warned_of(trained: 
     trained.measure(data)
     seen = {tuple(tracks) for tracks in tracks_of(own, "train")}
     count = sum(tuple(tracks) in seen for tracks in tracks_of(data, "test"))
-    assert (
-        f"was trained on {count} of the {len(tracks_of(data, 'test'))} sessions of {data} " in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert f"was trained on {count} of the {len(tracks_of(data, 'test'))} sessions of {data} " in said
+    assert "prepare the one log with --split session or --split time, train on that, and leave --data out" in said
 
 
 def test_without_the_training_data_no_check_is_claimed(trained: Trained, capsys):

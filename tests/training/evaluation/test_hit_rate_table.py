@@ -30,7 +30,9 @@ def test_a_row_a_protocol_and_split():
     assert head.split() == "protocol split HR@1 HR@5 HR@10 HR@20 NDCG@10 MRR kept skipped new repeated targets".split()
     assert served.split()[:5] == ["served", "test", "0.2500", "1.0000", "1.0000"] and served.split()[-1] == "4"
     assert full.startswith("full     test ") and max(map(len, (head, served, full))) <= 115
-    assert notes[-1] == "test: of 4 targets 2 kept, 2 skipped, 3 new, 1 repeated (played before in their session)."
+    said = "test: of 4 targets 2 kept, 2 skipped, 3 new, 1 repeated (played before in their session)"
+    assert notes[-1] == f"{said}, so that no HR by served is above 0.7500."
+    assert lines_of(full=measured([0, 1, 2, 0]))[-1] == f"{said}.", "full ranks repeated targets too"
     assert any("a repeated target is a miss" in note for note in notes)
     assert not any("paper" in note for note in notes), "it was not measured"
 

@@ -153,6 +153,23 @@ def test_auc_and_calibration_equal_torchmetrics(plays: list[tuple[int, int]], pa
         assert found["next_skip_auc"] is None
 
 
+@pytest.mark.parametrize("split", [None, {"test": 15, "train": 15, "validation": 10}])
+def test_the_encoder_runs_again_for_maa_alone(split: dict | None, make_dataset, monkeypatch):
+    """Once a batch where no session has a second half that is measured, twice where it has."""
+    config = config_of(make_dataset(random_sessions(40, TRACKS, longest=12), TRACKS, split=split), "unidir", 0.0)
+    batches, encoded = [], []
+    with process_group():
+        store = SessionStore(config.data.path)
+        model = build_model(config, store.num_tracks)
+        task, evaluator = model.module, Evaluator(config, model)
+        predict, look_up = task.learner.predict, task.look_up
+        monkeypatch.setattr(task.learner, "predict", lambda *given: encoded.append(1) or predict(*given))
+        monkeypatch.setattr(task, "look_up", lambda sessions: batches.append(1) or look_up(sessions))
+        found = evaluator.measure(("served",), "test", HeldOut.of(config.evaluate, store, "test"), 0)["served"]
+    assert (found["next_skip_maa"] is not None) == (split is not None) and found["next_skip_auc"] is not None
+    assert len(encoded) == (2 if split else 1) * len(batches) > 0
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     sessions=st.lists(st.lists(st.booleans(), min_size=2, max_size=9), min_size=1, max_size=6), parts=st.integers(1, 9)
