@@ -3,27 +3,27 @@
 from dataclasses import replace
 
 from skipwise.components.recipes.paper import SKIP_BLIND
-from skipwise.models.config import EncoderConfig, LossConfig, TableConfig
+from skipwise.models.config import EncoderConfig, TableConfig
 from skipwise.training.config import RunConfig, TrainConfig
 
 
 def best() -> RunConfig:
-    """The recommended recipe and the default: "Unidir S+, c = e" with shared negatives and more regularization.
+    """The recommended recipe and the default: reads skips and learns, beside the next track, whether it will be kept.
 
-    Relative positions, hidden tracks, a weaker skip loss, and a refit on all but the test track. Chosen on the
-    validation HR@10 of 8,000 real MSSD sessions on 2026-11-21 (docs/results.md).
+    Relative positions, hidden tracks, shared negatives, and a refit on the validation too (docs/results.md).
     """
-    return RunConfig(
-        table=TableConfig(learning_rate=0.1),
-        encoder=EncoderConfig(positions="relative", dropout=0.3, track_dropout=0.15),
-        loss=LossConfig(alpha=0.25, beta=1.0),
-        train=TrainConfig(refit=True),
-    )
+    blind = best_skip_blind()
+    return replace(blind, data=replace(blind.data, inputs=("skips",)), loss=replace(blind.loss, keep=0.5))
 
 
 def best_skip_blind() -> RunConfig:
-    """`best` without the skip head."""
-    return replace(best(), loss=SKIP_BLIND)
+    """`best` without skips: neither read nor learned."""
+    return RunConfig(
+        table=TableConfig(learning_rate=0.1),
+        encoder=EncoderConfig(positions="relative", dropout=0.3, track_dropout=0.15),
+        loss=SKIP_BLIND,
+        train=TrainConfig(refit=True),
+    )
 
 
 def long() -> RunConfig:
@@ -32,5 +32,5 @@ def long() -> RunConfig:
 
 
 def long_skip_blind() -> RunConfig:
-    """`long` without the skip head, for data without skips."""
-    return replace(long(), loss=SKIP_BLIND)
+    """`long` without skips, for data that have none."""
+    return replace(best_skip_blind(), encoder=long().encoder)
