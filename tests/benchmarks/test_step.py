@@ -33,7 +33,9 @@ def config(**changes) -> StepConfig:
     return StepConfig(**{"tracks": 2000, "batch": 16, "dim": 16, "rounds": 2, "warmup": 1} | changes)
 
 
-@pytest.mark.parametrize("options", [[], ["--recipe", "best", "--negatives", "per-session", "--precision", "bf16"]])
+@pytest.mark.parametrize(
+    "options", [[], ["--recipe", "best-skip-blind", "--negatives", "per-session", "--precision", "bf16"]]
+)
 def test_report_of_one_process(options: list[str], quick: None, tmp_path: Path):
     file = tmp_path / "step.json"
     run(["step", *SMALL, *options, "--threads", "1", "--output", str(tmp_path), "--json", str(file)])

@@ -42,7 +42,7 @@ def run(alone, tmp_path_factory) -> Path:  # noqa: F811
     """A run whose table is `ROWS`."""
     folder = tmp_path_factory.mktemp("kinds")
     write_dataset(folder / "data", random_sessions(30, TRACKS, LONGEST), TRACKS)
-    config = small("best", folder)
+    config = small("best-skip-blind", folder)
     save_rows(config, ROWS)
     return Path(config.run_dir)
 

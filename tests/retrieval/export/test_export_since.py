@@ -47,7 +47,7 @@ class Runs:
             (self.new, self.new_names, self.new_table),
         ):
             data = write_dataset(folder / f"data-{run.name}", random_sessions(30, len(names), LONGEST), len(names))
-            config = small("best", folder)
+            config = small("best-skip-blind", folder)
             config = replace(config, run_dir=str(run), data=replace(config.data, path=str(named(data, names))))
             save_rows(config, rows)
 

@@ -28,7 +28,7 @@ HELD_OUT = {"validation": 2, "test": 1}
 
 
 def config_of(path: Path) -> RunConfig:
-    config = RECIPES["best"]()
+    config = RECIPES["best-skip-blind"]()
     return replace(
         config,
         data=replace(config.data, path=str(path), batch_size=16, lanes=4, workers=0),
