@@ -1,8 +1,12 @@
 """An export, opened for use: nothing is read from it that differs from what its manifest says.
 
+All of it is copied into memory. A page that is mapped from a file is gone where another program cuts the file short,
+and whoever touches it is killed by SIGBUS.
+
 Shape legend: R rows of a part, D width, S queries, W numbers of an encoded row.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +15,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from skipwise.common.errors import UserError, brief
@@ -29,7 +33,7 @@ from skipwise.retrieval.faiss_files import PART, read_faiss
 from skipwise.retrieval.formats import SCALE_BIAS_BYTES
 from skipwise.retrieval.skip_entries import SignalEntry
 from skipwise.retrieval.track_ids import TrackIds
-from skipwise.retrieval.vectors import Piece, Vectors
+from skipwise.retrieval.vectors import BLOCK_ROWS, Piece, Vectors
 
 _AGAIN = "export again"
 
@@ -126,7 +130,7 @@ def check_file(path: Path, record: FileRecord, remedy: str = f"copy the export a
 
 
 def part_pieces(path: Path, manifest: ExportManifest, part: PartEntry) -> Iterator[Piece]:
-    """The rows of a part: npy's mapped from the disk, Parquet's a row group at a time.
+    """The rows of a part: npy's a block at a time, Parquet's a row group at a time.
 
     Raises `ValueError`, or what the format's own library raises, for another content than the manifest says.
     """
@@ -144,12 +148,9 @@ def part_pieces(path: Path, manifest: ExportManifest, part: PartEntry) -> Iterat
 
 
 def _pieces(path: Path, manifest: ExportManifest) -> list[Piece]:
-    """The embeddings, of npy as they are, of other formats copied into one piece, which is faster to take from."""
-    pieces = (piece for part in manifest.parts for piece in part_pieces(path, manifest, part))
-    if manifest.format == "npy":
-        return list(pieces)
+    """The embeddings in one piece, which is faster to take from than several."""
     table_RW = None
-    for piece in pieces:
+    for piece in (piece for part in manifest.parts for piece in part_pieces(path, manifest, part)):
         if table_RW is None:
             table_RW = np.empty((manifest.rows, piece.encoded.shape[1]), dtype=piece.encoded.dtype)
         table_RW[piece.first : piece.first + len(piece.encoded)] = piece.encoded
@@ -181,7 +182,14 @@ def _read_parquet(file: Path) -> Iterator[np.ndarray]:
 
 
 def _read_npy(file: Path) -> Iterator[np.ndarray]:
-    yield np.load(file, mmap_mode="r")
+    like = np.load(file, mmap_mode="r")  # for what its header says: no page of it is touched
+    if not like.flags.c_contiguous:
+        raise ValueError(f"{file.name} is not in the order of rows")
+    with open(file, "rb") as stream:
+        stream.seek(like.offset)
+        for first in range(0, max(len(like), 1), BLOCK_ROWS):
+            shape = (min(len(like) - first, BLOCK_ROWS), *like.shape[1:])
+            yield np.fromfile(stream, like.dtype, math.prod(shape)).reshape(shape)
 
 
 def _read_faiss(file: Path) -> Iterator[np.ndarray]:
@@ -207,7 +215,9 @@ def _encoder(path: Path, manifest: ExportManifest, weights: WeightsEntry, signal
     try:
         if weights.config.max_tracks != longest:
             raise ValueError(f"it reads {weights.config.max_tracks} tracks, not {longest}")
-        encoder = load_query_encoder(weights.config, shape, load_file(file))
+        with open(file, "rb") as stream:
+            state = load(stream.read(weights.bytes))
+        encoder = load_query_encoder(weights.config, shape, state)
         inputs = [torch.zeros(1, longest, shape.row_dim), torch.tensor([longest])]
         if shape.columns:
             inputs.append(torch.zeros(1, longest, shape.columns, dtype=torch.int64))

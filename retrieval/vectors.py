@@ -1,4 +1,4 @@
-"""The embeddings of an open export, in memory or mapped from the disk; decoded to float32 block by block.
+"""The embeddings of an open export, encoded in memory; decoded to float32 block by block.
 
 Shape legend: R rows, D width, N rows asked for, B rows of a block, W numbers of an encoded row.
 """
@@ -38,7 +38,7 @@ class Piece:
 
 
 class Vectors:
-    """A table in pieces, which need not be in memory."""
+    """A table in pieces."""
 
     def __init__(self, pieces: list[Piece]):
         """`pieces`: at least one, in row order, without gaps."""

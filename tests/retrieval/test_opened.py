@@ -1,15 +1,19 @@
 """An export is opened as its manifest says, or refused with a sentence."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipwise.common.errors import UserError
+from skipwise.retrieval import open_export
 from skipwise.retrieval.export.encoder_program import write_weights
 from skipwise.retrieval.open_export import OpenExport
 from tests.components.conftest import refused, run  # noqa: F401  a fixture
@@ -44,6 +48,53 @@ def test_what_it_holds(whole: Path):
     assert np.array_equal(opened.vectors.take(np.arange(TRACKS)), ROWS)
     assert np.array_equal(opened.queries().numpy(), ROWS[:5])
     assert (opened.view.length, opened.view.skip_up_to, opened.view.filter_skipped) == (6, 2, False)
+
+
+def as_npy(folder: Path) -> None:
+    """Writes the parts as `--format npy` has them, each with more rows than one read takes."""
+    parts, tracks = [], []
+    (folder / "tracks").mkdir()
+    for entry in manifest(folder)["parts"]:
+        rows = {"first_row": entry["first_row"], "rows": entry["rows"]}
+        table, name = pq.read_table(folder / entry["file"]), Path(entry["file"]).stem
+        np.save(folder / f"embeddings/{name}.npy", ROWS[rows["first_row"] :][: rows["rows"]])
+        pq.write_table(table.select(["track_id", "row"]), folder / f"tracks/{name}.parquet")
+        parts.append(rows | record(folder, f"embeddings/{name}.npy"))
+        tracks.append(rows | record(folder, f"tracks/{name}.parquet"))
+    change(folder, format="npy", parts=parts, tracks=tracks)
+
+
+@pytest.mark.parametrize("npy", [False, True])
+def test_files_may_be_cut_short_once_it_is_open(copy: Path, npy: bool, monkeypatch: pytest.MonkeyPatch):
+    """Whatever is mapped from a file that is cut short kills the process by SIGBUS."""
+    monkeypatch.setattr(open_export, "BLOCK_ROWS", 4)
+    if npy:
+        as_npy(copy)
+    opened = OpenExport.open(copy)
+    assert str(copy) not in Path("/proc/self/maps").read_text()
+    for file in copy.rglob("*.*"):
+        if file.is_file():
+            os.truncate(file, 0)
+    assert np.array_equal(opened.vectors.take(np.arange(TRACKS)), ROWS)
+    with torch.no_grad():
+        assert opened.encoder(torch.ones(1, 6, DIM), torch.tensor([6])).isfinite().all()
+
+
+@pytest.mark.parametrize("spoil", ["short", "columns", "objects"])
+def test_npy_that_is_no_table(copy: Path, spoil: str):
+    as_npy(copy)
+    entry = manifest(copy)["parts"][0]
+    file = copy / entry["file"]
+    match spoil:
+        case "short":
+            file.write_bytes(file.read_bytes()[:-1])
+        case "columns":
+            np.save(file, np.asfortranarray(ROWS[: entry["rows"]]))
+        case "objects":
+            np.save(file, np.array([{}]), allow_pickle=True)
+    change(copy, parts=[entry | record(copy, entry["file"]), *manifest(copy)["parts"][1:]])
+    with pytest.raises(UserError, match=r"cannot be opened .*export again"):
+        OpenExport.open(copy)
 
 
 def missing(folder: Path) -> str:
