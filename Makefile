@@ -6,6 +6,8 @@ DEVICE ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 RANKS ?= $(if $(filter gpu,$(DEVICE)),$(shell nvidia-smi -L | wc -l),4)
 TRAIN_ARGS ?= --train.epochs 5
 PIP_ARGS ?=
+TORCH_INDEX ?=
+SBOM ?= sbom.json
 TEST_WORKERS ?= 2
 FUZZ_CASES ?= 3
 MUTANTS_EACH ?= 4
@@ -42,18 +44,19 @@ NAMESPACE := $(abspath $(VENV))/src
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: help setup extras dev train test tests soak mutants check lint types imports docs site chromium doctor lock clean
+.PHONY: help setup extras dev train test tests soak mutants check lint types imports docs site chromium doctor lock sbom advisories clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  DEVICE=cpu|gpu   which wheels; gpu where an NVIDIA driver answers"
 	@echo "  RANKS=4          processes that train; on gpu one for each card"
 	@echo "  TRAIN_ARGS=...   to train; by default '$(TRAIN_ARGS)', enough to see it learn"
 	@echo "  RUN=runs/NAME    the run directory; a new one for each make"
 	@echo "  VENV=.venv       the virtual environment, made with BASE_PYTHON=python3.11"
-	@echo "  PIP_ARGS=...     to pip install; for torch's CPU build (Python 3.11, x86-64 Linux), where PyPI is the only index:"
-	@echo "                   PIP_ARGS='--extra-index-url https://download.pytorch.org/whl/cpu'"
+	@echo "  PIP_ARGS=...     to pip install"
+	@echo "  TORCH_INDEX=...  the index for torch's CPU build alone (Python 3.11, x86-64 Linux), where pip's own lacks it:"
+	@echo "                   TORCH_INDEX=https://download.pytorch.org/whl/cpu"
 	@echo "  TEST_WORKERS=2   processes that run tests side by side; many tests start ranks of their own"
 	@echo "  PYTEST_ARGS=...  to pytest"
 	@echo "  FUZZ_CASES=3     malformed inputs of make soak, as a multiple of the number in tests/fuzz; make test tries a fifth"
@@ -75,7 +78,7 @@ $(SETUP): requirements/common.txt requirements/$(DEVICE).txt requirements/torchr
 	@if $(PYTHON) -m pip show --quiet $(OTHER_FBGEMM) 2>/dev/null; then \
 		$(GUARDED) $(PYTHON) -m pip uninstall --quiet --yes fbgemm-gpu fbgemm-gpu-cpu torch; fi
 	@$(PIP_LOCKED) -r requirements/common.txt -r requirements/$(DEVICE).txt -r requirements/torchrec.txt
-	@if [ $(DEVICE) = cpu ] && { $(PIP_LOCKED) -r requirements/torch-cpu.txt 2>/dev/null; }; then :; else \
+	@if [ $(DEVICE) = cpu ] && { $(PIP_LOCKED) $(TORCH_INDEX:%=--index-url %) -r requirements/torch-cpu.txt 2>/dev/null; }; then :; else \
 		echo "Installing torch as PyPI has it, on Linux with CUDA's libraries"; \
 		$(PIP_LOCKED) -r requirements/torch.txt -r requirements/cuda.txt; fi
 	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
@@ -157,6 +160,13 @@ lock:  ## write the hashes again after a pin has changed; needs uv
 	@for name in $(filter-out torch-cpu,$(basename $(notdir $(wildcard requirements/*.txt)))); do \
 		uv pip compile --quiet --no-deps --generate-hashes --no-annotate --no-header --universal \
 			--python-version 3.11.5 requirements/$$name.txt --output-file requirements/$$name.txt; done
+
+sbom: $(SETUP)  ## write sbom.json, a CycloneDX bill of the packages of the virtual environment
+	@$(PYTHON) requirements/sbom.py > $(SBOM)
+
+advisories:  ## check every pin for known advisories; needs pip-audit
+	@pip-audit --require-hashes --disable-pip $(patsubst %,--requirement %,\
+		$(filter-out requirements/torch-cpu.txt,$(wildcard requirements/*.txt)))
 
 clean:  ## remove caches and build output; data, runs, exports and the virtual environment stay
 	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -37,11 +38,13 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     python.chmod(0o755)
     log = tmp_path / "log"
 
-    def run(target: str, fails: str = "nothing", by: str = "exit") -> tuple[int, list[str]]:
+    def run(
+        target: str, fails: str = "nothing", by: str = "exit", options: Sequence[str] = ()
+    ) -> tuple[int, list[str]]:
         log.write_text("")
         environment = {"PATH": os.environ["PATH"], "LOG": str(log), "VENV": str(tmp_path / "venv")}
         environment |= {"FAILS": fails, "BY": by}
-        command = ["make", target, "DEVICE=cpu", f"BASE_PYTHON={python}", f"VENV={tmp_path / 'venv'}"]
+        command = ["make", target, "DEVICE=cpu", f"BASE_PYTHON={python}", f"VENV={tmp_path / 'venv'}", *options]
         made = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         return made.returncode, log.read_text().splitlines()
 
