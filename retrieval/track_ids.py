@@ -53,12 +53,15 @@ class TrackIds:
         rows[place_R[found]] = found
         return rows[asked.indices.to_numpy()]
 
-    def starting_with(self, prefix: str) -> Iterator[str]:
-        """Ids that start with `prefix`, in text order."""
+    def starting_with(self, prefix: str, at_once: int = 100) -> Iterator[str]:
+        """Ids that start with `prefix`, in text order, looked up `at_once`: one by one takes ten times as long."""
         place = self._place(prefix)
-        while place < len(self) and (track := self._at(place)).startswith(prefix):
-            yield track
-            place += 1
+        while len(rows := self._order_R[place : place + at_once]):
+            for track in self._ids.take(pa.array(rows)).to_pylist():
+                if not track.startswith(prefix):
+                    return
+                yield track
+            place += at_once
 
     def near(self, track: str) -> str | None:
         """The most similar id among those with the longest common prefix; None where none is similar enough."""

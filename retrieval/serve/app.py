@@ -1,6 +1,7 @@
 """The addresses of the service: its API, its page, and `{"detail": one sentence}` for every error."""
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from skipwise.retrieval.serve.answers import find_export
 from skipwise.retrieval.serve.batching import Overloaded
 from skipwise.retrieval.serve.guard import guarded
 from skipwise.retrieval.serve.http_schema import (
+    FEW_FIELDS,
     LIMIT,
     ErrorDetail,
     ExportName,
@@ -73,7 +75,7 @@ def make_app(service: Service) -> ASGIApp:
 
 def _add_requests(app: FastAPI, service: Service) -> None:
     @app.post("/recommend", response_model=Recommendations, summary="What to play after a session")
-    async def recommend(request: RecommendRequest) -> Response:
+    async def recommend(request: Annotated[RecommendRequest, FEW_FIELDS]) -> Response:
         find_export(service.exports, request.export)
         return JSONResponse(await service.recommend.ask(request))
 
@@ -88,11 +90,11 @@ def _add_requests(app: FastAPI, service: Service) -> None:
         return JSONResponse(await service.similar.ask(SimilarRequest(track, k, by, export)))
 
     @app.get("/tracks", response_model=Tracks, summary="Tracks whose id starts with a prefix")
-    async def tracks(
+    def tracks(  # not async: FastAPI runs it in a thread
         prefix: str = "", limit: Annotated[int, Query(ge=1, le=LIMIT)] = 20, export: ExportName = "main"
     ) -> Response:
-        found = find_export(service.exports, export).current.opened.tracks.starting_with(prefix)
-        return JSONResponse({"tracks": [track for track, _ in zip(found, range(limit), strict=False)]})
+        found = find_export(service.exports, export).current.opened.tracks.starting_with(prefix, limit)
+        return JSONResponse({"tracks": list(islice(found, limit))})
 
 
 def _add_state(app: FastAPI, service: Service) -> None:

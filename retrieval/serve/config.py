@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from skipwise.retrieval.search.config import SearchChoice
 
@@ -18,6 +19,9 @@ class ServeConfig:
     """HTML file that report wrote, shown at /report."""
     host: str = "127.0.0.1"
     """Address to listen on. There is no authentication: use any other than the loopback's on trusted networks only."""
+    allowed_host: tuple[str, ...] = ()
+    """Names under which the service is asked besides localhost and --host. Requests by any other name are refused; with
+    --host beyond the loopback, those by an IP address are not."""
     port: int = 8000
     """Port to listen on; 0 takes a free one and prints it."""
     search: SearchChoice = "auto"
@@ -36,6 +40,9 @@ class ServeConfig:
     """Threads of each computation. One is fastest for a few sessions at a time."""
 
     def __post_init__(self) -> None:
+        for name in self.allowed_host:
+            if urlsplit(f"//{name}").netloc != name or ":" in name or not name:
+                raise ValueError(f"--allowed-host {name} must be a name without scheme, port and path")
         if not 0 <= self.port < 1 << 16:
             raise ValueError(f"--port {self.port} must lie in 0..65535")
         for name in ("max_batch", "max_queue", "max_body", "threads"):

@@ -30,11 +30,13 @@ _HEADERS = {
 def guarded(app: ASGIApp, config: ServeConfig, metrics: Metrics) -> ASGIApp:
     """`app` behind all guards. Requests are counted and timed by the declared path, so that no track has a series.
 
-    On a loopback address, a Host header that names another host is refused: a page elsewhere can point its own name
-    at this machine, and would then read what only local programs may read. (Starlette's TrustedHostMiddleware answers
-    in plain text; every refusal of this service is `{"detail": one sentence}`.)
+    A Host header that names another host is refused: a page elsewhere can point its own name at this machine, and
+    would then read what only local programs, or those of this network, may read. Beyond the loopback every address is
+    allowed, since a page has a name. (Starlette's TrustedHostMiddleware answers in plain text; every refusal of this
+    service is `{"detail": one sentence}`.)
     """
-    hosts = {"localhost", "127.0.0.1", "::1", config.host.lower()} if is_loopback(config.host) else None
+    hosts = {"localhost", "127.0.0.1", "::1", *(name.lower() for name in (config.host, *config.allowed_host))}
+    loopback = is_loopback(config.host)
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -51,8 +53,9 @@ def guarded(app: ASGIApp, config: ServeConfig, metrics: Metrics) -> ASGIApp:
             await send(message)
 
         try:
-            if hosts and _host(scope) not in hosts:
-                sentence = "this service answers only requests for its own machine: ask it as localhost"
+            host = _host(scope)
+            if host not in hosts and (loopback or not _is_address(host)):
+                sentence = "this service is asked by another name: ask it as localhost, or start it with --allowed-host"
                 await error_response(400, sentence)(scope, receive, sending)
             else:
                 await _with_body(app, config.max_body, scope, receive, sending)
@@ -72,11 +75,18 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def _host(scope: Scope) -> str | None:
+def _host(scope: Scope) -> str:
     try:
-        return urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname
+        return urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname or ""
     except ValueError:
-        return None
+        return ""
+
+
+def _is_address(host: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(host))
+    except ValueError:
+        return False
 
 
 async def _with_body(app: ASGIApp, limit: int, scope: Scope, receive: Receive, send: Send) -> None:

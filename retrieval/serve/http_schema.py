@@ -1,10 +1,10 @@
 """The requests and answers of the service, from which its OpenAPI description is made."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 from starlette.responses import JSONResponse
 
 from skipwise.common.errors import printable
@@ -13,6 +13,24 @@ from skipwise.retrieval.recommend.config import Likeness, RecommendOptions
 ExportName = Literal["main", "compare"]
 LIMIT = 1000
 """Plays of a session, and tracks of an answer."""
+_MOST_FIELDS = 100
+"""Of a JSON object. pydantic lists every field that is wrong, and 100,000 of them take it seconds."""
+
+
+def _few_fields(given: Any) -> Any:
+    if isinstance(given, dict) and len(given) > _MOST_FIELDS:
+        raise ValueError(f"it has {len(given):,} fields where at most {_MOST_FIELDS} were expected")
+    return given
+
+
+FEW_FIELDS = BeforeValidator(_few_fields)
+
+
+def _utf8(text: str) -> str:
+    """JSON's escapes can spell half a character, which no answer can hold."""
+    if any("\ud800" <= one <= "\udfff" for one in text):
+        raise ValueError("it holds half of a surrogate pair: send whole characters")
+    return text
 
 
 class Play(BaseModel):
@@ -20,10 +38,12 @@ class Play(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    track: str
+    track: Annotated[str, AfterValidator(_utf8)]
     skipped: bool | None = None
     """None: it is not known."""
-    context: dict[str, str | bool | int] = Field({}, description="What is known of the play, by context column.")
+    context: Annotated[dict[str, str | bool | int], FEW_FIELDS] = Field(
+        {}, description="What is known of the play, by context column."
+    )
 
 
 @pydantic.dataclasses.dataclass(
@@ -32,7 +52,7 @@ class Play(BaseModel):
 class RecommendRequest(RecommendOptions):
     """A session and how to recommend after it. Nothing is converted (no "10" for 10), and nothing is ignored."""
 
-    session: Annotated[list[Play], Field(min_length=1, max_length=LIMIT)]
+    session: Annotated[list[Annotated[Play, FEW_FIELDS]], FailFast(), Field(min_length=1, max_length=LIMIT)]
     """Oldest play first."""
     k: Annotated[int, Field(strict=True, ge=1, le=LIMIT)] = 10
     """Tracks to recommend."""

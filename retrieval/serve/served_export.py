@@ -96,6 +96,10 @@ class HotSwap:
         self.name = name
         self.error: str | None = None
         """Why the newest export is not in service, or None."""
+        self.check_error: str | None = None
+        """Why it is not known whether there is a newer one, or None."""
+        self.failures = 0
+        """Checks that failed, one after the other."""
         self._path, self._search, self._metrics = path, search, metrics
         self._tried = self._seen = fingerprint(path)
         self.current = ServedExport.open(path, search, generation=1)
@@ -105,7 +109,16 @@ class HotSwap:
     def health(self) -> dict[str, Any]:
         """The entry in /health."""
         since = self.current.since.isoformat(timespec="seconds")
-        return self.current.identity() | {"path": self.current.name, "since": since, "reload_error": self.error}
+        errors = {"reload_error": self.error, "check_error": self.check_error}
+        return self.current.identity() | {"path": self.current.name, "since": since} | errors
+
+    def checked(self, error: Exception | None = None) -> None:
+        """Notes whether the last check for a newer export failed; logs the first failure of a row."""
+        self.failures = self.failures + 1 if error else 0
+        self.check_error = f"{type(error).__name__}: {brief(error)}" if error else None
+        if self.failures == 1:
+            self._metrics.reload_failures.labels(self.name).inc()
+            logger.error(f"skipwise: cannot check for a newer export ({self.check_error}), and will try again")
 
     def changed(self) -> bool:
         """Whether there is a newer export, unchanged since the last call: a copy in progress keeps changing."""
@@ -113,16 +126,21 @@ class HotSwap:
         return self._seen == before != self._tried
 
     def reload(self) -> None:
-        """Puts the export at the path into service. If it cannot be served, logs why and keeps the older one."""
-        self._tried = fingerprint(self._path)
+        """Puts the export at the path into service. If it cannot be served, logs why and keeps the older one.
+
+        Raises what is no fault of the export, such as `MemoryError`: it is still to be tried.
+        """
+        tried = fingerprint(self._path)
         try:
             newer = ServedExport.open(self._path, self._search, self.current.generation + 1)
         except UserError as error:
-            self.error = str(error)
+            if isinstance(error.__cause__, MemoryError):
+                raise error.__cause__ from None
+            self._tried, self.error = tried, str(error)
             self._metrics.reload_failures.labels(self.name).inc()
             logger.error(f"skipwise: still serving the older export, because the newer one is refused: {error}")
             return
-        self.current, self.error = newer, None
+        self._tried, self.current, self.error = tried, newer, None
         self._metrics.generation.labels(self.name).set(newer.generation)
         logger.info(f"serving a newer export at {self._path}: {newer.opened.manifest.rows:,} tracks")
         gc.collect()  # modules refer to themselves, and would keep the older table in memory
@@ -132,6 +150,6 @@ def fingerprint(path: Path) -> list[tuple[str, int, int, int]] | None:
     """Path, inode, modification time and size of each file of an export; None while there is no directory."""
     try:
         files = [(file, file.stat()) for file in path.resolve(strict=True).rglob("*")]
-    except OSError:  # being replaced at this moment
+    except (OSError, RuntimeError):  # being replaced at this moment; RuntimeError: a loop of links, in Python 3.12
         return None
     return sorted((str(file), stat.st_ino, stat.st_mtime_ns, stat.st_size) for file, stat in files)

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import signal
 import socket
 from collections.abc import Generator, Iterator
 from types import FrameType
+from typing import Any
 
 import torch
 import uvicorn
@@ -15,6 +17,7 @@ from skipwise.common.distributed import logger
 from skipwise.common.errors import UserError
 from skipwise.retrieval.serve.app import make_app
 from skipwise.retrieval.serve.config import ServeConfig
+from skipwise.retrieval.serve.connections import ACCEPTED, Connection, allow_files, drop_late
 from skipwise.retrieval.serve.guard import is_loopback
 from skipwise.retrieval.serve.service import Service
 
@@ -22,8 +25,11 @@ GRACE_S = 30
 """Seconds that requests in flight are given at the end."""
 KEEP_ALIVE_S = 75
 """Of an idle connection. Longer than the 60 or less of most proxies, which would reuse one that was just closed."""
-CONNECTIONS = 1000
-"""Maximum number of connections, each of which may hold a body."""
+_BACKLOG = 1024
+"""Connections that the system holds until they are accepted."""
+_QUIET_S = 60.0
+"""Seconds between two lines about connections that cannot be accepted."""
+_NO_MORE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class _Server(uvicorn.Server):
@@ -33,6 +39,33 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Generator[None, None, None]:
         """Captures none."""
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Gives back the backlog, which asyncio takes for the number to accept in one turn too."""
+        await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(_BACKLOG)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Is called ten times a second."""
+        drop_late(self.server_state, asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
+
+class FewLines:
+    """An exception handler of a loop. asyncio's own writes a traceback for each connection that it cannot accept."""
+
+    def __init__(self) -> None:
+        self._quiet_until = 0.0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Writes of these one line a minute."""
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in _NO_MORE:
+            loop.default_exception_handler(context)
+        elif loop.time() >= self._quiet_until:
+            self._quiet_until = loop.time() + _QUIET_S
+            logger.warning(f"skipwise: no connection can be accepted ({error.strerror}): raise the limit (ulimit -n)")
 
 
 def run(config: ServeConfig) -> None:
@@ -51,18 +84,19 @@ def run(config: ServeConfig) -> None:
         torch.set_num_threads(config.threads)
         service = Service(config)
         with _refusing(config):
-            listener.listen(1024)
+            listener.listen(_BACKLOG)
+        Connection.most = allow_files()
         server = _Server(
             uvicorn.Config(
                 make_app(service),
-                http="h11",
+                http=Connection,
                 ws="none",
                 lifespan="on",
-                log_level="warning",
+                log_level="error",  # a line for each request that is malformed would fill a disk
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                limit_concurrency=CONNECTIONS,
+                backlog=ACCEPTED,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=GRACE_S,
             )
@@ -72,6 +106,7 @@ def run(config: ServeConfig) -> None:
 
 async def _serve(server: uvicorn.Server, service: Service, listener: socket.socket) -> None:
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(FewLines())
     reloads: set[asyncio.Task[None]] = set()
 
     def reload() -> None:

@@ -1,17 +1,22 @@
 """The parts of a running service: the exports, the threads that ask them, and the checks for newer ones."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+from skipwise.common.distributed import logger
 from skipwise.retrieval.serve.answers import Exports, neighbours, recommendations
 from skipwise.retrieval.serve.batching import Batcher
 from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.http_schema import RecommendRequest, SimilarRequest
 from skipwise.retrieval.serve.prometheus import Metrics
 from skipwise.retrieval.serve.served_export import HotSwap
+
+_MOST_WAIT_S = 60.0
+"""Between two checks for a newer export, after many that failed."""
+_RESTART_S = 1.0
 
 
 class Service:
@@ -32,7 +37,9 @@ class Service:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Answers requests and checks for newer exports until the block ends."""
-        tasks = [asyncio.create_task(part) for part in (self.recommend.run(), self.similar.run(), self._watch())]
+        parts: list[Callable[[], Awaitable[None]]] = [self.recommend.run, self.similar.run]
+        parts += [partial(self._watch, export) for export in self.exports.values()]
+        tasks = [asyncio.create_task(_kept_running(part)) for part in parts]
         try:
             yield
         finally:
@@ -40,17 +47,29 @@ class Service:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def reload(self, changed_only: bool = False) -> None:
-        """Opens the exports again, in a thread of its own; with `changed_only`, those that have a newer one."""
+    async def reload(self) -> None:
+        """Opens the exports again, in a thread of its own."""
+        for export in self.exports.values():
+            await self._check(export, changed_only=False)
+
+    async def _check(self, export: HotSwap, changed_only: bool = True) -> None:
+        """Whatever fails, memory or a thread too, is for /health to say: the next check may succeed."""
         async with self._reloading:
-            for export in self.exports.values():
+            try:
                 if not changed_only or await asyncio.to_thread(export.changed):
                     await asyncio.to_thread(export.reload)
+                export.checked()
+            except Exception as error:
+                export.checked(error)
 
-    async def _watch(self) -> None:
-        while self.config.reload_s:
-            await asyncio.sleep(self.config.reload_s)
-            await self.reload(changed_only=True)
+    async def _watch(self, export: HotSwap) -> None:
+        wait_s = self.config.reload_s
+        while wait_s:
+            await asyncio.sleep(wait_s)
+            await self._check(export)
+            wait_s = self.config.reload_s
+            if export.failures:
+                wait_s *= min(2**export.failures, max(1, _MOST_WAIT_S / wait_s))
 
     def about(self) -> dict[str, Any]:
         """The exports in service, and whether there is a report."""
@@ -61,3 +80,13 @@ class Service:
         """Which exports are in service, since when, and why a newer one is not."""
         exports = {name: export.health() for name, export in self.exports.items()}
         return {"status": "ok", "exports": dict.fromkeys(("main", "compare")) | exports}
+
+
+async def _kept_running(run: Callable[[], Awaitable[None]]) -> None:
+    """Runs it again where it fails: nobody else would notice, and requests would wait without end."""
+    while True:
+        try:
+            return await run()
+        except Exception:
+            logger.exception("skipwise: a part of the service failed, and is started again")
+            await asyncio.sleep(_RESTART_S)

@@ -27,7 +27,9 @@ def test_like_a_dictionary(ids: list[str], asked: list[str], prefix: str, large:
     both = asked + ids
     assert tracks.rows(pa.array(both, kind)).tolist() == [rows.get(track, -1) for track in both]
     assert tracks.rows(pa.array(["x", *both], kind)[1:]).tolist() == [rows.get(track, -1) for track in both]
-    assert list(tracks.starting_with(prefix)) == sorted(track for track in ids if track.startswith(prefix))
+    for at_once in (1, 2, 100):
+        found = list(tracks.starting_with(prefix, at_once))
+        assert found == sorted(track for track in ids if track.startswith(prefix))
     picked = np.array([len(ids) - 1, -1, 0])
     assert tracks.ids(picked).to_pylist() == [ids[-1], None, ids[0]]
     assert tracks.near(prefix) in {None, *ids}

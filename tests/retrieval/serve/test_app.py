@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import threading
 from pathlib import Path
 
 import httpx
@@ -118,6 +119,14 @@ def test_tracks(ask: Asked):
     assert found() == sorted(NAMES)[:20]
     assert found(prefix="ü", limit=1000) == ["ü/ü"]
     assert found(prefix="zzz") == []
+
+
+def test_tracks_are_not_looked_up_in_the_loop(ask: Asked, monkeypatch: pytest.MonkeyPatch):
+    threads, tracks = [], ask.service.exports["main"].current.opened.tracks
+    found = tracks.starting_with
+    monkeypatch.setattr(tracks, "starting_with", lambda *words: threads.append(threading.get_ident()) or found(*words))
+    assert ask("GET", "/tracks").status_code == 200
+    assert threads and threading.get_ident() not in threads
 
 
 def test_exports(ask: Asked, export: Path):

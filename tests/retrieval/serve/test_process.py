@@ -85,8 +85,9 @@ def test_sighup_takes_the_newer_export(running: Running, other: Path):
 
 def test_sigterm_answers_what_is_in_flight(running: Running):
     """The last in this file, for it ends the process. A request waits 400 ms for others, and is then in flight."""
-    responses = []
-    asking = threading.Thread(target=lambda: responses.append(httpx.post(f"{running.url}/recommend", json=BODY)))
+    responses, client = [], httpx.Client(base_url=running.url, timeout=60)
+    assert client.get("/health").status_code == 200  # it is connected
+    asking = threading.Thread(target=lambda: responses.append(client.post("/recommend", json=BODY)))
     asking.start()
     time.sleep(0.2)
     assert not responses

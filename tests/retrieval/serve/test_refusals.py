@@ -4,16 +4,18 @@ import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from skipwise.retrieval.serve import guard
 from skipwise.retrieval.serve.app import make_app
 from skipwise.retrieval.serve.config import ServeConfig
+from skipwise.retrieval.serve.http_schema import FEW_FIELDS, RecommendRequest
 from skipwise.retrieval.serve.service import Service
 from tests.retrieval.serve.conftest import NAMES, Asked, asking, sentence
 
@@ -31,6 +33,10 @@ JSON = {"content-type": "application/json"}
         ({"session": [PLAY | {"skipped": "yes"}]}, "session[0].skipped"),
         ({"session": [PLAY | {"skip": True}]}, "session[0].skip"),
         ({"session": [{"track": 7}]}, "session[0].track"),
+        ({"session": [{"track": "a\ud800"}]}, "session[0].track"),
+        ({"session": [PLAY, {"track": "\udfff"}], "unknown": "drop"}, "session[1].track"),
+        ({"session": [PLAY | {str(number): 0 for number in range(101)}]}, "session[0]"),
+        ({"session": [PLAY | {"context": {str(number): None for number in range(101)}}]}, "session[0].context"),
         ({"k": 0}, "k"),
         ({"k": 1001}, "k"),
         ({"k": "10"}, "k"),
@@ -64,6 +70,27 @@ def test_fields(ask: Asked, changes: dict[str, Any], named: str):
 def test_bodies(ask: Asked, content: bytes):
     response = ask("POST", "/recommend", content=content, headers=JSON)
     assert 400 <= response.status_code < 500
+    sentence(response)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {str(number): 0 for number in range(9999)},
+        {"session": [PLAY | {str(number): 0 for number in range(9999)}]},
+        {"session": [PLAY | {"context": {str(number): None for number in range(9999)}}]},
+        {"session": [PLAY | {"context": {str(number): None for number in range(90)}}] * 500},
+        {"session": [{"skip": number} for number in range(1000)]},
+        {"session": list(range(9999))},
+    ],
+)
+def test_much_that_is_wrong_is_not_listed(ask: Asked, body: dict):
+    """Nobody waits while a hundred thousand errors are described."""
+    with pytest.raises(ValidationError) as refused:
+        TypeAdapter(Annotated[RecommendRequest, FEW_FIELDS]).validate_python(body)
+    assert refused.value.error_count() <= 300
+    response = ask("POST", "/recommend", content=json.dumps(body), headers=JSON)
+    assert response.status_code == 422
     sentence(response)
 
 
@@ -155,8 +182,29 @@ def test_foreign_hosts(export: Path, host: str):
     assert response.status_code == 400 and "localhost" in sentence(response)
 
 
-def test_any_host_elsewhere(export: Path):
-    assert with_host(ServeConfig(export, host="0.0.0.0", reload_s=0), "example.org").status_code == 200
+@pytest.mark.parametrize("host", ["example.org", "localhost.example.org", "10.1.2.example.org", "", "[::1"])
+def test_foreign_hosts_elsewhere(export: Path, host: str):
+    """A page's own name may point at any machine of this network."""
+    response = with_host(ServeConfig(export, host="0.0.0.0", reload_s=0), host)
+    assert response.status_code == 400 and "--allowed-host" in sentence(response)
+
+
+@pytest.mark.parametrize("host", ["localhost", "10.1.2.3:8000", "[2001:db8::1]:80", "Tracks.example.org:80", "other"])
+def test_own_hosts_elsewhere(export: Path, host: str):
+    config = ServeConfig(export, host="0.0.0.0", allowed_host=("tracks.Example.org", "other"), reload_s=0)
+    assert with_host(config, host).status_code == 200
+
+
+def test_a_proxys_host(export: Path):
+    config = ServeConfig(export, allowed_host=("tracks.example.org",), reload_s=0)
+    assert with_host(config, "tracks.example.org").status_code == 200
+    assert with_host(config, "10.1.2.3").status_code == 400
+
+
+@pytest.mark.parametrize("name", ["http://a", "a:80", "a/b", "", "[::1]"])
+def test_names_that_are_none(name: str):
+    with pytest.raises(ValueError, match="--allowed-host"):
+        ServeConfig(Path("export"), allowed_host=(name,))
 
 
 def with_host(config: ServeConfig, host: str) -> httpx.Response:
