@@ -17,7 +17,7 @@ from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.served_export import ServedExport
 from skipwise.retrieval.serve.service import Service
 
-EVERY_S = 0.02
+EVERY_S, AT_LAST_S = 0.02, 0.7
 
 
 @pytest.fixture
@@ -69,6 +69,7 @@ def test_checks_that_fail(
         nonlocal healthy
         running = Service(ServeConfig(link, compare, reload_s=EVERY_S))
         monkeypatch.setattr(served_export, "fingerprint", fingerprint)
+        monkeypatch.setattr(service, "_MOST_WAIT_S", AT_LAST_S)
         async with running.running():
             entry = await until(lambda entry: len(times) >= 5, running)
             assert type(fault).__name__ in entry["check_error"] and entry["loaded"] == 1
@@ -84,7 +85,7 @@ def test_checks_that_fail(
     asyncio.run(run())
     waits = np.diff(times)
     for number, wait in enumerate(waits, 1):
-        assert wait >= EVERY_S * 2**number * 0.9
+        assert wait >= min(EVERY_S * 2**number, AT_LAST_S) * 0.9
     assert capfd.readouterr().err.count("cannot check") <= 1
 
 
