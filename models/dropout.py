@@ -21,7 +21,7 @@ class Dropout(nn.Module):
     def __init__(self, share: float):
         super().__init__()
         self.share = share
-        self._dropped = round(share * _LEVELS)
+        self._dropped = min(round(share * _LEVELS), _LEVELS - 1)
         self._pools: dict[torch.dtype, Tensor] = {}
 
     def renew(self, most: int, device: torch.device) -> None:

@@ -44,7 +44,9 @@ class KeepHead(nn.Module):
     def states(self, signals_BTD: Tensor) -> Tensor:
         """[B, T, STATE] of the sums of each play's signals, in full precision: a position's has read those up to it."""
         assert self.state is not None
-        self.dropout.renew(signals_BTD.numel(), signals_BTD.device)
+        if self.training:
+            most = signals_BTD.shape[0] * signals_BTD.shape[1] * max(signals_BTD.shape[2], STATE)
+            self.dropout.renew(most, signals_BTD.device)
         with torch.autocast(signals_BTD.device.type, enabled=False):
             states_BTH: Tensor = self.state(self.dropout(signals_BTD.float()))[0]
         return states_BTH

@@ -91,5 +91,8 @@ def load_query_encoder(config: EncoderConfig, shape: EncoderShape, state: Mappin
     signals_MD = state.pop(_SIGNALS, None) if shape.num_signals else None
     if shape.num_signals and (signals_MD is None or signals_MD.shape != (shape.num_signals, shape.dim)):
         raise RuntimeError(f"there is no table of {shape.num_signals} signals of width {shape.dim}")
-    encoder.load_state_dict(state, assign=True)
+    try:
+        encoder.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise RuntimeError("its weights have other names or shapes, as those of another version have") from error
     return QueryEncoder(encoder, signals_MD)

@@ -224,7 +224,10 @@ def _encoder(path: Path, manifest: ExportManifest, weights: WeightsEntry, signal
         with torch.no_grad():
             found = tuple(encoder(*inputs).shape)
     except Exception as error:  # the loader, and what it loads, may raise anything
-        raise UserError(f"{file} is no encoder of rows of {manifest.dim} ({brief(error)}): {_AGAIN}") from error
+        raise UserError(
+            f"{file} is no encoder of rows of {manifest.dim} ({brief(error)}): {_AGAIN}, where the run is of an older "
+            "version after training again"
+        ) from error
     if found != (1, shape.output_dim):
         raise UserError(f"{file} answers {found} where {(1, shape.output_dim)} was expected: {_AGAIN}")
     return encoder

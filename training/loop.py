@@ -7,7 +7,7 @@ import torch
 
 from skipwise.common.distributed import logger
 from skipwise.datapipes.sessions import SessionStore
-from skipwise.datapipes.signals import Signals
+from skipwise.datapipes.signals import SKIPS, Signals
 from skipwise.training.active_run import ActiveRun
 from skipwise.training.build import check, reading_inputs
 from skipwise.training.config import PROTOCOLS, RunConfig, TrainConfig
@@ -38,6 +38,7 @@ def train(config: RunConfig, recipe: str, stop_early: StopEarly | None = None, t
     longest = store.manifest.session_lengths["max"]
     if longest > config.encoder.max_length:
         logger.info(f"sessions have up to {longest} tracks: the last {config.encoder.max_length} are read")
+    _warn_without_skips(config, store)
     num_signals = Signals.of(config.data.inputs, store.contexts).num_rows
     check_machines(config, store.num_tracks, longest, Path(config.run_dir or "runs"), num_signals)
     with locked_run(config, recipe, store) as run:
@@ -135,3 +136,12 @@ def _epoch_is_due(config: TrainConfig, position: Position, stopped: bool) -> boo
         return position.epoch <= position.best_epoch
     out_of_patience = 0 < config.patience <= position.epoch - 1 - position.best_epoch
     return position.epoch <= config.epochs and not stopped and not out_of_patience
+
+
+def _warn_without_skips(config: RunConfig, store: SessionStore) -> None:
+    share = store.manifest.skip_share
+    if share in (0, 1) and (config.loss.keep or SKIPS in config.data.inputs):
+        logger.warning(
+            f"{store.path} has {'only' if share else 'no'} skipped plays, so nothing can be learned from skips: train "
+            "best-skip-blind, or prepare the log again with its skips"
+        )

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ def write_program(
     if shape.columns:
         example = *example, torch.zeros(3, longest, shape.columns, dtype=torch.int64)
         shapes["signals_BTC"] = {0: sessions, 1: tracks}
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracer's own ways with a recurrent state's weights
         program = torch.export.export(traced, example, dynamic_shapes=shapes)
     # Through memory, because torch's own writer raises an error that does not say that the disk is full.
     whole = io.BytesIO()

@@ -106,3 +106,12 @@ def test_half_precision_leaves_the_state_alone():
     assert states.dtype == torch.float32
     with torch.no_grad():
         assert torch.equal(states, encoder.keep.states(signals_BTD))
+
+
+def test_a_state_wider_than_the_rows_and_nearly_all_dropped():
+    """The pool of masks is as large as the widest that takes from it, and keeps something to draw from."""
+    config = EncoderConfig(blocks=1, heads=2, hidden=8, max_length=20, dropout=0.999999)
+    encoder = Encoder(config, 4, KEEP, reads_signals=True, keep_dropout=0.999999)
+    encoder.reset_parameters(torch.Generator().manual_seed(0))
+    given = torch.randn(200, 20, 4), torch.full((200,), 20), torch.zeros(200, 20, dtype=torch.bool)
+    assert encoder.padded(*given, torch.randn(200, 20, 4)).isfinite().all()

@@ -1,0 +1,24 @@
+"""A model that would learn from skips is told where a dataset has none."""
+
+import logging
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from skipwise.components.recipes import RECIPES
+from skipwise.training.loop import _warn_without_skips
+
+
+@pytest.mark.parametrize(
+    ("recipe", "share", "said"),
+    [("best", 0, "has no skipped"), ("best", 1, "has only skipped"), ("best", 0.1, ""), ("best-skip-blind", 0, "")],
+)
+def test_a_warning(recipe: str, share: float, said: str, caplog: pytest.LogCaptureFixture, monkeypatch):
+    store = SimpleNamespace(path="data", manifest=SimpleNamespace(skip_share=share))
+    config = RECIPES[recipe]()
+    monkeypatch.setattr(logging.getLogger("skipwise"), "propagate", True)
+    for one in (config, replace(config, data=replace(config.data, inputs=()))):
+        caplog.clear()
+        _warn_without_skips(one, store)
+        assert bool(caplog.text) == bool(said) and said in caplog.text
