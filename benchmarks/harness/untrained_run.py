@@ -26,7 +26,7 @@ from skipwise.training.run.directory import RunDirectory
 from skipwise.training.run.position import Position
 from skipwise.training.run.start import create_or_resume_run
 
-RECIPE = "best"
+RECIPE = "best-skip-blind"
 _SESSIONS = 1000
 _PART = "part-00000.parquet"
 

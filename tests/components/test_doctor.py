@@ -97,7 +97,7 @@ def test_a_training_larger_than_the_machine_is_trains_own_refusal():
     config = DoctorConfig().run
     with pytest.raises(UserError) as refused:
         check_memory(config, training_needs(config, 1_000_000, config.encoder.max_length, 4), range(4), 2**28)
-    assert problem == str(refused.value) and "table 1,000,000 x 128 x 4 / 4" in problem
+    assert problem == str(refused.value) and "table 1,000,000 x 144 x 4 / 4" in problem
 
 
 def train_refuses(config: DoctorConfig, machine: Machine, folder: Path) -> bool:

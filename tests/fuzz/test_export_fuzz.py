@@ -48,7 +48,7 @@ def folder(tmp_path_factory) -> Path:
     """A data set, a run with weights, and an export of it."""
     folder = tmp_path_factory.mktemp("targets")
     write_dataset(folder / "data", random_sessions(40, TRACKS, LONGEST), TRACKS)
-    config = small("best", folder)
+    config = small("best-skip-blind", folder)
     run_on_ranks(folder, 1, save_untrained, config)
     os.rename(config.run_dir, folder / "run")
     run_on_ranks(folder, 1, export, ExportConfig(str(folder / "run"), folder / "old"))

@@ -55,7 +55,7 @@ SINCE = {
 }  # fmt: skip
 POINT = {
     "dial": 0.0, "hr_at_10": 0.7, "kept_hr_at_10": 0.71, "skipped_hr_at_10": 0.69, "pairs_in_order": 0.4,
-    "skip_rate": 0.5,
+    "skip_rate": 0.5, "gain": None,
 }  # fmt: skip
 KEEP = {"dim": 3, "dial": 0.5, "curve": [POINT, POINT | {"dial": 0.5}], "targets": 90, "split": "validation"}
 SKIPS = {"name": "skips", "values": ["kept", "skipped"], "first_row": 0}

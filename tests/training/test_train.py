@@ -30,7 +30,7 @@ TRACKS = 150
 IN_BATCH = LossConfig(context="none", alpha=0.0, beta=1.0, in_batch=True)
 
 
-def config_of(data: Path, run: Path, recipe: str = "best", **train_options) -> RunConfig:
+def config_of(data: Path, run: Path, recipe: str = "best-skip-blind", **train_options) -> RunConfig:
     config = RECIPES[recipe]()
     return replace(
         config,

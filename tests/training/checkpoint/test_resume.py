@@ -36,7 +36,9 @@ STEPS = SESSIONS // BATCH
 """Steps of an epoch."""
 
 
-def config_of(data: Path, run: Path, recipe: str = "best", dropout: float = 0.0, **train_options) -> RunConfig:
+def config_of(
+    data: Path, run: Path, recipe: str = "best-skip-blind", dropout: float = 0.0, **train_options
+) -> RunConfig:
     config = RECIPES[recipe]()
     return replace(
         config,
@@ -44,7 +46,7 @@ def config_of(data: Path, run: Path, recipe: str = "best", dropout: float = 0.0,
         data=replace(
             config.data, path=str(data), batch_size=BATCH, lanes=4, negatives=40, shuffle_groups=2, inputs=("skips",)
         ),
-        loss=replace(config.loss, keep=0.5),
+        loss=replace(config.loss, keep=0.5, keep_dropout=dropout),
         table=replace(config.table, dim=16),
         encoder=replace(config.encoder, heads=2, hidden=16, dropout=dropout, track_dropout=dropout),
         optimizer=replace(config.optimizer, warmup_steps=7, decay_to=0.5),
