@@ -180,6 +180,6 @@ def parquet_row(source: Source, row: int) -> list[str | None]:
         while row >= sizes[group]:
             row, group = row - sizes[group], group + 1
         table = file.group(group, names).slice(row, 1).combine_chunks()
-    values = {name: bytes_of(table[name].chunk(0), source, name)[0].as_py() for name in names}
+    values = {name: bytes_of(table[name].chunk(0))[0].as_py() for name in names}
     texts = {name: value and value.decode(errors="backslashreplace") for name, value in values.items()}
     return [texts.get(name) for name in source.names]

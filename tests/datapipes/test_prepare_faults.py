@@ -187,6 +187,10 @@ def test_bad_rows_of_parquet(tmp_path):
     assert f"{tmp_path / 'log.parquet'}, row 3: session_id is empty" in refused(tmp_path, tmp_path / "log.parquet")
     pq.write_table(pa.table({**table, "session_id": [["a"], ["a"], []]}), tmp_path / "log.parquet")
     assert "column 'session_id' holds lists or structs" in refused(tmp_path, tmp_path / "log.parquet")
+    entries = pa.MapArray.from_arrays([0, 1, 2, 3], ["k"] * 3, ["a"] * 3)
+    for nested in ([{"id": "a"}] * 3, pa.array([["a"]] * 3, pa.list_(pa.string(), 1)), entries):
+        pq.write_table(pa.table({**table, "session_id": nested}), tmp_path / "log.parquet")
+        assert "column 'session_id' holds lists or structs" in refused(tmp_path, tmp_path / "log.parquet")
     pq.write_table(pa.table(table), tmp_path / "log.parquet")
     whole = (tmp_path / "log.parquet").read_bytes()
     (tmp_path / "log.parquet").write_bytes(whole[:40] + b"\0" * 60 + whole[100:])

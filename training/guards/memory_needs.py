@@ -71,7 +71,7 @@ def checkpoint_bytes(config: RunConfig, num_tracks: int, world_size: int = 1, nu
     table = config.row_table
     holders = table.num_holders(world_size) if table.sharding == "column_wise" else 1
     numbers, _ = _optimizer_numbers(table.optimizer, table.dim // holders)
-    dense = config.encoder.num_weights(config.table.dim, config.loss.keep_width, bool(config.data.inputs))
+    dense = _dense_weights(config)
     of_signals, _ = _signal_bytes(config, num_signals)
     return _FLOAT * (num_tracks * (table.dim + holders * numbers) + 3 * dense) + of_signals
 
@@ -123,6 +123,11 @@ def _optimizer_numbers(optimizer: str, columns: int) -> tuple[int, str]:
     }[optimizer]
 
 
+def _dense_weights(config: RunConfig) -> int:
+    """Numbers of the encoder's weights."""
+    return config.encoder.num_weights(config.table.dim, config.loss.keep_width, bool(config.data.inputs))
+
+
 def _signal_bytes(config: RunConfig, num_signals: int) -> tuple[int, str]:
     """Bytes of the signals' table and its optimizer's state, which one rank holds, and their arithmetic."""
     dim = config.table.dim
@@ -150,8 +155,7 @@ def _batch_and_step_bytes(config: RunConfig, num_tracks: int, longest: int, worl
     scores = padded * positions * encoder.heads
     attention = encoder.blocks * (3 * padded * dim + scores) + (scores if encoder.dropout else 0)
     width = 2 if config.train.precision == "bf16" else _FLOAT
-    weights = encoder.num_weights(dim, config.loss.keep_width, bool(data.inputs))
-    return batch, _FLOAT * rows + width * attention + 4 * _FLOAT * weights
+    return batch, _FLOAT * rows + width * attention + 4 * _FLOAT * _dense_weights(config)
 
 
 def _check_room(table: TableConfig, times: dict[Need, int], free: int, who: str, more: str, limit: str = "") -> None:
