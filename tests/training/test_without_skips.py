@@ -17,7 +17,8 @@ from skipwise.training.loop import _warn_without_skips
 def test_a_warning(recipe: str, share: float, said: str, caplog: pytest.LogCaptureFixture, monkeypatch):
     store = SimpleNamespace(path="data", manifest=SimpleNamespace(skip_share=share))
     config = RECIPES[recipe]()
-    monkeypatch.setattr(logging.getLogger("skipwise"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("skipwise"), "handlers", [caplog.handler])
+    monkeypatch.setattr(logging.getLogger("skipwise"), "propagate", False)
     for one in (config, replace(config, data=replace(config.data, inputs=()))):
         caplog.clear()
         _warn_without_skips(one, store)

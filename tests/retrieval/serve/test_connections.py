@@ -200,7 +200,8 @@ def test_open_files(monkeypatch: pytest.MonkeyPatch, limits: tuple, most: int, t
 
 
 def test_one_line_where_none_can_be_accepted(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    monkeypatch.setattr(logger, "propagate", False)  # an earlier test may have left it either way
     loop = asyncio.new_event_loop()
     try:
         handler = FewLines()
