@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,16 @@ MSSD_ORDER = "session_position"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 SKIPS = ("skip", "skip_strength", "rating")
+Policy = Literal["stop", "skip", "cut", "session"]
+NULLS = (
+    *(
+        text
+        for word in ("nan", "null", "none")
+        for text in map("".join, product(*zip(word, word.upper(), strict=True)))
+    ),
+    "\\N",
+)
+"""Unquoted texts that mean a missing value, unless --null names others."""
 SPLIT_OPTIONS = {"session": ("test_share", "validation_share"), "time": ("test_from", "validation_from")}
 MOST_CONTEXT = 32
 """Columns that `context` may name."""
@@ -33,6 +44,9 @@ class InputOptions:
 
     input: tuple[Path, ...]
     """Files, or folders of them: .csv, .tsv, .txt (each also with .gz) and .parquet."""
+    null: tuple[str, ...] | None = None
+    """Unquoted texts that mean a missing value in text files, exactly as written: by default nan, null and none in
+    any case, and \\N. An empty field is missing whatever is given: --null '' is that alone."""
     columns: tuple[str, ...] = ()
     """Names for the columns of files without a header line, in order."""
     session: str = "session_id"
@@ -89,8 +103,11 @@ class SessionOptions:
     """Seed of --sample and of --split session: the same sessions whatever the order of rows and files."""
     max_length: int | None = None
     """Cut longer sessions to their last tracks, this many; the filters see whole sessions."""
-    on_error: Literal["stop", "skip"] = "stop"
-    """At a bad row: `stop` with a sentence, or `skip` its session and count it in the manifest."""
+    on_error: Policy = "stop"
+    """At a bad row: `stop` with a sentence, `skip` the row, `cut` the session there (the row is left out, and a new
+    session begins behind it), or drop its `session` (with --gap: the plays between two pauses). The manifest counts."""
+    on_missing_track: Policy | None = None
+    """The same for rows without a track id (podcasts, removed tracks); --on-error decides unless given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,8 +251,7 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, In
             contents |= self.shares
         if self.split == "time":
             contents |= {name: str(contents[name]) for name in SPLIT_OPTIONS["time"]}
-        context = None if self.context is None else list(self.context)
-        return contents | {"columns": list(self.columns), "context": context}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in contents.items()}
 
 
 def seconds(text: str, unit: str, flag: str) -> float:

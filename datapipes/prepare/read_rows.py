@@ -1,7 +1,7 @@
 """The rows of one file as Arrow batches of text: a column a role, `row` (from 0) and `mark`."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ import pyarrow.csv
 
 from skipwise.common.errors import UserError
 from skipwise.common.tables import open_table
+from skipwise.datapipes.prepare.config import NULLS
 from skipwise.datapipes.prepare.sources import Source
 from skipwise.datapipes.session_files import DAMAGED
 
@@ -27,13 +28,15 @@ def schema_of(source: Source) -> pa.Schema:
     return pa.schema(fields + [(role, pa.string()) for role in source.roles])
 
 
-def read(source: Source, advance: Callable[[int], object]) -> Iterator[pa.RecordBatch]:
+def read(source: Source, advance: Callable[[int], object], nulls: Sequence[str] = NULLS) -> Iterator[pa.RecordBatch]:
     """Yields the rows of `source` in order and calls `advance` with the number of bytes read.
+
+    `nulls`: unquoted texts of a text file that mean a missing value; an empty field is one as well.
 
     Rows with a wrong number of fields come after those around them, without a row number. Raises `UserError` for a
     file that is cut short, holds no rows, or is no table at all.
     """
-    chunks = parquet_batches(source, advance) if source.suffix == ".parquet" else text_batches(source, advance)
+    chunks = parquet_batches(source, advance) if source.suffix == ".parquet" else text_batches(source, advance, nulls)
     row = unnumbered = 0
     for columns, mark in chunks:
         size = len(columns[0])
@@ -48,7 +51,9 @@ def read(source: Source, advance: Callable[[int], object]) -> Iterator[pa.Record
         raise UserError(f"{source.path} has no rows: expected one a play, or leave the file out")
 
 
-def text_batches(source: Source, advance: Callable[[int], object]) -> Iterator[tuple[list[pa.Array], int]]:
+def text_batches(
+    source: Source, advance: Callable[[int], object], nulls: Sequence[str]
+) -> Iterator[tuple[list[pa.Array], int]]:
     """Reads a text file in blocks; the columns are the bytes of the file."""
     labels = [str(index) for index in range(len(source.names))]
     wanted = [str(source.names.index(name)) for name in source.roles.values()]
@@ -72,7 +77,11 @@ def text_batches(source: Source, advance: Callable[[int], object]) -> Iterator[t
                     invalid_row_handler=keep,
                 ),
                 convert_options=pa.csv.ConvertOptions(
-                    column_types={label: pa.binary() for label in wanted}, include_columns=list(dict.fromkeys(wanted))
+                    column_types={label: pa.binary() for label in wanted},
+                    include_columns=list(dict.fromkeys(wanted)),
+                    null_values=["", *nulls],
+                    strings_can_be_null=True,
+                    quoted_strings_can_be_null=False,
                 ),
             )
             done = 0
@@ -150,9 +159,11 @@ def damaged(source: Source) -> UserError:
 def bytes_of(column: pa.Array) -> pa.BinaryArray:
     """Returns a column of a Parquet file as the bytes of its text, which may not be UTF-8.
 
-    Arrow has a text of all but nested types, which `sources.inspect` refuses.
+    Arrow has a text of all but nested types, which `sources.inspect` refuses. NaN is a missing value.
     """
     kind, types = column.type, pa.types
+    if types.is_floating(kind):
+        column = pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
     binary = types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
     return pc.cast(column if binary else pc.cast(column, pa.string()), pa.binary())
 

@@ -7,12 +7,15 @@ from typing import NamedTuple
 
 from skipwise.common.errors import UserError
 from skipwise.common.tables import open_table
-from skipwise.datapipes.prepare.config import DATES
+from skipwise.datapipes.prepare.config import DATES, PrepareConfig
 from skipwise.datapipes.prepare.read_rows import BROKEN, NOT_UTF8, RAGGED, bytes_of
 from skipwise.datapipes.prepare.sources import FLAGS, NAMED, Source, open_bytes, quoting
 
 REPEATED, DISORDERED, TWO_FILES = 101, 102, 103
-REMEDY = "fix the row, or drop its session with --on-error skip"
+SKIP, CUT, SESSION, STOP = 1, 2, 3, 4
+POLICIES = {"skip": SKIP, "cut": CUT, "session": SESSION, "stop": STOP}
+REMEDY = "fix the row, leave it out with --on-error skip, or drop its session with --on-error session"
+MISSING_TRACK = "leave such rows out with --on-missing-track skip"
 
 
 class Fault(NamedTuple):
@@ -25,7 +28,7 @@ class Fault(NamedTuple):
     condition: str
     """SQL over the columns of the parsed rows, see `staging.PARSED`."""
     expected: str
-    """The end of the sentence."""
+    """The end of the sentence but the remedy."""
 
 
 FLAG = "expected true, false, 1 or 0"
@@ -50,7 +53,10 @@ FAULTS = (
         "place IS NULL OR NOT isfinite(place)",
         f"expected {DATES}",
     ),
-    *(Fault(f"{role} is not a flag", role, f"{role}_flag IS NULL", FLAG) for role in ("skip", *FLAGS, "not_skipped")),
+    *(
+        Fault(f"{role} is not a flag", role, f"{role}_flag IS NULL AND NOT missing({role})", f"{FLAG}, or nothing")
+        for role in ("skip", *FLAGS, "not_skipped")
+    ),
     Fault(
         "contradictory skip flags",
         "skip_1",
@@ -66,10 +72,15 @@ FAULTS = (
     Fault(
         "skip strength is not 0 to 3",
         "skip_strength",
-        "level IS NULL OR level NOT IN (0, 1, 2, 3)",
-        "expected 0, 1, 2 or 3",
+        "NOT missing(skip_strength) AND (level IS NULL OR level NOT IN (0, 1, 2, 3))",
+        "expected 0, 1, 2 or 3, or nothing",
     ),
-    Fault("rating is not a number", "rating", "level IS NULL OR NOT isfinite(level)", "expected a number"),
+    Fault(
+        "rating is not a number",
+        "rating",
+        "NOT missing(rating) AND (level IS NULL OR NOT isfinite(level))",
+        "expected a number, or nothing",
+    ),
     Fault(
         "hour_of_day is not an hour",
         "hour_of_day",
@@ -98,6 +109,23 @@ REASONS = {
     DISORDERED: "positions out of order",
     TWO_FILES: "session in two files",
 }
+NO_TRACK, NO_ORDER = (
+    next(code for code, fault in enumerate(FAULTS, 1) if fault.reason == reason)
+    for reason in ("no track id", "order is not a number")
+)
+
+
+def policies(config: PrepareConfig) -> dict[int, int]:
+    """From the code of each fault to what is done at it: `SKIP`, `CUT`, `SESSION` or `STOP`.
+
+    A session in two files has no row that is bad: where rows are left out, it is dropped.
+    """
+    of = dict.fromkeys(REASONS, POLICIES[config.on_error])
+    return of | {
+        1: STOP,
+        NO_TRACK: POLICIES[config.on_missing_track or config.on_error],
+        TWO_FILES: max(of[TWO_FILES], SESSION),
+    }
 
 
 def row_error(source: Source, row: int | None, fault: Fault) -> UserError:
@@ -112,8 +140,11 @@ def row_error(source: Source, row: int | None, fault: Fault) -> UserError:
     if fault.role is None:
         return UserError(f"{where} has bytes that are not UTF-8: {fault.expected}; {REMEDY}")
     name = source.roles[fault.role]
-    value = shown(fields[source.names.index(name)])
-    return UserError(f"{where}: {name} is {value}: {fault.expected}; {REMEDY}")
+    value = fields[source.names.index(name)]
+    remedy = MISSING_TRACK if fault is FAULTS[NO_TRACK - 1] else REMEDY
+    if fault.condition == f"missing({fault.role})" and (value or "").strip():
+        remedy += "; if it is a name, --null '' says that only an empty field is missing"
+    return UserError(f"{where}: {name} is {shown(value)}: {fault.expected}; {remedy}")
 
 
 def order_error(source: Source, row: int, previous: int, code: int) -> UserError:
@@ -127,7 +158,7 @@ def order_error(source: Source, row: int, previous: int, code: int) -> UserError
     what = f"is in {earlier} already" if code == REPEATED else f"comes after a greater one in {earlier}"
     return UserError(
         f"{source.path}, {place}: {order} {value} of session {session} {what}: expected it to grow from row to "
-        f"row; sort the rows with --sort{twice}, or drop the session with --on-error skip"
+        f"row; sort the rows with --sort{twice}, or leave the row out with --on-error skip"
     )
 
 

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 from skipwise.common.console import stage
 from skipwise.common.errors import UserError
 from skipwise.common.tables import count_rows, table_writer
+from skipwise.datapipes.prepare.bad_rows import begins, leave_out, order_faults
 from skipwise.datapipes.prepare.config import PrepareConfig
-from skipwise.datapipes.prepare.row_checks import DISORDERED, REASONS, REPEATED, TWO_FILES, order_error, shown
+from skipwise.datapipes.prepare.row_checks import CUT, TWO_FILES, order_error, policies, shown
 from skipwise.datapipes.prepare.sources import WORDS, Source, context_names
 from skipwise.datapipes.prepare.staging import staged_rows
 from skipwise.datapipes.view import counts_as_skipped
@@ -58,26 +59,27 @@ def group_sessions(
         for block in whole_sessions(reader, config):
             first, last = block["session"][0].as_py(), block["session"][-1].as_py()
             named = lookup.sql(f"SELECT id FROM sessions WHERE code BETWEEN {first} AND {last} ORDER BY code")
-            ids, starts = named.to_arrow_table()["id"].combine_chunks(), starts_of(block)
-            faults = session_faults(block, starts, ids, sources, config)
-            for code, count in zip(*np.unique(faults[faults > 0], return_counts=True), strict=True):
-                dropped[REASONS[int(code)]] += int(count)
+            ids = named.to_arrow_table()["id"].combine_chunks()
             advance(len(block))
-            if faults.any():
-                block = block.filter(pa.array(np.repeat(faults == 0, lengths_of(block, starts))))
-                ids, starts = ids.filter(pa.array(faults == 0)), starts_of(block)
+            counts = config.gap_seconds, dropped, rows_found
+            block = leave_out(block, block["fault"].to_numpy(), policies(config), *counts)
+            if not config.sorts:
+                faults = order_faults(block, "order" in sources[0].roles)
+                if config.on_error == "stop" and faults.any():
+                    raise session_error(block, faults, sources, ids, first)
+                block = leave_out(block, faults, policies(config), *counts)
             # Bad rows, which have no code either, are gone.
             if not (known := block["track"].to_numpy() >= 0).all():
-                some = np.logical_or.reduceat(known, starts)
+                some = np.logical_or.reduceat(known, starts_of(block))
                 rows_found[UNKNOWN] += int(np.count_nonzero(~known))
                 dropped["without a track of the vocabulary"] += int(np.count_nonzero(~some))
-                block, ids = block.filter(pa.array(known)), ids.filter(pa.array(some))
-                starts = starts_of(block)
+                block = block.filter(pa.array(known))
             if config.sorts and "order" in sources[0].roles and (again := repeats_play(block)).any():
                 rows_found[REPEATED_PLAYS] += int(np.count_nonzero(again))
                 if config.drop_duplicate_plays:
                     block = block.filter(pa.array(~again))
-                    starts = starts_of(block)
+            starts = starts_of(block)
+            ids = ids.take(pa.array(block["session"].to_numpy()[starts] - first))
             sessions = sessions_of(block, ids, starts, [*context_names(sources[0].roles)], config, dropped)
             if writer is None:
                 file = scratch / "sessions.parquet"
@@ -137,8 +139,8 @@ def sessions_of(
     dropped: Counter[str],
 ) -> pa.Table:
     """Returns the sessions that pass the filters, a row each, with tracks as codes; counts the others in `dropped`."""
-    if config.gap_seconds is not None:
-        ids, starts = cut_at_gaps(block, ids, starts, config.gap_seconds)
+    if config.gap_seconds is not None or CUT in policies(config).values():
+        ids, starts = cut(block, ids, starts, config.gap_seconds)
     lengths = lengths_of(block, starts)
     ended = block["place"].to_numpy()[starts + lengths - 1]
     kept = passing(block, starts, lengths, config, dropped)
@@ -154,10 +156,10 @@ def sessions_of(
     return pa.table({"session_id": ids.filter(pa.array(kept)), **lists, **times})
 
 
-def cut_at_gaps(block: pa.Table, ids: pa.Array, starts: np.ndarray, gap: float) -> tuple[pa.Array, np.ndarray]:
-    """Returns ids and starts of sessions cut at jumps of more than `gap` seconds; ids are `id#number`, from 1."""
-    jumps = np.flatnonzero(np.diff(block["place"].to_numpy()) > gap) + 1
-    pieces = np.union1d(starts, jumps)
+def cut(block: pa.Table, ids: pa.Array, starts: np.ndarray, gap: float | None) -> tuple[pa.Array, np.ndarray]:
+    """Returns ids and starts of sessions cut at jumps of more than `gap` seconds and at bad rows; ids are `id#number`,
+    from 1."""
+    pieces = np.flatnonzero(begins(block, gap))
     owner = np.searchsorted(starts, pieces, side="right") - 1
     number = np.arange(len(pieces)) - np.searchsorted(pieces, starts)[owner] + 1
     return pc.binary_join_element_wise(ids.take(pa.array(owner)), pa.array(number).cast(pa.string()), "#"), pieces
@@ -181,39 +183,15 @@ def passing(
     return kept
 
 
-def session_faults(
-    block: pa.Table, starts: np.ndarray, ids: pa.Array, sources: list[Source], config: PrepareConfig
-) -> np.ndarray:
-    """Returns the fault code of each session, 0 for a good one; raises for the first where bad rows stop the run."""
-    faults = block["fault"].to_numpy().copy()
-    if not config.sorts:
-        file, place = block["file"].to_numpy(), block["place"].to_numpy()
-        later = np.ones(len(block), dtype=bool)
-        later[starts] = False
-        later[1:] &= (faults[1:] == 0) & (faults[:-1] == 0)
-        before = np.flatnonzero(later) - 1
-        here = before + 1
-        moved = file[here] != file[before]
-        faults[here[moved]] = TWO_FILES
-        if "order" in sources[0].roles:
-            faults[here[~moved & (place[here] < place[before])]] = DISORDERED
-            faults[here[~moved & (place[here] == place[before])]] = REPEATED
-    if config.on_error == "stop" and faults.any():
-        raise session_error(block, int(np.flatnonzero(faults)[0]), int(faults[faults > 0][0]), starts, ids, sources)
-    # Codes are unsigned: 0 - 1 is the greatest, so the minimum is the first check that failed.
-    return np.minimum.reduceat(faults - 1, starts) + 1
-
-
-def session_error(
-    block: pa.Table, at: int, code: int, starts: np.ndarray, ids: pa.Array, sources: list[Source]
-) -> UserError:
-    """Returns the error of a session that is bad as a whole."""
+def session_error(block: pa.Table, faults: np.ndarray, sources: list[Source], ids: pa.Array, first: int) -> UserError:
+    """Returns the error of the first row that does not follow the one before; `ids`: of sessions from code `first`."""
+    at = int(np.flatnonzero(faults)[0])
     before, now = block.slice(at - 1, 2).to_pylist()
     source, other = sources[now["file"]], sources[before["file"]]
-    if code == TWO_FILES:
-        session = ids[int(np.searchsorted(starts, at, side="right")) - 1].as_py()
+    if faults[at] == TWO_FILES:
+        session = ids[now["session"] - first].as_py()
         return UserError(
             f"session {shown(session)} is in {other.path} and in {source.path}: expected each session in one "
-            f"file; join them by order with --sort, or drop the session with --on-error skip"
+            f"file; join them by order with --sort, or drop the session with --on-error session"
         )
-    return order_error(source, now["row"], before["row"], code)
+    return order_error(source, now["row"], before["row"], int(faults[at]))

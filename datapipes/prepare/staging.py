@@ -11,18 +11,19 @@ import pyarrow as pa
 from skipwise.common.console import stage
 from skipwise.common.errors import UserError
 from skipwise.datapipes.exact_files import parquet, write
-from skipwise.datapipes.prepare.config import PER_SECOND, YEAR, PrepareConfig
+from skipwise.datapipes.prepare.config import NULLS, PER_SECOND, YEAR, PrepareConfig
 from skipwise.datapipes.prepare.read_rows import read, schema_of
-from skipwise.datapipes.prepare.row_checks import FAULTS, REASONS, row_error
+from skipwise.datapipes.prepare.row_checks import FAULTS, REASONS, STOP, policies, row_error
 from skipwise.datapipes.prepare.sources import CONTEXT, FLAGS, NAMED, WORDS, Source
 from skipwise.datapipes.session_files import MOST_VALUES
 
 MACROS = """
-CREATE MACRO missing(x) AS
-    CASE WHEN x IS NULL THEN true WHEN strlen(x) > 8 THEN false ELSE lower(trim(x)) IN ('', 'nan', 'null', 'none') END;
+CREATE MACRO missing(x) AS CASE WHEN x IS NULL THEN true WHEN strlen(x) > 8 THEN false ELSE trim(x) = '' END;
 CREATE MACRO broken(x) AS contains(x, chr(10)) OR contains(x, chr(13));
 CREATE MACRO flag(x) AS
-    CASE WHEN x IN ('true', 'True', '1', 'TRUE') THEN true WHEN x IN ('false', 'False', '0', 'FALSE') THEN false END;
+    CASE WHEN x IN ('true', 'True', '1', 'TRUE') THEN true WHEN x IN ('false', 'False', '0', 'FALSE') THEN false
+    WHEN lower(trim(x)) IN ('true', 't', 'yes', 'y', '1', '1.0') THEN true
+    WHEN lower(trim(x)) IN ('false', 'f', 'no', 'n', '0', '0.0') THEN false END;
 """
 
 PARSED = {
@@ -67,12 +68,12 @@ def connect(config: PrepareConfig, scratch: Path) -> duckdb.DuckDBPyConnection:
 def stage_rows(engine: duckdb.DuckDBPyConnection, sources: list[Source], config: PrepareConfig, scratch: Path) -> None:
     """Writes the rows of every file to `scratch/rows-*.parquet` with their fault codes; raises for the first fault."""
     total = sum(source.path.stat().st_size for source in sources)
-    wanted = "fault > 0" if config.on_error == "stop" else "fault = 1"
+    wanted = f"fault IN ({', '.join(str(code) for code, policy in policies(config).items() if policy == STOP)})"
     failures: list[BaseException] = []
 
     def batches(source: Source, advance: Callable[[int], object]) -> Iterator[pa.RecordBatch]:
         try:
-            yield from read(source, advance)
+            yield from read(source, advance, config.null or NULLS)
         except BaseException as error:
             failures.append(error)
             raise

@@ -66,12 +66,12 @@ def test_the_first_row_of_a_play_stays_and_other_rows_of_its_time_too(tmp_path):
 
 def test_a_session_that_is_dropped_says_nothing_again(tmp_path):
     plays = [("s", "x", "a"), *[("s", 1, "a")] * 5, *[("r", at, "a") for at in range(3)]]
-    manifest = run(tmp_path, plays, on_error="skip", drop_duplicate_plays=True)
+    manifest = run(tmp_path, plays, on_error="session", drop_duplicate_plays=True)
     assert manifest.dropped_rows == {} and manifest.dropped_sessions == {"order is not a number": 1}
 
 
 def test_an_unsorted_log_that_says_a_play_twice_is_told_what_helps(tmp_path):
-    hint = "sort the rows with --sort, and leave out repeated plays with --drop-duplicate-plays, or drop the session"
+    hint = "sort the rows with --sort, and leave out repeated plays with --drop-duplicate-plays, or leave the row out"
     for track, helps in (("b", True), ("c", False)):
         with pytest.raises(UserError) as caught:
             run(tmp_path, [("s", 1, "a"), ("s", 2, "b"), ("s", 2, track), ("s", 3, "d")], sort=False)

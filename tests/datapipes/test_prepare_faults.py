@@ -1,6 +1,8 @@
 """Bad input: one sentence that names the file and the line, nothing left behind, and sessions dropped on demand."""
 
 import gzip
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,7 +42,6 @@ ROWS = {
     "two-digit year": ("b,15-07-18,t,0,0,0,1,7,1", "session_position is '15-07-18': expected", "order is not a number"),
     "word order": ("b,third,t,0,0,0,1,7,1", "session_position is 'third': expected", "order is not a number"),
     "word flag": ("b,3,t,0,0,maybe,1,7,1", "skip_3 is 'maybe': expected true, false, 1 or 0", "skip_3 is not a flag"),
-    "empty flag": ("b,3,t,,0,0,1,7,1", "skip_1 is empty: expected true, false, 1 or 0", "skip_1 is not a flag"),
     "number flag": ("b,3,t,0,2,1,0,7,1", "skip_2 is '2': expected true, false, 1 or 0", "skip_2 is not a flag"),
     "unnested": ("b,3,t,1,0,1,0,7,1", "skip_1 is '1': expected skip_1 to imply skip_2", "contradictory skip flags"),
     "both": ("b,3,t,1,1,1,1,7,1", "not_skipped is '1': expected false beside a skip flag", "contradictory skip flags"),
@@ -74,24 +75,33 @@ def refused(tmp_path: Path, *inputs: Path, **options) -> str:
 
 
 @pytest.mark.parametrize("case", ROWS)
-def test_a_bad_row_stops_with_its_line_or_drops_its_session(case, tmp_path):
+def test_a_bad_row_stops_with_its_line_and_each_remedy_leads_to_a_dataset(case, tmp_path):
     row, says, reason = ROWS[case]
     log = write(tmp_path / "log.csv", [HEAD, *GOOD, *START, row, "b,9,t9,0,0,0,1,7,1"])
     sentence = refused(tmp_path, log)
     assert sentence.startswith(f"{log}, line 7")
     assert says in sentence
-    assert "--on-error skip" in sentence
-
-    manifest = prepare(PrepareConfig(input=(log,), output=tmp_path / "data", on_error="skip"))
-    if reason == "no session id":
-        assert manifest.dropped_rows == {reason: 1}
-        assert manifest.dropped_sessions == {}
-        assert manifest.counts["sessions"] == 2
-    else:
-        assert manifest.dropped_rows == {}
-        (found,) = manifest.dropped_sessions.items()
-        assert found[0].startswith(reason) and found[1] == 1
-        assert manifest.counts == {"sessions": 1, "plays": 3, "tracks": 3}
+    for option, policy in re.findall(r"--(on-[a-z-]+) (\w+)", sentence):
+        prepare(PrepareConfig(input=(log,), output=tmp_path / policy, **{option.replace("-", "_"): policy}))
+        shutil.rmtree(tmp_path / policy)
+    for policy in ("skip", "cut", "session"):
+        manifest = prepare(PrepareConfig(input=(log,), output=tmp_path / policy, on_error=policy))
+        sessions = sorted(row["session_id"] for row in pq.read_table(tmp_path / policy / "sessions").to_pylist())
+        if reason == "no session id":
+            assert (manifest.dropped_rows, manifest.dropped_sessions) == ({reason: 1}, {})
+            assert manifest.counts["sessions"] == 2
+        elif policy == "session":
+            assert manifest.dropped_rows == {}
+            (found,) = manifest.dropped_sessions.items()
+            assert found[0].startswith(reason) and found[1] == 1
+            assert manifest.counts == {"sessions": 1, "plays": 3, "tracks": 3}
+        else:
+            places = "wrong number of fields", "order is not a number"
+            cuts = policy == "cut" and reason not in places
+            ((found, count),) = manifest.dropped_rows.items()
+            assert found.startswith(reason) and found.endswith(", session cut") == cuts and count == 1
+            assert sessions == (["a#1"] if cuts else ["a", "b"] if policy == "skip" else ["a#1", "b#1"])
+            assert manifest.counts["plays"] == (3 if cuts else 6)
 
 
 def test_the_line_is_the_one_an_editor_shows(tmp_path):
@@ -104,7 +114,7 @@ def test_the_line_is_the_one_an_editor_shows(tmp_path):
 
 def test_a_session_of_several_faults_is_dropped_once(tmp_path):
     log = write(tmp_path / "log.csv", [HEAD, *GOOD, "b,1,,0,0,0,1,7,1", "b,1,t,1,0,0,1,7,1", "b,x,t,0,0,0,1,7,1"])
-    manifest = prepare(PrepareConfig(input=(log,), output=tmp_path / "data", on_error="skip"))
+    manifest = prepare(PrepareConfig(input=(log,), output=tmp_path / "data", on_error="session"))
     assert manifest.dropped_sessions == {"no track id": 1}
 
 
@@ -121,8 +131,9 @@ def test_a_session_in_two_files(tmp_path):
     two = write(tmp_path / "two.csv", [HEAD, "b,3,t9,0,0,0,1,7,1"])
     sentence = refused(tmp_path, one, two)
     assert f"session 'b' is in {one} and in {two}: expected each session in one file" in sentence
-    manifest = prepare(PrepareConfig(input=(one, two), output=tmp_path / "data", on_error="skip"))
-    assert manifest.dropped_sessions == {"session in two files": 1}
+    for policy in ("skip", "cut", "session"):
+        manifest = prepare(PrepareConfig(input=(one, two), output=tmp_path / policy, on_error=policy))
+        assert manifest.dropped_sessions == {"session in two files": 1} and manifest.dropped_rows == {}
     manifest = prepare(PrepareConfig(input=(one, two), output=tmp_path / "sorted", sort=True))
     assert manifest.counts["sessions"] == 2
 
@@ -132,9 +143,8 @@ def test_bad_strengths_and_ratings(tmp_path):
     for value, option, says in (
         ("4", "skip_strength", "v is '4': expected 0, 1, 2 or 3"),
         ("1.5", "skip_strength", "v is '1.5': expected 0, 1, 2 or 3"),
-        ("nan", "rating", "v is 'nan': expected a number"),
-        ("", "rating", "v is empty: expected a number"),
-        ("yes", "skip", "v is 'yes': expected true, false, 1 or 0"),
+        ("inf", "rating", "v is 'inf': expected a number"),
+        ("2", "skip", "v is '2': expected true, false, 1 or 0"),
     ):
         rows = [row[:-1] + "0" for row in good] if option == "skip" else good
         log = write(tmp_path / "log.csv", [head, *rows, f"a,4,t,{value}"])
@@ -225,7 +235,7 @@ def test_the_command_exits_with_2_and_one_line(tmp_path):
         [*command, "--on-error", "skip"], capture_output=True, text=True, cwd=Path(__file__).parents[2]
     )
     assert done.returncode == 0
-    assert Manifest.read(tmp_path / "data").dropped_sessions == {"contradictory skip flags": 1}
+    assert Manifest.read(tmp_path / "data").dropped_rows == {"contradictory skip flags": 1}
 
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path):

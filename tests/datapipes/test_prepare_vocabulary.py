@@ -157,7 +157,7 @@ def test_rows_are_checked_whether_or_not_their_track_is_known(tmp_path):
     rows = [*plays("p", "abc"), ("q", 0, "a", 0), ("q", 2, "b", 0), ("q", 1, "x", 0), ("q", 3, "c", 0)]
     with pytest.raises(UserError, match=r"line 7: at '1' of session 'q' comes after a greater one"):
         prepared(tmp_path, rows, "new", old)
-    new = prepared(tmp_path, [*rows, ("p2", 0, "", 0), ("p2", 1, "x", 0)], "new", old, on_error="skip")
+    new = prepared(tmp_path, [*rows, ("p2", 0, "", 0), ("p2", 1, "x", 0)], "new", old, on_error="session")
     assert [*sessions_of(new)["part-00000.parquet"]] == ["p"]
     assert Manifest.read(new).dropped_rows == {}, "rows of dropped sessions are not counted"
 
