@@ -16,20 +16,18 @@ def recommend(config: RecommendConfig) -> None:
 
     from skipwise.common.console import note
     from skipwise.retrieval.recommend.bulk import recommend_file
-    from skipwise.retrieval.recommend.session_text import check_known, print_ranked, read_session
+    from skipwise.retrieval.recommend.session_text import known_tracks, print_ranked, read_session
     from skipwise.retrieval.recommend.track_recommender import TrackRecommender
 
     plays = None if config.session is None else read_session(config.session)  # refused before an export is read
     recommender = TrackRecommender.load(config.export, config.search)
-    recommender.check_k(config.k)
     if said := recommender.unmeasured(config.dial):
         note(f"warning: {said}")
     if plays is None:
         recommend_file(config, recommender)
         return
-    check_known(recommender.tracks, plays)
-    tracks, skipped = ([play[column] for play in plays] for column in (0, 1))
-    session = pa.table({"tracks": [tracks], "skips": pa.array([skipped], pa.list_(pa.bool_()))})
+    skipped = pa.array([[play.skipped for play in plays]], pa.list_(pa.bool_()))
+    session = pa.table({"tracks": [known_tracks(recommender.tracks, plays)], "skips": skipped})
     with warnings.catch_warnings(action="ignore"):  # of what was said above
         ranked = recommender.recommend(session, k=config.k, exclude=config.exclude, dial=config.dial)
     print_ranked({name: ranked[name][0].as_py() for name in ranked.column_names})

@@ -62,7 +62,7 @@ class RecommendOptions:
     """How to recommend after a session."""
 
     k: Annotated[int, Field(strict=True, ge=1, le=MAX_K), ShortK] = 10
-    """Tracks to recommend."""
+    """Tracks to recommend; fewer where there are no more."""
     exclude: Exclude = "session"
     """Tracks of the session that are not recommended: all, those it kept, those it skipped, or none."""
     dial: Dial = 0.0
@@ -88,7 +88,7 @@ class RecommendConfig(RecommendOptions):
     """Directory that export wrote."""
     session: str | None = None
     """Track ids in play order with commas between them; ":skip" behind an id says that it was skipped, ":kept" that it
-    was kept; of one without either it is not known."""
+    was kept; of one without either it is not known. An id with commas or marks of its own goes in quotes, as in CSV."""
     input: Path | None = None
     """Many sessions instead: a Parquet file with the column `tracks` (lists of ids) and, optionally, `skips` (for each
     track whether it was skipped, or at which strength, 0..3; null: not known) and `session_id`."""
@@ -124,7 +124,7 @@ class SimilarConfig:
     track: str
     """The track's id."""
     k: Annotated[int, ShortK] = 10
-    """Neighbours to list."""
+    """Neighbours to list; fewer where there are no more."""
     by: Likeness = "cosine"
     """Similarity of two tracks: the cosine of their embeddings, or the inner product, which prefers long ones."""
 

@@ -1,30 +1,46 @@
 """A session as typed on a command line (`t_1:kept,t_2:skip,t_3`), and ranked tracks as lines of a terminal."""
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from skipwise.common.errors import UserError, printable, shown
 from skipwise.retrieval.track_ids import TrackIds
 
 _MARKS = {":skip": True, ":kept": False}
 _LIKE_MARKS = (":skipped", ":skips", ":keep", ":unskipped")
+_QUOTED = re.compile(r'\s*"((?:[^"]|"")+)"\s*(:skip|:kept)?\s*(?=,|\Z)')
+"""An id in quotes, as CSV has them, and its mark."""
 
 
-def read_session(text: str) -> list[tuple[str, bool | None]]:
-    """(track, skipped) in play order, None where it is not known.
+class TypedPlay(NamedTuple):
+    """One place of `--session`."""
 
-    Raises `UserError` for an empty session or an empty place in it.
-    """
+    track: str
+    skipped: bool | None
+    """None where it is not known."""
+    quoted: bool
+    """Whether blanks at the ends of `track` are surely a part of it."""
+
+
+def read_session(text: str) -> list[TypedPlay]:
+    """In play order. Raises `UserError` for an empty session or an empty place in it."""
     if not text.strip():
         raise UserError('--session is empty: give track ids in play order, like "t_1:kept,t_2:skip,t_3"')
-    plays = []
-    for number, word in enumerate(text.split(","), start=1):
-        word = word.strip()
-        mark = next((mark for mark in _MARKS if word.endswith(mark)), "")
-        track = word.removesuffix(mark)
-        if not track:
-            raise UserError(f"--session has no track in place {number}: give one id between any two commas")
-        plays.append((track, _MARKS.get(mark)))
+    plays: list[TypedPlay] = []
+    at = 0
+    while at <= len(text):
+        if quoted := _QUOTED.match(text, at):
+            at, track, mark = quoted.end(), quoted[1].replace('""', '"'), quoted[2]
+        else:
+            word = text[at:].partition(",")[0]
+            at += len(word)
+            mark = next((mark for mark in _MARKS if word.rstrip().endswith(mark)), "")
+            track = word.rstrip().removesuffix(mark) if mark else word
+        if not track.strip() and not quoted:
+            raise UserError(f"--session has no track in place {len(plays) + 1}: give one id between any two commas")
+        plays.append(TypedPlay(track, _MARKS.get(mark), quoted is not None))
+        at += 1
     return plays
 
 
@@ -38,18 +54,23 @@ def known_row(tracks: TrackIds, track: str, place: str) -> int:
     return row
 
 
-def check_known(tracks: TrackIds, plays: list[tuple[str, bool | None]]) -> None:
-    """Raises `UserError` for an unknown track of `read_session`."""
-    for (one, _), (other, _) in zip(plays, plays[1:], strict=False):
-        if tracks.row(one) is None and tracks.row(whole := f"{one},{other}") is not None:
-            raise UserError(f"--session cannot hold {shown(whole)}, whose id has a comma: put sessions into --input")
-    for number, (track, _) in enumerate(plays, start=1):
+def known_tracks(tracks: TrackIds, plays: list[TypedPlay]) -> list[str]:
+    """The id of each play; blanks at the ends of one that is not in quotes belong to it where the export has it so.
+
+    Raises `UserError` for an unknown track.
+    """
+    ids = [play.track if play.quoted or tracks.row(play.track) is not None else play.track.strip() for play in plays]
+    for one, other in zip(plays, plays[1:], strict=False):
+        if tracks.row(one.track.strip()) is None and tracks.row(whole := f"{one.track},{other.track}") is not None:
+            raise UserError(f'--session cannot tell {shown(whole)}, whose id has a comma: write it in quotes ("a,b")')
+    for number, track in enumerate(ids, start=1):
         if track.endswith(_LIKE_MARKS) and tracks.row(track) is None:
             raise UserError(
                 f"--session, place {number}: {shown(track)} is no track: write :skip behind an id that was skipped, "
                 ":kept behind one that was kept"
             )
         known_row(tracks, track, f"--session, place {number}:")
+    return ids
 
 
 def print_ranked(ranked: Mapping[str, Sequence[Any]]) -> None:

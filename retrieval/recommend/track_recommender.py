@@ -82,7 +82,6 @@ class TrackRecommender:
             options = RecommendOptions(k=k, exclude=exclude, dial=dial, unknown=unknown)
         except ValueError as error:
             raise UserError(str(error)) from error
-        self.check_k(k)
         if said := self.unmeasured(dial):
             warnings.warn(said, stacklevel=2)
         columns, read = self._read(tracks, skipped, unknown)
@@ -94,12 +93,15 @@ class TrackRecommender:
     @overload
     def similar(self, track: list[str], k: int = 10, by: Likeness = "cosine") -> list[Ranked]: ...
     def similar(self, track: str | list[str], k: int = 10, by: Likeness = "cosine") -> Ranked | list[Ranked]:
-        """The `k` tracks nearest to `track` in the embedding table, as (track, similarity), nearest first.
+        """Up to `k` tracks nearest to `track` in the embedding table, as (track, similarity), nearest first.
 
         For a list of ids, a list of such lists. `by` is "cosine", or "inner-product", which prefers long embeddings.
         Raises `UserError` for an unknown track.
         """
-        self.check_k(k)
+        try:
+            check_k(k)
+        except ValueError as error:
+            raise UserError(str(error)) from error
         if by not in ("cosine", "inner-product"):
             raise UserError(f"by must be 'cosine' or 'inner-product', not {by!r}")
         tracks = [track] if isinstance(track, str) else track
@@ -124,16 +126,6 @@ class TrackRecommender:
             queries.append(queries_SD)
         queries_SD = np.concatenate(queries)
         return queries_SD[0] if is_one_session(tracks) else queries_SD
-
-    def check_k(self, k: int) -> None:
-        """Raises `UserError` for a `k` that is out of range or larger than the number of tracks."""
-        try:
-            check_k(k)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        if k > len(self.tracks):
-            path, count = self.opened.path, len(self.tracks)
-            raise UserError(f"k {k} is more than the {count} tracks of {path}: ask for fewer")
 
     def rank(self, sessions: Sessions, options: RecommendOptions, batch: int = _BATCH) -> pa.RecordBatch:
         """Recommendations in the columns of `SessionColumns.ranked`, computed for `batch` sessions at a time."""

@@ -4,6 +4,7 @@ Shape legend: S queries, D width, K best.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -14,7 +15,7 @@ from skipwise.common.errors import UserError
 from skipwise.common.versions import import_faiss
 from skipwise.retrieval.export_manifest import Measurement
 from skipwise.retrieval.open_export import OpenExport
-from skipwise.retrieval.search.config import IndexConfig, IndexKind
+from skipwise.retrieval.search.config import FEW_ROWS, IndexConfig, IndexKind
 from skipwise.retrieval.search.exact import ExactSearch, Search
 from skipwise.retrieval.search.faiss_build import BuiltIndex, build, fewest_rows, search_settings
 from skipwise.retrieval.search.faiss_search import IndexSearch
@@ -57,7 +58,10 @@ def make_index(config: IndexConfig) -> None:
             raise UserError(f"{config.export} has an index ({opened.manifest.index.kind}): replace it with --overwrite")
         exact = ExactAnswers.of(opened.vectors, opened.queries(), min(config.k, num_rows))
         tried: list[tuple[Measurement, BuiltIndex | None]] = []
-        for kind in dict.fromkeys(config.kinds):
+        kinds = config.kinds_for(num_rows)
+        if not config.kinds and num_rows < FEW_ROWS:
+            print(f"{num_rows:,} tracks are few: the exact search (flat) is taken; --kinds measures others")
+        for kind in dict.fromkeys(kinds):
             fewest = fewest_rows(kind)
             if num_rows < fewest:
                 print(f"{kind} is left out: it needs {fewest} tracks to be trained on, there are {num_rows}")
@@ -69,7 +73,7 @@ def make_index(config: IndexConfig) -> None:
         measured = [measurement for measurement, _ in tried]
         enough = [pair for pair in tried if pair[0].recall_at_10 >= config.recall]
         if not enough:
-            raise UserError(_none_reaches(config, measured))
+            raise UserError(_none_reaches(config, kinds, measured))
         measurement, built = max(enough, key=lambda pair: pair[0].queries_per_s)
         entry = {
             "kind": measurement.kind,
@@ -127,12 +131,12 @@ def ask(search: Search, queries_SD: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return rows_SK, scores_SK
 
 
-def _none_reaches(config: IndexConfig, tried: list[Measurement]) -> str:
+def _none_reaches(config: IndexConfig, kinds: Sequence[IndexKind], tried: list[Measurement]) -> str:
     if not tried:
-        return f"{config.export} has too few tracks for --kinds {' '.join(config.kinds)}: add flat to --kinds"
+        return f"{config.export} has too few tracks for --kinds {' '.join(kinds)}: add flat to --kinds"
     most = max(tried, key=lambda one: one.recall_at_10)
     return (
-        f"none of --kinds {' '.join(config.kinds)} finds --recall {config.recall} of the ten best: {most.kind} finds "
+        f"none of --kinds {' '.join(kinds)} finds --recall {config.recall} of the ten best: {most.kind} finds "
         f"{most.recall_at_10:.4f}: add flat to --kinds, or ask for less"
     )
 

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 IndexKind = Literal["flat", "ivfpq", "hnsw"]
 """Exact over the export's own vectors; inverted lists of product-quantized rows; a graph of neighbours."""
+FEW_ROWS = 100_000
+"""Below so many the exact search takes less than some milliseconds, and an index would only miss tracks."""
 SearchChoice = Literal["auto", "exact", "index"]
 """`index`: the index in the export; `auto`: that one where there is one, else the exact search."""
 
@@ -16,8 +18,9 @@ class IndexConfig:
 
     export: Path
     """Directory that export wrote; the chosen index is written into it and recorded in its manifest."""
-    kinds: tuple[IndexKind, ...] = ("flat", "ivfpq", "hnsw")
-    """To choose from: flat is the exact search over the export's own vectors, and needs no file."""
+    kinds: tuple[IndexKind, ...] = ()
+    """To measure and choose from; flat is the exact search over the export's own vectors, and needs no file. Where none
+    is named: flat alone below 100,000 tracks, else all three."""
     recall: float = 0.95
     """Share of the ten best tracks by inner product that must be found."""
     k: int = 100
@@ -27,9 +30,11 @@ class IndexConfig:
     overwrite: bool = False
     """Replace an index that the export has."""
 
+    def kinds_for(self, num_rows: int) -> tuple[IndexKind, ...]:
+        """What to measure on a table of so many rows."""
+        return self.kinds or (("flat",) if num_rows < FEW_ROWS else get_args(IndexKind))
+
     def __post_init__(self) -> None:
-        if not self.kinds:
-            raise ValueError("--kinds needs at least one of flat, ivfpq, hnsw")
         if not 0 < self.recall <= 1:
             raise ValueError(f"--recall {self.recall} must lie above 0, and at most at 1")
         if not 10 <= self.k <= 10_000:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.config import RecommendOptions
 from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
-from skipwise.retrieval.recommend.session_text import read_session
+from skipwise.retrieval.recommend.session_text import known_tracks, read_session
 from skipwise.retrieval.search.stored import open_search
+from skipwise.retrieval.track_ids import TrackIds
 from tests.components.conftest import refused, run  # noqa: F401  a fixture
 from tests.support.exports import LONGEST, Mean, stands_for_the_encoder, write_made
 
@@ -113,14 +115,51 @@ def test_a_session_on_the_command_line(made, run):  # noqa: F811
     table = " ".join(f"{rank} {IDS[row]} {score:.4f}" for rank, (row, score) in enumerate(expected, start=1))
     assert said == f"rank track score {table}"
     assert run(*words, "--k", "3").said == said
-    more = run(*words, "-k", str(TRACKS)).said
+    more = run(*words, "-k", "10000").said
     assert "é\\x1b" in more and "t_01" not in more and len(more.split()) == 3 + 3 * (TRACKS - 3)
 
 
 def test_marks_of_a_session():
     """Unmarked is not known; marks are read off the end alone, and an id may look like one."""
-    told = read_session("t_1, t_2:skip,t_3:kept,a:skip:kept,t_4:skipped")
-    assert told == [("t_1", None), ("t_2", True), ("t_3", False), ("a:skip", False), ("t_4:skipped", None)]
+    told = read_session('t_1, t_2:skip ,t_3:kept,a:skip:kept,t_4:skipped, "a,b:skip":skip,"x","say ""y""" :kept,"z,z"y')
+    assert [play[:2] for play in told] == [
+        ("t_1", None),
+        (" t_2", True),
+        ("t_3", False),
+        ("a:skip", False),
+        ("t_4:skipped", None),
+        ("a,b:skip", True),
+        ("x", None),
+        ('say "y"', False),
+        ('"z', None),
+        ('z"y', None),
+    ]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    ids=st.lists(st.text(st.sampled_from('a ",:skipé'), min_size=1, max_size=9), min_size=1, max_size=5, unique=True),
+    data=st.data(),
+)
+def test_any_id_can_be_given(ids: list[str], data: st.DataObject):
+    """In quotes always; without them where it has no comma, quotes or mark, blanks at its ends among the rest."""
+    tracks, words = TrackIds(pa.array(ids)), []
+    for one in ids:
+        bare = one.strip() and not set('",:') & set(one) and data.draw(st.booleans())
+        words.append(one if bare else '"{}"'.format(one.replace('"', '""')))
+    assert known_tracks(tracks, read_session(",".join(words))) == ids
+    marked = read_session(",".join(f"{word}:skip" for word in words))
+    assert known_tracks(tracks, marked) == ids and all(play.skipped for play in marked)
+
+
+def test_blanks_around_an_id():
+    tracks = TrackIds(pa.array([" lead", "tail ", "plain"]))
+    assert known_tracks(tracks, read_session("plain , lead,tail :kept,  plain:skip")) == [
+        "plain",
+        " lead",
+        "tail ",
+        "plain",
+    ]
 
 
 def test_similar_on_the_command_line(made, run):  # noqa: F811
@@ -133,6 +172,8 @@ def test_similar_on_the_command_line(made, run):  # noqa: F811
         "perhaps 't_00'",
     )
     refused(run("similar", "--export", str(made["read"]), "--track", "t_05", "-k", "0"), "k 0 must lie in 1..10000")
+    every = run("similar", "--export", str(made["read"]), "--track", "t_05", "-k", "10000").said.split()
+    assert len(every) == 3 + 3 * (TRACKS - 1)
 
 
 @pytest.mark.parametrize(
@@ -146,10 +187,11 @@ def test_similar_on_the_command_line(made, run):  # noqa: F811
         (["--session", "t_01,t_02:skipped"], ["place 2: 't_02:skipped' is no track: write :skip behind an id"]),
         (["--session", "t_01,:kept"], ["no track in place 2"]),
         (["--session", "\udcff"], ["place 1", "is not among"]),
-        (["--session", "a,b"], ["cannot hold 'a,b'", "--input"]),
+        (["--session", "a,b"], ["cannot tell 'a,b'", "in quotes"]),
+        (["--session", '""'], ["place 1"]),
+        (["--session", '" t_01"'], ["' t_01' is not among"]),
         (["--session", "t_01", "-k", "0"], ["k 0 must lie in 1..10000"]),
         (["--session", "t_01", "-k", "10001"], ["k 10001 must lie in 1..10000"]),
-        (["--session", "t_01", "-k", "42"], ["k 42 is more than the 41 tracks"]),
         (["--session", "t_01", "--dial", "-1"], ["dial -1.0 must be auto or lie in 0..100"]),
         (["--session", "t_01", "--dial", "nan"], ["dial"]),
         (["--session", "t_01", "--dial", "101"], ["dial 101.0 must be auto or lie in 0..100"]),

@@ -55,7 +55,7 @@ PLAYS = st.lists(st.tuples(st.integers(0, TRACKS - 1), st.integers(0, 3)), min_s
     sessions=st.lists(PLAYS, max_size=12),
     kind=st.sampled_from(KINDS),
     skips=st.sampled_from(["none", "flags", "strengths"]),
-    k=st.sampled_from([1, 7, TRACKS]),
+    k=st.sampled_from([1, 7, TRACKS, 10_000]),
     batch=st.integers(1, 5),
 )
 def test_as_one_by_one(opened, tmp_path_factory, sessions, kind, skips, k, batch):

@@ -99,12 +99,13 @@ def test_the_fastest_that_reaches_is_chosen(by_hand, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("skipwise.retrieval.search.choose.measure", as_fast_as_told)
     export = by_hand()
-    index(IndexConfig(export, recall=0.9, threads=1))
+    every = ("flat", "ivfpq", "hnsw")
+    index(IndexConfig(export, kinds=every, recall=0.9, threads=1))
     record = ExportManifest.read(export).index
     reaching = [one for one in record.measured if one.kind == "ivfpq" and one.recall_at_10 >= 0.9]
     assert record.kind == "ivfpq" and record.search["nprobe"] == min(one.search["nprobe"] for one in reaching)
     assert {one.kind for one in record.measured} == {"flat", "ivfpq", "hnsw"}
-    index(IndexConfig(export, recall=1.0, threads=1, overwrite=True))
+    index(IndexConfig(export, kinds=every, recall=1.0, threads=1, overwrite=True))
     record = ExportManifest.read(export).index
     assert next(one for one in record.measured if one.search == record.search).recall_at_10 == 1
 
@@ -113,12 +114,22 @@ def test_the_fastest_that_reaches_is_chosen(by_hand, monkeypatch: pytest.MonkeyP
 def test_small_tables(by_hand, rows: int, capsys):
     random = np.random.default_rng(0)
     export = by_hand(*(random.standard_normal((count, 16), dtype=np.float32) for count in (rows, 3)))
-    index(IndexConfig(export, **QUICK))
+    index(IndexConfig(export, kinds=("flat", "ivfpq", "hnsw"), **QUICK))
     left_out = "ivfpq is left out: it needs 624 tracks to be trained on, there are"
     assert (left_out in capsys.readouterr().out) == (rows < 624)
     record = ExportManifest.read(export).index
     assert {one.kind for one in record.measured} == {"flat", "hnsw"} | ({"ivfpq"} if rows == 624 else set())
     assert found_by(OpenExport.open(export), torch.randn(2, 16), rows + 5).shape == (2, rows + 5)
+
+
+def test_few_tracks_are_searched_exactly_unless_kinds_are_named(by_hand, monkeypatch: pytest.MonkeyPatch, capsys):
+    export = by_hand()
+    index(IndexConfig(export, **QUICK))
+    assert "are few: the exact search (flat) is taken" in capsys.readouterr().out
+    assert {one.kind for one in ExportManifest.read(export).index.measured} == {"flat"}
+    assert IndexConfig(export).kinds_for(99_999) == ("flat",)
+    assert IndexConfig(export).kinds_for(100_000) == ("flat", "ivfpq", "hnsw")
+    assert IndexConfig(export, kinds=("hnsw",)).kinds_for(7) == ("hnsw",)
 
 
 def test_too_small_and_not_good_enough(by_hand):
@@ -212,9 +223,7 @@ def test_without_faiss(by_hand):
             index(IndexConfig(by_hand()))
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("kinds", ()), ("recall", 0.0), ("recall", 1.1), ("k", 9), ("threads", -1)]
-)
+@pytest.mark.parametrize(("field", "value"), [("recall", 0.0), ("recall", 1.1), ("k", 9), ("threads", -1)])
 def test_refused_options_name_their_flag(field: str, value):
     with pytest.raises(ValueError, match=f"--{field}"):
         IndexConfig(Path("x"), **{field: value})
