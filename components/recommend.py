@@ -23,6 +23,8 @@ def recommend(config: RecommendConfig) -> None:
     recommender = TrackRecommender.load(config.export, config.search)
     if said := recommender.unmeasured(config.dial):
         note(f"warning: {said}")
+    if config.dial == "auto":
+        note(f"--dial auto is {recommender.dial('auto'):g} here")
     if plays is None:
         recommend_file(config, recommender)
         return

@@ -12,6 +12,7 @@ from skipwise.common.files import read_yaml
 from skipwise.components.cli import parse
 from skipwise.components.recipes import DEFAULT, RECIPES, named_recipe
 from skipwise.components.recipes.ablations import ABLATIONS
+from skipwise.models.config import LossConfig
 from skipwise.training.config import RunConfig
 from skipwise.training.config_fields import from_mapping
 
@@ -58,7 +59,26 @@ def read_command_line(argv: list[str]) -> tuple[str, RunConfig]:
     file, words = _take_config_file(words)
     if file:
         config = from_mapping(config, read_yaml(Path(file)), file)
-    return recipe, parse(RunConfig, words, f"skipwise train {recipe}", config, _description())
+    chosen = parse(RunConfig, words, f"skipwise train {recipe}", config, _description())
+    _refuse_unread(config.loss, chosen.loss)
+    return recipe, chosen
+
+
+def _refuse_unread(before: LossConfig, chosen: LossConfig) -> None:
+    """Raises `UserError` for an option of a part of the loss that is not there."""
+    parts = {
+        "with --loss.context output or track": (
+            chosen.context != "none",
+            ("alpha", "temperature", "queries", "mask_repeats"),
+        ),
+        "with --loss.keep above 0": (chosen.keep > 0, ("keep_dim", "keep_dropout")),
+        "with --loss.head gbce": (chosen.head == "gbce", ("calibration",)),
+    }
+    for where, (is_there, names) in parts.items():
+        for name in names:
+            if not is_there and getattr(before, name) != getattr(chosen, name):
+                flag = f"--loss.{name.replace('_', '-')} {getattr(chosen, name)}"
+                raise UserError(f"{flag} changes nothing here: it is read {where}; add that, or leave it out")
 
 
 def _description() -> str:

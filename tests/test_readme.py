@@ -141,6 +141,7 @@ def test_a_table_and_a_sweep_of_it(clone: Path):
     for line in commands("docs/first-steps.md", "Do skips help, on your data?"):
         run(line, clone)
     assert "first-order Markov chain" in (clone / "tables/mine/table.md").read_text()
+    assert "more epochs may change all" in (clone / "audits/after/runs.md").read_text()
     assert (clone / "sweeps/mine/best.yaml").exists()
 
 

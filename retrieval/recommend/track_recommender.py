@@ -46,6 +46,10 @@ class TrackRecommender:
         opened = OpenExport.open(Path(export))
         return cls(opened, open_search(opened, search))
 
+    def dial(self, setting: Dial) -> float:
+        """The number that `setting` stands for; raises `UserError` where the export has no keep head to turn."""
+        return self._recommender.dial(setting)
+
     def unmeasured(self, dial: Dial) -> str:
         """A sentence where the dial lies beyond what `export` has measured; else empty."""
         return self._recommender.unmeasured(dial)

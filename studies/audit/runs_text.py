@@ -30,7 +30,12 @@ def sentences(figures: dict[str, Any]) -> list[str]:
     parts.append(f"have the next track among the first 10 in {found}")
     what = f"{name}; {runs}, {figures['sessions']:,} test sessions"
     said = f"Against a model without skips, the recommendations with skips ({what}) {'; they '.join(parts)}."
-    return [said, _of_controls(row), _verdict(figures)]
+    verdict = _verdict(figures)
+    if figures["best_is_last"]:
+        verdict = (
+            f"{verdict[:-1]}; but some of these runs ended at their best epoch, and more epochs may change all of it."
+        )
+    return [said, _of_controls(row), verdict]
 
 
 def asked(figures: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -68,6 +68,18 @@ def test_a_refused_command_line_is_a_box_on_stderr(words: tuple[str, ...], wante
         (("trane",), "there is no command 'trane': expected one of synthesize, prepare"),
         (("train", "fastest"), "there is no recipe 'fastest': expected one of best, unidir"),
         ((*TRAIN, "--loss.alpha", "nan"), "--loss.alpha must be a finite number, not nan"),
+        (
+            ("train", "best", "--loss.alpha", ".7"),
+            "--loss.alpha 0.7 changes nothing here: it is read with --loss.context output or track; add that, or leave",
+        ),
+        (
+            ("train", "unidir", "--loss.keep-dim", "32"),
+            "--loss.keep-dim 32 changes nothing here: it is read with --loss.k",
+        ),
+        (
+            ("train", "unidir", "--loss.calibration", "1"),
+            "--loss.calibration 1.0 changes nothing here: it is read with ",
+        ),
         ((*TRAIN, "--optimizer.clip-norm", "inf"), "--optimizer.clip-norm must be a finite number, not inf"),
         ((*TRAIN, "--train.seed", "1" * 40), "--train.seed must be a whole number of 64 bits, not 1111"),
         (

@@ -141,7 +141,7 @@ def test_on_the_command_line(export: Path, run):  # noqa: F811
     scores, kept = by_hand([(1, 0), (2, 2)], 0.75)
     best = [row for row in np.argsort(-scores) if row not in (1, 2)][:2]
     lines = " ".join(f"{rank} {IDS[row]} {scores[row]:.4f} {kept[row]:.4f}" for rank, row in enumerate(best, start=1))
-    assert said == f"rank track score P(kept) {lines}"
+    assert said == f"rank track score P(kept) {lines} --dial auto is 0.75 here"
 
 
 def test_unmarked_is_not_known_and_a_dial_beyond_the_curve_is_said(export: Path, run):  # noqa: F811

@@ -109,6 +109,10 @@ def test_gains_and_what_the_control_loses_by_hand(write):
         "So the skips pay: kept tracks come before skipped ones and more of the tracks that are kept are found, and "
         "the control loses 95 % of that."
     )
+    last = sentences(figures | {"best_is_last": ["runs/a"]})[2]
+    assert (
+        last == f"{pays[:-1]}; but some of these runs ended at their best epoch, and more epochs may change all of it."
+    )
     text = runs_markdown(figures)
     assert (
         "| model | `data.skip_flags` | `data.inputs` | `loss.keep` | runs |" in text
