@@ -10,6 +10,8 @@ import pyarrow.compute as pc
 
 _LOOKED_AT = 200
 """Ids that are compared to find a similar one."""
+_MANY = 30
+"""Tracks from which on it is faster to look them up together."""
 
 
 class TrackIds:
@@ -41,17 +43,33 @@ class TrackIds:
         found = place < len(self) and self._at(place) == track
         return int(self._order_R[place]) if found else None
 
+    def rows_of(self, tracks: list[str]) -> list[int]:
+        """The row of each track, -1 for those that have none."""
+        if len(tracks) < _MANY:
+            return [-1 if row is None else row for row in map(self.row, tracks)]
+        # Half a character, which is the id of no track, is kept as bytes that no id has.
+        encoded = pa.array([track.encode(errors="surrogatepass") for track in tracks], pa.large_binary())
+        found: list[int] = self.rows(encoded.view(pa.large_string())).tolist()
+        return found
+
     def rows(self, tracks: pa.Array) -> np.ndarray:
         """int64: the row of each track, -1 for those that have none. `tracks` holds no null.
 
-        For many tracks at once: it passes over all ids and looks each up in a hash table of `tracks`, the smaller one.
+        All of them are bisected together, step by step.
         """
         asked = tracks.cast(pa.large_string()).dictionary_encode()
-        place_R = pc.fill_null(pc.index_in(self._ids, value_set=asked.dictionary), -1).to_numpy()
-        found = np.flatnonzero(place_R >= 0)
-        rows = np.full(len(asked.dictionary), -1, dtype=np.int64)
-        rows[place_R[found]] = found
-        return rows[asked.indices.to_numpy()]
+        low_N, last = np.zeros(len(asked.dictionary), dtype=np.int64), len(self) - 1
+        high_N = np.full_like(low_N, last)
+        for _ in range(last.bit_length()):
+            middle_N = (low_N + high_N) // 2
+            before_N = pc.less(self._sorted(middle_N), asked.dictionary).to_numpy(zero_copy_only=False)
+            low_N = np.where(before_N, np.minimum(middle_N + 1, high_N), low_N)
+            high_N = np.where(before_N, high_N, middle_N)
+        found_N = pc.equal(self._sorted(low_N), asked.dictionary).to_numpy(zero_copy_only=False)
+        return np.where(found_N, self._order_R[low_N].astype(np.int64), -1)[asked.indices.to_numpy()]
+
+    def _sorted(self, place_N: np.ndarray) -> pa.Array:
+        return self._ids.take(pa.array(self._order_R[place_N]))
 
     def starting_with(self, prefix: str, at_once: int = 100) -> Iterator[str]:
         """Ids that start with `prefix`, in text order, looked up `at_once`: one by one takes six times as long."""

@@ -15,7 +15,7 @@ from skipwise.retrieval.recommend.session_columns import SessionColumns, Session
 from skipwise.retrieval.recommend.track_recommender import TrackRecommender
 
 _CHUNK_SESSIONS = 1 << 14
-"""Large, so that the pass over all track ids that `TrackIds.rows` makes is shared by many sessions."""
+"""Large, so that `TrackIds.rows` looks many tracks up together."""
 _CHUNK_ANSWERS = 1 << 21
 """Tracks recommended in a chunk at most, 24 MiB with their scores, where K allows."""
 

@@ -92,9 +92,9 @@ def _session(served: ServedExport, request: RecommendRequest) -> tuple[list[tupl
     except UserError as error:
         raise HTTPException(422, str(error)) from None
     session, unknown = [], []
-    for play in request.session:
-        row = served.opened.tracks.row(play.track)
-        if row is not None:
+    rows = served.opened.tracks.rows_of([play.track for play in request.session])
+    for play, row in zip(request.session, rows, strict=True):
+        if row >= 0:
             strength = UNKNOWN if play.skipped is None else int(served.opened.view.strengths(np.array(play.skipped)))
             session.append((row, strength, *_codes(served, play)))
         elif request.unknown == "drop":

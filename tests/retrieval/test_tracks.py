@@ -1,5 +1,7 @@
 """Track ids by row and back, against a dictionary and a sorted list."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -25,6 +27,9 @@ def test_like_a_dictionary(ids: list[str], asked: list[str], prefix: str, large:
     for track in [*ids, *asked, prefix]:
         assert tracks.row(track) == rows.get(track)
     both = asked + ids
+    for many in (0, 1000):
+        with patch("skipwise.retrieval.track_ids._MANY", many):
+            assert tracks.rows_of([*both, "\ud800"]) == [*(rows.get(track, -1) for track in both), -1]
     assert tracks.rows(pa.array(both, kind)).tolist() == [rows.get(track, -1) for track in both]
     assert tracks.rows(pa.array(["x", *both], kind)[1:]).tolist() == [rows.get(track, -1) for track in both]
     for at_once in (1, 2, 100):
