@@ -91,6 +91,8 @@ class SelectionConfig:
     def value(self, metrics: dict[str, Any]) -> float:
         """The figure among a split's metrics; raises `UserError` where there is no such target."""
         value = metrics[self.metric if self.targets == "all" else f"kept_{self.metric}"]
+        if value is None and self.protocol == "paper" and not metrics["targets"]:
+            raise UserError("every validated session holds the whole catalogue: choose --selection.protocol served")
         if value is None:
             raise UserError("no validation target was kept: choose --selection.targets all")
         return float(value)

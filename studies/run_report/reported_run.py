@@ -58,10 +58,11 @@ def read_run(path: str, label: str, config_of: Callable[[str], RunConfig | None]
         train=_train_metrics(directory),
         curves=read_curves(directory.path / "metrics.jsonl"),
         ranks={
-            (protocol, split): _read_ranks(directory, protocol, split)
+            (protocol, split): ranks
             for protocol in PROTOCOLS
             for split in measurable(directory.config)
             if has_target_ranks(directory.path, protocol, split)
+            and len((ranks := _read_ranks(directory, protocol, split)).session)
         },
         store=store,
         store_error=store_error,
@@ -110,7 +111,7 @@ def _read_ranks(directory: RunDirectory, protocol: str, split: str) -> TargetRan
         "pairs": (0, np.inf),
     }
     where = f"{directory.path}/{RANKS}/{protocol}-{split}"
-    if not len(ranks.session):
+    if not len(ranks.session) and protocol != "paper":
         raise UserError(f"{where} holds no session: measure the run again with evaluate")
     for name, (low, end) in limits.items():
         column = getattr(ranks, name)

@@ -35,6 +35,10 @@ def hit_rate_table(metrics: Mapping[Any, Any], config: RunConfig) -> str:
         lines.append("Of skipped targets a lower HR@10 is better.")
         for protocol in dict.fromkeys(protocol for protocol, *_ in rows):
             lines.append(f"{protocol}: among {_PROTOCOLS[protocol].format(candidates=config.evaluate.candidates)}.")
+    most = {split: max(of["targets"] for _, other, of in rows if other == split) for _, split, _ in rows}
+    for protocol, split, values in rows:
+        if left_out := most[split] - values["targets"]:
+            lines.append(f"{protocol} {split}: without {left_out:d} targets of sessions that hold the whole catalogue.")
     first_of_split = {row[1]: row for row in reversed(rows)}
     for protocol, split, values in reversed(first_of_split.values()):
         counts = ", ".join(f"{values[f'{group}_targets']:d} {group}" for group in GROUPS)

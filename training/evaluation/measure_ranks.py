@@ -48,6 +48,7 @@ def measure_ranks(
 ) -> dict[Protocol, Metrics]:
     """The metrics over all ranks of the targets that `ranks_of` ranks among `num_rows` tracks.
 
+    `paper` leaves out the targets of a session that holds all tracks, as these have no candidates.
     `record_in`: a directory in which the rank of each is written.
     """
     metrics, skips = {protocol: RankMetrics().to(device()) for protocol in protocols}, None
@@ -60,10 +61,12 @@ def measure_ranks(
             ranked = ranks_of(batch)
             for protocol in protocols:
                 columns = _columns(batch, ranked, protocol, num_rows)
+                told = {name: values.to(device()) for name, values in columns.items()}
+                if protocol == "paper":  # first of one is no hit
+                    columns = {name: values[columns["candidates"] > 0] for name, values in columns.items()}
                 if record_in:
                     records[protocol].write(**columns)
-                told = {name: values.to(device()) for name, values in columns.items()}
-                metrics[protocol].update(**told)
+                metrics[protocol].update(**{name: values.to(device()) for name, values in columns.items()})
             if ranked.skips:
                 skips = skips or SkipMetrics().to(device())
                 # Every protocol has the same columns about skips.

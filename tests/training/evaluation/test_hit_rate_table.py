@@ -58,6 +58,12 @@ def test_a_kind_without_a_target_has_a_dash():
     assert "of 2 targets 0 kept, 2 skipped, 1 new, 1 repeated" in sentence
 
 
+def test_targets_without_candidates_are_counted():
+    without = "paper test: without 1 targets of sessions that hold the whole catalogue."
+    assert without in lines_of(served=measured([0, 1, 2]), paper=measured([0, 1]))
+    assert without not in lines_of(served=measured([0, 1]), paper=measured([0, 1]))
+
+
 def test_metrics_of_an_older_version_are_not_shown():
     old = {"hr@1": 0.1, "hr@5": 0.2, "hr@10": 0.3, "hr@20": 0.4, "ndcg@10": 0.25, "mrr": 0.15, "sessions": 7}
     for protocol in ("uniform", "full"):
