@@ -13,6 +13,10 @@ YEAR = r"^[1-9][0-9]{3}[^0-9]"
 DATES = "a date such as 2018-07-15, a date and time such as 2018-07-15T20:30, or a number"
 FILE_ORDER = "file"
 """The value of `order` that means: rows stand in play order already."""
+USER_OF_FILE = "file"
+"""The value of `user` that means: each file is of one listener, by its name."""
+REST = "..."
+"""The end of a name in `columns` whose column goes on to the end of the line."""
 MSSD_ORDER = "session_position"
 """MSSD's column of a play's place in its session, from 1: no time."""
 
@@ -43,16 +47,23 @@ class InputOptions:
     """What is read, and which columns mean what."""
 
     input: tuple[Path, ...]
-    """Files, or folders of them: .csv, .tsv, .txt (each also with .gz) and .parquet."""
+    """Files, or folders of them, at any depth: .csv, .tsv, .txt, .dat, .inter, .log, .jsonl, .ndjson and .json (each
+    also with .gz, .zst, .bz2 or .xz) and .parquet."""
     null: tuple[str, ...] | None = None
     """Unquoted texts that mean a missing value in text files, exactly as written: by default nan, null and none in
     any case, and \\N. An empty field is missing whatever is given: --null '' is that alone."""
     columns: tuple[str, ...] = ()
-    """Names for the columns of files without a header line, in order."""
-    session: str = "session_id"
-    """Column of the session id, or of the user id with --gap."""
-    track: str = "track_id_clean"
-    """Column of the track id."""
+    """Names for the columns of files without a header line, in order. `user track...`: a line holds all tracks of a
+    session."""
+    delimiter: str | None = None
+    """What stands between the fields of a text file, e.g. `;` or `::`; by default as the first lines say."""
+    session: str | tuple[str, ...] = "session_id"
+    """Column of the session id, or of the user id with --gap; several make one id. Those inside others are named with
+    dots, as in `user.id`."""
+    user: str | None = None
+    """The log has no such column: all of it is of the listener of this name or, for `file`, each file is of one."""
+    track: str | tuple[str, ...] = "track_id_clean"
+    """Column of the track id; several, such as artist and title, make one id."""
     order: str = MSSD_ORDER
     """Column that orders the plays of a session: a number, a date, or a date and time. `file` means as they stand."""
     sort: bool = False
@@ -153,6 +164,16 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, In
             for text in map(str, value if isinstance(value, tuple) else (value,)):
                 if not utf8(text):
                     raise ValueError(f"--{field.replace('_', '-')} must be UTF-8, not {text!r}: rename it")
+        if self.user is not None and (not self.user.strip() or self.session != PrepareConfig.session):
+            raise ValueError("--user must be a name, and stands in place of --session: leave one out")
+        if not self.session or not self.track:
+            raise ValueError("--session and --track need the name of a column")
+        if self.delimiter is not None:
+            object.__setattr__(self, "delimiter", {"\\t": "\t", "tab": "\t"}.get(self.delimiter, self.delimiter))
+            if not 1 <= len(self.delimiter) <= 8 or set(self.delimiter) & {*'\r\n"'}:
+                raise ValueError("--delimiter must be 1 to 8 characters other than quotes and line breaks")
+        if self.columns and self.columns[-1].endswith(REST) and len(self.columns) != 2:
+            raise ValueError(f"--columns where the last one ends in {REST} are two: the session id and the tracks")
         if self.gap is not None and not re.fullmatch(r"\d+(\.\d+)?[smhd]", self.gap):
             raise ValueError(f"--gap must be a number and a unit of s, m, h or d such as 30m, not '{self.gap}'")
         if self.sorts and self.order == FILE_ORDER:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,13 +13,36 @@ import pyarrow.csv
 from skipwise.common.errors import UserError
 from skipwise.common.tables import open_table
 from skipwise.datapipes.prepare.config import NULLS
+from skipwise.datapipes.prepare.cut_records import Records, line_records, records_of
+from skipwise.datapipes.prepare.json_rows import JsonReader, json_records
+from skipwise.datapipes.prepare.log_files import DAMAGED, damaged, open_log
+from skipwise.datapipes.prepare.nested import bytes_of, flat, joined_ids, plays_of
 from skipwise.datapipes.prepare.sources import Source
-from skipwise.datapipes.session_files import DAMAGED
+from skipwise.datapipes.session_files import DAMAGED as TABLE_DAMAGED
 
-FINE, NOT_UTF8, RAGGED, BROKEN = range(4)
+FINE, NOT_UTF8, RAGGED, BROKEN, UNEQUAL, NOT_JSON = range(6)
 BLOCK = 16 << 20
 PARQUET_BATCH = 1 << 17
 RAGGED_BATCH = 1 << 16
+INSTEAD = "\x1f"
+"""What Arrow is given for a delimiter of several characters."""
+
+
+class Part(NamedTuple):
+    """Some rows of a file, in order."""
+
+    columns: list[pa.Array]
+    """Those of `Source.read_names`, as bytes."""
+    marks: np.ndarray
+    """uint8: what is wrong with each row."""
+    numbered: bool = True
+    """Whether it is known where in the file they are."""
+    parent: np.ndarray = np.empty(0, np.int64)
+    """int64: but for `text`, the record that holds each play, counted from the first of this part."""
+    size: int = 0
+    """But for `text`: records of this part."""
+    records: Records | None = None
+    """The records themselves, where they are lines or JSON."""
 
 
 def schema_of(source: Source) -> pa.Schema:
@@ -36,27 +59,56 @@ def read(source: Source, advance: Callable[[int], object], nulls: Sequence[str] 
     Rows with a wrong number of fields come after those around them, without a row number. Raises `UserError` for a
     file that is cut short, holds no rows, or is no table at all.
     """
-    chunks = parquet_batches(source, advance) if source.suffix == ".parquet" else text_batches(source, advance, nulls)
     row = unnumbered = 0
-    for columns, mark in chunks:
-        size = len(columns[0])
-        if mark in (RAGGED, BROKEN):
-            numbers, unnumbered = pa.nulls(size, pa.int64()), unnumbered + size
-        else:
+    for part in parts_of(source, advance, nulls):
+        size = len(part.marks)
+        if part.numbered:
             numbers, row = pa.array(np.arange(row, row + size)), row + size
-        marks = np.full(size, mark, dtype=np.uint8)
-        texts = [decode(column, marks) for column in columns]
-        yield pa.record_batch([numbers, pa.array(marks), *texts], schema=schema_of(source))
+        else:
+            numbers, unnumbered = pa.nulls(size, pa.int64()), unnumbered + size
+        marks = part.marks
+        texts = {name: decode(of, marks) for name, of in zip(source.read_names, part.columns, strict=True)}
+        columns = [column_of(source, name, texts, size) for name in source.roles.values()]
+        batch = pa.record_batch([numbers, pa.array(marks), *columns], schema=schema_of(source))
+        yield without_blank(batch, texts) if source.format == "text" else batch
     if row + unnumbered == 0:
         raise UserError(f"{source.path} has no rows: expected one a play, or leave the file out")
 
 
-def text_batches(
-    source: Source, advance: Callable[[int], object], nulls: Sequence[str]
-) -> Iterator[tuple[list[pa.Array], int]]:
+def parts_of(source: Source, advance: Callable[[int], object], nulls: Sequence[str] = NULLS) -> Iterator[Part]:
+    """Yields the rows of `source` as `read` does, with what tells where they are in the file."""
+    if source.format == "text":
+        return text_parts(source, advance, nulls)
+    readers = {"parquet": parquet_parts, "json": json_parts, "sequences": sequence_parts}
+    return readers[source.format](source, advance)
+
+
+def column_of(source: Source, name: str, texts: dict[str, pa.Array], size: int) -> pa.Array:
+    """Returns a column of `source`, which may be of one value or made of several columns."""
+    if name in source.joined:
+        return joined_ids([column_of(source, part, texts, size) for part in source.joined[name]])
+    return pa.repeat(pa.scalar(source.fixed[name], pa.string()), size) if name in source.fixed else texts[name]
+
+
+def without_blank(batch: pa.RecordBatch, texts: dict[str, pa.Array]) -> pa.RecordBatch:
+    """Leaves out the rows that have nothing in any column that is read, as spreadsheets write at their end."""
+    blank: pa.Array | None = None
+    if len(texts) < 2:
+        return batch  # a missing track is a bad row
+    for text in texts.values():
+        empty = pc.fill_null(pc.equal(pc.binary_length(text), 0), True)
+        blank = empty if blank is None else pc.and_(blank, empty)
+        if not pc.any(blank).as_py():
+            return batch
+    return batch.filter(pc.or_(pc.invert(blank), pc.greater(batch["mark"], FINE)))
+
+
+def text_parts(source: Source, advance: Callable[[int], object], nulls: Sequence[str]) -> Iterator[Part]:
     """Reads a text file in blocks; the columns are the bytes of the file."""
     labels = [str(index) for index in range(len(source.names))]
-    wanted = [str(source.names.index(name)) for name in source.roles.values()]
+    wanted = [str(source.names.index(name)) for name in source.read_names]
+    layout = source.layout
+    delimiter = layout.delimiter if len(layout.delimiter) == 1 else INSTEAD
     ragged: list[str] = []
 
     def keep(row: pa.csv.InvalidRow) -> str:
@@ -64,21 +116,22 @@ def text_batches(
         return "skip"
 
     try:
-        file = pa.OSFile(str(source.path))
-        stream = pa.CompressedInputStream(file, "gzip") if source.path.suffix == ".gz" else file
-        with undecodable(keep) as lost, file, stream:
+        stream, tell = open_log(source.path, layout.encoding)
+        if delimiter == INSTEAD:
+            stream = pa.lib.TransformInputStream(stream, Replacing(layout.delimiter.encode()))
+        with undecodable(keep) as lost, stream:
             reader = pa.csv.open_csv(
                 stream,
-                read_options=pa.csv.ReadOptions(column_names=labels, skip_rows=int(source.header), block_size=BLOCK),
+                read_options=pa.csv.ReadOptions(column_names=labels, skip_rows=layout.first, block_size=BLOCK),
                 parse_options=pa.csv.ParseOptions(
-                    delimiter=source.delimiter,
-                    quote_char='"' if source.suffix == ".csv" else False,
-                    newlines_in_values=source.suffix == ".csv",
+                    delimiter=delimiter,
+                    quote_char='"' if layout.quoted else False,
+                    newlines_in_values=layout.quoted,
                     invalid_row_handler=keep,
                 ),
                 convert_options=pa.csv.ConvertOptions(
                     column_types={label: pa.binary() for label in wanted},
-                    include_columns=list(dict.fromkeys(wanted)),
+                    include_columns=wanted,
                     null_values=["", *nulls],
                     strings_can_be_null=True,
                     quoted_strings_can_be_null=False,
@@ -86,16 +139,16 @@ def text_batches(
             )
             done = 0
             for batch in reader:
-                position = file.tell()
+                position = tell()
                 advance(position - done)
                 done = position
                 if len(batch):
-                    yield [batch.column(label) for label in wanted], FINE
+                    yield Part(batch.columns, np.full(len(batch), FINE, np.uint8))
                 while len(ragged) >= RAGGED_BATCH:
-                    yield ragged_rows(ragged[:RAGGED_BATCH], wanted, source.delimiter)
+                    yield ragged_rows(ragged[:RAGGED_BATCH], wanted, delimiter)
                     del ragged[:RAGGED_BATCH]  # Arrow's thread may have added more
-    except OSError:
-        raise damaged(source) from None
+    except DAMAGED:
+        raise damaged(source.path) from None
     except pa.ArrowInvalid as error:
         if lost:
             row = lost[0].decode(errors="backslashreplace")
@@ -108,15 +161,29 @@ def text_batches(
             what = "holds a line of tens of megabytes, or a quote that is never closed"
         raise UserError(f"{source.path} {what}: expected a play a line") from None
     if ragged:
-        yield ragged_rows(ragged, wanted, source.delimiter)
+        yield ragged_rows(ragged, wanted, delimiter)
 
 
-def ragged_rows(lines: list[str], wanted: list[str], delimiter: str) -> tuple[list[pa.Array], int]:
+class Replacing:
+    """Replaces a delimiter of several characters by `INSTEAD` in a stream of bytes, which ends with an empty piece."""
+
+    def __init__(self, delimiter: bytes):
+        self._delimiter, self._rest = delimiter, b""
+
+    def __call__(self, piece: pa.Buffer) -> bytes:
+        data = (self._rest + memoryview(piece)).replace(self._delimiter, INSTEAD.encode())
+        sizes = range(len(self._delimiter) - 1, 0, -1) if len(piece) else ()
+        cut = len(data) - next((size for size in sizes if data.endswith(self._delimiter[:size])), 0)
+        self._rest = data[cut:]
+        return data[:cut]
+
+
+def ragged_rows(lines: list[str], wanted: list[str], delimiter: str) -> Part:
     """The columns of rows of a wrong number of fields, as far as they have them."""
     rows = [text.encode().split(delimiter.encode()) for text in lines]
     columns = [[row[int(label)] if int(label) < len(row) else None for row in rows] for label in wanted]
     mark = BROKEN if any("\n" in text for text in lines) else RAGGED
-    return [pa.array(column, pa.binary()) for column in columns], mark
+    return Part([pa.array(column, pa.binary()) for column in columns], np.full(len(rows), mark, np.uint8), False)
 
 
 @contextmanager
@@ -138,34 +205,50 @@ def undecodable(handler: Callable[[pa.csv.InvalidRow], str]) -> Iterator[list[by
         sys.unraisablehook = before
 
 
-def parquet_batches(source: Source, advance: Callable[[int], object]) -> Iterator[tuple[list[pa.Array], int]]:
+def parquet_parts(source: Source, advance: Callable[[int], object]) -> Iterator[Part]:
     """Reads a Parquet file; the columns are the bytes of their text, of numbers and booleans too."""
-    names = source.roles.values()
+    found = [source.leaves[name].path for name in source.read_names]
     size = source.path.stat().st_size
     try:
         with open_table(source.path) as file:
-            for batch in file.batches(PARQUET_BATCH, list(dict.fromkeys(names)), use_threads=True):
+            for batch in file.batches(PARQUET_BATCH, list(dict.fromkeys(path[0] for path in found)), use_threads=True):
                 advance(size * len(batch) // file.metadata.num_rows)
-                yield [bytes_of(batch.column(name)) for name in names], FINE
-    except DAMAGED:
-        raise damaged(source) from None
+                yield part_of([flat(batch.column(path[0]), path[1:]) for path in found], len(batch))
+    except TABLE_DAMAGED:
+        raise damaged(source.path) from None
 
 
-def damaged(source: Source) -> UserError:
-    """Returns the error of a file whose content ends early or does not decode."""
-    return UserError(f"{source.path} is cut short or damaged: copy it again")
+def json_parts(source: Source, advance: Callable[[int], object]) -> Iterator[Part]:
+    """Reads a JSON file; numbers and booleans as their text."""
+    found = [source.leaves[name].path for name in source.read_names]
+    reader = JsonReader(source.shape, {*found})
+    for records in json_records(source.path, source.layout.encoding, advance):
+        marks = np.full(len(records.starts), FINE, np.uint8)
+        values = reader.read(decode(pa.array(records.texts(), pa.binary()), marks))
+        marks[(marks == FINE) & values.is_null().to_numpy(zero_copy_only=False)] = NOT_JSON
+        part = part_of([flat(values, path) for path in found], len(marks), marks)
+        yield part._replace(records=records)
 
 
-def bytes_of(column: pa.Array) -> pa.BinaryArray:
-    """Returns a column of a Parquet file as the bytes of its text, which may not be UTF-8.
+def sequence_parts(source: Source, advance: Callable[[int], object]) -> Iterator[Part]:
+    """Reads lines of a session id and tracks."""
+    delimiter = source.layout.delimiter
+    for records in records_of(source.path, source.layout.encoding, line_records, advance):
+        marks = np.full(len(records.starts), FINE, np.uint8)
+        texts = pc.utf8_trim_whitespace(decode(pa.array(records.texts(), pa.binary()), marks))
+        split = pc.utf8_split_whitespace(texts) if delimiter == " " else pc.split_pattern(texts, delimiter)
+        session, tracks = (pc.list_element(split, 0), None), flat(pc.list_slice(split, 1), ())
+        columns = dict(zip(source.names, (session, tracks), strict=True))
+        part = part_of([columns[name] for name in source.read_names], len(marks), marks)
+        yield part._replace(records=records)
 
-    Arrow has a text of all but nested types, which `sources.inspect` refuses. NaN is a missing value.
-    """
-    kind, types = column.type, pa.types
-    if types.is_floating(kind):
-        column = pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
-    binary = types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
-    return pc.cast(column if binary else pc.cast(column, pa.string()), pa.binary())
+
+def part_of(columns: list[tuple[pa.Array, np.ndarray | None]], size: int, marks: np.ndarray | None = None) -> Part:
+    """Returns the plays of records, whose columns may be lists of different lengths by mistake."""
+    plays = plays_of(columns, size)
+    found = np.full(len(plays.parent), FINE, np.uint8) if marks is None else marks[plays.parent]
+    found[plays.unequal] = UNEQUAL
+    return Part([bytes_of(column) for column in plays.columns], found, True, plays.parent, size)
 
 
 def decode(column: pa.Array, marks: np.ndarray) -> pa.Array:

@@ -3,13 +3,18 @@
 import csv
 import io
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
+import numpy as np
+import pyarrow as pa
+
 from skipwise.common.errors import UserError
-from skipwise.common.tables import open_table
 from skipwise.datapipes.prepare.config import DATES, PrepareConfig
-from skipwise.datapipes.prepare.read_rows import BROKEN, NOT_UTF8, RAGGED, bytes_of
-from skipwise.datapipes.prepare.sources import FLAGS, NAMED, Source, open_bytes, quoting
+from skipwise.datapipes.prepare.log_files import reader_of
+from skipwise.datapipes.prepare.nested import joined_ids
+from skipwise.datapipes.prepare.read_rows import BROKEN, NOT_JSON, NOT_UTF8, RAGGED, UNEQUAL, decode, parts_of
+from skipwise.datapipes.prepare.sources import FLAGS, NAMED, Source
 
 REPEATED, DISORDERED, TWO_FILES = 101, 102, 103
 SKIP, CUT, SESSION, STOP = 1, 2, 3, 4
@@ -43,6 +48,8 @@ FAULTS = (
     ),
     Fault("wrong number of fields", None, f"mark = {RAGGED}", "expected as many fields as columns"),
     Fault("not UTF-8", None, f"mark = {NOT_UTF8}", "expected text in UTF-8"),
+    Fault("lists of different lengths", None, f"mark = {UNEQUAL}", "expected as many values in each"),
+    Fault("not JSON", None, f"mark = {NOT_JSON}", "expected a JSON object"),
     Fault("no session id", "session", "missing(session)", "expected a session id"),
     Fault("session id too long", "session", "strlen(session) > 1024", "expected at most 1024 bytes"),
     Fault("no track id", "track", "missing(track)", "expected a track id"),
@@ -138,9 +145,10 @@ def row_error(source: Source, row: int | None, fault: Fault) -> UserError:
     if row is None:
         return UserError(f"{where} has {len(fields)} fields: expected {len(source.names)} as its columns; {REMEDY}")
     if fault.role is None:
-        return UserError(f"{where} has bytes that are not UTF-8: {fault.expected}; {REMEDY}")
+        what = {"not JSON": "is not JSON", "not UTF-8": "has bytes that are not UTF-8"}
+        return UserError(f"{where} {what.get(fault.reason, f'has {fault.reason}')}: {fault.expected}; {REMEDY}")
     name = source.roles[fault.role]
-    value = fields[source.names.index(name)]
+    value = fields[name]
     remedy = MISSING_TRACK if fault is FAULTS[NO_TRACK - 1] else REMEDY
     if fault.condition == f"missing({fault.role})" and (value or "").strip():
         remedy += "; if it is a name, --null '' says that only an empty field is missing"
@@ -151,10 +159,10 @@ def order_error(source: Source, row: int, previous: int, code: int) -> UserError
     """Returns the error of a row whose order value is not greater than that of the session's row before."""
     place, fields = locate(source, row)
     earlier, fields_before = locate(source, previous)
-    order, track = source.roles["order"], source.names.index(source.roles["track"])
+    order, track = source.roles["order"], source.roles["track"]
     again = code == REPEATED and fields[track] == fields_before[track]
     twice = ", and leave out repeated plays with --drop-duplicate-plays" if again else ""
-    session, value = (shown(fields[source.names.index(name)]) for name in (source.roles["session"], order))
+    session, value = (shown(fields[name]) for name in (source.roles["session"], order))
     what = f"is in {earlier} already" if code == REPEATED else f"comes after a greater one in {earlier}"
     return UserError(
         f"{source.path}, {place}: {order} {value} of session {session} {what}: expected it to grow from row to "
@@ -169,22 +177,24 @@ def shown(value: str | None) -> str:
     return f"'{value}'" if len(value) <= 40 else f"'{value[:30]}...' ({len(value):,} characters)"
 
 
-def locate(source: Source, row: int | None, over_lines: bool = False) -> tuple[str, list[str | None]]:
-    """Returns "line N" or "row N" as an editor or a table viewer counts, and the fields of the row.
+def locate(source: Source, row: int | None, over_lines: bool = False) -> tuple[str, dict[str, str | None]]:
+    """Returns "line N" or "row N" as an editor or a table viewer counts, and the fields of the row by their column.
 
     Where `row` is None: of the first one with a wrong number of fields or, where `over_lines`, with a line break.
     """
-    if source.suffix == ".parquet" and row is not None:
-        return f"row {row + 1}", parquet_row(source, row)
+    if source.format != "text":
+        return locate_play(source, row or 0)
     limit = csv.field_size_limit(1 << 30)
     try:
-        with open_bytes(source.path) as file:
-            text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="backslashreplace", newline="")
+        with reader_of(source.path, source.layout.encoding) as text:
             for number, (line, fields) in enumerate(records(text, source)):
                 ragged = len(fields) != len(source.names)
                 unclosed = any("\n" in field for field in fields)
                 if (number == row and not ragged) or (row is None and (unclosed if over_lines else ragged)):
-                    return f"line {line}", [*fields]
+                    found: dict[str, str | None] = dict(zip(map(str, range(len(fields))), fields, strict=True))
+                    if not ragged:
+                        found = fields_of(source, dict(zip(source.names, fields, strict=True)))
+                    return f"line {line}", found
     finally:
         csv.field_size_limit(limit)
     raise UserError(
@@ -195,22 +205,39 @@ def locate(source: Source, row: int | None, over_lines: bool = False) -> tuple[s
 
 def records(text: io.TextIOWrapper, source: Source) -> Iterator[tuple[int, list[str]]]:
     """Yields the rows of a text file but blank lines and the header, each with the number of its first line."""
-    reader = csv.reader(text, delimiter=source.delimiter, quoting=quoting(source.suffix))
+    layout = source.layout
+    if len(layout.delimiter) > 1:
+        lines = (line.rstrip("\r\n") for line in text)
+        rows = ((number, line.split(layout.delimiter)) for number, line in enumerate(lines, 1) if line)
+        yield from islice(rows, layout.first, None)
+        return
+    reader = csv.reader(text, delimiter=layout.delimiter, quoting=layout.quoting)
     start = 1
     for number, fields in enumerate(filter(None, reader)):
-        if number > 0 or not source.header:
+        if number >= layout.first:
             yield start, fields
         start = reader.line_num + 1
 
 
-def parquet_row(source: Source, row: int) -> list[str | None]:
-    """Returns one row of a Parquet file as text, None for columns without a role."""
-    names = [*dict.fromkeys(source.roles.values())]
-    with open_table(source.path) as file:
-        sizes, group = file.group_rows, 0
-        while row >= sizes[group]:
-            row, group = row - sizes[group], group + 1
-        table = file.group(group, names).slice(row, 1).combine_chunks()
-    values = {name: bytes_of(table[name].chunk(0))[0].as_py() for name in names}
-    texts = {name: value and value.decode(errors="backslashreplace") for name, value in values.items()}
-    return [texts.get(name) for name in source.names]
+def locate_play(source: Source, row: int) -> tuple[str, dict[str, str | None]]:
+    """Returns "row N" of Parquet or "line N", with the place of the play where a row holds several, and its fields."""
+    done = 0
+    for part in parts_of(source, lambda size: None):
+        if row < len(part.marks):
+            number = int(part.parent[row])
+            place = f"line {part.records.line(number)}" if part.records else f"row {done + number + 1}"
+            first, last = np.searchsorted(part.parent, [number, number + 1]).tolist()
+            if last - first > 1:
+                place += f", play {row - first + 1}"
+            values = [decode(column.slice(row, 1), np.zeros(1, np.uint8))[0].as_py() for column in part.columns]
+            return place, fields_of(source, dict(zip(source.read_names, values, strict=True)))
+        row, done = row - len(part.marks), done + part.size
+    raise UserError(f"{source.path} has changed while it was read: start again")
+
+
+def fields_of(source: Source, fields: dict[str, str | None]) -> dict[str, str | None]:
+    """Returns the fields of a row with those that are fixed or made of several."""
+    fields = {**fields, **source.fixed}
+    for name, parts in source.joined.items():
+        fields[name] = joined_ids([pa.array([fields.get(part)], pa.string()) for part in parts])[0].as_py()
+    return fields

@@ -1,21 +1,27 @@
 """The files of a log, and the roles of their columns."""
 
-import csv
-import gzip
-import zlib
-from dataclasses import dataclass
+import codecs
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import Any, Literal
 
 import pyarrow as pa
 
-from skipwise.common.errors import UserError, brief
-from skipwise.common.files import require_regular_file
+from skipwise.common.errors import UserError
 from skipwise.common.tables import open_table
-from skipwise.datapipes.prepare.config import FILE_ORDER, MOST_CONTEXT, SKIPS, PrepareConfig, utf8
+from skipwise.datapipes.prepare.config import FILE_ORDER, MOST_CONTEXT, REST, SKIPS, USER_OF_FILE, PrepareConfig
+from skipwise.datapipes.prepare.json_rows import json_leaves, json_shape
+from skipwise.datapipes.prepare.log_files import JSON, UTF_8, LogFile, encoding_of, files_of, head_of, suffix_of
+from skipwise.datapipes.prepare.nested import Leaf, leaves
+from skipwise.datapipes.prepare.text_layout import TYPED, Layout, text_layout
 from skipwise.datapipes.session_files import DAMAGED
 
-SUFFIXES = {".csv": ",", ".tsv": "\t", ".txt": " ", ".parquet": ""}
+Format = Literal["text", "sequences", "json", "parquet"]
+USER = "--user"
+"""The column of the listener whose log a file is."""
+NO_SESSION = (
+    f"where no column tells listeners apart --user NAME, or --user {USER_OF_FILE} where each file is a listener's"
+)
 PREFIX = "hist_user_behavior_"
 FLAGS = ("skip_1", "skip_2", "skip_3")
 CONTEXT = {
@@ -37,16 +43,29 @@ class Source:
     """One file of a log."""
 
     path: Path
-    suffix: str
-    """`.csv`, `.tsv`, `.txt` or `.parquet`."""
-    delimiter: str
-    """Between the fields of a line; empty for Parquet."""
+    format: Format
+    """`text`: a play a line; `sequences`: a session a line, its id and then its tracks."""
     names: tuple[str, ...]
-    """Its columns, in order."""
-    header: bool
-    """Whether its first line holds the names."""
+    """Its columns, in order; those inside others by dotted names."""
     roles: dict[str, str]
-    """From what a column means (`session`, `track`, `order`, `skip_1`, `premium`, ...) to its name in the file."""
+    """From what a column means (`session`, `track`, `order`, `skip_1`, `premium`, ...) to its name in the file, or in
+    `fixed` or `joined`."""
+    layout: Layout = Layout("", False, UTF_8, 0)
+    """How its text is written; unused for Parquet."""
+    leaves: dict[str, Leaf] = field(default_factory=dict)
+    """Of JSON and Parquet: where a column is."""
+    fixed: dict[str, str | None] = field(default_factory=dict)
+    """Columns of one value for the whole file: Hive partitions, and the listener of --user."""
+    joined: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Columns that are made of several."""
+    shape: Any = None
+    """Of JSON: the structure of its records, see `json_rows.json_shape`."""
+
+    @property
+    def read_names(self) -> list[str]:
+        """The columns of the file that are read: at least one."""
+        parts = [part for name in self.roles.values() for part in self.joined.get(name, (name,))]
+        return [name for name in dict.fromkeys(parts) if name not in self.fixed] or [self.names[0]]
 
 
 def context_names(roles: dict[str, str]) -> dict[str, str]:
@@ -58,107 +77,118 @@ def context_names(roles: dict[str, str]) -> dict[str, str]:
     }
 
 
-def open_bytes(path: Path) -> BinaryIO:
-    """Opens a file for reading, through gzip where its name ends in .gz."""
-    return cast(BinaryIO, gzip.open(path) if path.suffix == ".gz" else path.open("rb"))
-
-
-def suffix_of(path: Path) -> str:
-    """Returns the suffix that decides the format: the last one before .gz."""
-    return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-
-
 def find_sources(config: PrepareConfig) -> list[Source]:
     """Returns the files that `config.input` names, sorted by name, whatever the order of the arguments."""
     try:
-        files = {file.resolve(): file for path in config.input for file in files_of(path)}
+        files = {log.path.resolve(): log for path in config.input for log in files_of(path)}
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}): check --input") from None
     sources: list[Source] = []
-    for path in sorted(files.values(), key=lambda file: (file.name, str(file))):
-        sources.append(inspect(path, config))
+    for log in sorted(files.values(), key=lambda log: (log.path.name, str(log.path))):
+        sources.append(inspect(log, config))
         refuse_other_columns(sources[0], sources[-1])
     return sources
 
 
-def files_of(path: Path) -> list[Path]:
-    """Returns `path`, or the logs in it where it is a folder."""
-    if path.is_dir():
-        found = [file for file in path.iterdir() if suffix_of(file) in SUFFIXES and not file.name.startswith(".")]
-        if not found:
-            raise UserError(f"{path} holds no .csv, .tsv, .txt or .parquet file: expected a folder of logs")
-    elif not path.exists():
-        raise UserError(f"{path} does not exist: check --input")
-    elif suffix_of(path) not in SUFFIXES or (path.suffix == ".gz" and suffix_of(path) == ".parquet"):
-        raise UserError(f"{path} is of no known format: expected .csv, .tsv, .txt (also with .gz) or .parquet")
-    else:
-        found = [path]
-    for file in found:
-        require_regular_file(file)
-        if not utf8(str(file)):
-            raise UserError(f"the name of {file} is not UTF-8: rename it")
-    return found
-
-
-def inspect(path: Path, config: PrepareConfig) -> Source:
-    """Reads the first line of a file, or its schema, and finds the roles of its columns."""
-    suffix = suffix_of(path)
+def inspect(log: LogFile, config: PrepareConfig) -> Source:
+    """Reads the first lines of a file, or its schema, and finds the roles of its columns."""
+    path, suffix = log.path, suffix_of(log.path)
+    fixed = dict(log.partitions)
+    if config.user is not None:
+        fixed[USER] = path.name.split(".")[0] if config.user == USER_OF_FILE else config.user
     if suffix == ".parquet":
         try:
             with open_table(path) as table:
-                schema = table.schema
+                found = dict(leaves(table.schema))
         except DAMAGED:
             raise UserError(f"{path} is not a Parquet file, or is cut short: copy it again") from None
-        roles = roles_of(tuple(schema.names), config, path)
-        for role, name in roles.items():
-            kind = schema.field(name).type
-            if pa.types.is_nested(kind):
-                raise UserError(f"{path}, column '{name}' holds lists or structs: expected one value a row")
-            if role in NAMED and (pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-                raise UserError(
-                    f"{path}, column '{name}' holds numbers with fractions ({kind}): expected words, whole numbers or "
-                    f"flags; make them whole numbers, or leave it out of --context"
-                )
-        return Source(path, suffix, "", tuple(schema.names), True, roles)
-    line = first_line(path)
-    delimiter = "\t" if suffix == ".txt" and "\t" in line else SUFFIXES[suffix]
-    try:
-        names = tuple(next(csv.reader([line], delimiter=delimiter, quoting=quoting(suffix), strict=True)))
-    except csv.Error as error:
-        raise UserError(
-            f"{path}, line 1 cannot be read ({brief(error).split(' - ')[0]}): expected fields of less than 128 KiB, "
-            f"quotes that are closed, and a line feed at its end"
-        ) from None
+        return nested_source(Source(path, "parquet", (*found,), {}, leaves=found, fixed=fixed), config)
+    head = head_of(path, 1 << 12)
+    if suffix in JSON or head.removeprefix(codecs.BOM_UTF8).lstrip().startswith((b"{", b"[{")):
+        layout = Layout("", False, encoding_of(head), 0)
+        shape = json_shape(path, layout.encoding)
+        found = json_leaves(shape)
+        return nested_source(Source(path, "json", (*found,), {}, layout, found, fixed, shape=shape), config)
+    goes_on = bool(config.columns) and config.columns[-1].endswith(REST)
+    layout, names, rows = text_layout(path, suffix, config.delimiter, 0 if goes_on else len(config.columns))
+    plain = Source(path, "text", (), {}, layout, fixed=fixed)
+    if goes_on:
+        names = [config.columns[0], config.columns[-1].removesuffix(REST)]
+        return with_roles(replace(plain, format="sequences", names=tuple(names)), config)
+    typed = [TYPED.fullmatch(name) for name in names]
     if config.columns:
         if len(config.columns) != len(names):
-            raise UserError(f"{path} has {len(names)} columns, --columns names {len(config.columns)}: name each")
-        names = config.columns
-    elif suffix == ".txt" and len(names) == 2 and all(name.isdigit() for name in names):
-        return Source(path, suffix, delimiter, ("0", "1"), False, {"session": "0", "track": "1"})
-    return Source(path, suffix, delimiter, names, not config.columns, roles_of(names, config, path))
+            raise UserError(
+                f"{path} has {len(names)} columns, --columns names {len(config.columns)}: name each, or give what is "
+                f"between them with --delimiter"
+            )
+        header, names = all(typed), [*config.columns]
+    elif is_of_numbers(suffix, rows):
+        of: Format = "text" if {*map(len, rows)} == {2} else "sequences"
+        return replace(plain, format=of, names=("0", "1"), roles={"session": "0", "track": "1"}, fixed={})
+    else:
+        header, names = True, [match[1] if match else name.strip() for match, name in zip(typed, names, strict=True)]
+        if {len(row) for row in rows[1:]} == {len(names) + 1} and not any(row[-1] for row in rows[1:]):
+            names.append("")
+        elif {len(row) for row in rows[1:]} == {len(names) - 1} and not names[-1]:
+            names.pop()
+    return with_roles(replace(plain, names=tuple(names), layout=replace(layout, first=layout.first + header)), config)
 
 
-def quoting(suffix: str) -> Literal[0, 3]:
-    """Returns the csv module's quoting: only .csv has quotes, elsewhere a quote is an ordinary character."""
-    return csv.QUOTE_MINIMAL if suffix == ".csv" else csv.QUOTE_NONE
+def is_of_numbers(suffix: str, rows: list[list[str]]) -> bool:
+    """Whether a file without names has lines of two whole numbers, or of different numbers of them."""
+    return (
+        suffix == ".txt"
+        and all(field.isdigit() for row in rows for field in row if field)
+        and (len({*map(len, rows)}) > 1 or len(rows[0]) == 2)
+    )
 
 
-def first_line(path: Path) -> str:
-    """Returns the first line of a text file, without its line break."""
-    try:
-        with open_bytes(path) as file:
-            line = file.readline(1 << 20).decode("utf-8-sig").rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}, line 1 is not UTF-8: save the file as UTF-8") from None
-    except (OSError, EOFError, zlib.error):
-        raise UserError(f"{path} cannot be read, or is not the gzip file its name says: copy it again") from None
-    if not line:
-        raise UserError(f"{path} is empty, or its first line is: expected a header line and rows of plays")
-    return line
+def with_roles(source: Source, config: PrepareConfig) -> Source:
+    """Returns a source whose columns are known with their roles; its own columns go before those of its folders."""
+    source = replace(source, fixed={name: of for name, of in source.fixed.items() if name not in source.names})
+    joined: dict[str, tuple[str, ...]] = {}
+    return replace(source, roles=roles_of(source, config, joined), joined=joined)
 
 
-def roles_of(names: tuple[str, ...], config: PrepareConfig, path: Path) -> dict[str, str]:
-    """Finds the column of each role; raises `UserError` for one that is missing or ambiguous."""
+def nested_source(source: Source, config: PrepareConfig) -> Source:
+    """Returns a source of JSON or Parquet with the roles of its columns; raises `UserError` for what has no text."""
+    path, found = source.path, source.leaves
+    if config.columns:
+        raise UserError(
+            f"{path} names its columns itself ({', '.join(found)[:300]}): leave --columns out, and name these with "
+            f"--session (or {NO_SESSION}), --track and --order"
+        )
+    source = with_roles(source, config)
+    roles = {name: role for role, name in source.roles.items()}
+    track = source.roles["track"]
+    in_lists = any(found[name].lists for name in source.joined.get(track, (track,)) if name in found)
+    for name in source.read_names:
+        kind, lists = found[name].kind, found[name].lists
+        if pa.types.is_nested(kind) or lists > 1:
+            raise UserError(
+                f"{path}, column '{name}' holds lists of lists or maps: expected one value a row, or a list"
+            )
+        if lists and not in_lists:
+            raise UserError(
+                f"{path}, column '{name}' holds lists or structs, and '{track}' does not: expected "
+                f"one value a row, or a list of the tracks beside it"
+            )
+        if roles.get(name) in NAMED and (pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+            raise UserError(
+                f"{path}, column '{name}' holds numbers with fractions ({kind}): expected words, whole numbers or "
+                f"flags; make them whole numbers, or leave it out of --context"
+            )
+    return source
+
+
+def roles_of(source: Source, config: PrepareConfig, joined: dict[str, tuple[str, ...]]) -> dict[str, str]:
+    """Finds the column of each role, and adds those made of several to `joined`.
+
+    Raises `UserError` for one that is missing or ambiguous.
+    """
+    path, names = source.path, (*source.names, *source.fixed)
+    headless = ", or the columns of a file without a header line with --columns" if source.format == "text" else ""
 
     def find(wanted: str) -> str | None:
         found = [name for name in names if name == wanted] or [name for name in names if name == PREFIX + wanted]
@@ -170,11 +200,20 @@ def roles_of(names: tuple[str, ...], config: PrepareConfig, path: Path) -> dict[
         if (name := find(wanted)) is None:
             raise UserError(
                 f"{path} has no column '{wanted}' (its columns are {', '.join(names)[:300]}): name the right one with "
-                f"{flag}, or the columns of a file without a header line with --columns"
+                f"{flag}{headless}"
             )
         return name
 
-    roles = {"session": need(config.session, "--session"), "track": need(config.track, "--track")}
+    def join(wanted: str | tuple[str, ...], flag: str) -> str:
+        parts = (wanted,) if isinstance(wanted, str) else wanted
+        found = tuple(need(part, flag) for part in parts)
+        if len(found) == 1:
+            return found[0]
+        joined[" + ".join(found)] = found
+        return " + ".join(found)
+
+    session = USER if config.user is not None else join(config.session, f"--session (or {NO_SESSION})")
+    roles = {"session": session, "track": join(config.track, "--track")}
     if config.order != FILE_ORDER:
         roles["order"] = need(config.order, "--order (or say --order file if rows stand in play order)")
     if chosen := next((role for role in SKIPS if getattr(config, role)), None):

@@ -162,7 +162,7 @@ def test_bad_strengths_and_ratings(tmp_path):
         ("log.csv", b"1,10\n1,11\n", "has no column 'session_id' (its columns are 1, 10)"),
         ("log.csv", HEAD.replace("skip_2,", "").encode() + b"\n", "has no column 'skip_2'"),
         ("log.csv", (HEAD + ",premium\n").encode(), "has 2 columns named 'premium': rename all but one"),
-        ("log.csv", "\ufeffsession_id,".encode("utf-16"), "line 1 is not UTF-8: save the file as UTF-8"),
+        ("log.csv", "session_id,caf\u00e9\n".encode("latin-1"), "line 1 is not UTF-8: save the file as UTF-8"),
         ("log.csv", (HEAD + '\na,1,"t1,0,0,0,1,7,1\n' + "a,2,t2,0,0,0,1,7,1\n" * 9).encode(), "line 2"),
         ("log.csv", (HEAD + "\na,1," + "x" * 40_000_000 + ",0,0,0,1,7,1\n").encode(), "a line of tens of megabytes"),
         ("log.csv.gz", gzip.compress("\n".join([HEAD, *GOOD * 999]).encode())[:-99], "is cut short or damaged"),
@@ -171,9 +171,11 @@ def test_bad_strengths_and_ratings(tmp_path):
             gzip.compress("\n".join([HEAD, *GOOD * 999]).encode())[:-8] + b"abcdefgh",
             "is cut short or dam",
         ),
-        ("log.csv.gz", b"not gzip at all", "cannot be read, or is not the gzip file its name says"),
+        ("log.csv.gz", b"not gzip at all", "damaged, or is not the gzip file its name says: copy it again"),
         ("log.parquet", b"PAR1 but not for long", "is not a Parquet file, or is cut short"),
-        ("log.json", b"{}", "is of no known format: expected .csv, .tsv, .txt"),
+        ("log.json", b"{}", "line 1 is no JSON object with fields: expected objects, one a play or session"),
+        ("log.xlsx", b"PK", "is of no known format: save it as CSV UTF-8; expected .csv, .tsv, .txt"),
+        ("log.tar.gz", b"", "is of no known format: unpack it, and name the folder; expected .csv"),
     ],
 )
 def test_a_bad_file_is_refused_whatever_is_done_with_bad_rows(name, content, says, on_error, tmp_path):
@@ -198,9 +200,14 @@ def test_bad_rows_of_parquet(tmp_path):
     pq.write_table(pa.table({**table, "session_id": [["a"], ["a"], []]}), tmp_path / "log.parquet")
     assert "column 'session_id' holds lists or structs" in refused(tmp_path, tmp_path / "log.parquet")
     entries = pa.MapArray.from_arrays([0, 1, 2, 3], ["k"] * 3, ["a"] * 3)
-    for nested in ([{"id": "a"}] * 3, pa.array([["a"]] * 3, pa.list_(pa.string(), 1)), entries):
+    for nested, says in (
+        ([{"id": "a"}] * 3, "has no column 'session_id' (its columns are session_id.id, session_position, "),
+        (pa.array([["a"]] * 3, pa.list_(pa.string(), 1)), "column 'session_id' holds lists or structs"),
+        (entries, "column 'session_id' holds lists of lists or maps"),
+        ([[["a"]]] * 3, "column 'session_id' holds lists of lists or maps"),
+    ):
         pq.write_table(pa.table({**table, "session_id": nested}), tmp_path / "log.parquet")
-        assert "column 'session_id' holds lists or structs" in refused(tmp_path, tmp_path / "log.parquet")
+        assert says in refused(tmp_path, tmp_path / "log.parquet")
     pq.write_table(pa.table(table), tmp_path / "log.parquet")
     whole = (tmp_path / "log.parquet").read_bytes()
     (tmp_path / "log.parquet").write_bytes(whole[:40] + b"\0" * 60 + whole[100:])
@@ -210,7 +217,7 @@ def test_bad_rows_of_parquet(tmp_path):
 def test_what_is_not_there(tmp_path):
     assert "does not exist: check --input" in refused(tmp_path, tmp_path / "absent.csv")
     (tmp_path / "empty").mkdir()
-    assert "holds no .csv" in refused(tmp_path, tmp_path / "empty")
+    assert "empty holds no file of a known format, at any depth: expected .csv" in refused(tmp_path, tmp_path / "empty")
     log = write(tmp_path / "log.csv", [HEAD, *GOOD])
     assert "has 9 columns, --columns names 2" in refused(tmp_path, log, columns=("a", "b"))
     with pytest.raises(UserError, match="choose another --output"):

@@ -1,0 +1,147 @@
+"""The files that `--input` names: which of a folder's are logs, and their bytes, decompressed."""
+
+import codecs
+import io
+import lzma
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
+
+import pyarrow as pa
+
+from skipwise.common.errors import UserError
+from skipwise.common.files import require_regular_file
+from skipwise.datapipes.prepare.config import utf8
+
+TEXT = (".csv", ".tsv", ".txt", ".dat", ".inter", ".log")
+JSON = (".jsonl", ".ndjson", ".json")
+SUFFIXES = (*TEXT, *JSON, ".parquet")
+COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
+KNOWN = f"{', '.join(TEXT + JSON)} (each also with {', '.join(COMPRESSED)}) or .parquet"
+REMEDIES = {
+    "save it as CSV UTF-8": (".xlsx", ".xls", ".xlsm", ".ods", ".numbers"),
+    "unpack it, and name the folder": (".zip", ".tar", ".tgz", ".7z", ".rar"),
+    "write its table as Parquet or CSV": (
+        ".db",
+        ".sqlite",
+        ".sqlite3",
+        ".duckdb",
+        ".feather",
+        ".arrow",
+        ".avro",
+        ".orc",
+    ),
+}
+MISSING_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+UTF_8 = "utf-8"
+DAMAGED = (OSError, EOFError, lzma.LZMAError)
+
+
+class LogFile(NamedTuple):
+    """One file of a log."""
+
+    path: Path
+    partitions: dict[str, str | None]
+    """From `name=value` in the names of the folders between it and the folder that --input names."""
+
+
+class Bytes(NamedTuple):
+    """An open file."""
+
+    stream: pa.NativeFile
+    """What it holds, decompressed."""
+    tell: Callable[[], int]
+    """How many bytes of the file itself were read."""
+
+
+def open_log(path: Path, encoding: str = UTF_8) -> Bytes:
+    """Opens a file, through what its last suffix says it is compressed with; what it holds comes in UTF-8."""
+    codec = COMPRESSED.get(path.suffix)
+    if codec == "xz":
+        raw = path.open("rb")
+        stream, tell = pa.PythonFile(lzma.open(raw), mode="r"), raw.tell
+    else:
+        file = pa.OSFile(str(path))
+        stream, tell = pa.CompressedInputStream(file, codec) if codec else file, file.tell
+    return Bytes(stream if encoding == UTF_8 else pa.transcoding_input_stream(stream, encoding, "utf-8"), tell)
+
+
+def head_of(path: Path, size: int) -> bytes:
+    """Returns the first bytes of what a file holds, at most `size`."""
+    try:
+        with open_log(path).stream as stream:
+            return bytes(stream.read(size))
+    except DAMAGED:
+        raise damaged(path) from None
+
+
+def encoding_of(head: bytes) -> str:
+    """Returns the encoding that the first bytes of a file say."""
+    return "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else UTF_8
+
+
+def reader_of(path: Path, encoding: str) -> io.TextIOWrapper:
+    """Opens what a file holds as text, line breaks as they are, bytes of another encoding as escapes."""
+    buffered = io.BufferedReader(open_log(path, encoding).stream)
+    return io.TextIOWrapper(buffered, encoding="utf-8-sig", errors="backslashreplace", newline="")
+
+
+def damaged(path: Path) -> UserError:
+    """Returns the error of a file whose content ends early or does not decode."""
+    kind = COMPRESSED.get(path.suffix)
+    other = f", or is not the {kind} file its name says" if kind else ""
+    return UserError(f"{path} is cut short or damaged{other}: copy it again")
+
+
+def suffix_of(path: Path) -> str:
+    """Returns the suffix that decides the format, in small letters: the last one but that of compression."""
+    name = Path(path.stem) if path.suffix in COMPRESSED else path
+    return name.suffix.lower()
+
+
+def files_of(path: Path, pattern: str = "*") -> list[LogFile]:
+    """Returns `path`, or the logs in it and its folders, at any depth, whose names match `pattern`.
+
+    Hidden files and folders, and folders whose names begin with an underscore, as Spark's own do, are left out.
+    """
+    if path.is_dir():
+        found = [
+            LogFile(file, partitions_of(file.relative_to(path)))
+            for folder, folders, names in os.walk(path, onerror=refuse)
+            for file in visible(Path(folder), folders, names)
+            if suffix_of(file) in SUFFIXES and file.match(pattern)
+        ]
+        if not found:
+            named = "" if pattern == "*" else f" named {pattern}"
+            raise UserError(f"{path} holds no file{named} of a known format, at any depth: expected {KNOWN}")
+    elif not path.exists():
+        raise UserError(f"{path} does not exist: check --input")
+    elif suffix_of(path) not in SUFFIXES or (suffix_of(path) == ".parquet" and path.suffix in COMPRESSED):
+        remedy = next((remedy for remedy, kinds in REMEDIES.items() if {path.suffix, suffix_of(path)} & {*kinds}), "")
+        raise UserError(f"{path} is of no known format: {remedy or 'convert or rename it'}; expected {KNOWN}")
+    else:
+        found = [LogFile(path, {})]
+    for file, _ in found:
+        require_regular_file(file)
+        if not utf8(str(file)):
+            raise UserError(f"the name of {file} is not UTF-8: rename it")
+    return found
+
+
+def refuse(error: OSError) -> None:
+    """Raises what `os.walk` would pass over: a folder that cannot be read."""
+    raise error
+
+
+def visible(folder: Path, folders: list[str], names: list[str]) -> list[Path]:
+    """Returns the files of one folder, and takes out of `folders` those that are not to be searched."""
+    folders[:] = [name for name in folders if not name.startswith((".", "_"))]
+    return [folder / name for name in names if not name.startswith(".")]
+
+
+def partitions_of(inside: Path) -> dict[str, str | None]:
+    """Returns the columns that the folders of a path name in the way of Hive, such as `date=2024-01-01`."""
+    pairs = [part.split("=", 1) for part in inside.parts[:-1] if "=" in part]
+    return {unquote(name): None if value == MISSING_PARTITION else unquote(value) for name, value in pairs}
