@@ -31,6 +31,8 @@ class SessionBatch(Pipelineable):
     """int64: the session's tracks in play order, right-padded with the empty bag."""
     skipped_BT: Tensor
     """bool: the listener skipped this play."""
+    known_BT: Tensor
+    """bool: it is known whether they did."""
     signals_BTC: Tensor
     """int64: the rows of the second table that are read of each play; [B, T, 0] without such."""
     inputs_B: Tensor

@@ -12,7 +12,7 @@ from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.negatives import STRIDE, draw_pool, draw_unseen, keys, own_windows, shared_windows, uniforms
 from skipwise.datapipes.sessions import Sessions
 from skipwise.datapipes.signals import UNKNOWN
-from skipwise.datapipes.view import Inputs, View, counts_as_skipped, shuffled_order
+from skipwise.datapipes.view import Inputs, View, counts_as_kept, counts_as_skipped, shuffled_order
 
 
 class Pinnable(Protocol):
@@ -78,7 +78,8 @@ class TrainBuilder:
             if self.shuffle_inputs and contexts_BSK is not None:
                 contexts_BSK = np.take_along_axis(contexts_BSK, order_BS[:, :, None], axis=1)
         inputs = view.read(seen_BS, shuffled_BS if self.shuffle_labels else strengths_BS, contexts_BSK=contexts_BSK)
-        skipped_BT = view.skipped(inputs.strengths_BT)
+        skipped_BT, kept_BT = view.skipped(inputs.strengths_BT), view.kept(inputs.strengths_BT)
+        known_BT = skipped_BT | kept_BT
         told_BT, contexts_BTK = inputs.strengths_BT, inputs.contexts_BTK
         if self.shuffle_inputs != self.shuffle_labels:
             told_BT = view.read(seen_BS, shuffled_BS if self.shuffle_inputs else strengths_BS).strengths_BT
@@ -103,28 +104,30 @@ class TrainBuilder:
             window_B2, collides_X2 = shared_windows(places_BS, self.negatives)
         if cloze:
             masked_BT, inputs_B = self._masks(inputs, sessions.number_B, epoch), inputs.length_B
-            next_BT, kept_BT = np.where(masked_BT, bags.items_BT, bags.empty), ~skipped_BT
-            targets_BT = next_BT
+            targets_BT = next_BT = np.where(masked_BT, bags.items_BT, bags.empty)
+            next_known_BT, next_kept_BT = known_BT, kept_BT
         else:
             masked_BT, inputs_B = np.zeros_like(inputs.valid_BT), np.maximum(inputs.length_B - 1, 0)
             next_BT = _shifted(bags.items_BT, bags.empty)
-            kept_BT = _shifted(~skipped_BT, False)
+            next_known_BT, next_kept_BT = _shifted(known_BT, False), _shifted(kept_BT, False)
             targets_BT = next_BT
             if self.targets == "next-kept":
-                targets_BT = _next_kept(bags.items_BT, inputs.valid_BT & ~skipped_BT, bags.empty)
-        judged_J = np.flatnonzero(next_BT != bags.empty) if self.judge else np.zeros(0, dtype=np.int64)
+                targets_BT = _next_kept(bags.items_BT, inputs.valid_BT & kept_BT, bags.empty)
+        judged_BT = (next_BT != bags.empty) & next_known_BT & self.judge
+        judged_J = np.flatnonzero(judged_BT)
         return bags.batch(
             epoch,
             step,
             self.negatives,
             inputs_B=inputs_B,
             skipped_BT=skipped_BT,
+            known_BT=known_BT,
             signals_BTC=view.signals.rows(told_BT, contexts_BTK),
             masked_BT=masked_BT,
             targets_BT=targets_BT,
             judged_J=judged_J,
             judged_tracks_J=next_BT.ravel()[judged_J],
-            judged_kept_J=kept_BT.ravel()[judged_J].astype(np.float32),
+            judged_kept_J=next_kept_BT.ravel()[judged_J].astype(np.float32),
             window_B2=window_B2,
             collides_X2=collides_X2,
             skips_of_B=_lenders(batch, self.borrow_from),
@@ -215,7 +218,8 @@ class EvaluationBuilder:
         halved_BT, halved_BTK = np.where(second_BT, UNKNOWN, inputs.strengths_BT), inputs.contexts_BTK
         if halved_BTK is not None:
             halved_BTK = np.where(second_BT[:, :, None], 0, halved_BTK)
-        upcoming_BW = _until_kept(tracks_BT, known_BS & ~counts_as_skipped(skips_BT), np.where(whole_B, at_B, -1))
+        kept_BS, skipped_BS = known_BS & counts_as_kept(skips_BT), known_BS & counts_as_skipped(skips_BT)
+        upcoming_BW = _until_kept(tracks_BT, kept_BS, skipped_BS, np.where(whole_B, at_B, -1))
         return EvaluationBatch(
             bags.batch(
                 epoch,
@@ -223,6 +227,7 @@ class EvaluationBuilder:
                 negatives=0,
                 inputs_B=inputs.length_B + self.append_mask * real_B,
                 skipped_BT=view.skipped(inputs.strengths_BT),
+                known_BT=inputs.strengths_BT != UNKNOWN,
                 signals_BTC=view.signals.rows(inputs.strengths_BT, inputs.contexts_BTK),
                 masked_BT=masked_BT,
                 targets_BT=np.full_like(bags.items_BT, bags.empty),
@@ -268,15 +273,17 @@ def _next_kept(items_BT: np.ndarray, kept_BT: np.ndarray, empty: int) -> np.ndar
     return np.where(after_BT < length, bags_BT, empty)
 
 
-def _until_kept(tracks_BT: np.ndarray, kept_BT: np.ndarray, at_B: np.ndarray) -> np.ndarray:
-    """int64 [B, W]: the tracks from `at_B` up to and including the first kept one, -1 behind them.
+def _until_kept(tracks_BT: np.ndarray, kept_BT: np.ndarray, skipped_BT: np.ndarray, at_B: np.ndarray) -> np.ndarray:
+    """int64 [B, W]: the tracks from `at_B` up to and including the first that is not skipped, -1 behind them.
 
-    All -1 where that is the track at `at_B` itself, where there is none, and where `at_B` is -1.
+    All -1 where that is the track at `at_B` itself, where it is not kept but not known, where there is none, and where
+    `at_B` is -1.
     """
     length = tracks_BT.shape[1]
     place_T = np.arange(length)
-    end_B = np.where(kept_BT & (place_T >= at_B[:, None]), place_T, length).min(axis=1, initial=length)
-    until_B = np.where((at_B >= 0) & (end_B < length), end_B - at_B, 0)
+    end_B = np.where(~skipped_BT & (place_T >= at_B[:, None]), place_T, length).min(axis=1, initial=length)
+    ends_B = np.take_along_axis(kept_BT, np.minimum(end_B, length - 1)[:, None], axis=1)[:, 0] & (end_B < length)
+    until_B = np.where((at_B >= 0) & ends_B, end_B - at_B, 0)
     width = np.arange(until_B.max(initial=0) + 1)
     rows_BW = np.take_along_axis(tracks_BT, np.clip(at_B[:, None] + width, 0, length - 1), axis=1)
     return np.where((width <= until_B[:, None]) & (until_B > 0)[:, None], rows_BW, -1)

@@ -67,6 +67,8 @@ class Manifest(StrictModel):
     session_lengths: Annotated[SessionLengths, AfterValidator(_ordered)]
     skip_share: Annotated[float, Field(ge=0, le=1)]
     """Share of the plays that count as skipped: strength 1 or 2."""
+    unknown_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the plays of which it is not known whether they were skipped: strength -1."""
     context_columns: list[str]
     """Context columns of the session files, beside `session_id`, `tracks` and `skips`."""
     contexts: dict[str, list[str]] = {}
@@ -120,6 +122,11 @@ class Manifest(StrictModel):
         checksums = {part: [of.get(name) for name in names] for part, of in self.context_checksums.items()}
         return digest({"values": [(name, self.contexts.get(name)) for name in names], "checksums": checksums})
 
+    def skips(self) -> str:
+        """Returns which share of the plays is skipped, and of which it is not known."""
+        unknown = f", {100 * self.unknown_share:.1f} % not known" if self.unknown_share else ""
+        return f"{100 * self.skip_share:.1f} % of them skipped{unknown}"
+
     def summary(self) -> str:
         """Returns what the directory holds, how it is split and what was left out, in one line."""
         of = self.counts
@@ -136,7 +143,7 @@ class Manifest(StrictModel):
             split = "whole sessions by " + ("time" if how == "time" else "a hash of seed and session id")
         lines = [
             f"{of['sessions']:,} sessions of {lengths['min']} to {lengths['max']} tracks",
-            f"{of['plays']:,} plays, {100 * self.skip_share:.1f} % of them skipped",
+            f"{of['plays']:,} plays, {self.skips()}",
             f"{of['tracks']:,} tracks",
             f"split: {split}",
         ]

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from skipwise.common.errors import UserError, brief
 from skipwise.common.tables import MOST_IN_GROUP, open_table
+from skipwise.datapipes.signals import UNKNOWN
 
 _SCHEMA = pa.schema({"tracks": pa.list_(pa.int32()), "skips": pa.list_(pa.int8())})
 STRENGTHS = 3
@@ -33,7 +34,7 @@ class Rows(NamedTuple):
     tracks: np.ndarray
     """int32 [plays]."""
     skips: np.ndarray
-    """int8 [plays]."""
+    """int8 [plays]: skip strengths, or `UNKNOWN`."""
 
 
 def sizes(file: Path) -> list[tuple[int, int]]:
@@ -121,7 +122,7 @@ def refuse_faults(rows: Rows, num_tracks: int, shortest: int, longest: int, wher
     for what, values, least, most in (
         ("the length of a session", rows.lengths, shortest, longest),
         ("a track row", rows.tracks, 0, num_tracks - 1),
-        ("a skip strength", rows.skips, 0, STRENGTHS),
+        ("a skip strength", rows.skips, UNKNOWN, STRENGTHS),
     ):
         if len(values) and not (least <= values.min() and values.max() <= most):
             raise UserError(f"{where}: {what} lies outside {least}..{most}: run prepare again")

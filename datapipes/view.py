@@ -21,6 +21,11 @@ def counts_as_skipped(strengths: Any, up_to: int = SKIPPED_UP_TO) -> Any:
     return (strengths >= 1) & (strengths <= up_to)
 
 
+def counts_as_kept(strengths: Any, up_to: int = SKIPPED_UP_TO) -> Any:
+    """Returns a bool array or tensor: which count as kept. A play of which it is not known (-1) is neither."""
+    return (strengths == 0) | (strengths > up_to)
+
+
 class Inputs(NamedTuple):
     """The plays that the model reads, in play order, padded on the right to at least one position."""
 
@@ -55,6 +60,10 @@ class View:
     def skipped(self, strengths: np.ndarray) -> np.ndarray:
         """bool: which of these strengths count as skipped."""
         return counts_as_skipped(strengths, self.skip_up_to)
+
+    def kept(self, strengths: np.ndarray) -> np.ndarray:
+        """bool: which of these strengths count as kept; what is not known does not."""
+        return counts_as_kept(strengths, self.skip_up_to)
 
     def strengths(self, flags: np.ndarray) -> np.ndarray:
         """int8: the strengths that stand for flags of skipped plays, as `prepare` stores them where it can."""

@@ -33,7 +33,7 @@ def session_logits(
     if heard:
         count_BTT += first(visible_BT) & (place_T <= place_T[:, None] if causal else True)
     if skipped:
-        kept_at_BT = next_kept(batch.skipped_BT, visible_BT)
+        kept_at_BT = next_kept(batch.skipped_BT, visible_BT & batch.known_BT)
         count_BTT += skipped * (first(visible_BT & batch.skipped_BT) & (place_T < kept_at_BT[:, :, None]))
     left_out_BTT = (count_BTT == 0) | (batch.targets_BT[:, :, None] == items_BT[:, None, :])
     logits_BTT = (predictions_BTD @ items_BTD.to(predictions_BTD.dtype).transpose(1, 2)).float() + count_BTT.log()

@@ -115,7 +115,7 @@ class Learner(nn.Module):
                 output_BTD,
                 items_BTD,
                 batch.skipped_BT,
-                batch.items_BT != rows_UX.shape[0] - 1,
+                (batch.items_BT != rows_UX.shape[0] - 1) & batch.known_BT,
                 batch.skips_of_B if len(batch.skips_of_B) else None,
                 self.loss.temperature,
                 self.loss.queries,

@@ -126,7 +126,7 @@ def _skips(measured_S: list[TargetRanks]) -> dict[str, Any]:
     percentile_rank_N = _over_seeds(measured_S, "percentile_rank")
     hits_N = _over_seeds(measured_S, "hr@10")
     found: dict[str, Any] = {}
-    for name, chosen_N in (("skipped", skipped_N), ("kept", ~skipped_N)):
+    for name, chosen_N in (("skipped", skipped_N), ("kept", measured_S[0].kept)):
         if chosen_N.any():
             low, high = interval(_by_session(measured_S, "percentile_rank", chosen_N))
             found[name] = {
@@ -137,13 +137,14 @@ def _skips(measured_S: list[TargetRanks]) -> dict[str, Any]:
                 "hr@10": float(hits_N[chosen_N].mean()),
             }
     if len(found) == 2:
-        found["gap"] = gap(percentile_rank_N, skipped_N, measured_S[0].session)
+        known_N = measured_S[0].known
+        found["gap"] = gap(percentile_rank_N[known_N], skipped_N[known_N], measured_S[0].session[known_N])
     return found
 
 
 def _by_group(measured_S: list[TargetRanks], label: Callable[[TargetRanks], np.ndarray]) -> dict[str, dict[str, Any]]:
     """HR@1 and HR@10 over the targets of each label, and over the kept ones of them, and their numbers."""
-    labels_N, kept_N = label(measured_S[0]), ~measured_S[0].skipped
+    labels_N, kept_N = label(measured_S[0]), measured_S[0].kept
     hits_N = {metric: _over_seeds(measured_S, metric) for metric in TESTED}
     groups: dict[str, dict[str, Any]] = {}
     for name in np.unique(labels_N):
@@ -171,7 +172,9 @@ def _test(rows: list[Row], measured: dict[str, list[TargetRanks]], table: dict[s
                 _over_seeds(measured[name], "percentile_rank") for name in (row.name, row.baseline)
             )
             first = measured[row.name][0]
-            table[row.name]["skips"]["gap_change"] = gap(percentile_rank_N - other_N, first.skipped, first.session)
+            table[row.name]["skips"]["gap_change"] = gap(
+                (percentile_rank_N - other_N)[first.known], first.skipped[first.known], first.session[first.known]
+            )
         for metric in METRICS:
             mine, other = table[row.name][metric], table[row.baseline][metric]
             mine["gain"] = 100 * (mine["mean"] / other["mean"] - 1) if other["mean"] else None

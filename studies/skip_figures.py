@@ -36,7 +36,7 @@ def hit_values(ranks: TargetRanks) -> dict[str, np.ndarray]:
     """[M] values of `HITS`, of which those of kept and of skipped targets are there where such targets are."""
     hits_N, session_N = ranks.values("hr@10"), ranks.session
     found = {"hr@10": per_session(hits_N, session_N)}
-    for name, chosen_N in (("kept_hr@10", ~ranks.skipped), ("skipped_hr@10", ranks.skipped)):
+    for name, chosen_N in (("kept_hr@10", ranks.kept), ("skipped_hr@10", ranks.skipped)):
         if chosen_N.any():
             found[name] = per_session(hits_N, session_N, chosen_N)
     if len(found) == 3:
@@ -51,8 +51,10 @@ def skip_values(ranks: TargetRanks) -> dict[str, np.ndarray]:
     have any.
     """
     found = {}
-    known_N, halved_N = (~np.isnan(values) for values in (ranks.kept_probability, ranks.halved_probability))
-    kept_N = ~ranks.skipped
+    known_N, halved_N = (
+        ~np.isnan(values) & ranks.known for values in (ranks.kept_probability, ranks.halved_probability)
+    )
+    kept_N = ranks.kept
     if known_N.any():
         probability_N, session_N = ranks.kept_probability[known_N].astype(np.float64), ranks.session[known_N]
         known_kept_N = kept_N[known_N]
@@ -122,8 +124,8 @@ class Reliability(NamedTuple):
 
 def reliability(ranks: TargetRanks) -> list[Reliability]:
     """The cells of the calibration error that hold plays, by ascending P(kept); needs a keep head."""
-    known_N = ~np.isnan(ranks.kept_probability)
-    probability_N, kept_N = ranks.kept_probability[known_N].astype(np.float64), ~ranks.skipped[known_N]
+    known_N = ~np.isnan(ranks.kept_probability) & ranks.known
+    probability_N, kept_N = ranks.kept_probability[known_N].astype(np.float64), ranks.kept[known_N]
     session_N, cell_N = ranks.session[known_N], bins(probability_N) // (BINS // CELLS)
     points = []
     for cell in np.unique(cell_N):

@@ -8,6 +8,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+from skipwise.datapipes.prepare.skip_options import SkipOptions
+
 YEAR = r"^[1-9][0-9]{3}[^0-9]"
 """How a date begins, as a regular expression. Of 15-07-18 nobody knows which number is the year."""
 DATES = "a date such as 2018-07-15, a date and time such as 2018-07-15T20:30, or a number"
@@ -22,7 +24,6 @@ MSSD_ORDER = "session_position"
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
-SKIPS = ("skip", "skip_strength", "rating")
 Policy = Literal["stop", "skip", "cut", "session"]
 NULLS = (
     *(
@@ -80,20 +81,6 @@ class InputOptions:
     context: tuple[str, ...] | None = None
     """Columns to keep of each play, whose values are words, whole numbers or flags: what a model can read of past
     plays. Unless given, those of MSSD that the log has; without a name, none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SkipOptions:
-    """Where skips are read from: by default from MSSD's flags."""
-
-    skip: str | None = None
-    """Column that is true where a track was skipped (strength 2), in place of MSSD's flags."""
-    skip_strength: str | None = None
-    """Column of the skip strength, 0 to 3, in place of MSSD's flags."""
-    rating: str | None = None
-    """Column of a rating, in place of MSSD's flags: a low one counts as a skip (strength 2)."""
-    skip_below: float = 3.0
-    """Ratings below this are low."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,8 +174,7 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, In
             raise ValueError("--drop-duplicate-plays needs sorted rows: add --sort or --gap")
         self._check_split()
         self._check_context()
-        if sum(getattr(self, name) is not None for name in SKIPS) > 1:
-            raise ValueError("--skip, --skip-strength and --rating exclude each other: give one")
+        self.check_skips()
         for flag, value, least in (
             ("--min-length", self.min_length, 3),
             ("--drop-longer", self.drop_longer, self.min_length),

@@ -11,10 +11,12 @@ from skipwise.common.out_of_memory import is_out_of_memory
 from skipwise.common.outputs import atomic_output
 from skipwise.datapipes.exact_files import parquet
 from skipwise.datapipes.manifest import MANIFEST, Manifest
-from skipwise.datapipes.prepare.config import SKIPS, PrepareConfig
+from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.given_vocabulary import given_vocabulary
 from skipwise.datapipes.prepare.publish import publish
 from skipwise.datapipes.prepare.sessionize import REPEATED_PLAYS, group_sessions
+from skipwise.datapipes.prepare.skip_options import SKIPS
+from skipwise.datapipes.prepare.skip_rules import doubts
 from skipwise.datapipes.prepare.sources import FLAGS, find_sources
 from skipwise.datapipes.prepare.staging import connect, count_rows_without_session, number_texts, stage_rows
 
@@ -39,7 +41,10 @@ def prepare(config: PrepareConfig) -> Manifest:
                     f"--drop-duplicate-plays need: leave them out"
                 )
             if not roles.keys() & {*SKIPS, *FLAGS}:
-                note("the log has no skip flags: every play counts as kept, see --skip, --skip-strength and --rating")
+                note(
+                    "the log has no skip flags: every play counts as kept, unless --skip, --kept, --rating, --reason "
+                    "or --played names a column"
+                )
             with connect(config, scratch) as engine:
                 stage_rows(engine, sources, config, scratch)
                 dropped_rows = count_rows_without_session(engine, scratch)
@@ -62,6 +67,10 @@ def prepare(config: PrepareConfig) -> Manifest:
         if isinstance(error, RuntimeError) or is_out_of_memory(error):
             raise
         raise UserError(f"{config.output} could not be written ({gist(error)}): check the disk") from None
+    if roles.keys() & {*SKIPS, *FLAGS}:
+        note(f"{manifest.counts['plays']:,} plays, {manifest.skips()}")
+    if doubt := doubts(manifest, roles):
+        note(doubt)
     note(f"wrote {config.output}: {manifest.summary()}")
     return manifest
 

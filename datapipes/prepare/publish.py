@@ -24,6 +24,7 @@ from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.sessionize import ENDED
 from skipwise.datapipes.prepare.sources import WORDS, Source, context_names
 from skipwise.datapipes.session_files import Rows, Words, checksum
+from skipwise.datapipes.signals import UNKNOWN
 from skipwise.datapipes.view import counts_as_skipped
 
 SESSIONS_PER_PART = 64 * SESSIONS_PER_ROW_GROUP
@@ -69,6 +70,7 @@ def publish(
         counts={"sessions": sum(sizes.values()), "plays": plays, "tracks": len(codes)},
         session_lengths={"min": min(lengths), "max": max(lengths)},
         skip_share=round(sum(split.skipped for split in written.values()) / plays, 6),
+        unknown_share=round(sum(split.unknown for split in written.values()) / plays, 6),
         context_columns=[*context.values()],
         contexts={
             name: sorted(set().union(*(of.values[name] for of in written.values()))) for name in context.values()
@@ -102,6 +104,7 @@ class Written:
     lengths: set[int] = field(default_factory=set)
     plays: int = 0
     skipped: int = 0
+    unknown: int = 0
 
 
 def write_sessions(
@@ -124,6 +127,7 @@ def write_sessions(
                 of.lengths.update(rows.lengths.tolist())
                 of.plays += len(rows.skips)
                 of.skipped += int(np.count_nonzero(counts_as_skipped(rows.skips)))
+                of.unknown += int(np.count_nonzero(rows.skips == UNKNOWN))
                 of.heard_U[rows.tracks] = True
                 add_contexts(group, rows.lengths, split, name, of)
                 advance(len(group))

@@ -34,6 +34,8 @@ class Fault(NamedTuple):
     """SQL over the columns of the parsed rows, see `staging.PARSED`."""
     expected: str
     """The end of the sentence but the remedy."""
+    beside: str | None = None
+    """Another role that it needs."""
 
 
 FLAG = "expected true, false, 1 or 0"
@@ -62,7 +64,7 @@ FAULTS = (
     ),
     *(
         Fault(f"{role} is not a flag", role, f"{role}_flag IS NULL AND NOT missing({role})", f"{FLAG}, or nothing")
-        for role in ("skip", *FLAGS, "not_skipped")
+        for role in ("skip", "kept", *FLAGS, "not_skipped")
     ),
     Fault(
         "contradictory skip flags",
@@ -76,16 +78,26 @@ FAULTS = (
         "not_skipped_flag AND skip_3_flag",
         "expected false beside a skip flag",
     ),
+    Fault("contradictory skip flags", "kept", "kept_flag AND skip_flag", "expected false beside a skip flag", "skip"),
+    *(
+        Fault(
+            f"{role} is not a time",
+            role,
+            f"NOT missing({role}) AND ({role}_value IS NULL OR NOT isfinite({role}_value) OR {role}_value < 0)",
+            "expected a number from 0, or nothing",
+        )
+        for role in ("played", "duration")
+    ),
     Fault(
         "skip strength is not 0 to 3",
         "skip_strength",
-        "NOT missing(skip_strength) AND (level IS NULL OR level NOT IN (0, 1, 2, 3))",
+        "NOT missing(skip_strength) AND (skip_strength_value IS NULL OR skip_strength_value NOT IN (0, 1, 2, 3))",
         "expected 0, 1, 2 or 3, or nothing",
     ),
     Fault(
         "rating is not a number",
         "rating",
-        "NOT missing(rating) AND (level IS NULL OR NOT isfinite(level))",
+        "NOT missing(rating) AND (rating_value IS NULL OR NOT isfinite(rating_value))",
         "expected a number, or nothing",
     ),
     Fault(

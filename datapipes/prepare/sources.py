@@ -9,10 +9,11 @@ import pyarrow as pa
 
 from skipwise.common.errors import UserError
 from skipwise.common.tables import open_table
-from skipwise.datapipes.prepare.config import FILE_ORDER, MOST_CONTEXT, REST, SKIPS, USER_OF_FILE, PrepareConfig
+from skipwise.datapipes.prepare.config import FILE_ORDER, MOST_CONTEXT, REST, USER_OF_FILE, PrepareConfig
 from skipwise.datapipes.prepare.json_rows import json_leaves, json_shape
 from skipwise.datapipes.prepare.log_files import JSON, UTF_8, LogFile, encoding_of, files_of, head_of, suffix_of
 from skipwise.datapipes.prepare.nested import Leaf, leaves
+from skipwise.datapipes.prepare.skip_options import SKIPS
 from skipwise.datapipes.prepare.text_layout import TYPED, Layout, text_layout
 from skipwise.datapipes.session_files import DAMAGED
 
@@ -216,9 +217,9 @@ def roles_of(source: Source, config: PrepareConfig, joined: dict[str, tuple[str,
     roles = {"session": session, "track": join(config.track, "--track")}
     if config.order != FILE_ORDER:
         roles["order"] = need(config.order, "--order (or say --order file if rows stand in play order)")
-    if chosen := next((role for role in SKIPS if getattr(config, role)), None):
-        roles[chosen] = need(getattr(config, chosen), "--" + chosen.replace("_", "-"))
-    elif any(find(flag) for flag in FLAGS):
+    chosen = {role: wanted for role in (*SKIPS, "duration") if (wanted := getattr(config, role))}
+    roles |= {role: need(wanted, "--" + role.replace("_", "-")) for role, wanted in chosen.items()}
+    if not chosen and any(find(flag) for flag in FLAGS):
         roles.update({flag: need(flag, "--skip or --skip-strength") for flag in FLAGS})
         if kept := find("not_skipped"):
             roles["not_skipped"] = kept

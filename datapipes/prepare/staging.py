@@ -14,6 +14,7 @@ from skipwise.datapipes.exact_files import parquet, write
 from skipwise.datapipes.prepare.config import NULLS, PER_SECOND, YEAR, PrepareConfig
 from skipwise.datapipes.prepare.read_rows import read, schema_of
 from skipwise.datapipes.prepare.row_checks import FAULTS, REASONS, STOP, policies, row_error
+from skipwise.datapipes.prepare.skip_rules import strength_of
 from skipwise.datapipes.prepare.sources import CONTEXT, FLAGS, NAMED, WORDS, Source
 from skipwise.datapipes.session_files import MOST_VALUES
 
@@ -27,19 +28,14 @@ CREATE MACRO flag(x) AS
 """
 
 PARSED = {
-    **{role: f"flag({role}) AS {role}_flag" for role in ("skip", *FLAGS, "not_skipped", "premium", "shuffle")},
-    "skip_strength": "try_cast(skip_strength AS DOUBLE) AS level",
-    "rating": "try_cast(rating AS DOUBLE) AS level",
+    **{role: f"flag({role}) AS {role}_flag" for role in ("skip", "kept", *FLAGS, "not_skipped", "premium", "shuffle")},
+    **{
+        role: f"try_cast({role} AS DOUBLE) AS {role}_value"
+        for role in ("skip_strength", "rating", "played", "duration")
+    },
     "hour_of_day": "try_cast(hour_of_day AS TINYINT) AS hour",
 }
 """SQL of one more column for each of these roles, which the checks and the next expressions use."""
-STRENGTHS = {
-    "skip": "CASE WHEN skip_flag THEN 2 ELSE 0 END",
-    "skip_strength": "CASE WHEN level IN (0, 1, 2, 3) THEN level ELSE 0 END",
-    "rating": "CASE WHEN level < {below} THEN 2 ELSE 0 END",
-    "skip_1": "CASE WHEN skip_1_flag THEN 1 WHEN skip_2_flag THEN 2 WHEN skip_3_flag THEN 3 ELSE 0 END",
-}
-"""SQL for the skip strength: 0 kept, 1 skipped very briefly in, 2 briefly in, 3 mostly played."""
 CONTEXT_VALUES = {
     **{role: f"nullif({role}, '')" for role in (*CONTEXT, *NAMED)},
     "hour_of_day": "hour",
@@ -116,13 +112,13 @@ def parsed_rows(source: Source, number: int, config: PrepareConfig) -> str:
             f"""CASE WHEN regexp_matches("order", '{YEAR}') THEN epoch_us(try_cast("order" AS TIMESTAMPTZ)) / 1e6 END"""
         )
         parsed.append(f'coalesce(try_cast("order" AS DOUBLE) / {factor}, {time}) AS place')
-    strength = next((sql for role, sql in STRENGTHS.items() if role in roles), "0").format(below=config.skip_below)
-    checks = [(code, fault) for code, fault in enumerate(FAULTS, 1) if fault.role is None or fault.role in roles]
+    checks = [(code, fault) for code, fault in enumerate(FAULTS, 1) if {fault.role, fault.beside} <= {None, *roles}]
     cases = " ".join(f"WHEN {fault.condition} THEN {code}" for code, fault in checks)
     context = "".join(f", {sql} AS {role}" for role, sql in CONTEXT_VALUES.items() if role in roles)
     return f"""
         SELECT session, track, {number}::INTEGER AS file, row, {place} AS place,
-            ({strength})::TINYINT AS strength, (CASE {cases} ELSE 0 END)::UTINYINT AS fault{context}
+            ({strength_of(roles.keys(), config)})::TINYINT AS strength,
+            (CASE {cases} ELSE 0 END)::UTINYINT AS fault{context}
         FROM (SELECT {", ".join(parsed)} FROM incoming)"""
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.manifest import Split
 from skipwise.datapipes.sessions import SessionStore
-from skipwise.datapipes.view import counts_as_skipped
+from skipwise.datapipes.view import counts_as_kept, counts_as_skipped
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,24 @@ class Plays:
     number_P: np.ndarray
     """int64: the session's number in the dataset."""
     trained_P: np.ndarray
-    """bool: plays that training sees."""
+    """bool: plays that training sees, of which it is known whether they were skipped."""
     measured_P: np.ndarray
-    """bool: test targets, as `evaluate` has them."""
+    """bool: such test targets, as `evaluate` has them."""
 
     @property
     def skipped_P(self) -> np.ndarray:
         """bool: strength 1 or 2."""
         return counts_as_skipped(self.strengths_P)
+
+    @property
+    def kept_P(self) -> np.ndarray:
+        """bool: neither skipped nor not known."""
+        return counts_as_kept(self.strengths_P)
+
+    @property
+    def known_P(self) -> np.ndarray:
+        """bool: it is known whether they were skipped."""
+        return self.strengths_P >= 0
 
     @property
     def position_P(self) -> np.ndarray:
@@ -67,6 +77,6 @@ def read_plays(store: SessionStore, split: Split) -> Iterator[Plays]:
             start_P,
             length_P,
             window.numbers[session_P],
-            trained_P,
-            measured_P,
+            trained_P & (window.skips >= 0),
+            measured_P & (window.skips >= 0),
         )

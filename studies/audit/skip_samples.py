@@ -80,7 +80,7 @@ def read_samples(store: SessionStore, tables: SkipTables) -> Samples:
             known = plays.skipped_P, plays.number_P
             next_P = _features(plays, position_P, track_P, pair_P, tables.rate), *known
             half = _features(plays, np.minimum(position_P, half_P), track_P, pair_P, tables.rate), *known
-            second_P = second_half(position_P, plays.length_P)
+            second_P = second_half(position_P, plays.length_P) & plays.known_P
             samples.train.add(plays.trained_P & (position_P > 0), *next_P)
             samples.challenge_train.add(plays.trained_P & second_P, *half)
             if split == "test":
@@ -94,12 +94,13 @@ def kept_over_skipped(plays: Plays, scores_P: np.ndarray) -> np.ndarray:
     """[M, 2]: pairs of each session, and how many have the kept track above the skipped one, ties counting half.
 
     At each position the next track that is kept is compared with each that is skipped before it. So a skipped track
-    counts once for each position between it and the kept play before it, or the session's first play.
+    counts once for each position between it and the play before it that is not skipped, or the session's first play.
+    Skipped tracks before one of which it is not known are in no pair.
     """
-    place_P, kept_P = np.arange(len(scores_P)), ~plays.skipped_P
-    from_P = np.maximum(np.maximum.accumulate(np.where(kept_P, place_P, 0)), plays.start_P)
-    next_P = np.minimum.accumulate(np.where(kept_P, place_P, len(place_P))[::-1])[::-1]
-    there_P = ~kept_P & (next_P < plays.start_P + plays.length_P)
+    place_P, ends_P = np.arange(len(scores_P)), ~plays.skipped_P
+    from_P = np.maximum(np.maximum.accumulate(np.where(ends_P, place_P, 0)), plays.start_P)
+    next_P = np.minimum.accumulate(np.where(ends_P, place_P, len(place_P))[::-1])[::-1]
+    there_P = ~ends_P & (next_P < plays.start_P + plays.length_P) & np.append(plays.kept_P, False)[next_P]
     both_P2 = np.column_stack([place_P, np.where(there_P, next_P, place_P)])
     found = pairs_in_order(plays.tracks_P[both_P2], scores_P[both_P2])
     times_P = np.where(there_P, place_P - from_P, 0)
@@ -110,8 +111,11 @@ def _features(plays: Plays, known_P: np.ndarray, track_P: np.ndarray, pair_P: np
     """[P, F], where the flags of the session's first `known_P` plays are known."""
     skips = np.concatenate([[0], np.cumsum(plays.skipped_P)])
     before_P = skips[plays.start_P + known_P] - skips[plays.start_P]
-    session_P = (before_P + SESSION_SMOOTHING * rate) / (known_P + SESSION_SMOOTHING)
-    last_P = plays.skipped_P[plays.start_P + np.maximum(known_P, 1) - 1] - 0.5
+    told = np.concatenate([[0], np.cumsum(plays.known_P)])
+    told_P = told[plays.start_P + known_P] - told[plays.start_P]
+    session_P = (before_P + SESSION_SMOOTHING * rate) / (told_P + SESSION_SMOOTHING)
+    at_P = plays.start_P + np.maximum(known_P, 1) - 1
+    last_P = np.where(plays.known_P[at_P], plays.skipped_P[at_P] - 0.5, 0)
     track_logit_P = _logit(track_P)
     return np.column_stack([last_P, _logit(session_P), track_logit_P, _logit(pair_P) - track_logit_P])
 

@@ -150,8 +150,8 @@ def skips(measured: list[tuple[str, int, TargetRanks]]) -> str:
 
     def draw(axis: Axes) -> None:
         for prefix, run, ranks in measured:
-            ahead_N, skipped_N = 100 - ranks.values("percentile_rank"), ranks.skipped
-            for line, name, chosen_N in (("-", "kept", ~skipped_N), ("--", "skipped", skipped_N)):
+            ahead_N = 100 - ranks.values("percentile_rank")
+            for line, name, chosen_N in (("-", "kept", ranks.kept), ("--", "skipped", ranks.skipped)):
                 values = np.sort(ahead_N[chosen_N])
                 if len(values):
                     reached = np.searchsorted(values, shares + 1e-9, side="right") / len(values)

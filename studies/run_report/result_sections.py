@@ -170,14 +170,15 @@ def skips(runs: list[ReportedRun]) -> tuple[Rows, list[Picture]]:
 
 
 def _skip_cells(ranks: TargetRanks) -> list[str]:
-    skipped_N = ranks.skipped
+    skipped_N, kept_N, known_N = ranks.skipped, ranks.kept, ranks.known
     size = f"{skipped_N.sum():,} of {len(skipped_N):,}"
-    if skipped_N.all():
-        return [size, _mean(ranks, "percentile_rank"), "none", "none", _mean(ranks, "hr@10"), "none"]
-    middle, low, high = gap(ranks.values("percentile_rank"), skipped_N, ranks.session)
+    if not kept_N.any():
+        figures = (_mean(ranks, metric, skipped_N) for metric in ("percentile_rank", "hr@10"))
+        return [size, next(figures), "none", "none", next(figures), "none"]
+    middle, low, high = gap(ranks.values("percentile_rank")[known_N], skipped_N[known_N], ranks.session[known_N])
     return [
         size,
-        *(_mean(ranks, "percentile_rank", chosen_N) for chosen_N in (skipped_N, ~skipped_N)),
+        *(_mean(ranks, "percentile_rank", chosen_N) for chosen_N in (skipped_N, kept_N)),
         f"{middle:+.2f}\n{low:+.2f} to {high:+.2f}",
-        *(_mean(ranks, "hr@10", chosen_N) for chosen_N in (skipped_N, ~skipped_N)),
+        *(_mean(ranks, "hr@10", chosen_N) for chosen_N in (skipped_N, kept_N)),
     ]

@@ -124,6 +124,7 @@ def test_a_batch_moves_whole():
     for name in (
         "items_BT",
         "skipped_BT",
+        "known_BT",
         "inputs_B",
         "masked_BT",
         "targets_BT",

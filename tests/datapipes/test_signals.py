@@ -70,6 +70,18 @@ def test_next_kept_targets():
     assert batch.judged_kept_J.tolist() == [0, 0, 1, 1, 0], "the keep head still learns from the next track itself"
 
 
+def test_what_is_not_known_is_neither_kept_nor_skipped():
+    """No label for the keep head, no next kept track, no skipped one, and a row of its own among the inputs."""
+    batch = built(sessions([(3, 0), (9, UNKNOWN), (4, 2), (8, UNKNOWN), (5, 0)]), targets="next-kept")
+    row, empty = batch.tracks["track"].values().tolist(), batch.tracks.stride() - 1
+    assert batch.signals_BTC[0, :5, 0].tolist() == [1, 0, 3, 0, 1]
+    assert batch.judged_J.tolist() == [1, 3] and batch.judged_kept_J.tolist() == [0, 1]
+    assert [row[bag] for bag in batch.judged_tracks_J] == [4, 5]
+    assert batch.skipped_BT[0].tolist() == [False, False, True, False, False]
+    assert batch.known_BT[0].tolist() == [True, False, True, False, True]
+    assert [None if bag == empty else row[bag] for bag in batch.targets_BT[0].tolist()] == [5, 5, 5, 5, None]
+
+
 @pytest.mark.parametrize("inputs", [False, True])
 @pytest.mark.parametrize("labels", [False, True])
 def test_controls_shuffle_what_they_say(inputs: bool, labels: bool):
@@ -102,7 +114,9 @@ def test_more_signals_than_tracks_have_bags():
 
 @settings(max_examples=80, deadline=None)
 @given(
-    st.lists(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), min_size=1, max_size=8), min_size=1, max_size=4),
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 9), st.integers(-1, 3)), min_size=1, max_size=8), min_size=1, max_size=4
+    ),
     st.sampled_from([1, 2, "all"]),
 )
 def test_upcoming_plays_end_with_the_next_kept_one(plays: list, targets):
@@ -115,6 +129,6 @@ def test_upcoming_plays_end_with_the_next_kept_one(plays: list, targets):
                 assert not upcoming
                 continue
             rest = plays[session][int(batch.position_B[place]) :]
-            kept = [number for number, (_, strength) in enumerate(rest) if strength in (0, 3)]
-            paired = kept and kept[0] and targets == "all"
-            assert upcoming == ([track for track, _ in rest[: kept[0] + 1]] if paired else [])
+            ends = [number for number, (_, strength) in enumerate(rest) if strength in (UNKNOWN, 0, 3)]
+            paired = ends and ends[0] and rest[ends[0]][1] != UNKNOWN and targets == "all"
+            assert upcoming == ([track for track, _ in rest[: ends[0] + 1]] if paired else [])

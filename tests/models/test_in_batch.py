@@ -55,6 +55,7 @@ def make_batch(sessions: Plays, share: Tensor, uniform: Sequence[int] = ()) -> S
         tracks=KeyedJaggedTensor(keys=[FEATURE], values=torch.tensor(rows, dtype=torch.long), lengths=lengths),
         items_BT=items,
         skipped_BT=torch.zeros_like(items, dtype=torch.bool),
+        known_BT=torch.ones_like(items, dtype=torch.bool),
         signals_BTC=torch.zeros(*items.shape, 0, dtype=torch.long),
         inputs_B=torch.tensor([max(len(session) - 1, 0) for session in sessions]),
         masked_BT=torch.zeros_like(items, dtype=torch.bool),

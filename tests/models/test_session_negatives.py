@@ -47,6 +47,7 @@ def by_hand(tracks: list[int], skipped: list[int], targets: list[int]) -> Simple
     return SimpleNamespace(
         items_BT=torch.tensor([tracks]),
         skipped_BT=torch.tensor([skipped]).bool(),
+        known_BT=torch.ones(1, len(tracks), dtype=torch.bool),
         masked_BT=torch.zeros(1, len(tracks), dtype=torch.bool),
         targets_BT=torch.tensor([[*targets, 4]]),
         queries_V=torch.arange(len(targets)),

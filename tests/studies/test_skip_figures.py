@@ -35,7 +35,7 @@ def ranks_of(sessions: Iterable[Iterable[tuple[int, float, float, int, float, fl
     )
 
 
-PLAY = st.tuples(st.integers(0, 3), st.integers(0, 999), st.integers(0, 999), st.integers(0, 3), st.booleans())
+PLAY = st.tuples(st.integers(-1, 3), st.integers(0, 999), st.integers(0, 999), st.integers(0, 3), st.booleans())
 
 
 @settings(max_examples=100, deadline=None)
@@ -99,3 +99,12 @@ def test_reliability_by_hand():
     low, high = reliability(ranks_of([plays]))
     assert low[:2] == pytest.approx((0.51, 0.5)) and low.plays == 2
     assert high == pytest.approx((1, 1, 1, 1, 1))
+
+
+def test_what_is_not_known_is_in_no_figure_of_kept_and_skipped():
+    told = [(1, 0.2, 0.3, 0, 0, 0), (0, 0.7, 0.6, 0, 0, 0)]
+    whole, with_unknown = ranks_of([told, told]), ranks_of([[*told, (-1, 0.9, 0.9, 0, 0, 0)], told])
+    for name, values in skip_values(whole).items():
+        assert skip_values(with_unknown)[name].tolist() == pytest.approx(values.tolist()), name
+    assert [point[:2] for point in reliability(with_unknown)] == [point[:2] for point in reliability(whole)]
+    assert (with_unknown.kept | with_unknown.skipped).tolist() == with_unknown.known.tolist()

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from skipwise.datapipes.view import counts_as_skipped
+from skipwise.datapipes.view import counts_as_kept, counts_as_skipped
 from skipwise.training.evaluation.metrics import GROUPS, METRICS, percentile_rank
 
 
@@ -50,8 +50,8 @@ class RankMetrics(Metric):
             ],
             axis=1,
         )
-        skipped_B = counts_as_skipped(skips_B)
-        chosen_GB = np.stack([np.ones_like(skipped_B), ~skipped_B, skipped_B, ~repeated_B, repeated_B])
+        kept_B, skipped_B = counts_as_kept(skips_B), counts_as_skipped(skips_B)
+        chosen_GB = np.stack([np.ones_like(skipped_B), kept_B, skipped_B, ~repeated_B, repeated_B])
         self.sums += torch.from_numpy(chosen_GB.astype(float) @ values_BM).to(self.sums.device)
         self.targets += torch.from_numpy(chosen_GB.sum(axis=1)).to(self.targets.device)
         if len(session_B):

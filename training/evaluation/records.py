@@ -17,7 +17,7 @@ from torch import Tensor
 from skipwise.common.distributed import barrier, rank
 from skipwise.common.errors import UserError
 from skipwise.common.tables import open_table, read_table, table_writer
-from skipwise.datapipes.view import counts_as_skipped
+from skipwise.datapipes.view import counts_as_kept, counts_as_skipped
 from skipwise.training.evaluation.metrics import METRICS, percentile_rank
 
 RANKS = "ranks"
@@ -56,7 +56,7 @@ class TargetRanks:
     candidates: np.ndarray
     """int32: tracks the target was ranked among, itself left out."""
     skips: np.ndarray
-    """int8: skip strength of the held-out play; 1 and 2 are skipped."""
+    """int8: skip strength of the held-out play; 1 and 2 are skipped, -1 is not known."""
     repeated: np.ndarray
     """bool: the session had played the target before."""
     position: np.ndarray
@@ -82,6 +82,16 @@ class TargetRanks:
     def skipped(self) -> np.ndarray:
         """bool [N]: the listener skipped the target."""
         return counts_as_skipped(self.skips)
+
+    @property
+    def kept(self) -> np.ndarray:
+        """bool [N]: the listener kept it; where it is not known, neither holds."""
+        return counts_as_kept(self.skips)
+
+    @property
+    def known(self) -> np.ndarray:
+        """bool [N]: it is known whether they skipped it."""
+        return self.skips >= 0
 
     def values(self, metric: str) -> np.ndarray:
         """float64 [N]: each target's value of one of `METRICS`, or of "percentile_rank"."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from skipwise.common.distributed import sum_ranks
-from skipwise.datapipes.view import counts_as_skipped
+from skipwise.datapipes.view import counts_as_kept
 from skipwise.models.dial import keep_query
 from skipwise.models.ranking import candidate_scores
 from skipwise.training.evaluation.skip_measures import (
@@ -104,25 +104,28 @@ class SkipMetrics(Metric):
         probability_B, halved_B = (
             values.cpu().numpy().astype(float) for values in (kept_probability, halved_probability)
         )
-        kept_B = ~counts_as_skipped(skips.cpu().numpy())
-        known_B = ~np.isnan(probability_B)
+        skips_B = skips.cpu().numpy()
+        kept_B, told_B = counts_as_kept(skips_B), skips_B >= 0
+        known_B = ~np.isnan(probability_B) & told_B
         counts = np.bincount(bins(probability_B[known_B]) + BINS * kept_B[known_B], minlength=2 * BINS)
         self.counts += torch.from_numpy(counts.reshape(2, BINS)).to(self.counts.device)
         probability_C = calibration(probability_B[known_B], kept_B[known_B])[1]
         self.probabilities += torch.from_numpy(probability_C).to(self.probabilities.device)
         session_B, position_B, plays_B = (values.cpu().numpy() for values in (session, position, plays))
-        right_B = (halved_B >= 0.5) == kept_B
+        right_B = np.where(told_B, (halved_B >= 0.5) == kept_B, -1)
         self._add_halves(np.stack([session_B, plays_B - 1 - position_B, right_B])[:, ~np.isnan(halved_B)])
 
     def _add_halves(self, here_3P: np.ndarray) -> None:
         """Adds the average accuracy of each second half that ends here; one may go on in the next batch.
 
-        `here_3P`: session, plays left after this one, and whether it was predicted right.
+        `here_3P`: session, plays left after this one, and whether it was predicted right: 1 or 0, or -1 where
+        it is not known what happened.
         """
         session_P, left_P, right_P = found_3P = np.concatenate([self._begun, here_3P], axis=1)
         whole = int(np.flatnonzero(left_P == 0).max(initial=-1)) + 1
         self._begun = found_3P[:, whole:]
-        values_M = mean_average_accuracy(right_P[:whole], session_P[:whole])
+        told_P = right_P[:whole] >= 0
+        values_M = mean_average_accuracy(right_P[:whole][told_P], session_P[:whole][told_P])
         self.halves += torch.tensor([values_M.sum(), len(values_M)], dtype=torch.float64, device=self.halves.device)
 
     def compute(self) -> dict[str, float | int | None]:

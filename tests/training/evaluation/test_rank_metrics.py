@@ -55,6 +55,14 @@ def test_worked_by_hand():
     assert {name: found[name] for name in EXPECTED} == pytest.approx(EXPECTED)
 
 
+def test_a_target_of_which_it_is_not_known_counts_in_the_whole_alone():
+    metrics, given = RankMetrics(), columns(slice(0, 2))
+    metrics.update(**given | {"skips": torch.tensor([0, -1])})
+    found = metrics.compute()
+    assert (found["targets"], found["kept_targets"], found["skipped_targets"]) == (2, 1, 0)
+    assert found["kept_hr@1"] == 1 and found["hr@1"] == 0.5
+
+
 def test_no_target_is_no_figure():
     found = RankMetrics().compute()
     assert found["hr@10"] is None and found["kept_hr@10"] is None and found["targets"] == found["sessions"] == 0

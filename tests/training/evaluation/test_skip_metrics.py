@@ -130,7 +130,7 @@ def test_any_number_of_ranks_equals_brute_force(recipe: str, dial: float, make_d
 
 @settings(max_examples=60, deadline=None)
 @given(
-    plays=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 999)), min_size=1, max_size=60),
+    plays=st.lists(st.tuples(st.integers(-1, 3), st.integers(0, 999)), min_size=1, max_size=60),
     parts=st.integers(1, 4),
 )
 def test_auc_and_calibration_equal_torchmetrics(plays: list[tuple[int, int]], parts: int):
@@ -142,8 +142,13 @@ def test_auc_and_calibration_equal_torchmetrics(plays: list[tuple[int, int]], pa
         nothing = torch.zeros(len(chosen))
         chances = probability[chosen].float(), torch.full((len(chosen),), torch.nan)
         metrics.update(*[nothing.long()] * 3, skips[chosen], *chances, *[nothing] * 3)
+    # Plays of which it is not known whether they were skipped are as if they were not there.
+    skips, probability = skips[skips >= 0], probability[skips >= 0]
     found, kept = metrics.compute(), ((skips == 0) | (skips == 3)).int()
     assert found["pairs"] == 0 and found["pairs_in_order"] is None
+    if not len(kept):
+        assert found["next_skip_accuracy"] is None
+        return
     assert found["next_skip_accuracy"] == pytest.approx(((probability >= 0.5).int() == kept).double().mean().item())
     calibration = BinaryCalibrationError(n_bins=CELLS)(probability, kept)
     assert found["next_skip_ece"] == pytest.approx(float(calibration), abs=1e-6)
@@ -151,6 +156,16 @@ def test_auc_and_calibration_equal_torchmetrics(plays: list[tuple[int, int]], pa
         assert found["next_skip_auc"] == pytest.approx(float(BinaryAUROC()(probability, kept)), abs=1e-6)
     else:
         assert found["next_skip_auc"] is None
+
+
+def test_average_accuracy_leaves_out_what_is_not_known():
+    """Of a second half that is told right, not known, wrong, right: (1/1 + 2/3) / 3, as without the second."""
+    metrics, zeros = SkipMetrics(), torch.zeros(4).long()
+    halved, skips = torch.tensor([0.7, 0.2, 0.3, 0.9]), torch.tensor([0, -1, 0, 0])
+    for chosen in (slice(0, 2), slice(2, 4)):
+        columns = (zeros + 8, torch.arange(1, 5), zeros + 5, skips, halved, halved, zeros, zeros, zeros)
+        metrics.update(*(column[chosen] for column in columns))
+    assert metrics.compute()["next_skip_maa"] == pytest.approx(5 / 9)
 
 
 @pytest.mark.parametrize("split", [None, {"test": 15, "train": 15, "validation": 10}])
