@@ -10,6 +10,7 @@ from typing import get_type_hints
 
 from skipwise.common import failure
 from skipwise.common.errors import UserError, printable, shown
+from skipwise.common.machine import process_memory
 from skipwise.common.out_of_memory import is_out_of_memory, shortage
 
 COMMANDS = {
@@ -31,6 +32,8 @@ COMMANDS = {
 }
 """Each is the module `components.NAME` with a function `NAME(config)`. A module is imported when its command is run,
 and imports what it needs once its command line is read: `--help` and refusals never wait for torch."""
+_LEAST_ROOM = 1_400_000_000
+"""Bytes of address space that the libraries of most commands take."""
 _LESS_MEMORY = {
     **dict.fromkeys(
         ("train", "table", "sweep"),
@@ -62,6 +65,13 @@ def run(argv: list[str]) -> None:
     name, words = argv[0], argv[1:]
     if name not in COMMANDS:
         raise UserError(f"there is no command {shown(name)}: expected one of {', '.join(COMMANDS)}")
+    room = process_memory()
+    if room is not None and room < _LEAST_ROOM and name not in ("show", "doctor"):
+        # Libraries that find no address space as they are loaded end the process by a signal, or wait without end.
+        raise UserError(
+            f"the limit of this process (ulimit -v or -d) leaves {room / 1e9:.1f} GB, and {name} needs at least "
+            f"{_LEAST_ROOM / 1e9:.1f} GB: raise it, or limit memory by a control group"
+        )
     module = importlib.import_module(f"skipwise.components.{name}")
     if name == "train":
         module.main(words)  # a recipe and a file come before its options

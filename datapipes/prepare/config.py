@@ -37,6 +37,8 @@ NULLS = (
 SPLIT_OPTIONS = {"session": ("test_share", "validation_share"), "time": ("test_from", "validation_from")}
 MOST_CONTEXT = 32
 """Columns that `context` may name."""
+LEAST_MEMORY = 0.25
+"""GiB."""
 RESERVED = ("session_id", "tracks", "skips")
 """Columns that every session file has."""
 SHARES = {"test_share": 0.2, "validation_share": 0.1}
@@ -185,8 +187,8 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, In
                 raise ValueError(f"{flag} must be at least {least} and less than 2^31, not {value}")
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise ValueError(f"--threads must be from 1 to 1024, not {self.threads}")
-        if not 0.25 <= self.memory <= 1_000_000:
-            raise ValueError(f"--memory must be at least 0.25 GiB, and at most 1,000,000, not {self.memory}")
+        if not LEAST_MEMORY <= self.memory <= 1_000_000:
+            raise ValueError(f"--memory must be at least {LEAST_MEMORY} GiB, and at most 1,000,000, not {self.memory}")
 
     def _check_split(self) -> None:
         for split, names in SPLIT_OPTIONS.items():

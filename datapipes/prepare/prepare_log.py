@@ -7,11 +7,12 @@ import duckdb
 
 from skipwise.common.console import note
 from skipwise.common.errors import UserError
+from skipwise.common.machine import available_memory, process_memory
 from skipwise.common.out_of_memory import is_out_of_memory
 from skipwise.common.outputs import atomic_output
 from skipwise.datapipes.exact_files import parquet
 from skipwise.datapipes.manifest import MANIFEST, Manifest
-from skipwise.datapipes.prepare.config import PrepareConfig
+from skipwise.datapipes.prepare.config import LEAST_MEMORY, PrepareConfig
 from skipwise.datapipes.prepare.given_vocabulary import given_vocabulary
 from skipwise.datapipes.prepare.publish import publish
 from skipwise.datapipes.prepare.sessionize import REPEATED_PLAYS, group_sessions
@@ -20,6 +21,8 @@ from skipwise.datapipes.prepare.skip_rules import doubts
 from skipwise.datapipes.prepare.sources import FLAGS, find_sources
 from skipwise.datapipes.prepare.staging import connect, count_rows_without_session, number_texts, stage_rows
 
+_BESIDE = 2_200_000_000
+"""Bytes of address space beside `--memory`, most of them reserved for threads and never touched."""
 STOPPED = "stopped before the dataset was whole: nothing was written"
 
 
@@ -28,6 +31,7 @@ def prepare(config: PrepareConfig) -> Manifest:
 
     Raises `UserError` for bad input, an output that exists, or too little memory or disk; nothing is written then.
     """
+    _check_room(config)
     try:
         with atomic_output(config.output, config.overwrite, is_dataset) as scratch:
             scratch = scratch.absolute()  # DuckDB would take "~" at its beginning for the home directory
@@ -63,7 +67,7 @@ def prepare(config: PrepareConfig) -> Manifest:
         if is_interruption(error):
             raise UserError(STOPPED) from None
         if isinstance(error, duckdb.OutOfMemoryException):
-            raise UserError(f"--memory {config.memory} GiB does not suffice for this log: raise it") from None
+            raise UserError(_out_of_memory(config, str(error))) from None
         if isinstance(error, RuntimeError) or is_out_of_memory(error):
             raise
         raise UserError(f"{config.output} could not be written ({gist(error)}): check the disk") from None
@@ -73,6 +77,29 @@ def prepare(config: PrepareConfig) -> Manifest:
         note(doubt)
     note(f"wrote {config.output}: {manifest.summary()}")
     return manifest
+
+
+def _check_room(config: PrepareConfig) -> None:
+    """Raises `UserError` where a limit of this process is below what DuckDB may take: it would end by a signal."""
+    room, wanted = process_memory(), config.memory * 2**30 + _BESIDE
+    if room is not None and room < wanted:
+        lower = f"lower --memory {config.memory:g} (GiB), or " if room > LEAST_MEMORY * 2**30 + _BESIDE else ""
+        raise UserError(
+            f"the limit of this process (ulimit -v or -d) leaves {room / 1e9:.1f} GB of {wanted / 1e9:.1f} GB that are "
+            f"needed: {lower}raise the limit"
+        )
+
+
+def _out_of_memory(config: PrepareConfig, said: str) -> str:
+    """DuckDB says how much of its own limit is used where that was too low."""
+    if "used)" in said:
+        return f"--memory {config.memory:g} (GiB) does not suffice for this log: raise it"
+    free = available_memory()
+    left = "" if free is None else f", of which {free / 1e9:.1f} GB are free now"
+    return (
+        f"the system gave no more memory{left}: lower --memory {config.memory:g} (GiB), beyond which sorting spills to "
+        "disk, or --threads, or use a machine with more"
+    )
 
 
 def is_dataset(path: Path) -> bool:

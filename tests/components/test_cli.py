@@ -16,6 +16,7 @@ from skipwise.components.cli import parse
 from skipwise.components.recipes import RECIPES
 from skipwise.components.recipes.ablations import ABLATIONS
 from skipwise.models.config import EncoderConfig
+from tests.components.conftest import refused
 
 TRAIN = ("train", "best")
 
@@ -211,3 +212,9 @@ def test_memory_that_runs_out_is_named(words: tuple[str, ...], rank: str, said: 
     assert stop.value.code == 1 and said in found and found.count("\n") == 1
     assert found.strip() in json.loads((tmp_path / "error.json").read_text())["message"]["message"]
     assert "refused" not in (tmp_path / "error.json").read_text()
+
+
+def test_a_limit_below_what_the_libraries_take_is_refused_before_they_are_loaded(run, monkeypatch):
+    monkeypatch.setattr("skipwise.components.__main__.process_memory", lambda: 700_000_000)
+    refused(run("recommend", "--export", "x", "--session", "t"), "leaves 0.7 GB, and recommend needs at least 1.4 GB")
+    assert "needs at least" not in run("show", "--run", "x").said
