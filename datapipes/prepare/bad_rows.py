@@ -1,10 +1,12 @@
 """What becomes of bad rows: they are left out alone, a new session begins behind them, or their session is left out."""
 
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import pyarrow as pa
 
+from skipwise.datapipes.prepare.places import BAD_PLACE, distance, more_than, ranks
 from skipwise.datapipes.prepare.row_checks import (
     CUT,
     DISORDERED,
@@ -20,11 +22,12 @@ CUTS = "cuts"
 _NONE = 255
 
 
-def begins(block: pa.Table, gap: float | None) -> np.ndarray:
-    """bool [rows]: where a session begins: by the session column, after more than `gap` seconds, or behind a cut."""
+def begins(block: pa.Table, gap: Fraction | None) -> np.ndarray:
+    """bool [rows]: where a session begins: by the session column, after a jump of more than `gap`, or behind a cut."""
     found = _changes(block)
     if gap is not None:
-        found[1:] |= np.diff(block["place"].to_numpy()) > gap
+        placed = block["place"].to_numpy()[1:] != BAD_PLACE
+        found[1:] |= more_than(distance(block, slice(None, -1), slice(1, None)), gap) & placed
     if CUTS in block.column_names:
         found[1:] |= np.diff(block[CUTS].to_numpy()) != 0
     return found
@@ -34,7 +37,7 @@ def leave_out(
     block: pa.Table,
     faults: np.ndarray,
     policy: dict[int, int],
-    gap: float | None,
+    gap: Fraction | None,
     dropped: Counter[str],
     rows_out: Counter[str],
 ) -> pa.Table:
@@ -48,7 +51,7 @@ def leave_out(
     action = np.zeros(_NONE, dtype=np.int8)
     action[[*policy]] = [*policy.values()]
     action = action[faults]
-    placed = ~(block["place"].is_null().to_numpy() | block["row"].is_null().to_numpy() | (faults == NO_ORDER))
+    placed = ~((block["place"].to_numpy() == BAD_PLACE) | block["row"].is_null().to_numpy() | (faults == NO_ORDER))
     if CUT in policy.values():
         cuts = np.cumsum((action == CUT) & placed)
         if CUTS in block.column_names:
@@ -83,7 +86,7 @@ def _count(counts: Counter[str], codes: np.ndarray, after: str = "") -> None:
 def order_faults(block: pa.Table, ordered: bool) -> np.ndarray:
     """uint8 [rows]: codes of rows that are in another file than the session's row before, or, where `ordered`, whose
     order value is not greater than all before it."""
-    file, place = block["file"].to_numpy(), block["place"].to_numpy()
+    file, place = block["file"].to_numpy(), ranks(block)
     starts = np.flatnonzero(_changes(block))
     later = np.ones(len(block), dtype=bool)
     later[starts] = False

@@ -14,7 +14,7 @@ from skipwise.common.tables import count_rows, read_table
 from skipwise.datapipes.exact_files import parquet, write
 from skipwise.datapipes.manifest import SPLITS
 from skipwise.datapipes.prepare.config import PrepareConfig
-from skipwise.datapipes.prepare.sessionize import ENDED
+from skipwise.datapipes.prepare.sessionize import ENDED, SPLIT
 
 DUPLICATE = "with the tracks of another session"
 
@@ -68,7 +68,7 @@ def split_of(config: PrepareConfig) -> str:
         value = f"md5_number_upper('{config.seed}:split:' || session_id)"
         conditions = [f"{value} < {int(share * 2**64)}" for share in accumulate(config.shares.values())]
     elif config.split == "time":
-        conditions = [f"{ENDED} >= '{config.starts[split]!r}'::DOUBLE" for split in ("test", "validation")]
+        return SPLIT
     else:
         return "'part'"
     return f"CASE WHEN {conditions[0]} THEN 'test' WHEN {conditions[1]} THEN 'validation' ELSE 'train' END"

@@ -1,18 +1,15 @@
 """The options of `prepare`."""
 
-import math
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from fractions import Fraction
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 from skipwise.datapipes.prepare.skip_options import SkipOptions
+from skipwise.datapipes.prepare.times import UNITS, duration, seconds
 
-YEAR = r"^[1-9][0-9]{3}[^0-9]"
-"""How a date begins, as a regular expression. Of 15-07-18 nobody knows which number is the year."""
-DATES = "a date such as 2018-07-15, a date and time such as 2018-07-15T20:30, or a number"
 FILE_ORDER = "file"
 """The value of `order` that means: rows stand in play order already."""
 USER_OF_FILE = "file"
@@ -22,8 +19,6 @@ REST = "..."
 MSSD_ORDER = "session_position"
 """MSSD's column of a play's place in its session, from 1: no time."""
 
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 Policy = Literal["stop", "skip", "cut", "session"]
 NULLS = (
     *(
@@ -73,8 +68,12 @@ class InputOptions:
     """Sort each session by --order (equal values stay as they stand) in place of refusing rows out of order."""
     gap: str | None = None
     """Start a new session where the time in --order jumps by more than this, e.g. 30m (units: s, m, h, d). Sorts."""
-    time_unit: Literal["s", "ms", "us", "ns"] = "s"
-    """Unit of a numeric --order column with --gap or --split time."""
+    time_unit: str | None = None
+    """What a numeric --order column counts, with --gap or --split time: s (the default), ms, us, ns, m, h, d, or a
+    multiple such as 5s."""
+    time_format: str | None = None
+    """How the dates and times in --order are written, in the letters of strptime, such as '%d/%m/%Y %H:%M'; not
+    needed where they begin with the year or name the month."""
     drop_duplicate_plays: bool = False
     """Leave out rows that repeat a play (same session, same value of --order, same track). Needs --sort or --gap."""
     vocabulary: Path | None = None
@@ -163,8 +162,16 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, In
                 raise ValueError("--delimiter must be 1 to 8 characters other than quotes and line breaks")
         if self.columns and self.columns[-1].endswith(REST) and len(self.columns) != 2:
             raise ValueError(f"--columns where the last one ends in {REST} are two: the session id and the tracks")
-        if self.gap is not None and not re.fullmatch(r"\d+(\.\d+)?[smhd]", self.gap):
+        if self.gap is not None and not re.fullmatch(r"\d+(\.\d+)?[smhd]", self.gap, re.ASCII):
             raise ValueError(f"--gap must be a number and a unit of s, m, h or d such as 30m, not '{self.gap}'")
+        if self.time_unit is not None and not duration(self.time_unit):
+            raise ValueError(
+                f"--time-unit must be one of {', '.join(UNITS)}, or a multiple such as 5s, not '{self.time_unit}'"
+            )
+        if self.time_format is not None and self.order in (FILE_ORDER, MSSD_ORDER):
+            raise ValueError("--time-format needs a column of dates: name it with --order")
+        if self.time_format is not None and self.time_unit is not None:
+            raise ValueError("--time-format is for dates and --time-unit for numbers: leave one out")
         if self.sorts and self.order == FILE_ORDER:
             raise ValueError("--sort and --gap need a column to sort by: name it with --order")
         if self.in_time_unit and self.order == MSSD_ORDER:
@@ -230,12 +237,15 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, In
         return {name: default if (given := getattr(self, name)) is None else given for name, default in SHARES.items()}
 
     @property
-    def starts(self) -> dict[str, float]:
+    def starts(self) -> dict[str, Fraction]:
         """With --split time: where test and validation begin, in seconds since 1970."""
         options = {"test": "--test-from", "validation": "--validation-from"}
-        return {
-            split: seconds(str(getattr(self, f"{split}_from")), self.time_unit, of) for split, of in options.items()
-        }
+        return {split: seconds(str(getattr(self, f"{split}_from")), self.unit, of) for split, of in options.items()}
+
+    @property
+    def unit(self) -> Fraction:
+        """What a numeric `order` counts with --gap or --split time, in seconds."""
+        return duration(self.time_unit or "s")
 
     @property
     def in_time_unit(self) -> bool:
@@ -248,9 +258,9 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, In
         return self.sort or self.gap is not None
 
     @property
-    def gap_seconds(self) -> float | None:
+    def gap_seconds(self) -> Fraction | None:
         """The gap in seconds."""
-        return None if self.gap is None else float(self.gap[:-1]) * SECONDS[self.gap[-1]]
+        return None if self.gap is None else duration(self.gap)
 
     def contents(self) -> dict[str, Any]:
         """The options that decide what the dataset directory holds, for its manifest."""
@@ -260,23 +270,8 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, In
             contents |= self.shares
         if self.split == "time":
             contents |= {name: str(contents[name]) for name in SPLIT_OPTIONS["time"]}
+        contents["time_unit"] = self.time_unit or "s"
         return {name: list(value) if isinstance(value, tuple) else value for name, value in contents.items()}
-
-
-def seconds(text: str, unit: str, flag: str) -> float:
-    """Returns a number of `unit`, or a date and time, as seconds since 1970; raises `ValueError` for anything else."""
-    try:
-        value = float(text) / PER_SECOND[unit]
-    except ValueError:
-        try:
-            moment = datetime.fromisoformat(text if re.match(YEAR, text) else "")
-        except ValueError:
-            value = math.nan
-        else:
-            value = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    if not math.isfinite(value):
-        raise ValueError(f"{flag} must be {DATES}, not {text[:40]!r}")
-    return value
 
 
 def utf8(text: str) -> bool:

@@ -50,10 +50,10 @@ def prepare(config: PrepareConfig) -> Manifest:
                     "or --played names a column"
                 )
             with connect(config, scratch) as engine:
-                stage_rows(engine, sources, config, scratch)
+                places = stage_rows(engine, sources, config, scratch)
                 dropped_rows = count_rows_without_session(engine, scratch)
                 number_texts(engine, scratch, roles, known)
-                dropped_sessions, rows_found = group_sessions(engine, sources, config, scratch)
+                dropped_sessions, rows_found = group_sessions(engine, sources, config, scratch, places)
                 if not config.drop_duplicate_plays and (again := rows_found.pop(REPEATED_PLAYS, 0)):
                     note(
                         f"warning: {again:,} rows repeat a play (same {roles['session']}, {roles['order']} and "

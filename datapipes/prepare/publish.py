@@ -21,7 +21,7 @@ from skipwise.datapipes.exact_files import parquet
 from skipwise.datapipes.manifest import SESSIONS, SESSIONS_PER_ROW_GROUP, VOCABULARY, Manifest
 from skipwise.datapipes.prepare.choose_sessions import choose_sessions
 from skipwise.datapipes.prepare.config import PrepareConfig
-from skipwise.datapipes.prepare.sessionize import ENDED
+from skipwise.datapipes.prepare.sessionize import ENDED, SPLIT
 from skipwise.datapipes.prepare.sources import WORDS, Source, context_names
 from skipwise.datapipes.session_files import Rows, Words, checksum
 from skipwise.datapipes.signals import UNKNOWN
@@ -45,7 +45,7 @@ def publish(
         other = ", name another --vocabulary" if config.vocabulary else ""
         raise UserError(f"no session is left (dropped: {reasons}): loosen the filters{other} or fix the log")
     with open_table(staged) as table:
-        schema = pa.schema([column for column in table.schema if column.name != ENDED])
+        schema = pa.schema([column for column in table.schema if column.name not in (ENDED, SPLIT)])
     files = choose_sessions(engine, staged, config, dropped_sessions)
     (result / SESSIONS).mkdir(parents=True)
     codes, vocabulary_hash = write_vocabulary(engine, [*files.values()], config.vocabulary is not None, result)

@@ -10,11 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from skipwise.common.errors import UserError
-from skipwise.datapipes.prepare.config import DATES, PrepareConfig
+from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.log_files import reader_of
 from skipwise.datapipes.prepare.nested import joined_ids
+from skipwise.datapipes.prepare.places import expected_place
 from skipwise.datapipes.prepare.read_rows import BROKEN, NOT_JSON, NOT_UTF8, RAGGED, UNEQUAL, decode, parts_of
 from skipwise.datapipes.prepare.sources import FLAGS, NAMED, Source
+from skipwise.datapipes.prepare.times import DATES
 
 REPEATED, DISORDERED, TWO_FILES = 101, 102, 103
 SKIP, CUT, SESSION, STOP = 1, 2, 3, 4
@@ -59,7 +61,7 @@ FAULTS = (
     Fault(
         "order is not a number",
         "order",
-        "place IS NULL OR NOT isfinite(place)",
+        "place IS NULL",
         f"expected {DATES}",
     ),
     *(
@@ -164,7 +166,8 @@ def row_error(source: Source, row: int | None, fault: Fault) -> UserError:
     remedy = MISSING_TRACK if fault is FAULTS[NO_TRACK - 1] else REMEDY
     if fault.condition == f"missing({fault.role})" and (value or "").strip():
         remedy += "; if it is a name, --null '' says that only an empty field is missing"
-    return UserError(f"{where}: {name} is {shown(value)}: {fault.expected}; {remedy}")
+    expected = expected_place(value) if fault is FAULTS[NO_ORDER - 1] else fault.expected
+    return UserError(f"{where}: {name} is {shown(value)}: {expected}; {remedy}")
 
 
 def order_error(source: Source, row: int, previous: int, code: int) -> UserError:

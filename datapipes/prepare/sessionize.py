@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from fractions import Fraction
 from pathlib import Path
 
 import duckdb
@@ -15,25 +16,28 @@ from skipwise.common.errors import UserError
 from skipwise.common.tables import count_rows, table_writer
 from skipwise.datapipes.prepare.bad_rows import begins, leave_out, order_faults
 from skipwise.datapipes.prepare.config import PrepareConfig
+from skipwise.datapipes.prepare.places import BAD_PLACE, ONE, Places, at_least, distance, exact
 from skipwise.datapipes.prepare.row_checks import CUT, TWO_FILES, order_error, policies, shown
 from skipwise.datapipes.prepare.sources import WORDS, Source, context_names
 from skipwise.datapipes.prepare.staging import staged_rows
+from skipwise.datapipes.prepare.times import MICROSECOND
 from skipwise.datapipes.view import counts_as_skipped
 
 BATCH = 1 << 20
 MOST_PLAYS = 1_000_000
-ENDED = "ended"
-"""The column of the staged sessions with the place of the last play, where the split needs it."""
+ENDED, SPLIT = "ended", "split"
+"""The columns of the staged sessions with the time of the last play, as a double in seconds since 1970, and the split
+that it decides, where the split is by time."""
 REPEATED_PLAYS = "that repeat a play"
 UNKNOWN = "track not in the vocabulary"
 
 
 def group_sessions(
-    engine: duckdb.DuckDBPyConnection, sources: list[Source], config: PrepareConfig, scratch: Path
+    engine: duckdb.DuckDBPyConnection, sources: list[Source], config: PrepareConfig, scratch: Path, places: Places
 ) -> tuple[Counter[str], Counter[str]]:
     """Writes `scratch/sessions.parquet`, ordered by a hash of the session id.
 
-    Tracks are codes there, and with a split by time a column `ended` has the place of each session's last play.
+    Tracks are codes there, and with a split by time there are columns of each session's last play and its split.
     Returns the sessions dropped, by reason, and how many rows of the others are of an unknown track or repeat a
     play. A session of more than 1,000,000 plays is refused: `session` is then the wrong column.
     """
@@ -41,15 +45,18 @@ def group_sessions(
         f", enum_code({role}::word) AS {role}" if role in WORDS else f", {role}"
         for role in context_names(sources[0].roles)
     )
-    by_place = "place, " if config.sorts else ""
+    order = places.order(len(sources)) if config.sorts else "file, row"
+    fraction = ", fraction" if places.fractions else ""
     reader = engine.sql(
         f"""
-        SELECT sessions.code AS session, file, row, place, strength, fault, coalesce(tracks.code, -1)::INTEGER AS track
-            {context}
+        SELECT sessions.code AS session, file, row, coalesce(place, {BAD_PLACE}) AS place, strength, fault,
+            coalesce(tracks.code, -1)::INTEGER AS track{fraction}{context}
         FROM {staged_rows(scratch)} AS plays
             JOIN sessions ON session = sessions.id LEFT JOIN tracks ON track = tracks.id
-        ORDER BY sessions.code, {by_place} file, row"""
+        ORDER BY sessions.code, {order}"""
     ).to_arrow_reader(BATCH)
+    unit = MICROSECOND if places.dates else config.unit if config.in_time_unit else None
+    gap = None if unit is None or config.gap_seconds is None else config.gap_seconds / unit
     total = sum(count_rows(path) for path in scratch.glob("rows-*.parquet"))
     dropped: Counter[str] = Counter()
     rows_found: Counter[str] = Counter()
@@ -61,7 +68,7 @@ def group_sessions(
             named = lookup.sql(f"SELECT id FROM sessions WHERE code BETWEEN {first} AND {last} ORDER BY code")
             ids = named.to_arrow_table()["id"].combine_chunks()
             advance(len(block))
-            counts = config.gap_seconds, dropped, rows_found
+            counts = gap, dropped, rows_found
             block = leave_out(block, block["fault"].to_numpy(), policies(config), *counts)
             if not config.sorts:
                 faults = order_faults(block, "order" in sources[0].roles)
@@ -74,13 +81,13 @@ def group_sessions(
                 rows_found[UNKNOWN] += int(np.count_nonzero(~known))
                 dropped["without a track of the vocabulary"] += int(np.count_nonzero(~some))
                 block = block.filter(pa.array(known))
-            if config.sorts and "order" in sources[0].roles and (again := repeats_play(block)).any():
+            if config.sorts and "order" in sources[0].roles and (again := repeats_play(block, unit)).any():
                 rows_found[REPEATED_PLAYS] += int(np.count_nonzero(again))
                 if config.drop_duplicate_plays:
                     block = block.filter(pa.array(~again))
             starts = starts_of(block)
             ids = ids.take(pa.array(block["session"].to_numpy()[starts] - first))
-            sessions = sessions_of(block, ids, starts, [*context_names(sources[0].roles)], config, dropped)
+            sessions = sessions_of(block, ids, starts, [*context_names(sources[0].roles)], config, dropped, unit, gap)
             if writer is None:
                 file = scratch / "sessions.parquet"
                 writer = closing.enter_context(table_writer(file, sessions.schema, compression="lz4"))
@@ -117,16 +124,19 @@ def lengths_of(block: pa.Table, starts: np.ndarray) -> np.ndarray:
     return np.diff(np.append(starts, len(block)))
 
 
-def repeats_play(block: pa.Table) -> np.ndarray:
-    """Returns which rows have the session, place and track of a row before, in a block that is sorted by these two."""
-    session, place, track = (block[name].to_numpy() for name in ("session", "place", "track"))
+def repeats_play(block: pa.Table, unit: Fraction | None) -> np.ndarray:
+    """Returns which rows have the session and the track of a row before and the same place, or where places are times
+    (`unit`: what they count, in seconds), one less than a second behind; rows are sorted by session and place."""
+    session, track = (block[name].to_numpy() for name in ("session", "track"))
+    near = Fraction(1, ONE) if unit is None else 1 / unit
     tied = np.zeros(len(block), dtype=bool)
-    tied[1:] = (session[1:] == session[:-1]) & (place[1:] == place[:-1])
+    tied[1:] = (session[1:] == session[:-1]) & ~at_least(distance(block, slice(None, -1), slice(1, None)), near)
     group = np.cumsum(~tied)
     rows = np.flatnonzero(tied | np.append(tied[1:], False))
     order = rows[np.lexsort((track[rows], group[rows]))]  # is stable: of equal rows the first in the log comes first
     again = np.zeros(len(block), dtype=bool)
-    again[order[1:]] = (group[order[1:]] == group[order[:-1]]) & (track[order[1:]] == track[order[:-1]])
+    same = (group[order[1:]] == group[order[:-1]]) & (track[order[1:]] == track[order[:-1]])
+    again[order[1:]] = same & ~at_least(distance(block, order[:-1], order[1:]), near)
     return again
 
 
@@ -137,13 +147,20 @@ def sessions_of(
     context: list[str],
     config: PrepareConfig,
     dropped: Counter[str],
+    unit: Fraction | None,
+    gap: Fraction | None,
 ) -> pa.Table:
     """Returns the sessions that pass the filters, a row each, with tracks as codes; counts the others in `dropped`."""
-    if config.gap_seconds is not None or CUT in policies(config).values():
-        ids, starts = cut(block, ids, starts, config.gap_seconds)
+    if gap is not None or CUT in policies(config).values():
+        ids, starts = cut(block, ids, starts, gap)
     lengths = lengths_of(block, starts)
-    ended = block["place"].to_numpy()[starts + lengths - 1]
     kept = passing(block, starts, lengths, config, dropped)
+    times = {}
+    if config.split == "time" and unit is not None:
+        last = exact(block.filter(pa.array(np.isin(np.arange(len(block)), starts + lengths - 1))))
+        late = [at_least(last, config.starts[split] / unit) for split in ("test", "validation")]
+        split = np.select(late, ["test", "validation"], "train")
+        times = {ENDED: pa.array((last[0] * float(unit))[kept]), SPLIT: pa.array(split[kept], pa.string())}
     rows_kept = np.repeat(kept, lengths)
     if config.max_length is not None:
         rows_kept &= np.repeat(starts + lengths, lengths) - np.arange(len(block)) <= config.max_length
@@ -152,13 +169,12 @@ def sessions_of(
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths[kept])]), pa.int32())
     names = ["tracks", "skips", *context]
     lists = {name: pa.ListArray.from_arrays(offsets, block[name].combine_chunks()) for name in names}
-    times = {ENDED: pa.array(ended[kept])} if config.split == "time" else {}
     return pa.table({"session_id": ids.filter(pa.array(kept)), **lists, **times})
 
 
-def cut(block: pa.Table, ids: pa.Array, starts: np.ndarray, gap: float | None) -> tuple[pa.Array, np.ndarray]:
-    """Returns ids and starts of sessions cut at jumps of more than `gap` seconds and at bad rows; ids are `id#number`,
-    from 1."""
+def cut(block: pa.Table, ids: pa.Array, starts: np.ndarray, gap: Fraction | None) -> tuple[pa.Array, np.ndarray]:
+    """Returns ids and starts of sessions cut where the place jumps by more than `gap` and at bad rows; ids are
+    `id#number`, from 1."""
     pieces = np.flatnonzero(begins(block, gap))
     owner = np.searchsorted(starts, pieces, side="right") - 1
     number = np.arange(len(pieces)) - np.searchsorted(pieces, starts)[owner] + 1

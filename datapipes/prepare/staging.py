@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import duckdb
@@ -11,7 +12,8 @@ import pyarrow as pa
 from skipwise.common.console import stage
 from skipwise.common.errors import UserError
 from skipwise.datapipes.exact_files import parquet, write
-from skipwise.datapipes.prepare.config import NULLS, PER_SECOND, YEAR, PrepareConfig
+from skipwise.datapipes.prepare.config import NULLS, PrepareConfig
+from skipwise.datapipes.prepare.places import Places, Reading, reading_of
 from skipwise.datapipes.prepare.read_rows import read, schema_of
 from skipwise.datapipes.prepare.row_checks import FAULTS, REASONS, STOP, policies, row_error
 from skipwise.datapipes.prepare.skip_rules import strength_of
@@ -61,11 +63,18 @@ def connect(config: PrepareConfig, scratch: Path) -> duckdb.DuckDBPyConnection:
     return engine
 
 
-def stage_rows(engine: duckdb.DuckDBPyConnection, sources: list[Source], config: PrepareConfig, scratch: Path) -> None:
-    """Writes the rows of every file to `scratch/rows-*.parquet` with their fault codes; raises for the first fault."""
+def stage_rows(
+    engine: duckdb.DuckDBPyConnection, sources: list[Source], config: PrepareConfig, scratch: Path
+) -> Places:
+    """Writes the rows of every file to `scratch/rows-*.parquet` with their fault codes; raises for the first fault.
+
+    Returns what is known of the places of plays.
+    """
     total = sum(source.path.stat().st_size for source in sources)
     wanted = f"fault IN ({', '.join(str(code) for code, policy in policies(config).items() if policy == STOP)})"
     failures: list[BaseException] = []
+    places = Places()
+    reading: Reading | None = None
 
     def batches(source: Source, advance: Callable[[int], object]) -> Iterator[pa.RecordBatch]:
         try:
@@ -77,15 +86,31 @@ def stage_rows(engine: duckdb.DuckDBPyConnection, sources: list[Source], config:
     with stage("reading", total, "bytes") as advance:
         for number, source in enumerate(sources):
             target = scratch / f"rows-{number:05}.parquet"
-            incoming = pa.RecordBatchReader.from_batches(schema_of(source), batches(source, advance))
+            arriving = batches(source, advance)
+            if "order" in source.roles:
+                head = next(arriving)
+                arriving = chain([head], arriving)
+                found = reading_of(engine, head["order"], config)
+                # One column has one kind: values of the other are bad rows.
+                reading = found if found and (reading is None or found.dates == reading.dates) else reading
+            incoming = pa.RecordBatchReader.from_batches(schema_of(source), arriving)
             engine.register("incoming", incoming)
             try:
-                write_rows(engine, parsed_rows(source, number, config), target)
+                write_rows(engine, parsed_rows(source, number, config, reading or Reading()), target)
             except duckdb.Error as error:
                 raise (failures[0] if failures else error) from None
             first = f"SELECT row, fault FROM {parquet(target)} WHERE {wanted} ORDER BY row NULLS FIRST LIMIT 1"
             for row, code in engine.execute(first).fetchall():
                 raise row_error(source, row, FAULTS[code - 1])
+            if "order" in source.roles:
+                places.add(engine, number, parquet(target), config.sorts)
+    places.dates = reading is not None and reading.dates
+    if places.dates and config.in_time_unit and config.time_unit is not None:
+        raise UserError(
+            f"{sources[0].path}: {sources[0].roles['order']} holds dates and times, which need no unit: leave "
+            f"--time-unit out"
+        )
+    return places
 
 
 def write_rows(engine: duckdb.DuckDBPyConnection, query: str, target: Path) -> None:
@@ -99,24 +124,19 @@ def write_rows(engine: duckdb.DuckDBPyConnection, query: str, target: Path) -> N
             raise
 
 
-def parsed_rows(source: Source, number: int, config: PrepareConfig) -> str:
+def parsed_rows(source: Source, number: int, config: PrepareConfig, reading: Reading) -> str:
     """Returns the query that parses and checks the rows of `incoming`."""
     roles = source.roles
     parsed = ["*", *(sql for role, sql in PARSED.items() if role in roles)]
-    place = "0.0"
+    place = "0::BIGINT AS place, 0::BIGINT AS fraction"
     if "order" in roles:
-        place = "place"
-        factor = PER_SECOND[config.time_unit] if config.in_time_unit else 1
-        # Not TIMESTAMP, which reads over an offset; the time zone of values without one is UTC.
-        time = (
-            f"""CASE WHEN regexp_matches("order", '{YEAR}') THEN epoch_us(try_cast("order" AS TIMESTAMPTZ)) / 1e6 END"""
-        )
-        parsed.append(f'coalesce(try_cast("order" AS DOUBLE) / {factor}, {time}) AS place')
+        place = "place, fraction"
+        parsed.extend(reading.columns)
     checks = [(code, fault) for code, fault in enumerate(FAULTS, 1) if {fault.role, fault.beside} <= {None, *roles}]
     cases = " ".join(f"WHEN {fault.condition} THEN {code}" for code, fault in checks)
     context = "".join(f", {sql} AS {role}" for role, sql in CONTEXT_VALUES.items() if role in roles)
     return f"""
-        SELECT session, track, {number}::INTEGER AS file, row, {place} AS place,
+        SELECT session, track, {number}::INTEGER AS file, row, {place},
             ({strength_of(roles.keys(), config)})::TINYINT AS strength,
             (CASE {cases} ELSE 0 END)::UTINYINT AS fault{context}
         FROM (SELECT {", ".join(parsed)} FROM incoming)"""

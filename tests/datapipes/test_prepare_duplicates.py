@@ -21,7 +21,7 @@ def test_a_row_says_a_play_again_where_one_before_it_says_the_same(plays):
     columns = [*zip(*plays, strict=True)] or [[], [], []]
     arrays = [pa.array(column, pa.int64()) for column in columns]
     block = pa.table(arrays, names=["session", "place", "track"])
-    assert repeats_play(block).tolist() == [play in plays[:index] for index, play in enumerate(plays)]
+    assert repeats_play(block, None).tolist() == [play in plays[:index] for index, play in enumerate(plays)]
 
 
 OVERLAP: Sessions = {

@@ -1,0 +1,231 @@
+"""The place of a play in its session: a number, or a date and time, read without losing a digit.
+
+A place is two whole numbers of 64 bits: `place`, rounded down, and `fraction`, what is above it in parts of 10^-18.
+"""
+
+import re
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import product
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from skipwise.common.errors import UserError
+from skipwise.datapipes.prepare.config import PrepareConfig
+from skipwise.datapipes.prepare.times import DATES, YEAR
+
+BAD_PLACE = 2**63 - 1
+"""What stands for the place of a row without one, which is bad."""
+ONE = 10**18
+"""Parts that `fraction` counts."""
+HEAD = 1000
+"""Values that decide how a column is read."""
+DIRECTION_ROWS = 1 << 14
+"""Rows of a file that decide whether it runs from new to old."""
+
+_FRACTION = """(contains("order", '.') OR contains("order", 'e') OR contains("order", 'E'))"""
+# Not TIMESTAMP, which reads over an offset; the time zone of values without one is UTC.
+_MOMENT = """coalesce(try_cast("order" AS TIMESTAMPTZ), try_cast(
+    regexp_replace(regexp_replace("order", ' *(UTC|GMT|[Zz])$', '+00'), ' +([+-][0-9]{2}:?[0-9]{2})$', '\\1')
+    AS TIMESTAMPTZ))"""
+# What a time has behind its microseconds, which are DuckDB's unit.
+_BEHIND = """CASE WHEN contains("order", '.') THEN
+    rpad(left(regexp_extract("order", '[.][0-9]{6}([0-9]+)', 1), 18), 18, '0')::BIGINT ELSE 0 END"""
+
+# A year of fewer digits may be a day of the month.
+_FOUR_DIGITS = f"CASE WHEN moment BETWEEN {-30_610_224_000 * 10**6} AND {253_402_300_800 * 10**6 - 1} THEN moment END"
+
+_DAYS = ("%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d-%b-%Y", "%d/%b/%Y", "%Y-%m-%d")
+_CLOCKS = (
+    "",
+    *(f"{gap}{clock}" for clock, gap in product(("%H:%M", "%H:%M:%S", "%I:%M %p", "%I:%M:%S %p"), (" ", ", "))),
+)
+PATTERNS = (
+    *(
+        f"{week}{day}{clock}{zone}"
+        for day, clock, zone, week in product(_DAYS, _CLOCKS, ("", " %z", " %Z"), ("", "%a, "))
+    ),
+    "%a %b %d %H:%M:%S %Y",
+    "%a %b %d %H:%M:%S %z %Y",
+    "%d/%b/%Y:%H:%M:%S %z",
+)
+"""Formats that are tried where a column holds neither numbers nor dates that begin with the year: those in which day,
+month and year cannot be confused."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the texts of a column of places are read."""
+
+    dates: bool = False
+    pattern: str | None = None
+    """A format as DuckDB's `strptime` has it; without one, dates begin with the year."""
+
+    @property
+    def value(self) -> str:
+        """SQL of the number, or of the date and time, or of NULL for a text that is none."""
+        if not self.dates:
+            return """try_cast("order" AS DECIMAL(38, 18))"""
+        if self.pattern is None:
+            return _MOMENT
+        pattern = self.pattern.replace("'", "''")
+        return f"""try_strptime("order", '{pattern}')"""
+
+    @property
+    def columns(self) -> list[str]:
+        """SQL of the columns `place`, NULL for a text that cannot be read, and `fraction`, from the column "order"."""
+        if self.dates and "%n" not in (self.pattern or ""):
+            return [f"epoch_us({self.value}) AS moment", f"{_FOUR_DIGITS} AS place", f"{_BEHIND} AS fraction"]
+        exact, whole = f"epoch_ns({self.value})::DECIMAL(20, 0) * 0.001::DECIMAL(4, 3)", "NULL"
+        if not self.dates:
+            exact = f"CASE WHEN {_FRACTION} THEN {self.value} END"
+            whole = f"""CASE WHEN NOT {_FRACTION} THEN try_cast("order" AS BIGINT) END"""
+        return [
+            f"{exact} AS exact",
+            f"coalesce(try_cast(floor(exact) AS BIGINT), {whole}) AS place",
+            f"coalesce(((exact - floor(exact)) * {ONE})::BIGINT, 0) AS fraction",
+        ]
+
+
+@dataclass
+class Places:
+    """What is known of the places of a log, once its rows are staged."""
+
+    dates: bool = False
+    """Whether they are dates and times, which count microseconds since 1970."""
+    fractions: bool = False
+    """Whether any has a fraction."""
+    newest_first: dict[int, int] = field(default_factory=dict)
+    """The earliest place of each file that runs from new to old, by its number."""
+
+    def add(self, engine: duckdb.DuckDBPyConnection, file: int, rows: str, sorts: bool) -> None:
+        """Takes in the staged rows of a file."""
+        ((fractions, earliest),) = engine.execute(f"SELECT bool_or(fraction <> 0), min(place) FROM {rows}").fetchall()
+        self.fractions |= bool(fractions)
+        if sorts and runs_backwards(engine, rows):
+            self.newest_first[file] = earliest
+
+    def order(self, files: int) -> str:
+        """Returns the SQL that orders the plays of a session where rows are sorted.
+
+        Of files that run from new to old, plays of the same place are taken in reverse; where all do, those of the
+        earlier file come first.
+        """
+        keys = ["place", *["fraction"] * self.fractions]
+        file, row = "file", "row"
+        if len(self.newest_first) == files:
+            ranks = sorted(range(files), key=lambda number: (self.newest_first[number], number))
+            file = f"list_position({ranks}, file)"
+        if self.newest_first:
+            row = f"CASE WHEN file IN ({', '.join(map(str, self.newest_first))}) THEN -row ELSE row END"
+        return ", ".join([*keys, file, row])
+
+
+def reading_of(engine: duckdb.DuckDBPyConnection, texts: pa.Array, config: PrepareConfig) -> Reading | None:
+    """Returns the reading that fits most of the first texts, None where none fits; raises `UserError` for a
+    --time-format that is none."""
+    head = [text for text in texts[: 2 * HEAD].to_pylist() if text and text.strip()][:HEAD]
+    if config.time_format is not None:
+        reading = Reading(True, config.time_format)
+        try:
+            _fitting(engine, [reading], head)
+        except duckdb.InvalidInputException:
+            raise UserError(
+                f"--time-format '{config.time_format}' is no format: expected letters of strptime, such as "
+                f"'%d %b %Y, %H:%M'"
+            ) from None
+        return reading
+    for readings in ([Reading(), Reading(True)], [Reading(True, pattern) for pattern in PATTERNS]):
+        counts = _fitting(engine, readings, head)
+        if max(counts):
+            return readings[counts.index(max(counts))]
+    return None
+
+
+def _fitting(engine: duckdb.DuckDBPyConnection, readings: list[Reading], texts: list[str]) -> list[int]:
+    """Returns how many of the texts each reading can read."""
+    counts = ", ".join(f"count({reading.value})" for reading in readings)
+    return [*engine.execute(f'SELECT {counts} FROM (SELECT unnest(?::VARCHAR[]) AS "order")', [texts]).fetchall()[0]]
+
+
+def expected_place(value: str | None) -> str:
+    """Returns what was expected in place of a value that is no place, or not one of the kind that the column has."""
+    text = (value or "").strip()
+    if found := re.fullmatch(r"(\d\d?)([./-])(\d\d?)\2(\d{4}|\d\d)(,? \d\d?:\d\d(?::\d\d)?)?", text, re.ASCII):
+        days = ["%m", "%d"] if int(found[3]) > 12 else ["%d", "%m"]
+        year = "%Y" if len(found[4]) == 4 else "%y"
+        letters = iter(("%H", "%M", "%S"))
+        clock = re.sub(r"\d+", lambda _: next(letters), found[5] or "")
+        return (
+            f"expected {DATES}; a date that does not begin with the year is read with --time-format, such as "
+            f"--time-format '{found[2].join([*days, year])}{clock}'"
+        )
+    if re.fullmatch(r"[+-]?\d+([.]\d*)?", text, re.ASCII):
+        if abs(int(text.split(".")[0])) > BAD_PLACE:
+            return "expected a number of less than 2^63"
+        return "expected a date and time, as the first rows of the log have, not a number"
+    if re.match(YEAR, text):
+        return "expected a number, as the first rows of the log have, or a date that there is"
+    return f"expected {DATES}, or another date with its --time-format"
+
+
+def runs_backwards(engine: duckdb.DuckDBPyConnection, rows: str) -> bool:
+    """Whether the staged rows of a file run from new to old: nine of ten steps within its sessions are back in time."""
+    back, forth = engine.execute(f"""
+        SELECT count(*) FILTER (place < before), count(*) FILTER (place > before) FROM (
+            SELECT place, lag(place) OVER (PARTITION BY session ORDER BY row) AS before
+            FROM {rows} WHERE row < {DIRECTION_ROWS} AND fault = 0)""").fetchall()[0]
+    return bool(back > 9 * forth)
+
+
+def ranks(block: pa.Table) -> np.ndarray:
+    """int64 [rows]: numbers that compare as the places of the block do."""
+    place = block["place"].to_numpy()
+    if "fraction" not in block.column_names:
+        return place
+    fraction = block["fraction"].to_numpy()
+    order = np.lexsort((fraction, place))
+    moved = (np.diff(place[order]) != 0) | (np.diff(fraction[order]) != 0)
+    found = np.zeros(len(block), dtype=np.int64)
+    found[order[1:]] = np.cumsum(moved)
+    return found
+
+
+Exact = tuple[np.ndarray, np.ndarray | None]
+"""Whole numbers and what is above them in parts of 10^-18 (None: nothing), a pair for each row."""
+
+
+def exact(block: pa.Table) -> Exact:
+    """Returns the places of a block."""
+    return block["place"].to_numpy(), block["fraction"].to_numpy() if "fraction" in block.column_names else None
+
+
+def distance(block: pa.Table, first: np.ndarray | slice, last: np.ndarray | slice) -> Exact:
+    """Returns how far the places of the rows `last` lie behind those of `first`, which must not be greater."""
+    whole, fraction = exact(block)
+    # The difference of two numbers of 64 bits, the second not less, has 64 bits without a sign.
+    whole = whole.view(np.uint64)
+    apart = whole[last] - whole[first]
+    if fraction is None:
+        return apart, None
+    parts = fraction[last] - fraction[first]
+    return apart - (parts < 0), parts + ONE * (parts < 0)
+
+
+def at_least(values: Exact, least: Fraction) -> np.ndarray:
+    """bool [rows]: which values are `least` or more."""
+    whole, parts = values
+    high, low = divmod(-(-least * ONE // 1), ONE)
+    if parts is None and low:
+        high += 1
+    if high > np.iinfo(whole.dtype).max:
+        return np.zeros(len(whole), dtype=bool)
+    high = max(high, int(np.iinfo(whole.dtype).min))
+    return whole >= high if parts is None else (whole > high) | ((whole == high) & (parts >= low))
+
+
+def more_than(values: Exact, limit: Fraction) -> np.ndarray:
+    """bool [rows]: which values are greater than `limit`."""
+    return at_least(values, Fraction(limit * ONE // 1 + 1, ONE))
