@@ -18,12 +18,19 @@ from skipwise.datapipes.prepare.config import (
     SkipOptions,
     SplitOptions,
 )
+from skipwise.datapipes.prepare.name_options import NameOptions
 
 
 def _in_groups(
-    input: InputOptions, skips: SkipOptions, sessions: SessionOptions, split: SplitOptions, output: OutputOptions
+    input: InputOptions,
+    names: NameOptions,
+    skips: SkipOptions,
+    sessions: SessionOptions,
+    split: SplitOptions,
+    output: OutputOptions,
 ) -> PrepareConfig:
-    return PrepareConfig(**vars(input), **vars(skips), **vars(sessions), **vars(split), **vars(output))
+    groups = (input, names, skips, sessions, split, output)
+    return PrepareConfig(**{name: value for group in groups for name, value in vars(group).items()})
 
 
 def prepare(config: Annotated[PrepareConfig, arg(constructor=_in_groups), OmitArgPrefixes]) -> None:

@@ -24,6 +24,12 @@ def write(rows: duckdb.DuckDBPyRelation, file: Path, compression: Literal["lz4_r
     rows.write_parquet(str(file.absolute()), compression=compression)
 
 
+def quoted(column: str) -> str:
+    """The SQL of a column of any name."""
+    doubled = column.replace('"', '""')
+    return f'"{doubled}"'
+
+
 def _literal(file: Path) -> str:
     path = str(file.absolute())
     if any("\ud800" <= one <= "\udfff" for one in path):

@@ -79,6 +79,8 @@ class Manifest(StrictModel):
     """Session files in reading order, each with its number of sessions."""
     vocabulary_hash: Sha256
     """SHA-256, in hex, over the track ids in row order, each followed by a newline."""
+    track_columns: dict[str, Count] = {}
+    """Columns of the vocabulary that say what a track is called, each with the number of tracks that have it."""
     sources: list[dict[str, Any]]
     """The files read: `file` (a name, not a whole path) and `bytes`."""
     options: dict[str, Any]
@@ -158,6 +160,9 @@ class Manifest(StrictModel):
         if self.contexts:
             sizes = (f"{name} {len(self.contexts[name]):,}" for name in self.context_columns)
             parts.append(f"context columns and their values: {', '.join(sizes)}")
+        if self.track_columns:
+            counts = (f"{name} {count:,}" for name, count in self.track_columns.items())
+            parts.append(f"names of tracks: {', '.join(counts)}")
         dropped = [f"{count:,} sessions {reason}" for reason, count in self.dropped_sessions.items()]
         dropped += [f"{count:,} rows {reason}" for reason, count in self.dropped_rows.items()]
         return parts + ([f"dropped {', '.join(dropped)}"] if dropped else [])

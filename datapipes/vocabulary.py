@@ -14,6 +14,8 @@ from skipwise.datapipes.session_files import DAMAGED
 from skipwise.datapipes.sessions import SessionStore
 
 BLOCK_ROWS = 1 << 16
+OF_ROWS = ("track_id", "row", "count")
+"""The columns that every vocabulary has; others say what a track is called."""
 
 
 class Vocabulary:
@@ -29,8 +31,22 @@ class Vocabulary:
         """Returns a dataset's vocabulary, to be checked against the hash in its manifest."""
         return cls(store.path / VOCABULARY, store.num_tracks, store.manifest.vocabulary_hash, PREPARE_AGAIN)
 
+    def names(self) -> list[str]:
+        """Returns the columns that say what a track is called."""
+        try:
+            with open_table(self.file) as table:
+                return [one.name for one in table.schema if one.name not in OF_ROWS and one.type == pa.string()]
+        except DAMAGED as error:
+            raise self._error(f"cannot be read ({brief(error)})") from error
+
     def ids(self, first: int, last: int) -> Iterator[tuple[int, pa.Array]]:
         """Yields the ids of rows `first` to `last` (exclusive), as (row of a block's first id, at most 65,536 ids)."""
+        for row, tracks in self.tracks(first, last, []):
+            yield row, tracks["track_id"]
+
+    def tracks(self, first: int, last: int, names: list[str]) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Yields the column `track_id` of these rows and those of `names`, like `ids`."""
+        columns = ["track_id", *names]
         try:
             with open_table(self.file) as table:
                 if (rows := table.metadata.num_rows) != self.num_tracks:
@@ -39,13 +55,14 @@ class Vocabulary:
                 starts = np.append(0, ends[:-1])
                 wanted = np.flatnonzero((ends > first) & (starts < last)).tolist()
                 row = int(starts[wanted[0]]) if wanted else last
-                for batch in table.batches(BLOCK_ROWS, ["track_id", "row"], wanted):
+                for batch in table.batches(BLOCK_ROWS, [*columns, "row"], wanted):
                     if not np.array_equal(batch["row"].to_numpy(), np.arange(row, row + len(batch))):
                         raise self._error(f"is not in row order near row {row}")
-                    batch["track_id"].validate(full=True)  # Parquet accepts any bytes as text
+                    batch.validate(full=True)  # Parquet accepts any bytes as text
                     low, high = max(first, row), min(last, row + len(batch))
                     if low < high:
-                        yield low, batch["track_id"].slice(low - row, high - low).cast(pa.string())
+                        of_rows = batch.select(columns).slice(low - row, high - low)
+                        yield low, of_rows.cast(pa.schema({name: pa.string() for name in columns}))
                     row += len(batch)
         except DAMAGED as error:
             raise self._error(f"cannot be read ({brief(error)})") from error

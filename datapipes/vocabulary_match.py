@@ -8,7 +8,7 @@ import duckdb
 
 from skipwise.common.errors import UserError, brief
 from skipwise.common.tables import count_rows
-from skipwise.datapipes.exact_files import parquet, write
+from skipwise.datapipes.exact_files import parquet, quoted, write
 from skipwise.datapipes.vocabulary import Vocabulary
 
 SCRATCH = ".matches."
@@ -19,24 +19,36 @@ def match(old: Vocabulary, new: Vocabulary, keep: bool, vocabulary: Path, matche
     """Writes both files and returns the rows of the new table, those kept for vanished tracks, and those matched.
 
     `vocabulary`: the new tracks in their rows and, with `keep`, the old tracks that are not among them, in their old
-    order. `matches`: `row` in the new table, ascending, and `source`, the old one. Both appear whole or not at all.
+    order; a track is called what the new vocabulary says, or else the old one. `matches`: `row` in the new table,
+    ascending, and `source`, the old one. Both appear whole or not at all.
     """
     kept = "" if keep else "WHERE false"
+    columns = {"old": old.names(), "new": new.names()}
+    known = {name: {column.lower() for column in of} for name, of in columns.items()}
+    names = {name.lower(): quoted(name) for name in [*columns["old"], *columns["new"]]}
+    either = "".join(f", coalesce(new.{name}, old.{name}) AS {name}" for name in names.values())
+    of_vanished = "".join(f", {name}" for name in names.values())
     with tempfile.TemporaryDirectory(dir=matches.parent.absolute(), prefix=SCRATCH) as scratch:
         partials = [Path(scratch) / file.name for file in (vocabulary, matches)]
         parquet(old.file, new.file, *partials)  # raises for a path that DuckDB cannot be given
         try:
             with duckdb.connect(config={"temp_directory": str(Path(scratch) / "spill")}) as engine:
                 for name, source in (("old", old), ("new", new)):
-                    engine.execute(f"CREATE VIEW {name} AS SELECT * FROM {parquet(source.file)}")
+                    own = "".join(
+                        f", {column if key in known[name] else f'NULL AS {column}'}" for key, column in names.items()
+                    )
+                    engine.execute(
+                        f"CREATE VIEW {name} AS SELECT track_id, row, count{own} FROM {parquet(source.file)}"
+                    )
                 engine.execute(
                     f"""CREATE TABLE vanished AS SELECT track_id, old.row AS source,
-                    {new.num_tracks} + row_number() OVER (ORDER BY old.row) - 1 AS row
+                    {new.num_tracks} + row_number() OVER (ORDER BY old.row) - 1 AS row{of_vanished}
                     FROM old ANTI JOIN new USING (track_id) {kept}"""
                 )
                 tracks = engine.sql(
-                    "SELECT track_id, row::INTEGER AS row, count FROM new UNION ALL "
-                    "SELECT track_id, row::INTEGER, 0 FROM vanished ORDER BY row"
+                    f"SELECT new.track_id, new.row::INTEGER AS row, new.count{either} "
+                    f"FROM new {'LEFT JOIN old USING (track_id)' if names else ''} UNION ALL "
+                    f"SELECT track_id, row::INTEGER, 0{of_vanished} FROM vanished ORDER BY row"
                 )
                 rows_of_both = engine.sql(
                     "SELECT new.row::INTEGER AS row, old.row::INTEGER AS source FROM new JOIN old USING (track_id) "

@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+from skipwise.datapipes.prepare.name_options import NameOptions
 from skipwise.datapipes.prepare.skip_options import SkipOptions
 from skipwise.datapipes.prepare.times import UNITS, duration, seconds
 
@@ -142,7 +143,7 @@ class OutputOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, InputOptions):
+class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, NameOptions, InputOptions):
     """Turn raw listening logs into a dataset directory. The defaults read Spotify's MSSD; docs/data.md has the rest."""
 
     def __post_init__(self) -> None:
@@ -183,6 +184,7 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, In
             raise ValueError("--drop-duplicate-plays needs sorted rows: add --sort or --gap")
         self._check_split()
         self._check_context()
+        self.check_names()
         self.check_skips()
         for flag, value, least in (
             ("--min-length", self.min_length, 3),
@@ -264,7 +266,7 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, In
 
     def contents(self) -> dict[str, Any]:
         """The options that decide what the dataset directory holds, for its manifest."""
-        places = ("input", "vocabulary", "output", "overwrite", "memory", "threads")
+        places = ("input", "vocabulary", "tracks", "output", "overwrite", "memory", "threads")
         contents = {name: value for name, value in vars(self).items() if name not in places}
         if self.split == "session":
             contents |= self.shares

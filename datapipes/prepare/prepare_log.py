@@ -20,6 +20,7 @@ from skipwise.datapipes.prepare.skip_options import SKIPS
 from skipwise.datapipes.prepare.skip_rules import doubts
 from skipwise.datapipes.prepare.sources import FLAGS, find_sources
 from skipwise.datapipes.prepare.staging import connect, count_rows_without_session, number_texts, stage_rows
+from skipwise.datapipes.prepare.track_names import name_tracks
 
 _BESIDE = 2_200_000_000
 """Bytes of address space beside `--memory`, most of them reserved for threads and never touched."""
@@ -53,6 +54,7 @@ def prepare(config: PrepareConfig) -> Manifest:
                 places = stage_rows(engine, sources, config, scratch)
                 dropped_rows = count_rows_without_session(engine, scratch)
                 number_texts(engine, scratch, roles, known)
+                names = name_tracks(engine, config, scratch)
                 dropped_sessions, rows_found = group_sessions(engine, sources, config, scratch, places)
                 if not config.drop_duplicate_plays and (again := rows_found.pop(REPEATED_PLAYS, 0)):
                     note(
@@ -60,7 +62,7 @@ def prepare(config: PrepareConfig) -> Manifest:
                         f"{roles['track']}): leave them out with --drop-duplicate-plays, unless {roles['order']} is "
                         "as coarse as a day, so that they may be plays of their own"
                     )
-                manifest = publish(engine, sources, config, scratch, dropped_sessions, dropped_rows + rows_found)
+                manifest = publish(engine, sources, config, scratch, names, dropped_sessions, dropped_rows + rows_found)
     except KeyboardInterrupt:
         raise UserError(STOPPED) from None
     except (duckdb.Error, OSError, RuntimeError) as error:

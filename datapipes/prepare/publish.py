@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from skipwise.common.console import stage
 from skipwise.common.errors import UserError
-from skipwise.common.tables import count_rows, open_table, table_writer, write_table
+from skipwise.common.tables import count_rows, open_table, table_writer
 from skipwise.datapipes.config import HELD_OUT
-from skipwise.datapipes.exact_files import parquet
+from skipwise.datapipes.exact_files import parquet, quoted
 from skipwise.datapipes.manifest import SESSIONS, SESSIONS_PER_ROW_GROUP, VOCABULARY, Manifest
 from skipwise.datapipes.prepare.choose_sessions import choose_sessions
 from skipwise.datapipes.prepare.config import PrepareConfig
@@ -35,10 +35,14 @@ def publish(
     sources: list[Source],
     config: PrepareConfig,
     scratch: Path,
+    names: dict[str, str],
     dropped_sessions: Counter[str],
     dropped_rows: Counter[str],
 ) -> Manifest:
-    """Chooses and splits the sessions, numbers the vocabulary and writes the dataset directory `scratch/result`."""
+    """Chooses and splits the sessions, numbers the vocabulary and writes the dataset directory `scratch/result`.
+
+    `names`: see `name_tracks`.
+    """
     staged, result = scratch / "sessions.parquet", scratch / "result"
     if not staged.exists() or count_rows(staged) == 0:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in (dropped_sessions + dropped_rows).most_common())
@@ -48,7 +52,8 @@ def publish(
         schema = pa.schema([column for column in table.schema if column.name not in (ENDED, SPLIT)])
     files = choose_sessions(engine, staged, config, dropped_sessions)
     (result / SESSIONS).mkdir(parents=True)
-    codes, vocabulary_hash = write_vocabulary(engine, [*files.values()], config.vocabulary is not None, result)
+    every = config.vocabulary is not None
+    codes, vocabulary_hash, named = write_vocabulary(engine, [*files.values()], every, names, result)
     rows = np.zeros(codes[-1] + 1, dtype=np.int32)
     rows[codes] = np.arange(len(codes))
     context = context_names(sources[0].roles)
@@ -79,6 +84,7 @@ def publish(
         parts={name: size for split in written.values() for name, size in split.parts.items()},
         checksums={name: of for split in written.values() for name, of in split.checksums.items()},
         vocabulary_hash=vocabulary_hash,
+        track_columns=named,
         sources=[{"file": source.path.name, "bytes": source.path.stat().st_size} for source in sources],
         options=config.contents(),
         dropped_sessions=dict(dropped_sessions),
@@ -160,21 +166,32 @@ def split_fields(written: dict[str, Written]) -> dict[str, Any]:
 
 
 def write_vocabulary(
-    engine: duckdb.DuckDBPyConnection, files: list[Path], every: bool, result: Path
-) -> tuple[np.ndarray, str]:
-    """Writes `every` track or those of the chosen sessions, by code; returns their codes and the hash of their ids."""
+    engine: duckdb.DuckDBPyConnection, files: list[Path], every: bool, names: dict[str, str], result: Path
+) -> tuple[np.ndarray, str, dict[str, int]]:
+    """Writes `every` track or those of the chosen sessions, by code, and their names.
+
+    Returns their codes, the hash of their ids, and how many have each of the names.
+    """
+    values = "".join(f", {table}.value AS {quoted(name)}" for name, table in names.items())
+    joins = " ".join(f"LEFT JOIN {table} USING (code)" for table in names.values())
     played = engine.sql(f"""
-        SELECT id AS track_id, code, coalesce(count, 0) AS count FROM tracks {"LEFT" if every else ""} JOIN (
+        SELECT id AS track_id, code, coalesce(count, 0) AS count{values} FROM tracks {"LEFT" if every else ""} JOIN (
             SELECT code, count(*) AS count
             FROM (SELECT unnest(tracks) AS code FROM {parquet(*files)}) GROUP BY code
-        ) USING (code) ORDER BY code""").to_arrow_table()
-    rows = pa.array(np.arange(len(played), dtype=np.int32))
-    table = pa.table({"track_id": played["track_id"].cast(pa.string()), "row": rows, "count": played["count"]})
-    write_table(table, result / VOCABULARY, 1 << 20, compression="zstd")
-    digest = hashlib.sha256()
-    for chunk in table.to_batches(1 << 16):
-        digest.update("".join(f"{track}\n" for track in chunk.column("track_id").to_pylist()).encode())
-    return played["code"].to_numpy(), digest.hexdigest()
+        ) USING (code) {joins} ORDER BY code""").to_arrow_reader(1 << 20)
+    columns = {"track_id": pa.string(), "row": pa.int32(), "count": pa.int64(), **dict.fromkeys(names, pa.string())}
+    codes, digest, named = [], hashlib.sha256(), dict.fromkeys(names, 0)
+    with table_writer(result / VOCABULARY, pa.schema(columns), compression="zstd") as writer:
+        row = 0
+        for batch in played:
+            rows = pa.array(np.arange(row, row + len(batch), dtype=np.int32))
+            table = pa.table({name: rows if name == "row" else batch[name] for name in columns})
+            writer.write_table(table.cast(pa.schema(columns)), 1 << 20)
+            digest.update("".join(f"{track}\n" for track in batch["track_id"].to_pylist()).encode())
+            named = {name: count + len(batch) - batch[name].null_count for name, count in named.items()}
+            codes.append(batch["code"].to_numpy())
+            row += len(batch)
+    return np.concatenate(codes), digest.hexdigest(), named
 
 
 def finished(

@@ -17,6 +17,7 @@ from skipwise.datapipes.prepare.cut_records import Records, line_records, record
 from skipwise.datapipes.prepare.json_rows import JsonReader, json_records
 from skipwise.datapipes.prepare.log_files import DAMAGED, damaged, open_log
 from skipwise.datapipes.prepare.nested import bytes_of, flat, joined_ids, plays_of
+from skipwise.datapipes.prepare.name_options import is_name
 from skipwise.datapipes.prepare.sources import Source
 from skipwise.datapipes.session_files import DAMAGED as TABLE_DAMAGED
 
@@ -60,6 +61,8 @@ def read(source: Source, advance: Callable[[int], object], nulls: Sequence[str] 
     file that is cut short, holds no rows, or is no table at all.
     """
     row = unnumbered = 0
+    # A bad name spoils no play.
+    of_plays = {column for role, name in source.roles.items() if not is_name(role) for column in source.parts(name)}
     for part in parts_of(source, advance, nulls):
         size = len(part.marks)
         if part.numbered:
@@ -67,7 +70,10 @@ def read(source: Source, advance: Callable[[int], object], nulls: Sequence[str] 
         else:
             numbers, unnumbered = pa.nulls(size, pa.int64()), unnumbered + size
         marks = part.marks
-        texts = {name: decode(of, marks) for name, of in zip(source.read_names, part.columns, strict=True)}
+        texts = {
+            name: decode(of, marks if name in of_plays else np.zeros_like(marks))
+            for name, of in zip(source.read_names, part.columns, strict=True)
+        }
         columns = [column_of(source, name, texts, size) for name in source.roles.values()]
         batch = pa.record_batch([numbers, pa.array(marks), *columns], schema=schema_of(source))
         yield without_blank(batch, texts) if source.format == "text" else batch

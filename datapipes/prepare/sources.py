@@ -62,10 +62,14 @@ class Source:
     shape: Any = None
     """Of JSON: the structure of its records, see `json_rows.json_shape`."""
 
+    def parts(self, name: str) -> tuple[str, ...]:
+        """The columns that this one is made of."""
+        return self.joined.get(name, (name,))
+
     @property
     def read_names(self) -> list[str]:
         """The columns of the file that are read: at least one."""
-        parts = [part for name in self.roles.values() for part in self.joined.get(name, (name,))]
+        parts = [part for name in self.roles.values() for part in self.parts(name)]
         return [name for name in dict.fromkeys(parts) if name not in self.fixed] or [self.names[0]]
 
 
@@ -213,8 +217,19 @@ def roles_of(source: Source, config: PrepareConfig, joined: dict[str, tuple[str,
         joined[" + ".join(found)] = found
         return " + ".join(found)
 
+    if path == config.tracks:
+        own = (config.track,) if isinstance(config.track, str) else config.track
+        if not (all(map(find, own)) or find("track_id")):
+            raise UserError(
+                f"{path} has no column '{' + '.join(own)}' (its columns are {', '.join(names)[:300]}): give its column of "
+                f"track ids that name, or track_id"
+            )
+        track = join(own if all(map(find, own)) else "track_id", "--track")
+        return {"track": track, **{role: need(*column) for role, column in config.names.items()}}
     session = USER if config.user is not None else join(config.session, f"--session (or {NO_SESSION})")
     roles = {"session": session, "track": join(config.track, "--track")}
+    if not config.tracks:
+        roles |= {role: need(*column) for role, column in config.names.items()}
     if config.order != FILE_ORDER:
         roles["order"] = need(config.order, "--order (or say --order file if rows stand in play order)")
     chosen = {role: wanted for role in (*SKIPS, "duration") if (wanted := getattr(config, role))}

@@ -13,6 +13,7 @@ from skipwise.common.console import stage
 from skipwise.common.errors import UserError
 from skipwise.datapipes.exact_files import parquet, write
 from skipwise.datapipes.prepare.config import NULLS, PrepareConfig
+from skipwise.datapipes.prepare.name_options import LONGEST_NAME, is_name
 from skipwise.datapipes.prepare.places import Places, Reading, reading_of
 from skipwise.datapipes.prepare.read_rows import read, schema_of
 from skipwise.datapipes.prepare.row_checks import FAULTS, REASONS, STOP, policies, row_error
@@ -135,6 +136,7 @@ def parsed_rows(source: Source, number: int, config: PrepareConfig, reading: Rea
     checks = [(code, fault) for code, fault in enumerate(FAULTS, 1) if {fault.role, fault.beside} <= {None, *roles}]
     cases = " ".join(f"WHEN {fault.condition} THEN {code}" for code, fault in checks)
     context = "".join(f", {sql} AS {role}" for role, sql in CONTEXT_VALUES.items() if role in roles)
+    context += "".join(f", left({role}, {LONGEST_NAME + 1}) AS {role}" for role in roles if is_name(role))
     return f"""
         SELECT session, track, {number}::INTEGER AS file, row, {place},
             ({strength_of(roles.keys(), config)})::TINYINT AS strength,
