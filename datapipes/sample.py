@@ -24,4 +24,6 @@ def _make() -> None:
     logger.info(f"{SAMPLE} is missing: generating a synthetic log of {_SESSIONS} sessions over {_TRACKS} tracks")
     if not log.exists():
         synthesize(SynthesizeConfig(output=log, sessions=_SESSIONS, tracks=_TRACKS))
-    prepare(PrepareConfig(input=(log,), output=Path(SAMPLE)))
+    with log.open() as file:
+        names = ("title", "artist") if "title" in file.readline() else (None, None)  # not in a log of an older version
+    prepare(PrepareConfig(input=(log,), output=Path(SAMPLE), title=names[0], artist=names[1]))

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from skipwise.common.console import stage
 from skipwise.common.errors import UserError
 from skipwise.common.outputs import atomic_output
+from skipwise.datapipes.invented_names import artists, titles
 from skipwise.datapipes.view import counts_as_skipped
 
 SESSIONS_PER_CHUNK = 8192
@@ -58,6 +59,8 @@ class SynthesizeConfig:
     planted: Literal["none", "content", "state", "pairs"] = "none"
     """One rule that alone decides what is skipped, in place of the above: the track's hidden taste against the
     listener's, what happened to the last play, or which track follows which (docs/data.md, "Planted skips")."""
+    names: bool = True
+    """Write invented titles and artists too, in the columns `title` and `artist`, which MSSD does not have."""
     overwrite: bool = False
     """Replace an `output` file that exists."""
 
@@ -223,6 +226,12 @@ def _rows(catalogue: Catalogue, config: SynthesizeConfig, first: int, count: int
     context = pa.array(CONTEXTS).take(pa.array(random.integers(len(CONTEXTS), size=count)))
     numbers = pc.utf8_lpad(pa.array(np.arange(first, first + count)).cast(pa.string()), 9, "0")
     session, place = np.nonzero(inside)
+    tracks = track_SL[inside]
+    names = {}
+    if config.names:
+        different, of_play = np.unique(tracks, return_inverse=True)
+        named = {"title": titles(config.seed, different), "artist": artists(config.seed, different, catalogue.starts)}
+        names = {name: values.take(pa.array(of_play)) for name, values in named.items()}
     reason_end = np.where(skipped, "fwdbtn", "trackdone")
     reason_start = np.where(place == 0, "clickrow", np.roll(reason_end, 1))
     return pa.table(
@@ -230,7 +239,7 @@ def _rows(catalogue: Catalogue, config: SynthesizeConfig, first: int, count: int
             "session_id": pc.binary_join_element_wise("s", numbers, "_").take(pa.array(session)),
             "session_position": place + 1,
             "session_length": lengths[session],
-            "track_id_clean": catalogue.ids.take(pa.array(track_SL[inside])),
+            "track_id_clean": catalogue.ids.take(pa.array(tracks)),
             "skip_1": strength == 1,
             "skip_2": counts_as_skipped(strength),
             "skip_3": skipped,
@@ -241,5 +250,6 @@ def _rows(catalogue: Catalogue, config: SynthesizeConfig, first: int, count: int
             "context_type": context.take(pa.array(session)),
             "hist_user_behavior_reason_start": reason_start,
             "hist_user_behavior_reason_end": reason_end,
+            **names,
         }
     )
