@@ -25,6 +25,7 @@ COMMANDS = {
     "export": "write a run's embeddings and encoder for retrieval",
     "index": "build an export's approximate index",
     "recommend": "rank the tracks to play next in sessions",
+    "find": "search an export's tracks by title and artist",
     "similar": "list the tracks nearest to a track",
     "serve": "answer over HTTP from an export, with a web page",
     "show": "print a run's hit rates, compare runs, or say what a dataset holds",

@@ -32,4 +32,5 @@ def recommend(config: RecommendConfig) -> None:
     session = pa.table({"tracks": [known_tracks(recommender.tracks, plays)], "skips": skipped})
     with warnings.catch_warnings(action="ignore"):  # of what was said above
         ranked = recommender.recommend(session, k=config.k, exclude=config.exclude, dial=config.dial)
-    print_ranked({name: ranked[name][0].as_py() for name in ranked.column_names})
+    columns = {name: ranked[name][0].as_py() for name in ranked.column_names}
+    print_ranked(columns, recommender.names(columns["tracks"]))

@@ -12,5 +12,7 @@ def similar(config: SimilarConfig) -> None:
     from skipwise.retrieval.recommend.session_text import print_ranked
     from skipwise.retrieval.recommend.track_recommender import TrackRecommender
 
-    ranked = TrackRecommender.load(config.export, "exact").similar(config.track, config.k, config.by)
-    print_ranked({name: [one[place] for one in ranked] for place, name in enumerate(("tracks", "scores"))})
+    recommender = TrackRecommender.load(config.export, "exact")
+    ranked = recommender.similar(config.track, config.k, config.by)
+    columns = {name: [one[place] for one in ranked] for place, name in enumerate(("tracks", "scores"))}
+    print_ranked(columns, recommender.names(columns["tracks"]))

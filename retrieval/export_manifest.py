@@ -177,6 +177,10 @@ class ExportManifest(StrictModel):
     """In row order."""
     tracks: list[PartEntry]
     """Like `parts`, the track ids of each, where the parts cannot hold them; none for Parquet."""
+    names: list[str] = Field(default_factory=list)
+    """Columns beside the track ids that say what a track is called."""
+    words: OrEmpty[CountedEntry] = None
+    """The index of words of titles and artists (`retrieval/word_index.py`), of this many; empty without."""
     encoder: ProgramEntry
     weights: OrEmpty[WeightsEntry] = None
     """What skipwise itself builds the encoder from; missing in exports of older versions, which are not opened."""
@@ -236,6 +240,9 @@ class ExportManifest(StrictModel):
             raise ValueError(f"has {sum(rows)} rows in its parts and {self.rows} in all")
         if of_tracks != ([] if self.part_format.holds_tracks else rows):
             raise ValueError("has other rows in its parts than in the files of their tracks")
+        own = {"track_id", "row", "embedding", "scale", "bias"}
+        if len({*self.names} - own) < len(self.names):
+            raise ValueError("has names that are not columns of their own")
         if self.keep and self.keep.dim >= self.dim:
             raise ValueError(f"has {self.keep.dim} columns of a keep head in embeddings of {self.dim}")
         if since := self.since:

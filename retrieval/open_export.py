@@ -9,6 +9,7 @@ Shape legend: R rows of a part, D width, S queries, W numbers of an encoded row.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +35,7 @@ from skipwise.retrieval.formats import SCALE_BIAS_BYTES
 from skipwise.retrieval.skip_entries import SignalEntry
 from skipwise.retrieval.track_ids import TrackIds
 from skipwise.retrieval.vectors import BLOCK_ROWS, Piece, Vectors
+from skipwise.retrieval.word_index import WordIndex
 
 _AGAIN = "export again"
 
@@ -56,7 +58,7 @@ class _Config(StrictModel):
 
 @dataclass(frozen=True)
 class OpenExport:
-    """What serving needs: ids and embeddings of the whole table, and the encoder."""
+    """What serving needs: ids, names and embeddings of the whole table, and the encoder."""
 
     path: Path
     manifest: ExportManifest
@@ -91,7 +93,7 @@ class OpenExport:
         for record in [*manifest.parts, *manifest.tracks, manifest.queries, manifest.weights]:
             check_file(path, record)
         try:
-            tracks = TrackIds(_track_ids(path, manifest))
+            tracks = _tracks(path, manifest)
             vectors = Vectors(_pieces(path, manifest))
         except (*DAMAGED, RuntimeError) as error:
             raise UserError(f"{path} cannot be opened ({brief(error)}): {_AGAIN}") from error
@@ -102,6 +104,22 @@ class OpenExport:
             raise UserError(f"{path / MANIFEST} has other signals than its config's inputs: {_AGAIN}")
         view = View(manifest.encoder.max_tracks, data.skip_up_to, data.skipped_tracks == "filter", signals)
         return cls(path, manifest, tracks, vectors, _encoder(path, manifest, manifest.weights, signals), view)
+
+    @cached_property
+    def words(self) -> WordIndex | None:
+        """The index of words of titles and artists, read when it is first asked for; None without.
+
+        Raises `UserError` where the file is missing or not what was exported.
+        """
+        if not self.manifest.words:
+            return None
+        check_file(self.path, self.manifest.words)
+        file = self.path / self.manifest.words.file
+        try:
+            with open(file, "rb") as stream:
+                return WordIndex(stream.read(self.manifest.words.bytes))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file} is no index of words ({brief(error)}): {_AGAIN}") from error
 
     @property
     def contexts(self) -> list[SignalColumn]:
@@ -157,15 +175,17 @@ def _pieces(path: Path, manifest: ExportManifest) -> list[Piece]:
     return [] if table_RW is None else [Piece(0, table_RW, manifest.dtype)]
 
 
-def _track_ids(path: Path, manifest: ExportManifest) -> pa.Array:
+def _tracks(path: Path, manifest: ExportManifest) -> TrackIds:
     """In row order."""
-    ids = []
+    blocks: dict[str, list[pa.Array]] = {name: [] for name in ("track_id", *manifest.names)}
     for entry in manifest.tracks or manifest.parts:
-        table = read_table(path / entry.file, ["track_id", "row"])
+        table = read_table(path / entry.file, [*blocks, "row"])
         if not np.array_equal(table["row"].to_numpy(), np.arange(entry.first_row, entry.first_row + entry.rows)):
             raise ValueError(f"{entry.file} is not in row order from row {entry.first_row} on")
-        ids += table["track_id"].chunks
-    return pa.concat_arrays(ids)
+        for name, chunks in blocks.items():
+            chunks += table[name].cast(pa.large_string()).chunks
+    ids, *names = (pa.concat_arrays(chunks) for chunks in blocks.values())
+    return TrackIds(ids, dict(zip(manifest.names, names, strict=True)))
 
 
 def _read_parquet(file: Path) -> Iterator[np.ndarray]:

@@ -1,8 +1,9 @@
-"""Track ids by row, and rows by track id, for lookups in serving: the ids once, and their order."""
+"""Track ids and names by row, and rows by track id, for lookups in serving: the ids once, and their order."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +18,14 @@ _MANY = 30
 class TrackIds:
     """The ids of a table's rows. Besides the text itself, memory is 8 bytes a track."""
 
-    def __init__(self, ids: pa.Array):
-        """`ids`: text in row order. Raises `ValueError` where one is null or stands twice."""
+    def __init__(self, ids: pa.Array, names: Mapping[str, pa.Array] = MappingProxyType({})):
+        """`ids`: text in row order; `names`: by column, what the tracks are called, null where it is not known.
+
+        Raises `ValueError` where an id is null or stands twice.
+        """
+        for values in names.values():
+            values.validate(full=True)
+        self.names = dict(names)
         ids.validate(full=True)  # Parquet takes any bytes for text
         if ids.null_count:
             raise ValueError(f"{ids.null_count} of its tracks have no id")
@@ -36,6 +43,17 @@ class TrackIds:
         """The ids of `rows`; null where a row is -1."""
         rows = np.asarray(rows)
         return self._ids.take(pa.array(rows, mask=rows < 0))
+
+    def named(self, rows: Sequence[int] | np.ndarray) -> dict[str, pa.Array]:
+        """What the tracks of `rows`, none of which is -1, are called, by column."""
+        return {name: values.take(pa.array(rows, pa.int64())) for name, values in self.names.items()}
+
+    def named_rows(self, rows: Sequence[int] | np.ndarray) -> list[dict[str, str]]:
+        """`named`, a dictionary a track, without what is not known."""
+        columns = {name: values.to_pylist() for name, values in self.named(rows).items()}
+        of_rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+        named = [{name: value for name, value in row.items() if value is not None} for row in of_rows]
+        return named or [{} for _ in rows]
 
     def row(self, track: str) -> int | None:
         """The row of one track, or None."""

@@ -221,8 +221,8 @@ def roles_of(source: Source, config: PrepareConfig, joined: dict[str, tuple[str,
         own = (config.track,) if isinstance(config.track, str) else config.track
         if not (all(map(find, own)) or find("track_id")):
             raise UserError(
-                f"{path} has no column '{' + '.join(own)}' (its columns are {', '.join(names)[:300]}): give its column of "
-                f"track ids that name, or track_id"
+                f"{path} has no column '{' + '.join(own)}' (its columns are {', '.join(names)[:300]}): give its column "
+                f"of track ids that name, or track_id"
             )
         track = join(own if all(map(find, own)) else "track_id", "--track")
         return {"track": track, **{role: need(*column) for role, column in config.names.items()}}

@@ -47,6 +47,7 @@ from skipwise.retrieval.export.parts import (
     write_part,
     write_tracks,
 )
+from skipwise.retrieval.export.search_words import words_entry
 from skipwise.retrieval.export.verify import compare_programs
 from skipwise.retrieval.export_manifest import (
     CountedEntry,
@@ -132,6 +133,8 @@ def write_export(config: ExportConfig) -> None:
                 vocabulary_hash=run.record.rows_hash,
                 parts=parts,
                 tracks=[tracks for _, tracks in written if tracks],
+                names=rows.names,
+                words=None if since else words_entry(run.vocabulary, result, scratch),
                 encoder=record_of(ProgramEntry, result, PROGRAM, **input_contract(encoder.config, shape)),
                 weights=record_of(WeightsEntry, result, WEIGHTS, config=asdict(encoder.config)),
                 keep=keep,

@@ -9,6 +9,7 @@ Shape legend: R rows of this rank, B rows of a block, D width, W numbers of an e
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +33,8 @@ _AGAIN = "check the disk, then export again"
 class Block(NamedTuple):
     """At most 65,536 rows."""
 
-    ids_B: pa.Array
+    tracks_B: pa.RecordBatch
+    """Track ids and names."""
     numbers_B: np.ndarray
     """int32; the rows' numbers in the table."""
     rows_BD: Tensor
@@ -65,21 +67,26 @@ class LiveRows:
         """D."""
         return self.rows_RD.shape[1]
 
+    @cached_property
+    def names(self) -> list[str]:
+        """The columns that say what a track is called."""
+        return self.vocabulary.names()
+
     def __len__(self) -> int:
         return len(self.rows_RD) if self.chosen_R is None else int(self.chosen_R.sum())
 
     def blocks(self) -> Iterator[Block]:
         """In row order; none of them is empty."""
-        for row, ids in self.vocabulary.ids(self.first, self.first + len(self.rows_RD)):
-            place = slice(row - self.first, row - self.first + len(ids))
-            numbers_B = np.arange(row, row + len(ids), dtype=np.int32)
+        for row, tracks_B in self.vocabulary.tracks(self.first, self.first + len(self.rows_RD), self.names):
+            place = slice(row - self.first, row - self.first + len(tracks_B))
+            numbers_B = np.arange(row, row + len(tracks_B), dtype=np.int32)
             rows_BD = self.rows_RD[place]
             if self.chosen_R is not None:
                 chosen_B = self.chosen_R[place]
-                ids, numbers_B = ids.filter(pa.array(chosen_B.numpy())), numbers_B[chosen_B.numpy()]
+                tracks_B, numbers_B = tracks_B.filter(pa.array(chosen_B.numpy())), numbers_B[chosen_B.numpy()]
                 rows_BD = rows_BD[chosen_B.to(rows_BD.device)]
-            if len(ids):
-                yield Block(ids, numbers_B, rows_BD.to("cpu", torch.float32).contiguous())
+            if len(tracks_B):
+                yield Block(tracks_B, numbers_B, rows_BD.to("cpu", torch.float32).contiguous())
 
 
 def part_name(rank: int, kind: PartFormat) -> str:
@@ -88,7 +95,7 @@ def part_name(rank: int, kind: PartFormat) -> str:
 
 
 def tracks_name(rank: int) -> str:
-    """The track ids of a part that cannot hold them."""
+    """The track ids and names of a part that cannot hold them."""
     return f"tracks/part-{rank:05}.parquet"
 
 
@@ -100,19 +107,19 @@ def write_part(file: Path, rows: LiveRows, kind: PartFormat) -> None:
 def check_part(file: Path, rows: LiveRows, kind: PartFormat) -> None:
     """Raises `UserError` unless the part holds the live rows, or their conversion, bit for bit, and nothing else.
 
-    It is read as serving reads it. A Parquet part's ids and numbers are compared too; and converted rows must be as
-    near to the live ones as rounding leaves them.
+    It is read as serving reads it. A Parquet part's ids, numbers and names are compared too; and converted rows must be
+    as near to the live ones as rounding leaves them.
     """
     _check(file, lambda: _holds(file, rows, kind) and (not kind.holds_tracks or _names(file, rows, kind.dtype)))
 
 
 def write_tracks(file: Path, rows: LiveRows) -> None:
-    """Writes the ids and the numbers of the rows alone."""
+    """Writes the ids, the numbers and the names of the rows alone."""
     _write_parquet(file, rows, None)
 
 
 def check_tracks(file: Path, rows: LiveRows) -> None:
-    """Raises `UserError` unless the file holds the rows' ids and numbers."""
+    """Raises `UserError` unless the file holds the rows' ids, numbers and names."""
     _check(file, lambda: _names(file, rows, None))
 
 
@@ -140,38 +147,40 @@ def _holds(file: Path, rows: LiveRows, kind: PartFormat) -> bool:
 
 
 def _names(file: Path, rows: LiveRows, dtype: DType | None) -> bool:
-    """Whether the file's ids and numbers are those of the rows, and its columns those that are written."""
+    """Whether the file's ids, numbers and names are those of the rows, and its columns those that are written."""
     with open_table(file) as table:
-        if not table.schema.equals(_schema(rows.dim, dtype)) or table.metadata.num_rows != len(rows):
+        if not table.schema.equals(_schema(rows, dtype)) or table.metadata.num_rows != len(rows):
             return False
-        groups = (table.group(group, ["track_id", "row"]) for group in range(len(table.group_rows)))
-        expected = (_table(block, _schema(rows.dim, None), None) for block in rows.blocks())
+        schema = _schema(rows, None)
+        groups = (table.group(group, schema.names) for group in range(len(table.group_rows)))
+        expected = (_table(block, schema, None) for block in rows.blocks())
         return all(found.equals(names) for found, names in zip(groups, expected, strict=True))
 
 
 def _write_parquet(file: Path, rows: LiveRows, dtype: DType | None) -> None:
-    """Without a `dtype` the ids and numbers alone."""
-    schema = _schema(rows.dim, dtype)
+    """Without a `dtype` the ids, numbers and names alone."""
+    schema = _schema(rows, dtype)
     # Parquet has no numbers of 8 bits: indices into a dictionary take as many, plain numbers would take 32.
     coded = ["embedding.list.element"] if dtype == "int8" else False
     with table_writer(file, schema, compression="none", use_dictionary=coded, write_statistics=["row"]) as writer:
         for block in rows.blocks():
             encoded_BW = block.encoded(dtype) if dtype else None
-            writer.write_table(_table(block, schema, encoded_BW), row_group_size=len(block.ids_B))
+            writer.write_table(_table(block, schema, encoded_BW), row_group_size=len(block.tracks_B))
 
 
-def _schema(dim: int, dtype: DType | None) -> pa.Schema:
-    columns = {"track_id": pa.string(), "row": pa.int32()}
+def _schema(rows: LiveRows, dtype: DType | None) -> pa.Schema:
+    columns = {"track_id": pa.string(), "row": pa.int32(), **dict.fromkeys(rows.names, pa.string())}
     if dtype:
         number = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.uint8()}[dtype]
-        columns["embedding"] = pa.list_(number, dim)
+        columns["embedding"] = pa.list_(number, rows.dim)
     if dtype == "int8":
         columns |= {"scale": pa.float32(), "bias": pa.float32()}
     return pa.schema(columns)
 
 
 def _table(block: Block, schema: pa.Schema, encoded_BW: np.ndarray | None) -> pa.Table:
-    arrays = [block.ids_B, pa.array(block.numbers_B)]
+    ids_B, *names = block.tracks_B.columns
+    arrays = [ids_B, pa.array(block.numbers_B), *names]
     if encoded_BW is not None:
         more = []
         if "scale" in schema.names:

@@ -23,15 +23,18 @@ _CHUNK_ANSWERS = 1 << 21
 class SessionFile:
     """A Parquet file of sessions. Raises `UserError` for any other."""
 
-    def __init__(self, path: Path, opened: OpenExport):
-        """`opened` has the tracks that the file may name, and decides which strengths count as skipped."""
+    def __init__(self, path: Path, opened: OpenExport, names: bool = False):
+        """`opened` has the tracks that the file may name, and decides which strengths count as skipped.
+
+        `names`: see `SessionColumns`.
+        """
         self.path = path
         try:
             with open_table(path) as table:
                 schema, self.num_sessions = table.schema, table.metadata.num_rows
         except DAMAGED as error:
             raise UserError(f"{path} cannot be read ({brief(error)}): expected a Parquet file of sessions") from error
-        self.columns = SessionColumns(str(path), schema, opened)
+        self.columns = SessionColumns(str(path), schema, opened, names)
 
     def sessions(self, size: int, unknown: Unknown) -> Iterator[Sessions]:
         """All sessions, at most `size` at a time."""
@@ -54,7 +57,7 @@ def recommend_file(config: RecommendConfig, recommender: TrackRecommender) -> No
     """Writes `config.output`, whole or not at all; raises `UserError` that names the file, the row and the field."""
     assert config.input is not None and config.output is not None
     start = time.perf_counter()
-    source = SessionFile(config.input, recommender.opened)
+    source = SessionFile(config.input, recommender.opened, config.names)
     size = max(1, min(_CHUNK_SESSIONS, _CHUNK_ANSWERS // config.k))
     num_unknown = num_empty = 0
     with atomic_output(config.output, config.overwrite, _is_ours) as scratch:
@@ -64,7 +67,7 @@ def recommend_file(config: RecommendConfig, recommender: TrackRecommender) -> No
                 stage("recommending", source.num_sessions, "sessions") as advance,
             ):
                 for sessions in source.sessions(size, config.unknown):
-                    writer.write_batch(recommender.rank(sessions, config, config.batch))
+                    writer.write_batch(recommender.rank(sessions, config, config.batch, config.names))
                     num_unknown += sessions.num_unknown
                     num_empty += int((sessions.lengths_S == 0).sum())
                     advance(len(sessions.lengths_S))

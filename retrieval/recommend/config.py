@@ -101,13 +101,15 @@ class RecommendConfig(RecommendOptions):
     """Score every track, or use the export's index; auto: the index where there is one."""
     batch: int = 512
     """Sessions of the input that are searched for at a time."""
+    names: bool = False
+    """Write what the tracks are called to --output too: lists in columns such as `title`, where the export has them."""
 
     def __post_init__(self) -> None:
         if (self.session is None) == (self.input is None):
             raise ValueError("give either --session or --input")
         if self.input and not self.output:
             raise ValueError("--input needs --output: name the Parquet file to write")
-        of_input = ("output", "overwrite", "unknown", "batch")
+        of_input = ("output", "overwrite", "unknown", "batch", "names")
         if self.input is None and any(getattr(self, name) != getattr(RecommendConfig, name) for name in of_input):
             raise ValueError(f"{', '.join(f'--{name}' for name in of_input)} go with --input, not with --session")
         if not 1 <= self.batch <= 1 << 16:
@@ -131,6 +133,21 @@ class SimilarConfig:
     def __post_init__(self) -> None:
         if not self.track:
             raise ValueError("--track is empty: give a track's id")
+        check_k(self.k)
+
+
+@dataclass(frozen=True)
+class FindConfig:
+    """Which tracks to look for."""
+
+    export: Path
+    """Directory that export wrote."""
+    text: tyro.conf.Positional[str]
+    """Words of title and artist, of which the last may be a beginning; or how a track's id begins."""
+    k: Annotated[int, ShortK] = 20
+    """Tracks to list."""
+
+    def __post_init__(self) -> None:
         check_k(self.k)
 
 

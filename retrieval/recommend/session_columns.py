@@ -62,8 +62,11 @@ class SessionColumns:
     """The columns `tracks` and, where the table has them, `skips`, `session_id` and the context columns that the model
     reads."""
 
-    def __init__(self, source: str, schema: pa.Schema, opened: OpenExport):
-        """`source` names the table in messages. Raises `UserError` for a column that is missing or of another type."""
+    def __init__(self, source: str, schema: pa.Schema, opened: OpenExport, names: bool = False):
+        """`source` names the table in messages; `names`: what tracks are called is wanted too.
+
+        Raises `UserError` for a column that is missing or of another type.
+        """
         self._source, self._opened = source, opened
         self.names = [name for name in names_of(opened) if name in schema.names]
         for name in self.names:
@@ -84,6 +87,12 @@ class SessionColumns:
         lists = {"tracks": pa.list_(pa.string()), "scores": pa.list_(pa.float32())}
         if opened.manifest.keep:
             lists["kept"] = pa.list_(pa.float32())
+        if names and not opened.tracks.names:
+            raise UserError(
+                f"{opened.path} does not say what its tracks are called: leave names (--names) out, or prepare its log "
+                "with --title, then train and export again"
+            )
+        lists |= dict.fromkeys(opened.tracks.names if names else (), pa.list_(pa.string()))
         self.ranked = pa.schema(self._ids | lists)
         """The columns of recommendations for these sessions."""
 

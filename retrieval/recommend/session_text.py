@@ -1,6 +1,7 @@
 """A session as typed on a command line (`t_1:kept,t_2:skip,t_3`), and ranked tracks as lines of a terminal."""
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +9,8 @@ from skipwise.common.errors import UserError, printable, shown
 from skipwise.retrieval.track_ids import TrackIds
 
 _MARKS = {":skip": True, ":kept": False}
+_LONGEST = 50
+"""Characters of a title or an artist in a terminal."""
 _LIKE_MARKS = (":skipped", ":skips", ":keep", ":unskipped")
 _QUOTED = re.compile(r'\s*"((?:[^"]|"")+)"\s*(:skip|:kept)?\s*(?=,|\Z)')
 """An id in quotes, as CSV has them, and its mark."""
@@ -73,12 +76,38 @@ def known_tracks(tracks: TrackIds, plays: list[TypedPlay]) -> list[str]:
     return ids
 
 
-def print_ranked(ranked: Mapping[str, Sequence[Any]]) -> None:
-    """Prints rank, track and score of each, and `kept`, P(kept), if there is one."""
-    names = [printable(track) for track in ranked["tracks"]]
-    width = max(map(len, ["track", *names]))
-    heads = {"scores": "score"} | ({"kept": "P(kept)"} if "kept" in ranked else {})
-    print(f"{'rank':>5}  {'track':{width}}" + "".join(f"  {head:>9}" for head in heads.values()))
-    for place, name in enumerate(names):
-        numbers = "".join(f"  {ranked[column][place]:>9.4f}" for column in heads)
-        print(f"{place + 1:>5}  {name:{width}}{numbers}")
+def print_ranked(ranked: Mapping[str, Sequence[Any]], names: Sequence[Mapping[str, str]] = ()) -> None:
+    """Prints rank and track of each and, where there are any, score, `kept` (P(kept)), title and artist."""
+    numbers = {name: head for name, head in (("scores", "score"), ("kept", "P(kept)")) if name in ranked}
+    columns = [
+        _column("rank", [str(place) for place in range(1, len(ranked["tracks"]) + 1)], 5, right=True),
+        _column("track", [_seen(track) for track in ranked["tracks"]]),
+        *(_column(head, [f"{one:.4f}" for one in ranked[name]], 9, right=True) for name, head in numbers.items()),
+    ]
+    for head in ("title", "artist"):
+        if any(head in of_track for of_track in names):
+            columns.append(_column(head, [_cut(_seen(of_track.get(head, ""))) for of_track in names]))
+    for line in zip(*columns, strict=True):
+        print("  ".join(line).rstrip())
+
+
+def _column(head: str, cells: list[str], width: int = 0, right: bool = False) -> list[str]:
+    """The cells under their heading, filled to one width."""
+    cells = [head, *cells]
+    width = max(width, *map(_places, cells))
+    return [" " * (width - _places(one)) + one if right else one + " " * (width - _places(one)) for one in cells]
+
+
+def _seen(text: str) -> str:
+    """As a terminal may get it: controls are escaped, but for the joiners of Persian, Hindi and emoji."""
+    return "".join(one if one in "\u200c\u200d" else printable(one) for one in text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def _places(text: str) -> int:
+    """The places of a terminal's line that a text takes, about."""
+    wide = sum(unicodedata.east_asian_width(one) in "WF" for one in text)
+    return len(text) + wide - sum(unicodedata.category(one) in ("Mn", "Me", "Cf") for one in text)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from skipwise.common.errors import UserError
+from skipwise.retrieval.find_tracks import find_tracks
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.config import Dial, Exclude, Likeness, RecommendOptions, Unknown, check_k
 from skipwise.retrieval.recommend.recommender import Recommender
@@ -63,6 +64,7 @@ class TrackRecommender:
         exclude: Exclude = "session",
         dial: Dial = 0.0,
         unknown: Unknown = "refuse",
+        names: bool = False,
     ) -> Any:
         """Recommends up to `k` tracks after one session or many.
 
@@ -76,7 +78,8 @@ class TrackRecommender:
           `skips` and `session_id`: the same kind, with `session_id` (if given), `tracks` and `scores`.
 
         Tables of an export with a keep head have the column `kept` too: the probability that the listener keeps each
-        track. Without `skipped`, what happened to the plays counts as not known.
+        track. With `names` they have the columns of what tracks are called, such as `title`; for lists there is
+        `names`, the method. Without `skipped`, what happened to the plays counts as not known.
 
         `exclude`, `dial` and `unknown` are those of `skipwise recommend`; with `unknown="drop"`, a session of
         unknown tracks alone gets an empty list. Raises `UserError` for an unknown track, an empty session or a column
@@ -88,8 +91,12 @@ class TrackRecommender:
             raise UserError(str(error)) from error
         if said := self.unmeasured(dial):
             warnings.warn(said, stacklevel=2)
-        columns, read = self._read(tracks, skipped, unknown)
-        ranked = [self.rank(sessions, options) for sessions in read]
+        if names and isinstance(tracks, (list, tuple)):
+            raise UserError(
+                "names goes with arrays and tables of sessions: for lists, call names(tracks) of the recommender"
+            )
+        columns, read = self._read(tracks, skipped, unknown, names)
+        ranked = [self.rank(sessions, options, names=names) for sessions in read]
         return like(tracks, pa.Table.from_batches(ranked, columns.ranked))
 
     @overload
@@ -102,10 +109,7 @@ class TrackRecommender:
         For a list of ids, a list of such lists. `by` is "cosine", or "inner-product", which prefers long embeddings.
         Raises `UserError` for an unknown track.
         """
-        try:
-            check_k(k)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        _check_k(k)
         if by not in ("cosine", "inner-product"):
             raise UserError(f"by must be 'cosine' or 'inner-product', not {by!r}")
         tracks = [track] if isinstance(track, str) else track
@@ -116,6 +120,22 @@ class TrackRecommender:
             ids = self.tracks.ids(rows_K[rows_K >= 0]).to_pylist()
             ranked.append(list(zip(ids, scores_K.tolist(), strict=False)))
         return ranked[0] if isinstance(track, str) else ranked
+
+    def find(self, text: str, k: int = 20) -> list[str]:
+        """Ids of up to `k` tracks that have all words of `text` in title and artist, the most played first.
+
+        The last word may be the beginning of one. Ids that begin with `text` are found too.
+        """
+        _check_k(k)
+        return find_tracks(self.opened, text, k)
+
+    def names(self, tracks: list[str]) -> list[dict[str, str]]:
+        """What each of these tracks is called, such as {"title": "Hello", "artist": "X"}, without what is not known.
+
+        Raises `UserError` for an unknown track.
+        """
+        rows = np.array([known_row(self.tracks, one, "the track") for one in tracks], dtype=np.int64)
+        return self.tracks.named_rows(rows)
 
     def encode(self, tracks: Any, skipped: Any = None) -> np.ndarray:
         """The encoder's queries, float32 [S, D], in the order of the sessions; [D] for one session as a list of ids.
@@ -131,7 +151,9 @@ class TrackRecommender:
         queries_SD = np.concatenate(queries)
         return queries_SD[0] if is_one_session(tracks) else queries_SD
 
-    def rank(self, sessions: Sessions, options: RecommendOptions, batch: int = _BATCH) -> pa.RecordBatch:
+    def rank(
+        self, sessions: Sessions, options: RecommendOptions, batch: int = _BATCH, names: bool = False
+    ) -> pa.RecordBatch:
         """Recommendations in the columns of `SessionColumns.ranked`, computed for `batch` sessions at a time."""
         rows_SK = np.full((len(sessions.lengths_S), options.k), -1, dtype=np.int64)
         scores_SK = np.full(rows_SK.shape, -np.inf, dtype=np.float32)
@@ -146,9 +168,22 @@ class TrackRecommender:
         tracks = pa.ListArray.from_arrays(offsets, self.tracks.ids(rows_SK[found_SK]).cast(pa.string()))
         numbers = {"scores": scores_SK} | ({"kept": kept_SK} if self.opened.manifest.keep else {})
         lists = {name: pa.ListArray.from_arrays(offsets, pa.array(of_SK[found_SK])) for name, of_SK in numbers.items()}
+        if names:
+            for name, values in self.tracks.named(rows_SK[found_SK]).items():
+                lists[name] = pa.ListArray.from_arrays(offsets, values.cast(pa.string()))
         return pa.record_batch(sessions.ids | {"tracks": tracks} | lists)
 
-    def _read(self, tracks: Any, skipped: Any, unknown: Unknown) -> tuple[SessionColumns, Iterator[Sessions]]:
+    def _read(
+        self, tracks: Any, skipped: Any, unknown: Unknown, names: bool = False
+    ) -> tuple[SessionColumns, Iterator[Sessions]]:
         table = to_table(tracks, skipped, names_of(self.opened))
-        columns = SessionColumns("sessions", table.schema, self.opened)
+        columns = SessionColumns("sessions", table.schema, self.opened, names)
         return columns, columns.read(table.select(columns.names).combine_chunks().to_batches(_CHUNK), unknown)
+
+
+def _check_k(k: int) -> None:
+    """`check_k`, as a `UserError`."""
+    try:
+        check_k(k)
+    except ValueError as error:
+        raise UserError(str(error)) from error

@@ -80,7 +80,9 @@ def _grouped(
             found_K = (rows_K >= 0) & (np.arange(len(rows_K)) < requests[place].k)
             listed = {"track": served.opened.tracks.ids(rows_K[found_K]).to_pylist()}
             listed |= {name: values_BK[row][found_K].tolist() for name, values_BK in columns.items()}
-            tracks = [dict(zip(listed, one, strict=True)) for one in zip(*listed.values(), strict=True)]
+            named = served.opened.tracks.named_rows(rows_K[found_K])
+            ranked = zip(named, zip(*listed.values(), strict=True), strict=True)
+            tracks = [names | dict(zip(listed, one, strict=True)) for names, one in ranked]
             answers[place] = {"export": export, "tracks": tracks} | more
     return [answers[place] for place in range(len(requests))]
 
@@ -91,19 +93,23 @@ def _session(served: ServedExport, request: RecommendRequest) -> tuple[list[tupl
         served.recommender.dial(request.dial)
     except UserError as error:
         raise HTTPException(422, str(error)) from None
-    session, unknown = [], []
+    session, heard, unknown = [], [], []
     rows = served.opened.tracks.rows_of([play.track for play in request.session])
     for play, row in zip(request.session, rows, strict=True):
         if row >= 0:
             strength = UNKNOWN if play.skipped is None else int(served.opened.view.strengths(np.array(play.skipped)))
             session.append((row, strength, *_codes(served, play)))
+            heard.append({"track": play.track})
         elif request.unknown == "drop":
             unknown.append(play.track)
         else:
             raise _not_there(play.track, "leave it out, or send unknown=drop to have it dropped")
     if not session:
         raise HTTPException(422, "none of the session's tracks is in the export: send at least one that is")
-    return session, {"dropped": unknown}
+    if not served.opened.tracks.names:
+        return session, {"dropped": unknown}
+    names = served.opened.tracks.named_rows(np.array([row for row, *_ in session]))
+    return session, {"dropped": unknown, "session": [track | of for track, of in zip(heard, names, strict=True)]}
 
 
 def _codes(served: ServedExport, play: Play) -> list[int]:

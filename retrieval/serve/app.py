@@ -1,7 +1,6 @@
 """The addresses of the service: its API, its page, and `{"detail": one sentence}` for every error."""
 
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +14,7 @@ from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from skipwise.retrieval.find_tracks import find_tracks, named_tracks
 from skipwise.retrieval.recommend.config import Likeness
 from skipwise.retrieval.serve.answers import find_export
 from skipwise.retrieval.serve.batching import Overloaded
@@ -89,12 +89,17 @@ def _add_requests(app: FastAPI, service: Service) -> None:
         find_export(service.exports, export)
         return JSONResponse(await service.similar.ask(SimilarRequest(track, k, by, export)))
 
-    @app.get("/tracks", response_model=Tracks, summary="Tracks whose id starts with a prefix")
+    @app.get("/tracks", response_model=Tracks, summary="Tracks by words of title and artist, or by how their id begins")
     def tracks(  # not async: FastAPI runs it in a thread
-        prefix: str = "", limit: Annotated[int, Query(ge=1, le=LIMIT)] = 20, export: ExportName = "main"
+        q: str = "",
+        limit: Annotated[int, Query(ge=1, le=LIMIT)] = 20,
+        export: ExportName = "main",
+        prefix: Annotated[str | None, Query(include_in_schema=False)] = None,
     ) -> Response:
-        found = find_export(service.exports, export).current.opened.tracks.starting_with(prefix, limit)
-        return JSONResponse({"tracks": list(islice(found, limit))})
+        if prefix is not None:
+            raise HTTPException(422, "prefix is called q now, and also finds words of titles and artists: send q")
+        opened = find_export(service.exports, export).current.opened
+        return JSONResponse({"tracks": named_tracks(opened, find_tracks(opened, q, limit))})
 
 
 def _add_state(app: FastAPI, service: Service) -> None:

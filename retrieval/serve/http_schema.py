@@ -70,10 +70,19 @@ class SimilarRequest:
     export: ExportName
 
 
-class RankedTrack(BaseModel):
-    """A track and its score."""
+class NamedTrack(BaseModel):
+    """A track, and what it is called; other columns that `prepare --keep-track` kept stand beside these."""
+
+    model_config = ConfigDict(extra="allow")
 
     track: str
+    title: str | None = Field(None, description="Missing where it is not known.")
+    artist: str | None = None
+
+
+class RankedTrack(NamedTrack):
+    """A track and its score."""
+
     score: float
     kept: float | None = Field(None, description="P(kept), by an export with a keep head.")
 
@@ -98,12 +107,15 @@ class Recommendations(Neighbours):
     """Best first."""
 
     dropped: list[str] = Field(description="Tracks of the session that are not in the export.")
+    session: list[NamedTrack] | None = Field(
+        None, description="What the session's other tracks are called, by an export that has it."
+    )
 
 
 class Tracks(BaseModel):
-    """In the order of their text."""
+    """Those found by words, the most played first; then ids that begin so, in the order of their text."""
 
-    tracks: list[str]
+    tracks: list[NamedTrack]
 
 
 class ErrorDetail(BaseModel):

@@ -59,7 +59,7 @@ def test_a_search_without_result_says_so_and_escape_empties_it(open_page, servic
     page = open_page(service)
     search = page.get_by_role("combobox", name="Add a track")
     search.fill("zz")
-    expect(page.locator("#search-status")).to_have_text("No tracks that begin with “zz”.")
+    expect(page.locator("#search-status")).to_have_text("No tracks for “zz”.")
     search.press("Enter")
     search.press("Escape")
     expect(search).to_have_value("")

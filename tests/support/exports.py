@@ -77,12 +77,14 @@ def write_made(
     fields: dict[str, Any] | None = None,
     keep: dict[str, Any] | None = None,
     signals_MD: np.ndarray | None = None,
+    names: dict[str, list[str | None]] | None = None,
     **data: Any,
 ) -> Path:
     """A float32 Parquet export with a `small_encoder`, which has no program.
 
     `queries_SD`: else the first five rows; `fields`: of the manifest; `keep`: its entry of a keep head, whose columns
-    are the last ones of `rows_RD`; `signals_MD`: the rows of what is read of skips; `data`: settings of the run's data.
+    are the last ones of `rows_RD`; `signals_MD`: the rows of what is read of skips; `names`: by column, what the
+    tracks are called; `data`: settings of the run's data.
     """
     (folder / "embeddings").mkdir(parents=True)
     rows_RD, dim, records = rows_RD.astype(np.float32), rows_RD.shape[1], []
@@ -92,6 +94,7 @@ def write_made(
         columns = {
             "track_id": pa.array([ids[row] for row in chosen], pa.string()),
             "row": pa.array(chosen, pa.int32()),
+            **{name: pa.array([of[row] for row in chosen], pa.string()) for name, of in (names or {}).items()},
             "embedding": pa.FixedSizeListArray.from_arrays(pa.array(rows_RD[chosen].ravel()), dim),
         }
         pq.write_table(pa.table(columns), folder / name)
@@ -113,6 +116,7 @@ def write_made(
         "vocabulary_hash": hashlib.sha256("".join(f"{one}\n" for one in ids).encode()).hexdigest(),
         "parts": records,
         "tracks": [],
+        "names": [*(names or {})],
         "encoder": record(folder, "encoder.pt2") | input_contract(encoder.config, shape),
         "weights": record(folder, "encoder.safetensors") | {"config": asdict(encoder.config)},
         "keep": keep or {},

@@ -4,6 +4,7 @@ import { explainModels, explainSkips, moodOf } from "./changes.js";
 import { DEPTH, setUpComparison } from "./comparison.js";
 import { pointAt, setUpDial } from "./dial.js";
 import { element, find, showText } from "./elements.js";
+import { learn, nameOf } from "./names.js";
 import { setUpNeighbours } from "./neighbours.js";
 import { setUpSearch } from "./search.js";
 import { ask, latest } from "./service.js";
@@ -25,7 +26,7 @@ const showDial = setUpDial((dial) => update({ dial }));
 setUpSearch((track) => add(track, false));
 
 function add(track, skipped) {
-  find("#session-status").textContent = `${track} is added as number ${state.plays.length + 1}.`;
+  find("#session-status").textContent = `${nameOf(track)} is added as number ${state.plays.length + 1}.`;
   update({ plays: [...state.plays, { track, skipped }] });
 }
 
@@ -66,6 +67,8 @@ const refresh = latest(
   requestAll,
   ({ flagged, unflagged, compared }, requested) => {
     showText(find("#failure"), "");
+    for (const one of [flagged, unflagged, compared]) learn([...(one?.tracks ?? []), ...(one?.session ?? [])]);
+    showSession(state.plays);
     showSkips(flagged, unflagged, requested);
     showModels(flagged, compared, requested);
     const loaded = [exports.main?.loaded, exports.compare?.loaded];
@@ -123,8 +126,9 @@ function modelTitles({ main, compare }) {
 
 async function example() {
   try {
-    const { tracks } = await ask("tracks?prefix=&limit=20");
-    const plays = tracks.slice(0, 5).map((track, place) => ({ track, skipped: place === 2 }));
+    const { tracks } = await ask("tracks?q=&limit=20");
+    learn(tracks);
+    const plays = tracks.slice(0, 5).map(({ track }, place) => ({ track, skipped: place === 2 }));
     find("#session-status").textContent = `An example of ${plays.length} tracks, one of them skipped.`;
     update({ plays });
   } catch (error) {

@@ -1,6 +1,7 @@
 // Two ranked lists side by side, with what rose, fell, entered and left as arrows and in words.
 import { changes, leftOut } from "./changes.js";
 import { element, find, showText } from "./elements.js";
+import { nameOf } from "./names.js";
 import { makeTable } from "./tables.js";
 
 /** Tracks to request, so that a track outside the shown ones still has a rank. */
@@ -22,8 +23,8 @@ export function setUpComparison(section, open) {
     first.show(titles[0], changed.after.map((row) => ({ ...badged(row), move: moveTo(row, count) })));
     second.show(titles[1], changed.before.map((row) => ({ ...badged(row), move: moveFrom(row, count, absent) })));
     describe(summary(lead, changed), why(changed), [
-      ["Entered", changed.entered.map(({ track, other }) => `${track} (from ${placed(other)})`)],
-      ["Left", changed.left.map(({ track, other }) => `${track} (${absent.has(track) ? "left out" : `to ${placed(other)}`})`)],
+      ["Entered", changed.entered.map(({ track, other }) => `${nameOf(track)} (from ${placed(other)})`)],
+      ["Left", changed.left.map(({ track, other }) => `${nameOf(track)} (${absent.has(track) ? "left out" : `to ${placed(other)}`})`)],
     ]);
   }
 

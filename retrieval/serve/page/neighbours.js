@@ -1,5 +1,6 @@
 // The dialog of one track: its nearest tracks in the embedding table, and buttons that add it to the session.
 import { find, showText } from "./elements.js";
+import { learn, nameOf } from "./names.js";
 import { ask, latest } from "./service.js";
 import { makeTable } from "./tables.js";
 
@@ -14,13 +15,16 @@ export function setUpNeighbours(add) {
   const load = latest(
     0,
     (signal, track) => ask(`similar/${encodeURIComponent(track)}?k=10&by=cosine`, { signal }),
-    ({ tracks }) => show(tracks),
+    ({ tracks }) => {
+      learn(tracks);
+      show(tracks);
+    },
     (error) => showText(find(".failure", dialog), error.message),
   );
 
   function open(track) {
     current = track;
-    find("h2", dialog).textContent = `Tracks like ${track}`;
+    find("h2", dialog).textContent = `Tracks like ${nameOf(track)}`;
     showText(find(".failure", dialog), "");
     show([]);
     if (!dialog.open) dialog.showModal();

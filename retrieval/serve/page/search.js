@@ -1,5 +1,6 @@
 // The search for a track: a combobox with the service's suggestions, used by typing, arrow keys, Enter and Escape.
 import { element, find } from "./elements.js";
+import { learn, nameOf } from "./names.js";
 import { ask, latest } from "./service.js";
 
 const LIMIT = 20;
@@ -14,13 +15,14 @@ export function setUpSearch(add) {
 
   const lookUp = latest(
     100,
-    (signal, prefix) => ask(`tracks?${new URLSearchParams({ prefix, limit: LIMIT })}`, { signal }),
-    ({ tracks }, prefix) => {
+    (signal, q) => ask(`tracks?${new URLSearchParams({ q, limit: LIMIT })}`, { signal }),
+    ({ tracks }, q) => {
+      learn(tracks);
       if (document.activeElement !== input) return;
-      show(tracks);
+      show(tracks.map(({ track }) => track));
       const more = tracks.length === LIMIT ? " or more" : "";
-      const begins = prefix && ` that begin with “${prefix}”`;
-      status.textContent = `${tracks.length || "No"}${more} tracks${begins}.`;
+      const wanted = q && ` for “${q}”`;
+      status.textContent = `${tracks.length || "No"}${more} tracks${wanted}.`;
     },
     (error) => {
       show([]);
@@ -29,7 +31,7 @@ export function setUpSearch(add) {
   );
 
   function option(track, place) {
-    const made = element("li", { role: "option", id: `suggestion-${place}`, "aria-selected": "false" }, track);
+    const made = element("li", { role: "option", id: `suggestion-${place}`, "aria-selected": "false", "data-track": track }, nameOf(track));
     // mousedown comes before the blur that closes the list.
     made.addEventListener("mousedown", (event) => {
       event.preventDefault();
@@ -78,7 +80,7 @@ export function setUpSearch(add) {
       event.preventDefault();
       // Enter may be pressed before the suggestions have arrived.
       if (input.value) await pending;
-      if (active >= 0) choose(list.children[active].textContent);
+      if (active >= 0) choose(list.children[active].dataset.track);
     } else if (event.key === "Escape") {
       if (!length) input.value = "";
       status.textContent = "";

@@ -1,5 +1,6 @@
 // The session as a list: each play can be marked as skipped, moved and removed, and the keyboard focus stays on it.
 import { element, find } from "./elements.js";
+import { nameOf } from "./names.js";
 
 /** A function that shows plays {key, track, skipped}; `change(plays, message)` is called when a button changes them. */
 export function setUpSession(change) {
@@ -14,7 +15,8 @@ export function setUpSession(change) {
   };
 
   function row(plays, play, place) {
-    const { key, track, skipped } = play;
+    const { key, skipped } = play;
+    const track = nameOf(play.track);
     const button = (does, text, label, onclick, more = {}) =>
       element("button", { type: "button", "data-does": does, "data-key": key, "aria-label": label, onclick, ...more }, text);
     const moved = (by) => () => {

@@ -1,5 +1,6 @@
 // Ranked lists as tables.
 import { element, find } from "./elements.js";
+import { nameOf } from "./names.js";
 
 /**
  * `{table, show(title, rows)}`: a table of tracks; `open(track)` is called for the track whose button is pressed. `score` and
@@ -16,7 +17,7 @@ export function makeTable(open, { score = "Score", last } = {}) {
    * null in all of them. The focus stays on its track.
    */
   function show(title, rows) {
-    const focused = body.contains(document.activeElement) && document.activeElement.textContent;
+    const focused = body.contains(document.activeElement) && document.activeElement.dataset.track;
     caption.textContent = title;
     const chances = rows.some(({ kept }) => kept != null) ? ["P(kept)"] : [];
     const headings = ["Rank", "Track", score, ...chances, ...(last ? [last] : [])];
@@ -29,7 +30,8 @@ export function makeTable(open, { score = "Score", last } = {}) {
   }
 
   function row({ track, score: value, kept, badge, move }, place) {
-    const name = element("button", { type: "button", class: "link", "aria-haspopup": "dialog", onclick: () => open(track) }, track);
+    const does = { type: "button", class: "link", "aria-haspopup": "dialog", "data-track": track, onclick: () => open(track) };
+    const name = element("button", does, nameOf(track));
     return element(
       "tr",
       {},

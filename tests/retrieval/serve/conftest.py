@@ -28,10 +28,10 @@ NAMES = [f"t_{row:03}" for row in range(TRACKS - 3)] + ["a/b c", "ü/ü", "t_000
 def write_export() -> Callable[..., Path]:
     """`write_export(folder, seed)` writes an export of random vectors; other arguments go into its manifest."""
 
-    def write(folder: Path, seed: int = 0, **changes: Any) -> Path:
+    def write(folder: Path, seed: int = 0, names: dict[str, list] | None = None, **changes: Any) -> Path:
         vectors = np.random.default_rng(seed).standard_normal((TRACKS, DIM)).astype(np.float32)
         fields = {"vocabulary_hash": f"{seed:064}", "config": config_of("track")} | changes
-        return write_made(folder, NAMES, vectors, longest=MOST, queries_SD=vectors[:20], fields=fields)
+        return write_made(folder, NAMES, vectors, longest=MOST, queries_SD=vectors[:20], fields=fields, names=names)
 
     return write
 

@@ -113,12 +113,13 @@ def test_similar_to_nothing(ask: Asked):
 
 def test_tracks(ask: Asked):
     def found(**options) -> list[str]:
-        return ask("GET", "/tracks", params=options).json()["tracks"]
+        return [one["track"] for one in ask("GET", "/tracks", params=options).json()["tracks"]]
 
-    assert found(prefix="t_00", limit=4) == ["t_000", "t_000/x", "t_001", "t_002"]
+    assert found(q="t_00", limit=4) == ["t_000", "t_000/x", "t_001", "t_002"]
     assert found() == sorted(NAMES)[:20]
-    assert found(prefix="ü", limit=1000) == ["ü/ü"]
-    assert found(prefix="zzz") == []
+    assert found(q="ü", limit=1000) == ["ü/ü"]
+    assert found(q="zzz") == []
+    assert "prefix is called q now" in sentence(ask("GET", "/tracks", params={"prefix": "t_00"}))
 
 
 def test_tracks_are_not_looked_up_in_the_loop(ask: Asked, monkeypatch: pytest.MonkeyPatch):
@@ -224,3 +225,24 @@ def test_report(ask: Asked, export: Path, tmp_path: Path):
     gone = asked("GET", "/report")
     asked.close()
     assert gone.status_code == 404 and "gone" in sentence(gone)
+
+
+def test_names_stand_beside_tracks(tmp_path: Path, write_export, export: Path):
+    titles = [f"<b>Song {row}</b>" if row % 2 else None for row in range(TRACKS)]
+    named = write_export(tmp_path / "named", names={"title": titles, "year": ["1999"] * TRACKS})
+
+    def known(track: str) -> dict[str, str]:
+        title = titles[NAMES.index(track)]
+        return {"year": "1999"} | ({"title": title} if title else {})
+
+    async def everything() -> list[dict]:
+        async with asking(Service(ServeConfig(named, compare=export, reload_s=0))) as client:
+            body = {"session": [{"track": "t_001"}, {"track": "nowhere"}, {"track": "t_002"}], "unknown": "drop"}
+            answers = [await client.post("/recommend", json=body | {"export": name}) for name in ("main", "compare")]
+            return [one.json() for one in [*answers, await client.get("/similar/t_001?k=5")]]
+
+    recommended, without, similar = asyncio.run(everything())
+    assert recommended["session"] == [{"track": one} | known(one) for one in ("t_001", "t_002")]
+    assert "session" not in without and without["tracks"][0].keys() == {"track", "score"}
+    for one in [*recommended["tracks"], *similar["tracks"]]:
+        assert one == {"track": one["track"], "score": one["score"]} | known(one["track"])
