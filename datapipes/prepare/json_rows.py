@@ -9,8 +9,8 @@ import duckdb
 import pyarrow as pa
 
 from skipwise.common.errors import UserError
+from skipwise.datapipes.nested import Leaf
 from skipwise.datapipes.prepare.cut_records import Records, line_records, records_of, value_records
-from skipwise.datapipes.prepare.nested import Leaf
 
 SAMPLE = 10_000
 """Records whose columns are looked at first."""

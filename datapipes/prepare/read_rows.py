@@ -12,12 +12,12 @@ import pyarrow.csv
 
 from skipwise.common.errors import UserError
 from skipwise.common.tables import open_table
+from skipwise.datapipes.nested import bytes_of, flat, joined_ids, plays_of
 from skipwise.datapipes.prepare.config import NULLS
 from skipwise.datapipes.prepare.cut_records import Records, line_records, records_of
 from skipwise.datapipes.prepare.json_rows import JsonReader, json_records
 from skipwise.datapipes.prepare.log_files import DAMAGED, damaged, open_log
 from skipwise.datapipes.prepare.name_options import is_name
-from skipwise.datapipes.prepare.nested import bytes_of, flat, joined_ids, plays_of
 from skipwise.datapipes.prepare.sources import Source
 from skipwise.datapipes.session_files import DAMAGED as TABLE_DAMAGED
 

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from skipwise.common.errors import UserError
+from skipwise.datapipes.nested import joined_ids
 from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.log_files import reader_of
-from skipwise.datapipes.prepare.nested import joined_ids
 from skipwise.datapipes.prepare.places import expected_place
 from skipwise.datapipes.prepare.read_rows import BROKEN, NOT_JSON, NOT_UTF8, RAGGED, UNEQUAL, decode, parts_of
 from skipwise.datapipes.prepare.sources import FLAGS, NAMED, Source

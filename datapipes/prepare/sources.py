@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from skipwise.common.errors import UserError
 from skipwise.common.tables import open_table
+from skipwise.datapipes.nested import Leaf, leaves
 from skipwise.datapipes.prepare.config import FILE_ORDER, MOST_CONTEXT, REST, USER_OF_FILE, PrepareConfig
 from skipwise.datapipes.prepare.json_rows import json_leaves, json_shape
 from skipwise.datapipes.prepare.log_files import JSON, UTF_8, LogFile, encoding_of, files_of, head_of, suffix_of
-from skipwise.datapipes.prepare.nested import Leaf, leaves
 from skipwise.datapipes.prepare.skip_options import SKIPS
 from skipwise.datapipes.prepare.text_layout import TYPED, Layout, text_layout
 from skipwise.datapipes.session_files import DAMAGED

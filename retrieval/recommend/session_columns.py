@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from skipwise.common.errors import UserError, brief, shown
+from skipwise.datapipes.nested import bytes_of, flat, is_list
 from skipwise.datapipes.session_files import STRENGTHS, Words
 from skipwise.datapipes.signals import UNKNOWN
 from skipwise.retrieval.open_export import OpenExport
@@ -74,7 +75,7 @@ class SessionColumns:
                 raise UserError(f"{source} has more than one column '{name}': leave one")
         if "tracks" not in self.names:
             raise UserError(f"{source} has no column 'tracks': expected a list of track ids in each row")
-        self._check_lists(schema, "tracks", "track ids as text", _is_text)
+        self._check_lists(schema, "tracks", "track ids", _is_id)
         if "skips" in self.names:
             self._check_lists(schema, "skips", f"true or false, or strengths 0..{STRENGTHS}", _is_skip)
         for column in opened.contexts:
@@ -98,7 +99,8 @@ class SessionColumns:
 
     def _check_lists(self, schema: pa.Schema, name: str, wanted: str, fits: Callable[[pa.DataType], bool]) -> None:
         kind = schema.field(name).type
-        if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not fits(kind.value_type):
+        of = kind.value_type if is_list(kind) else None
+        if of is None or not fits(of.value_type if pa.types.is_dictionary(of) else of):
             raise UserError(f"{self._source}: column '{name}' is {brief(kind)}: expected lists of {wanted}")
 
     def read(self, batches: Iterable[pa.RecordBatch], unknown: Unknown) -> Iterator[Sessions]:
@@ -160,8 +162,12 @@ class SessionColumns:
         column = batch[name]
         column.validate(full=True)
         self._refuse(first, column.is_null().to_numpy(zero_copy_only=False), name, "is null")
-        values = column.flatten()
-        lengths_S = np.diff(column.offsets.to_numpy()).astype(np.int64)
+        values, lengths_S = flat(column)
+        assert lengths_S is not None
+        if pa.types.is_dictionary(values.type):
+            values = values.dictionary_decode()
+        if name == "tracks" and not _is_text(values.type):
+            values = bytes_of(values).cast(pa.string())
         nulls_P = values.is_null().to_numpy(zero_copy_only=False)
         self._refuse_play(first, nulls_P & (not nulls), lengths_S, name, "is null")
         return lengths_S, values
@@ -181,6 +187,10 @@ class SessionColumns:
 
 def _is_text(kind: pa.DataType) -> bool:
     return kind in (pa.string(), pa.large_string(), pa.string_view())
+
+
+def _is_id(kind: pa.DataType) -> bool:
+    return _is_text(kind) or bool(pa.types.is_integer(kind)) or kind in (pa.uuid(), pa.binary(16))
 
 
 def _is_word(kind: pa.DataType) -> bool:

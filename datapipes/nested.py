@@ -43,7 +43,7 @@ def is_list(kind: pa.DataType) -> bool:
     )
 
 
-def flat(column: pa.Array, path: tuple[str, ...]) -> tuple[pa.Array, np.ndarray | None]:
+def flat(column: pa.Array, path: tuple[str, ...] = ()) -> tuple[pa.Array, np.ndarray | None]:
     """Returns the values of the field at `path` in a column, and the length of each row's list if it is in one."""
     lengths = None
     for key in (*path, None):
