@@ -48,6 +48,8 @@ class InputOptions:
     input: tuple[Path, ...]
     """Files, or folders of them, at any depth: .csv, .tsv, .txt, .dat, .inter, .log, .jsonl, .ndjson and .json (each
     also with .gz, .zst, .bz2 or .xz) and .parquet."""
+    where: str | None = None
+    """Only rows of which this condition in SQL is true, over any columns of the log: "ms_played > 30000"."""
     null: tuple[str, ...] | None = None
     """Unquoted texts that mean a missing value in text files, exactly as written: by default nan, null and none in
     any case, and \\N. An empty field is missing whatever is given: --null '' is that alone."""
@@ -147,6 +149,8 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, Na
     """Turn raw listening logs into a dataset directory. The defaults read Spotify's MSSD; docs/data.md has the rest."""
 
     def __post_init__(self) -> None:
+        if self.where is not None and not self.where.strip():
+            raise ValueError('--where is empty: give a condition such as "ms_played > 30000"')
         if not self.input:
             raise ValueError("--input names no file: give at least one")
         for field, value in vars(self).items():

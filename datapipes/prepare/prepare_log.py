@@ -1,6 +1,7 @@
 """`prepare`, from raw logs to a dataset directory."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import duckdb
@@ -51,8 +52,9 @@ def prepare(config: PrepareConfig) -> Manifest:
                     "or --played names a column"
                 )
             with connect(config, scratch) as engine:
-                places = stage_rows(engine, sources, config, scratch)
-                dropped_rows = count_rows_without_session(engine, scratch)
+                left_out = Counter[str]()
+                places = stage_rows(engine, sources, config, scratch, left_out)
+                dropped_rows = +left_out + count_rows_without_session(engine, scratch)
                 number_texts(engine, scratch, roles, known)
                 names = name_tracks(engine, config, scratch)
                 dropped_sessions, rows_found = group_sessions(engine, sources, config, scratch, places)

@@ -13,6 +13,7 @@ from skipwise.datapipes.nested import Leaf, leaves
 from skipwise.datapipes.prepare.config import FILE_ORDER, MOST_CONTEXT, REST, USER_OF_FILE, PrepareConfig
 from skipwise.datapipes.prepare.json_rows import json_leaves, json_shape
 from skipwise.datapipes.prepare.log_files import JSON, UTF_8, LogFile, encoding_of, files_of, head_of, suffix_of
+from skipwise.datapipes.prepare.row_condition import condition_of, wrong
 from skipwise.datapipes.prepare.skip_options import SKIPS
 from skipwise.datapipes.prepare.text_layout import TYPED, Layout, text_layout
 from skipwise.datapipes.session_files import DAMAGED
@@ -153,7 +154,13 @@ def with_roles(source: Source, config: PrepareConfig) -> Source:
     """Returns a source whose columns are known with their roles; its own columns go before those of its folders."""
     source = replace(source, fixed={name: of for name, of in source.fixed.items() if name not in source.names})
     joined: dict[str, tuple[str, ...]] = {}
-    return replace(source, roles=roles_of(source, config, joined), joined=joined)
+    roles = roles_of(source, config, joined)
+    names = (*source.names, *source.fixed)
+    for role, wanted in condition_of(config.where).columns.items() if config.where is not None else ():
+        if wanted not in names:
+            raise wrong(config.where or "", f"{source.path} has no column '{wanted}', it has {', '.join(names)[:300]}")
+        roles[role] = wanted
+    return replace(source, roles=roles, joined=joined)
 
 
 def nested_source(source: Source, config: PrepareConfig) -> Source:

@@ -11,12 +11,14 @@ import pyarrow as pa
 
 from skipwise.common.console import stage
 from skipwise.common.errors import UserError
+from skipwise.common.tables import count_rows
 from skipwise.datapipes.exact_files import parquet, write
 from skipwise.datapipes.prepare.config import NULLS, PrepareConfig
 from skipwise.datapipes.prepare.name_options import LONGEST_NAME, is_name
 from skipwise.datapipes.prepare.places import Places, Reading, reading_of
 from skipwise.datapipes.prepare.read_rows import read, schema_of
 from skipwise.datapipes.prepare.row_checks import FAULTS, REASONS, STOP, policies, row_error
+from skipwise.datapipes.prepare.row_condition import LEFT_OUT, condition_of, met, types_of, wrong
 from skipwise.datapipes.prepare.skip_rules import strength_of
 from skipwise.datapipes.prepare.sources import CONTEXT, FLAGS, NAMED, WORDS, Source
 from skipwise.datapipes.session_files import MOST_VALUES
@@ -65,11 +67,15 @@ def connect(config: PrepareConfig, scratch: Path) -> duckdb.DuckDBPyConnection:
 
 
 def stage_rows(
-    engine: duckdb.DuckDBPyConnection, sources: list[Source], config: PrepareConfig, scratch: Path
+    engine: duckdb.DuckDBPyConnection,
+    sources: list[Source],
+    config: PrepareConfig,
+    scratch: Path,
+    left_out: Counter[str],
 ) -> Places:
     """Writes the rows of every file to `scratch/rows-*.parquet` with their fault codes; raises for the first fault.
 
-    Returns what is known of the places of plays.
+    Returns what is known of the places of plays, and counts in `left_out` the rows that `config.where` leaves out.
     """
     total = sum(source.path.stat().st_size for source in sources)
     wanted = f"fault IN ({', '.join(str(code) for code, policy in policies(config).items() if policy == STOP)})"
@@ -79,11 +85,18 @@ def stage_rows(
 
     def batches(source: Source, advance: Callable[[int], object]) -> Iterator[pa.RecordBatch]:
         try:
-            yield from read(source, advance, config.null or NULLS)
+            for batch in read(source, advance, config.null or NULLS):
+                left_out[LEFT_OUT] += len(batch)
+                yield batch
         except BaseException as error:
             failures.append(error)
             raise
 
+    taken = "incoming"
+    if config.where is not None:
+        condition = condition_of(config.where)
+        first_rows = next(read(sources[0], lambda _: None, config.null or NULLS))
+        taken = met(condition, types_of(condition, sources[0].leaves, first_rows))
     with stage("reading", total, "bytes") as advance:
         for number, source in enumerate(sources):
             target = scratch / f"rows-{number:05}.parquet"
@@ -97,9 +110,16 @@ def stage_rows(
             incoming = pa.RecordBatchReader.from_batches(schema_of(source), arriving)
             engine.register("incoming", incoming)
             try:
-                write_rows(engine, parsed_rows(source, number, config, reading or Reading()), target)
+                write_rows(engine, parsed_rows(source, number, config, reading or Reading(), taken), target)
             except duckdb.Error as error:
+                if (
+                    not failures
+                    and config.where is not None
+                    and isinstance(error, duckdb.DataError | duckdb.ProgrammingError)
+                ):
+                    raise wrong(config.where, str(error)) from None
                 raise (failures[0] if failures else error) from None
+            left_out[LEFT_OUT] -= count_rows(target)
             first = f"SELECT row, fault FROM {parquet(target)} WHERE {wanted} ORDER BY row NULLS FIRST LIMIT 1"
             for row, code in engine.execute(first).fetchall():
                 raise row_error(source, row, FAULTS[code - 1])
@@ -125,8 +145,8 @@ def write_rows(engine: duckdb.DuckDBPyConnection, query: str, target: Path) -> N
             raise
 
 
-def parsed_rows(source: Source, number: int, config: PrepareConfig, reading: Reading) -> str:
-    """Returns the query that parses and checks the rows of `incoming`."""
+def parsed_rows(source: Source, number: int, config: PrepareConfig, reading: Reading, incoming: str) -> str:
+    """Returns the query that parses and checks the rows of `incoming`, a table."""
     roles = source.roles
     parsed = ["*", *(sql for role, sql in PARSED.items() if role in roles)]
     place = "0::BIGINT AS place, 0::BIGINT AS fraction"
@@ -141,7 +161,7 @@ def parsed_rows(source: Source, number: int, config: PrepareConfig, reading: Rea
         SELECT session, track, {number}::INTEGER AS file, row, {place},
             ({strength_of(roles.keys(), config)})::TINYINT AS strength,
             (CASE {cases} ELSE 0 END)::UTINYINT AS fault{context}
-        FROM (SELECT {", ".join(parsed)} FROM incoming)"""
+        FROM (SELECT {", ".join(parsed)} FROM {incoming})"""
 
 
 def count_rows_without_session(engine: duckdb.DuckDBPyConnection, scratch: Path) -> Counter[str]:

@@ -10,6 +10,7 @@ SOUND = [
     --on-error session
     --on-error cut --on-missing-track skip
     --null NA
+    --where session_position>0
     --on-error skip --sort
     --on-error skip --context
     --min-length 4
@@ -37,7 +38,7 @@ SOUND = [
 FLAGS = """columns session track order sort gap time-unit skip skip-strength rating skip-below context min-length
     drop-longer require-skip sample seed split test-share validation-share test-from validation-from
     drop-duplicate-plays drop-duplicate-sessions max-length on-error memory threads overwrite input output
-    on-missing-track null vocabulary nonsense"""
+    on-missing-track null where vocabulary nonsense"""
 WORDS = "-1 0 3 NaN inf -inf 1e308 2.5 abc ' \" ;-- None 0s 30m strength session_id premium ../.. . / \udcff é\n"
 VALUES = [
     *WORDS.split(" "),

@@ -87,7 +87,7 @@ def plain_sessions(log: Log, chosen: dict) -> dict[str, list[str]] | None:
     suffix = log.name.removeprefix("log")
     if suffix not in SUFFIXES or chosen["gap"] is not None or chosen["drop_duplicate_plays"]:
         return None
-    if {"skip", "cut"} & {chosen["on_error"], chosen["on_missing_track"]}:
+    if chosen["where"] or {"skip", "cut"} & {chosen["on_error"], chosen["on_missing_track"]}:
         return None
     text = (gzip.decompress(log.data) if suffix.endswith(".gz") else log.data).decode("utf-8-sig", "replace")
     if '"' in text or "\r" in text:

@@ -1,0 +1,124 @@
+"""`--where`: which rows are read, and that a condition does nothing else."""
+
+import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from skipwise.common.errors import UserError
+from skipwise.datapipes.manifest import Manifest
+from skipwise.datapipes.prepare import PrepareConfig, prepare
+from skipwise.datapipes.prepare.row_condition import condition_of
+
+ROWS = {
+    "session_id": ["s"] * 8,
+    "session_position": list(range(8)),
+    "track_id_clean": list("abcdefgh"),
+    "ms": [90_000, 3_000_000_000, 30_001, 500, None, 40_000, 30_000, 100_000],
+    "share": [0.5, 1.0, 0.25, 0.0, None, 1.0, 0.75, 0.125],
+    "offline": [True, False, False, True, None, False, False, True],
+    "c d": ["SE", "DE", "None", "SE", None, "it's", "SE", "SE"],
+    "where": ["1", "x", "3", "4", "5", "6", "7", "8"],
+    "moment": [datetime.datetime(2020 + year, 1, 2, 3) for year in range(8)],
+}
+
+
+def tracks(tmp_path: Path, where: str, suffix: str, rows: dict[str, list] = ROWS, **options) -> str:
+    log = tmp_path / f"log.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.table(rows), log)
+    else:
+        lines = [[f'"{name}"' for name in rows], *zip(*rows.values(), strict=True)]
+        quoted = [
+            [f'"{value}"' if value == "None" else "" if value is None else str(value) for value in of] for of in lines
+        ]
+        log.write_text("\n".join(map(",".join, quoted)))
+    prepare(PrepareConfig(input=(log,), output=tmp_path / "data", overwrite=True, where=where, **options))
+    names = pq.read_table(tmp_path / "data" / "vocabulary.parquet")["track_id"].to_pylist()
+    (found,) = pq.read_table(tmp_path / "data" / "sessions")["tracks"].to_pylist()
+    return "".join(names[row] for row in found)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("ms > 30000", "abcfh"),
+        ("ms >= 3e4 AND offline", "ah"),
+        ("NOT offline", "bcfg"),
+        ("share * ms < 20000 OR ms IS NULL", "cdeh"),
+        ("share BETWEEN 0.25 AND 0.75 -- a remark", "acg"),
+        ("\"c d\" IN ('SE', 'it''s')", "adfgh"),
+        ("\"c d\" = 'None' OR \"c d\" LIKE '%E'", "abcdgh"),
+        ("\"c d\" IS NULL OR upper(track_id_clean) < 'C'", "abe"),
+        ("\"where\" <> 'x' AND session_position < 4", "acd"),
+        ("year(moment::TIMESTAMP) >= 2025", "fgh"),
+        ("moment > '2024-06-01'", "fgh"),
+        ("true", "abcdefgh"),
+    ],
+)
+def test_rows_are_those_that_meet_the_condition(where, expected, suffix, tmp_path):
+    while len(expected) < 3:  # a session has 3 plays at least
+        where, expected = f"({where}) OR track_id_clean IN ('a', 'b', 'h')", "abh"
+    assert tracks(tmp_path, where, suffix) == expected
+    manifest = Manifest.read(tmp_path / "data")
+    left_out = 8 - len(expected)
+    assert manifest.dropped_rows == ({"that --where leaves out": left_out} if left_out else {})
+    assert manifest.options["where"] == where
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [
+        ("ms >", "syntax error"),
+        ("ms > 1; DROP TABLE tracks", "syntax error"),
+        ("ms > 1); DROP TABLE tracks; --", "syntax error"),
+        ("ms IN (SELECT 1 FROM read_csv('/etc/passwd'))", "a query of its own"),
+        ("EXISTS (FROM '/etc/passwd')", "a query of its own"),
+        ("true) UNION SELECT (1", "more than a condition"),
+        ("true) GROUP BY (ms", "more than a condition"),
+        ("true) LIMIT (1", "more than a condition"),
+        ("sum(ms) > 1", "aggregates"),
+        ("row_number() OVER () > 1", "window"),
+        ("COLUMNS(*) > 1", "all columns at once"),
+        ("ms = $1", "a parameter"),
+        ("tempo > 1", "has no column 'tempo', it has session_id"),
+        ("no_such_function(ms) > 1", "no_such_function"),
+        ('"c d" > 1', "explicit cast"),
+        ("error(track_id_clean)", "a"),
+    ],
+)
+def test_a_condition_that_is_none_is_one_sentence(where, says, tmp_path):
+    with pytest.raises(UserError, match=says) as caught:
+        tracks(tmp_path, where, "csv")
+    sentence = str(caught.value)
+    assert sentence.startswith(f"--where {where}") and "\n" not in sentence and "where_1" not in sentence
+    assert "expected a condition such as" in sentence
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+
+
+def test_rows_that_are_left_out_are_not_checked_and_a_column_may_have_two_meanings(tmp_path):
+    rows = ROWS | {"track_id_clean": [*"abc", None, *"efgh"], "c d": [*["yes"] * 3, "no", *["yes"] * 4]}
+    with pytest.raises(UserError, match="track_id_clean is empty"):
+        tracks(tmp_path, "true", "csv", rows)
+    assert tracks(tmp_path, "track_id_clean IS NOT NULL", "csv", rows) == "abcefgh"
+    assert tracks(tmp_path, "\"c d\" = 'yes'", "csv", rows, context=("c d",), skip="c d") == "abcefgh"
+    assert Manifest.read(tmp_path / "data").contexts == {"c d": ["yes"]}
+
+
+def test_nothing_left_says_why(tmp_path):
+    with pytest.raises(UserError, match="no session is left .dropped: 8 that --where leaves out"):
+        tracks(tmp_path, "ms < 0", "csv")
+
+
+def test_names_with_dots_are_columns_inside_others():
+    found = condition_of("user.country = 'SE' AND \"a b\".c > 1 AND user.country <> ''")
+    assert found.columns == {"where_1": "user.country", "where_2": "a b.c"}
+    assert "where_1" in found.sql and "country" not in found.sql
+
+
+def test_an_empty_condition_is_refused():
+    with pytest.raises(ValueError, match="--where is empty"):
+        PrepareConfig(input=(Path("log.csv"),), output=Path("data"), where=" ")
