@@ -45,6 +45,13 @@ class CountedEntry(FileRecord):
     rows: Count
 
 
+class QueriesEntry(CountedEntry):
+    """Queries to tune an index by."""
+
+    dial: float | None = None
+    """The setting of the dial that they are for; None, in older exports, for that of `KeepEntry.dial`."""
+
+
 class ProgramEntry(FileRecord):
     """The encoder as a `torch.export` program, and how to call it."""
 
@@ -88,6 +95,13 @@ class Measurement(StrictModel):
     queries_per_s: float
 
 
+class DialRecall(StrictModel):
+    """How much of the ten best tracks the chosen index finds at one setting of the dial."""
+
+    dial: float
+    recall_at_10: float
+
+
 class IndexEntry(StrictModel):
     """The index chosen by `index`."""
 
@@ -104,6 +118,8 @@ class IndexEntry(StrictModel):
     """The `recall_at_10` to reach, and `k`."""
     measured: list[Measurement]
     """All that were tried."""
+    dials: list[DialRecall] | None = None
+    """The chosen one, at other settings of the dial than that of `KeepEntry.dial`."""
     queries: int
     queries_a_call: int
     threads: int
@@ -189,7 +205,7 @@ class ExportManifest(StrictModel):
     signals: list[SignalEntry] = Field(default_factory=list)
     """In the order of the encoder's input; empty where it reads tracks alone."""
     onnx: OrEmpty[OnnxEntry] = None
-    queries: CountedEntry
+    queries: QueriesEntry
     """The live model's queries of sessions, to tune an index by."""
     index: OrEmpty[IndexEntry] = None
     """The index built over the parts (`retrieval/search/stored.py`); empty without."""

@@ -132,11 +132,19 @@ class OpenExport:
         keep = self.manifest.keep
         return self.vectors.narrowed(self.vectors.dim - (keep.dim if keep else 0))
 
-    def queries(self) -> Tensor:
-        """float32 [S, D]: queries of sessions that the encoder was compared on, by which an index is tuned."""
-        file = self.path / self.manifest.queries.file
+    def queries(self, dial: float | None = None) -> Tensor:
+        """float32 [S, D]: queries of sessions that the encoder was compared on, by which an index is tuned.
+
+        `dial`: the setting of the dial that they are for, of an export with a keep head; its own (`KeepEntry.dial`)
+        unless given.
+        """
+        keep, entry = self.manifest.keep, self.manifest.queries
+        file = self.path / entry.file
         try:
-            return torch.from_numpy(np.array(np.load(file, mmap_mode="r")))  # a map is no larger than the file
+            queries_SD = torch.from_numpy(np.array(np.load(file, mmap_mode="r")))  # a map is no larger than the file
+            if keep and (stored := keep.dial if entry.dial is None else entry.dial):
+                queries_SD[:, -keep.dim :] *= (keep.dial if dial is None else dial) / stored
+            return queries_SD
         except DAMAGED as error:
             raise UserError(f"{file} cannot be read ({brief(error)}): {_AGAIN}") from error
 

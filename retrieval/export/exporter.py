@@ -50,11 +50,11 @@ from skipwise.retrieval.export.parts import (
 from skipwise.retrieval.export.search_words import words_entry
 from skipwise.retrieval.export.verify import compare_programs
 from skipwise.retrieval.export_manifest import (
-    CountedEntry,
     ExportManifest,
     OnnxEntry,
     PartEntry,
     ProgramEntry,
+    QueriesEntry,
     WeightsEntry,
     is_export,
     record_of,
@@ -113,7 +113,7 @@ def write_export(config: ExportConfig) -> None:
             loaders["the encoder for ONNX"] = lambda: load_onnx(result / ONNX)
         compared, outputs_SX = compare_programs(loaders, run_config, store, model)
         keep = keep_entry(shape.keep_dim, measure_curve(run_config, store, model)) if shape.keep_dim else None
-        queries_SD = dialled(torch.from_numpy(outputs_SX), shape.keep_dim, keep.dial if keep else 0.0).numpy()
+        queries_SD = dialled(torch.from_numpy(outputs_SX), shape.keep_dim, 1.0).numpy()
         program = compared["the encoder program"]
         parts = [part for part, _ in written]
 
@@ -140,7 +140,7 @@ def write_export(config: ExportConfig) -> None:
                 keep=keep,
                 signals=[SignalEntry.of(column) for column in signals.columns],
                 onnx=onnx,
-                queries=record_of(CountedEntry, result, QUERIES, rows=len(queries_SD)),
+                queries=record_of(QueriesEntry, result, QUERIES, rows=len(queries_SD), dial=1.0 if keep else None),
                 since=delta_entry(since, result, num_rows, exported, num_new) if since else None,
                 compared=asdict(program),
                 recipe=run.record.recipe,

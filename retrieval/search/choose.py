@@ -13,7 +13,7 @@ from torch import Tensor
 
 from skipwise.common.errors import UserError
 from skipwise.common.versions import import_faiss
-from skipwise.retrieval.export_manifest import Measurement
+from skipwise.retrieval.export_manifest import DialRecall, Measurement
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.search.config import FEW_ROWS, IndexConfig, IndexKind
 from skipwise.retrieval.search.exact import ExactSearch, Search
@@ -75,6 +75,7 @@ def make_index(config: IndexConfig) -> None:
         if not enough:
             raise UserError(_none_reaches(config, kinds, measured))
         measurement, built = max(enough, key=lambda pair: pair[0].queries_per_s)
+        others = dial_recalls(opened, built, measurement) if built else None
         entry = {
             "kind": measurement.kind,
             "metric": "inner product",
@@ -82,6 +83,7 @@ def make_index(config: IndexConfig) -> None:
             "search": measurement.search,
             "wanted": {"recall_at_10": config.recall, "k": exact.rows_SK.shape[1]},
             "measured": measured,
+            "dials": others,
             "queries": len(exact.queries_SD),
             "queries_a_call": QUERIES_A_CALL,
             "threads": torch.get_num_threads(),
@@ -89,6 +91,11 @@ def make_index(config: IndexConfig) -> None:
         }
         store_index(folder, opened, built.index if built else None, entry)
     print("\n".join(_table(measured, measurement, exact)))
+    if others:
+        found = ", ".join(f"{one.dial:g}: {one.recall_at_10:.4f}" for one in others)
+        print(
+            f"recall@10 of the chosen one by dial: {found}. Where that is too little, ask for more --recall, or flat."
+        )
 
 
 def measure(kind: IndexKind | str, settings: dict[str, int], search: Search, exact: ExactAnswers) -> Measurement:
@@ -107,6 +114,22 @@ def measure(kind: IndexKind | str, settings: dict[str, int], search: Search, exa
         recall_at_k=at_k,
         queries_per_s=len(exact.queries_SD) / min(seconds),
     )
+
+
+def dial_recalls(opened: OpenExport, built: BuiltIndex, chosen: Measurement) -> list[DialRecall] | None:
+    """The recall of the chosen index at each setting of the dial that `export` has measured; None without a dial."""
+    keep = opened.manifest.keep
+    if keep is None or opened.manifest.queries.dial is None:
+        return None
+    search, found = IndexSearch(built.index, opened.vectors, chosen.search), []
+    for dial in sorted({keep.dial, *(point.dial for point in keep.curve)}):
+        exact = ExactAnswers.of(opened.vectors, opened.queries(dial), min(10, opened.manifest.rows))
+        found.append(
+            DialRecall(
+                dial=dial, recall_at_10=recall(*ask(search, exact.queries_SD, exact.rows_SK.shape[1]), exact, 10)
+            )
+        )
+    return found
 
 
 def recall(rows_SK: Tensor, scores_SK: Tensor, exact: ExactAnswers, at: int) -> float:

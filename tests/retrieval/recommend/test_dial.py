@@ -1,5 +1,6 @@
 """The dial and P(kept) of an export with a keep head that reads skips, against NumPy in float64."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,28 @@ def test_the_index_is_measured_by_the_queries_that_rank(tmp_path: Path):
     entry = opened.manifest.index
     measured = next(one.recall_at_10 for one in entry.measured if one.search == entry.search)
     assert measured == pytest.approx(shared(found.numpy(), best), abs=1e-6) and measured > 0.5 > shared(by_next, best)
+
+
+def test_the_index_is_measured_at_other_dials(tmp_path: Path):
+    """What is found of the ten best at each setting of the curve, by brute force; queries are stored for dial 1."""
+    random = np.random.default_rng(7)
+    rows = random.standard_normal((1500, DIM + KEEP)).astype(np.float32)
+    queries = random.standard_normal((40, DIM + KEEP)).astype(np.float32)
+    ids = [f"t_{row:04}" for row in range(len(rows))]
+    export = write_made(tmp_path / "export", ids, rows, keep=HEAD, signals_MD=SIGNALS, queries_SD=queries)
+    manifest = json.loads((export / "manifest.json").read_text())
+    manifest["queries"]["dial"] = 1.0
+    (export / "manifest.json").write_text(json.dumps(manifest))
+    index(IndexConfig(export, kinds=("hnsw",), threads=1, recall=0.5))
+    opened = OpenExport.open(export)
+    search, measured = open_search(opened, "index"), opened.manifest.index.dials
+    assert [one.dial for one in measured] == [point["dial"] for point in HEAD["curve"]]
+    for one in measured:
+        turned = queries * np.array([1.0] * DIM + [one.dial] * KEEP, dtype=np.float32)
+        found = search.search(torch.from_numpy(turned), 10, torch.empty(40, 0, dtype=torch.int64))[0]
+        best = np.argsort(-turned @ rows.T, axis=1)[:, :10]
+        assert one.recall_at_10 == pytest.approx(shared(found.numpy(), best), abs=1e-6)
+    assert np.allclose(opened.queries().numpy()[:, DIM:], queries[:, DIM:] * HEAD["dial"])
 
 
 def shared(found: np.ndarray, best: np.ndarray) -> float:
