@@ -28,8 +28,10 @@ FEW_FIELDS = BeforeValidator(_few_fields)
 
 def _utf8(text: str) -> str:
     """JSON's escapes can spell half a character, which no answer can hold."""
-    if any("\ud800" <= one <= "\udfff" for one in text):
-        raise ValueError("it holds half of a surrogate pair: send whole characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("it holds half of a surrogate pair: send whole characters") from None
     return text
 
 
