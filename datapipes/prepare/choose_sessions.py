@@ -1,7 +1,6 @@
 """Which of the staged sessions are written, and for which split."""
 
 from collections import Counter
-from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from skipwise.common.tables import count_rows, read_table
 from skipwise.datapipes.exact_files import parquet, write
 from skipwise.datapipes.manifest import SPLITS
 from skipwise.datapipes.prepare.config import PrepareConfig
+from skipwise.datapipes.prepare.plausible import as_time
 from skipwise.datapipes.prepare.sessionize import ENDED, SPLIT
 
 DUPLICATE = "with the tracks of another session"
@@ -112,11 +112,3 @@ def refuse_empty_splits(splits: list[str], sessions: Counter[str], config: Prepa
                 "dashes: digits alone are a number), or check --time-unit"
             )
         raise UserError(f"--split {config.split} leaves a part without sessions ({counts}): {remedy}")
-
-
-def as_time(seconds: float) -> str:
-    """Seconds since 1970 as a date and time in UTC, or as they are beyond the years that have one."""
-    try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").removesuffix("+00:00")
-    except (ValueError, OverflowError, OSError):
-        return f"{seconds:g} s since 1970"

@@ -41,10 +41,10 @@ def prepare(config: PrepareConfig) -> Manifest:
             known = given_vocabulary(config.vocabulary) if config.vocabulary else None
             sources = find_sources(config)
             roles = sources[0].roles
-            if "order" not in roles and (config.split == "time" or config.drop_duplicate_plays):
+            if "order" not in roles and (config.in_time_unit or config.drop_duplicate_plays):
                 raise UserError(
-                    f"{sources[0].path} has no column of times or places, which --split time and "
-                    f"--drop-duplicate-plays need: leave them out"
+                    f"{sources[0].path} has no column of times or places, which --split time, --gap "
+                    f"and --drop-duplicate-plays need: leave them out"
                 )
             if not roles.keys() & {*SKIPS, *FLAGS}:
                 note(
@@ -54,6 +54,12 @@ def prepare(config: PrepareConfig) -> Manifest:
             with connect(config, scratch) as engine:
                 left_out = Counter[str]()
                 places = stage_rows(engine, sources, config, scratch, left_out)
+                if backwards := [sources[number].path.name for number in places.newest_first]:
+                    note(
+                        f"{', '.join(backwards[:3])}{' ...' if backwards[3:] else ''} "
+                        f"run{'s' * (len(backwards) == 1)} from new to old: of plays of the same {roles['order']}, "
+                        f"the last row was played first"
+                    )
                 dropped_rows = +left_out + count_rows_without_session(engine, scratch)
                 number_texts(engine, scratch, roles, known)
                 names = name_tracks(engine, config, scratch)

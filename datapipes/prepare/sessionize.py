@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from skipwise.common.console import stage
+from skipwise.common.console import note, stage
 from skipwise.common.errors import UserError
 from skipwise.common.tables import count_rows, table_writer
 from skipwise.datapipes.prepare.bad_rows import begins, leave_out, order_faults
 from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.places import BAD_PLACE, ONE, Places, at_least, distance, exact
+from skipwise.datapipes.prepare.plausible import Plausible
 from skipwise.datapipes.prepare.row_checks import CUT, TWO_FILES, order_error, policies, shown
 from skipwise.datapipes.prepare.sources import WORDS, Source, context_names
 from skipwise.datapipes.prepare.staging import staged_rows
@@ -58,6 +59,7 @@ def group_sessions(
     unit = MICROSECOND if places.dates else config.unit if config.in_time_unit else None
     gap = None if unit is None or config.gap_seconds is None else config.gap_seconds / unit
     total = sum(count_rows(path) for path in scratch.glob("rows-*.parquet"))
+    plausible = Plausible(config, places, sources[0].roles.get("order"))
     dropped: Counter[str] = Counter()
     rows_found: Counter[str] = Counter()
     lookup = engine.cursor()
@@ -86,13 +88,18 @@ def group_sessions(
                 if config.drop_duplicate_plays:
                     block = block.filter(pa.array(~again))
             starts = starts_of(block)
-            ids = ids.take(pa.array(block["session"].to_numpy()[starts] - first))
-            sessions = sessions_of(block, ids, starts, [*context_names(sources[0].roles)], config, dropped, unit, gap)
+            ids, owners = ids.take(pa.array(block["session"].to_numpy()[starts] - first)), len(starts)
+            if gap is not None or CUT in policies(config).values():
+                ids, starts = cut(block, ids, starts, gap)
+            plausible.add(block, owners, starts, lengths_of(block, starts))
+            sessions = sessions_of(block, ids, starts, [*context_names(sources[0].roles)], config, dropped, unit)
             if writer is None:
                 file = scratch / "sessions.parquet"
                 writer = closing.enter_context(table_writer(file, sessions.schema, compression="lz4"))
             if len(sessions):
                 writer.write_table(sessions)
+    for warning in plausible.warnings():
+        note(f"warning: {warning}")
     return +dropped, rows_found
 
 
@@ -148,11 +155,8 @@ def sessions_of(
     config: PrepareConfig,
     dropped: Counter[str],
     unit: Fraction | None,
-    gap: Fraction | None,
 ) -> pa.Table:
     """Returns the sessions that pass the filters, a row each, with tracks as codes; counts the others in `dropped`."""
-    if gap is not None or CUT in policies(config).values():
-        ids, starts = cut(block, ids, starts, gap)
     lengths = lengths_of(block, starts)
     kept = passing(block, starts, lengths, config, dropped)
     times = {}

@@ -129,7 +129,7 @@ def test_skips_times_and_context_make_no_other_session(tmp_path, capsys):
         )
     )
     assert manifest.dropped_sessions == {"with the tracks of another session": 2}
-    assert "warning" not in capsys.readouterr().err
+    assert "sessions repeat all tracks" not in capsys.readouterr().err
 
 
 def test_duplicates_are_left_out_before_the_sample_is_drawn(tmp_path):

@@ -303,7 +303,7 @@ def test_options_that_do_not_go_together_are_refused(options, says):
 )
 def test_a_file_without_times_is_refused(option, tmp_path):
     (tmp_path / "pairs.txt").write_text("1 10\n1 11\n1 12\n")
-    with pytest.raises(UserError, match=r"pairs.txt has no column of times or places, which --split time and"):
+    with pytest.raises(UserError, match=r"pairs.txt has no column of times or places, which --split time, --gap and"):
         prepare(PrepareConfig(input=(tmp_path / "pairs.txt",), output=tmp_path / "data", order="at", **option))
 
 
