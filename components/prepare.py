@@ -15,10 +15,10 @@ from skipwise.datapipes.prepare.config import (
     OutputOptions,
     PrepareConfig,
     SessionOptions,
-    SkipOptions,
     SplitOptions,
 )
 from skipwise.datapipes.prepare.name_options import NameOptions
+from skipwise.datapipes.prepare.skip_options import SkipOptions
 
 
 def _in_groups(

@@ -15,4 +15,4 @@ def similar(config: SimilarConfig) -> None:
     recommender = TrackRecommender.load(config.export, "exact")
     ranked = recommender.similar(config.track, config.k, config.by)
     columns = {name: [one[place] for one in ranked] for place, name in enumerate(("tracks", "scores"))}
-    print_ranked(columns, recommender.names(columns["tracks"]))
+    print_ranked(columns, recommender.names([track for track, _ in ranked]))

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from skipwise.common.errors import brief
 
@@ -143,7 +144,7 @@ class WordIndex:
         )
         return [row for (row,) in found]
 
-    def _rows(self, query: str, *values: str | int) -> list[tuple]:
+    def _rows(self, query: str, *values: str | int) -> list[tuple[Any, ...]]:
         with self._lock:
             return self._connection.execute(query, values).fetchall()
 
