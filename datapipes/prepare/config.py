@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+from skipwise.datapipes.prepare.known_sources import SOURCES
 from skipwise.datapipes.prepare.name_options import NameOptions
 from skipwise.datapipes.prepare.skip_options import SkipOptions
 from skipwise.datapipes.prepare.times import UNITS, duration, seconds
@@ -48,6 +49,9 @@ class InputOptions:
     input: tuple[Path, ...]
     """Files, or folders of them, at any depth: .csv, .tsv, .txt, .dat, .inter, .log, .jsonl, .ndjson and .json (each
     also with .gz, .zst, .bz2 or .xz) and .parquet."""
+    source: str | None = None
+    """A source known by name, whose columns and rules are options that given ones override: mssd, spotify-history,
+    lastfm, lastfm-1k, listenbrainz, yambda, kuairand, movielens or otto."""
     where: str | None = None
     """Only rows of which this condition in SQL is true, over any columns of the log: "ms_played > 30000"."""
     null: tuple[str, ...] | None = None
@@ -157,6 +161,10 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, Na
             for text in map(str, value if isinstance(value, tuple) else (value,)):
                 if not utf8(text):
                     raise ValueError(f"--{field.replace('_', '-')} must be UTF-8, not {text!r}: rename it")
+        if self.source is not None:
+            if self.source not in (known := dict.fromkeys(source.name for source in SOURCES)):
+                raise ValueError(f"--source must be one of {', '.join(known)}, not '{self.source}'")
+            return  # what the source says of the other options is not known yet
         if self.user is not None and (not self.user.strip() or self.session != PrepareConfig.session):
             raise ValueError("--user must be a name, and stands in place of --session: leave one out")
         if not self.session or not self.track:
@@ -270,7 +278,7 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, Na
 
     def contents(self) -> dict[str, Any]:
         """The options that decide what the dataset directory holds, for its manifest."""
-        places = ("input", "vocabulary", "tracks", "output", "overwrite", "memory", "threads")
+        places = ("input", "source", "vocabulary", "tracks", "output", "overwrite", "memory", "threads")
         contents = {name: value for name, value in vars(self).items() if name not in places}
         if self.split == "session":
             contents |= self.shares

@@ -15,7 +15,7 @@ from skipwise.common.errors import UserError
 from skipwise.common.files import require_regular_file
 from skipwise.datapipes.prepare.config import utf8
 
-TEXT = (".csv", ".tsv", ".txt", ".dat", ".inter", ".log")
+TEXT = (".csv", ".tsv", ".txt", ".dat", ".inter", ".log", ".data")
 JSON = (".jsonl", ".ndjson", ".json")
 SUFFIXES = (*TEXT, *JSON, ".parquet")
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
@@ -101,8 +101,8 @@ def suffix_of(path: Path) -> str:
     return name.suffix.lower()
 
 
-def files_of(path: Path, pattern: str = "*") -> list[LogFile]:
-    """Returns `path`, or the logs in it and its folders, at any depth, whose names match `pattern`.
+def files_of(path: Path, patterns: tuple[str, ...] = ("*",)) -> list[LogFile]:
+    """Returns `path`, or the logs in it and its folders, at any depth, whose names match one of the `patterns`.
 
     Hidden files and folders, and folders whose names begin with an underscore, as Spark's own do, are left out.
     """
@@ -111,10 +111,10 @@ def files_of(path: Path, pattern: str = "*") -> list[LogFile]:
             LogFile(file, partitions_of(file.relative_to(path)))
             for folder, folders, names in os.walk(path, onerror=refuse)
             for file in visible(Path(folder), folders, names)
-            if suffix_of(file) in SUFFIXES and file.match(pattern)
+            if suffix_of(file) in SUFFIXES and any(map(file.match, patterns))
         ]
         if not found:
-            named = "" if pattern == "*" else f" named {pattern}"
+            named = "" if patterns == ("*",) else f" named {' or '.join(patterns)}"
             raise UserError(f"{path} holds no file{named} of a known format, at any depth: expected {KNOWN}")
     elif not path.exists():
         raise UserError(f"{path} does not exist: check --input")

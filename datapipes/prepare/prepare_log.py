@@ -15,6 +15,7 @@ from skipwise.datapipes.exact_files import parquet
 from skipwise.datapipes.manifest import MANIFEST, Manifest
 from skipwise.datapipes.prepare.config import LEAST_MEMORY, PrepareConfig
 from skipwise.datapipes.prepare.given_vocabulary import given_vocabulary
+from skipwise.datapipes.prepare.named_source import with_source
 from skipwise.datapipes.prepare.publish import publish
 from skipwise.datapipes.prepare.sessionize import REPEATED_PLAYS, group_sessions
 from skipwise.datapipes.prepare.skip_options import SKIPS
@@ -39,7 +40,8 @@ def prepare(config: PrepareConfig) -> Manifest:
             scratch = scratch.absolute()  # DuckDB would take "~" at its beginning for the home directory
             parquet(scratch)  # raises for a path that cannot be read back, before the log is read
             known = given_vocabulary(config.vocabulary) if config.vocabulary else None
-            sources = find_sources(config)
+            config, patterns = with_source(config)
+            sources = find_sources(config, patterns)
             roles = sources[0].roles
             if "order" not in roles and (config.in_time_unit or config.drop_duplicate_plays):
                 raise UserError(

@@ -83,10 +83,13 @@ def context_names(roles: dict[str, str]) -> dict[str, str]:
     }
 
 
-def find_sources(config: PrepareConfig) -> list[Source]:
-    """Returns the files that `config.input` names, sorted by name, whatever the order of the arguments."""
+def find_sources(config: PrepareConfig, patterns: tuple[str, ...] = ("*",)) -> list[Source]:
+    """Returns the files that `config.input` names, sorted by name, whatever the order of the arguments.
+
+    Of folders, those that match one of the `patterns`.
+    """
     try:
-        files = {log.path.resolve(): log for path in config.input for log in files_of(path)}
+        files = {log.path.resolve(): log for path in config.input for log in files_of(path, patterns)}
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}): check --input") from None
     sources: list[Source] = []
@@ -98,6 +101,14 @@ def find_sources(config: PrepareConfig) -> list[Source]:
 
 def inspect(log: LogFile, config: PrepareConfig) -> Source:
     """Reads the first lines of a file, or its schema, and finds the roles of its columns."""
+    source = look(log, config)
+    if source.roles:
+        return source
+    return with_roles(source, config) if source.format in ("text", "sequences") else nested_source(source, config)
+
+
+def look(log: LogFile, config: PrepareConfig) -> Source:
+    """Reads the first lines of a file, or its schema; roles are known only where they need no names."""
     path, suffix = log.path, suffix_of(log.path)
     fixed = dict(log.partitions)
     if config.user is not None:
@@ -108,19 +119,18 @@ def inspect(log: LogFile, config: PrepareConfig) -> Source:
                 found = dict(leaves(table.schema))
         except DAMAGED:
             raise UserError(f"{path} is not a Parquet file, or is cut short: copy it again") from None
-        return nested_source(Source(path, "parquet", (*found,), {}, leaves=found, fixed=fixed), config)
+        return Source(path, "parquet", (*found,), {}, leaves=found, fixed=fixed)
     head = head_of(path, 1 << 12)
     if suffix in JSON or head.removeprefix(codecs.BOM_UTF8).lstrip().startswith((b"{", b"[{")):
         layout = Layout("", False, encoding_of(head), 0)
         shape = json_shape(path, layout.encoding)
         found = json_leaves(shape)
-        return nested_source(Source(path, "json", (*found,), {}, layout, found, fixed, shape=shape), config)
+        return Source(path, "json", (*found,), {}, layout, found, fixed, shape=shape)
     goes_on = bool(config.columns) and config.columns[-1].endswith(REST)
     layout, names, rows = text_layout(path, suffix, config.delimiter, 0 if goes_on else len(config.columns))
     plain = Source(path, "text", (), {}, layout, fixed=fixed)
     if goes_on:
-        names = [config.columns[0], config.columns[-1].removesuffix(REST)]
-        return with_roles(replace(plain, format="sequences", names=tuple(names)), config)
+        return replace(plain, format="sequences", names=(config.columns[0], config.columns[-1].removesuffix(REST)))
     typed = [TYPED.fullmatch(name) for name in names]
     if config.columns:
         if len(config.columns) != len(names):
@@ -129,7 +139,7 @@ def inspect(log: LogFile, config: PrepareConfig) -> Source:
                 f"between them with --delimiter"
             )
         header, names = all(typed), [*config.columns]
-    elif is_of_numbers(suffix, rows):
+    elif is_of_numbers(suffix, rows) and config.user is None:
         of: Format = "text" if {*map(len, rows)} == {2} else "sequences"
         return replace(plain, format=of, names=("0", "1"), roles={"session": "0", "track": "1"}, fixed={})
     else:
@@ -138,7 +148,7 @@ def inspect(log: LogFile, config: PrepareConfig) -> Source:
             names.append("")
         elif {len(row) for row in rows[1:]} == {len(names) - 1} and not names[-1]:
             names.pop()
-    return with_roles(replace(plain, names=tuple(names), layout=replace(layout, first=layout.first + header)), config)
+    return replace(plain, names=tuple(names), layout=replace(layout, first=layout.first + header))
 
 
 def is_of_numbers(suffix: str, rows: list[list[str]]) -> bool:

@@ -1,0 +1,175 @@
+"""Sources of logs that are known by name: which of their columns mean what.
+
+Each entry is a form that a source's files have. `where` is its documentation.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+_ONE = {"user": "me", "gap": "30m", "on_missing_track": "skip"}
+"""The log of one listener."""
+_MANY = {"gap": "30m", "on_missing_track": "skip"}
+
+
+@dataclass(frozen=True)
+class Known:
+    """One form of a source."""
+
+    name: str
+    options: dict[str, Any]
+    """Of `prepare`; those that name a column are left out where the log does not have it."""
+    columns: tuple[str, ...] = ()
+    """Columns that tell it; without them it has no header line, and as many columns as `options` names."""
+    files: tuple[str, ...] = ("*",)
+    """Patterns of its files' names, for folders that hold other ones too."""
+
+
+SOURCES = (
+    # where: https://www.aicrowd.com/challenges/spotify-sequential-skip-prediction-challenge
+    Known("mssd", {}, ("session_id", "session_position", "track_id_clean"), ("log*",)),
+    # where: https://support.spotify.com/article/understanding-my-data/ (extended streaming history)
+    Known(
+        "spotify-history",
+        {
+            **_ONE,
+            "track": "spotify_track_uri",
+            "order": "ts",
+            "skip": "skipped",
+            "reason": "reason_end",
+            "skip_reasons": ("fwdbtn", "backbtn"),
+            "keep_reasons": ("trackdone",),
+            "played": "ms_played",
+            "skip_under": "30s",
+            "played_unit": "ms",
+            "title": "master_metadata_track_name",
+            "artist": "master_metadata_album_artist_name",
+        },
+        ("ts", "ms_played", "spotify_track_uri"),
+        ("Streaming_History_Audio_*", "endsong_*"),
+    ),
+    # The same page: account data, of the last year.
+    Known(
+        "spotify-history",
+        {
+            **_ONE,
+            "track": ("artistName", "trackName"),
+            "order": "endTime",
+            "played": "msPlayed",
+            "skip_under": "30s",
+            "played_unit": "ms",
+            "title": "trackName",
+            "artist": "artistName",
+        },
+        ("endTime", "artistName", "trackName", "msPlayed"),
+        ("StreamingHistory[0-9]*", "StreamingHistory_music_*"),
+    ),
+    # where: https://mainstream.ghan.nl/export.html
+    Known(
+        "lastfm",
+        {**_ONE, "track": ("artist", "track"), "order": "uts", "title": "track", "artist": "artist"},
+        ("uts", "artist", "track"),
+    ),
+    # where: https://benjaminbenben.com/lastfm-to-csv/
+    Known(
+        "lastfm",
+        {
+            **_ONE,
+            "columns": ("artist", "album", "track", "time"),
+            "track": ("artist", "track"),
+            "order": "time",
+            "title": "track",
+            "artist": "artist",
+        },
+    ),
+    # where: http://ocelma.net/MusicRecommendationDataset/lastfm-1K.html
+    Known(
+        "lastfm-1k",
+        {
+            **_MANY,
+            "columns": ("user", "time", "artist_id", "artist", "track_id", "title"),
+            "session": "user",
+            "track": ("artist", "title"),
+            "order": "time",
+            "title": "title",
+            "artist": "artist",
+        },
+        (),
+        ("userid-timestamp-*",),
+    ),
+    # where: https://listenbrainz.readthedocs.io/en/latest/users/json.html; dumps name the listener, exports do not
+    *(
+        Known(
+            "listenbrainz",
+            {
+                **of,
+                "track": ("track_metadata.artist_name", "track_metadata.track_name"),
+                "order": "listened_at",
+                "title": "track_metadata.track_name",
+                "artist": "track_metadata.artist_name",
+            },
+            (*told, "listened_at", "track_metadata.artist_name", "track_metadata.track_name"),
+            ("[0-9]*",),
+        )
+        for of, told in (({**_MANY, "session": "user_name"}, ("user_name",)), (_ONE, ()))
+    ),
+    # where: https://huggingface.co/datasets/yandex/yambda; times count from 0, in 5 s; flat files and sequential ones
+    Known(
+        "yambda",
+        {
+            "session": "uid",
+            "track": "item_id",
+            "order": "timestamp",
+            "time_unit": "5s",
+            "gap": "30m",
+            "rating": "played_ratio_pct",
+            "skip_below": 50.0,
+        },
+        ("uid", "item_id", "timestamp", "played_ratio_pct"),
+        ("listens*",),
+    ),
+    # where: https://kuairand.com
+    Known(
+        "kuairand",
+        {
+            "session": "user_id",
+            "track": "video_id",
+            "order": "time_ms",
+            "time_unit": "ms",
+            "gap": "30m",
+            "kept": "long_view",
+        },
+        ("user_id", "video_id", "time_ms", "long_view"),
+        ("log_*",),
+    ),
+    # where: https://files.grouplens.org/datasets/movielens/ml-32m-README.html, and of ml-1m and ml-100k
+    Known(
+        "movielens",
+        {"session": "userId", "track": "movieId", "order": "timestamp", "sort": True, "rating": "rating"},
+        ("userId", "movieId", "rating", "timestamp"),
+        ("ratings.csv*",),
+    ),
+    Known(
+        "movielens",
+        {
+            "columns": ("userId", "movieId", "rating", "timestamp"),
+            "session": "userId",
+            "track": "movieId",
+            "order": "timestamp",
+            "sort": True,
+            "rating": "rating",
+        },
+        (),
+        ("ratings.dat*", "u.data*"),
+    ),
+    # where: https://github.com/otto-de/recsys-dataset; as it is published, and as a table
+    Known(
+        "otto",
+        {"session": "session", "track": "events.aid", "order": "events.ts", "sort": True},
+        ("session", "events.aid", "events.ts", "events.type"),
+    ),
+    Known(
+        "otto",
+        {"session": "session", "track": "aid", "order": "ts", "sort": True},
+        ("session", "aid", "ts", "type"),
+    ),
+)

@@ -1,0 +1,99 @@
+"""`prepare --source`: the options of a source that is known by name, for the form that its first file has."""
+
+import shlex
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from typing import Any
+
+from skipwise.common.console import note
+from skipwise.common.errors import UserError
+from skipwise.datapipes.prepare.config import PrepareConfig
+from skipwise.datapipes.prepare.known_sources import SOURCES, Known
+from skipwise.datapipes.prepare.log_files import files_of
+from skipwise.datapipes.prepare.skip_options import SKIPS, SkipOptions
+from skipwise.datapipes.prepare.sources import Source, look
+
+NEEDS = {"reason": ("skip_reasons", "keep_reasons"), "played": ("duration", "skip_under", "played_unit")}
+"""Options that go with a column."""
+OPTIONAL = (*SKIPS, "duration", "title", "artist")
+"""Options that name a column which a source may lack."""
+
+
+def with_source(config: PrepareConfig) -> tuple[PrepareConfig, tuple[str, ...]]:
+    """Returns the options of `config.source` under those that are given, and the patterns of its files' names.
+
+    Raises `UserError` where the log has no form of this source.
+    """
+    if config.source is None:
+        return config, ("*",)
+    forms = [known for known in SOURCES if known.name == config.source]
+    patterns = tuple(dict.fromkeys(pattern for known in forms for pattern in known.files))
+    try:
+        logs = [log for path in config.input for log in files_of(path, patterns)]
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): check --input") from None
+    plain = PrepareConfig(input=config.input, output=config.output, delimiter=config.delimiter)
+    first = look(min(logs, key=lambda log: log.path.name), plain)
+    known = form_of(first, forms)
+    if known is None:
+        expected = " or ".join(", ".join(of.columns or of.options["columns"]) for of in forms)
+        raise UserError(
+            f"{first.path} is not as --source {config.source} knows it (its columns are "
+            f"{', '.join(first.names)[:300]}; expected {expected}): name them with --session, --track and --order"
+        )
+    options = {name: value for name, value in options_of(known, first, config).items() if not is_given(config, name)}
+    note(f"--source {config.source}: {' '.join(arguments(options))}")
+    return replace_source(config, options), known.files
+
+
+def form_of(source: Source, forms: Iterable[Known]) -> Known | None:
+    """Returns the first form whose columns a file has or, without a header line, whose name and number of columns."""
+    names = {name.removeprefix("hist_user_behavior_") for name in source.names}
+    for known in forms:
+        if known.columns:
+            if names >= {*known.columns}:
+                return known
+        elif source.format == "text" and len(source.names) == len(known.options["columns"]):
+            if any(map(source.path.match, known.files)):
+                return known
+    return None
+
+
+def options_of(known: Known, source: Source, config: PrepareConfig) -> dict[str, Any]:
+    """Returns the options of a form, but those that name a column it lacks, or that given ones take the place of."""
+    names = {*known.options.get("columns", source.names)}
+    options = dict(known.options)
+    for name in OPTIONAL:
+        if name in options and options[name] not in names:
+            for other in (name, *NEEDS.get(name, ())):
+                options.pop(other, None)
+    if any(is_given(config, name) for name in SKIPS):
+        options = {name: value for name, value in options.items() if name not in vars(SkipOptions())}
+    if is_given(config, "session"):
+        options.pop("user", None)
+    if is_given(config, "user"):
+        options.pop("session", None)
+    return options
+
+
+def is_given(config: PrepareConfig, name: str) -> bool:
+    """Whether an option is other than its default."""
+    (default,) = (field.default for field in fields(config) if field.name == name)
+    return getattr(config, name) != default
+
+
+def replace_source(config: PrepareConfig, options: dict[str, Any]) -> PrepareConfig:
+    """Returns the config with these options and without --source; raises `UserError` where they do not go together."""
+    try:
+        return replace(config, source=None, **options)
+    except ValueError as error:
+        raise UserError(f"--source {config.source}: {error}") from None
+
+
+def arguments(options: dict[str, Any]) -> list[str]:
+    """Returns options as they are written in a shell."""
+    written = []
+    for name, value in options.items():
+        values = [] if value is True else value if isinstance(value, tuple) else [value]
+        written += ["--" + name.replace("_", "-"), *(shlex.quote(str(one)) for one in values)]
+    return written
