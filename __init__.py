@@ -140,7 +140,7 @@ def export(run: "RunDirectory | str | Path", output: str | Path, **options: Any)
 
 
 def load(export: str | Path, search: Literal["auto", "exact", "index"] = "auto") -> "TrackRecommender":
-    """Opens an export for `recommend`, `similar` and `encode`; needs neither TorchRec nor FBGEMM.
+    """Opens an export for `recommend`, `similar`, `find` and `encode`; needs neither TorchRec nor FBGEMM.
 
     `search` is "index" for the export's index, "exact" to score every track, or "auto": the index where there is one.
     """

@@ -83,7 +83,7 @@ def dataset(config: PipelineConfig) -> Iterator[str]:
 
         def make() -> None:
             try:
-                synthesize(SynthesizeConfig(folder / "log.parquet", config.sessions, config.tracks))
+                synthesize(SynthesizeConfig(folder / "log.parquet", config.sessions, config.tracks, names=False))
             except ValueError as error:
                 raise UserError(str(error)) from error
             prepare(PrepareConfig(input=(folder / "log.parquet",), output=folder / "data"))

@@ -23,11 +23,10 @@ def match(old: Vocabulary, new: Vocabulary, keep: bool, vocabulary: Path, matche
     ascending, and `source`, the old one. Both appear whole or not at all.
     """
     kept = "" if keep else "WHERE false"
-    columns = {"old": old.names(), "new": new.names()}
-    known = {name: {column.lower() for column in of} for name, of in columns.items()}
-    names = {name.lower(): quoted(name) for name in [*columns["old"], *columns["new"]]}
-    either = "".join(f", coalesce(new.{name}, old.{name}) AS {name}" for name in names.values())
-    of_vanished = "".join(f", {name}" for name in names.values())
+    known = {name: {column.lower() for column in of.names()} for name, of in (("old", old), ("new", new))}
+    names = {name.lower(): quoted(name) for name in [*old.names(), *new.names()]}
+    either = "".join(f", coalesce(new.name_{at}, old.name_{at}) AS {name}" for at, name in enumerate(names.values()))
+    of_vanished = "".join(f", name_{at}" for at in range(len(names)))
     with tempfile.TemporaryDirectory(dir=matches.parent.absolute(), prefix=SCRATCH) as scratch:
         partials = [Path(scratch) / file.name for file in (vocabulary, matches)]
         parquet(old.file, new.file, *partials)  # raises for a path that DuckDB cannot be given
@@ -35,7 +34,8 @@ def match(old: Vocabulary, new: Vocabulary, keep: bool, vocabulary: Path, matche
             with duckdb.connect(config={"temp_directory": str(Path(scratch) / "spill")}) as engine:
                 for name, source in (("old", old), ("new", new)):
                     own = "".join(
-                        f", {column if key in known[name] else f'NULL AS {column}'}" for key, column in names.items()
+                        f", {column if key in known[name] else 'NULL::VARCHAR'} AS name_{at}"
+                        for at, (key, column) in enumerate(names.items())
                     )
                     engine.execute(
                         f"CREATE VIEW {name} AS SELECT track_id, row, count{own} FROM {parquet(source.file)}"

@@ -28,6 +28,11 @@ from skipwise.retrieval.skip_entries import KeepEntry, SignalEntry
 
 SCHEMA_VERSION = 2
 INDEX_FILE = r"index-[0-9a-f]{12}\.faiss"
+OTHER_COLUMNS = {
+    *("track_id", "row", "embedding", "scale", "bias"),
+    *("session_id", "track", "tracks", "score", "scores", "kept"),
+}
+"""Columns of parts, and of what is recommended: no name of a track is called so."""
 _AGAIN = "export again"
 
 
@@ -256,8 +261,7 @@ class ExportManifest(StrictModel):
             raise ValueError(f"has {sum(rows)} rows in its parts and {self.rows} in all")
         if of_tracks != ([] if self.part_format.holds_tracks else rows):
             raise ValueError("has other rows in its parts than in the files of their tracks")
-        own = {"track_id", "row", "embedding", "scale", "bias"}
-        if len({*self.names} - own) < len(self.names):
+        if len({*self.names} - OTHER_COLUMNS) < len(self.names):
             raise ValueError("has names that are not columns of their own")
         if self.keep and self.keep.dim >= self.dim:
             raise ValueError(f"has {self.keep.dim} columns of a keep head in embeddings of {self.dim}")

@@ -12,7 +12,8 @@ def find_tracks(opened: OpenExport, text: str, limit: int) -> list[str]:
     tracks = opened.tracks
     found = {text: None} if tracks.row(text) is not None else {}
     if opened.words:
-        found |= dict.fromkeys(tracks.ids(np.array(opened.words.find(text, limit), dtype=np.int64)).to_pylist())
+        rows = [row for row in opened.words.find(text, limit) if 0 <= row < len(tracks)]  # of a foreign file
+        found |= dict.fromkeys(tracks.ids(np.array(rows, dtype=np.int64)).to_pylist())
     if len(found) < limit:
         found |= dict.fromkeys(islice(tracks.starting_with(text, limit), limit))
     return list(found)[:limit]

@@ -23,7 +23,7 @@ TRAIN = "train best --config small.yaml --data.path data --run-dir"
 STUDY = "--data data --config small.yaml"
 COMMANDS = f"""\
 synthesize --output log.parquet --sessions 300 --tracks 60 --clusters 5
-prepare --input log.parquet --output data
+prepare --input log.parquet --output data --title title --artist artist
 synthesize --output other.parquet --sessions 300 --tracks 60 --clusters 5 --seed 1
 prepare --input other.parquet --output other --vocabulary data
 {TRAIN} run
@@ -43,6 +43,7 @@ evaluate --run run --export export
 recommend --export export --session TRACK
 recommend --export parts --session TRACK
 similar --export export --track TRACK
+find --export export the
 serve --export export --port 0 --reload-s 0
 sweep {STUDY} --output sweep --trials 1
 sweep {STUDY} --output sweep --trials 2

@@ -17,7 +17,7 @@ from skipwise.common.console import stage
 from skipwise.common.errors import UserError
 from skipwise.common.tables import count_rows, open_table, table_writer
 from skipwise.datapipes.config import HELD_OUT
-from skipwise.datapipes.exact_files import parquet, quoted
+from skipwise.datapipes.exact_files import parquet
 from skipwise.datapipes.manifest import SESSIONS, SESSIONS_PER_ROW_GROUP, VOCABULARY, Manifest
 from skipwise.datapipes.prepare.choose_sessions import choose_sessions
 from skipwise.datapipes.prepare.config import PrepareConfig
@@ -172,7 +172,7 @@ def write_vocabulary(
 
     Returns their codes, the hash of their ids, and how many have each of the names.
     """
-    values = "".join(f", {table}.value AS {quoted(name)}" for name, table in names.items())
+    values = "".join(f", {table}.value AS {table}" for table in names.values())
     joins = " ".join(f"LEFT JOIN {table} USING (code)" for table in names.values())
     played = engine.sql(f"""
         SELECT id AS track_id, code, coalesce(count, 0) AS count{values} FROM tracks {"LEFT" if every else ""} JOIN (
@@ -185,10 +185,10 @@ def write_vocabulary(
         row = 0
         for batch in played:
             rows = pa.array(np.arange(row, row + len(batch), dtype=np.int32))
-            table = pa.table({name: rows if name == "row" else batch[name] for name in columns})
+            table = pa.table({name: rows if name == "row" else batch[names.get(name, name)] for name in columns})
             writer.write_table(table.cast(pa.schema(columns)), 1 << 20)
             digest.update("".join(f"{track}\n" for track in batch["track_id"].to_pylist()).encode())
-            named = {name: count + len(batch) - batch[name].null_count for name, count in named.items()}
+            named = {name: named[name] + len(batch) - batch[of].null_count for name, of in names.items()}
             codes.append(batch["code"].to_numpy())
             row += len(batch)
     return np.concatenate(codes), digest.hexdigest(), named

@@ -1,5 +1,6 @@
 """The rows of one file as Arrow batches of text: a column a role, `row` (from 0) and `mark`."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -74,6 +75,8 @@ def read(source: Source, advance: Callable[[int], object], nulls: Sequence[str] 
             name: decode(of, marks if name in of_plays else np.zeros_like(marks))
             for name, of in zip(source.read_names, part.columns, strict=True)
         }
+        for name in texts.keys() - of_plays if source.format == "text" else ():
+            marks[swallowed(texts[name], source)] = BROKEN
         columns = [column_of(source, name, texts, size) for name in source.roles.values()]
         batch = pa.record_batch([numbers, pa.array(marks), *columns], schema=schema_of(source))
         yield without_blank(batch, texts) if source.format == "text" else batch
@@ -87,6 +90,12 @@ def parts_of(source: Source, advance: Callable[[int], object], nulls: Sequence[s
         return text_parts(source, advance, nulls)
     readers = {"parquet": parquet_parts, "json": json_parts, "sequences": sequence_parts}
     return readers[source.format](source, advance)
+
+
+def swallowed(text: pa.Array, source: Source) -> np.ndarray:
+    """Returns which names have a whole row behind a line break: a quote that was not closed has taken it in."""
+    row = "\n" + f"[^\n]*{re.escape(source.layout.delimiter)}" * (len(source.names) - 1)
+    return pc.fill_null(pc.match_substring_regex(text, row), False).to_numpy(zero_copy_only=False)
 
 
 def column_of(source: Source, name: str, texts: dict[str, pa.Array], size: int) -> pa.Array:

@@ -23,5 +23,7 @@ class ExportConfig:
     only_new_since: str = ""
     """Another run's directory: export only rows that differ from its best table, bit for bit, and those of new
     tracks."""
+    names: str = ""
+    """A dataset directory that says what tracks are called (`prepare --title`), for those of which the run does not."""
     onnx: bool = False
     """Write the encoder for ONNX too (extra `onnx`)."""

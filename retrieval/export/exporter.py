@@ -38,6 +38,7 @@ from skipwise.retrieval.export.encoder_program import (
     write_program,
     write_weights,
 )
+from skipwise.retrieval.export.exported_names import named_vocabulary, words_entry
 from skipwise.retrieval.export.parts import (
     LiveRows,
     check_part,
@@ -47,7 +48,6 @@ from skipwise.retrieval.export.parts import (
     write_part,
     write_tracks,
 )
-from skipwise.retrieval.export.search_words import words_entry
 from skipwise.retrieval.export.verify import compare_programs
 from skipwise.retrieval.export_manifest import (
     ExportManifest,
@@ -86,6 +86,7 @@ def write_export(config: ExportConfig) -> None:
     with atomic_output_on_all_ranks(config.output, config.overwrite, is_export) as scratch:
         result = scratch / "result"
         since = open_since(config.only_new_since, run, scratch) if config.only_new_since else None
+        vocabulary = named_vocabulary(config.names, run, scratch) if config.names else run.vocabulary
         model = build_model(run_config, store.num_tracks, num_rows, run.record.contexts)
         load_best(model, run.path)
         model.eval()
@@ -93,7 +94,7 @@ def write_export(config: ExportConfig) -> None:
         signals = Signals.of(run_config.data.inputs, run.record.contexts)
         shape = EncoderShape(run_config.table.dim, run_config.loss.keep_width, signals.num_rows, len(signals.columns))
         signals_MD = _signal_rows(model) if signals.columns else None
-        rows, num_new = LiveRows(run.vocabulary, *own_rows(table_weight(model), rank(), world_size())), 0
+        rows, num_new = LiveRows(vocabulary, *own_rows(table_weight(model), rank(), world_size())), 0
         if since:
             chosen_R, num_new = on_all_ranks(lambda: changed_rows(since, rows.first, rows.rows_RD))
             rows = replace(rows, chosen_R=chosen_R)
@@ -134,7 +135,7 @@ def write_export(config: ExportConfig) -> None:
                 parts=parts,
                 tracks=[tracks for _, tracks in written if tracks],
                 names=rows.names,
-                words=None if since else words_entry(run.vocabulary, result, scratch),
+                words=None if since else words_entry(vocabulary, result, scratch),
                 encoder=record_of(ProgramEntry, result, PROGRAM, **input_contract(encoder.config, shape)),
                 weights=record_of(WeightsEntry, result, WEIGHTS, config=asdict(encoder.config)),
                 keep=keep,

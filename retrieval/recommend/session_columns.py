@@ -91,7 +91,7 @@ class SessionColumns:
         if names and not opened.tracks.names:
             raise UserError(
                 f"{opened.path} does not say what its tracks are called: leave names (--names) out, or prepare its log "
-                "with --title, then train and export again"
+                "with --title and export the run again with --names of that dataset"
             )
         lists |= dict.fromkeys(opened.tracks.names if names else (), pa.list_(pa.string()))
         self.ranked = pa.schema(self._ids | lists)

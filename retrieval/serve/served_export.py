@@ -73,6 +73,7 @@ class ServedExport:
         return self.identity() | {
             "path": self.name,
             "rows": manifest.rows,
+            "names": manifest.names,
             "dim": manifest.dim,
             "dtype": manifest.dtype,
             "loss": loss,

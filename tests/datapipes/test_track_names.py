@@ -112,6 +112,17 @@ def test_a_title_that_is_not_utf_8_spoils_no_play(tmp_path):
     assert Manifest.read(tmp_path / "data").counts["plays"] == 3
 
 
+def test_a_quote_that_is_not_closed_takes_no_plays_away(tmp_path):
+    log = tmp_path / "log.csv"
+    options = {"input": (log,), "output": tmp_path / "data", "order": "file", "title": "title"}
+    log.write_text('session_id,track_id_clean,title\ns,a,"x\ns,b,y\ns,c,"z\ns,d,w\n')
+    with pytest.raises(UserError, match="line 2 goes on over a line break: expected every quote closed on its line"):
+        prepare(PrepareConfig(**options))
+    log.write_text('session_id,track_id_clean,title\ns,a,"two, or more,\nlines"\ns,b,y\ns,c,z\n')
+    prepare(PrepareConfig(**options))
+    assert named(tmp_path / "data", "title")["a"] == ("two, or more, lines",)
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 @pytest.mark.parametrize("key", ["track", "track_id"])
 def test_a_table_beside_the_log(kind, key, tmp_path, capsys):
@@ -191,3 +202,18 @@ def test_blocks_of_a_vocabulary_have_its_names(tmp_path):
         and block.to_pylist()
         == pq.read_table(data / "vocabulary.parquet", columns=["track_id", "title"]).slice(2, 3).to_pylist()
     )
+
+
+def test_columns_of_any_name(tmp_path):
+    """Those of the queries too."""
+    columns = ("code", "id", "value", "source", "count_", 'the "B" side')
+    parts = []
+    for folder in (tmp_path / "old", tmp_path / "new"):
+        folder.mkdir()
+        data = prepared(
+            folder, [{"track": one, **dict.fromkeys(columns, one * 2)} for one in "abc"], keep_track=columns
+        )
+        assert named(data, *columns) == {one: (one * 2,) * len(columns) for one in "abc"}
+        parts.append(Vocabulary.of(SessionStore(str(data))))
+    match(*parts, True, tmp_path / "vocabulary.parquet", tmp_path / "matches.parquet")
+    assert named(tmp_path, *columns) == {one: (one * 2,) * len(columns) for one in "abc"}

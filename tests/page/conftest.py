@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from skipwise.retrieval.serve.app import make_app
 from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.service import Service
-from tests.page.exports import LastAndMean, write_dialled, write_export
+from tests.page.exports import LastAndMean, write_dialled, write_export, write_named
 from tests.support.exports import stands_for_the_encoder
 
 HOSTILE = """<img src=x onerror="document.title='owned'">&amp;"""
@@ -47,7 +47,8 @@ def browser() -> Iterator[Browser]:
 def exports(tmp_path_factory) -> Path:
     """`main` was trained on skips; `blind` was not; `other` knows fewer tracks, and does not read skipped ones.
 
-    `dialled` reads skips and has a keep head; `gloomy` too, but was measured to expect fewer skips.
+    `named` has titles and an artist. `dialled` reads skips and has a keep head; `gloomy` too, but was measured to
+    expect fewer skips.
     """
     folder = tmp_path_factory.mktemp("page")
     write_export(folder / "main", TRACKS, seed=0, alpha=0.25)
@@ -55,6 +56,7 @@ def exports(tmp_path_factory) -> Path:
     write_export(folder / "other", OTHER_TRACKS, seed=2, alpha=0.25, skipped_tracks="filter")
     write_dialled(folder / "dialled", TRACKS, usual=0.95)
     write_dialled(folder / "gloomy", TRACKS, usual=0.05)
+    write_named(folder / "named", TRACKS, [HOSTILE, *(f"Song {row}" if row else None for row in range(160))])
     (folder / "report.html").write_text("<!doctype html><title>Report</title><h1>How it was trained</h1>")
     return folder
 
@@ -82,6 +84,13 @@ def serving(own_encoder: bool = False, **options) -> Iterator[str]:
 def service(exports) -> Iterator[str]:
     """One export and no report."""
     with serving(export=exports / "main") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def named(exports) -> Iterator[str]:
+    """One export whose tracks have titles and an artist."""
+    with serving(export=exports / "named") as url:
         yield url
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tests.support.exports import write_made
+from skipwise.retrieval.word_index import write_words
+from tests.support.exports import change, record, write_made
 
 DIM, LONGEST, KEEP = 8, 12, 4
 CURVE = [
@@ -27,7 +28,14 @@ class LastAndMean(nn.Module):
         return last_BD + items_BTD.sum(1) / lengths_B.clamp(min=1)[:, None]
 
 
-def write_export(folder: Path, ids: list[str], seed: int, alpha: float, skipped_tracks: str = "read") -> Path:
+def write_export(
+    folder: Path,
+    ids: list[str],
+    seed: int,
+    alpha: float,
+    skipped_tracks: str = "read",
+    names: dict[str, list[str | None]] | None = None,
+) -> Path:
     """An export of random embeddings for `ids`, with the manifest of a run whose skip loss weighs `alpha`."""
     rows_RD = np.random.default_rng(seed).normal(size=(len(ids), DIM)).astype(np.float32)
     data = {"skip_up_to": 2, "skipped_tracks": skipped_tracks}
@@ -35,7 +43,16 @@ def write_export(folder: Path, ids: list[str], seed: int, alpha: float, skipped_
         "recipe": "best" if alpha else "best-skip-blind",
         "config": {"data": data, "loss": {"context": "track", "alpha": alpha}},
     }
-    return write_made(folder, ids, rows_RD, longest=LONGEST, queries_SD=rows_RD[:4], fields=fields)
+    return write_made(folder, ids, rows_RD, longest=LONGEST, queries_SD=rows_RD[:4], fields=fields, names=names)
+
+
+def write_named(folder: Path, ids: list[str], titles: list[str | None]) -> Path:
+    """An export of tracks with these titles, all of one artist, and the index of their words."""
+    names: dict[str, list[str | None]] = {"title": titles, "artist": ["Nobody"] * len(ids)}
+    write_export(folder, ids, seed=4, alpha=0.25, names=names)
+    count = write_words(folder / "words.sqlite", ((row, f"{title or ''} Nobody") for row, title in enumerate(titles)))
+    change(folder, words=record(folder, "words.sqlite") | {"rows": count})
+    return folder
 
 
 def write_dialled(folder: Path, ids: list[str], usual: float) -> Path:

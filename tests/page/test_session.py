@@ -1,9 +1,11 @@
 """Building a session: by keyboard alone, by example, by address."""
 
+from urllib.parse import parse_qsl, urlsplit
+
 from playwright.sync_api import Page, expect
 
-from tests.page.conftest import TRACKS
-from tests.page.oracle import address
+from tests.page.conftest import HOSTILE, TRACKS
+from tests.page.oracle import address, recommended
 
 
 def plays(page: Page) -> list[tuple[str, bool]]:
@@ -97,3 +99,26 @@ def test_what_an_address_cannot_mean_is_named(open_page, service):
         expect(page.locator("#address-failure")).to_contain_text(f"The address has {fault}, which is not an option")
     assert plays(page) == [("t_001", False)]
     expect(page.locator("#skips tbody tr")).to_have_count(10)
+
+
+def test_tracks_are_shown_by_title_and_artist(open_page, named):
+    page = open_page(named)
+    search = page.get_by_role("combobox", name="Add a track")
+    options = page.get_by_role("listbox").get_by_role("option")
+    for words, title in (("nobody img", HOSTILE), ("sogn 17", "Song 17")):
+        search.fill(words)
+        expect(options.first).to_have_text(f"{title} · Nobody")
+        search.press("Enter")
+    shown = page.locator("#plays .track")
+    expect(shown).to_have_text([f"{HOSTILE} · Nobody", "Song 17 · Nobody"])
+    assert parse_qsl(urlsplit(page.url).fragment) == [("heard", HOSTILE), ("heard", "t_017")]
+    page.reload()
+    expect(shown).to_have_text([f"{HOSTILE} · Nobody", "Song 17 · Nobody"])
+    best = recommended(named, [(HOSTILE, False), ("t_017", False)])[:10]
+    numbers = [int(one["track"].removeprefix("t_")) for one in best]
+    titles = [f"Song {number} · Nobody" if number else "Nobody" for number in numbers]
+    expect(page.locator("#skips td.track")).to_have_text(titles)
+    page.locator("#skips td.track button").first.click()
+    dialog = page.get_by_role("dialog", name=f"Tracks like {titles[0]}")
+    expect(dialog.locator("tbody tr")).to_have_count(10)
+    assert page.locator("img").count() == 0

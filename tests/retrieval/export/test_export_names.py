@@ -1,5 +1,6 @@
 """What tracks are called, in the parts of an export, and of a delta."""
 
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 
 from skipwise.common.errors import UserError
 from skipwise.components.find import find
+from skipwise.datapipes.prepare import PrepareConfig, prepare
 from skipwise.datapipes.vocabulary import Vocabulary
+from skipwise.retrieval.export import exported_names
 from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.export.exporter import write_export
 from skipwise.retrieval.export.parts import LiveRows, check_part, check_tracks, write_part, write_tracks
@@ -66,19 +69,37 @@ def test_a_name_that_was_written_wrongly_is_found(vocabulary: Vocabulary, tmp_pa
         check_part(file, rows, KIND)
 
 
-@pytest.mark.ranks
-@pytest.mark.usefixtures("alone")
-@pytest.mark.parametrize("format", ["parquet", "npy"])
-def test_names_and_their_words_are_exported(format, tmp_path: Path, capsys):
-    """From a run whose vocabulary has them; the most played come first."""
+def test_a_full_disk_is_said(vocabulary: Vocabulary, tmp_path: Path, monkeypatch):
+    def full(*_) -> int:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(exported_names, "write_words", full)
+    with pytest.raises(UserError, match=r"words.sqlite cannot be written \(database or disk is full\): free the disk"):
+        exported_names.words_entry(vocabulary, tmp_path, tmp_path)
+
+
+@pytest.fixture
+def run(alone, tmp_path: Path) -> Path:  # noqa: F811
+    """A run without names."""
     write_dataset(tmp_path / "data", random_sessions(90, ALL, LONGEST), ALL)
     config = small("best-skip-blind", tmp_path)
     save_rows(config, torch.randn(ALL, WIDTH))
-    file = Path(config.run_dir) / "vocabulary.parquet"
-    vocabulary = pq.read_table(file)
+    return Path(config.run_dir)
+
+
+def name(vocabulary: Path, column: str, names: list[str | None]) -> None:
+    table = pq.read_table(vocabulary)
+    pq.write_table(table.append_column(column, pa.array(names, pa.string())), vocabulary)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("format", ["parquet", "npy"])
+def test_names_and_their_words_are_exported(format, run: Path, tmp_path: Path, capsys):
+    """From a run whose vocabulary has them; the most played come first."""
+    vocabulary = pq.read_table(run / "vocabulary.parquet")
     titles = [f"Song {row % 7} of Ñandú" for row in range(ALL)]
-    pq.write_table(vocabulary.append_column("title", pa.array(titles)), file)
-    write_export(ExportConfig(config.run_dir, tmp_path / "out", format=format))
+    name(run / "vocabulary.parquet", "title", titles)
+    write_export(ExportConfig(str(run), tmp_path / "out", format=format))
     opened = OpenExport.open(tmp_path / "out")
     assert opened.tracks.names["title"].to_pylist() == titles
     counts, ids = vocabulary["count"].to_pylist(), vocabulary["track_id"].to_pylist()
@@ -94,3 +115,25 @@ def test_names_and_their_words_are_exported(format, tmp_path: Path, capsys):
     words.write_bytes(words.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match="words.sqlite differs from what was written"):
         _ = OpenExport.open(tmp_path / "out").words
+
+
+@pytest.mark.ranks
+def test_a_run_gets_names_when_it_is_exported(run: Path, tmp_path: Path):
+    """Of another dataset, for tracks of which it has none; in other rows there, and not of all tracks."""
+    own = [f"Own {row}" if row % 2 else None for row in range(ALL)]
+    name(run / "vocabulary.parquet", "title", own)
+    log = pa.table({"session": ["s"] * 90, "track": [f"t_{row:05}" for row in range(90)], "name": ["Given"] * 90})
+    pq.write_table(log, tmp_path / "log.parquet")
+    columns = {"session": "session", "track": "track", "order": "file"}
+    for output, names in (("named", {"title": "name", "artist": "name"}), ("nameless", {})):
+        prepare(PrepareConfig(input=(tmp_path / "log.parquet",), output=tmp_path / output, **columns, **names))
+    write_export(ExportConfig(str(run), tmp_path / "out", names=str(tmp_path / "named")))
+    opened = OpenExport.open(tmp_path / "out")
+    given = ["Given" if row < 90 else None for row in range(ALL)]
+    assert opened.tracks.names["artist"].to_pylist() == given
+    assert opened.tracks.names["title"].to_pylist() == [mine or of for mine, of in zip(own, given, strict=True)]
+    assert opened.tracks.ids(np.arange(ALL)).to_pylist() == [f"t_{row:05}" for row in range(ALL)]
+    assert find_tracks(opened, "own 7", 1) == ["t_00007"]
+    with pytest.raises(UserError, match="nameless does not say what tracks are called: prepare it with --title"):
+        write_export(ExportConfig(str(run), tmp_path / "no", names=str(tmp_path / "nameless")))
+    assert not (tmp_path / "no").exists()

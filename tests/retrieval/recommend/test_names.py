@@ -86,7 +86,9 @@ def test_a_file_gets_them_where_asked(export, nameless, tmp_path, run):  # noqa:
             assert row[column] == [values[IDS.index(track)] for track in row["tracks"]]
     asked = skipwise.load(export).recommend(sessions, k=7, unknown="drop", names=True)
     assert asked.equals(named)
-    refused(recommended(nameless, "no", "--names"), "prepare its log with --title, then train and export again")
+    refused(
+        recommended(nameless, "no", "--names"), "prepare its log with --title and export the run again with --names"
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,7 @@ def test_what_a_terminal_must_not_get_is_escaped(capsys):
     ]
 
 
-@pytest.mark.parametrize("names", [["title", "title"], ["track_id"], ["embedding"]])
+@pytest.mark.parametrize("names", [["title", "title"], ["track_id"], ["embedding"], ["title", "scores"]])
 def test_names_that_are_no_columns_are_refused(names, export, tmp_path):
     copy = tmp_path / "out"
     copy.mkdir()

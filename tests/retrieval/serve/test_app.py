@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from skipwise.common.errors import UserError
 from skipwise.retrieval.export_manifest import ExportManifest, IndexEntry
 from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.served_export import ServedExport
 from skipwise.retrieval.serve.service import Service
+from skipwise.retrieval.word_index import write_words
 from tests.retrieval.serve.conftest import MOST, NAMES, TRACKS, Asked, Oracle, asking, plays, sentence
+from tests.support.exports import change, record
 
 SESSION = [("t_004", False), ("t_010", True), ("ü/ü", False), ("t_010", False), ("t_100", True)]
 
@@ -246,3 +249,36 @@ def test_names_stand_beside_tracks(tmp_path: Path, write_export, export: Path):
     assert "session" not in without and without["tracks"][0].keys() == {"track", "score"}
     for one in [*recommended["tracks"], *similar["tracks"]]:
         assert one == {"track": one["track"], "score": one["score"]} | known(one["track"])
+
+
+def test_tracks_by_words(tmp_path: Path, write_export):
+    titles = [f"Song {row}" if row % 2 else None for row in range(TRACKS)]
+    named = write_export(tmp_path / "named", names={"title": titles})
+    write_words(named / "words.sqlite", ((row, title) for row, title in enumerate(titles) if title))
+    change(named, words=record(named, "words.sqlite") | {"rows": 151})
+
+    async def everything() -> list[list[dict]]:
+        async with asking(Service(ServeConfig(named, reload_s=0))) as client:
+            return [
+                (await client.get("/tracks", params={"q": q, "limit": 3})).json()["tracks"]
+                for q in ("song 21", "sogn 7", "t_01", "t_021", "nothing")
+            ]
+
+    def row(number: int) -> dict[str, str]:
+        return {"track": NAMES[number]} | ({"title": titles[number]} if titles[number] else {})
+
+    assert asyncio.run(everything()) == [
+        [row(21), row(211), row(213)],
+        [row(7), row(71), row(73)],
+        [row(10), row(11), row(12)],
+        [row(21)],
+        [],
+    ]
+    words = named / "words.sqlite"
+    words.write_bytes(words.read_bytes()[:-9])
+    with pytest.raises(UserError, match="words.sqlite has .* bytes where its index says"):
+        ServedExport.open(named, "exact", 1)
+    words.write_bytes(b"x" * 999)
+    change(named, words=record(named, "words.sqlite") | {"rows": 151})
+    with pytest.raises(UserError, match="words.sqlite is no index of words .*: export again"):
+        ServedExport.open(named, "exact", 1)
