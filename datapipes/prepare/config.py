@@ -76,7 +76,7 @@ class InputOptions:
     gap: str | None = None
     """Start a new session where the time in --order jumps by more than this, e.g. 30m (units: s, m, h, d). Sorts."""
     time_unit: str | None = None
-    """What a numeric --order column counts, with --gap or --split time: s (the default), ms, us, ns, m, h, d, or a
+    """What a numeric --order column counts: s (the default with --gap or --split time), ms, us, ns, m, h, d, or a
     multiple such as 5s."""
     time_format: str | None = None
     """How the dates and times in --order are written, in the letters of strptime, such as '%d/%m/%Y %H:%M'; not
@@ -188,7 +188,7 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, Na
         if self.sorts and self.order == FILE_ORDER:
             raise ValueError("--sort and --gap need a column to sort by: name it with --order")
         if self.in_time_unit and self.order == MSSD_ORDER:
-            option = "--split time" if self.gap is None else "--gap"
+            option = "--gap" if self.gap else "--split time" if self.split == "time" else "--time-unit"
             raise ValueError(
                 f"{option} needs a column of times, and {MSSD_ORDER} is a place in a session: name one with --order"
             )
@@ -264,7 +264,7 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, Na
     @property
     def in_time_unit(self) -> bool:
         """Whether a numeric `order` is a time, in `time_unit`."""
-        return self.gap is not None or self.split == "time"
+        return self.gap is not None or self.split == "time" or self.time_unit is not None
 
     @property
     def sorts(self) -> bool:

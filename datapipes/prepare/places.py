@@ -6,7 +6,7 @@ A place is two whole numbers of 64 bits: `place`, rounded down, and `fraction`, 
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import product
+from itertools import islice, product
 
 import duckdb
 import numpy as np
@@ -37,7 +37,7 @@ _BEHIND = """CASE WHEN contains("order", '.') THEN
 # A year of fewer digits may be a day of the month.
 _FOUR_DIGITS = f"CASE WHEN moment BETWEEN {-30_610_224_000 * 10**6} AND {253_402_300_800 * 10**6 - 1} THEN moment END"
 
-_DAYS = ("%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d-%b-%Y", "%d/%b/%Y", "%Y-%m-%d")
+_DAYS = ("%d %b %Y", "%b %d, %Y", "%d-%b-%Y", "%d/%b/%Y", "%Y-%m-%d")
 _CLOCKS = (
     "",
     *(f"{gap}{clock}" for clock, gap in product(("%H:%M", "%H:%M:%S", "%I:%M %p", "%I:%M:%S %p"), (" ", ", "))),
@@ -70,8 +70,10 @@ class Reading:
             return """try_cast("order" AS DECIMAL(38, 18))"""
         if self.pattern is None:
             return _MOMENT
-        pattern = self.pattern.replace("'", "''")
-        return f"""try_strptime("order", '{pattern}')"""
+        pattern = "'" + self.pattern.replace("'", "''") + "'"
+        if "%b" in pattern:  # May may be short for nothing
+            pattern = f"[{pattern}, {pattern.replace('%b', '%B')}]"
+        return f"""try_strptime("order", {pattern})"""
 
     @property
     def columns(self) -> list[str]:
@@ -126,7 +128,8 @@ class Places:
 def reading_of(engine: duckdb.DuckDBPyConnection, texts: pa.Array, config: PrepareConfig) -> Reading | None:
     """Returns the reading that fits most of the first texts, None where none fits; raises `UserError` for a
     --time-format that is none."""
-    head = [text for text in texts[: 2 * HEAD].to_pylist() if text and text.strip()][:HEAD]
+    found = (text.as_py() for text in texts.drop_null())
+    head = [*islice((text for text in found if text.strip()), HEAD)]
     if config.time_format is not None:
         reading = Reading(True, config.time_format)
         try:
@@ -137,11 +140,12 @@ def reading_of(engine: duckdb.DuckDBPyConnection, texts: pa.Array, config: Prepa
                 f"'%d %b %Y, %H:%M'"
             ) from None
         return reading
-    for readings in ([Reading(), Reading(True)], [Reading(True, pattern) for pattern in PATTERNS]):
-        counts = _fitting(engine, readings, head)
-        if max(counts):
-            return readings[counts.index(max(counts))]
-    return None
+    readings = [Reading(), Reading(True)]
+    counts = _fitting(engine, readings, head)
+    if 2 * max(counts) < len(head):
+        others = [Reading(True, pattern) for pattern in PATTERNS]
+        readings, counts = [*readings, *others], [*counts, *_fitting(engine, others, head)]
+    return readings[counts.index(max(counts))] if max(counts) else None
 
 
 def _fitting(engine: duckdb.DuckDBPyConnection, readings: list[Reading], texts: list[str]) -> list[int]:
@@ -153,21 +157,23 @@ def _fitting(engine: duckdb.DuckDBPyConnection, readings: list[Reading], texts: 
 def expected_place(value: str | None) -> str:
     """Returns what was expected in place of a value that is no place, or not one of the kind that the column has."""
     text = (value or "").strip()
-    if found := re.fullmatch(r"(\d\d?)([./-])(\d\d?)\2(\d{4}|\d\d)(,? \d\d?:\d\d(?::\d\d)?)?", text, re.ASCII):
+    clock = r"((?:,? |T)\d\d?:\d\d(?::\d\d(?:[.]\d{1,6})?)?(?: ?[AaPp][Mm])?)?"
+    if found := re.fullmatch(rf"(\d\d?)([./-])(\d\d?)\2(\d{{4}}|\d\d){clock}", text, re.ASCII):
         days = ["%m", "%d"] if int(found[3]) > 12 else ["%d", "%m"]
         year = "%Y" if len(found[4]) == 4 else "%y"
-        letters = iter(("%H", "%M", "%S"))
-        clock = re.sub(r"\d+", lambda _: next(letters), found[5] or "")
+        half = "m" in (found[5] or "").lower()
+        letters = iter(("%I" if half else "%H", "%M", "%S", "%f"))
+        time = re.sub(r"\d+", lambda _: next(letters), re.sub(r"[AaPp][Mm]", "%p", found[5] or ""))
         return (
             f"expected {DATES}; a date that does not begin with the year is read with --time-format, such as "
-            f"--time-format '{found[2].join([*days, year])}{clock}'"
+            f"--time-format '{found[2].join([*days, year])}{time}'"
         )
     if re.fullmatch(r"[+-]?\d+([.]\d*)?", text, re.ASCII):
         if abs(int(text.split(".")[0])) > BAD_PLACE:
             return "expected a number of less than 2^63"
-        return "expected a date and time, as the first rows of the log have, not a number"
+        return "expected a date and time, as the first rows of the log have or --time-format says, not a number"
     if re.match(YEAR, text):
-        return "expected a number, as the first rows of the log have, or a date that there is"
+        return "expected what the first rows of the log have or --time-format says, and a date that there is"
     return f"expected {DATES}, or another date with its --time-format"
 
 

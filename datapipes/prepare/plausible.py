@@ -46,11 +46,9 @@ class Plausible:
 
     def add(self, block: pa.Table, owners: int, starts: np.ndarray, lengths: np.ndarray) -> None:
         """Takes in plays that are sorted and cut into sessions; `owners`: how many the session column tells apart."""
-        self.plays, self.owners, self.sessions = (
-            self.plays + len(block),
-            self.owners + owners,
-            self.sessions + len(starts),
-        )
+        self.plays += len(block)
+        self.owners += owners
+        self.sessions += len(starts)
         self.long += int(np.count_nonzero(lengths > LONG))
         if self.column is None or not len(block):
             return
@@ -76,7 +74,7 @@ class Plausible:
             if out:
                 yield (
                     f"{out:,} of {self.plays:,} plays are before 1990 or after tomorrow by {self.column} (it runs "
-                    f"{self._range('')}): correct these rows, or leave them out"
+                    f"{self._range('')}): correct these rows, or leave them out with --where"
                 )
             return
         unit = max((*GUESSED, "ns"), key=lambda name: self.fitting[name])
@@ -115,6 +113,8 @@ class Plausible:
             unit = ""
         days = self.days[unit] if unit is not None else 0
         listener = f"if {self.config.session} is a listener, cut at pauses with --gap 30m"
+        if self.config.drop_longer is not None:
+            return
         if days and self.config.gap is None:
             yield f"{days:,} of {self.sessions:,} sessions last longer than a day: {listener}"
         elif days:

@@ -67,10 +67,12 @@ def prepare(config: PrepareConfig) -> Manifest:
                 names = name_tracks(engine, config, scratch)
                 dropped_sessions, rows_found = group_sessions(engine, sources, config, scratch, places)
                 if not config.drop_duplicate_plays and (again := rows_found.pop(REPEATED_PLAYS, 0)):
+                    near = places.dates or config.in_time_unit
+                    when = "less than a second apart" if near else f"same {roles['order']}"
                     note(
-                        f"warning: {again:,} rows repeat a play (same {roles['session']}, {roles['order']} and "
-                        f"{roles['track']}): leave them out with --drop-duplicate-plays, unless {roles['order']} is "
-                        "as coarse as a day, so that they may be plays of their own"
+                        f"warning: {again:,} rows repeat a play (same {roles['session']} and {roles['track']}, "
+                        f"{when}): leave them out with --drop-duplicate-plays, unless {roles['order']} is as coarse "
+                        f"as a day, so that they may be plays of their own"
                     )
                 manifest = publish(engine, sources, config, scratch, names, dropped_sessions, dropped_rows + rows_found)
     except KeyboardInterrupt:

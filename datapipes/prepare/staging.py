@@ -23,6 +23,8 @@ from skipwise.datapipes.prepare.skip_rules import strength_of
 from skipwise.datapipes.prepare.sources import CONTEXT, FLAGS, NAMED, WORDS, Source
 from skipwise.datapipes.session_files import MOST_VALUES
 
+HEADS = 8
+"""Batches in which a value is looked for that shows how a column of places is read."""
 MACROS = """
 CREATE MACRO missing(x) AS CASE WHEN x IS NULL THEN true WHEN strlen(x) > 8 THEN false ELSE trim(x) = '' END;
 CREATE MACRO broken(x) AS contains(x, chr(10)) OR contains(x, chr(13));
@@ -102,9 +104,12 @@ def stage_rows(
             target = scratch / f"rows-{number:05}.parquet"
             arriving = batches(source, advance)
             if "order" in source.roles:
-                head = next(arriving)
-                arriving = chain([head], arriving)
-                found = reading_of(engine, head["order"], config)
+                heads: list[pa.RecordBatch] = []
+                found = None
+                while found is None and len(heads) < HEADS and (head := next(arriving, None)) is not None:
+                    heads.append(head)
+                    found = reading_of(engine, head["order"], config)
+                arriving = chain(heads, arriving)
                 # One column has one kind: values of the other are bad rows.
                 reading = found if found and (reading is None or found.dates == reading.dates) else reading
             incoming = pa.RecordBatchReader.from_batches(schema_of(source), arriving)

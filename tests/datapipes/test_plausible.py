@@ -60,8 +60,9 @@ def test_some_plays_without_a_time_are_counted(tmp_path, capsys):
     said = warnings(tmp_path, [0, *SITTINGS], capsys, gap="30m")
     assert said == [
         "3 of 48 plays are before 1990 or after tomorrow by at (it runs from 1970-01-01T00:00:00 to "
-        "2023-11-16T22:26:40): correct these rows, or leave them out"
+        "2023-11-16T22:26:40): correct these rows, or leave them out with --where"
     ]
+    assert warnings(tmp_path, [0, *SITTINGS], capsys, gap="30m", where='"at" > 0') == []
     later = (datetime.now(UTC) + timedelta(days=2)).isoformat()
     assert "after tomorrow" in warnings(tmp_path, ["2023-11-15", "2023-11-15", later], capsys, sort=True)[0]
 
@@ -90,6 +91,7 @@ def test_a_listener_who_never_pauses_is_told(tmp_path, capsys):
         "1 of 2 sessions last longer than a day without a pause of 30m: leave them out with --drop-longer, or lower "
         "--gap"
     ]
+    assert warnings(tmp_path, [*times, times[-1] + 9_999], capsys, users=1, gap="30m", drop_longer=50) == []
 
 
 def test_long_sessions_and_positions_and_ids(tmp_path, capsys):

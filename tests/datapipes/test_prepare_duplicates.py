@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import defaultdict
+from fractions import Fraction
 
 import pyarrow as pa
 import pytest
@@ -24,13 +25,30 @@ def test_a_row_says_a_play_again_where_one_before_it_says_the_same(plays):
     assert repeats_play(block, None).tolist() == [play in plays[:index] for index, play in enumerate(plays)]
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 3000), st.integers(0, 2)), max_size=20))
+def test_of_times_a_row_less_than_a_second_behind_the_same_track_says_it_again(plays):
+    """Places are milliseconds; a play is again where the last one of its track is near, itself said again or not."""
+    plays = sorted(plays)
+    expected = [
+        any(play[::2] == before[::2] and play[1] - before[1] < 1000 for before in plays[:index])
+        for index, play in enumerate(plays)
+    ]
+    columns = [*zip(*plays, strict=True)] or [[], [], []]
+    block = pa.table([pa.array(column, pa.int64()) for column in columns], names=["session", "place", "track"])
+    assert repeats_play(block, Fraction(1, 1000)).tolist() == expected
+
+
 OVERLAP: Sessions = {
     f"u{user}": [(100 + 60 * play, f"t{(user * 7 + play * play) % 11}") for play in range(5)] for user in range(20)
 }
 
 
-@pytest.mark.parametrize("options", [{"sort": True}, {"sort": False, "gap": "30m"}])
-def test_overlapping_exports_are_as_one(options, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("options", "when"),
+    [({"sort": True}, "same at"), ({"sort": False, "gap": "30m"}, "less than a second apart")],
+)
+def test_overlapping_exports_are_as_one(options, when, tmp_path, capsys):
     plays = rows(OVERLAP)
     whole = run(tmp_path, plays, **options)
     expected = found(tmp_path)
@@ -38,8 +56,8 @@ def test_overlapping_exports_are_as_one(options, tmp_path, capsys):
     twice = [*plays[:60], *plays[40:], *plays[:5]]
     warned = run(tmp_path, twice, 2, **options)
     assert (
-        "warning: 25 rows repeat a play (same who, at and what): leave them out with --drop-duplicate-plays, unless at "
-        "is as coarse as a day, so that they may be plays of their own\n" in (capsys.readouterr().err)
+        f"warning: 25 rows repeat a play (same who and what, {when}): leave them out with --drop-duplicate-plays, "
+        "unless at is as coarse as a day, so that they may be plays of their own\n" in (capsys.readouterr().err)
     )
     assert warned.counts["plays"] == 125 and warned.dropped_rows == {}
     manifest = run(tmp_path, twice, 2, drop_duplicate_plays=True, **options)
