@@ -30,8 +30,8 @@ CREATE MACRO missing(x) AS CASE WHEN x IS NULL THEN true WHEN strlen(x) > 8 THEN
 CREATE MACRO broken(x) AS contains(x, chr(10)) OR contains(x, chr(13));
 CREATE MACRO flag(x) AS
     CASE WHEN x IN ('true', 'True', '1', 'TRUE') THEN true WHEN x IN ('false', 'False', '0', 'FALSE') THEN false
-    WHEN lower(trim(x)) IN ('true', 't', 'yes', 'y', '1', '1.0') THEN true
-    WHEN lower(trim(x)) IN ('false', 'f', 'no', 'n', '0', '0.0') THEN false END;
+    WHEN x IN ('t', 'T', 'yes', 'Yes', 'YES', 'y', 'Y', '1.0') THEN true
+    WHEN x IN ('f', 'F', 'no', 'No', 'NO', 'n', 'N', '0.0') THEN false END;
 """
 
 PARSED = {
