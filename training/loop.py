@@ -139,8 +139,8 @@ def _epoch_is_due(config: TrainConfig, position: Position, stopped: bool) -> boo
 
 
 def _warn_without_skips(config: RunConfig, store: SessionStore) -> None:
-    share = store.manifest.skip_share
-    if share in (0, 1) and (config.loss.keep or SKIPS in config.data.inputs):
+    share, known = store.manifest.skip_share, round(1 - store.manifest.unknown_share, 6)
+    if (share == 0 or share >= known) and (config.loss.keep or SKIPS in config.data.inputs):
         logger.warning(
             f"{store.path} has {'only' if share else 'no'} skipped plays, so nothing can be learned from skips: train "
             "best-skip-blind, or prepare the log again with its skips"

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.log_files import reader_of
 from skipwise.datapipes.prepare.places import expected_place
 from skipwise.datapipes.prepare.read_rows import BROKEN, NOT_JSON, NOT_UTF8, RAGGED, UNEQUAL, decode, parts_of
-from skipwise.datapipes.prepare.sources import FLAGS, NAMED, Source
+from skipwise.datapipes.prepare.sources import CONTEXT, FLAGS, NAMED, Source
 from skipwise.datapipes.prepare.times import DATES
 
 REPEATED, DISORDERED, TWO_FILES = 101, 102, 103
@@ -166,6 +167,12 @@ def row_error(source: Source, row: int | None, fault: Fault) -> UserError:
     remedy = MISSING_TRACK if fault is FAULTS[NO_TRACK - 1] else REMEDY
     if fault.condition == f"missing({fault.role})" and (value or "").strip():
         remedy += "; if it is a name, --null '' says that only an empty field is missing"
+    elif fault.role in (*CONTEXT, *NAMED):
+        remedy += "; or leave the column out of --context"
+    elif fault.role in ("skip", "kept") and fault.expected == f"{FLAG}, or nothing":
+        number = re.fullmatch(r"[+-]?[0-9.]+", (value or "").strip())
+        ways = "--rating and --skip-below" if number else "--reason and --skip-reasons"
+        remedy += f"; a column of {'numbers' if number else 'words'} for it is read with {ways}"
     expected = expected_place(value) if fault is FAULTS[NO_ORDER - 1] else fault.expected
     return UserError(f"{where}: {name} is {shown(value)}: {expected}; {remedy}")
 

@@ -65,11 +65,12 @@ def wrong(where: str, why: str) -> UserError:
     """Returns the error of a condition that cannot be used."""
     reason = " ".join(why.split("LINE 1:")[0].split())[:300]
     example = "\"ms_played > 30000 AND country = 'SE'\""
-    return UserError(f"--where {where} cannot be used ({reason}): expected a condition such as {example}")
+    given = " ".join(where.split())[:100]
+    return UserError(f"--where {given} cannot be used ({reason}): expected a condition such as {example}")
 
 
 def types_of(condition: Condition, leaves: dict[str, Leaf], first: pa.RecordBatch) -> dict[str, str]:
-    """Returns the SQL type of each of the condition's roles: of a text file's columns by its first rows.
+    """Returns the SQL type of each of the condition's roles: of columns of text or JSON by the `first` rows.
 
     `leaves`: columns whose type is known. Raises `UserError` for a condition that does not fit the types.
     """

@@ -1,5 +1,6 @@
 """The options of `prepare` that say which plays were skipped."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -44,10 +45,10 @@ class SkipOptions:
     def least_played(self) -> float:
         """`skip_under` as a share, or in units of `played`; raises `ValueError` where it is neither."""
         match = re.fullmatch(r"(\d*\.?\d+)(ms|s|m)?", self.skip_under or "")
-        if not match or not float(match[1]):
+        if not match or not 0 < float(match[1]) < math.inf:
             raise ValueError(
                 f"--skip-under must be a time such as 30s (units: ms, s, m) or a share such as .5, not "
-                f"{self.skip_under!r}"
+                f"{(self.skip_under or '')[:40]!r}"
             )
         if not match[2]:
             return float(match[1])
@@ -55,6 +56,8 @@ class SkipOptions:
 
     def check_skips(self) -> None:
         """Raises `ValueError` for options that do not go together."""
+        if not math.isfinite(self.skip_below):
+            raise ValueError(f"--skip-below must be a number such as 3, not {self.skip_below}")
         if (self.reason is None) != (not (self.skip_reasons or self.keep_reasons)):
             raise ValueError("--reason needs its words: name the column, and --skip-reasons, --keep-reasons or both")
         if both := {*self.skip_reasons} & {*self.keep_reasons}:

@@ -98,7 +98,8 @@ def stage_rows(
     if config.where is not None:
         condition = condition_of(config.where)
         first_rows = next(read(sources[0], lambda _: None, config.null or NULLS))
-        taken = met(condition, types_of(condition, sources[0].leaves, first_rows))
+        typed = sources[0].leaves if sources[0].format == "parquet" else {}
+        taken = met(condition, types_of(condition, typed, first_rows))
     with stage("reading", total, "bytes") as advance:
         for number, source in enumerate(sources):
             target = scratch / f"rows-{number:05}.parquet"

@@ -81,9 +81,13 @@ def test_a_bad_row_stops_with_its_line_and_each_remedy_leads_to_a_dataset(case, 
     sentence = refused(tmp_path, log)
     assert sentence.startswith(f"{log}, line 7")
     assert says in sentence
-    for option, policy in re.findall(r"--(on-[a-z-]+) (\w+)", sentence):
-        prepare(PrepareConfig(input=(log,), output=tmp_path / policy, **{option.replace("-", "_"): policy}))
-        shutil.rmtree(tmp_path / policy)
+    remedies = [{option.replace("-", "_"): policy} for option, policy in re.findall(r"--(on-[a-z-]+) (\w+)", sentence)]
+    remedies += [{"null": ("",)}] * ("--null ''" in sentence) + [{"sort": True}] * ("--sort" in sentence)
+    remedies += [{"context": ()}] * ("--context" in sentence)
+    assert len(remedies) >= 1
+    for options in remedies:
+        prepare(PrepareConfig(input=(log,), output=tmp_path / "data", overwrite=True, **options))
+    shutil.rmtree(tmp_path / "data")
     for policy in ("skip", "cut", "session"):
         manifest = prepare(PrepareConfig(input=(log,), output=tmp_path / policy, on_error=policy))
         sessions = sorted(row["session_id"] for row in pq.read_table(tmp_path / policy / "sessions").to_pylist())

@@ -135,6 +135,7 @@ def test_a_sample_depends_on_seed_and_id_alone(tmp_path):
         ({"gap": "30 parsecs", "order": "time"}, "--gap"),
         ({"gap": "30m", "order": "file"}, "--gap"),
         ({"sort": True, "order": "file"}, "--sort"),
+        ({"rating": "a", "skip_below": float("nan")}, "--skip-below"),
         ({"reason": "a"}, "--skip-reasons"),
         ({"skip_reasons": ("a",)}, "--reason"),
         ({"reason": "a", "skip_reasons": ("b",), "keep_reasons": ("b",)}, "both name 'b'"),

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from skipwise.common.errors import UserError
 from skipwise.datapipes.manifest import Manifest
 from skipwise.datapipes.prepare import PrepareConfig, prepare
 from skipwise.datapipes.sessions import SessionStore
@@ -144,3 +145,21 @@ def test_a_column_that_is_inverted_is_read_by_the_option_that_the_warning_names(
     clicked = [True] * 19 + [False]
     assert skips(tmp_path, {"is_click": clicked}, skip="is_click") == [2] * 19 + [0]
     assert skips(tmp_path, {"is_click": clicked}, kept="is_click") == [0] * 19 + [2]
+
+
+@pytest.mark.parametrize(
+    ("values", "says", "options", "expected"),
+    [
+        (["skipped", "done", "skipped"], "words", {"reason": "s", "skip_reasons": ("skipped",)}, [2, 0, 2]),
+        ([0.25, 0.5, 1], "numbers", {"rating": "s", "skip_below": 0.5}, [2, 0, 0]),
+    ],
+)
+@pytest.mark.parametrize("option", ["skip", "kept"])
+def test_a_column_that_is_no_flag_is_read_by_the_options_that_the_sentence_names(
+    option, values, says, options, expected, tmp_path
+):
+    with pytest.raises(UserError) as caught:
+        skips(tmp_path, {"s": values}, **{option: "s"})
+    ways = "--reason and --skip-reasons" if says == "words" else "--rating and --skip-below"
+    assert str(caught.value).endswith(f"a column of {says} for it is read with {ways}")
+    assert skips(tmp_path, {"s": values}, **options) == expected

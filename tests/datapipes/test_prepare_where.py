@@ -1,6 +1,7 @@
 """`--where`: which rows are read, and that a condition does nothing else."""
 
 import datetime
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,6 +30,9 @@ def tracks(tmp_path: Path, where: str, suffix: str, rows: dict[str, list] = ROWS
     log = tmp_path / f"log.{suffix}"
     if suffix == "parquet":
         pq.write_table(pa.table(rows), log)
+    elif suffix == "jsonl":
+        plays = (dict(zip(rows, of, strict=True)) for of in zip(*rows.values(), strict=True))
+        log.write_text("".join(json.dumps(play, default=str) + "\n" for play in plays))
     else:
         lines = [[f'"{name}"' for name in rows], *zip(*rows.values(), strict=True)]
         quoted = [
@@ -41,7 +45,7 @@ def tracks(tmp_path: Path, where: str, suffix: str, rows: dict[str, list] = ROWS
     return "".join(names[row] for row in found)
 
 
-@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
 @pytest.mark.parametrize(
     ("where", "expected"),
     [

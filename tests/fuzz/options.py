@@ -30,6 +30,8 @@ SOUND = [
     --skip-strength strength
     --rating strength --skip-below 2
     --skip premium
+    --kept premium --played strength --skip-under 2s --played-unit s
+    --reason strength --skip-reasons 1 2
     --threads 1
     --columns session_id session_position track_id_clean
     --columns session_id session_position track_id_clean strength
@@ -38,7 +40,7 @@ SOUND = [
 FLAGS = """columns session track order sort gap time-unit skip skip-strength rating skip-below context min-length
     drop-longer require-skip sample seed split test-share validation-share test-from validation-from
     drop-duplicate-plays drop-duplicate-sessions max-length on-error memory threads overwrite input output
-    on-missing-track null where vocabulary nonsense"""
+    on-missing-track null where kept reason skip-reasons played duration skip-under played-unit vocabulary nonsense"""
 WORDS = "-1 0 3 NaN inf -inf 1e308 2.5 abc ' \" ;-- None 0s 30m strength session_id premium ../.. . / \udcff é\n"
 VALUES = [
     *WORDS.split(" "),

@@ -77,6 +77,15 @@ def test_tracks_skipped_before_the_target_worked_by_hand():
     assert_close(weighed, found + math.log(5))
 
 
+def test_a_play_that_may_have_been_skipped_is_no_next_kept_one():
+    """x, y, z, w: z is skipped, and of y it is not known. So all before w wait for w, and have z as a negative."""
+    batch = by_hand([0, 1, 2, 3], [0, 0, 1, 0], [3, 3, 3])
+    batch.known_BT[0, 1] = False
+    rows = torch.tensor([[2.0], [1.0], [0.5], [0.0], [0.0]])
+    found = session_logits(torch.ones(1, 4, 1), rows[batch.items_BT], batch, causal=True, heard=False, skipped=1)
+    assert_close(found, torch.tensor([0.5, 0.5, 0.5]))
+
+
 def test_what_is_skipped_after_the_target_and_the_target_itself_are_no_negatives():
     """x, y, z, y, w: the second y and z are skipped. From x to y: none. From y and z to w: z, and y, which was kept
     before and skipped after. To a y that was skipped before, only z."""

@@ -80,6 +80,16 @@ def test_the_empty_bag_gets_no_gradient_and_the_parts_add_up(make_dataset):
     assert unused.isfinite().all()
 
 
+def test_the_skip_loss_takes_no_play_for_kept_of_which_it_is_not_known(make_dataset):
+    """Where nothing is known there is nothing to contrast, and the other losses are as they were."""
+    batch = make_batch(make_dataset(random_sessions(8, TRACKS), TRACKS))
+    model = learner(LossConfig(context="track", alpha=0.5, beta=1.0))
+    _, before = model(looked_up(batch), batch)
+    batch.known_BT, batch.skipped_BT = torch.zeros_like(batch.known_BT), torch.zeros_like(batch.skipped_BT)
+    _, after = model(looked_up(batch), batch)
+    assert before.nce > 0 and after.nce == 0 and before.nll == after.nll
+
+
 def test_a_skip_blind_model_does_not_look_at_skips(make_dataset):
     batch = make_batch(make_dataset(random_sessions(8, TRACKS), TRACKS))
     blind = learner(LossConfig(context="none", alpha=0.0, beta=1.0))
