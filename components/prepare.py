@@ -4,6 +4,7 @@ The defaults read Spotify's MSSD; docs/data.md shows other logs.
 
 Example:
   skipwise prepare --input log.csv --output data/log
+  skipwise prepare --explain plays.json
 """
 
 from typing import Annotated
@@ -15,10 +16,10 @@ from skipwise.datapipes.prepare.config import (
     OutputOptions,
     PrepareConfig,
     SessionOptions,
-    SplitOptions,
 )
 from skipwise.datapipes.prepare.name_options import NameOptions
 from skipwise.datapipes.prepare.skip_options import SkipOptions
+from skipwise.datapipes.prepare.split_options import SplitOptions
 
 
 def _in_groups(
@@ -34,7 +35,10 @@ def _in_groups(
 
 
 def prepare(config: Annotated[PrepareConfig, arg(constructor=_in_groups), OmitArgPrefixes]) -> None:
-    """Writes the dataset directory."""
-    from skipwise.datapipes.prepare import prepare
+    """Writes the dataset directory, or says how a log could be read."""
+    from skipwise.datapipes.prepare import explain, prepare
 
-    prepare(config)
+    if config.explain is not None:
+        print(*explain(config), sep="\n")
+    else:
+        prepare(config)

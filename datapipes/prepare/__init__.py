@@ -1,6 +1,7 @@
 """Turns raw listening logs into a dataset directory."""
 
 from skipwise.datapipes.prepare.config import PrepareConfig
+from skipwise.datapipes.prepare.explain_log import explain
 from skipwise.datapipes.prepare.prepare_log import prepare
 
-__all__ = ["PrepareConfig", "prepare"]
+__all__ = ["PrepareConfig", "explain", "prepare"]

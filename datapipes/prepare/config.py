@@ -10,6 +10,7 @@ from typing import Any, Literal
 from skipwise.datapipes.prepare.known_sources import SOURCES
 from skipwise.datapipes.prepare.name_options import NameOptions
 from skipwise.datapipes.prepare.skip_options import SkipOptions
+from skipwise.datapipes.prepare.split_options import SPLIT_OPTIONS, SplitOptions
 from skipwise.datapipes.prepare.times import UNITS, duration, seconds
 
 FILE_ORDER = "file"
@@ -31,24 +32,24 @@ NULLS = (
     "\\N",
 )
 """Unquoted texts that mean a missing value, unless --null names others."""
-SPLIT_OPTIONS = {"session": ("test_share", "validation_share"), "time": ("test_from", "validation_from")}
 MOST_CONTEXT = 32
 """Columns that `context` may name."""
 LEAST_MEMORY = 0.25
 """GiB."""
 RESERVED = ("session_id", "tracks", "skips")
 """Columns that every session file has."""
-SHARES = {"test_share": 0.2, "validation_share": 0.1}
-"""What --split session holds out by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputOptions:
     """What is read, and which columns mean what."""
 
-    input: tuple[Path, ...]
+    input: tuple[Path, ...] = ()
     """Files, or folders of them, at any depth: .csv, .tsv, .txt, .dat, .inter, .log, .jsonl, .ndjson and .json (each
     also with .gz, .zst, .bz2 or .xz) and .parquet."""
+    explain: Path | None = None
+    """Look at this file or folder: print the command line that it seems to need, what its columns are taken for, and
+    the first sessions. Writes nothing; other options are kept."""
     source: str | None = None
     """A source known by name, whose columns and rules are options that given ones override: mssd, spotify-history,
     lastfm, lastfm-1k, listenbrainz, yambda, kuairand, movielens or otto."""
@@ -117,28 +118,10 @@ class SessionOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitOptions:
-    """What training does not see."""
-
-    split: Literal["last", "session", "time"] = "last"
-    """`last`: the last track of every session (test) and the one before it (validation). `session`: whole sessions,
-    drawn by a hash of seed and session id. `time`: whole sessions, by the time of their last play."""
-    test_share: float | None = None
-    """With --split session: the share of the sessions that is test, 0.2 unless given."""
-    validation_share: float | None = None
-    """With --split session: the share of the sessions that is validation, 0.1 unless given."""
-    test_from: str | None = None
-    """With --split time: a session with a play at this time or later is test. A date, a date and time (UTC unless it
-    has an offset), or a number in the unit of --order."""
-    validation_from: str | None = None
-    """With --split time: a session that is not test, with a play at this time or later, is validation."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class OutputOptions:
     """What is written, and the memory and threads that it takes."""
 
-    output: Path
+    output: Path = Path()
     """Dataset directory to write. It appears whole or not at all."""
     overwrite: bool = False
     """Replace an --output that is a dataset directory already."""
@@ -155,8 +138,14 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, Na
     def __post_init__(self) -> None:
         if self.where is not None and not self.where.strip():
             raise ValueError('--where is empty: give a condition such as "ms_played > 30000"')
+        if self.explain is not None:
+            if self.input:
+                raise ValueError("--explain names what it looks at: leave --input out")
+            return  # the other options are not known yet
         if not self.input:
-            raise ValueError("--input names no file: give at least one")
+            raise ValueError("--input names no file: give at least one, or look at one with --explain")
+        if self.output == Path():
+            raise ValueError("--output is missing: name the dataset directory to write")
         for field, value in vars(self).items():
             for text in map(str, value if isinstance(value, tuple) else (value,)):
                 if not utf8(text):
@@ -246,11 +235,6 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, Na
                 )
 
     @property
-    def shares(self) -> dict[str, float]:
-        """The shares of the sessions that --split session holds out, by option."""
-        return {name: default if (given := getattr(self, name)) is None else given for name, default in SHARES.items()}
-
-    @property
     def starts(self) -> dict[str, Fraction]:
         """With --split time: where test and validation begin, in seconds since 1970."""
         options = {"test": "--test-from", "validation": "--validation-from"}
@@ -278,7 +262,7 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, Na
 
     def contents(self) -> dict[str, Any]:
         """The options that decide what the dataset directory holds, for its manifest."""
-        places = ("input", "source", "vocabulary", "tracks", "output", "overwrite", "memory", "threads")
+        places = ("input", "explain", "source", "vocabulary", "tracks", "output", "overwrite", "memory", "threads")
         contents = {name: value for name, value in vars(self).items() if name not in places}
         if self.split == "session":
             contents |= self.shares

@@ -4,7 +4,7 @@ import codecs
 import io
 import lzma
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -58,7 +58,7 @@ class Bytes(NamedTuple):
 
 def open_log(path: Path, encoding: str = UTF_8) -> Bytes:
     """Opens a file, through what its last suffix says it is compressed with; what it holds comes in UTF-8."""
-    codec = COMPRESSED.get(path.suffix)
+    codec = COMPRESSED.get(path.suffix.lower())
     if codec == "xz":
         raw = path.open("rb")
         stream, tell = pa.PythonFile(lzma.open(raw), mode="r"), raw.tell
@@ -90,15 +90,24 @@ def reader_of(path: Path, encoding: str) -> io.TextIOWrapper:
 
 def damaged(path: Path) -> UserError:
     """Returns the error of a file whose content ends early or does not decode."""
-    kind = COMPRESSED.get(path.suffix)
+    kind = COMPRESSED.get(path.suffix.lower())
     other = f", or is not the {kind} file its name says" if kind else ""
     return UserError(f"{path} is cut short or damaged{other}: copy it again")
 
 
 def suffix_of(path: Path) -> str:
     """Returns the suffix that decides the format, in small letters: the last one but that of compression."""
-    name = Path(path.stem) if path.suffix in COMPRESSED else path
+    name = Path(path.stem) if path.suffix.lower() in COMPRESSED else path
     return name.suffix.lower()
+
+
+def logs_of(paths: Iterable[Path], patterns: tuple[str, ...] = ("*",)) -> list[LogFile]:
+    """Returns the files that `paths` name, each once, sorted by name; raises `UserError` for what is no log."""
+    try:
+        files = {log.path.resolve(): log for path in paths for log in files_of(path, patterns)}
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): check --input") from None
+    return sorted(files.values(), key=lambda log: (log.path.name, str(log.path)))
 
 
 def files_of(path: Path, patterns: tuple[str, ...] = ("*",)) -> list[LogFile]:
@@ -118,8 +127,10 @@ def files_of(path: Path, patterns: tuple[str, ...] = ("*",)) -> list[LogFile]:
             raise UserError(f"{path} holds no file{named} of a known format, at any depth: expected {KNOWN}")
     elif not path.exists():
         raise UserError(f"{path} does not exist: check --input")
-    elif suffix_of(path) not in SUFFIXES or (suffix_of(path) == ".parquet" and path.suffix in COMPRESSED):
-        remedy = next((remedy for remedy, kinds in REMEDIES.items() if {path.suffix, suffix_of(path)} & {*kinds}), "")
+    elif suffix_of(path) not in SUFFIXES or (suffix_of(path) == ".parquet" and path.suffix.lower() in COMPRESSED):
+        remedy = next(
+            (remedy for remedy, kinds in REMEDIES.items() if {path.suffix.lower(), suffix_of(path)} & {*kinds}), ""
+        )
         raise UserError(f"{path} is of no known format: {remedy or 'convert or rename it'}; expected {KNOWN}")
     else:
         found = [LogFile(path, {})]

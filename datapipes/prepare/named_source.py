@@ -9,7 +9,7 @@ from skipwise.common.console import note
 from skipwise.common.errors import UserError
 from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.known_sources import SOURCES, Known
-from skipwise.datapipes.prepare.log_files import files_of
+from skipwise.datapipes.prepare.log_files import logs_of
 from skipwise.datapipes.prepare.skip_options import SKIPS, SkipOptions
 from skipwise.datapipes.prepare.sources import Source, look
 
@@ -28,12 +28,8 @@ def with_source(config: PrepareConfig) -> tuple[PrepareConfig, tuple[str, ...]]:
         return config, ("*",)
     forms = [known for known in SOURCES if known.name == config.source]
     patterns = tuple(dict.fromkeys(pattern for known in forms for pattern in known.files))
-    try:
-        logs = [log for path in config.input for log in files_of(path, patterns)]
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read ({error.strerror}): check --input") from None
     plain = PrepareConfig(input=config.input, output=config.output, delimiter=config.delimiter)
-    first = look(min(logs, key=lambda log: log.path.name), plain)
+    first = look(logs_of(config.input, patterns)[0], plain)
     known = form_of(first, forms)
     if known is None:
         expected = " or ".join(", ".join(of.columns or of.options["columns"]) for of in forms)

@@ -226,7 +226,11 @@ def parquet_parts(source: Source, advance: Callable[[int], object]) -> Iterator[
     size = source.path.stat().st_size
     try:
         with open_table(source.path) as file:
-            for batch in file.batches(PARQUET_BATCH, list(dict.fromkeys(path[0] for path in found)), use_threads=True):
+            groups = enumerate(file.group_rows if any(source.leaves[name].lists for name in source.read_names) else [])
+            plays = max((max(file.values(group).values()) / rows for group, rows in groups if rows), default=1)
+            for batch in file.batches(
+                max(1, int(PARQUET_BATCH / plays)), list(dict.fromkeys(path[0] for path in found)), use_threads=True
+            ):
                 advance(size * len(batch) // file.metadata.num_rows)
                 yield part_of([flat(batch.column(path[0]), path[1:]) for path in found], len(batch))
     except TABLE_DAMAGED:

@@ -52,7 +52,7 @@ FAULTS = (
         "expected every quote closed on its line",
     ),
     Fault("wrong number of fields", None, f"mark = {RAGGED}", "expected as many fields as columns"),
-    Fault("not UTF-8", None, f"mark = {NOT_UTF8}", "expected text in UTF-8"),
+    Fault("not UTF-8", None, f"mark = {NOT_UTF8}", "expected text in UTF-8, as iconv -f latin1 -t utf-8 makes it"),
     Fault("lists of different lengths", None, f"mark = {UNEQUAL}", "expected as many values in each"),
     Fault("not JSON", None, f"mark = {NOT_JSON}", "expected a JSON object"),
     Fault("no session id", "session", "missing(session)", "expected a session id"),

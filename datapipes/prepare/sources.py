@@ -1,6 +1,6 @@
 """The files of a log, and the roles of their columns."""
 
-import codecs
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from skipwise.common.tables import open_table
 from skipwise.datapipes.nested import Leaf, leaves
 from skipwise.datapipes.prepare.config import FILE_ORDER, MOST_CONTEXT, REST, USER_OF_FILE, PrepareConfig
 from skipwise.datapipes.prepare.json_rows import json_leaves, json_shape
-from skipwise.datapipes.prepare.log_files import JSON, UTF_8, LogFile, encoding_of, files_of, head_of, suffix_of
+from skipwise.datapipes.prepare.log_files import JSON, UTF_8, LogFile, encoding_of, head_of, logs_of, suffix_of
 from skipwise.datapipes.prepare.row_condition import condition_of, wrong
 from skipwise.datapipes.prepare.skip_options import SKIPS
 from skipwise.datapipes.prepare.text_layout import TYPED, Layout, text_layout
@@ -88,12 +88,8 @@ def find_sources(config: PrepareConfig, patterns: tuple[str, ...] = ("*",)) -> l
 
     Of folders, those that match one of the `patterns`.
     """
-    try:
-        files = {log.path.resolve(): log for path in config.input for log in files_of(path, patterns)}
-    except OSError as error:
-        raise UserError(f"{error.filename} cannot be read ({error.strerror}): check --input") from None
     sources: list[Source] = []
-    for log in sorted(files.values(), key=lambda log: (log.path.name, str(log.path))):
+    for log in logs_of(config.input, patterns):
         sources.append(inspect(log, config))
         refuse_other_columns(sources[0], sources[-1])
     return sources
@@ -121,7 +117,7 @@ def look(log: LogFile, config: PrepareConfig) -> Source:
             raise UserError(f"{path} is not a Parquet file, or is cut short: copy it again") from None
         return Source(path, "parquet", (*found,), {}, leaves=found, fixed=fixed)
     head = head_of(path, 1 << 12)
-    if suffix in JSON or head.removeprefix(codecs.BOM_UTF8).lstrip().startswith((b"{", b"[{")):
+    if suffix in JSON or re.match(rb"(\xef\xbb\xbf)?\s*(\[\s*)?\{", head):
         layout = Layout("", False, encoding_of(head), 0)
         shape = json_shape(path, layout.encoding)
         found = json_leaves(shape)
@@ -211,6 +207,8 @@ def roles_of(source: Source, config: PrepareConfig, joined: dict[str, tuple[str,
     """
     path, names = source.path, (*source.names, *source.fixed)
     headless = ", or the columns of a file without a header line with --columns" if source.format == "text" else ""
+    if headless and source.layout.delimiter == " ":
+        headless += f" (--columns user track{REST} where a line holds a session and all its tracks)"
 
     def find(wanted: str) -> str | None:
         found = [name for name in names if name == wanted] or [name for name in names if name == PREFIX + wanted]

@@ -43,7 +43,7 @@ def unboxed(text: str) -> str:
         ((*TRAIN, "--data.batch-size", str(10**12)), f"--data.batch-size {10**12} must lie in 1..1048576"),
         ((*TRAIN, "--encoder.max-length", str(2**31)), f"--encoder.max-length {2**31} must lie in 1..65536"),
         ((*TRAIN, "--table.dim", str(2**40)), f"--table.dim {2**40} must be a positive multiple of 4, at most 16384"),
-        (("prepare",), "Missing from skipwise prepare: --input"),
+        (("similar",), "Missing from skipwise similar: --export"),
         (("prepare", "--input", "a", "--output", "b", "--threads", "x"), "Error parsing --threads"),
         (("doctor", "--ranks", str(10**9)), f"--ranks is {10**9}: expected 1 to 4096"),
         (("table", "--data", "d", "--output", "o", "--seeds", str(10**12)), f"--seeds {10**12} must be at most 1000"),
@@ -95,6 +95,8 @@ def test_a_refused_command_line_is_a_box_on_stderr(words: tuple[str, ...], wante
         (("recommend", "--exclude", "heard"), "--exclude heard is called kept now"),
         ((*TRAIN, "--config="), "--config needs a YAML file"),
         ((*TRAIN, "--config", "a.yaml", "--config", "b.yaml"), "--config is given twice"),
+        (("prepare",), "--input names no file: give at least one, or look at one with --explain"),
+        (("prepare", "--input", "a"), "--output is missing: name the dataset directory to write"),
         (("prepare", "--input", "a", "--output", "b", "--memory", "inf"), "--memory must be at least 0.25 GiB"),
         (
             ("show", "--tyro-print-completion", "cmd"),

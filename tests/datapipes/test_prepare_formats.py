@@ -66,6 +66,7 @@ TEXTS = {
     "lines.ndjson": "\n" + LINES.replace("\n", "\r\n\r\n"),
     "mark.json": "\ufeff" + LINES,
     "lines.log": LINES,
+    "pretty.txt": json.dumps(as_json(PLAYS), indent=2),
     "array.json": json.dumps(as_json(PLAYS)),
     "pretty.json": json.dumps(as_json(PLAYS), indent=2, ensure_ascii=False),
     "objects.json": "\n".join(json.dumps(row, indent=1) for row in as_json(PLAYS)),
@@ -83,7 +84,7 @@ def test_every_way_to_write_a_table_is_read_alike(name, tmp_path):
 def test_compressed_and_utf_16_files_are_read_alike(name, tmp_path):
     data = TEXTS[name].encode()
     for suffix, packed in (
-        ("gz", gzip.compress(data[:9]) + gzip.compress(data[9:])),
+        ("GZ", gzip.compress(data[:9]) + gzip.compress(data[9:])),
         ("zst", pa.compress(data, codec="zstd", asbytes=True)),
         ("bz2", bz2.compress(data)),
         ("xz", lzma.compress(data)),
@@ -117,6 +118,9 @@ def test_lines_of_tracks_are_sessions(tmp_path):
     (tmp_path / "toys.txt").write_text("1 10 11\n\n2 10 \n3 12 13 14\n")
     expected = [("1", "10"), ("1", "11"), ("2", "10"), ("3", "12"), ("3", "13"), ("3", "14")]
     assert plays(tmp_path / "toys.txt") == expected
+    (tmp_path / "words.txt").write_text("u a b\nv c\n")
+    with pytest.raises(UserError, match="--columns .--columns user track... where a line holds a session and all"):
+        plays(tmp_path / "words.txt")
     (tmp_path / "words.tsv").write_text("u\ta b\tc\nv\td\te\n")
     named = {"columns": ("who", "what..."), "session": "who", "track": "what", "order": "file"}
     assert plays(tmp_path / "words.tsv", **named) == [("u", "a b"), ("u", "c"), ("v", "d"), ("v", "e")]
@@ -161,6 +165,17 @@ def test_a_row_may_hold_the_plays_of_a_session(tmp_path):
     with pytest.raises(UserError, match=r"log.parquet, row 2 has lists of different lengths: expected as many values"):
         prepare(PrepareConfig(**config))
     assert prepare(PrepareConfig(**config, on_error="skip")).counts["plays"] == 3
+
+
+def test_long_lists_are_read_a_few_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(read_rows, "PARQUET_BATCH", 100)
+    table = {"user": [*range(20)], "song": [[f"{user}-{at}" for at in range(40)] for user in range(20)]}
+    pq.write_table(pa.table(table), tmp_path / "log.parquet")
+    (source,) = find_sources(PrepareConfig(input=(tmp_path,), output=tmp_path, **(ROLES | {"order": "file"})))
+    batches = list(read_rows.read(source, lambda size: None))
+    assert max(map(len, batches)) == 80
+    assert [song for batch in batches for song in batch["track"].to_pylist()] == sum(table["song"], [])
+    assert [row for batch in batches for row in batch["row"].to_pylist()] == [*range(800)]
 
 
 def test_bytes_of_a_uuid_are_its_text(tmp_path):

@@ -1,0 +1,137 @@
+"""`prepare --explain`: the command line that a log seems to need, what its columns are, and its first sessions."""
+
+import contextlib
+import io
+import shlex
+import tempfile
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from skipwise.common.errors import UserError
+from skipwise.common.tables import read_table, write_table
+from skipwise.datapipes.manifest import SESSIONS, VOCABULARY
+from skipwise.datapipes.prepare.config import FILE_ORDER, NULLS, PrepareConfig
+from skipwise.datapipes.prepare.guess_options import (
+    guess_columns,
+    guess_headless,
+    guess_rules,
+    has_no_header,
+    names_of,
+)
+from skipwise.datapipes.prepare.known_sources import SOURCES
+from skipwise.datapipes.prepare.log_files import logs_of
+from skipwise.datapipes.prepare.named_source import arguments, form_of, is_given, options_of
+from skipwise.datapipes.prepare.prepare_log import prepare
+from skipwise.datapipes.prepare.read_rows import read
+from skipwise.datapipes.prepare.sources import Source, inspect, look
+from skipwise.datapipes.view import counts_as_skipped
+
+ROWS = 10_000
+"""Rows of the log that the first sessions are made of."""
+SHOWN = 3
+TRACKS = 6
+
+
+def explain(config: PrepareConfig) -> Iterator[str]:
+    """Yields lines: the command, the columns with their first values, the first sessions. Writes nothing.
+
+    `config` has the path in `explain`, and options that are kept. Raises `UserError` where no column seems to be the
+    track, or a given option does not go with the others.
+    """
+    assert config.explain is not None
+    log = logs_of([config.explain])[0]
+    plain = PrepareConfig(input=(config.explain,), output=Path("data"))
+    given = {one.name: getattr(config, one.name) for one in fields(config) if is_given(config, one.name)}
+    given = {name: value for name, value in given.items() if name not in ("input", "output", "explain", "overwrite")}
+    reading = {name: given[name] for name in ("columns", "delimiter", "user") if name in given}
+    source = look(log, replace(plain, **reading))
+    forms = [known for known in SOURCES if known.columns or known.files != ("*",)]
+    known = form_of(source, [of for of in forms if log.path == config.explain or any(map(log.path.match, of.files))])
+    if known is not None:
+        options = options_of(known, source, config)
+        said: dict[str, Any] = {"source": known.name} if known.options else {}
+    else:
+        options = said = {} if source.roles else guess(source, replace(plain, **reading), given)
+    try:
+        final = replace(plain, **{**options, **given, "source": None})
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    command = ["skipwise", "prepare", "--input", shlex.quote(str(config.explain)), "--output", "data"]
+    yield " ".join([*command, *arguments({**said, **given})])
+    if known is not None and known.options:
+        yield f"--source {known.name} stands for {' '.join(arguments(options))}"
+    source = inspect(log, final)
+    batch = first_rows(source, final)
+    yield f"columns of {log.path}:"
+    width = max(map(len, source.roles))
+    for role, name in source.roles.items():
+        values = [value for value in batch[role].slice(0, 100).to_pylist() if value][:3]
+        yield f"  {role:{width}}  {name}: {', '.join(values) or 'empty in the first rows'}"
+    if unused := [name for name in source.names if name and name not in source.read_names]:
+        yield f"  not read: {', '.join(unused)}"[:500]
+    yield from first_sessions(batch, final, log.path)
+
+
+def guess(source: Source, plain: PrepareConfig, given: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options that seem to read a source; raises `UserError` where no column seems to be the track."""
+    options: dict[str, Any] = {}
+    if has_no_header(source) and not plain.columns:
+        numbered = tuple(f"column {number}" for number in range(len(source.names)))
+        layout = replace(source.layout, first=source.layout.first - 1)
+        source = replace(source, names=numbered, roles=dict(zip(numbered, numbered, strict=True)), layout=layout)
+        rows = first_rows(source, plain).slice(0, 100)
+        options["columns"] = guess_headless([rows[name].to_pylist() for name in numbered])
+        source = replace(source, names=options["columns"], roles={})
+    columns = guess_columns(names_of(source))
+    columns |= {name: value for name, value in given.items() if name in ("session", "track", "order")}
+    if plain.user is not None:
+        columns.pop("session", None)
+    if "track" not in columns:
+        raise UserError(
+            f"no column of {source.path} seems to be the track (its columns are {', '.join(source.names)[:300]}): "
+            f"name it with --track, and with --session and --order what else there is"
+        )
+    track = columns["track"] if isinstance(columns["track"], str) else columns["track"][-1]
+    known = {*source.names, *source.fixed}
+    roles = {role: name for role, name in {"track": track, "order": columns.get("order")}.items() if name in known}
+    if "track" not in roles:
+        return options | columns
+    return options | columns | guess_rules(columns, first_rows(replace(source, roles=roles), plain))
+
+
+def first_rows(source: Source, config: PrepareConfig) -> pa.RecordBatch:
+    """Returns the first rows of a source."""
+    return next(read(source, lambda size: None, config.null or NULLS)).slice(0, ROWS)
+
+
+def first_sessions(batch: pa.RecordBatch, config: PrepareConfig, path: Path) -> Iterator[str]:
+    """Yields what `prepare` says of these rows, and their first sessions."""
+    table = pa.table({role: batch[role] for role in batch.schema.names if role not in ("row", "mark")})
+    named = {role: role for role in table.column_names if role in vars(config) and role not in ("user", "where")}
+    named.setdefault("order", FILE_ORDER)
+    with tempfile.TemporaryDirectory() as folder:
+        rows, data, said = Path(folder) / "rows.parquet", Path(folder) / "data", io.StringIO()
+        write_table(table, rows)
+        nothing = {"user": None, "columns": (), "delimiter": None, "context": (), "keep_track": (), "where": None}
+        try:
+            with contextlib.redirect_stderr(said):
+                prepare(replace(config, **{**nothing, **named, "input": (rows,), "output": data}))
+        except UserError as error:
+            yield f"its first {len(table):,} rows cannot be prepared so: {str(error).replace(str(rows), str(path))}"
+            return
+        ours = ("reading:", "grouping:", "writing:", "wrote ", "naming:")
+        yield from (line for line in said.getvalue().splitlines() if not line.startswith(ours))
+        tracks = read_table(data / VOCABULARY)["track_id"].to_pylist()
+        parts = sorted((data / SESSIONS).iterdir())
+        yield f"first sessions of its first {len(table):,} rows:"
+        for session in read_table(parts[0]).slice(0, SHOWN).to_pylist():
+            skipped = counts_as_skipped(pa.array(session["skips"], pa.int8()).to_numpy())
+            plays = [
+                tracks[row] + (" (skipped)" if out else "") for row, out in zip(session["tracks"], skipped, strict=True)
+            ]
+            more = f", and {len(plays) - TRACKS:,} more" if len(plays) > TRACKS else ""
+            yield f"  {session['session_id']}: {', '.join(plays[:TRACKS])}{more}"
