@@ -165,7 +165,7 @@ sbom: $(SETUP)  ## write sbom.json, a CycloneDX bill of the packages of the virt
 	@$(PYTHON) requirements/sbom.py > $(SBOM)
 
 advisories:  ## check every pin for known advisories; needs pip-audit
-	@pip-audit --require-hashes --disable-pip $(patsubst %,--requirement %,\
+	@pip-audit --strict --require-hashes --disable-pip $(patsubst %,--requirement %,\
 		$(filter-out requirements/torch-cpu.txt,$(wildcard requirements/*.txt)))
 
 clean:  ## remove caches and build output; data, runs, exports and the virtual environment stay

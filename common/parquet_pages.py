@@ -1,37 +1,71 @@
-"""How many values the pages of a Parquet file hold, read from their headers before any page is decoded.
+"""What the pages of a Parquet file hold, read from their headers before any page is decoded.
 
 A column's count stands in the footer and again before each page, as a `PageHeader` in Thrift's compact protocol
 (https://github.com/apache/parquet-format). Arrow believes the pages: one of ten bytes may hold a billion values.
 """
 
-from typing import Any
+from struct import Struct, error
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 _DEEPEST = 8
-_COMPRESSED_BYTES, _DATA_PAGE, _DATA_PAGE_V2 = 3, 5, 8
+_PLAIN_BYTES, _COMPRESSED_BYTES, _DATA_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = 2, 3, 5, 7, 8
 _NUM_VALUES = 1
+_LENGTH = Struct("<I")
 
 
-def page_values(file: pa.NativeFile, column: pq.ColumnChunkMetaData) -> int:
-    """Returns the number of values in a column's pages, levels counted as values; moves `file`.
+class Pages(NamedTuple):
+    """Of a column in a row group."""
+
+    values: int
+    """Levels counted as values."""
+    sizes: list[int]
+    """Bytes of each page once it is decompressed, the dictionary's among them."""
+    dictionary: int
+    """Bytes of the dictionary."""
+    coded: bytes
+    """The dictionary as it is in the file."""
+
+    def longest(self, codec: str) -> int:
+        """The bytes of the longest text in the dictionary, or of all where it cannot be told."""
+        try:
+            plain = self.coded
+            if codec != "UNCOMPRESSED":
+                plain = pa.decompress(plain, self.dictionary, codec=codec.lower(), asbytes=True)
+            at = longest = 0
+            while at < len(plain):
+                (length,) = _LENGTH.unpack_from(plain, at)
+                at, longest = at + 4 + length, max(longest, length)
+        except (pa.ArrowException, OSError, ValueError, error):
+            return self.dictionary
+        return longest
+
+
+def read_pages(file: pa.NativeFile, column: pq.ColumnChunkMetaData) -> Pages:
+    """Reads the headers of a column's pages; moves `file`.
 
     Raises `ValueError` for headers that are not Parquet's.
     """
     place = column.data_page_offset
     if column.has_dictionary_page and 0 < (column.dictionary_page_offset or 0) < place:
         place = column.dictionary_page_offset
-    end, values = place + column.total_compressed_size, 0
+    end, values, dictionary = place + column.total_compressed_size, 0, 0
+    sizes, coded = [], b""
     while place < end:
         file.seek(place)
         header = _struct(file, 0)
         page, size = header.get(_DATA_PAGE, header.get(_DATA_PAGE_V2, {})), header.get(_COMPRESSED_BYTES)
-        if not isinstance(size, int) or size < 0 or not isinstance(page, dict):
+        plain = header.get(_PLAIN_BYTES)
+        if not isinstance(size, int) or size < 0 or not isinstance(plain, int) or not isinstance(page, dict):
             raise ValueError("a page without a header")
         values += page.get(_NUM_VALUES, 0)
+        sizes.append(plain)
         place = file.tell() + size
-    return values
+        if _DICTIONARY_PAGE in header:
+            dictionary, coded = plain, file.read(size)
+    return Pages(values, sizes, dictionary, coded)
 
 
 def _struct(file: pa.NativeFile, depth: int) -> dict[int, Any]:

@@ -12,16 +12,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from skipwise.common.files import require_regular_file
-from skipwise.common.parquet_pages import page_values
+from skipwise.common.parquet_pages import Pages, read_pages
 
 MOST_IN_GROUP = 1 << 27
 """Of a column, in a row group: one of 1,048,576 rows may hold lists of 128."""
-_VALUES_A_BYTE = 64
+_VALUES_A_BYTE = _BYTES_A_BYTE = 64
 """Of a table that is read whole. Where rows differ at all, a file has some bits for each."""
 _ALWAYS_FINE = 1 << 20
+_MOST_TEXT = 1 << 30
+"""Bytes of text of a column that is read at once: a million ids of the longest."""
+_MOST_IN_BATCH, _BATCH = 1 << 28, 1 << 16
+"""Bytes of text in so many values that follow each other, and of one page."""
 
 
 class Table:
@@ -31,6 +36,7 @@ class Table:
         self._file, self._parquet = file, parquet
         self.metadata = parquet.metadata
         self.schema: pa.Schema = parquet.schema_arrow
+        self._most_text = _BYTES_A_BYTE * file.size()
 
     @property
     def group_rows(self) -> list[int]:
@@ -42,7 +48,8 @@ class Table:
         return {name: max(chunk.num_values for chunk, _ in chunks) for name, chunks in self._chunks(group).items()}
 
     def group(self, number: int, columns: Sequence[str] | None = None, most: int = MOST_IN_GROUP) -> pa.Table:
-        """Reads one row group; raises `ValueError` where lists have more values than the footer says, or `most`."""
+        """Reads one row group; raises `ValueError` where lists have more values than the footer says, or `most`, and
+        where there is more text than the file's size allows."""
         self._check(number, columns, most)
         return self._parquet.read_row_group(number, columns=columns, use_threads=False)
 
@@ -61,26 +68,46 @@ class Table:
         done = 0
         while True:
             while unchecked and unchecked[0][0] <= done + rows:
-                self._check(unchecked.popleft()[1], columns, MOST_IN_GROUP)
+                self._check(unchecked.popleft()[1], columns, MOST_IN_GROUP, whole=False)
             if (batch := next(batches, None)) is None:
                 return
             done += len(batch)
             yield batch
 
-    def _check(self, group: int, columns: Sequence[str] | None, most: int) -> None:
-        """Of columns without lists Arrow reads no more than there are rows."""
+    def _check(self, group: int, columns: Sequence[str] | None, most: int, whole: bool = True) -> None:
+        """Of columns without lists Arrow reads no more than there are rows. `whole`: the row group is read at once."""
         for name, chunks in self._chunks(group).items():
             for chunk, repeated in chunks:
-                if not (repeated and chunk.num_values) or (columns is not None and name not in columns):
+                text = chunk.physical_type == "BYTE_ARRAY"
+                if not ((repeated or text) and chunk.num_values) or (columns is not None and name not in columns):
                     continue
-                if chunk.num_values > most:
+                if repeated and chunk.num_values > most:
                     raise ValueError(
                         f"row group {group} has {chunk.num_values:,} values in '{name}', expected at most {most:,}"
                     )
-                if (found := page_values(self._file, chunk)) > chunk.num_values:
+                pages = read_pages(self._file, chunk)
+                if pages.values > chunk.num_values:
                     raise ValueError(
-                        f"row group {group} has {found:,} values in '{name}' where its footer says {chunk.num_values:,}"
+                        f"row group {group} has {pages.values:,} values in '{name}' where its footer says "
+                        f"{chunk.num_values:,}"
                     )
+                if text:
+                    self._check_text(group, name, chunk, pages, whole)
+
+    def _check_text(self, group: int, name: str, chunk: pq.ColumnChunkMetaData, pages: Pages, whole: bool) -> None:
+        """A dictionary has each text once, and a page of some bytes may name one of a megabyte a million times."""
+        all_bytes, in_batch, at_once = sum(pages.sizes), max(pages.sizes, default=0), max(_MOST_TEXT, self._most_text)
+        may_be_large = chunk.num_values * pages.dictionary > _MOST_IN_BATCH >= in_batch
+        if may_be_large and chunk.num_values * pages.longest(chunk.compression) > _MOST_IN_BATCH:
+            with pq.ParquetFile(self._file, metadata=self.metadata, read_dictionary=[chunk.path_in_schema]) as coded:
+                column = coded.read_row_group(group, columns=[chunk.path_in_schema], use_threads=False)[name]
+            for bytes_N in map(_text_bytes, column.chunks):
+                batches = np.add.reduceat(bytes_N, np.arange(0, len(bytes_N), _BATCH)) if len(bytes_N) else bytes_N
+                in_batch, all_bytes = max(in_batch, batches.max(initial=0)), all_bytes + batches.sum()
+        if in_batch > _MOST_IN_BATCH or (whole and all_bytes > at_once):
+            raise ValueError(
+                f"row group {group} has more text in '{name}' than a file of {self._file.size():,} bytes may"
+            )
 
     def _chunks(self, group: int) -> dict[str, list[tuple[pq.ColumnChunkMetaData, bool]]]:
         """By column of the table, of which a struct has several; and whether they are in lists."""
@@ -90,6 +117,16 @@ class Table:
             chunk, repeated = content.column(number), leaves.column(number).max_repetition_level > 0
             found.setdefault(_top(chunk.path_in_schema, self.schema), []).append((chunk, repeated))
         return found
+
+
+def _text_bytes(column: pa.Array) -> np.ndarray:
+    """int64 [N]: the bytes of each text of a column that is coded by a dictionary, inside of lists too."""
+    while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        column = column.flatten()
+    if not pa.types.is_dictionary(column.type):
+        return np.zeros(0, dtype=np.int64)
+    lengths = pc.binary_length(column.dictionary).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    return lengths[column.indices.drop_null().to_numpy()]
 
 
 def _top(path: str, schema: pa.Schema) -> str:

@@ -126,3 +126,52 @@ def test_damaged_page_headers_are_refused_or_read(place: int, tmp_path: Path):
                 table.group(0)
         except (ValueError, OSError, ArithmeticError):
             continue
+
+
+def text_of(file: Path, texts: list[str], lists: bool = False, **options) -> None:
+    values = pa.array(texts).dictionary_encode()
+    column = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), values) if lists else values
+    pq.write_table(pa.table({"text": column}), file, compression="zstd", store_schema=False, **options)
+
+
+@pytest.mark.parametrize("lists", [False, True])
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_a_dictionary_that_becomes_more_than_memory_holds_is_refused(lists: bool, version: str, tmp_path: Path):
+    """600 bytes took 200 MB, and would take a terabyte with a million rows."""
+    file = tmp_path / "part.parquet"
+    text_of(file, ["a" * 1_000_000, *"bc"] * 300, lists, data_page_version=version)
+    assert file.stat().st_size < 2000
+    with open_table(file) as table:
+        for read in (lambda: table.group(0), lambda: list(table.batches(10))):
+            with pytest.raises(
+                ValueError, match=r"row group 0 has more text in 'text' than a file of [\d,]+ bytes may"
+            ):
+                read()
+    with pytest.raises(ValueError, match="more text"):
+        read_table(file)
+
+
+def test_long_texts_among_many_are_read(tmp_path: Path):
+    file, texts = tmp_path / "part.parquet", ["a" * 100_000, *"bc", None, "d" * 9000] * 500
+    text_of(file, texts)
+    with open_table(file) as table:
+        assert table.group(0)["text"].to_pylist() == texts
+        assert [one for batch in table.batches(400) for one in batch["text"].to_pylist()] == texts
+
+
+def test_text_that_is_read_whole_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file, texts = tmp_path / "part.parquet", ["a" * 4000] * 90_000
+    text_of(file, texts)
+    monkeypatch.setattr("skipwise.common.tables._MOST_TEXT", 1 << 27)
+    with pytest.raises(ValueError, match="more text"):
+        read_table(file)
+    with open_table(file) as table:
+        assert sum(map(len, table.batches(10_000))) == 90_000
+
+
+def test_a_page_of_text_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "part.parquet"
+    pq.write_table(pa.table({"text": ["a" * 3_000_000]}), file, compression="zstd", use_dictionary=False)
+    monkeypatch.setattr("skipwise.common.tables._MOST_IN_BATCH", 2_000_000)
+    with open_table(file) as table, pytest.raises(ValueError, match="more text"):
+        table.group(0)

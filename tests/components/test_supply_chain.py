@@ -73,5 +73,5 @@ def test_every_pin_is_checked_for_advisories(tmp_path: Path):
     words = ["make", "--no-print-directory", "advisories", "DEVICE=cpu", f"VENV={tmp_path}"]
     said = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout.split()
     files = {f"requirements/{file.name}" for file in (ROOT / "requirements").glob("*.txt")}
-    options = {"--require-hashes", "--disable-pip", "--requirement"}
+    options = {"--strict", "--require-hashes", "--disable-pip", "--requirement"}
     assert set(said) == files - {"requirements/torch-cpu.txt"} | options
