@@ -4,7 +4,7 @@ A column's count stands in the footer and again before each page, as a `PageHead
 (https://github.com/apache/parquet-format). Arrow believes the pages: one of ten bytes may hold a billion values.
 """
 
-from struct import Struct, error
+import struct
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 _DEEPEST = 8
 _PLAIN_BYTES, _COMPRESSED_BYTES, _DATA_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = 2, 3, 5, 7, 8
 _NUM_VALUES = 1
-_LENGTH = Struct("<I")
+_LARGE = 1 << 24
+_LENGTH = struct.Struct("<I")
 
 
 class Pages(NamedTuple):
@@ -29,16 +30,18 @@ class Pages(NamedTuple):
     """The dictionary as it is in the file."""
 
     def longest(self, codec: str) -> int:
-        """The bytes of the longest text in the dictionary, or of all where it cannot be told."""
+        """The bytes of the longest text in the dictionary, or of all where it cannot be told, or not soon."""
+        if self.dictionary > _LARGE:
+            return self.dictionary
         try:
-            plain = self.coded
+            plain = self.coded[: self.dictionary]
             if codec != "UNCOMPRESSED":
-                plain = pa.decompress(plain, self.dictionary, codec=codec.lower(), asbytes=True)
+                plain = pa.decompress(self.coded, self.dictionary, codec=codec.lower(), asbytes=True)
             at = longest = 0
             while at < len(plain):
                 (length,) = _LENGTH.unpack_from(plain, at)
                 at, longest = at + 4 + length, max(longest, length)
-        except (pa.ArrowException, OSError, ValueError, error):
+        except (pa.ArrowException, OSError, ValueError, struct.error):
             return self.dictionary
         return longest
 
