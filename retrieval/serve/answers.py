@@ -3,7 +3,8 @@
 Shape legend: Q requests of a group, K best.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,7 +30,10 @@ def recommendations(exports: Exports, requests: Sequence[RecommendRequest]) -> l
         options = RecommendOptions(k=k, exclude=like.exclude, dial=like.dial)
         return served.recommender.recommend(SessionHistory.of(sessions), options)
 
-    return _grouped(exports, requests, lambda one: (one.export, one.exclude, one.dial), _session, search)
+    def tracks(request: RecommendRequest) -> list[str]:
+        return [play.track for play in request.session]
+
+    return _grouped(exports, requests, lambda one: (one.export, one.exclude, one.dial), tracks, _session, search)
 
 
 def neighbours(exports: Exports, requests: Sequence[SimilarRequest]) -> list[Answer | Exception]:
@@ -38,7 +42,7 @@ def neighbours(exports: Exports, requests: Sequence[SimilarRequest]) -> list[Ans
     def search(served: ServedExport, rows: list[Any], k: int, like: SimilarRequest) -> Recommended:
         return Recommended(*served.recommender.similar(np.array(rows, dtype=np.int64), k, like.by), None)
 
-    return _grouped(exports, requests, lambda one: (one.export, one.by), _track, search)
+    return _grouped(exports, requests, lambda one: (one.export, one.by), lambda one: [one.track], _track, search)
 
 
 def find_export(exports: Exports, name: str) -> HotSwap:
@@ -52,12 +56,14 @@ def _grouped(
     exports: Exports,
     requests: Sequence[Request],
     key: Callable[[Request], Any],
-    read: Callable[[ServedExport, Request], tuple[Any, Answer]],
+    tracks_of: Callable[[Request], list[str]],
+    read: Callable[[ServedExport, Request, list[int]], tuple[Any, Answer]],
     search: Callable[[ServedExport, list[Any], int, Request], Recommended],
 ) -> list[Answer | Exception]:
     """Answers to `requests`, in their order; those of the same `key` are searched for together.
 
-    `read` gives what to search for and what to add to the answer, or raises the answer.
+    `read` gets the rows of a request's tracks, -1 for unknown ones, which are looked up for all requests together. It
+    gives what to search for and what to add to the answer, or raises the answer.
     """
     groups: dict[Any, list[int]] = {}
     for place, request in enumerate(requests):
@@ -68,9 +74,12 @@ def _grouped(
         served = exports[like.export].current
         export = {"name": like.export} | served.identity()
         asked: dict[int, tuple[Any, Answer]] = {}
-        for place in places:
+        asked_of: list[list[str]] = [tracks_of(requests[place]) for place in places]
+        rows: Iterator[int] = iter(served.opened.tracks.rows_of([*chain.from_iterable(asked_of)]))
+        for number, place in enumerate(places):
+            own: list[int] = list(islice(rows, len(asked_of[number])))
             try:
-                asked[place] = read(served, requests[place])
+                asked[place] = read(served, requests[place], own)
             except HTTPException as refusal:
                 answers[place] = refusal
         found = search(served, [one for one, _ in asked.values()], max(requests[place].k for place in places), like)
@@ -87,18 +96,18 @@ def _grouped(
     return [answers[place] for place in range(len(requests))]
 
 
-def _session(served: ServedExport, request: RecommendRequest) -> tuple[list[tuple[int, ...]], Answer]:
+def _session(served: ServedExport, request: RecommendRequest, rows: list[int]) -> tuple[list[tuple[int, ...]], Answer]:
     """Row, strength and context codes of the session's known tracks, and its unknown tracks."""
     try:
         served.recommender.dial(request.dial)
     except UserError as error:
         raise HTTPException(422, str(error)) from None
     session, heard, unknown = [], [], []
-    rows = served.opened.tracks.rows_of([play.track for play in request.session])
+    kept, skipped = served.opened.view.strengths(np.array([False, True])).tolist()
+    strengths = {None: UNKNOWN, False: kept, True: skipped}
     for play, row in zip(request.session, rows, strict=True):
         if row >= 0:
-            strength = UNKNOWN if play.skipped is None else int(served.opened.view.strengths(np.array(play.skipped)))
-            session.append((row, strength, *_codes(served, play)))
+            session.append((row, strengths[play.skipped], *_codes(served, play)))
             heard.append({"track": play.track})
         elif request.unknown == "drop":
             unknown.append(play.track)
@@ -123,11 +132,10 @@ def _codes(served: ServedExport, play: Play) -> list[int]:
     return [codes.get(said[name], 0) if name in said else 0 for name, codes in served.codes.items()]
 
 
-def _track(served: ServedExport, request: SimilarRequest) -> tuple[int, Answer]:
-    row = served.opened.tracks.row(request.track)
-    if row is None:
+def _track(_: ServedExport, request: SimilarRequest, rows: list[int]) -> tuple[int, Answer]:
+    if rows[0] < 0:
         raise _not_there(request.track, "see /tracks")
-    return row, {}
+    return rows[0], {}
 
 
 def _not_there(track: str, remedy: str) -> HTTPException:

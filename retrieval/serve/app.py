@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import fastapi
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
@@ -74,6 +75,9 @@ def make_app(service: Service) -> ASGIApp:
 
 
 def _add_requests(app: FastAPI, service: Service) -> None:
+    # FastAPI's own threads are 40, and each of them takes as many turns as the loop.
+    one_by_one = CapacityLimiter(1)
+
     @app.post("/recommend", response_model=Recommendations, summary="What to play after a session")
     async def recommend(request: Annotated[RecommendRequest, FEW_FIELDS]) -> Response:
         find_export(service.exports, request.export)
@@ -90,7 +94,7 @@ def _add_requests(app: FastAPI, service: Service) -> None:
         return JSONResponse(await service.similar.ask(SimilarRequest(track, k, by, export)))
 
     @app.get("/tracks", response_model=Tracks, summary="Tracks by words of title and artist, or by how their id begins")
-    def tracks(  # not async: FastAPI runs it in a thread
+    async def tracks(
         q: str = "",
         limit: Annotated[int, Query(ge=1, le=LIMIT)] = 20,
         export: ExportName = "main",
@@ -99,7 +103,11 @@ def _add_requests(app: FastAPI, service: Service) -> None:
         if prefix is not None:
             raise HTTPException(422, "prefix is called q now, and also finds words of titles and artists: send q")
         opened = find_export(service.exports, export).current.opened
-        return JSONResponse({"tracks": named_tracks(opened, find_tracks(opened, q, limit))})
+
+        def found() -> Response:
+            return JSONResponse({"tracks": named_tracks(opened, find_tracks(opened, q, limit))})
+
+        return await to_thread.run_sync(found, limiter=one_by_one)
 
 
 def _add_state(app: FastAPI, service: Service) -> None:

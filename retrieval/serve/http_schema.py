@@ -44,7 +44,7 @@ class Play(BaseModel):
     skipped: bool | None = None
     """None: it is not known."""
     context: Annotated[dict[str, str | bool | int], FEW_FIELDS] = Field(
-        {}, description="What is known of the play, by context column."
+        default_factory=dict, description="What is known of the play, by context column."
     )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import gc
 import logging
 import signal
 import socket
@@ -87,6 +88,7 @@ def run(config: ServeConfig) -> None:
     with listener:
         torch.set_num_threads(config.threads)
         sys.setswitchinterval(_TURN_S)
+        gc.freeze()  # what the libraries made is never garbage, and would be gone through again and again
         service = Service(config)
         with _refusing(config):
             listener.listen(_BACKLOG)

@@ -6,13 +6,19 @@ import time
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
+import pytest
 from prometheus_client import CollectorRegistry, Gauge, Histogram
+from starlette.exceptions import HTTPException
 
+from skipwise.retrieval.serve.answers import recommendations
 from skipwise.retrieval.serve.batching import Batcher, Overloaded
 from skipwise.retrieval.serve.config import ServeConfig
+from skipwise.retrieval.serve.http_schema import Play, RecommendRequest
 from skipwise.retrieval.serve.service import Service
+from skipwise.retrieval.track_ids import TrackIds
 from tests.retrieval.serve.conftest import asking, sentence
 
 
@@ -146,3 +152,23 @@ def test_overload_and_faults_over_http(export: Path):
     assert wrong.status_code == 500 and "a fault of ours" not in sentence(wrong)
     assert refused.status_code == 503 and refused.headers["Retry-After"] == "1"
     sentence(refused)
+
+
+def test_tracks_of_a_batch_are_looked_up_together(export: Path):
+    """One by one, their lookups took a third of a batch's time."""
+    exports = Service(ServeConfig(export, reload_s=0)).exports
+    sessions = [["t_001", "t_002"], ["t_003", "no"], ["t_004", "t_005", "t_006"], ["t_002"]]
+    plays = [[Play(track=one) for one in tracks] for tracks in sessions]
+    requests = [RecommendRequest(session=of, exclude=how) for how in ("session", "none") for of in plays]
+    with patch.object(TrackIds, "rows_of", autospec=True, side_effect=TrackIds.rows_of) as looked_up:
+        together = recommendations(exports, requests)
+    assert looked_up.call_count == 2, "once for each way to search"
+    for request, answer in zip(requests, together, strict=True):
+        (alone,) = recommendations(exports, [request])
+        if isinstance(answer, HTTPException):
+            assert answer.status_code == alone.status_code == 404 and answer.detail == alone.detail
+        else:
+            names, scores = zip(*(one.values() for one in answer["tracks"]), strict=True)
+            assert names == tuple(one["track"] for one in alone["tracks"])
+            assert scores == pytest.approx([one["score"] for one in alone["tracks"]], abs=1e-5)
+    assert [isinstance(answer, HTTPException) for answer in together] == 2 * [False, True, False, False]
