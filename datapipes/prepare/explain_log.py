@@ -124,7 +124,8 @@ def first_sessions(batch: pa.RecordBatch, config: PrepareConfig, path: Path) -> 
             yield f"its first {len(table):,} rows cannot be prepared so: {str(error).replace(str(rows), str(path))}"
             return
         ours = ("reading:", "grouping:", "writing:", "wrote ", "naming:")
-        yield from (line for line in said.getvalue().splitlines() if not line.startswith(ours))
+        lines = said.getvalue().replace(rows.name, path.name).splitlines()
+        yield from (line for line in lines if not line.startswith(ours))
         tracks = read_table(data / VOCABULARY)["track_id"].to_pylist()
         parts = sorted((data / SESSIONS).iterdir())
         yield f"first sessions of its first {len(table):,} rows:"
