@@ -97,7 +97,7 @@ def test_from_a_run_to_recommendations(clone: Path):
     assert re.search(r"float32 +test +0\.\d{4}", said["evaluate"])
     for name in ("recommend", "similar"):
         assert len(re.findall(r"^ *\d+ +t_\d{4} ", said[name], re.MULTILINE)) == 10, said[name]
-    assert re.search(r"^ *1 +t_\d{4} .*\bThe Quiet\b", said["find"], re.MULTILINE), said["find"]
+    assert re.search(r"^ *1 +t_\d{4} .*\bQuiet\b", said["find"], re.MULTILINE), said["find"]
     assert "data:image/svg" in (clone / "reports/mine.html").read_text()
     answers = answers_of(serve, clone, ["/health", "/report", "/"])
     assert json.loads(answers["/health"])["status"] == "ok"
