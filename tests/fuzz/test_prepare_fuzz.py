@@ -42,7 +42,6 @@ def test_any_parquet_log_with_any_options(log, words):
 
 
 FOUND = {
-    "lines that end in carriage returns alone": (b"0 5\r0 1\r0 4", ".txt", []),
     "a column name of 200 KB": (b"x" * 200_000 + b",session_id\n1,2\n", ".csv", []),
     "a header that opens a quote": (b'session_id,session_position,track_id_clean,"\ns0,1,t,1\ns1,1,t', ".csv", []),
     "a row of four fields that is not UTF-8": (GOOD + b"b,\x8bq,\xff,1\n", ".csv", []),
