@@ -66,7 +66,8 @@ def wrong(where: str, why: str) -> UserError:
     reason = " ".join(why.split("LINE 1:")[0].split())[:300]
     example = "\"ms_played > 30000 AND country = 'SE'\""
     given = " ".join(where.split())[:100]
-    return UserError(f"--where {given} cannot be used ({reason}): expected a condition such as {example}")
+    hint = "; the name of a column that is a word of SQL stands in double quotes" if "syntax error" in reason else ""
+    return UserError(f"--where {given} cannot be used ({reason}): expected a condition such as {example}{hint}")
 
 
 def types_of(condition: Condition, leaves: dict[str, Leaf], first: pa.RecordBatch) -> dict[str, str]:

@@ -77,6 +77,7 @@ def test_rows_are_those_that_meet_the_condition(where, expected, suffix, tmp_pat
     ("where", "says"),
     [
         ("ms >", "syntax error"),
+        ("at > 1", "the name of a column that is a word of SQL stands in double quotes"),
         ("ms > 1; DROP TABLE tracks", "syntax error"),
         ("ms > 1); DROP TABLE tracks; --", "syntax error"),
         ("ms IN (SELECT 1 FROM read_csv('/etc/passwd'))", "a query of its own"),
