@@ -9,6 +9,8 @@ from typing import Any
 _ONE = {"user": "me", "gap": "30m", "on_missing_track": "skip"}
 """The log of one listener."""
 _MANY = {"gap": "30m", "on_missing_track": "skip"}
+_NAMES = {"null": ("",)}
+"""Ids that are names, in files that leave a missing one empty: None and Null are artists and songs."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ SOURCES = (
     # where: https://mainstream.ghan.nl/export.html
     Known(
         "lastfm",
-        {**_ONE, "track": ("artist", "track"), "order": "uts", "title": "track", "artist": "artist"},
+        {**_ONE, **_NAMES, "track": ("artist", "track"), "order": "uts", "title": "track", "artist": "artist"},
         ("uts", "artist", "track"),
     ),
     # where: https://benjaminbenben.com/lastfm-to-csv/
@@ -74,6 +76,7 @@ SOURCES = (
         "lastfm",
         {
             **_ONE,
+            **_NAMES,
             "columns": ("artist", "album", "track", "time"),
             "track": ("artist", "track"),
             "order": "time",
@@ -81,11 +84,26 @@ SOURCES = (
             "artist": "artist",
         },
     ),
+    # where: https://lastfmstats.com; the column of times has the listener in its name
+    Known(
+        "lastfm",
+        {
+            **_ONE,
+            **_NAMES,
+            "track": ("Artist", "Track"),
+            "order": "Date#*",
+            "time_unit": "ms",
+            "title": "Track",
+            "artist": "Artist",
+        },
+        ("Artist", "Track", "Date#*"),
+    ),
     # where: http://ocelma.net/MusicRecommendationDataset/lastfm-1K.html
     Known(
         "lastfm-1k",
         {
             **_MANY,
+            **_NAMES,
             "columns": ("user", "time", "artist_id", "artist", "track_id", "title"),
             "session": "user",
             "track": ("artist", "title"),
@@ -112,20 +130,28 @@ SOURCES = (
         )
         for of, told in (({**_MANY, "session": "user_name"}, ("user_name",)), (_ONE, ()))
     ),
-    # where: https://huggingface.co/datasets/yandex/yambda; times count from 0, in 5 s; flat files and sequential ones
-    Known(
-        "yambda",
-        {
-            "session": "uid",
-            "track": "item_id",
-            "order": "timestamp",
-            "time_unit": "5s",
-            "gap": "30m",
-            "rating": "played_ratio_pct",
-            "skip_below": 50.0,
-        },
-        ("uid", "item_id", "timestamp", "played_ratio_pct"),
-        ("listens*",),
+    # where: https://huggingface.co/datasets/yandex/yambda, and its benchmark: times are seconds from the
+    # log's beginning, rounded to 5 s. Flat files and sequential ones; those of many events have a type of event.
+    *(
+        Known(
+            "yambda",
+            {
+                "session": "uid",
+                "track": "item_id",
+                "order": "timestamp",
+                "time_unit": "s",
+                "gap": "30m",
+                "rating": "played_ratio_pct",
+                "skip_below": 50.0,
+                **more,
+            },
+            ("uid", "item_id", "timestamp", "played_ratio_pct", *told),
+            files,
+        )
+        for more, told, files in (
+            ({"where": "event_type = 'listen'"}, ("event_type",), ("multi_event*",)),
+            ({}, (), ("listens*",)),
+        )
     ),
     # where: https://kuairand.com
     Known(

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterable
 from dataclasses import fields, replace
+from fnmatch import filter as filter_names
 from typing import Any
 
 from skipwise.common.console import note
@@ -44,10 +45,10 @@ def with_source(config: PrepareConfig) -> tuple[PrepareConfig, tuple[str, ...]]:
 
 def form_of(source: Source, forms: Iterable[Known]) -> Known | None:
     """Returns the first form whose columns a file has or, without a header line, whose name and number of columns."""
-    names = {name.removeprefix("hist_user_behavior_") for name in source.names}
+    names = [name.removeprefix("hist_user_behavior_") for name in source.names]
     for known in forms:
         if known.columns:
-            if names >= {*known.columns}:
+            if all(filter_names(names, column) for column in known.columns):
                 return known
         elif source.format == "text" and len(source.names) == len(known.options["columns"]):
             if any(map(source.path.match, known.files)):
@@ -59,6 +60,8 @@ def options_of(known: Known, source: Source, config: PrepareConfig) -> dict[str,
     """Returns the options of a form, but those that name a column it lacks, or that given ones take the place of."""
     names = {*known.options.get("columns", source.names)}
     options = dict(known.options)
+    if str(options.get("order", "")).endswith("*"):
+        options["order"] = filter_names(source.names, options["order"])[0]
     for name in OPTIONAL:
         if name in options and options[name] not in names:
             for other in (name, *NEEDS.get(name, ())):

@@ -59,8 +59,10 @@ MSSD = "session_id,session_position,session_length,track_id_clean,skip_1,skip_2,
     for play in (1, 2, 3)
 )
 OTTO = {"session": 12, "events": [{"aid": 7 + at, "ts": 1661724000278 + at, "type": "clicks"} for at in range(3)]}
-YAMBDA = {"uid": [1] * 4, "timestamp": [40, 80, 120, 500], "item_id": [5, 6, 7, 8], "is_organic": [1] * 4}
+YAMBDA = {"uid": [1] * 4, "timestamp": [40, 80, 120, 2000], "item_id": [5, 6, 7, 8], "is_organic": [1] * 4}
 YAMBDA |= {"played_ratio_pct": [100, 49, 50, 90], "track_length_seconds": [180] * 4}
+EVENTS = {name: [*values[:3], values[2], values[3]] for name, values in YAMBDA.items()}
+EVENTS |= {"event_type": ["listen"] * 3 + ["like", "listen"]}
 SEQUENTIAL = {name: [values] for name, values in YAMBDA.items()} | {"uid": [1]}
 OTTO_TABLE = {"session": [12] * 3, **{key: [event[key] for event in OTTO["events"]] for key in OTTO["events"][0]}}
 KUAIRAND = "user_id,video_id,date,hourmin,time_ms,is_click,long_view,play_time_ms,duration_ms\n" + "".join(
@@ -86,7 +88,13 @@ FILES = {
         ),
         (
             "me.csv",
-            "".join(f'A,B,{at},"14 Nov 2023, 22:1{3 - at}"\n' for at in range(3)),
+            "".join(f'A,B,{track},"14 Nov 2023, 22:1{3 - at}"\n' for at, track in enumerate(("None", "1", "0"))),
+            {"me#1": ["A | 0", "A | 1", "A | None"]},
+        ),
+        (
+            "lastfmstats-me.csv",
+            "Artist;Album;AlbumId;Track;Date#me\n"
+            + "".join(f'"A";"B";"";"{at}";"{1700000000000 - 200000 * at}"\n' for at in range(3)),
             {"me#1": ["A | 2", "A | 1", "A | 0"]},
         ),
     ],
@@ -107,6 +115,7 @@ FILES = {
     ],
     "yambda": [
         ("listens.parquet", YAMBDA, {"1#1": ["5", "6-", "7"]}),
+        ("multi_event.parquet", EVENTS, {"1#1": ["5", "6-", "7"]}),
         ("listens_sequential.parquet", SEQUENTIAL, {"1#1": ["5", "6-", "7"]}),
     ],
     "kuairand": [("log_standard_4_08_to_4_21_1k.csv", KUAIRAND, {"0#1": ["3-", "4", "5-"]})],
