@@ -24,6 +24,10 @@ HEAD = 1000
 """Values that decide how a column is read."""
 DIRECTION_ROWS = 1 << 14
 """Rows of a file that decide whether it runs from new to old."""
+Point = tuple[int, int]
+"""A place and its fraction."""
+NOWHERE: Point = (BAD_PLACE, 0)
+"""What stands for the places of a file without one."""
 
 _FRACTION = """(contains("order", '.') OR contains("order", 'e') OR contains("order", 'E'))"""
 # Not TIMESTAMP, which reads over an offset; the time zone of values without one is UTC.
@@ -99,29 +103,41 @@ class Places:
     """Whether they are dates and times, which count microseconds since 1970."""
     fractions: bool = False
     """Whether any has a fraction."""
-    newest_first: dict[int, int] = field(default_factory=dict)
-    """The earliest place of each file that runs from new to old, by its number."""
+    newest_first: set[int] = field(default_factory=set)
+    """Numbers of the files that run from new to old."""
+    level: set[int] = field(default_factory=set)
+    """Numbers of those without a step in time within a session, such as a page of one row."""
+    spans: dict[int, tuple[Point, Point]] = field(default_factory=dict)
+    """The earliest and the latest place of each file, with their fractions."""
 
     def add(self, engine: duckdb.DuckDBPyConnection, file: int, rows: str, sorts: bool) -> None:
         """Takes in the staged rows of a file."""
-        ((fractions, earliest),) = engine.execute(f"SELECT bool_or(fraction <> 0), min(place) FROM {rows}").fetchall()
+        point = "row(place, fraction)"
+        fractions, *span = engine.execute(
+            f"SELECT bool_or(fraction <> 0), min({point}), max({point}) FROM {rows} WHERE place IS NOT NULL"
+        ).fetchall()[0]
         self.fractions |= bool(fractions)
-        if sorts and runs_backwards(engine, rows):
-            self.newest_first[file] = earliest
+        self.spans[file] = (span[0] or NOWHERE, span[1] or NOWHERE)
+        if sorts and (backwards := runs_backwards(engine, rows)) is not False:
+            (self.level if backwards is None else self.newest_first).add(file)
 
     def order(self, files: int) -> str:
         """Returns the SQL that orders the plays of a session where rows are sorted.
 
         Of files that run from new to old, plays of the same place are taken in reverse; where all do, those of the
-        earlier file come first.
+        earlier file come first. Files without a step follow the others, where these agree.
         """
         keys = ["place", *["fraction"] * self.fractions]
         file, row = "file", "row"
-        if len(self.newest_first) == files:
-            ranks = sorted(range(files), key=lambda number: (self.newest_first[number], number))
+        backwards = self.newest_first
+        if backwards and len(backwards | self.level) == files:
+            backwards = backwards | self.level
+            # Of files that all hold one and the same place, numbers decide, in the direction of the whole.
+            sign = -1 if self.spans[0] > self.spans[files - 1] else 1
+            ranks = sorted(range(files), key=lambda number: (self.spans[number], sign * number))
             file = f"list_position({ranks}, file)"
-        if self.newest_first:
-            row = f"CASE WHEN file IN ({', '.join(map(str, self.newest_first))}) THEN -row ELSE row END"
+        if backwards:
+            row = f"CASE WHEN file IN ({', '.join(map(str, sorted(backwards)))}) THEN -row ELSE row END"
         return ", ".join([*keys, file, row])
 
 
@@ -177,13 +193,15 @@ def expected_place(value: str | None) -> str:
     return f"expected {DATES}, or another date with its --time-format"
 
 
-def runs_backwards(engine: duckdb.DuckDBPyConnection, rows: str) -> bool:
-    """Whether the staged rows of a file run from new to old: nine of ten steps within its sessions are back in time."""
+def runs_backwards(engine: duckdb.DuckDBPyConnection, rows: str) -> bool | None:
+    """Whether the staged rows of a file run from new to old: nine of ten steps within its sessions are back in time;
+    None without a step."""
+    point = "row(place, fraction)"
     back, forth = engine.execute(f"""
-        SELECT count(*) FILTER (place < before), count(*) FILTER (place > before) FROM (
-            SELECT place, lag(place) OVER (PARTITION BY session ORDER BY row) AS before
+        SELECT count(*) FILTER ({point} < before), count(*) FILTER ({point} > before) FROM (
+            SELECT place, fraction, lag({point}) OVER (PARTITION BY session ORDER BY row) AS before
             FROM {rows} WHERE row < {DIRECTION_ROWS} AND fault = 0)""").fetchall()[0]
-    return bool(back > 9 * forth)
+    return bool(back > 9 * forth) if back or forth else None
 
 
 def ranks(block: pa.Table) -> np.ndarray:

@@ -56,7 +56,7 @@ def prepare(config: PrepareConfig) -> Manifest:
             with connect(config, scratch) as engine:
                 left_out = Counter[str]()
                 places = stage_rows(engine, sources, config, scratch, left_out)
-                if backwards := [sources[number].path.name for number in places.newest_first]:
+                if backwards := [sources[number].path.name for number in sorted(places.newest_first)]:
                     note(
                         f"{', '.join(backwards[:3])}{' ...' if backwards[3:] else ''} "
                         f"run{'s' * (len(backwards) == 1)} from new to old: of plays of the same {roles['order']}, "

@@ -262,14 +262,45 @@ def test_plays_of_the_same_minute_come_out_as_they_were_played(steps, backwards,
     assert run(folder, rows[::-1] if backwards else rows, gap="30m") == expected
 
 
+def prepared_pages(folder: Path, pages: list[list[tuple]]) -> list[str]:
+    """The tracks of the only session of files `page-1.csv`, ... of times and tracks."""
+    for page, rows in enumerate(pages, 1):
+        lines = [f'u,"{at}",{what}\n' for at, what in rows]
+        (folder / f"page-{page}.csv").write_text("who,at,what\n" + "".join(lines))
+    names = {"session": "who", "track": "what", "order": "at"}
+    prepare(PrepareConfig(input=(folder,), output=folder / "data", gap="30m", **names))
+    tracks = pq.read_table(folder / "data" / "vocabulary.parquet")["track_id"].to_pylist()
+    (session,) = pq.read_table(folder / "data" / "sessions")["tracks"].to_pylist()
+    return [tracks[row] for row in session]
+
+
 def test_pages_from_new_to_old_follow_one_another(tmp_path):
     """The play before a page's end has the minute of the next page's first."""
     plays = [(f"16 Nov 2023, 11:{minute:02}", f"t{play}") for play, minute in enumerate([1, 2, 5, 5, 5, 5, 8, 9])]
-    for page, part in enumerate([plays[4:], plays[:4]], 1):
-        lines = [f'u,"{at}",{what}\n' for at, what in reversed(part)]
-        (tmp_path / f"page-{page}.csv").write_text("who,at,what\n" + "".join(lines))
-    names = {"session": "who", "track": "what", "order": "at"}
-    prepare(PrepareConfig(input=(tmp_path,), output=tmp_path / "data", gap="30m", **names))
-    tracks = pq.read_table(tmp_path / "data" / "vocabulary.parquet")["track_id"].to_pylist()
-    (session,) = pq.read_table(tmp_path / "data" / "sessions")["tracks"].to_pylist()
-    assert [tracks[row] for row in session] == [f"t{play}" for play in range(8)]
+    assert prepared_pages(tmp_path, [plays[:3:-1], plays[3::-1]]) == [f"t{play}" for play in range(8)]
+
+
+@pytest.mark.parametrize("cuts", [(1,), (3,), (4,), (3, 4, 5), (1, 2, 3, 4, 5, 6, 7, 8)])
+@pytest.mark.parametrize("first", ["new", "old"])
+def test_pages_without_a_step_follow_the_others(cuts, first, tmp_path):
+    """One row, or rows of one time, say nothing of a page's direction; pages of one time stand as the others do."""
+    times = [100, 100.25, 200, 200, 200, 200, 200, 200, 300, 400, 500]
+    plays = [(1_700_000_000 + at, f"t{play:02}") for play, at in enumerate(times)]
+    ends = [0, *cuts, len(plays)]
+    pages = [plays[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    pages = [page[::-1] for page in reversed(pages)] if first == "new" else pages
+    assert prepared_pages(tmp_path, pages) == [what for _, what in plays]
+
+
+def test_pages_without_a_step_stand_as_written_where_the_others_differ(tmp_path):
+    pages = [[(30, "c"), (20, "b"), (10, "a")], [(40, "d"), (40, "e")], [(50, "f"), (60, "g")]]
+    assert prepared_pages(tmp_path, pages) == list("abcdefg")
+
+
+def test_files_of_months_that_run_from_new_to_old_stand_from_old_to_new(tmp_path):
+    months = [[(20, "b"), (10, "a")], [(30, "c")], [(30, "d")], [(50, "f"), (40, "e")]]
+    assert prepared_pages(tmp_path, months) == list("abcdef")
+
+
+def test_a_file_runs_from_new_to_old_within_one_second(tmp_path):
+    assert prepared_pages(tmp_path, [[(5.75, "d"), (5.5, "c"), (5.5, "b"), (5.25, "a")]]) == list("abcd")
