@@ -45,6 +45,9 @@ class LogFile(NamedTuple):
     path: Path
     partitions: dict[str, str | None]
     """From `name=value` in the names of the folders between it and the folder that --input names."""
+    user: str = ""
+    """Its listener with --user file: its name without the suffixes of its format, below the folder that holds all
+    files where two have the same name."""
 
 
 class Bytes(NamedTuple):
@@ -95,6 +98,12 @@ def damaged(path: Path) -> UserError:
     return UserError(f"{path} is cut short or damaged{other}: copy it again")
 
 
+def stem_of(path: Path) -> str:
+    """Returns the name of a file without the suffixes of its format and compression."""
+    name = path.stem if path.suffix.lower() in COMPRESSED else path.name
+    return name[: len(name) - len(suffix_of(path))] if suffix_of(path) in SUFFIXES else name
+
+
 def suffix_of(path: Path) -> str:
     """Returns the suffix that decides the format, in small letters: the last one but that of compression."""
     name = Path(path.stem) if path.suffix.lower() in COMPRESSED else path
@@ -104,10 +113,19 @@ def suffix_of(path: Path) -> str:
 def logs_of(paths: Iterable[Path], patterns: tuple[str, ...] = ("*",)) -> list[LogFile]:
     """Returns the files that `paths` name, each once, sorted by name; raises `UserError` for what is no log."""
     try:
-        files = {log.path.resolve(): log for path in paths for log in files_of(path, patterns)}
+        found = sorted(
+            (log for path in paths for log in files_of(path, patterns)),
+            key=lambda log: (len(log.partitions), str(log.path)),
+        )
+        files = {log.path.resolve(): log for log in found}
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}): check --input") from None
-    return sorted(files.values(), key=lambda log: (log.path.name, str(log.path)))
+    logs = sorted(files.values(), key=lambda log: (log.path.name, str(log.path)))
+    users = [Path(os.path.abspath(log.path)).with_name(stem_of(log.path)) for log in logs]
+    if len({user.name for user in users}) == len(users):
+        return [log._replace(user=user.name) for log, user in zip(logs, users, strict=True)]
+    above = os.path.commonpath([user.parent for user in users])
+    return [log._replace(user=user.relative_to(above).as_posix()) for log, user in zip(logs, users, strict=True)]
 
 
 def files_of(path: Path, patterns: tuple[str, ...] = ("*",)) -> list[LogFile]:
@@ -134,7 +152,7 @@ def files_of(path: Path, patterns: tuple[str, ...] = ("*",)) -> list[LogFile]:
         raise UserError(f"{path} is of no known format: {remedy or 'convert or rename it'}; expected {KNOWN}")
     else:
         found = [LogFile(path, {})]
-    for file, _ in found:
+    for file in (log.path for log in found):
         require_regular_file(file)
         if not utf8(str(file)):
             raise UserError(f"the name of {file} is not UTF-8: rename it")

@@ -1,14 +1,16 @@
 """`prepare --source`: the options of a source that is known by name, for the form that its first file has."""
 
+import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from fnmatch import filter as filter_names
+from pathlib import Path
 from typing import Any
 
 from skipwise.common.console import note
 from skipwise.common.errors import UserError
-from skipwise.datapipes.prepare.config import PrepareConfig
+from skipwise.datapipes.prepare.config import USER_OF_FILE, PrepareConfig
 from skipwise.datapipes.prepare.known_sources import SOURCES, Known
 from skipwise.datapipes.prepare.log_files import logs_of
 from skipwise.datapipes.prepare.skip_options import SKIPS, SkipOptions
@@ -40,7 +42,25 @@ def with_source(config: PrepareConfig) -> tuple[PrepareConfig, tuple[str, ...]]:
         )
     options = {name: value for name, value in options_of(known, first, config).items() if not is_given(config, name)}
     note(f"--source {config.source}: {' '.join(arguments(options))}")
+    folders = folders_of(log.path for log in logs_of(config.input, known.files))
+    if "user" in options and len(folders) > 1:
+        note(
+            f"warning: the files stand in {len(folders)} folders ({', '.join(map(str, folders[:3]))}"
+            f"{', ...' * (len(folders) > 3)}), and all plays count as those of one listener, '{options['user']}': if "
+            f"each folder is of another, prepare one at a time with --user NAME; if each file is, add --user "
+            f"{USER_OF_FILE}"
+        )
     return replace_source(config, options), known.files
+
+
+def folders_of(paths: Iterable[Path]) -> list[Path]:
+    """Returns the folders of files, without those at their end that are named by a year or another number."""
+    found = set()
+    for folder in (path.parent for path in paths):
+        while re.fullmatch(r"(\w+=.*|\d+)", folder.name):
+            folder = folder.parent
+        found.add(folder)
+    return sorted(found)
 
 
 def form_of(source: Source, forms: Iterable[Known]) -> Known | None:

@@ -89,7 +89,13 @@ def find_sources(config: PrepareConfig, patterns: tuple[str, ...] = ("*",)) -> l
     Of folders, those that match one of the `patterns`.
     """
     sources: list[Source] = []
+    files: dict[str, Path] = {}
     for log in logs_of(config.input, patterns):
+        if config.user == USER_OF_FILE and (other := files.setdefault(log.user, log.path)) != log.path:
+            raise UserError(
+                f"{other} and {log.path} would both be of the listener '{log.user}' with --user {USER_OF_FILE}: "
+                f"rename one of them"
+            )
         sources.append(inspect(log, config))
         refuse_other_columns(sources[0], sources[-1])
     return sources
@@ -108,7 +114,7 @@ def look(log: LogFile, config: PrepareConfig) -> Source:
     path, suffix = log.path, suffix_of(log.path)
     fixed = dict(log.partitions)
     if config.user is not None:
-        fixed[USER] = path.name.split(".")[0] if config.user == USER_OF_FILE else config.user
+        fixed[USER] = log.user if config.user == USER_OF_FILE else config.user
     if suffix == ".parquet":
         try:
             with open_table(path) as table:

@@ -1,6 +1,7 @@
 """Each source that is known by name is read as its documentation says, from small files in its true form."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -181,6 +182,33 @@ def test_given_options_override_those_of_a_source(tmp_path):
     assert sessions_of(tmp_path / "data") == {"rob#1": ["A-", "B?", "C?", "D"]}
     prepare(PrepareConfig(**config, session="platform", gap="4m", on_missing_track="cut", min_length=3))
     assert sessions_of(tmp_path / "data") == {"linux#2": [f"spotify:track:{one}" for one in ("b-", "c-", "d")]}
+
+
+@pytest.mark.parametrize(
+    ("source", "folders", "user", "warns"),
+    [
+        ("spotify-history", ("ann", "bob"), None, True),
+        ("spotify-history", ("ann", "bob"), "me", False),
+        ("spotify-history", ("ann", "bob"), "rob", False),
+        ("spotify-history", ("ann", "bob"), "file", False),
+        ("spotify-history", ("ann",), None, False),
+        ("listenbrainz", ("listens/2022", "listens/2023"), None, False),
+        ("listenbrainz", ("ann/listens/2022", "bob/listens/2022"), None, True),
+        ("lastfm", ("ann", "bob"), None, True),
+    ],
+)
+def test_exports_of_several_people_are_warned_of(source, folders, user, warns, tmp_path, capsys):
+    name, content, _ = FILES[source][0]
+    for folder in folders:
+        (tmp_path / "log" / folder).mkdir(parents=True)
+        (tmp_path / "log" / folder / name).write_text(content)
+    config = PrepareConfig(input=(tmp_path / "log",), output=tmp_path / "data", source=source)
+    prepare(replace(config, user=user))
+    said = "folders (" in capsys.readouterr().err
+    assert said == warns
+    if user == "file":
+        users = {session.split("#")[0] for session in sessions_of(tmp_path / "data")}
+        assert users == {f"{folder}/{Path(name).stem}" for folder in folders}
 
 
 def test_a_log_of_another_form_is_refused_with_its_columns(tmp_path):

@@ -213,6 +213,44 @@ def test_a_log_of_one_listener_needs_no_column_of_them(tmp_path):
         plays(tmp_path, user="me")
 
 
+@pytest.mark.parametrize(
+    ("names", "users"),
+    [
+        (["john.doe.csv", "john.smith.CSV"], ["john.doe", "john.smith"]),
+        (["ann.b.csv.gz", "ann.c.tsv.xz", "x/ann.parquet"], ["ann", "ann.b", "ann.c"]),
+        (["d/alice/plays.csv", "d/bob/plays.csv", "d/bob/more.csv"], ["alice/plays", "bob/more", "bob/plays"]),
+        (["a/plays.csv", "plays.csv"], ["a/plays", "plays"]),
+        (["s=1/plays.csv", "s=2/plays.csv"], ["s=1/plays", "s=2/plays"]),
+    ],
+)
+def test_no_two_files_are_taken_for_one_listener(names, users, tmp_path, monkeypatch):
+    for name in names:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".parquet":
+            pq.write_table(pa.table({"song": ["x"], "at": [1]}), path)
+        else:
+            pack = {".gz": gzip.compress, ".xz": lzma.compress}.get(path.suffix, bytes)
+            path.write_bytes(pack(b"song\tat\nx\t1\n" if ".tsv" in name else b"song,at\nx,1\n"))
+    own = {"session": "session_id", "user": "file"}
+    assert sorted(user for user, _, _ in plays(tmp_path, **own)) == users
+    monkeypatch.chdir(tmp_path)
+    each = PrepareConfig(input=(*map(Path, names),), output=Path("out"), track="song", order="at", user="file")
+    assert sorted(str(source.fixed["--user"]) for source in find_sources(each)) == users
+    (tmp_path / "bert.csv").write_text("song,at\nx,1\n")
+    (tmp_path / "bert.txt").write_text("song\tat\nx\t1\n")
+    with pytest.raises(UserError, match="bert.csv and .*bert.txt would both be of the listener 'bert' .* rename one"):
+        plays(tmp_path, **own)
+
+
+@pytest.mark.parametrize("inputs", [("log", "log/user=u"), ("log/user=u", "log")])
+def test_a_file_that_is_named_twice_has_all_its_folders_columns(inputs, tmp_path):
+    (tmp_path / "log" / "user=u").mkdir(parents=True)
+    (tmp_path / "log" / "user=u" / "part.csv").write_text("song,at\nx,1\n")
+    config = PrepareConfig(input=tuple(tmp_path / name for name in inputs), output=tmp_path, **ROLES)
+    assert [source.fixed for source in find_sources(config)] == [{"user": "u"}]
+
+
 def test_several_columns_make_one_id_that_tells_all_apart(tmp_path):
     rows = [("A | B", "C"), ("A", "B | C"), ("A |", "B"), ("A", "| B"), ("A", ""), ("", "B"), ("A", "B")]
     (tmp_path / "log.csv").write_text("artist,title,at\n" + "".join(f"{one},{two},1\n" for one, two in rows))
