@@ -56,6 +56,10 @@ class QueriesEntry(CountedEntry):
     dial: float | None = None
     """The setting of the dial that they are for; None, in older exports, for that of `KeepEntry.dial`."""
 
+    @model_serializer(mode="wrap")
+    def _without_dial(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if value is not None}
+
 
 class ProgramEntry(FileRecord):
     """The encoder as a `torch.export` program, and how to call it."""

@@ -3,7 +3,9 @@
 Each entry is a form that a source's files have. `where` is its documentation.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import filter as filter_names
 from typing import Any
 
 _ONE = {"user": "me", "gap": "30m", "on_missing_track": "skip"}
@@ -199,3 +201,11 @@ SOURCES = (
         ("session", "aid", "ts", "type"),
     ),
 )
+
+
+def known_by(names: Iterable[str], forms: Iterable[Known] = SOURCES) -> Known | None:
+    """Returns the first form that is told by its columns and has these."""
+    plain = [name.removeprefix("hist_user_behavior_") for name in names]
+    return next(
+        (known for known in forms if known.columns and all(filter_names(plain, one) for one in known.columns)), None
+    )

@@ -11,7 +11,7 @@ from typing import Any
 from skipwise.common.console import note
 from skipwise.common.errors import UserError
 from skipwise.datapipes.prepare.config import USER_OF_FILE, PrepareConfig
-from skipwise.datapipes.prepare.known_sources import SOURCES, Known
+from skipwise.datapipes.prepare.known_sources import SOURCES, Known, known_by
 from skipwise.datapipes.prepare.log_files import logs_of
 from skipwise.datapipes.prepare.skip_options import SKIPS, SkipOptions
 from skipwise.datapipes.prepare.sources import Source, look
@@ -65,10 +65,9 @@ def folders_of(paths: Iterable[Path]) -> list[Path]:
 
 def form_of(source: Source, forms: Iterable[Known]) -> Known | None:
     """Returns the first form whose columns a file has or, without a header line, whose name and number of columns."""
-    names = [name.removeprefix("hist_user_behavior_") for name in source.names]
     for known in forms:
         if known.columns:
-            if all(filter_names(names, column) for column in known.columns):
+            if known_by(source.names, (known,)):
                 return known
         elif source.format == "text" and len(source.names) == len(known.options["columns"]):
             if any(map(source.path.match, known.files)):

@@ -50,8 +50,8 @@ def prepare(config: PrepareConfig) -> Manifest:
                 )
             if not roles.keys() & {*SKIPS, *FLAGS}:
                 note(
-                    "the log has no skip flags: every play counts as kept, unless --skip, --kept, --rating, --reason "
-                    "or --played names a column"
+                    "no column says what was skipped: every play counts as kept, unless --skip, --kept, --rating, "
+                    "--reason or --played names one"
                 )
             with connect(config, scratch) as engine:
                 left_out = Counter[str]()

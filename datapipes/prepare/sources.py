@@ -12,6 +12,7 @@ from skipwise.common.tables import open_table
 from skipwise.datapipes.nested import Leaf, leaves
 from skipwise.datapipes.prepare.config import FILE_ORDER, MOST_CONTEXT, REST, USER_OF_FILE, PrepareConfig
 from skipwise.datapipes.prepare.json_rows import json_leaves, json_shape
+from skipwise.datapipes.prepare.known_sources import known_by
 from skipwise.datapipes.prepare.log_files import JSON, UTF_8, LogFile, encoding_of, head_of, logs_of, suffix_of
 from skipwise.datapipes.prepare.row_condition import condition_of, wrong
 from skipwise.datapipes.prepare.skip_options import SKIPS
@@ -206,6 +207,12 @@ def nested_source(source: Source, config: PrepareConfig) -> Source:
     return source
 
 
+def brief_list(names: tuple[str, ...]) -> str:
+    """Returns names as a sentence shows them: some 300 characters."""
+    text = ", ".join(names)
+    return text if len(text) <= 300 else f"{text[:300].rpartition(', ')[0] or text[:300]}, ..."
+
+
 def roles_of(source: Source, config: PrepareConfig, joined: dict[str, tuple[str, ...]]) -> dict[str, str]:
     """Finds the column of each role, and adds those made of several to `joined`.
 
@@ -224,9 +231,11 @@ def roles_of(source: Source, config: PrepareConfig, joined: dict[str, tuple[str,
 
     def need(wanted: str, flag: str) -> str:
         if (name := find(wanted)) is None:
+            known = known_by(names)
+            told = f"--source {known.name} knows these columns" if known else f"--explain {path} proposes options"
             raise UserError(
-                f"{path} has no column '{wanted}' (its columns are {', '.join(names)[:300]}): name the right one with "
-                f"{flag}{headless}"
+                f"{path} has no column '{wanted}' (its columns are {brief_list(names)}): name the right one with "
+                f"{flag}{headless}; {told}"
             )
         return name
 
@@ -242,7 +251,7 @@ def roles_of(source: Source, config: PrepareConfig, joined: dict[str, tuple[str,
         own = (config.track,) if isinstance(config.track, str) else config.track
         if not (all(map(find, own)) or find("track_id")):
             raise UserError(
-                f"{path} has no column '{' + '.join(own)}' (its columns are {', '.join(names)[:300]}): give its column "
+                f"{path} has no column '{' + '.join(own)}' (its columns are {brief_list(names)}): give its column "
                 f"of track ids that name, or track_id"
             )
         track = join(own if all(map(find, own)) else "track_id", "--track")

@@ -220,3 +220,12 @@ def test_a_log_of_another_form_is_refused_with_its_columns(tmp_path):
         prepare(config)
     with pytest.raises(ValueError, match="--source must be one of mssd, spotify-history, "):
         PrepareConfig(input=(tmp_path,), output=tmp_path, source="napster")
+
+
+def test_without_it_the_sentence_names_the_source(tmp_path):
+    log = write(tmp_path, *FILES["kuairand"][0][:2]) / "log_standard_4_08_to_4_21_1k.csv"
+    with pytest.raises(UserError, match="; --source kuairand knows these columns$"):
+        prepare(PrepareConfig(input=(log,), output=tmp_path / "data"))
+    (tmp_path / "own.csv").write_text("user,track\nu,t\n")
+    with pytest.raises(UserError, match="; --explain .*own.csv proposes options$"):
+        prepare(PrepareConfig(input=(tmp_path / "own.csv",), output=tmp_path / "data"))

@@ -11,11 +11,17 @@ from skipwise.training.loop import _warn_without_skips
 
 
 @pytest.mark.parametrize(
-    ("recipe", "share", "said"),
-    [("best", 0, "has no skipped"), ("best", 1, "has only skipped"), ("best", 0.1, ""), ("best-skip-blind", 0, "")],
+    ("recipe", "share", "unknown", "said"),
+    [
+        ("best", 0, 0, "has no skipped"),
+        ("best", 1, 0, "has only skipped"),
+        ("best", 0.4, 0.6, "has only skipped"),
+        ("best", 0.1, 0.5, ""),
+        ("best-skip-blind", 0, 0, ""),
+    ],
 )
-def test_a_warning(recipe: str, share: float, said: str, caplog: pytest.LogCaptureFixture, monkeypatch):
-    store = SimpleNamespace(path="data", manifest=SimpleNamespace(skip_share=share))
+def test_a_warning(recipe: str, share: float, unknown: float, said: str, caplog: pytest.LogCaptureFixture, monkeypatch):
+    store = SimpleNamespace(path="data", manifest=SimpleNamespace(skip_share=share, unknown_share=unknown))
     config = RECIPES[recipe]()
     monkeypatch.setattr(logging.getLogger("skipwise"), "handlers", [caplog.handler])
     monkeypatch.setattr(logging.getLogger("skipwise"), "propagate", False)
