@@ -7,8 +7,9 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import duckdb
 import pyarrow as pa
 
 from skipwise.common.errors import UserError
@@ -16,6 +17,7 @@ from skipwise.common.tables import read_table, write_table
 from skipwise.datapipes.manifest import SESSIONS, VOCABULARY
 from skipwise.datapipes.prepare.config import FILE_ORDER, NULLS, PrepareConfig
 from skipwise.datapipes.prepare.guess_options import (
+    alternatives,
     guess_columns,
     guess_headless,
     guess_rules,
@@ -23,10 +25,11 @@ from skipwise.datapipes.prepare.guess_options import (
     names_of,
 )
 from skipwise.datapipes.prepare.known_sources import SOURCES
-from skipwise.datapipes.prepare.log_files import logs_of
+from skipwise.datapipes.prepare.log_files import LogFile, logs_of
 from skipwise.datapipes.prepare.named_source import arguments, form_of, is_given, options_of
 from skipwise.datapipes.prepare.prepare_log import prepare
 from skipwise.datapipes.prepare.read_rows import read
+from skipwise.datapipes.prepare.row_condition import condition_of, met, types_of
 from skipwise.datapipes.prepare.sources import Source, inspect, look
 from skipwise.datapipes.view import counts_as_skipped
 
@@ -52,20 +55,24 @@ def explain(config: PrepareConfig) -> Iterator[str]:
     forms = [known for known in SOURCES if known.columns or known.files != ("*",)]
     known = form_of(source, [of for of in forms if log.path == config.explain or any(map(log.path.match, of.files))])
     if known is not None:
-        options = options_of(known, source, config)
-        said: dict[str, Any] = {"source": known.name} if known.options else {}
+        ways = [options_of(known, source, config)]
     else:
-        options = said = {} if source.roles else guess(source, replace(plain, **reading), given)
-    try:
-        final = replace(plain, **{**options, **given, "source": None})
-    except ValueError as error:
-        raise UserError(str(error)) from None
+        ways = [{}] if source.roles else [*alternatives(guess(source, replace(plain, **reading), given), given)]
+    trials: list[Trial] = []
+    for options in ways:
+        try:
+            final = replace(plain, **{**options, **given, "source": None})
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        trials.append(try_options(log, options, final))
+        if trials[-1].works:
+            break
+    options, source, batch, shown, _ = next((trial for trial in trials if trial.works), trials[0])
+    said = options if known is None else {"source": known.name} if known.options else {}
     command = ["skipwise", "prepare", "--input", shlex.quote(str(config.explain)), "--output", "data"]
     yield " ".join([*command, *arguments({**said, **given})])
     if known is not None and known.options:
         yield f"--source {known.name} stands for {' '.join(arguments(options))}"
-    source = inspect(log, final)
-    batch = first_rows(source, final)
     yield f"columns of {log.path}:"
     width = max(map(len, source.roles))
     for role, name in source.roles.items():
@@ -73,7 +80,28 @@ def explain(config: PrepareConfig) -> Iterator[str]:
         yield f"  {role:{width}}  {name}: {', '.join(values) or 'empty in the first rows'}"
     if unused := [name for name in source.names if name and name not in source.read_names]:
         yield f"  not read: {', '.join(unused)}"[:500]
-    yield from first_sessions(batch, final, log.path)
+    yield from shown
+
+
+class Trial(NamedTuple):
+    """What comes of options on the first rows."""
+
+    options: dict[str, Any]
+    source: Source
+    batch: pa.RecordBatch
+    shown: list[str]
+    """The first sessions, or why there are none."""
+    works: bool
+
+
+def try_options(log: LogFile, options: dict[str, Any], config: PrepareConfig) -> Trial:
+    """Prepares the first rows with `config`, which holds `options`."""
+    source = inspect(log, config)
+    batch = first_rows(source, config)
+    try:
+        return Trial(options, source, batch, [*first_sessions(source, batch, config)], True)
+    except UserError as error:
+        return Trial(options, source, batch, [f"its first {len(batch):,} rows cannot be prepared so: {error}"], False)
 
 
 def guess(source: Source, plain: PrepareConfig, given: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +128,8 @@ def guess(source: Source, plain: PrepareConfig, given: dict[str, Any]) -> dict[s
     roles = {role: name for role, name in {"track": track, "order": columns.get("order")}.items() if name in known}
     if "track" not in roles:
         return options | columns
-    return options | columns | guess_rules(columns, first_rows(replace(source, roles=roles), plain))
+    rows = first_rows(replace(source, roles=roles), plain)
+    return options | columns | guess_rules(columns, rows, replace(plain, time_format=given.get("time_format")))
 
 
 def first_rows(source: Source, config: PrepareConfig) -> pa.RecordBatch:
@@ -108,9 +137,16 @@ def first_rows(source: Source, config: PrepareConfig) -> pa.RecordBatch:
     return next(read(source, lambda size: None, config.null or NULLS)).slice(0, ROWS)
 
 
-def first_sessions(batch: pa.RecordBatch, config: PrepareConfig, path: Path) -> Iterator[str]:
+def first_sessions(source: Source, batch: pa.RecordBatch, config: PrepareConfig) -> Iterator[str]:
     """Yields what `prepare` says of these rows, and their first sessions."""
-    table = pa.table({role: batch[role] for role in batch.schema.names if role not in ("row", "mark")})
+    path, table = source.path, pa.Table.from_batches([batch])
+    if config.where is not None:
+        condition = condition_of(config.where)
+        types = types_of(condition, source.leaves if source.format == "parquet" else {}, batch)
+        with duckdb.connect() as engine:
+            engine.register("incoming", table)
+            table = engine.sql(f"FROM {met(condition, types)}").to_arrow_table().drop_columns([*condition.columns])
+    table = table.drop_columns(["row", "mark"])
     named = {role: role for role in table.column_names if role in vars(config) and role not in ("user", "where")}
     named.setdefault("order", FILE_ORDER)
     with tempfile.TemporaryDirectory() as folder:
@@ -121,8 +157,7 @@ def first_sessions(batch: pa.RecordBatch, config: PrepareConfig, path: Path) -> 
             with contextlib.redirect_stderr(said):
                 prepare(replace(config, **{**nothing, **named, "input": (rows,), "output": data}))
         except UserError as error:
-            yield f"its first {len(table):,} rows cannot be prepared so: {str(error).replace(str(rows), str(path))}"
-            return
+            raise UserError(str(error).replace(str(rows), str(path))) from None
         ours = ("reading:", "grouping:", "writing:", "wrote ", "naming:")
         lines = said.getvalue().replace(rows.name, path.name).splitlines()
         yield from (line for line in lines if not line.startswith(ours))

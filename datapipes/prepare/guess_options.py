@@ -1,11 +1,13 @@
 """What the columns of a log seem to mean, by their names and first values: the options that would read it."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
-from skipwise.datapipes.prepare.config import FILE_ORDER
+from skipwise.datapipes.prepare.config import FILE_ORDER, PrepareConfig
+from skipwise.datapipes.prepare.places import guess_format
 from skipwise.datapipes.prepare.sources import USER, Source
 
 SESSIONS = ("sessionid", "session")
@@ -93,7 +95,17 @@ def unit_of(value: str) -> str | None:
     return next((unit for unit, (least, most) in UNITS.items() if least <= float(value) < most), None)
 
 
-def guess_rules(columns: dict[str, Any], batch: pa.RecordBatch) -> dict[str, Any]:
+def alternatives(options: dict[str, Any], given: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yields guessed options, and then what may read the log where they do not: without skips, or other ones."""
+    yield options
+    for option in SKIP_COLUMNS.keys() & (options.keys() - given.keys()):
+        rest = {name: value for name, value in options.items() if name != option}
+        if option == "skip":
+            yield rest | {"skip_strength": options[option]}
+        yield rest
+
+
+def guess_rules(columns: dict[str, Any], batch: pa.RecordBatch, config: PrepareConfig) -> dict[str, Any]:
     """Returns the other options, from the first rows: where sessions begin, what times count, what is missing."""
     found: dict[str, Any] = {}
     if "session" not in columns:
@@ -108,6 +120,8 @@ def guess_rules(columns: dict[str, Any], batch: pa.RecordBatch) -> dict[str, Any
         found |= {"time_unit": unit} if unit not in (None, "s") else {}
     else:
         found["sort"] = True
+    if orders and config.time_format is None and (pattern := guess_format(orders, config)):
+        found["time_format"] = pattern
     if batch["track"].null_count and "track" in columns:
         found["on_missing_track"] = "skip"
     return found

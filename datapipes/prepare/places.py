@@ -170,9 +170,8 @@ def _fitting(engine: duckdb.DuckDBPyConnection, readings: list[Reading], texts: 
     return [*engine.execute(f'SELECT {counts} FROM (SELECT unnest(?::VARCHAR[]) AS "order")', [texts]).fetchall()[0]]
 
 
-def expected_place(value: str | None) -> str:
-    """Returns what was expected in place of a value that is no place, or not one of the kind that the column has."""
-    text = (value or "").strip()
+def format_of(text: str) -> str | None:
+    """Returns the --time-format of a date that does not begin with the year, None for any other text."""
     clock = r"((?:,? |T)\d\d?:\d\d(?::\d\d(?:[.]\d{1,6})?)?(?: ?[AaPp][Mm])?)?"
     if found := re.fullmatch(rf"(\d\d?)([./-])(\d\d?)\2(\d{{4}}|\d\d){clock}", text, re.ASCII):
         days = ["%m", "%d"] if int(found[3]) > 12 else ["%d", "%m"]
@@ -180,9 +179,27 @@ def expected_place(value: str | None) -> str:
         half = "m" in (found[5] or "").lower()
         letters = iter(("%I" if half else "%H", "%M", "%S", "%f"))
         time = re.sub(r"\d+", lambda _: next(letters), re.sub(r"[AaPp][Mm]", "%p", found[5] or ""))
+        return found[2].join([*days, year]) + time
+    return None
+
+
+def guess_format(texts: list[str], config: PrepareConfig) -> str | None:
+    """Returns the --time-format that reads most of the first texts, None where they need none or none is known."""
+    with duckdb.connect() as engine:
+        if reading_of(engine, pa.array(texts, pa.string()), config) is not None:
+            return None
+        formats = [*dict.fromkeys(found for text in texts[:HEAD] if (found := format_of(text.strip())))]
+        counts = _fitting(engine, [Reading(True, found) for found in formats], texts[:HEAD]) if formats else []
+    return formats[counts.index(max(counts))] if any(counts) else None
+
+
+def expected_place(value: str | None) -> str:
+    """Returns what was expected in place of a value that is no place, or not one of the kind that the column has."""
+    text = (value or "").strip()
+    if found := format_of(text):
         return (
             f"expected {DATES}; a date that does not begin with the year is read with --time-format, such as "
-            f"--time-format '{found[2].join([*days, year])}{time}'"
+            f"--time-format '{found}'"
         )
     if re.fullmatch(r"[+-]?\d+([.]\d*)?", text, re.ASCII):
         if abs(int(text.split(".")[0])) > BAD_PLACE:

@@ -46,6 +46,20 @@ GUESSED = {
     "toys.txt": ("u 1\n".replace("u", "7") + "7 2\n7 3\n", {"7": ["1", "2", "3"]}),
     "sequences.txt": ("7 1 2 3\n8 1 2\n", {"7": ["1", "2", "3"]}),
     "places.csv": (lines(",", ("user", "song"), *((u, s) for u, s, _, _ in ROWS)), {"u": SONGS}),
+    "us.csv": (
+        "user,song,time\n" + "".join(f"u,s{at},11/{12 + at // 3}/2023 8:3{at}:00 PM\n" for at in range(6)),
+        USERS,
+    ),
+    "eu.csv": ("user,song,time\n" + "".join(f"u,s{at},0{1 + at // 3}.11.2023 20:3{at}\n" for at in range(6)), USERS),
+    "strength.csv": (
+        lines(
+            ",",
+            ("user", "song", "time", "skip"),
+            *((u, s, at, (2, 0, 1, 0, 3, 0)[n]) for n, (u, s, at, _) in enumerate(ROWS)),
+        ),
+        FLAGGED,
+    ),
+    "words.csv": (lines(",", ("user", "song", "time", "skip"), *((u, s, at, "often") for u, s, at, _ in ROWS)), USERS),
 }
 
 
@@ -95,6 +109,20 @@ def test_given_options_are_kept(tmp_path, monkeypatch):
     command, said = printed(tmp_path / "plays.csv", monkeypatch, "--gap", "1h", "--user", "rob", "--skip-below", "2")
     assert command[command.index("--gap") + 1] == "1h" and command[command.index("--user") + 1] == "rob"
     assert "--session" not in command and "  rob#1: s0 (skipped), s1, s2" in said
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.parquet"])
+def test_a_condition_holds_for_the_first_sessions_too(name, tmp_path, monkeypatch):
+    table = {"user": ["u"] * 6, "song": SONGS, "time": AT, "track": [5, 50, 500, 6, 7, 8]}
+    if name == "log.csv":
+        (tmp_path / name).write_text(lines(",", [*table], *zip(*table.values(), strict=True)))
+    else:
+        pq.write_table(pa.table(table), tmp_path / name)
+    command, said = printed(tmp_path / name, monkeypatch, "--track", "song", "--where", "track < 40 OR song = 's1'")
+    monkeypatch.chdir(tmp_path)
+    run(command)
+    assert sessions_of(tmp_path / "data") == {"u#2": SONGS[3:]}
+    assert f"  u#2: {', '.join(SONGS[3:])}" in said and "u#1" not in said
 
 
 def test_what_cannot_be_guessed_says_what_to_name(tmp_path):
