@@ -6,6 +6,7 @@ A place is two whole numbers of 64 bits: `place`, rounded down, and `fraction`, 
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import reduce
 from itertools import islice, product
 
 import duckdb
@@ -30,13 +31,19 @@ NOWHERE: Point = (BAD_PLACE, 0)
 """What stands for the places of a file without one."""
 
 _FRACTION = """(contains("order", '.') OR contains("order", 'e') OR contains("order", 'E'))"""
+_SPELLINGS = (
+    (" *(UTC|GMT|[Zz])$", "+00"),
+    (" +([+-][0-9]{2}:?[0-9]{2})$", r"\1"),
+    ("(:[0-9]{2}:[0-9]{2}),([0-9])", r"\1.\2"),  # 20:30:05,25
+    ("(:[0-9]{2}(?:[.][0-9]+)?) *([+-])([0-9](?::[0-9]{2})?)$", r"\1\20\3"),
+)
+"""Ways to write a time, as regular expressions, and what DuckDB reads in their place."""
+_SPELT = reduce(lambda text, way: f"regexp_replace({text}, '{way[0]}', '{way[1]}')", _SPELLINGS, '"order"')
 # Not TIMESTAMP, which reads over an offset; the time zone of values without one is UTC.
-_MOMENT = """coalesce(try_cast("order" AS TIMESTAMPTZ), try_cast(
-    regexp_replace(regexp_replace("order", ' *(UTC|GMT|[Zz])$', '+00'), ' +([+-][0-9]{2}:?[0-9]{2})$', '\\1')
-    AS TIMESTAMPTZ))"""
+_MOMENT = f"""coalesce(try_cast("order" AS TIMESTAMPTZ), try_cast({_SPELT} AS TIMESTAMPTZ))"""
 # What a time has behind its microseconds, which are DuckDB's unit.
-_BEHIND = """CASE WHEN contains("order", '.') THEN
-    rpad(left(regexp_extract("order", '[.][0-9]{6}([0-9]+)', 1), 18), 18, '0')::BIGINT ELSE 0 END"""
+_BEHIND = """CASE WHEN contains("order", '.') OR contains("order", ',') THEN rpad(left(regexp_extract(
+    "order", '([.]|:[0-9]{2}:[0-9]{2},)[0-9]{6}([0-9]+)', 2), 18), 18, '0')::BIGINT ELSE 0 END"""
 
 # A year of fewer digits may be a day of the month.
 _FOUR_DIGITS = f"CASE WHEN moment BETWEEN {-30_610_224_000 * 10**6} AND {253_402_300_800 * 10**6 - 1} THEN moment END"
@@ -201,10 +208,12 @@ def expected_place(value: str | None) -> str:
             f"expected {DATES}; a date that does not begin with the year is read with --time-format, such as "
             f"--time-format '{found}'"
         )
-    if re.fullmatch(r"[+-]?\d+([.]\d*)?", text, re.ASCII):
-        if abs(int(text.split(".")[0])) > BAD_PLACE:
+    if re.fullmatch(r"[+-]?\d+([.]\d*)?([eE][+-]?\d+)?", text, re.ASCII):
+        if abs(float(text)) > BAD_PLACE:
             return "expected a number of less than 2^63"
         return "expected a date and time, as the first rows of the log have or --time-format says, not a number"
+    if re.match(YEAR, text) and re.search(r":\d\d:60(?!\d)", text, re.ASCII):
+        return "expected seconds from 00 to 59: write 59 for the 60 of a leap second"
     if re.match(YEAR, text):
         return "expected what the first rows of the log have or --time-format says, and a date that there is"
     return f"expected {DATES}, or another date with its --time-format"

@@ -100,9 +100,10 @@ class Plausible:
         cuts, steps = self.sessions - self.owners, self.plays - self.owners
         check = f"check {self.column}" if self.dates else "check --time-unit"
         if steps and not cuts:
+            owner = self.config.session if self.config.user is None else "listener"
             yield (
-                f"--gap {self.config.gap} cuts nothing, as no pause is longer: {check}, unless each "
-                f"{self.config.session} is one session"
+                f"--gap {self.config.gap} cuts nothing, as no pause is longer: {check}, unless each {owner} is one "
+                f"session"
             )
         elif cuts * 10 > steps * 9:
             yield f"--gap {self.config.gap} cuts at {cuts:,} of {steps:,} pauses between plays: raise it, or {check}"
@@ -112,7 +113,8 @@ class Plausible:
         if "" in self.units:
             unit = ""
         days = self.days[unit] if unit is not None else 0
-        listener = f"if {self.config.session} is a listener, cut at pauses with --gap 30m"
+        owner = f"if {self.config.session} is a listener, " if self.config.user is None else ""
+        listener = f"{owner}cut at pauses with --gap 30m"
         if self.config.drop_longer is not None:
             return
         if days and self.config.gap is None:

@@ -79,9 +79,15 @@ def test_dates_are_the_instants_they_state(moment, zone, between, behind):
     digits = f"{there.year}-{clock}{behind:06}"
     offset = there.strftime("%z")
     colon = f"{offset[:3]}:{offset[3:]}"
+    if zone and abs(hours := int(offset[:3])) < 10:
+        short = f"{offset[0]}{abs(hours)}{f':{offset[3:]}' * (offset[3:] != '00')}"
+        assert (
+            read([digits + short, f"{digits} {short}"], Reading(True)) == [micro(there) + Fraction(behind, 10**6)] * 2
+        )
     ends = ["", "Z", " UTC", "UTC", "z", " Z", " GMT"] if zone is None else [offset, colon, f" {offset}", f" {colon}"]
     value = micro(there) + Fraction(behind, 10**6)
     assert read([digits + end for end in ends], Reading(True)) == [value] * len(ends)
+    assert read([digits.replace(".", ",") + end for end in ends], Reading(True)) == [value] * len(ends)
     assert seconds(digits + ends[0], Fraction(1), "--test-from") == value / 10**6
 
 
@@ -98,7 +104,20 @@ def test_named_zones_are_read(moment):
 
 
 def test_dates_that_are_none_or_ambiguous_are_not_read():
-    texts = ["2023-02-30", "15-07-18", "15.07.2018", "01/02/2023", "2023-11-15 25:00", "20180715", "2018", "1-07-2018"]
+    texts = [
+        "2023-11-15 -5:30",
+        "2023-11-15-5:30",
+        "2023-11-15 20:30+530",
+        "2016-12-31 23:59:60",
+        "2023-02-30",
+        "15-07-18",
+        "15.07.2018",
+        "01/02/2023",
+        "2023-11-15 25:00",
+        "20180715",
+        "2018",
+        "1-07-2018",
+    ]
     assert read(texts, Reading(True)) == [None] * len(texts)
 
 
@@ -147,7 +166,11 @@ def test_the_format_that_a_message_names_reads_the_value(text, says):
 
 def test_the_message_names_the_kind_of_the_column():
     assert "a number of less than 2^63" in expected_place("18446744073709551615")
-    assert "not a number" in expected_place("1700000000")
+    for text in ("4e20", "-4.5E+20", "1e400", "9" * 5000):
+        assert "a number of less than 2^63" in expected_place(text)
+    for text in ("1700000000", "1.7e9"):
+        assert "not a number" in expected_place(text)
+    assert "write 59 for the 60 of a leap second" in expected_place("2016-12-31T23:59:60Z")
     assert "what the first rows of the log have" in expected_place("2023-11-15")
 
 

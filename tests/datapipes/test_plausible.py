@@ -71,6 +71,13 @@ def test_a_gap_that_cuts_nothing_or_nearly_everything_is_told(tmp_path, capsys):
     assert warnings(tmp_path, SITTINGS[:5], capsys, gap="30m") == [
         "--gap 30m cuts nothing, as no pause is longer: check --time-unit, unless each who is one session"
     ]
+    one = {"session": PrepareConfig.session, "user": "me"}
+    assert warnings(tmp_path, SITTINGS[:5], capsys, gap="30m", users=1, **one) == [
+        "--gap 30m cuts nothing, as no pause is longer: check --time-unit, unless each listener is one session"
+    ]
+    assert warnings(tmp_path, SITTINGS, capsys, users=1, **one) == [
+        "1 of 1 sessions last longer than a day: cut at pauses with --gap 30m"
+    ]
     assert warnings(tmp_path, SITTINGS, capsys, gap="1m")[0].startswith("--gap 1m cuts at 42 of 42 pauses")
 
 
