@@ -19,10 +19,10 @@ from skipwise.datapipes.prepare.cut_records import Records, line_records, record
 from skipwise.datapipes.prepare.json_rows import JsonReader, json_records
 from skipwise.datapipes.prepare.log_files import DAMAGED, damaged, open_log
 from skipwise.datapipes.prepare.name_options import is_name
+from skipwise.datapipes.prepare.row_marks import BROKEN, FINE, NOT_JSON, NOT_UTF8, RAGGED, UNEQUAL
 from skipwise.datapipes.prepare.sources import Source
 from skipwise.datapipes.session_files import DAMAGED as TABLE_DAMAGED
 
-FINE, NOT_UTF8, RAGGED, BROKEN, UNEQUAL, NOT_JSON = range(6)
 BLOCK = 16 << 20
 PARQUET_BATCH = 1 << 17
 RAGGED_BATCH = 1 << 16

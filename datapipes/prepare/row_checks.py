@@ -15,7 +15,8 @@ from skipwise.datapipes.nested import joined_ids
 from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.log_files import reader_of
 from skipwise.datapipes.prepare.places import expected_place
-from skipwise.datapipes.prepare.read_rows import BROKEN, NOT_JSON, NOT_UTF8, RAGGED, UNEQUAL, decode, parts_of
+from skipwise.datapipes.prepare.read_rows import decode, parts_of
+from skipwise.datapipes.prepare.row_marks import BROKEN, NOT_JSON, NOT_UTF8, RAGGED, UNEQUAL, UNFIT
 from skipwise.datapipes.prepare.sources import CONTEXT, FLAGS, NAMED, Source
 from skipwise.datapipes.prepare.times import DATES
 
@@ -54,6 +55,7 @@ FAULTS = (
     Fault("wrong number of fields", None, f"mark = {RAGGED}", "expected as many fields as columns"),
     Fault("not UTF-8", None, f"mark = {NOT_UTF8}", "expected text in UTF-8, as iconv -f latin1 -t utf-8 makes it"),
     Fault("lists of different lengths", None, f"mark = {UNEQUAL}", "expected as many values in each"),
+    Fault("not as --where reads its column", None, f"mark = {UNFIT}", "expected the kind of value of the first rows"),
     Fault("not JSON", None, f"mark = {NOT_JSON}", "expected a JSON object"),
     Fault("no session id", "session", "missing(session)", "expected a session id"),
     Fault("session id too long", "session", "strlen(session) > 1024", "expected at most 1024 bytes"),
@@ -159,6 +161,11 @@ def row_error(source: Source, row: int | None, fault: Fault) -> UserError:
         return UserError(f"{where} goes on over a line break: {fault.expected}; fix the file")
     if row is None:
         return UserError(f"{where} has {len(fields)} fields: expected {len(source.names)} as its columns; {REMEDY}")
+    if fault.condition == f"mark = {UNFIT}":
+        named = list(dict.fromkeys(name for role, name in source.roles.items() if role.startswith("where_")))
+        values = " and ".join(f"{name} is {shown(fields[name])}" for name in named if fields[name])
+        as_text = f"; or compare texts, such as {named[0]}::VARCHAR = '7'" if source.format != "parquet" else ""
+        return UserError(f"{where}: {values}, for --where: {fault.expected}; {REMEDY}{as_text}")
     if fault.role is None:
         what = {"not JSON": "is not JSON", "not UTF-8": "has bytes that are not UTF-8"}
         return UserError(f"{where} {what.get(fault.reason, f'has {fault.reason}')}: {fault.expected}; {REMEDY}")

@@ -127,3 +127,79 @@ def test_names_with_dots_are_columns_inside_others():
 def test_an_empty_condition_is_refused():
     with pytest.raises(ValueError, match="--where is empty"):
         PrepareConfig(input=(Path("log.csv"),), output=Path("data"), where=" ")
+
+
+def plays(tmp_path: Path, where: str, *files: list[str], **options) -> list[list[str]]:
+    """The tracks of the sessions of text files whose rows differ in column z alone, named t0, t1, ... over all."""
+    count = 0
+    for number, values in enumerate(files):
+        lines = [f"{'ab'[number]},{place},t{count + place},{value}" for place, value in enumerate(values)]
+        count += len(values)
+        text = "\n".join(["session_id,session_position,track_id_clean,z", *lines, ""])
+        (tmp_path / f"{number}.csv").write_text(text)
+    logs = tuple(tmp_path / f"{number}.csv" for number in range(len(files)))
+    config = PrepareConfig(input=logs, output=tmp_path / "data", overwrite=True, where=where, **options)
+    prepare(config)
+    names = pq.read_table(tmp_path / "data" / "vocabulary.parquet")["track_id"].to_pylist()
+    found = pq.read_table(tmp_path / "data" / "sessions")["tracks"].to_pylist()
+    return sorted([names[row] for row in of] for of in found)
+
+
+def test_a_later_value_of_another_kind_is_a_bad_row(tmp_path):
+    files = (["0", "1", "0"], ["1", "tv", "1", "1.0"])
+    with pytest.raises(UserError, match="1.csv, line 3: z is 'tv', for --where: expected the kind") as caught:
+        plays(tmp_path, "z <> 5", *files)
+    assert "--on-error skip" in str(caught.value) and "z::VARCHAR = '7'" in str(caught.value)
+    assert plays(tmp_path, "z <> 5", *files, on_error="skip") == [["t0", "t1", "t2"], ["t3", "t5", "t6"]]
+    assert Manifest.read(tmp_path / "data").dropped_rows == {"not as --where reads its column": 1}
+    assert plays(tmp_path, "z <> 5", *files, on_error="session") == [["t0", "t1", "t2"]]
+    everything = [["t0", "t1", "t2"], ["t3", "t4", "t5", "t6"]]
+    assert plays(tmp_path, "z::VARCHAR <> '5'", *files) == everything
+    assert plays(tmp_path, "coalesce(try_cast(z AS DOUBLE), 3) <> 5", *files) == everything
+    with pytest.raises(UserError, match="z is '007'"):
+        plays(tmp_path, "z = 7", ["7", "8", "9"], ["7", "007", "7"])
+
+
+@pytest.mark.parametrize(
+    ("where", "values", "expected"),
+    [
+        ("z = '007'", ["007", "7", "007", "007", "8"], "023"),
+        ("z = '+7'", ["+7", "7", "+7", "+7"], "023"),
+        ("z = ' 7'", [" 7", "7", " 7", " 7"], "023"),
+        ("z = '01.5'", ["01.5", "1.5", "01.5", "01.5"], "023"),
+        ("z >= 0.5", ["0.5", "-1.5e3", ".5", "1e+20", "-0"], "023"),
+        (
+            "z > 9007199254740992000",
+            ["9007199254740992001", "9007199254740992000"] + ["9007199254740992001"] * 2,
+            "023",
+        ),
+        ("z > 18446744073709551616", ["18446744073709551617", "18446744073709551616"] * 2, "02"),
+        ("z > -1", ["0", "-1", "7", "8"], "023"),
+        ("z IS NULL", ["", "x", "", ""], "023"),
+        ("z <> ''", ["a", "", "b", "c"], "023"),
+    ],
+)
+def test_what_is_a_number(where, values, expected, tmp_path):
+    if len(expected) < 3:
+        where, expected = f"{where} OR track_id_clean = 't1'", "012"
+    assert plays(tmp_path, where, values) == [[f"t{place}" for place in expected]]
+
+
+@pytest.mark.parametrize("where", ["z = ''", "'' = z", "z IN ('a', '')"])
+def test_an_empty_field_is_missing(where, tmp_path):
+    with pytest.raises(UserError, match="z IS NULL"):
+        plays(tmp_path, where, ["", "", ""])
+
+
+def test_decimals_of_parquet_are_exact(tmp_path):
+    values = [f"123456789012345678.{last:02}" for last in (1, 2, 2, 2, 1, 2, 1, 2)]
+    rows = ROWS | {"d": pa.array(values).cast(pa.decimal128(20, 2))}
+    assert tracks(tmp_path, "d > 123456789012345678.01", "parquet", rows) == "bcdfh"
+
+
+def test_lines_that_are_not_json_are_not_left_out_in_silence(tmp_path):
+    log = tmp_path / "log.jsonl"
+    play = '{"session_id": "s", "session_position": %d, "track_id_clean": "t", "z": 1}\n'
+    log.write_text("".join(play % place for place in range(4)) + "x\n")
+    with pytest.raises(UserError, match="line 5 is not JSON"):
+        prepare(PrepareConfig(input=(log,), output=tmp_path / "data", where="z = 1"))
