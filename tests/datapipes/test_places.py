@@ -325,5 +325,10 @@ def test_files_of_months_that_run_from_new_to_old_stand_from_old_to_new(tmp_path
     assert prepared_pages(tmp_path, months) == list("abcdef")
 
 
+def test_of_files_that_begin_at_one_time_the_shorter_is_earlier(tmp_path):
+    files = [[(20, "b"), (10, "a")], [(50, "e"), (30, "d")], [(30, "c")], [(70, "g"), (60, "f")]]
+    assert prepared_pages(tmp_path, files) == list("abcdefg")
+
+
 def test_a_file_runs_from_new_to_old_within_one_second(tmp_path):
     assert prepared_pages(tmp_path, [[(5.75, "d"), (5.5, "c"), (5.5, "b"), (5.25, "a")]]) == list("abcd")
