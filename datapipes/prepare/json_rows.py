@@ -1,12 +1,14 @@
 """JSON records as Arrow columns of text, by DuckDB: what they hold, and the columns that are read of them."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from skipwise.common.errors import UserError
 from skipwise.datapipes.nested import Leaf
@@ -14,6 +16,11 @@ from skipwise.datapipes.prepare.cut_records import Records, line_records, record
 
 SAMPLE = 10_000
 """Records whose columns are looked at first."""
+DIGITS = 17
+"""Most that programs write of a double: a number of more is none."""
+LONG = "|".join(rf"[1-9][0-9]{{{whole - 1}}}\.[0-9]{{{max(1, DIGITS + 1 - whole)},}}" for whole in range(1, DIGITS + 2))
+"""What a record holds that has a number from 1 with a fraction and more digits."""
+TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|-?[1-9][0-9]*\.[0-9]+(?:[eE][+-]?[0-9]+)?', re.DOTALL)
 
 
 def json_records(path: Path, encoding: str, advance: Callable[[int], object] = lambda size: None) -> Iterator[Records]:
@@ -69,6 +76,19 @@ def only(shape: Any, wanted: set[tuple[str, ...]], path: tuple[str, ...] = ()) -
     return "VARCHAR" if path in wanted else None
 
 
+def exact_numbers(texts: pa.Array) -> pa.Array:
+    """Returns JSON records in which numbers that DuckDB would round to a double are strings."""
+
+    def quoted(token: re.Match[str]) -> str:
+        return token[0] if token[0][0] == '"' or not re.search(LONG, token[0]) else f'"{token[0]}"'
+
+    has_long = pc.fill_null(pc.match_substring_regex(texts, LONG), False)
+    if not pc.any(has_long).as_py():
+        return texts
+    changed = [TOKEN.sub(quoted, text) for text in texts.filter(has_long).to_pylist()]
+    return pc.replace_with_mask(texts, has_long, pa.array(changed, texts.type))
+
+
 class JsonReader:
     """Reads the wanted columns of a structure from the texts of records."""
 
@@ -79,5 +99,5 @@ class JsonReader:
 
     def read(self, texts: pa.Array) -> pa.Array:
         """Returns structs of text: null for what is not JSON."""
-        self._engine.register("records", pa.table({"text": texts}))
+        self._engine.register("records", pa.table({"text": exact_numbers(texts)}))
         return self._engine.sql(self._query).to_arrow_table()["record"].combine_chunks()

@@ -11,7 +11,7 @@ from skipwise.common.errors import UserError
 from skipwise.common.tables import open_table
 from skipwise.datapipes.nested import Leaf, leaves
 from skipwise.datapipes.prepare.config import FILE_ORDER, MOST_CONTEXT, REST, USER_OF_FILE, PrepareConfig
-from skipwise.datapipes.prepare.json_rows import json_leaves, json_shape
+from skipwise.datapipes.prepare.json_rows import SAMPLE, json_leaves, json_shape
 from skipwise.datapipes.prepare.known_sources import known_by
 from skipwise.datapipes.prepare.log_files import JSON, UTF_8, LogFile, encoding_of, head_of, logs_of, suffix_of
 from skipwise.datapipes.prepare.row_condition import condition_of, wrong
@@ -24,6 +24,10 @@ USER = "--user"
 """The column of the listener whose log a file is."""
 NO_SESSION = (
     f"where no column tells listeners apart --user NAME, or --user {USER_OF_FILE} where each file is a listener's"
+)
+NO_LATER = (
+    f"; at most the first {SAMPLE:,} records are looked at: if only later ones have it, give an early one that field, "
+    f"with null"
 )
 PREFIX = "hist_user_behavior_"
 FLAGS = ("skip_1", "skip_2", "skip_3")
@@ -171,7 +175,9 @@ def with_roles(source: Source, config: PrepareConfig) -> Source:
     names = (*source.names, *source.fixed)
     for role, wanted in condition_of(config.where).columns.items() if config.where is not None else ():
         if wanted not in names:
-            raise wrong(config.where or "", f"{source.path} has no column '{wanted}', it has {', '.join(names)[:300]}")
+            later = NO_LATER if source.format == "json" else ""
+            have = f"it has {', '.join(names)[:300]}{later}"
+            raise wrong(config.where or "", f"{source.path} has no column '{wanted}', {have}")
         roles[role] = wanted
     return replace(source, roles=roles, joined=joined)
 
@@ -222,6 +228,8 @@ def roles_of(source: Source, config: PrepareConfig, joined: dict[str, tuple[str,
     headless = ", or the columns of a file without a header line with --columns" if source.format == "text" else ""
     if headless and source.layout.delimiter == " ":
         headless += f" (--columns user track{REST} where a line holds a session and all its tracks)"
+    if source.format == "json":
+        headless = NO_LATER
 
     def find(wanted: str) -> str | None:
         found = [name for name in names if name == wanted] or [name for name in names if name == PREFIX + wanted]

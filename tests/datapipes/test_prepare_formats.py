@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import re
 import uuid
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipwise.common.errors import UserError
-from skipwise.datapipes.prepare import PrepareConfig, cut_records, prepare, read_rows
+from skipwise.datapipes.prepare import PrepareConfig, cut_records, json_rows, prepare, read_rows
 from skipwise.datapipes.prepare.sources import find_sources
 
 PLAYS = [("u", "a b", "10"), ("u", 'Söng, "8"', "20"), ("v", "a b", "5"), ("v", "x;y", "7")]
@@ -290,6 +291,55 @@ def test_a_bad_line_of_json_is_a_bad_row(tmp_path):
     manifest = prepare(config)
     assert manifest.dropped_rows == {"not JSON": 1}
     assert manifest.counts["plays"] == 3
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_numbers_of_json_keep_all_digits(indent, tmp_path):
+    numbers = ["1700000000.000000900", "1700000000.12345678", "-1.7000000000000000009e9", "123456789012345678.5"]
+    numbers += ["1234567890123456789012", "0.25", "7"]
+    text = '{"user": "a 1.123456789012345678 \\\\", "song": "\\"1.123456789012345678", "at": 0}'
+    rows = [json.dumps(json.loads(text), indent=indent).replace(": 0", f": {number}") for number in numbers]
+    (tmp_path / "log.json").write_text("\n".join(rows))
+    one = ("a 1.123456789012345678 \\", '"1.123456789012345678')
+    assert plays(tmp_path / "log.json") == [(*one, number) for number in numbers]
+    for text in ('{"at": 1.123456789012345678', '{"at": 01.123456789012345678}', '{"at": 1.123456789012345678x}'):
+        assert json_rows.JsonReader({"at": "DOUBLE"}, {("at",)}).read(pa.array([text])).to_pylist() == [None]
+
+
+JSON_NUMBERS = st.recursive(
+    st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.text('"\\\\1.', max_size=30),
+    lambda of: st.lists(of, max_size=3) | st.dictionaries(st.text('"\\\\1.', max_size=3), of, max_size=3),
+)
+
+
+@given(record=st.dictionaries(st.text('"\\\\1.', max_size=25), JSON_NUMBERS, max_size=3))
+def test_only_long_numbers_become_strings(record):
+    def number(text: str) -> str | float:
+        whole = re.sub("[eE].*", "", text)
+        long = len(re.findall("[0-9]", whole)) > json_rows.DIGITS and not whole.startswith(("0", "-0"))
+        return text if long else float(text)
+
+    text = json.dumps(record)
+    (found,) = json_rows.exact_numbers(pa.array([text])).to_pylist()
+    assert json.loads(found) == json.loads(text, parse_float=number)
+
+
+def test_a_column_that_begins_late_is_refused_with_what_helps(tmp_path):
+    rows = [
+        json.dumps({"user": "u", "song": "s", "at": at} | ({"skip": True} if at > 10_000 else {}))
+        for at in range(10_003)
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(rows))
+    for option in ({"skip": "skip"}, {"where": "skip"}):
+        with pytest.raises(
+            UserError, match="no column 'skip'.* first 10,000 records .* give an early one that field, wi"
+        ):
+            plays(tmp_path / "log.jsonl", **option)
+    rows[5] = rows[5].replace("}", ', "skip": null}')
+    (tmp_path / "log.jsonl").write_text("\n".join(rows))
+    (source,) = find_sources(PrepareConfig(input=(tmp_path,), output=tmp_path, skip="skip", **ROLES))
+    found = [one for batch in read_rows.read(source, lambda size: None) for one in batch["skip"].to_pylist()]
+    assert found == [None] * 10_001 + ["true"] * 2
 
 
 def test_columns_are_not_named_where_the_file_does(tmp_path):
