@@ -19,7 +19,7 @@ from skipwise.datapipes.prepare.bad_rows import begins, leave_out
 from skipwise.datapipes.prepare.places import BAD_PLACE
 from skipwise.datapipes.prepare.row_checks import NO_ORDER, NO_TRACK, REASONS, policies
 
-OTHER = 9
+OTHER = NO_TRACK + 1
 """The code of some other fault."""
 
 
