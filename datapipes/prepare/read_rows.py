@@ -1,10 +1,12 @@
 """The rows of one file as Arrow batches of text: a column a role, `row` (from 0) and `mark`."""
 
+import csv
+import io
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -160,7 +162,7 @@ def text_parts(source: Source, advance: Callable[[int], object], nulls: Sequence
                 if len(batch):
                     yield Part(batch.columns, np.full(len(batch), FINE, np.uint8))
                 while len(ragged) >= RAGGED_BATCH:
-                    yield ragged_rows(ragged[:RAGGED_BATCH], wanted, delimiter)
+                    yield ragged_rows(ragged[:RAGGED_BATCH], wanted, delimiter, layout.quoting)
                     del ragged[:RAGGED_BATCH]  # Arrow's thread may have added more
     except DAMAGED:
         raise damaged(source.path) from None
@@ -176,7 +178,7 @@ def text_parts(source: Source, advance: Callable[[int], object], nulls: Sequence
             what = "holds a line of tens of megabytes, or a quote that is never closed"
         raise UserError(f"{source.path} {what}: expected a play a line") from None
     if ragged:
-        yield ragged_rows(ragged, wanted, delimiter)
+        yield ragged_rows(ragged, wanted, delimiter, layout.quoting)
 
 
 class Replacing:
@@ -193,10 +195,14 @@ class Replacing:
         return data[:cut]
 
 
-def ragged_rows(lines: list[str], wanted: list[str], delimiter: str) -> Part:
+def ragged_rows(lines: list[str], wanted: list[str], delimiter: str, quoting: Literal[0, 3]) -> Part:
     """The columns of rows of a wrong number of fields, as far as they have them."""
-    rows = [text.encode().split(delimiter.encode()) for text in lines]
-    columns = [[row[int(label)] if int(label) < len(row) else None for row in rows] for label in wanted]
+    limit = csv.field_size_limit(1 << 30)
+    try:
+        rows = [next(csv.reader(io.StringIO(text, ""), delimiter=delimiter, quoting=quoting), []) for text in lines]
+    finally:
+        csv.field_size_limit(limit)
+    columns = [[row[int(label)].encode() if int(label) < len(row) else None for row in rows] for label in wanted]
     mark = BROKEN if any("\n" in text for text in lines) else RAGGED
     return Part([pa.array(column, pa.binary()) for column in columns], np.full(len(rows), mark, np.uint8), False)
 

@@ -28,6 +28,11 @@ ROWS = {
     "empty track": ("b,3,,0,0,0,1,7,1", "track_id_clean is empty: expected a track id", "no track id"),
     "null track": ("b,3,null,0,0,0,1,7,1", "track_id_clean is 'null': expected a track id", "no track id"),
     "blank track": ("b,3,   ,0,0,0,1,7,1", "track_id_clean is '   ': expected a track id", "no track id"),
+    "long blank track": (
+        "b,3,\t         \u2003,0,0,0,1,7,1",
+        r"track_id_clean is '\t         \u2003': expected a track id",
+        "no track id",
+    ),
     "huge track": (
         "b,3," + "x" * 10_000_000 + ",0,0,0,1,7,1",
         "track_id_clean is 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...' (10,000,000 characters): expected at most 1024 bytes",
@@ -290,3 +295,12 @@ def test_rows_of_a_wrong_number_of_fields_are_not_kept_until_the_end(tmp_path: P
     assert [one for batch in ragged for one in batch["track"].to_pylist()] == [
         f"t{row % 5}" for row in range(1, 300, 3)
     ]
+
+
+def test_a_row_of_a_wrong_number_of_fields_is_of_the_session_that_it_names_in_quotes(tmp_path: Path):
+    head = "session_id,session_position,track_id_clean"
+    rows = [f'"a, ""b""",{place},t{place}' for place in range(4)] + [f"c,{place},t{place}" for place in range(4)]
+    log = write(tmp_path / "log.csv", [head, *rows, '"a, ""b""",4,t1,"x, y"', ""])
+    prepare(PrepareConfig(input=(log,), output=tmp_path / "out", on_error="session"))
+    manifest = Manifest.read(tmp_path / "out")
+    assert manifest.counts["sessions"] == 1 and manifest.dropped_sessions == {"wrong number of fields": 1}
