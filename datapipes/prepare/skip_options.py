@@ -29,7 +29,8 @@ class SkipOptions:
     reason: str | None = None
     """Column that says in a word why a play ended, or what the listener did."""
     skip_reasons: tuple[str, ...] = ()
-    """Its words for a skip (strength 2), such as fwdbtn backbtn. Without --keep-reasons all others are kept."""
+    """Its words for a skip (strength 2), such as fwdbtn backbtn, in any case. Without --keep-reasons all others are
+    kept."""
     keep_reasons: tuple[str, ...] = ()
     """Its words for a kept play. Without --skip-reasons all others are skipped; with both, other words say nothing."""
     played: str | None = None
@@ -60,7 +61,8 @@ class SkipOptions:
             raise ValueError(f"--skip-below must be a number such as 3, not {self.skip_below}")
         if (self.reason is None) != (not (self.skip_reasons or self.keep_reasons)):
             raise ValueError("--reason needs its words: name the column, and --skip-reasons, --keep-reasons or both")
-        if both := {*self.skip_reasons} & {*self.keep_reasons}:
+        skips, keeps = ({word.strip().lower() for word in words} for words in (self.skip_reasons, self.keep_reasons))
+        if both := skips & keeps:
             raise ValueError(f"--skip-reasons and --keep-reasons both name '{min(both)}': name it once")
         if self.played is None:
             for name in ("duration", "skip_under", "played_unit"):

@@ -57,8 +57,8 @@ def _rules(roles: Collection[str], config: SkipOptions) -> Iterator[str]:
 
 
 def _is_one(words: tuple[str, ...]) -> str:
-    texts = ", ".join("'" + word.replace("'", "''") + "'" for word in words)
-    return f"reason IN ({texts})" if words else ""
+    texts = ", ".join("word('" + word.replace("'", "''") + "')" for word in words)
+    return f"word(reason) IN ({texts})" if words else ""
 
 
 def doubts(manifest: Manifest, roles: dict[str, str]) -> str | None:

@@ -25,8 +25,11 @@ from skipwise.datapipes.session_files import MOST_VALUES
 
 HEADS = 8
 """Batches in which a value is looked for that shows how a column of places is read."""
-MACROS = """
-CREATE MACRO missing(x) AS CASE WHEN x IS NULL THEN true WHEN strlen(x) > 8 THEN false ELSE trim(x) = '' END;
+MACROS = r"""
+CREATE MACRO missing(x) AS
+    CASE WHEN x IS NULL THEN true WHEN ascii(x) BETWEEN 33 AND 126 THEN false
+    ELSE NOT regexp_matches(x, '[^\s\x0b\p{Z}]') END;
+CREATE MACRO word(x) AS lower(regexp_replace(x, '^[\s\p{Z}]+|[\s\p{Z}]+$', '', 'g'));
 CREATE MACRO broken(x) AS contains(x, chr(10)) OR contains(x, chr(13));
 CREATE MACRO flag(x) AS
     CASE WHEN x IN ('true', 'True', '1', 'TRUE') THEN true WHEN x IN ('false', 'False', '0', 'FALSE') THEN false

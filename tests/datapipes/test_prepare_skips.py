@@ -52,6 +52,12 @@ def skips(tmp_path: Path, columns: dict[str, list], suffix: str = "csv", **optio
         ),
         ({"end": ["fwdbtn", "trackdone", None]}, {"reason": "end", "keep_reasons": ("trackdone",)}, [2, 0, -1]),
         (
+            {"end": ["FwdBtn", "fwdbtn ", "\tFWDBTN", "TrackDone", "fwd btn", " " * 9]},
+            {"reason": "end", "skip_reasons": (" Fwdbtn",), "keep_reasons": ("trackdone",)},
+            [2, 2, 2, 0, -1, -1],
+        ),
+        ({"end": ["a", "\t\u2003" + " " * 9, "\u00e9"]}, {"reason": "end", "keep_reasons": ("a",)}, [0, -1, 2]),
+        (
             {"event": ["like", "dislike", "o'clock", None]},
             {"reason": "event", "skip_reasons": ("dislike", "o'clock"), "keep_reasons": ("like",)},
             [0, 2, 2, -1],
