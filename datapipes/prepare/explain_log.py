@@ -146,6 +146,8 @@ def first_sessions(source: Source, batch: pa.RecordBatch, config: PrepareConfig)
         with duckdb.connect() as engine:
             engine.register("incoming", table)
             table = engine.sql(f"FROM {met(condition, types)}").to_arrow_table().drop_columns([*condition.columns])
+        if not len(table):
+            raise UserError("--where leaves out all of them")
     table = table.drop_columns(["row", "mark"])
     named = {role: role for role in table.column_names if role in vars(config) and role not in ("user", "where")}
     named.setdefault("order", FILE_ORDER)

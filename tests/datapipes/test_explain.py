@@ -123,6 +123,9 @@ def test_a_condition_holds_for_the_first_sessions_too(name, tmp_path, monkeypatc
     run(command)
     assert sessions_of(tmp_path / "data") == {"u#2": SONGS[3:]}
     assert f"  u#2: {', '.join(SONGS[3:])}" in said and "u#1" not in said
+    monkeypatch.undo()
+    _, said = printed(tmp_path / name, monkeypatch, "--where", "song = 'none'")
+    assert "its first 6 rows cannot be prepared so: --where leaves out all of them" in said
 
 
 def test_what_cannot_be_guessed_says_what_to_name(tmp_path):
