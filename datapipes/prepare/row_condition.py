@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -70,11 +71,19 @@ def condition_of(where: str) -> Condition:
 
 def wrong(where: str, why: str) -> UserError:
     """Returns the error of a condition that cannot be used."""
-    reason = " ".join(why.split("LINE 1:")[0].split())[:300]
+    reason = " ".join(re.split(r"LINE \d+:", why)[0].split())[:300]
     example = "\"ms_played > 30000 AND country = 'SE'\""
     given = " ".join(where.split())[:100]
     hint = "; the name of a column that is a word of SQL stands in double quotes" if "syntax error" in reason else ""
     return UserError(f"--where {given} cannot be used ({reason}): expected a condition such as {example}{hint}")
+
+
+def failed(condition: Condition, error: duckdb.Error) -> UserError:
+    """Returns the error of a condition that the engine refuses, with its own names of columns."""
+    reason = str(error)
+    for role, name in [*condition.columns.items()][::-1]:
+        reason = reason.replace(role, name)
+    return wrong(condition.where, reason)
 
 
 def types_of(condition: Condition, leaves: dict[str, Leaf], first: pa.RecordBatch) -> dict[str, str]:
@@ -103,10 +112,7 @@ def types_of(condition: Condition, leaves: dict[str, Leaf], first: pa.RecordBatc
         try:
             engine.execute(f"CREATE TABLE log ({columns}); SELECT 1 FROM log WHERE {condition.sql}").fetchall()
         except duckdb.Error as error:
-            reason = str(error)
-            for role, name in [*condition.columns.items()][::-1]:
-                reason = reason.replace(role, name)
-            raise wrong(condition.where, reason) from None
+            raise failed(condition, error) from None
     return types
 
 

@@ -18,7 +18,7 @@ from skipwise.datapipes.prepare.name_options import LONGEST_NAME, is_name
 from skipwise.datapipes.prepare.places import Places, Reading, reading_of
 from skipwise.datapipes.prepare.read_rows import read, schema_of
 from skipwise.datapipes.prepare.row_checks import FAULTS, REASONS, STOP, policies, row_error
-from skipwise.datapipes.prepare.row_condition import LEFT_OUT, condition_of, met, types_of, wrong
+from skipwise.datapipes.prepare.row_condition import LEFT_OUT, condition_of, failed, met, types_of
 from skipwise.datapipes.prepare.skip_rules import strength_of
 from skipwise.datapipes.prepare.sources import CONTEXT, FLAGS, NAMED, WORDS, Source
 from skipwise.datapipes.session_files import MOST_VALUES
@@ -98,8 +98,8 @@ def stage_rows(
             raise
 
     taken = "incoming"
-    if config.where is not None:
-        condition = condition_of(config.where)
+    condition = None if config.where is None else condition_of(config.where)
+    if condition:
         first_rows = next(read(sources[0], lambda _: None, config.null or NULLS))
         typed = sources[0].leaves if sources[0].format == "parquet" else {}
         taken = met(condition, types_of(condition, typed, first_rows))
@@ -121,12 +121,8 @@ def stage_rows(
             try:
                 write_rows(engine, parsed_rows(source, number, config, reading or Reading(), taken), target)
             except duckdb.Error as error:
-                if (
-                    not failures
-                    and config.where is not None
-                    and isinstance(error, duckdb.DataError | duckdb.ProgrammingError)
-                ):
-                    raise wrong(config.where, str(error)) from None
+                if not failures and condition and isinstance(error, duckdb.DataError | duckdb.ProgrammingError):
+                    raise failed(condition, error) from None
                 raise (failures[0] if failures else error) from None
             left_out[LEFT_OUT] -= count_rows(target)
             first = f"SELECT row, fault FROM {parquet(target)} WHERE {wanted} ORDER BY row NULLS FIRST LIMIT 1"

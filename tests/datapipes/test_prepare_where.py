@@ -203,3 +203,9 @@ def test_lines_that_are_not_json_are_not_left_out_in_silence(tmp_path):
     log.write_text("".join(play % place for place in range(4)) + "x\n")
     with pytest.raises(UserError, match="line 5 is not JSON"):
         prepare(PrepareConfig(input=(log,), output=tmp_path / "data", where="z = 1"))
+
+
+def test_a_text_that_a_condition_takes_for_a_number_is_named_with_its_column(tmp_path):
+    with pytest.raises(UserError, match="'tv' to INT32 when casting from source column z\\)") as caught:
+        plays(tmp_path, "z = 5", ["1", "tv", "1"])
+    assert "where_1" not in str(caught.value) and "incoming" not in str(caught.value)
