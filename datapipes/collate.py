@@ -12,7 +12,7 @@ from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.negatives import STRIDE, draw_pool, draw_unseen, keys, own_windows, shared_windows, uniforms
 from skipwise.datapipes.sessions import Sessions
 from skipwise.datapipes.signals import UNKNOWN
-from skipwise.datapipes.view import Inputs, View, counts_as_kept, counts_as_skipped, shuffled_order
+from skipwise.datapipes.view import Inputs, View, counts_as_kept, counts_as_skipped, is_known, shuffled_order
 
 
 class Pinnable(Protocol):
@@ -227,7 +227,7 @@ class EvaluationBuilder:
                 negatives=0,
                 inputs_B=inputs.length_B + self.append_mask * real_B,
                 skipped_BT=view.skipped(inputs.strengths_BT),
-                known_BT=inputs.strengths_BT != UNKNOWN,
+                known_BT=is_known(inputs.strengths_BT),
                 signals_BTC=view.signals.rows(inputs.strengths_BT, inputs.contexts_BTK),
                 masked_BT=masked_BT,
                 targets_BT=np.full_like(bags.items_BT, bags.empty),

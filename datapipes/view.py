@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from skipwise.datapipes.negatives import keys, uniforms
-from skipwise.datapipes.signals import Signals
+from skipwise.datapipes.signals import UNKNOWN, Signals
 
 SKIPPED_UP_TO = 2
 """The greatest strength that counts as skipped where nothing else is configured, and in every metric."""
@@ -24,6 +24,11 @@ def counts_as_skipped(strengths: Any, up_to: int = SKIPPED_UP_TO) -> Any:
 def counts_as_kept(strengths: Any, up_to: int = SKIPPED_UP_TO) -> Any:
     """Returns a bool array or tensor: which count as kept. A play of which it is not known (-1) is neither."""
     return (strengths == 0) | (strengths > up_to)
+
+
+def is_known(strengths: Any) -> Any:
+    """Returns a bool array or tensor: of which plays it is known what happened."""
+    return strengths != UNKNOWN
 
 
 class Inputs(NamedTuple):

@@ -30,7 +30,7 @@ from skipwise.datapipes.prepare.named_source import arguments, form_of, is_given
 from skipwise.datapipes.prepare.prepare_log import prepare
 from skipwise.datapipes.prepare.read_rows import read
 from skipwise.datapipes.prepare.row_condition import condition_of, met, types_of
-from skipwise.datapipes.prepare.sources import Source, inspect, look
+from skipwise.datapipes.prepare.sources import Source, brief_list, inspect, look
 from skipwise.datapipes.view import counts_as_skipped
 
 ROWS = 10_000
@@ -120,7 +120,7 @@ def guess(source: Source, plain: PrepareConfig, given: dict[str, Any]) -> dict[s
         columns.pop("session", None)
     if "track" not in columns:
         raise UserError(
-            f"no column of {source.path} seems to be the track (its columns are {', '.join(source.names)[:300]}): "
+            f"no column of {source.path} seems to be the track (its columns are {brief_list(source.names)}): "
             f"name it with --track, and with --session and --order what else there is"
         )
     track = columns["track"] if isinstance(columns["track"], str) else columns["track"][-1]

@@ -14,7 +14,7 @@ from skipwise.datapipes.prepare.config import USER_OF_FILE, PrepareConfig
 from skipwise.datapipes.prepare.known_sources import SOURCES, Known, known_by
 from skipwise.datapipes.prepare.log_files import logs_of
 from skipwise.datapipes.prepare.skip_options import SKIPS, SkipOptions
-from skipwise.datapipes.prepare.sources import Source, look
+from skipwise.datapipes.prepare.sources import Source, brief_list, look
 
 NEEDS = {"reason": ("skip_reasons", "keep_reasons"), "played": ("duration", "skip_under", "played_unit")}
 """Options that go with a column."""
@@ -38,7 +38,7 @@ def with_source(config: PrepareConfig) -> tuple[PrepareConfig, tuple[str, ...]]:
         expected = " or ".join(", ".join(of.columns or of.options["columns"]) for of in forms)
         raise UserError(
             f"{first.path} is not as --source {config.source} knows it (its columns are "
-            f"{', '.join(first.names)[:300]}; expected {expected}): name them with --session, --track and --order"
+            f"{brief_list(first.names)}; expected {expected}): name them with --session, --track and --order"
         )
     options = {name: value for name, value in options_of(known, first, config).items() if not is_given(config, name)}
     note(f"--source {config.source}: {' '.join(arguments(options))}")

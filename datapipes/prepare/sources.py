@@ -176,7 +176,7 @@ def with_roles(source: Source, config: PrepareConfig) -> Source:
     for role, wanted in condition_of(config.where).columns.items() if config.where is not None else ():
         if wanted not in names:
             later = NO_LATER if source.format == "json" else ""
-            have = f"it has {', '.join(names)[:300]}{later}"
+            have = f"it has {brief_list(names)}{later}"
             raise wrong(config.where or "", f"{source.path} has no column '{wanted}', {have}")
         roles[role] = wanted
     return replace(source, roles=roles, joined=joined)
@@ -187,7 +187,7 @@ def nested_source(source: Source, config: PrepareConfig) -> Source:
     path, found = source.path, source.leaves
     if config.columns:
         raise UserError(
-            f"{path} names its columns itself ({', '.join(found)[:300]}): leave --columns out, and name these with "
+            f"{path} names its columns itself ({brief_list(tuple(found))}): leave --columns out, and name these with "
             f"--session (or {NO_SESSION}), --track and --order"
         )
     source = with_roles(source, config)

@@ -11,7 +11,7 @@ import numpy as np
 from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.manifest import Split
 from skipwise.datapipes.sessions import SessionStore
-from skipwise.datapipes.view import counts_as_kept, counts_as_skipped
+from skipwise.datapipes.view import counts_as_kept, counts_as_skipped, is_known
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Plays:
     @property
     def known_P(self) -> np.ndarray:
         """bool: it is known whether they were skipped."""
-        return self.strengths_P >= 0
+        return is_known(self.strengths_P)
 
     @property
     def position_P(self) -> np.ndarray:
@@ -70,6 +70,7 @@ def read_plays(store: SessionStore, split: Split) -> Iterator[Plays]:
         else:
             left_P = length_P - position_P
             trained_P, measured_P = left_P > HELD_OUT["validation"], (left_P == 1) & (position_P > 0)
+        known_P = is_known(window.skips)
         yield Plays(
             window.tracks.astype(np.int64),
             window.skips,
@@ -77,6 +78,6 @@ def read_plays(store: SessionStore, split: Split) -> Iterator[Plays]:
             start_P,
             length_P,
             window.numbers[session_P],
-            trained_P & (window.skips >= 0),
-            measured_P & (window.skips >= 0),
+            trained_P & known_P,
+            measured_P & known_P,
         )

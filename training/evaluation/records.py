@@ -17,7 +17,7 @@ from torch import Tensor
 from skipwise.common.distributed import barrier, rank
 from skipwise.common.errors import UserError
 from skipwise.common.tables import open_table, read_table, table_writer
-from skipwise.datapipes.view import counts_as_kept, counts_as_skipped
+from skipwise.datapipes.view import counts_as_kept, counts_as_skipped, is_known
 from skipwise.training.evaluation.metrics import METRICS, percentile_rank
 
 RANKS = "ranks"
@@ -91,7 +91,7 @@ class TargetRanks:
     @property
     def known(self) -> np.ndarray:
         """bool [N]: it is known whether they skipped it."""
-        return self.skips >= 0
+        return is_known(self.skips)
 
     def values(self, metric: str) -> np.ndarray:
         """float64 [N]: each target's value of one of `METRICS`, or of "percentile_rank"."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from skipwise.common.distributed import sum_ranks
-from skipwise.datapipes.view import counts_as_kept
+from skipwise.datapipes.view import counts_as_kept, is_known
 from skipwise.models.dial import keep_query
 from skipwise.models.ranking import candidate_scores
 from skipwise.training.evaluation.skip_measures import (
@@ -105,7 +105,7 @@ class SkipMetrics(Metric):
             values.cpu().numpy().astype(float) for values in (kept_probability, halved_probability)
         )
         skips_B = skips.cpu().numpy()
-        kept_B, told_B = counts_as_kept(skips_B), skips_B >= 0
+        kept_B, told_B = counts_as_kept(skips_B), is_known(skips_B)
         known_B = ~np.isnan(probability_B) & told_B
         counts = np.bincount(bins(probability_B[known_B]) + BINS * kept_B[known_B], minlength=2 * BINS)
         self.counts += torch.from_numpy(counts.reshape(2, BINS)).to(self.counts.device)

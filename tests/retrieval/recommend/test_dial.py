@@ -115,13 +115,18 @@ def test_neighbours_are_those_of_embeddings_alone(opened: OpenExport):
     assert rows.tolist() == np.argsort(-likeness)[:5].tolist()
 
 
-def test_the_index_is_measured_by_the_queries_that_rank(tmp_path: Path):
-    """Recall is that of [q, dial r] among rows [e, f]; by q alone, other tracks would be the best."""
+def drawn(folder: Path) -> tuple[Path, np.ndarray, np.ndarray]:
+    """An export of random rows that is large enough for an index; its rows and its queries."""
     random = np.random.default_rng(7)
     rows = random.standard_normal((1500, DIM + KEEP)).astype(np.float32)
     queries = random.standard_normal((40, DIM + KEEP)).astype(np.float32)
     ids = [f"t_{row:04}" for row in range(len(rows))]
-    export = write_made(tmp_path / "export", ids, rows, keep=HEAD, signals_MD=SIGNALS, queries_SD=queries)
+    return write_made(folder, ids, rows, keep=HEAD, signals_MD=SIGNALS, queries_SD=queries), rows, queries
+
+
+def test_the_index_is_measured_by_the_queries_that_rank(tmp_path: Path):
+    """Recall is that of [q, dial r] among rows [e, f]; by q alone, other tracks would be the best."""
+    export, rows, queries = drawn(tmp_path / "export")
     index(IndexConfig(export, kinds=("hnsw",), threads=1, recall=0.5))
     opened = OpenExport.open(export)
     found = open_search(opened, "index").search(torch.from_numpy(queries), 10, torch.empty(40, 0, dtype=torch.int64))[0]
@@ -133,14 +138,8 @@ def test_the_index_is_measured_by_the_queries_that_rank(tmp_path: Path):
 
 def test_the_index_is_measured_at_other_dials(tmp_path: Path):
     """What is found of the ten best at each setting of the curve, by brute force; queries are stored for dial 1."""
-    random = np.random.default_rng(7)
-    rows = random.standard_normal((1500, DIM + KEEP)).astype(np.float32)
-    queries = random.standard_normal((40, DIM + KEEP)).astype(np.float32)
-    ids = [f"t_{row:04}" for row in range(len(rows))]
-    export = write_made(tmp_path / "export", ids, rows, keep=HEAD, signals_MD=SIGNALS, queries_SD=queries)
-    manifest = json.loads((export / "manifest.json").read_text())
-    manifest["queries"]["dial"] = 1.0
-    (export / "manifest.json").write_text(json.dumps(manifest))
+    export, rows, queries = drawn(tmp_path / "export")
+    change(export, queries=json.loads((export / "manifest.json").read_text())["queries"] | {"dial": 1.0})
     index(IndexConfig(export, kinds=("hnsw",), threads=1, recall=0.5))
     opened = OpenExport.open(export)
     search, measured = open_search(opened, "index"), opened.manifest.index.dials
