@@ -32,6 +32,7 @@ from skipwise.retrieval.serve.http_schema import (
     Tracks,
     error_response,
 )
+from skipwise.retrieval.serve.quick import RECOMMEND, quick, recommended
 from skipwise.retrieval.serve.service import Service
 
 PAGE = Path(__file__).parent / "page"
@@ -71,17 +72,16 @@ def make_app(service: Service) -> ASGIApp:
     _add_state(app, service)
     _add_page(app, service.config.report)
     _add_errors(app)
-    return guarded(app, service.config, service.metrics)
+    return guarded(quick(app, service), service.config, service.metrics)
 
 
 def _add_requests(app: FastAPI, service: Service) -> None:
     # FastAPI's own threads are 40, and each of them takes as many turns as the loop.
     one_by_one = CapacityLimiter(1)
 
-    @app.post("/recommend", response_model=Recommendations, summary="What to play after a session")
+    @app.post(RECOMMEND, response_model=Recommendations, summary="What to play after a session")
     async def recommend(request: Annotated[RecommendRequest, FEW_FIELDS]) -> Response:
-        find_export(service.exports, request.export)
-        return JSONResponse(await service.recommend.ask(request))
+        return await recommended(service, request)
 
     @app.get("/similar/{track:path}", response_model=Neighbours, summary="The tracks nearest to one in the table")
     async def similar(

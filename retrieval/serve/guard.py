@@ -9,8 +9,7 @@ import ipaddress
 import time
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect, Request
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from skipwise.retrieval.serve.config import ServeConfig
@@ -20,10 +19,10 @@ from skipwise.retrieval.serve.prometheus import Metrics
 BODY_S = 30.0
 """Seconds in which a body must arrive."""
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; frame-ancestors 'self'; object-src 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
+    b"content-security-policy": b"default-src 'self'; base-uri 'none'; frame-ancestors 'self'; object-src 'none'",
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    b"cache-control": b"no-cache",
 }
 
 
@@ -47,9 +46,9 @@ def guarded(app: ASGIApp, config: ServeConfig, metrics: Metrics) -> ASGIApp:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = str(message["status"])
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers.setdefault(name, value)
+                own = message.get("headers", [])
+                missing = _HEADERS.keys() - {name for name, _ in own}
+                message["headers"] = [*own, *((name, value) for name, value in _HEADERS.items() if name in missing)]
             await send(message)
 
         try:
@@ -91,27 +90,33 @@ def _is_address(host: str) -> bool:
 
 async def _with_body(app: ASGIApp, limit: int, scope: Scope, receive: Receive, send: Send) -> None:
     """Reads the body before `app` is called, at most `limit` bytes of it, whatever its headers say."""
-    request, body = Request(scope, receive), bytearray()
-    too_large = int(request.headers.get("content-length", 0)) > limit
+    body, more = bytearray(), True
+    too_large = int(Headers(scope=scope).get("content-length", 0)) > limit
     try:
         async with asyncio.timeout(BODY_S):
-            pieces = request.stream()
-            while not too_large and (piece := await anext(pieces, None)) is not None:
-                body += piece
+            while more and not too_large:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
                 too_large = len(body) > limit
-    except ClientDisconnect:
-        return
     except TimeoutError:
         sentence = f"the body did not arrive within {BODY_S:.0f} seconds: send it faster"
         return await error_response(408, sentence, {"Connection": "close"})(scope, receive, send)
     if too_large:
         return await _refuse(limit, scope, receive, send)
-    first = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+    await app(scope, first_read({"type": "http.request", "body": bytes(body), "more_body": False}, receive), send)
 
-    async def read_again() -> Message:
+
+def first_read(message: Message, receive: Receive) -> Receive:
+    """A `receive` that gives `message` once before all others."""
+    first = [message]
+
+    async def read() -> Message:
         return first.pop() if first else await receive()
 
-    await app(scope, read_again, send)
+    return read
 
 
 async def _refuse(limit: int, scope: Scope, receive: Receive, send: Send) -> None:

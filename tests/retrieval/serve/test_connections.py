@@ -44,9 +44,11 @@ async def app(scope: dict, receive: Callable, send: Callable) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving() -> AsyncIterator[Open]:
-    """A way to connect, with bytes to send at once, to a server of `app` in this loop."""
-    server = _Server(uvicorn.Config(app, http=Connection, log_level="error", backlog=4, timeout_graceful_shutdown=1))
+async def serving(application: Callable = app) -> AsyncIterator[Open]:
+    """A way to connect, with bytes to send at once, to a server in this loop."""
+    server = _Server(
+        uvicorn.Config(application, http=Connection, log_level="error", backlog=4, timeout_graceful_shutdown=1)
+    )
     with socket.create_server(("127.0.0.1", 0)) as listener:
         task = asyncio.create_task(server.serve([listener]))
         clients: list[Client] = []
@@ -60,6 +62,7 @@ async def serving() -> AsyncIterator[Open]:
         try:
             while not server.started:
                 await asyncio.sleep(0.01)
+            connect.connections = server.server_state.connections
             yield connect
         finally:
             for _, writer in clients:
@@ -103,7 +106,7 @@ def test_one_byte_at_a_time_does_not_help(monkeypatch: pytest.MonkeyPatch):
 
     async def run() -> None:
         async with serving() as connect:
-            client, begun = await connect(), asyncio.get_running_loop().time()
+            client, begun = await connect(b"GET /"), asyncio.get_running_loop().time()
             answered = asyncio.create_task(answer(client))
             while not answered.done():
                 client[1].write(b"G")
@@ -214,3 +217,97 @@ def test_one_line_where_none_can_be_accepted(caplog: pytest.LogCaptureFixture, m
             assert caplog.messages[-1] == "another fault"
     finally:
         loop.close()
+
+
+LONG = {
+    "head": (b"GET / HTTP/1.1\r\n", b"a: b\r\n", b"Host: localhost\r\n\r\n"),
+    "header": (b"GET / HTTP/1.1\r\na: ", b"b", b"\r\n\r\n"),
+    "address": (b"GET /", b"a", b" HTTP/1.1\r\n\r\n"),
+    "blanks": (b"", b"\r\n", GET),
+    "trailers": (POST + b"0\r\n", b"a: b\r\n", b"\r\n"),
+    "chunk": (POST + b"1;", b"a", b"\r\nx\r\n0\r\n\r\n"),
+    "chunks": (POST, b"1;aaaaaaaaaaaaaaaa\r\nx\r\n", b"0\r\n\r\n"),
+}
+"""What begins, goes on, and ends."""
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_what_is_no_body_has_a_limit(kind: str):
+    """The parser itself takes any length."""
+    begins, goes_on, ends = LONG[kind]
+
+    async def run() -> None:
+        async with serving() as connect:
+            status, body = await answer(await connect(begins, goes_on * (90_000 // len(goes_on))))
+            assert status == 400 and "too long" in json.loads(body)["detail"]
+            assert (await answer(await connect(begins, goes_on * (40_000 // len(goes_on)), ends)))[0] == 200
+
+    asyncio.run(run())
+
+
+async def slow(scope: dict, receive: Callable, send: Callable) -> None:
+    """Answers with its path and headers, after the body and a turn of the loop."""
+    if scope["type"] == "lifespan":
+        return await app(scope, receive, send)
+    while (await receive()).get("more_body"):
+        pass
+    await asyncio.sleep(0.002)
+    said = {name.decode(): value.decode() for name, value in scope["headers"]}
+    body = json.dumps([scope["path"], said]).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def test_requests_sent_at_once():
+    """Answered in their order; of those that wait no more are read than come in one bite."""
+
+    async def run() -> None:
+        async with serving(slow) as connect:
+            client = await connect(b"".join(GET.replace(b"/ ", b"/%d " % number) for number in range(400)))
+            for number in range(400):
+                if number % 100 == 50:
+                    (one,) = connect.connections
+                    assert len(one.pipeline) <= 8192 // len(GET)
+                status, body = await answer(client)
+                assert status == 200 and json.loads(body)[0] == f"/{number}"
+
+    asyncio.run(run())
+
+
+def test_what_follows_a_body_is_no_header():
+    async def run() -> None:
+        async with serving(slow) as connect:
+            client = await connect(POST, b"1\r\nx\r\n0\r\nHost: example.org\r\nContent-Type: a/b\r\n\r\n")
+            _, body = await answer(client)
+            assert json.loads(body)[1] == {"host": "localhost", "transfer-encoding": "chunked"}
+
+    asyncio.run(run())
+
+
+def test_a_refusal_is_not_taken_for_an_earlier_answer():
+    """What is no HTTP follows a request that is still being answered: no 400 comes in the place of its answer."""
+
+    async def run() -> None:
+        async with serving(slow) as connect:
+            for pieces in ([GET + b"\x16\x03\r\n\r\n"], [GET, b"\x16\x03\r\n\r\n"], [GET * 3 + b"\x16\r\n\r\n"]):
+                status, _ = await answer(await connect(*pieces))
+                assert status in (0, 200)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("kind", ["GET", "POST"])
+def test_other_protocols_are_not_spoken(kind: str):
+    """As HTTP allows, the request is answered as if it had not offered one."""
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    body = b"Content-Length: 3\r\n\r\nabc" if kind == "POST" else b"\r\n"
+
+    async def run() -> None:
+        async with serving() as connect:
+            client = await connect(kind.encode() + b" / HTTP/1.1\r\nHost: localhost\r\n" + offer + body)
+            assert await answer(client) == (200, b"3" if kind == "POST" else b"0")
+            client[1].write(GET)
+            assert await answer(client) == (200, b"0")
+            assert (await answer(await connect(b"CONNECT localhost:1 HTTP/1.1\r\nHost: localhost\r\n\r\n")))[0] == 400
+
+    asyncio.run(run())
