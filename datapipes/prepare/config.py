@@ -23,6 +23,12 @@ MSSD_ORDER = "session_position"
 """MSSD's column of a play's place in its session, from 1: no time."""
 
 Policy = Literal["stop", "skip", "cut", "session"]
+
+
+class Default(str):
+    """The name that an option has where none is given, an object of its own: see `named_source.is_given`."""
+
+
 NULLS = (
     *(
         text
@@ -63,14 +69,14 @@ class InputOptions:
     session."""
     delimiter: str | None = None
     """What stands between the fields of a text file, e.g. `;` or `::`; by default as the first lines say."""
-    session: str | tuple[str, ...] = "session_id"
+    session: str | tuple[str, ...] = Default("session_id")
     """Column of the session id, or of the user id with --gap; several make one id. Those inside others are named with
     dots, as in `user.id`."""
     user: str | None = None
     """The log has no such column: all of it is of the listener of this name or, for `file`, each file is of one."""
-    track: str | tuple[str, ...] = "track_id_clean"
+    track: str | tuple[str, ...] = Default("track_id_clean")
     """Column of the track id; several, such as artist and title, make one id."""
-    order: str = MSSD_ORDER
+    order: str = Default(MSSD_ORDER)
     """Column that orders the plays of a session: a number, a date, or a date and time. `file` means as they stand."""
     sort: bool = False
     """Sort each session by --order (equal values stay as they stand) in place of refusing rows out of order."""

@@ -13,6 +13,11 @@ _ONE = {"user": "me", "gap": "30m", "on_missing_track": "skip"}
 _MANY = {"gap": "30m", "on_missing_track": "skip"}
 _NAMES = {"null": ("",)}
 """Ids that are names, in files that leave a missing one empty: None and Null are artists and songs."""
+_RATED = ("userId", "movieId", "rating", "timestamp")
+_RATINGS = {
+    **{"session": "userId", "track": "movieId", "order": "timestamp", "sort": True, "rating": "rating"},
+    "title": "title",
+}
 
 
 @dataclass(frozen=True)
@@ -116,21 +121,26 @@ SOURCES = (
         (),
         ("userid-timestamp-*",),
     ),
-    # where: https://listenbrainz.readthedocs.io/en/latest/users/json.html; dumps name the listener, exports do not
+    # where: https://listenbrainz.readthedocs.io/en/latest/users/json.html; dumps name the listener, exports do not,
+    # and earlier dumps have another name for the time
     *(
         Known(
             "listenbrainz",
             {
                 **of,
                 "track": ("track_metadata.artist_name", "track_metadata.track_name"),
-                "order": "listened_at",
+                "order": time,
                 "title": "track_metadata.track_name",
                 "artist": "track_metadata.artist_name",
             },
-            (*told, "listened_at", "track_metadata.artist_name", "track_metadata.track_name"),
+            (*told, time, "track_metadata.artist_name", "track_metadata.track_name"),
             ("[0-9]*",),
         )
-        for of, told in (({**_MANY, "session": "user_name"}, ("user_name",)), (_ONE, ()))
+        for of, told, time in (
+            ({**_MANY, "session": "user_name"}, ("user_name",), "listened_at"),
+            ({**_MANY, "session": "user_name"}, ("user_name",), "timestamp"),
+            (_ONE, (), "listened_at"),
+        )
     ),
     # where: https://huggingface.co/datasets/yandex/yambda, and its benchmark: times are seconds from the
     # log's beginning, rounded to 5 s. Flat files and sequential ones; those of many events have a type of event.
@@ -170,24 +180,13 @@ SOURCES = (
         ("log_*",),
     ),
     # where: https://files.grouplens.org/datasets/movielens/ml-32m-README.html, and of ml-1m and ml-100k
-    Known(
-        "movielens",
-        {"session": "userId", "track": "movieId", "order": "timestamp", "sort": True, "rating": "rating"},
-        ("userId", "movieId", "rating", "timestamp"),
-        ("ratings.csv*",),
-    ),
-    Known(
-        "movielens",
-        {
-            "columns": ("userId", "movieId", "rating", "timestamp"),
-            "session": "userId",
-            "track": "movieId",
-            "order": "timestamp",
-            "sort": True,
-            "rating": "rating",
-        },
-        (),
-        ("ratings.dat*", "u.data*"),
+    Known("movielens", _RATINGS, _RATED, ("ratings.csv*",)),
+    *(
+        Known("movielens", {**_RATINGS, "columns": _RATED, "tracks_columns": ("movieId", "title", *more)}, (), (file,))
+        for file, more in (
+            ("ratings.dat*", ("genres",)),
+            ("u.data*", ("date", "video_date", "url", *(f"genre_{number}" for number in range(19)))),
+        )
     ),
     # where: https://github.com/otto-de/recsys-dataset; as it is published, and as a table
     Known(

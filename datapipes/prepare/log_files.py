@@ -15,8 +15,8 @@ from skipwise.common.errors import UserError
 from skipwise.common.files import require_regular_file
 from skipwise.datapipes.prepare.config import utf8
 
-TEXT = (".csv", ".tsv", ".txt", ".dat", ".inter", ".log", ".data")
-JSON = (".jsonl", ".ndjson", ".json")
+TEXT = (".csv", ".tsv", ".txt", ".dat", ".inter", ".log", ".data", ".item")
+JSON = (".jsonl", ".ndjson", ".json", ".listens")
 SUFFIXES = (*TEXT, *JSON, ".parquet")
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 KNOWN = f"{', '.join(TEXT + JSON)} (each also with {', '.join(COMPRESSED)}) or .parquet"

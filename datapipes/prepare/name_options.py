@@ -32,6 +32,8 @@ class NameOptions:
     tracks: Path | None = None
     """A table beside the log that has these columns, and the track id in `--track`'s column or in `track_id`; ids that
     the log lacks are ignored."""
+    tracks_columns: tuple[str, ...] = ()
+    """Names for the columns of a --tracks table without a header line, in order."""
 
     @property
     def names(self) -> dict[str, tuple[str, str]]:
@@ -51,6 +53,8 @@ class NameOptions:
             raise ValueError(
                 "--tracks needs the columns to take from it: name them with --title, --artist, --keep-track"
             )
+        if self.tracks_columns and not self.tracks:
+            raise ValueError("--tracks-columns names those of a table beside the log: name it with --tracks")
         if len(self.names) > MOST_NAMES:
             raise ValueError(f"--keep-track names {len(self.keep_track)} columns: name at most {MOST_NAMES - 2}")
         for number, name in enumerate(self.keep_track):

@@ -10,7 +10,7 @@ from typing import Any
 
 from skipwise.common.console import note
 from skipwise.common.errors import UserError
-from skipwise.datapipes.prepare.config import USER_OF_FILE, PrepareConfig
+from skipwise.datapipes.prepare.config import USER_OF_FILE, Default, PrepareConfig
 from skipwise.datapipes.prepare.known_sources import SOURCES, Known, known_by
 from skipwise.datapipes.prepare.log_files import logs_of
 from skipwise.datapipes.prepare.skip_options import SKIPS, SkipOptions
@@ -82,9 +82,12 @@ def options_of(known: Known, source: Source, config: PrepareConfig) -> dict[str,
     if str(options.get("order", "")).endswith("*"):
         options["order"] = filter_names(source.names, options["order"])[0]
     for name in OPTIONAL:
-        if name in options and options[name] not in names:
+        beside = config.tracks is not None and name in ("title", "artist")
+        if name in options and options[name] not in names and not beside:
             for other in (name, *NEEDS.get(name, ())):
                 options.pop(other, None)
+    if config.tracks is None:
+        options.pop("tracks_columns", None)
     if any(is_given(config, name) for name in SKIPS):
         options = {name: value for name, value in options.items() if name not in vars(SkipOptions())}
     if is_given(config, "session"):
@@ -95,9 +98,10 @@ def options_of(known: Known, source: Source, config: PrepareConfig) -> dict[str,
 
 
 def is_given(config: PrepareConfig, name: str) -> bool:
-    """Whether an option is other than its default."""
+    """Whether an option is not left at its default; a name or a number may be given that is equal to it."""
     (default,) = (field.default for field in fields(config) if field.name == name)
-    return getattr(config, name) != default
+    value = getattr(config, name)
+    return value != default or (isinstance(default, Default | float) and value is not default)
 
 
 def replace_source(config: PrepareConfig, options: dict[str, Any]) -> PrepareConfig:

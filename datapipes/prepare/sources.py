@@ -141,8 +141,9 @@ def look(log: LogFile, config: PrepareConfig) -> Source:
     typed = [TYPED.fullmatch(name) for name in names]
     if config.columns:
         if len(config.columns) != len(names):
+            flag = "--tracks-columns" if path == config.tracks else "--columns"
             raise UserError(
-                f"{path} has {len(names)} columns, --columns names {len(config.columns)}: name each, or give what is "
+                f"{path} has {len(names)} columns, {flag} names {len(config.columns)}: name each, or give what is "
                 f"between them with --delimiter"
             )
         header, names = all(typed), [*config.columns]

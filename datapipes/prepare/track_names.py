@@ -50,9 +50,16 @@ def name_tracks(engine: duckdb.DuckDBPyConnection, config: PrepareConfig, scratc
                 WHERE value <> '')
             WHERE place = 1""").fetchall()
         counts = f"count_if(choices > 1), count_if(length(value) = {LONGEST_NAME} AND value LIKE '%…')"
-        ((several, cut),) = engine.execute(f"SELECT {counts} FROM names_{role}").fetchall()
+        counts += r", count_if(regexp_matches(value, '\\x[89a-f][0-9a-f]'))"
+        ((several, cut, escaped),) = engine.execute(f"SELECT {counts} FROM names_{role}").fetchall()
         if several:
             note(f"{several:,} tracks have more than one {name}: each gets the one that most rows say")
+        if escaped:
+            where = f"{config.tracks}: " if config.tracks else ""
+            note(
+                f"warning: {where}{escaped:,} tracks have a {name} that is not UTF-8, in which other bytes stand as "
+                f"\\xe9: convert the file, as with iconv -f latin1 -t utf-8"
+            )
         if cut:
             note(f"{cut:,} tracks have a {name} of more than {LONGEST_NAME} characters: it is cut")
     return tables
@@ -64,7 +71,10 @@ def table_beside(engine: duckdb.DuckDBPyConnection, config: PrepareConfig, scrat
     if not config.tracks.is_file():
         raise UserError(f"{config.tracks} is no file: name one table of tracks with --tracks")
     (log,) = files_of(config.tracks)  # refuses an unknown format
-    source, target = inspect(log, replace(config, columns=(), delimiter=None)), scratch / "names.parquet"
+    source, target = (
+        inspect(log, replace(config, columns=config.tracks_columns, delimiter=None)),
+        scratch / "names.parquet",
+    )
     with stage("reading", source.path.stat().st_size, "bytes") as advance:
         engine.register(
             "incoming",

@@ -9,8 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from skipwise.common.errors import UserError
+from skipwise.components.__main__ import run
 from skipwise.datapipes.prepare import PrepareConfig, prepare
 from skipwise.datapipes.prepare.known_sources import SOURCES
+from skipwise.datapipes.prepare.named_source import is_given
 
 
 def spotify(minute: int, track: str | None, skipped: bool | None, end: str, played: int) -> dict:
@@ -113,6 +115,11 @@ FILES = {
             "".join(json.dumps({**one, "user_name": "rob"}) + "\n" for one in LISTENS),
             {"rob#1": ["A | x"] * 3},
         ),
+        (
+            "1.listens",
+            "".join(json.dumps({**LISTEN, "user_name": "rob", "timestamp": 1700000000 + at}) + "\n" for at in range(3)),
+            {"rob#1": ["A | x"] * 3},
+        ),
     ],
     "yambda": [
         ("listens.parquet", YAMBDA, {"1#1": ["5", "6-", "7"]}),
@@ -182,6 +189,45 @@ def test_given_options_override_those_of_a_source(tmp_path):
     assert sessions_of(tmp_path / "data") == {"rob#1": ["A-", "B?", "C?", "D"]}
     prepare(PrepareConfig(**config, session="platform", gap="4m", on_missing_track="cut", min_length=3))
     assert sessions_of(tmp_path / "data") == {"linux#2": [f"spotify:track:{one}" for one in ("b-", "c-", "d")]}
+
+
+def test_an_option_that_is_given_its_default_is_given(tmp_path):
+    (tmp_path / "ratings.csv").write_text(
+        "userId,movieId,session_id,rating,timestamp\n" + "".join(f"1,m{at},s,{at},{at}\n" for at in range(1, 4))
+    )
+    words = ["--input", str(tmp_path / "ratings.csv"), "--output", str(tmp_path / "data"), "--source", "movielens"]
+    run(["prepare", *words, "--session", "session_id"])
+    assert sessions_of(tmp_path / "data") == {"s": ["m1-", "m2-", "m3"]}
+    run(["prepare", *words, "--overwrite"])
+    assert sessions_of(tmp_path / "data") == {"1": ["m1-", "m2-", "m3"]}
+    config = PrepareConfig(input=(tmp_path,), output=tmp_path, session="session_id", skip_below=float("3"))
+    assert is_given(config, "session") and is_given(config, "skip_below") and not is_given(config, "track")
+
+
+MOVIES = (("1", "A, B"), ("2", "Am\xe9lie (2001)"), ("3", '"C"'))
+
+
+@pytest.mark.parametrize(
+    ("log", "tracks", "table"),
+    [
+        ("ratings.dat", "movies.dat", "".join(f"{at}::{name}::Drama|War\n" for at, name in MOVIES)),
+        ("u.data", "u.item", "".join(f"{at}|{name}|1|{'|0' * 20}\n" for at, name in MOVIES)),
+        ("ratings.csv", "movies.csv", 'movieId,title,genres\n2,Am\xe9lie (2001),x\n1,"A, B",x\n3,"""C""",x\n'),
+    ],
+    ids=lambda value: value[:9],
+)
+def test_movies_have_titles(log, tracks, table, tmp_path, capsys):
+    (content,) = (content for name, content, _ in FILES["movielens"] if name == log)
+    (tmp_path / log).write_text(content)
+    config = {"input": (tmp_path,), "output": tmp_path / "data", "source": "movielens", "overwrite": True}
+    for encoding, first in (("latin-1", "Am\\xe9lie (2001)"), ("utf-8", "Am\xe9lie (2001)")):
+        (tmp_path / tracks).write_bytes(table.encode(encoding))
+        prepare(PrepareConfig(**config, tracks=tmp_path / tracks))
+        names = pq.read_table(tmp_path / "data" / "vocabulary.parquet").to_pylist()
+        assert {one["track_id"]: one["title"] for one in names} == {"2": first, "1": "A, B", "3": '"C"'}
+        assert ("1 tracks have a title that is not UTF-8" in capsys.readouterr().err) == (encoding == "latin-1")
+    with pytest.raises(ValueError, match="name it with --tracks$"):
+        PrepareConfig(input=(tmp_path,), output=tmp_path, title="title", tracks_columns=("track_id", "title"))
 
 
 @pytest.mark.parametrize(
