@@ -53,8 +53,8 @@ class InputOptions:
     input: tuple[Path, ...] = ()
     """Files, or folders of them, at any depth: .csv, .tsv, .txt, .dat, .inter, .log, .jsonl, .ndjson and .json (each
     also with .gz, .zst, .bz2 or .xz) and .parquet."""
-    explain: Path | None = None
-    """Look at this file or folder: print the command line that it seems to need, what its columns are taken for, and
+    explain: Path | tuple[Path, ...] | None = None
+    """Look at these files or folders: print the command line that it seems to need, what its columns are taken for, and
     the first sessions. Writes nothing; other options are kept."""
     source: str | None = None
     """A source known by name, whose columns and rules are options that given ones override: mssd, spotify-history,

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import shlex
 import tempfile
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -46,14 +45,19 @@ def explain(config: PrepareConfig) -> Iterator[str]:
     track, or a given option does not go with the others.
     """
     assert config.explain is not None
-    log = logs_of([config.explain])[0]
-    plain = PrepareConfig(input=(config.explain,), output=Path("data"))
+    paths = config.explain if isinstance(config.explain, tuple) else (config.explain,)
+    forms = [known for known in SOURCES if known.columns or known.files != ("*",)]
+    logs = logs_of(paths)
+    named = [
+        log for log in logs if any(map(log.path.match, [name for of in forms for name in of.files if name != "*"]))
+    ]
+    log = (named or logs)[0]
+    plain = PrepareConfig(input=paths, output=Path("data"))
     given = {one.name: getattr(config, one.name) for one in fields(config) if is_given(config, one.name)}
     given = {name: value for name, value in given.items() if name not in ("input", "output", "explain", "overwrite")}
     reading = {name: given[name] for name in ("columns", "delimiter", "user") if name in given}
     source = look(log, replace(plain, **reading))
-    forms = [known for known in SOURCES if known.columns or known.files != ("*",)]
-    known = form_of(source, [of for of in forms if log.path == config.explain or any(map(log.path.match, of.files))])
+    known = form_of(source, [of for of in forms if log.path in paths or any(map(log.path.match, of.files))])
     if known is not None:
         ways = [options_of(known, source, config)]
     else:
@@ -69,7 +73,7 @@ def explain(config: PrepareConfig) -> Iterator[str]:
             break
     options, source, batch, shown, _ = next((trial for trial in trials if trial.works), trials[0])
     said = options if known is None else {"source": known.name} if known.options else {}
-    command = ["skipwise", "prepare", "--input", shlex.quote(str(config.explain)), "--output", "data"]
+    command = ["skipwise", "prepare", *arguments({"input": paths, "output": "data"})]
     yield " ".join([*command, *arguments({**said, **given})])
     if known is not None and known.options:
         yield f"--source {known.name} stands for {' '.join(arguments(options))}"

@@ -57,12 +57,12 @@ def json_shape(path: Path, encoding: str) -> Any:
 
 
 def json_leaves(shape: Any, path: tuple[str, ...] = (), lists: int = 0) -> dict[str, Leaf]:
-    """Returns the columns of a structure by their dotted names."""
+    """Returns the columns of a structure by their dotted names; those with values of several kinds are of JSON."""
     if isinstance(shape, list):
         return json_leaves(shape[0], path, lists + 1)
     if isinstance(shape, dict) and shape:
         return {name: leaf for key, of in shape.items() for name, leaf in json_leaves(of, (*path, key), lists).items()}
-    return {".".join(path): Leaf(path, pa.string(), lists)}
+    return {".".join(path): Leaf(path, pa.json_() if shape == "JSON" else pa.string(), lists)}
 
 
 def only(shape: Any, wanted: set[tuple[str, ...]], path: tuple[str, ...] = ()) -> Any:

@@ -4,6 +4,7 @@ import codecs
 import io
 import lzma
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,8 @@ REMEDIES = {
 }
 MISSING_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 UTF_8 = "utf-8"
+ESCAPE, TWICE = r'\\(?:(")|(\\))', r"\1\1\2"
+"""A quote or a backslash behind a backslash, and what it is in a file that writes a quote inside quotes twice."""
 DAMAGED = (OSError, EOFError, lzma.LZMAError)
 
 
@@ -59,8 +62,9 @@ class Bytes(NamedTuple):
     """How many bytes of the file itself were read."""
 
 
-def open_log(path: Path, encoding: str = UTF_8) -> Bytes:
-    """Opens a file, through what its last suffix says it is compressed with; what it holds comes in UTF-8."""
+def open_log(path: Path, encoding: str = UTF_8, escaped: bool = False) -> Bytes:
+    """Opens a file, through what its last suffix says it is compressed with; what it holds comes in UTF-8, and where it
+    is `escaped` with quotes written twice in place of those behind a backslash."""
     codec = COMPRESSED.get(path.suffix.lower())
     if codec == "xz":
         raw = path.open("rb")
@@ -68,7 +72,20 @@ def open_log(path: Path, encoding: str = UTF_8) -> Bytes:
     else:
         file = pa.OSFile(str(path))
         stream, tell = pa.CompressedInputStream(file, codec) if codec else file, file.tell
-    return Bytes(stream if encoding == UTF_8 else pa.transcoding_input_stream(stream, encoding, "utf-8"), tell)
+    stream = stream if encoding == UTF_8 else pa.transcoding_input_stream(stream, encoding, "utf-8")
+    return Bytes(pa.lib.TransformInputStream(stream, Doubling()) if escaped else stream, tell)
+
+
+class Doubling:
+    """Replaces `ESCAPE` by `TWICE` in a stream of bytes, which ends with an empty piece."""
+
+    _rest = b""
+
+    def __call__(self, piece: pa.Buffer) -> bytes:
+        data = self._rest + memoryview(piece)
+        cut = len(data) - ((len(data) - len(data.rstrip(b"\\"))) % 2 if len(piece) else 0)
+        self._rest = data[cut:]
+        return re.sub(ESCAPE.encode(), TWICE.encode(), data[:cut])
 
 
 def head_of(path: Path, size: int) -> bytes:
@@ -85,9 +102,9 @@ def encoding_of(head: bytes) -> str:
     return "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else UTF_8
 
 
-def reader_of(path: Path, encoding: str) -> io.TextIOWrapper:
+def reader_of(path: Path, encoding: str, escaped: bool) -> io.TextIOWrapper:
     """Opens what a file holds as text, line breaks as they are, bytes of another encoding as escapes."""
-    buffered = io.BufferedReader(open_log(path, encoding).stream)
+    buffered = io.BufferedReader(open_log(path, encoding, escaped).stream)
     return io.TextIOWrapper(buffered, encoding="utf-8-sig", errors="backslashreplace", newline="")
 
 
@@ -98,10 +115,10 @@ def damaged(path: Path) -> UserError:
     return UserError(f"{path} is cut short or damaged{other}: copy it again")
 
 
-def stem_of(path: Path) -> str:
-    """Returns the name of a file without the suffixes of its format and compression."""
+def stem_of(path: Path) -> Path:
+    """Returns the path of a file without the suffixes of its format and compression."""
     name = path.stem if path.suffix.lower() in COMPRESSED else path.name
-    return name[: len(name) - len(suffix_of(path))] if suffix_of(path) in SUFFIXES else name
+    return path.with_name(name[: len(name) - len(suffix_of(path))] if suffix_of(path) in SUFFIXES else name)
 
 
 def suffix_of(path: Path) -> str:
@@ -121,7 +138,7 @@ def logs_of(paths: Iterable[Path], patterns: tuple[str, ...] = ("*",)) -> list[L
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read ({error.strerror}): check --input") from None
     logs = sorted(files.values(), key=lambda log: (log.path.name, str(log.path)))
-    users = [Path(os.path.abspath(log.path)).with_name(stem_of(log.path)) for log in logs]
+    users = [stem_of(Path(os.path.abspath(log.path))) for log in logs]
     if len({user.name for user in users}) == len(users):
         return [log._replace(user=user.name) for log, user in zip(logs, users, strict=True)]
     above = os.path.commonpath([user.parent for user in users])

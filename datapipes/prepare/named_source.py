@@ -22,13 +22,14 @@ OPTIONAL = (*SKIPS, "duration", "title", "artist")
 """Options that name a column which a source may lack."""
 
 
-def with_source(config: PrepareConfig) -> tuple[PrepareConfig, tuple[str, ...]]:
-    """Returns the options of `config.source` under those that are given, and the patterns of its files' names.
+def with_source(config: PrepareConfig) -> tuple[PrepareConfig, tuple[str, ...], frozenset[str]]:
+    """Returns the options of `config.source` under those that are given, the patterns of its files' names, and the
+    columns that a log of it may have and the first file lacks.
 
     Raises `UserError` where the log has no form of this source.
     """
     if config.source is None:
-        return config, ("*",)
+        return config, ("*",), frozenset()
     forms = [known for known in SOURCES if known.name == config.source]
     patterns = tuple(dict.fromkeys(pattern for known in forms for pattern in known.files))
     plain = PrepareConfig(input=config.input, output=config.output, delimiter=config.delimiter)
@@ -43,14 +44,17 @@ def with_source(config: PrepareConfig) -> tuple[PrepareConfig, tuple[str, ...]]:
     options = {name: value for name, value in options_of(known, first, config).items() if not is_given(config, name)}
     note(f"--source {config.source}: {' '.join(arguments(options))}")
     folders = folders_of(log.path for log in logs_of(config.input, known.files))
-    if "user" in options and len(folders) > 1:
-        note(
-            f"warning: the files stand in {len(folders)} folders ({', '.join(map(str, folders[:3]))}"
-            f"{', ...' * (len(folders) > 3)}), and all plays count as those of one listener, '{options['user']}': if "
-            f"each folder is of another, prepare one at a time with --user NAME; if each file is, add --user "
-            f"{USER_OF_FILE}"
-        )
-    return replace_source(config, options), known.files
+    if len(folders) > 1 and not is_given(config, "user"):
+        told = "plays that stand in several of them count twice: give one folder with --input"
+        if "user" in options:
+            told = (
+                f"all plays count as those of one listener, '{options['user']}': if each folder is of another, prepare "
+                f"one at a time with --user NAME; if each file is, add --user {USER_OF_FILE}"
+            )
+        note(f"warning: the files stand in {len(folders)} folders ({brief_list([*map(str, folders)])}), and {told}")
+    every = options_of(known, replace(first, names=(*first.names, *map(str, known.options.values()))), config)
+    missed = {every[name] for name in OPTIONAL if name in every.keys() - options.keys() and not is_given(config, name)}
+    return replace_source(config, options), known.files, frozenset(missed)
 
 
 def folders_of(paths: Iterable[Path]) -> list[Path]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from skipwise.common.errors import UserError
 from skipwise.datapipes.prepare.config import PrepareConfig
-from skipwise.datapipes.prepare.times import DATES, YEAR
+from skipwise.datapipes.prepare.times import DATES, MICROSECOND, YEAR
 
 BAD_PLACE = 2**63 - 1
 """What stands for the place of a row without one, which is bad."""
@@ -114,19 +114,37 @@ class Places:
     """Numbers of the files that run from new to old."""
     level: set[int] = field(default_factory=set)
     """Numbers of those without a step in time within a session, such as a page of one row."""
+    minutes: set[int] = field(default_factory=set)
+    """Numbers of those whose times are all whole minutes."""
     spans: dict[int, tuple[Point, Point]] = field(default_factory=dict)
     """The earliest and the latest place of each file, with their fractions."""
 
-    def add(self, engine: duckdb.DuckDBPyConnection, file: int, rows: str, sorts: bool) -> None:
+    def unit(self, config: PrepareConfig) -> Fraction | None:
+        """What places count, in seconds; None where they are no times."""
+        return MICROSECOND if self.dates else config.unit if config.in_time_unit else None
+
+    def add(self, engine: duckdb.DuckDBPyConnection, file: int, rows: str, config: PrepareConfig) -> None:
         """Takes in the staged rows of a file."""
         point = "row(place, fraction)"
-        fractions, *span = engine.execute(
-            f"SELECT bool_or(fraction <> 0), min({point}), max({point}) FROM {rows} WHERE place IS NOT NULL"
+        minute = Fraction(60) / (self.unit(config) or 60)
+        whole = f"count(*) > 2 AND bool_and(place % {minute} = 0)" if minute.denominator == 1 < minute else "false"
+        fractions, minutes, *span = engine.execute(
+            f"SELECT bool_or(fraction <> 0), {whole}, min({point}), max({point}) FROM {rows} WHERE place IS NOT NULL"
         ).fetchall()[0]
         self.fractions |= bool(fractions)
+        self.minutes |= {file} if minutes else set()
         self.spans[file] = (span[0] or NOWHERE, span[1] or NOWHERE)
-        if sorts and (backwards := runs_backwards(engine, rows)) is not False:
+        if config.sorts and (backwards := runs_backwards(engine, rows)) is not False:
             (self.level if backwards is None else self.newest_first).add(file)
+
+    def coarser(self) -> tuple[int, int] | None:
+        """Returns a file whose times are whole minutes and one of the same days whose times are not."""
+        pairs = ((one, other) for one in sorted(self.minutes) for other in self.spans if other not in self.minutes)
+        return next((pair for pair in pairs if self._overlap(*pair)), None)
+
+    def _overlap(self, one: int, other: int) -> bool:
+        (first, last), (begin, end) = self.spans[one], self.spans[other]
+        return first <= end and begin <= last and NOWHERE not in (first, begin)
 
     def order(self, files: int) -> str:
         """Returns the SQL that orders the plays of a session where rows are sorted.

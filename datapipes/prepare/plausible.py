@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.places import BAD_PLACE, Places, at_least, distance, exact, more_than
-from skipwise.datapipes.prepare.times import MICROSECOND, UNITS
+from skipwise.datapipes.prepare.times import UNITS
 
 FIRST = Fraction(631_152_000)
 """1990, in seconds since 1970: no log of plays is older."""
@@ -36,9 +36,9 @@ class Plausible:
         """`column`: the name of the --order column, None for rows that stand in play order."""
         self.config, self.dates, self.column = config, places.dates, column
         self.tomorrow = Fraction(int((datetime.now(UTC) + timedelta(days=1)).timestamp()))
-        self.units = {"": MICROSECOND} if places.dates else {name: UNITS[name] for name in ("s", "ms", "us", "ns")}
-        if config.in_time_unit and not places.dates:
-            self.units[""] = config.unit
+        self.units = {} if places.dates else {name: UNITS[name] for name in ("s", "ms", "us", "ns")}
+        if (unit := places.unit(config)) is not None:
+            self.units[""] = unit
         self.plays = self.owners = self.sessions = self.long = 0
         self.fitting: Counter[str] = Counter()
         self.days: Counter[str] = Counter()

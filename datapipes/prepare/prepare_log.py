@@ -40,8 +40,8 @@ def prepare(config: PrepareConfig) -> Manifest:
             scratch = scratch.absolute()  # DuckDB would take "~" at its beginning for the home directory
             parquet(scratch)  # raises for a path that cannot be read back, before the log is read
             known = given_vocabulary(config.vocabulary) if config.vocabulary else None
-            config, patterns = with_source(config)
-            sources = find_sources(config, patterns)
+            config, patterns, missed = with_source(config)
+            sources = find_sources(config, patterns, missed)
             roles = sources[0].roles
             if "order" not in roles and (config.in_time_unit or config.drop_duplicate_plays):
                 raise UserError(
@@ -62,12 +62,19 @@ def prepare(config: PrepareConfig) -> Manifest:
                         f"run{'s' * (len(backwards) == 1)} from new to old: of plays of the same {roles['order']}, "
                         f"the last row was played first"
                     )
+                if pair := places.coarser():
+                    minutes, seconds = (sources[number].path.name for number in pair)
+                    note(
+                        f"warning: {minutes} has times to the minute and {seconds} more exact ones, of the same days: "
+                        f"a play that both have counts twice, so leave one of them out of --input if they are of one "
+                        f"listener"
+                    )
                 dropped_rows = +left_out + count_rows_without_session(engine, scratch)
                 number_texts(engine, scratch, roles, known)
                 names = name_tracks(engine, config, scratch)
                 dropped_sessions, rows_found = group_sessions(engine, sources, config, scratch, places)
                 if not config.drop_duplicate_plays and (again := rows_found.pop(REPEATED_PLAYS, 0)):
-                    near = places.dates or config.in_time_unit
+                    near = places.unit(config) is not None
                     when = "less than a second apart" if near else f"same {roles['order']}"
                     note(
                         f"warning: {again:,} rows repeat a play (same {roles['session']} and {roles['track']}, "

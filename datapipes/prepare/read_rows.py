@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from skipwise.common.console import note
 from skipwise.common.errors import UserError
 from skipwise.common.tables import open_table
 from skipwise.datapipes.nested import bytes_of, flat, joined_ids, plays_of
 from skipwise.datapipes.prepare.config import NULLS
 from skipwise.datapipes.prepare.cut_records import Records, line_records, records_of
-from skipwise.datapipes.prepare.json_rows import JsonReader, json_records
+from skipwise.datapipes.prepare.json_rows import SAMPLE, JsonReader, json_records
 from skipwise.datapipes.prepare.log_files import DAMAGED, damaged, open_log
 from skipwise.datapipes.prepare.name_options import is_name
 from skipwise.datapipes.prepare.row_marks import BROKEN, FINE, NOT_JSON, NOT_UTF8, RAGGED, UNEQUAL
@@ -133,7 +134,7 @@ def text_parts(source: Source, advance: Callable[[int], object], nulls: Sequence
         return "skip"
 
     try:
-        stream, tell = open_log(source.path, layout.encoding)
+        stream, tell = open_log(source.path, layout.encoding, layout.escaped)
         if delimiter == INSTEAD:
             stream = pa.lib.TransformInputStream(stream, Replacing(layout.delimiter.encode()))
         with undecodable(keep) as lost, stream:
@@ -247,12 +248,25 @@ def json_parts(source: Source, advance: Callable[[int], object]) -> Iterator[Par
     """Reads a JSON file; numbers and booleans as their text."""
     found = [source.leaves[name].path for name in source.read_names]
     reader = JsonReader(source.shape, {*found})
+    seen = {part for leaf in source.leaves.values() for part in leaf.path}
+    keys = {name: f'"{key}"'.encode() for name in source.missed if (key := name.rpartition(".")[2]) not in seen}
     for records in json_records(source.path, source.layout.encoding, advance):
+        for name in [name for name, key in keys.items() if has_key(records.data, key)]:
+            del keys[name]
+            note(
+                f"warning: {source.path} has the field '{name}' only behind the records that are looked at first "
+                f"({SAMPLE:,} at most), and it is not read: give an early record that field, with null"
+            )
         marks = np.full(len(records.starts), FINE, np.uint8)
         values = reader.read(decode(pa.array(records.texts(), pa.binary()), marks))
         marks[(marks == FINE) & values.is_null().to_numpy(zero_copy_only=False)] = NOT_JSON
         part = part_of([flat(values, path) for path in found], len(marks), marks)
         yield part._replace(records=records)
+
+
+def has_key(data: bytes, key: bytes) -> bool:
+    """Whether JSON has this key, in its quotes."""
+    return key in data and re.search(re.escape(key) + rb"\s*:", data) is not None
 
 
 def sequence_parts(source: Source, advance: Callable[[int], object]) -> Iterator[Part]:

@@ -215,7 +215,7 @@ def locate(source: Source, row: int | None, over_lines: bool = False) -> tuple[s
         return locate_play(source, row or 0)
     limit = csv.field_size_limit(1 << 30)
     try:
-        with reader_of(source.path, source.layout.encoding) as text:
+        with reader_of(source.path, source.layout.encoding, source.layout.escaped) as text:
             for number, (line, fields) in enumerate(records(text, source)):
                 ragged = len(fields) != len(source.names)
                 unclosed = any("\n" in field for field in fields)

@@ -21,7 +21,6 @@ from skipwise.datapipes.prepare.plausible import Plausible
 from skipwise.datapipes.prepare.row_checks import CUT, TWO_FILES, order_error, policies, shown
 from skipwise.datapipes.prepare.sources import WORDS, Source, context_names
 from skipwise.datapipes.prepare.staging import staged_rows
-from skipwise.datapipes.prepare.times import MICROSECOND
 from skipwise.datapipes.view import counts_as_skipped
 
 BATCH = 1 << 20
@@ -56,7 +55,7 @@ def group_sessions(
             JOIN sessions ON session = sessions.id LEFT JOIN tracks ON track = tracks.id
         ORDER BY sessions.code, {order}"""
     ).to_arrow_reader(BATCH)
-    unit = MICROSECOND if places.dates else config.unit if config.in_time_unit else None
+    unit = places.unit(config)
     gap = None if unit is None or config.gap_seconds is None else config.gap_seconds / unit
     total = sum(count_rows(path) for path in scratch.glob("rows-*.parquet"))
     plausible = Plausible(config, places, sources[0].roles.get("order"))

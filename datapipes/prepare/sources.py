@@ -1,19 +1,21 @@
 """The files of a log, and the roles of their columns."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 
+from skipwise.common.console import note
 from skipwise.common.errors import UserError
 from skipwise.common.tables import open_table
 from skipwise.datapipes.nested import Leaf, leaves
 from skipwise.datapipes.prepare.config import FILE_ORDER, MOST_CONTEXT, REST, USER_OF_FILE, PrepareConfig
 from skipwise.datapipes.prepare.json_rows import SAMPLE, json_leaves, json_shape
 from skipwise.datapipes.prepare.known_sources import known_by
-from skipwise.datapipes.prepare.log_files import JSON, UTF_8, LogFile, encoding_of, head_of, logs_of, suffix_of
+from skipwise.datapipes.prepare.log_files import JSON, UTF_8, LogFile, encoding_of, head_of, logs_of, stem_of, suffix_of
 from skipwise.datapipes.prepare.row_condition import condition_of, wrong
 from skipwise.datapipes.prepare.skip_options import SKIPS
 from skipwise.datapipes.prepare.text_layout import TYPED, Layout, text_layout
@@ -65,6 +67,8 @@ class Source:
     """Columns of one value for the whole file: Hive partitions, and the listener of --user."""
     joined: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Columns that are made of several."""
+    missed: frozenset[str] = frozenset()
+    """Columns that were looked for and need not be there."""
     shape: Any = None
     """Of JSON: the structure of its records, see `json_rows.json_shape`."""
 
@@ -88,20 +92,29 @@ def context_names(roles: dict[str, str]) -> dict[str, str]:
     }
 
 
-def find_sources(config: PrepareConfig, patterns: tuple[str, ...] = ("*",)) -> list[Source]:
+def find_sources(
+    config: PrepareConfig, patterns: tuple[str, ...] = ("*",), missed: frozenset[str] = frozenset()
+) -> list[Source]:
     """Returns the files that `config.input` names, sorted by name, whatever the order of the arguments.
 
-    Of folders, those that match one of the `patterns`.
+    Of folders, those that match one of the `patterns`. `missed`: columns that a known source lacks.
     """
     sources: list[Source] = []
     files: dict[str, Path] = {}
+    stems: dict[Path, Path] = {}
     for log in logs_of(config.input, patterns):
         if config.user == USER_OF_FILE and (other := files.setdefault(log.user, log.path)) != log.path:
             raise UserError(
                 f"{other} and {log.path} would both be of the listener '{log.user}' with --user {USER_OF_FILE}: "
                 f"rename one of them"
             )
-        sources.append(inspect(log, config))
+        if log.path not in config.input and (other := stems.setdefault(stem_of(log.path), log.path)) != log.path:
+            raise UserError(
+                f"{other} and {log.path} differ in their format alone: if they hold the same plays, give one of them "
+                f"with --input, and otherwise both by name"
+            )
+        source = inspect(log, config)
+        sources.append(replace(source, missed=source.missed | missed))
         refuse_other_columns(sources[0], sources[-1])
     return sources
 
@@ -172,7 +185,8 @@ def with_roles(source: Source, config: PrepareConfig) -> Source:
     """Returns a source whose columns are known with their roles; its own columns go before those of its folders."""
     source = replace(source, fixed={name: of for name, of in source.fixed.items() if name not in source.names})
     joined: dict[str, tuple[str, ...]] = {}
-    roles = roles_of(source, config, joined)
+    missed: set[str] = set()
+    roles = roles_of(source, config, joined, missed)
     names = (*source.names, *source.fixed)
     for role, wanted in condition_of(config.where).columns.items() if config.where is not None else ():
         if wanted not in names:
@@ -180,7 +194,7 @@ def with_roles(source: Source, config: PrepareConfig) -> Source:
             have = f"it has {brief_list(names)}{later}"
             raise wrong(config.where or "", f"{source.path} has no column '{wanted}', {have}")
         roles[role] = wanted
-    return replace(source, roles=roles, joined=joined)
+    return replace(source, roles=roles, joined=joined, missed=frozenset(missed))
 
 
 def nested_source(source: Source, config: PrepareConfig) -> Source:
@@ -194,12 +208,18 @@ def nested_source(source: Source, config: PrepareConfig) -> Source:
     source = with_roles(source, config)
     roles = {name: role for role, name in source.roles.items()}
     track = source.roles["track"]
-    in_lists = any(found[name].lists for name in source.joined.get(track, (track,)) if name in found)
+    in_lists = any(found[name].lists for name in source.parts(track) if name in found)
+    in_ids = (*source.parts(track), *source.parts(source.roles.get("session", "")))
     for name in source.read_names:
         kind, lists = found[name].kind, found[name].lists
         if pa.types.is_nested(kind) or lists > 1:
             raise UserError(
                 f"{path}, column '{name}' holds lists of lists or maps: expected one value a row, or a list"
+            )
+        if source.format == "json" and name in in_ids and kind == pa.json_():
+            note(
+                f"warning: {path}, column '{name}' holds values of several kinds, which count as their text: 1 and "
+                f'"1" are one id'
             )
         if lists and not in_lists:
             raise UserError(
@@ -214,14 +234,16 @@ def nested_source(source: Source, config: PrepareConfig) -> Source:
     return source
 
 
-def brief_list(names: tuple[str, ...]) -> str:
+def brief_list(names: Sequence[str]) -> str:
     """Returns names as a sentence shows them: some 300 characters."""
     text = ", ".join(names)
     return text if len(text) <= 300 else f"{text[:300].rpartition(', ')[0] or text[:300]}, ..."
 
 
-def roles_of(source: Source, config: PrepareConfig, joined: dict[str, tuple[str, ...]]) -> dict[str, str]:
-    """Finds the column of each role, and adds those made of several to `joined`.
+def roles_of(
+    source: Source, config: PrepareConfig, joined: dict[str, tuple[str, ...]], missed: set[str]
+) -> dict[str, str]:
+    """Finds the column of each role; adds those made of several to `joined`, and those that are not there to `missed`.
 
     Raises `UserError` for one that is missing or ambiguous.
     """
@@ -236,6 +258,7 @@ def roles_of(source: Source, config: PrepareConfig, joined: dict[str, tuple[str,
         found = [name for name in names if name == wanted] or [name for name in names if name == PREFIX + wanted]
         if len(found) > 1:
             raise UserError(f"{path} has {len(found)} columns named '{wanted}': rename all but one")
+        missed.update(() if found else (wanted,))
         return found[0] if found else None
 
     def need(wanted: str, flag: str) -> str:

@@ -129,8 +129,8 @@ def stage_rows(
             for row, code in engine.execute(first).fetchall():
                 raise row_error(source, row, FAULTS[code - 1])
             if "order" in source.roles:
-                places.add(engine, number, parquet(target), config.sorts)
-    places.dates = reading is not None and reading.dates
+                places.dates = reading is not None and reading.dates
+                places.add(engine, number, parquet(target), config)
     if places.dates and config.in_time_unit and config.time_unit is not None:
         raise UserError(
             f"{sources[0].path}: {sources[0].roles['order']} holds dates and times, which need no unit: leave "

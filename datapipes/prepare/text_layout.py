@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from skipwise.common.errors import UserError, brief
-from skipwise.datapipes.prepare.log_files import UTF_8, damaged, encoding_of, head_of
+from skipwise.datapipes.prepare.log_files import ESCAPE, TWICE, UTF_8, damaged, encoding_of, head_of
 
 HEAD = 1 << 20
 """Bytes of a file that are looked at first."""
@@ -16,6 +16,8 @@ LINES = 50
 """Lines of it that a delimiter must suit."""
 USUAL = {".csv": ",", ".tsv": "\t"}
 DELIMITERS = ("\t", "::", ";", "|", ",", " ")
+BEHIND_BACKSLASH = re.compile(r'(?m)(?:^|[,;\t|])"(?:[^"\\\n]|\\.|"")*?\\"[^",;\t|\r\n]')
+"""A field with a quote in it that only a backslash keeps from ending it."""
 TYPED = re.compile(r"(.+):(token|float)")
 """A column of RecBole's files: its name and type."""
 
@@ -31,6 +33,8 @@ class Layout:
     encoding: str
     first: int
     """Lines before the first row: those with the names, and Excel's `sep=;`."""
+    escaped: bool = False
+    """Whether a quote inside quotes stands behind a backslash, in place of being written twice."""
 
     @property
     def quoting(self) -> Literal[0, 3]:
@@ -42,6 +46,7 @@ class Layout:
         if len(self.delimiter) > 1:
             return [line.split(self.delimiter) for line in lines if line]
         found: list[list[str]] = []
+        lines = [re.sub(ESCAPE, TWICE, line) for line in lines] if self.escaped else lines
         try:
             found.extend(filter(None, csv.reader(lines, delimiter=self.delimiter, quoting=self.quoting, strict=True)))
         except csv.Error:
@@ -49,8 +54,9 @@ class Layout:
         return found
 
 
-def first_lines(path: Path) -> tuple[list[str], str]:
-    """Returns the first whole lines of a text file, with their line breaks, and the encoding that its first bytes say.
+def first_lines(path: Path) -> tuple[list[str], str, bool]:
+    """Returns the first whole lines of a text file, with their line breaks, the encoding that its first bytes say, and
+    whether these have a quote behind a backslash.
 
     Raises `UserError` where it is empty, damaged or of another encoding.
     """
@@ -68,7 +74,7 @@ def first_lines(path: Path) -> tuple[list[str], str]:
         except UnicodeDecodeError as error:
             if error.reason != "unexpected end of data" or len(head) < HEAD:
                 raise UserError(f"{path}, line 1 is not UTF-8: save the file as UTF-8") from None
-    return lines, encoding
+    return lines, encoding, '\\"' in text and BEHIND_BACKSLASH.search(text) is not None
 
 
 def text_layout(
@@ -78,7 +84,7 @@ def text_layout(
 
     `delimiter`: the one that is given; `columns`: how many fields a row should have, 0 where nothing is known.
     """
-    lines, encoding = first_lines(path)
+    lines, encoding, escaped = first_lines(path)
     said = re.fullmatch(r'"?sep=(.)"?\s*', lines[0], re.IGNORECASE)
     if said:
         delimiter, lines = delimiter or said[1], lines[1:]
@@ -86,7 +92,8 @@ def text_layout(
             raise UserError(f"{path} has one line: expected a header line and rows of plays")
     plain = suffix != ".csv" and encoding == UTF_8
     order = [delimiter] if delimiter else dict.fromkeys([USUAL.get(suffix, "\t"), *DELIMITERS[: None if plain else -1]])
-    layouts = [Layout(one, not plain or one in ",;", encoding, int(said is not None)) for one in order]
+    quoted = {one: not plain or one in ",;" for one in order}
+    layouts = [Layout(one, of, encoding, int(said is not None), escaped and of) for one, of in quoted.items()]
     layout = max(layouts, key=lambda one: fitness(one.rows(lines), columns))
     rows = layout.rows(lines)
     if not rows:

@@ -11,7 +11,7 @@ import pytest
 from skipwise.common.errors import UserError
 from skipwise.components.__main__ import run
 from skipwise.datapipes.prepare import PrepareConfig, explain
-from tests.datapipes.test_known_sources import FORMS, sessions_of, write
+from tests.datapipes.test_known_sources import FILES, FORMS, sessions_of, write
 
 AT = [1700000000 + 60 * number for number in range(3)] + [1700000000 + 9000 + 60 * number for number in range(3)]
 SONGS = [f"s{number}" for number in range(6)]
@@ -102,6 +102,24 @@ def test_a_source_that_is_known_is_told(source, name, content, expected, tmp_pat
     run(command)
     assert told is False or sessions_of(path.parent / "data") == expected
     assert told is False or all(f"  {session}: " in said for session in expected)
+
+
+def test_several_files_are_explained_together(tmp_path, monkeypatch):
+    head, *rows = GUESSED["plays.csv"][0].splitlines(keepends=True)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "plays.csv").write_text(head + "".join(rows[:3]))
+    (tmp_path / "more.csv").write_text(head + "".join(rows[3:]))
+    command, _ = printed(tmp_path / "a", monkeypatch, str(tmp_path / "more.csv"))
+    assert command[1:4] == ["--input", "a", str(tmp_path / "more.csv")]
+    monkeypatch.chdir(tmp_path)
+    run(command)
+    assert sessions_of(tmp_path / "data") == FLAGGED
+
+
+def test_a_folder_is_explained_by_the_file_that_is_known(tmp_path, monkeypatch):
+    name, content, expected = FILES["spotify-history"][0]
+    command, _ = printed(write(tmp_path, name, content), monkeypatch)
+    assert command[command.index("--source") + 1] == "spotify-history"
 
 
 def test_given_options_are_kept(tmp_path, monkeypatch):

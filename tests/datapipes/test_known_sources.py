@@ -10,7 +10,7 @@ import pytest
 
 from skipwise.common.errors import UserError
 from skipwise.components.__main__ import run
-from skipwise.datapipes.prepare import PrepareConfig, prepare
+from skipwise.datapipes.prepare import PrepareConfig, json_rows, prepare
 from skipwise.datapipes.prepare.known_sources import SOURCES
 from skipwise.datapipes.prepare.named_source import is_given
 
@@ -255,6 +255,35 @@ def test_exports_of_several_people_are_warned_of(source, folders, user, warns, t
     if user == "file":
         users = {session.split("#")[0] for session in sessions_of(tmp_path / "data")}
         assert users == {f"{folder}/{Path(name).stem}" for folder in folders}
+
+
+def test_copies_of_a_source_are_told_of(tmp_path, capsys):
+    for folder in ("flat/50m", "flat/500m", "sequential/50m"):
+        (tmp_path / folder).mkdir(parents=True)
+        pq.write_table(pa.table(SEQUENTIAL if "seq" in folder else YAMBDA), tmp_path / folder / "listens.parquet")
+    prepare(PrepareConfig(input=(tmp_path,), output=tmp_path / "data", source="yambda"))
+    said = capsys.readouterr().err
+    assert "stand in 3 folders" in said and f"{tmp_path}/flat/50m" in said and "give one folder with --input" in said
+    prepare(PrepareConfig(input=(tmp_path / "flat" / "50m",), output=tmp_path / "one", source="yambda"))
+    assert "folders" not in capsys.readouterr().err and sessions_of(tmp_path / "one") == {"1#1": ["5", "6-", "7"]}
+
+
+def test_a_field_of_a_source_that_begins_late_is_told_of(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(json_rows, "SAMPLE", 3)
+    early = [{name: value for name, value in one.items() if name != "skipped"} for one in SPOTIFY]
+    (tmp_path / "endsong_0.json").write_text(json.dumps([*early, *SPOTIFY]))
+    prepare(PrepareConfig(input=(tmp_path,), output=tmp_path / "data", source="spotify-history"))
+    assert "has the field 'skipped' only behind the records" in capsys.readouterr().err
+    prepare(
+        PrepareConfig(
+            input=(tmp_path,),
+            output=tmp_path / "2",
+            source="spotify-history",
+            reason="reason_end",
+            keep_reasons=("trackdone",),
+        )
+    )
+    assert "'skipped'" not in capsys.readouterr().err
 
 
 def test_a_log_of_another_form_is_refused_with_its_columns(tmp_path):

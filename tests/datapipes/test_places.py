@@ -1,5 +1,6 @@
 """Places of plays against a plain reading of the same texts with Python's numbers, dates and zones."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from email.utils import format_datetime
@@ -283,6 +284,34 @@ def test_plays_of_the_same_minute_come_out_as_they_were_played(steps, backwards,
         return
     folder = tmp_path_factory.mktemp("turn")
     assert run(folder, rows[::-1] if backwards else rows, gap="30m") == expected
+
+
+@pytest.mark.parametrize(
+    ("times", "others", "told"),
+    [
+        ([0, 60, 240], [1, 61, 241], True),
+        ([0, 60, 240], [0, 60, 300], False),
+        ([0, 60, 240], [5001, 5060, 5300], False),
+        ([0, 60], [1, 61, 241], False),
+        ([1, 60, 240], [0, 61, 241], False),
+    ],
+)
+@pytest.mark.parametrize("unit", ["s", "ms", "dates", None])
+def test_times_of_different_exactness_are_told_of(times, others, told, unit, tmp_path, capsys):
+    def written(second: int) -> str:
+        at = 1_700_000_040 + second
+        return (
+            datetime.fromtimestamp(at, UTC).isoformat() if unit == "dates" else f"{at * (1000 if unit == 'ms' else 1)}"
+        )
+
+    (tmp_path / "log").mkdir()
+    for name, of in (("a", times), ("b", others)):
+        (tmp_path / "log" / f"{name}.csv").write_text("at,what\n" + "".join(f"{written(at)},{at}\n" for at in of))
+    options = {"sort": True} if unit is None else {"gap": "30m", "time_unit": None if unit == "dates" else unit}
+    config = PrepareConfig(input=(tmp_path / "log",), output=tmp_path / "data", user="me", track="what", order="at")
+    prepare(replace(config, **options))
+    said = "a.csv has times to the minute and b.csv more exact ones" in capsys.readouterr().err
+    assert said == (told and unit is not None)
 
 
 def prepared_pages(folder: Path, pages: list[list[tuple]]) -> list[str]:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipwise.common.errors import UserError
-from skipwise.datapipes.prepare import PrepareConfig, cut_records, json_rows, prepare, read_rows
+from skipwise.datapipes.prepare import PrepareConfig, cut_records, json_rows, log_files, prepare, read_rows
 from skipwise.datapipes.prepare.sources import find_sources
 
 PLAYS = [("u", "a b", "10"), ("u", 'Söng, "8"', "20"), ("v", "a b", "5"), ("v", "x;y", "7")]
@@ -340,6 +340,65 @@ def test_a_column_that_begins_late_is_refused_with_what_helps(tmp_path):
     (source,) = find_sources(PrepareConfig(input=(tmp_path,), output=tmp_path, skip="skip", **ROLES))
     found = [one for batch in read_rows.read(source, lambda size: None) for one in batch["skip"].to_pylist()]
     assert found == [None] * 10_001 + ["true"] * 2
+
+
+def test_an_optional_column_that_begins_late_is_told_of(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(json_rows, "SAMPLE", 3)
+    late = [{}, {}, {}, {"shuffle": True, "other": 1, "skip": "shuffle"}]
+    for first, told in (({"song": "s"}, True), ({"song": "s", "meta": {"shuffle": 1}}, False)):
+        rows = [json.dumps({"user": "u", "at": at, **first, **more}) + "\n" for at, more in enumerate(late)]
+        (tmp_path / "log.jsonl").write_text("".join(rows))
+        plays(tmp_path / "log.jsonl")
+        assert ("has the field 'shuffle' only behind the records" in (said := capsys.readouterr().err)) == told
+        assert "'is_shuffle'" not in said and "'other'" not in said and "'skip_1'" not in said
+
+
+@pytest.mark.parametrize(("ids", "told"), [((1, "1"), True), ((1, 2), False), (("1", None), False), ((1, [1]), True)])
+def test_ids_of_several_kinds_are_told_of(ids, told, tmp_path, capsys):
+    rows = [json.dumps({"user": "u", "song": one, "at": at, "odd": one}) + "\n" for at, one in enumerate(ids)]
+    (tmp_path / "log.jsonl").write_text("".join(rows))
+    plays(tmp_path / "log.jsonl")
+    assert ("column 'song' holds values of several kinds" in (said := capsys.readouterr().err)) == told
+    assert "'odd'" not in said
+
+
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_quotes_behind_a_backslash_are_quotes(delimiter, tmp_path):
+    titles = ['say "hi", "you"', "AC\\", '"', "\\N", 'a\\"b']
+    fields = [one.replace("\\", "\\\\").replace('"', '\\"') for one in titles]
+    rows = [["u", f'"{one}"', str(at)] for at, one in enumerate(fields)]
+    (tmp_path / "log.csv").write_text(
+        "\n".join(map(delimiter.join, [["user", "song", "at"], *rows, ["u", r"\N", "9"]]))
+    )
+    assert [song for _, song, _ in plays(tmp_path / "log.csv")] == [*titles, None]
+    (tmp_path / "log.csv").write_text((tmp_path / "log.csv").read_text().replace('"9"', "soon").replace("9", "soon"))
+    with pytest.raises(UserError, match="log.csv, line 7: "):
+        prepare(PrepareConfig(input=(tmp_path / "log.csv",), output=tmp_path / "out", **ROLES))
+    for plain in (r'u,"C:\",1', r"u,5\" single,1", r'u,"a \""b""",1', r'u,"a\"",1"' + "\n" + r'u,"b\",2'):
+        (tmp_path / "log.csv").write_text(f"user,song,at\n{plain}\n")
+        (source,) = find_sources(PrepareConfig(input=(tmp_path / "log.csv",), output=tmp_path, **ROLES))
+        assert not source.layout.escaped
+
+
+@given(data=st.text('\\"ab', max_size=12), sizes=st.lists(st.integers(1, 4), max_size=12))
+def test_backslashes_are_read_wherever_the_pieces_end(data, sizes):
+    ends = np.minimum(np.cumsum([0, *sizes, 30]), len(data)).tolist()
+    doubling = log_files.Doubling()
+    pieces = [data[start:end].encode() for start, end in zip(ends, ends[1:], strict=False) if end > start]
+    out = b"".join(doubling(pa.py_buffer(piece)) for piece in [*pieces, b""]).decode()
+    assert out == re.sub(r'\\(["\\])', lambda found: {'"': '""'}.get(found[1], found[1]), data)
+
+
+def test_one_log_in_two_formats_is_not_read_twice(tmp_path):
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "a.csv").write_text("user,song,at\nu,x,1\n")
+    (tmp_path / "log" / "a.jsonl").write_text('{"user": "u", "song": "x", "at": 1}\n')
+    with pytest.raises(
+        UserError, match="a.csv and .*a.jsonl differ in their format alone: .* give one of them with --inp"
+    ):
+        plays(tmp_path / "log")
+    both = PrepareConfig(input=tuple((tmp_path / "log").iterdir()), output=tmp_path, **ROLES)
+    assert len(find_sources(both)) == 2
 
 
 def test_columns_are_not_named_where_the_file_does(tmp_path):
