@@ -25,11 +25,12 @@ from skipwise.datapipes.prepare.guess_options import (
 )
 from skipwise.datapipes.prepare.known_sources import SOURCES
 from skipwise.datapipes.prepare.log_files import LogFile, logs_of
+from skipwise.datapipes.prepare.log_source import Source, brief_list
 from skipwise.datapipes.prepare.named_source import arguments, form_of, is_given, options_of
 from skipwise.datapipes.prepare.prepare_log import prepare
 from skipwise.datapipes.prepare.read_rows import read
 from skipwise.datapipes.prepare.row_condition import condition_of, met, types_of
-from skipwise.datapipes.prepare.sources import Source, brief_list, inspect, look
+from skipwise.datapipes.prepare.sources import inspect, look
 from skipwise.datapipes.view import counts_as_skipped
 
 ROWS = 10_000

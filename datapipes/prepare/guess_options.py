@@ -6,9 +6,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from skipwise.datapipes.prepare.column_roles import USER
 from skipwise.datapipes.prepare.config import FILE_ORDER, PrepareConfig
+from skipwise.datapipes.prepare.log_source import Source
 from skipwise.datapipes.prepare.places import guess_format
-from skipwise.datapipes.prepare.sources import USER, Source
 
 SESSIONS = ("sessionid", "session")
 USERS = (

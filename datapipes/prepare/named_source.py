@@ -13,8 +13,9 @@ from skipwise.common.errors import UserError
 from skipwise.datapipes.prepare.config import USER_OF_FILE, Default, PrepareConfig
 from skipwise.datapipes.prepare.known_sources import SOURCES, Known, known_by
 from skipwise.datapipes.prepare.log_files import logs_of
+from skipwise.datapipes.prepare.log_source import Source, brief_list
 from skipwise.datapipes.prepare.skip_options import SKIPS, SkipOptions
-from skipwise.datapipes.prepare.sources import Source, brief_list, look
+from skipwise.datapipes.prepare.sources import look
 
 NEEDS = {"reason": ("skip_reasons", "keep_reasons"), "played": ("duration", "skip_under", "played_unit")}
 """Options that go with a column."""

@@ -13,6 +13,7 @@ from skipwise.common.out_of_memory import is_out_of_memory
 from skipwise.common.outputs import atomic_output
 from skipwise.datapipes.exact_files import parquet
 from skipwise.datapipes.manifest import MANIFEST, Manifest
+from skipwise.datapipes.prepare.column_roles import FLAGS
 from skipwise.datapipes.prepare.config import LEAST_MEMORY, PrepareConfig
 from skipwise.datapipes.prepare.given_vocabulary import given_vocabulary
 from skipwise.datapipes.prepare.named_source import with_source
@@ -20,7 +21,7 @@ from skipwise.datapipes.prepare.publish import publish
 from skipwise.datapipes.prepare.sessionize import REPEATED_PLAYS, group_sessions
 from skipwise.datapipes.prepare.skip_options import SKIPS
 from skipwise.datapipes.prepare.skip_rules import doubts
-from skipwise.datapipes.prepare.sources import FLAGS, find_sources
+from skipwise.datapipes.prepare.sources import find_sources
 from skipwise.datapipes.prepare.staging import connect, count_rows_without_session, number_texts, stage_rows
 from skipwise.datapipes.prepare.track_names import name_tracks
 

@@ -20,9 +20,10 @@ from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.exact_files import parquet
 from skipwise.datapipes.manifest import SESSIONS, SESSIONS_PER_ROW_GROUP, VOCABULARY, Manifest
 from skipwise.datapipes.prepare.choose_sessions import choose_sessions
+from skipwise.datapipes.prepare.column_roles import WORDS, context_names
 from skipwise.datapipes.prepare.config import PrepareConfig
+from skipwise.datapipes.prepare.log_source import Source
 from skipwise.datapipes.prepare.sessionize import ENDED, SPLIT
-from skipwise.datapipes.prepare.sources import WORDS, Source, context_names
 from skipwise.datapipes.session_files import Rows, Words, checksum
 from skipwise.datapipes.signals import UNKNOWN
 from skipwise.datapipes.view import counts_as_skipped

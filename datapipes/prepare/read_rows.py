@@ -6,24 +6,22 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from skipwise.common.console import note
 from skipwise.common.errors import UserError
 from skipwise.common.tables import open_table
-from skipwise.datapipes.nested import bytes_of, flat, joined_ids, plays_of
+from skipwise.datapipes.nested import flat, joined_ids
 from skipwise.datapipes.prepare.config import NULLS
-from skipwise.datapipes.prepare.cut_records import Records, line_records, records_of
-from skipwise.datapipes.prepare.json_rows import SAMPLE, JsonReader, json_records
 from skipwise.datapipes.prepare.log_files import DAMAGED, damaged, open_log
+from skipwise.datapipes.prepare.log_source import Source
 from skipwise.datapipes.prepare.name_options import is_name
-from skipwise.datapipes.prepare.row_marks import BROKEN, FINE, NOT_JSON, NOT_UTF8, RAGGED, UNEQUAL
-from skipwise.datapipes.prepare.sources import Source
+from skipwise.datapipes.prepare.record_parts import Part, decode, json_parts, part_of, sequence_parts
+from skipwise.datapipes.prepare.row_marks import BROKEN, FINE, RAGGED
 from skipwise.datapipes.session_files import DAMAGED as TABLE_DAMAGED
 
 BLOCK = 16 << 20
@@ -31,23 +29,6 @@ PARQUET_BATCH = 1 << 17
 RAGGED_BATCH = 1 << 16
 INSTEAD = "\x1f"
 """What Arrow is given for a delimiter of several characters."""
-
-
-class Part(NamedTuple):
-    """Some rows of a file, in order."""
-
-    columns: list[pa.Array]
-    """Those of `Source.read_names`, as bytes."""
-    marks: np.ndarray
-    """uint8: what is wrong with each row."""
-    numbered: bool = True
-    """Whether it is known where in the file they are."""
-    parent: np.ndarray = np.empty(0, np.int64)
-    """int64: but for `text`, the record that holds each play, counted from the first of this part."""
-    size: int = 0
-    """But for `text`: records of this part."""
-    records: Records | None = None
-    """The records themselves, where they are lines or JSON."""
 
 
 def schema_of(source: Source) -> pa.Schema:
@@ -242,61 +223,3 @@ def parquet_parts(source: Source, advance: Callable[[int], object]) -> Iterator[
                 yield part_of([flat(batch.column(path[0]), path[1:]) for path in found], len(batch))
     except TABLE_DAMAGED:
         raise damaged(source.path) from None
-
-
-def json_parts(source: Source, advance: Callable[[int], object]) -> Iterator[Part]:
-    """Reads a JSON file; numbers and booleans as their text."""
-    found = [source.leaves[name].path for name in source.read_names]
-    reader = JsonReader(source.shape, {*found})
-    seen = {part for leaf in source.leaves.values() for part in leaf.path}
-    keys = {name: f'"{key}"'.encode() for name in source.missed if (key := name.rpartition(".")[2]) not in seen}
-    for records in json_records(source.path, source.layout.encoding, advance):
-        for name in [name for name, key in keys.items() if has_key(records.data, key)]:
-            del keys[name]
-            note(
-                f"warning: {source.path} has the field '{name}' only behind the records that are looked at first "
-                f"({SAMPLE:,} at most), and it is not read: give an early record that field, with null"
-            )
-        marks = np.full(len(records.starts), FINE, np.uint8)
-        values = reader.read(decode(pa.array(records.texts(), pa.binary()), marks))
-        marks[(marks == FINE) & values.is_null().to_numpy(zero_copy_only=False)] = NOT_JSON
-        part = part_of([flat(values, path) for path in found], len(marks), marks)
-        yield part._replace(records=records)
-
-
-def has_key(data: bytes, key: bytes) -> bool:
-    """Whether JSON has this key, in its quotes."""
-    return key in data and re.search(re.escape(key) + rb"\s*:", data) is not None
-
-
-def sequence_parts(source: Source, advance: Callable[[int], object]) -> Iterator[Part]:
-    """Reads lines of a session id and tracks."""
-    delimiter = source.layout.delimiter
-    for records in records_of(source.path, source.layout.encoding, line_records, advance):
-        marks = np.full(len(records.starts), FINE, np.uint8)
-        texts = pc.utf8_trim_whitespace(decode(pa.array(records.texts(), pa.binary()), marks))
-        split = pc.utf8_split_whitespace(texts) if delimiter == " " else pc.split_pattern(texts, delimiter)
-        session, tracks = (pc.list_element(split, 0), None), flat(pc.list_slice(split, 1), ())
-        columns = dict(zip(source.names, (session, tracks), strict=True))
-        part = part_of([columns[name] for name in source.read_names], len(marks), marks)
-        yield part._replace(records=records)
-
-
-def part_of(columns: list[tuple[pa.Array, np.ndarray | None]], size: int, marks: np.ndarray | None = None) -> Part:
-    """Returns the plays of records, whose columns may be lists of different lengths by mistake."""
-    plays = plays_of(columns, size)
-    found = np.full(len(plays.parent), FINE, np.uint8) if marks is None else marks[plays.parent]
-    found[plays.unequal] = UNEQUAL
-    return Part([bytes_of(column) for column in plays.columns], found, True, plays.parent, size)
-
-
-def decode(column: pa.Array, marks: np.ndarray) -> pa.Array:
-    """Converts bytes to text, and marks the rows that are not UTF-8, whose bad bytes become escapes."""
-    try:
-        return pc.cast(column, pa.string())
-    except pa.ArrowInvalid:
-        values = column.to_pylist()
-        texts = [None if value is None else value.decode(errors="backslashreplace") for value in values]
-        escaped = [text is not None and text.encode() != value for text, value in zip(texts, values, strict=True)]
-        marks[escaped] = NOT_UTF8
-        return pa.array(texts, pa.string())

@@ -12,12 +12,14 @@ import pyarrow as pa
 
 from skipwise.common.errors import UserError
 from skipwise.datapipes.nested import joined_ids
+from skipwise.datapipes.prepare.column_roles import CONTEXT, FLAGS, NAMED
 from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.log_files import reader_of
+from skipwise.datapipes.prepare.log_source import Source
 from skipwise.datapipes.prepare.places import expected_place
-from skipwise.datapipes.prepare.read_rows import decode, parts_of
+from skipwise.datapipes.prepare.read_rows import parts_of
+from skipwise.datapipes.prepare.record_parts import decode
 from skipwise.datapipes.prepare.row_marks import BROKEN, NOT_JSON, NOT_UTF8, RAGGED, UNEQUAL, UNFIT
-from skipwise.datapipes.prepare.sources import CONTEXT, FLAGS, NAMED, Source
 from skipwise.datapipes.prepare.times import DATES
 
 REPEATED, DISORDERED, TWO_FILES = 101, 102, 103

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterator
 
 from skipwise.datapipes.manifest import Manifest
+from skipwise.datapipes.prepare.column_roles import FLAGS
 from skipwise.datapipes.prepare.skip_options import SKIPS, SkipOptions
-from skipwise.datapipes.prepare.sources import FLAGS
 from skipwise.datapipes.signals import UNKNOWN
 
 MOST_SKIPPED = 0.9
