@@ -24,7 +24,7 @@ from skipwise.datapipes.manifest import MANIFEST
 from skipwise.models.config import EncoderConfig
 from skipwise.retrieval.formats import DType, Format, PartFormat
 from skipwise.retrieval.search.config import IndexKind
-from skipwise.retrieval.skip_entries import KeepEntry, SignalEntry
+from skipwise.retrieval.skip_entries import ExamplePlay, KeepEntry, SignalEntry
 
 SCHEMA_VERSION = 2
 INDEX_FILE = r"index-[0-9a-f]{12}\.faiss"
@@ -213,6 +213,8 @@ class ExportManifest(StrictModel):
     """Of a run with a keep head."""
     signals: list[SignalEntry] = Field(default_factory=list)
     """In the order of the encoder's input; empty where it reads tracks alone."""
+    examples: list[list[ExamplePlay]] = Field(default_factory=list)
+    """Sessions of the test, oldest play first."""
     onnx: OrEmpty[OnnxEntry] = None
     queries: QueriesEntry
     """The live model's queries of sessions, to tune an index by."""
@@ -267,6 +269,8 @@ class ExportManifest(StrictModel):
             raise ValueError("has other rows in its parts than in the files of their tracks")
         if len({*self.names} - OTHER_COLUMNS) < len(self.names):
             raise ValueError("has names that are not columns of their own")
+        if any(play.row >= self.rows for plays in self.examples for play in plays):
+            raise ValueError(f"has examples with other rows than its {self.rows}")
         if self.keep and self.keep.dim >= self.dim:
             raise ValueError(f"has {self.keep.dim} columns of a keep head in embeddings of {self.dim}")
         if since := self.since:

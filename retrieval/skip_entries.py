@@ -26,6 +26,14 @@ class SignalEntry(StrictModel):
         return cls(name=column.name, values=list(column.values), first_row=column.first_row)
 
 
+class ExamplePlay(StrictModel):
+    """A play of an example session."""
+
+    row: Count
+    skipped: bool | None
+    """None: it is not known."""
+
+
 class DialPoint(StrictModel):
     """What a ranking at one setting of the dial was measured to do, by the rules of `served`."""
 

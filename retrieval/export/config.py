@@ -27,3 +27,10 @@ class ExportConfig:
     """A dataset directory that says what tracks are called (`prepare --title`), for those of which the run does not."""
     onnx: bool = False
     """Write the encoder for ONNX too (extra `onnx`)."""
+    examples: int = 5
+    """Sessions of the test that the export holds for the page to start from: the tracks and skips of their last 10
+    plays, without anything of the listener. 0 for an export whose readers may not see any."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.examples <= 100:
+            raise ValueError(f"--examples {self.examples} must lie in 0..100")

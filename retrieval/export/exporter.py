@@ -39,6 +39,7 @@ from skipwise.retrieval.export.encoder_program import (
     write_weights,
 )
 from skipwise.retrieval.export.exported_names import named_vocabulary, words_entry
+from skipwise.retrieval.export.examples import example_sessions
 from skipwise.retrieval.export.parts import (
     LiveRows,
     check_part,
@@ -117,6 +118,8 @@ def write_export(config: ExportConfig) -> None:
         queries_SD = dialled(torch.from_numpy(outputs_SX), shape.keep_dim, 1.0).numpy()
         program = compared["the encoder program"]
         parts = [part for part, _ in written]
+        wanted = 0 if since else config.examples
+        examples = on_rank_0(lambda: example_sessions(store, run_config.data.skip_up_to, wanted))
 
         def describe() -> None:
             queries = io.BytesIO()
@@ -139,6 +142,7 @@ def write_export(config: ExportConfig) -> None:
                 encoder=record_of(ProgramEntry, result, PROGRAM, **input_contract(encoder.config, shape)),
                 weights=record_of(WeightsEntry, result, WEIGHTS, config=asdict(encoder.config)),
                 keep=keep,
+                examples=examples,
                 signals=[SignalEntry.of(column) for column in signals.columns],
                 onnx=onnx,
                 queries=record_of(QueriesEntry, result, QUERIES, rows=len(queries_SD), dial=1.0 if keep else None),
@@ -160,6 +164,10 @@ def write_export(config: ExportConfig) -> None:
         f"{sum(part.bytes for part in parts):,} bytes, in {time.perf_counter() - began:.1f} s; every part equals "
         f"{held}, the encoder program the model to {program.largest_difference:.1e} on {program.sessions:,} sessions"
     )
+    if examples:
+        logger.info(
+            f"it holds {len(examples)} sessions of the test, for the page to start from (--examples 0 for none)"
+        )
 
 
 def keep_entry(dim: int, curve: Curve) -> KeepEntry:

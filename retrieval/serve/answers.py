@@ -1,6 +1,6 @@
 """Answers to many requests at once.
 
-Shape legend: Q requests of a group, K best.
+Shape legend: Q requests of a group, K best, P distinct played tracks, D width.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -92,8 +92,30 @@ def _grouped(
             named = served.opened.tracks.named_rows(rows_K[found_K])
             ranked = zip(named, zip(*listed.values(), strict=True), strict=True)
             tracks = [names | dict(zip(listed, one, strict=True)) for names, one in ranked]
+            if why := getattr(requests[place], "why", 0):
+                played = [heard for heard, *_ in asked[place][0]]
+                nearest = _nearest(served, rows_K[found_K], np.array(list(dict.fromkeys(played))), why)
+                tracks = [track | {"nearest": near} for track, near in zip(tracks, nearest, strict=True)]
             answers[place] = {"export": export, "tracks": tracks} | more
     return [answers[place] for place in range(len(requests))]
+
+
+def _nearest(served: ServedExport, rows_K: np.ndarray, played_P: np.ndarray, most: int) -> list[list[Answer]]:
+    """Of each track, at most `most` of the others that were played, nearest first, by the cosine of the embeddings."""
+    found_KD, played_PD = (served.opened.embeddings.take(rows) for rows in (rows_K, played_P))
+    lengths_KP = np.linalg.norm(found_KD, axis=1)[:, None] * np.linalg.norm(played_PD, axis=1)
+    cosine_KP = found_KD @ played_PD.T / np.maximum(lengths_KP, np.finfo(np.float32).tiny)
+    tracks = served.opened.tracks
+    named = zip(tracks.ids(played_P).to_pylist(), tracks.named_rows(played_P), strict=True)
+    named_P = [{"track": track} | names for track, names in named]
+    return [
+        [
+            named_P[at] | {"cosine": float(cosine_P[at])}
+            for at in np.argsort(-cosine_P, kind="stable")[: most + 1]
+            if played_P[at] != row
+        ][:most]
+        for row, cosine_P in zip(rows_K, cosine_KP, strict=True)
+    ]
 
 
 def _session(served: ServedExport, request: RecommendRequest, rows: list[int]) -> tuple[list[tuple[int, ...]], Answer]:

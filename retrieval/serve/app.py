@@ -24,6 +24,7 @@ from skipwise.retrieval.serve.http_schema import (
     FEW_FIELDS,
     LIMIT,
     ErrorDetail,
+    Examples,
     ExportName,
     Neighbours,
     Recommendations,
@@ -111,6 +112,10 @@ def _add_requests(app: FastAPI, service: Service) -> None:
 
 
 def _add_state(app: FastAPI, service: Service) -> None:
+    @app.get("/examples", response_model=Examples, summary="Sessions of the dataset, to start from")
+    async def examples(export: ExportName = "main") -> Response:
+        return JSONResponse({"examples": find_export(service.exports, export).current.examples()})
+
     @app.get("/exports", summary="What is served")
     async def exports() -> Response:
         return JSONResponse(service.about())

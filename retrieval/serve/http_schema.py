@@ -60,6 +60,8 @@ class RecommendRequest(RecommendOptions):
     """Tracks to recommend."""
     export: ExportName = "main"
     """The export to ask."""
+    why: Annotated[int, Field(strict=True, ge=0, le=10)] = 0
+    """Tracks of the session to name with each recommendation: those nearest to it, by the cosine of the embeddings."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,18 @@ class NamedTrack(BaseModel):
     artist: str | None = None
 
 
+class NearTrack(NamedTrack):
+    """A track of the session, and how near it is."""
+
+    cosine: float
+
+
 class RankedTrack(NamedTrack):
     """A track and its score."""
 
     score: float
     kept: float | None = Field(None, description="P(kept), by an export with a keep head.")
+    nearest: list[NearTrack] | None = Field(None, description="Where `why` asks for it, nearest first.")
 
 
 class ExportIdentity(BaseModel):
@@ -118,6 +127,18 @@ class Tracks(BaseModel):
     """Those found by words, the most played first; then ids that begin so, in the order of their text."""
 
     tracks: list[NamedTrack]
+
+
+class ExamplePlay(NamedTrack):
+    """A track that was played."""
+
+    skipped: bool | None = Field(description="null: it is not known.")
+
+
+class Examples(BaseModel):
+    """Sessions of the dataset to start from, each with its oldest play first."""
+
+    examples: list[list[ExamplePlay]]
 
 
 class ErrorDetail(BaseModel):

@@ -84,6 +84,15 @@ class ServedExport:
             "search": type(self.search).__name__,
         }
 
+    def examples(self) -> list[list[dict[str, Any]]]:
+        """The plays of each session to start from, oldest first."""
+        tracks, found = self.opened.tracks, []
+        for plays in self.opened.manifest.examples:
+            rows = np.array([play.row for play in plays], dtype=np.int64)
+            named = zip(tracks.ids(rows).to_pylist(), tracks.named_rows(rows), plays, strict=True)
+            found.append([{"track": track} | names | {"skipped": play.skipped} for track, names, play in named])
+        return found
+
     def identity(self) -> dict[str, Any]:
         """Which export gave an answer."""
         manifest = self.opened.manifest

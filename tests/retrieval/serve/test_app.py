@@ -16,7 +16,7 @@ from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.served_export import ServedExport
 from skipwise.retrieval.serve.service import Service
 from skipwise.retrieval.word_index import write_words
-from tests.retrieval.serve.conftest import MOST, NAMES, TRACKS, Asked, Oracle, asking, plays, sentence
+from tests.retrieval.serve.conftest import DIM, MOST, NAMES, TRACKS, Asked, Oracle, asking, plays, sentence
 from tests.support.exports import change, record
 
 SESSION = [("t_004", False), ("t_010", True), ("ü/ü", False), ("t_010", False), ("t_100", True)]
@@ -282,3 +282,41 @@ def test_tracks_by_words(tmp_path: Path, write_export):
     change(named, words=record(named, "words.sqlite") | {"rows": 151})
     with pytest.raises(UserError, match="words.sqlite is no index of words .*: export again"):
         ServedExport.open(named, "exact", 1)
+
+
+def test_why_a_track_is_near(ask: Asked):
+    """The cosines that NumPy finds of all pairs; a track is not near to itself, and one played twice counts once."""
+    played = ["t_003", "t_007", "t_003", "t_011"]
+    body = {"session": [{"track": track} for track in played], "k": 20, "exclude": "none"}
+    found = ask("POST", "/recommend", json=body | {"why": 2}).json()["tracks"]
+    vectors = np.random.default_rng(0).standard_normal((TRACKS, DIM)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1)[:, None]
+    for one in found:
+        cosines = {
+            track: vectors[NAMES.index(one["track"])] @ vectors[NAMES.index(track)]
+            for track in {*played} - {one["track"]}
+        }
+        best = sorted(cosines, key=lambda track: -cosines[track])[:2]
+        assert [near["track"] for near in one["nearest"]] == best
+        assert [near["cosine"] for near in one["nearest"]] == pytest.approx(
+            [cosines[track] for track in best], abs=1e-5
+        )
+    assert {"t_003", "t_007", "t_011"} & {one["track"] for one in found}, "the case says something"
+    assert [one.keys() for one in ask("POST", "/recommend", json=body).json()["tracks"]] == [{"track", "score"}] * 20
+
+
+def test_examples_are_named(ask: Asked, tmp_path: Path, write_export):
+    assert ask("GET", "/examples").json() == {"examples": []}
+    plays = [{"row": 1, "skipped": True}, {"row": 0, "skipped": None}]
+    titles = {"title": ["First", *[None] * (TRACKS - 1)]}
+    path = write_export(tmp_path / "named", names=titles, examples=[plays])
+
+    async def answer() -> dict:
+        async with asking(Service(ServeConfig(path, reload_s=0))) as client:
+            return (await client.get("/examples")).json()
+
+    first, second = {"track": "t_001", "skipped": True}, {"track": "t_000", "title": "First", "skipped": None}
+    assert asyncio.run(answer()) == {"examples": [[first, second]]}
+    change(path, examples=[[plays[0] | {"row": TRACKS}]])
+    with pytest.raises(UserError, match="has examples with other rows than its 300"):
+        ExportManifest.read(path)
