@@ -35,6 +35,9 @@ SETUP := $(VENV)/.setup-$(DEVICE)
 EXTRAS := $(VENV)/.setup-extras
 DEV := $(VENV)/.setup-dev
 MUTANTS := $(VENV)/.setup-mutants
+AXE := $(VENV)/axe-core
+AXE_VERSION := 4.14.1
+AXE_SHA512 := 1477dafa598d8d065f273d6af302aa203c02e83131707b7fa648cd41bd3d6b734f8c22a0dab86ee6a6f64b8afbe804b214d36db85a2826965edfb3a0b9d546b5
 OTHER_FBGEMM := $(if $(filter gpu,$(DEVICE)),fbgemm-gpu-cpu,fbgemm-gpu)
 ROOMS := common datapipes models training studies retrieval components benchmarks
 # mypy and MkDocs look for a folder named `skipwise`: this one holds links to the rooms, and nothing else to search.
@@ -44,7 +47,7 @@ NAMESPACE := $(abspath $(VENV))/src
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: help setup extras dev train test tests soak mutants check lint types imports docs site chromium doctor lock sbom advisories clean
+.PHONY: help setup extras dev train test tests soak mutants check lint types imports docs site chromium axe doctor lock sbom advisories clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -108,7 +111,7 @@ train: $(SETUP)  ## train on the sample, which the first run generates, then exp
 test: check  ## check, then run the tests
 	@$(MAKE) --no-print-directory tests
 
-tests: $(DEV) chromium  ## run the tests alone; one file: make tests PYTEST_ARGS=tests/models/test_heads.py
+tests: $(DEV) chromium axe  ## run the tests alone; one file: make tests PYTEST_ARGS=tests/models/test_heads.py
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 soak: $(DEV) chromium  ## run the long fuzzing and kill tests
@@ -151,6 +154,14 @@ chromium:
 		echo "Installing Chromium for the page's tests"; \
 		apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y chromium >/dev/null && exit; fi; \
 	echo "No Chromium, so the page's tests are skipped: apt-get install chromium, or name one in CHROMIUM"
+
+# What checks the page's accessibility. It is npm's alone, and no part of the product.
+axe:
+	@if [ -e $(AXE) ]; then exit; fi; \
+	if command -v npm >/dev/null && rm -rf $(AXE) && mkdir -p $(AXE) && (cd $(AXE) && \
+		npm pack --silent axe-core@$(AXE_VERSION) >/dev/null && echo "$(AXE_SHA512)  axe-core-$(AXE_VERSION).tgz" | sha512sum --check --quiet && \
+		tar --extract --gzip --file axe-core-$(AXE_VERSION).tgz package/axe.min.js); then exit; fi; \
+	rm -rf $(AXE); echo "No axe-core from npm, so what it checks is skipped"
 
 doctor: $(SETUP)  ## check versions, devices and the sharding plan
 	@$(PYTHON) -m skipwise doctor

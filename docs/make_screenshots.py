@@ -5,7 +5,6 @@
 takes some minutes. Runs and exports go into WORK_DIR, by default a temporary folder; what it holds is used again.
 """
 
-import json
 import os
 import shutil
 import socket
@@ -16,11 +15,13 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Literal
 
 from playwright.sync_api import Page, sync_playwright
 
 IMAGES = Path(__file__).parent / "images"
 LONGEST_WAIT_S = 60.0
+Scheme = Literal["light", "dark"]
 
 
 def skipwise(*words: str, folder: Path) -> None:
@@ -34,11 +35,13 @@ def make_exports(folder: Path) -> None:
     skips = "--data.inputs skips --loss.keep 0.5"
     steps = {
         "log.csv.gz": "synthesize --output log.csv.gz --sessions 6000 --tracks 1500",
-        "data": "prepare --input log.csv.gz --output data --split session",
+        "data": "prepare --input log.csv.gz --output data --split session --title title --artist artist",
         "runs/best/metrics.json": f"train best --data.path data --run-dir runs/best {skips} {quick}",
         "runs/blind/metrics.json": f"train best-skip-blind --data.path data --run-dir runs/blind {quick}",
         "exports/best": "export --run runs/best --output exports/best",
         "exports/blind": "export --run runs/blind --output exports/blind",
+        "runs/best/baselines/stan/metrics.json": "evaluate --run runs/best --baselines",
+        "runs/blind/baselines/stan/metrics.json": "evaluate --run runs/blind --baselines",
         "report.html": "report --run runs/best --run runs/blind --output report.html",
     }
     for made, line in steps.items():
@@ -74,9 +77,10 @@ def wait_for(url: str) -> None:
     raise TimeoutError(f"{url} did not answer within {LONGEST_WAIT_S:.0f} s")
 
 
-def take(page: Page, url: str, name: str, height: int, heading: str = "") -> None:
-    """A screenshot of 1200 x `height`, from the top of a page or from a heading on."""
-    page.set_viewport_size({"width": 1200, "height": height})
+def take(page: Page, url: str, name: str, size: tuple[int, int], heading: str = "", scheme: Scheme = "light") -> None:
+    """A screenshot of this width and height, from the top of a page or from a heading on."""
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
     page.goto(url)
     page.wait_for_load_state("networkidle")
     if heading:
@@ -88,16 +92,6 @@ def take(page: Page, url: str, name: str, height: int, heading: str = "") -> Non
 def make_screenshots(folder: Path) -> None:
     """Trains, exports and serves in `folder`, and replaces the images."""
     make_exports(folder)
-    similar = subprocess.run(
-        [sys.executable, "-m", "skipwise", "similar", "--export", "exports/best", "--track", "t_0007", "-k", "6"],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    tracks = [word for word in similar.stdout.split() if word.startswith("t_")]
-    plays = [("skipped" if place in (1, 3) else "heard", track) for place, track in enumerate(tracks[-6:])]
-    session = "&".join(f"{kind}={track}" for kind, track in plays)
     port = free_port()
     command = f"serve --export exports/best --compare exports/blind --report report.html --port {port}".split()
     IMAGES.mkdir(exist_ok=True)
@@ -109,9 +103,10 @@ def make_screenshots(folder: Path) -> None:
         try:
             wait_for(f"http://127.0.0.1:{port}/health")
             page = browser.new_page()
-            dial = json.loads((folder / "exports/best/manifest.json").read_text())["keep"]["dial"]
-            take(page, f"http://127.0.0.1:{port}/#{session}&dial={dial}", "page.png", 1060)
-            take(page, f"http://127.0.0.1:{port}/report", "report.png", 900, "Curves")
+            url = f"http://127.0.0.1:{port}"
+            take(page, url, "page.png", (1280, 900))
+            take(page, f"{url}/?dark", "page-phone.png", (390, 844), scheme="dark")
+            take(page, f"{url}/report", "report.png", (1200, 900), "Hit rates")
         finally:
             service.terminate()
 

@@ -1,7 +1,5 @@
 """A service of small exports in a thread, and Chromium with a page that keeps what it asked for and what went wrong."""
 
-import os
-import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,12 +9,13 @@ from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from skipwise.retrieval.serve.app import make_app
 from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.service import Service
 from tests.page.exports import LastAndMean, write_dialled, write_export, write_named
+from tests.support.browsing import chromium
 from tests.support.exports import stands_for_the_encoder
 
 HOSTILE = """<img src=x onerror="document.title='owned'">&amp;"""
@@ -27,20 +26,11 @@ OTHER_TRACKS = TRACKS[:100]
 expect.set_options(timeout=15_000)
 
 
-def chromium() -> str | None:
-    names = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
-    return next(filter(None, map(shutil.which, names)), None)
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Not the session's: while playwright runs, no test of this process can run an event loop of its own."""
-    executable = chromium()
-    if executable is None:
-        pytest.skip("needs Chromium: apt-get install chromium, or give its path in the environment's CHROMIUM")
-    with sync_playwright() as playwright:
-        with playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"]) as browser:
-            yield browser
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Small exports made by hand, whose answers need no training."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,8 +56,10 @@ def write_named(folder: Path, ids: list[str], titles: list[str | None]) -> Path:
     return folder
 
 
-def write_dialled(folder: Path, ids: list[str], usual: float) -> Path:
-    """An export with a keep head whose encoder reads skips; `usual`: the skips it expects on average."""
+def write_dialled(folder: Path, ids: list[str], usual: float, **more: Any) -> Path:
+    """An export with a keep head whose encoder reads skips; `usual`: the skips it expects on average; `more`: as
+    `write_made` takes it.
+    """
     random = np.random.default_rng(3)
     curve = [point | {"skip_rate": usual} for point in CURVE]
     return write_made(
@@ -66,4 +69,5 @@ def write_dialled(folder: Path, ids: list[str], usual: float) -> Path:
         longest=LONGEST,
         keep={"dim": KEEP, "dial": 0.5, "curve": curve, "targets": 5012, "split": "validation"},
         signals_MD=random.normal(size=(5, DIM)),
+        **more,
     )

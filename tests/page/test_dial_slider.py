@@ -29,7 +29,7 @@ def share(ranked: list[dict]) -> str:
 def test_marking_a_track_ranks_anew_at_once(open_page, dialled, dial: float):
     page = open_page(address(dialled, unmarked(PLAYS), dial=dial))
     before = recommended(dialled, unmarked(PLAYS), dial=dial)
-    expect(page.locator("#skips td.track")).to_have_text([one["track"] for one in before[:10]])
+    expect(page.locator("#skips .track")).to_have_text([one["track"] for one in before[:10]])
     page.get_by_role("button", name="t_017: skipped").click()
     after = recommended(dialled, PLAYS, dial=dial)
     assert [one["track"] for one in after[:10]] != [one["track"] for one in before[:10]], "the case says something"
@@ -37,9 +37,9 @@ def test_marking_a_track_ranks_anew_at_once(open_page, dialled, dial: float):
     first, second = columns(page)
     assert first == cells(after, before, "100+")
     assert [row[:4] for row in second] == [row[:4] for row in cells(before, after, "")]
-    expect(page.locator("#skips caption").nth(1)).to_have_text("Had all tracks been kept")
+    expect(page.locator("#skips h3").nth(1)).to_have_text("Had all tracks been kept")
     expect(page.locator("#skips .why")).to_contain_text("This model reads what happened to each track")
-    bars = page.locator("#skips table").first.locator("td.kept meter")
+    bars = page.locator("#skips .list").first.locator(".kept meter")
     assert [bar.evaluate("bar => bar.value") for bar in bars.all()] == pytest.approx(
         [one["kept"] for one in after[:10]], abs=6e-4
     )
@@ -59,9 +59,7 @@ def test_the_slider_stands_at_measured_settings_with_their_cost(open_page, diall
         page.keyboard.press("ArrowRight")
         expect(page.locator("#dial-value")).to_have_text(f"{point['dial']:g}")
         ranked = recommended(dialled, PLAYS, dial=point["dial"])
-        expect(page.locator("#skips table").first.locator("td.track")).to_have_text(
-            [one["track"] for one in ranked[:10]]
-        )
+        expect(page.locator("#skips .list").first.locator(".track")).to_have_text([one["track"] for one in ranked[:10]])
         for row, (name, text) in zip(cost(page), FIGURES.items(), strict=False):
             off, change = CURVE[0][name], point[name] - CURVE[0][name]
             sign = "+" if change >= 0 else "−"
@@ -70,7 +68,7 @@ def test_the_slider_stands_at_measured_settings_with_their_cost(open_page, diall
     assert page.evaluate("location.hash").endswith("dial=2")
     page.reload()
     expect(page.locator("#dial-value")).to_have_text("2")
-    expect(page.locator("#skips table").first.locator("td.track")).to_have_text([one["track"] for one in ranked[:10]])
+    expect(page.locator("#skips .list").first.locator(".track")).to_have_text([one["track"] for one in ranked[:10]])
 
 
 def test_a_setting_that_was_not_measured_says_so(open_page, dialled):
@@ -78,7 +76,7 @@ def test_a_setting_that_was_not_measured_says_so(open_page, dialled):
     expect(page.locator("#dial-cost caption")).to_contain_text("0.7 itself was not measured.")
     expect(page.get_by_role("slider")).to_have_value("1")
     ranked = recommended(dialled, PLAYS, dial=0.7)
-    expect(page.locator("#skips table").first.locator("td.track")).to_have_text([one["track"] for one in ranked[:10]])
+    expect(page.locator("#skips .list").first.locator(".track")).to_have_text([one["track"] for one in ranked[:10]])
 
 
 def test_the_mood_is_what_the_model_expects_of_the_ten_best(open_page, dialled, exports):
@@ -88,7 +86,7 @@ def test_the_mood_is_what_the_model_expects_of_the_ten_best(open_page, dialled, 
     expect(page.locator("#mood")).to_have_text(f"{said} Had all tracks been kept: {share(before)}.")
     expect(page.locator("#mood")).not_to_contain_class("skipping")
     page.get_by_label("Tracks to show").select_option("50")
-    expect(page.locator("#skips tbody tr")).to_have_count(100)
+    expect(page.locator("#skips .card")).to_have_count(100)
     expect(page.locator("#mood")).to_contain_text(said)
     page.get_by_role("button", name="t_017: skipped").click()
     expect(page.locator("#mood")).to_have_text(
@@ -105,7 +103,7 @@ def test_the_mood_is_what_the_model_expects_of_the_ten_best(open_page, dialled, 
 def test_without_a_keep_head_there_is_none_of_it(open_page, service):
     page = open_page(address(service, PLAYS, dial=0.5))
     expect(page.locator("#dial-missing")).to_have_text("This export has no keep head, so dial=0.5 does nothing.")
-    expect(page.locator("#skips tbody tr")).to_have_count(20)
+    expect(page.locator("#skips .card")).to_have_count(20)
     for part in ("#mood", "#dial-option"):
         expect(page.locator(part)).to_be_hidden()
-    assert page.locator("#skips td.kept").count() == 0
+    assert page.locator("#skips .kept").count() == 0

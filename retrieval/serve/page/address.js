@@ -4,9 +4,10 @@ export const EXCLUDES = ["session", "kept", "skipped", "none"];
 export const COUNTS = [10, 20, 50];
 export const MAX_DIAL = 100;
 
-/** `#heard=t_1&skipped=t_2&exclude=session&show=10&dial=0`: the tracks in play order. */
-export function written({ plays, exclude, count, dial }) {
+/** `#heard=t_1&skipped=t_2&next=t_3&exclude=session&show=10&dial=0`: the tracks in play order. */
+export function written({ plays, next, exclude, count, dial }) {
   const parameters = new URLSearchParams(plays.map(({ track, skipped }) => [skipped ? "skipped" : "heard", track]));
+  if (next) parameters.append("next", next);
   if (exclude !== "session") parameters.append("exclude", exclude);
   if (count !== 10) parameters.append("show", count);
   if (dial) parameters.append("dial", dial);
@@ -15,7 +16,7 @@ export function written({ plays, exclude, count, dial }) {
 
 /** The state that a hash describes, and a sentence for each part of it that cannot be used. */
 export function read(hash) {
-  const state = { plays: [], exclude: "session", count: 10, dial: 0 };
+  const state = { plays: [], next: undefined, exclude: "session", count: 10, dial: 0 };
   const faults = [];
   const choose = (key, value, allowed, convert) => {
     if (allowed(convert(value))) return convert(value);
@@ -24,6 +25,7 @@ export function read(hash) {
   };
   for (const [key, value] of new URLSearchParams(hash.replace(/^#/, ""))) {
     if (key === "heard" || key === "skipped") state.plays.push({ track: value, skipped: key === "skipped" });
+    else if (key === "next") state.next = value;
     else if (key === "exclude") state.exclude = choose(key, value, (one) => EXCLUDES.includes(one), String) ?? "session";
     else if (key === "show") state.count = choose(key, value, (one) => COUNTS.includes(one), Number) ?? 10;
     else if (key === "dial") state.dial = choose(key, value, (one) => one >= 0 && one <= MAX_DIAL, Number) ?? 0;

@@ -6,11 +6,13 @@ import { pointAt, setUpDial } from "./dial.js";
 import { element, find, showText } from "./elements.js";
 import { learn, nameOf } from "./names.js";
 import { setUpNeighbours } from "./neighbours.js";
+import { setUpPlayer } from "./player.js";
 import { setUpSearch } from "./search.js";
 import { ask, latest } from "./service.js";
 import { setUpSession } from "./session.js";
 
 const WAIT_MS = 80;
+const PLAYED_NAMED = 3;
 let state = address.read("").state;
 let exports = {};
 let keys = 0;
@@ -23,6 +25,7 @@ const showSession = setUpSession((plays, message) => {
   update({ plays });
 });
 const showDial = setUpDial((dial) => update({ dial }));
+const showPlayer = setUpPlayer(add);
 setUpSearch((track) => add(track, false));
 
 function add(track, skipped) {
@@ -30,9 +33,14 @@ function add(track, skipped) {
   update({ plays: [...state.plays, { track, skipped }] });
 }
 
-/** Applies changes to the state: shows it, writes it to the address and requests new recommendations. */
+/**
+ * Applies changes to the state: shows it, writes it to the address and requests new recommendations. What the listener
+ * played next is known while the tracks are theirs, however they are marked.
+ */
 function update(changed) {
-  state = { ...state, ...changed };
+  const tracks = ({ plays }) => JSON.stringify(plays.map(({ track }) => track));
+  const next = tracks({ ...state, ...changed }) === tracks(state) ? state.next : undefined;
+  state = { ...state, next, ...changed };
   state.plays = state.plays.map((play) => ({ key: ++keys, ...play }));
   history.replaceState(null, "", address.written(state));
   showSession(state.plays);
@@ -42,10 +50,10 @@ function update(changed) {
   refresh(state);
 }
 
-function recommend(signal, { plays, exclude, dial }, { name = "main", flags = true } = {}) {
+function recommend(signal, { plays, exclude, dial }, { name = "main", flags = true, why = 0 } = {}) {
   const session = plays.map(({ track, skipped }) => ({ track, skipped: flags && skipped }));
   // A model without a keep head has no dial to turn.
-  const body = { session, k: DEPTH, exclude, dial: exports[name]?.keep ? dial : 0, unknown: "refuse", export: name };
+  const body = { session, k: DEPTH, exclude, dial: exports[name]?.keep ? dial : 0, unknown: "refuse", export: name, why };
   return ask("recommend", { body, signal });
 }
 
@@ -53,7 +61,7 @@ function recommend(signal, { plays, exclude, dial }, { name = "main", flags = tr
 async function requestAll(signal, requested) {
   if (!requested.plays.length) return {};
   const [flagged, unflagged, compared] = await Promise.all([
-    recommend(signal, requested),
+    recommend(signal, requested, { why: PLAYED_NAMED }),
     requested.plays.some(({ skipped }) => skipped) ? recommend(signal, requested, { flags: false }) : undefined,
     exports.compare ? recommend(signal, requested, { name: "compare" }).catch((error) => ({ error })) : undefined,
   ]);
@@ -69,6 +77,8 @@ const refresh = latest(
     showText(find("#failure"), "");
     for (const one of [flagged, unflagged, compared]) learn([...(one?.tracks ?? []), ...(one?.session ?? [])]);
     showSession(state.plays);
+    showPlayer(flagged?.tracks, requested.count);
+    showNext(flagged, requested);
     showSkips(flagged, unflagged, requested);
     showModels(flagged, compared, requested);
     const loaded = [exports.main?.loaded, exports.compare?.loaded];
@@ -90,6 +100,13 @@ function showSkips(flagged, unflagged, requested) {
     lead: "Because of the skips",
     why: (changed) => explainSkips({ ...requested, ...exports.main }, changed),
   });
+}
+
+/** Says where the track that the listener played next stands in the list. */
+function showNext(flagged, { next }) {
+  const place = next && flagged ? flagged.tracks.findIndex(({ track }) => track === next) : undefined;
+  const found = place >= 0 ? `number ${place + 1} of this list` : `not among the first ${DEPTH}`;
+  showText(find("#next"), place === undefined ? "" : `What this listener played next, ${nameOf(next)}, is ${found}.`);
 }
 
 /** Says how much of the list the model expects to be skipped, and so whether the listener is in the mood to. */
@@ -124,16 +141,24 @@ function modelTitles({ main, compare }) {
   return [main, compare].map((one) => `${one[key]}, ${trained(one)}`);
 }
 
-async function example() {
-  try {
-    const { tracks } = await ask("tracks?q=&limit=20");
-    learn(tracks);
-    const plays = tracks.slice(0, 5).map(({ track }, place) => ({ track, skipped: place === 2 }));
-    find("#session-status").textContent = `An example of ${plays.length} tracks, one of them skipped.`;
-    update({ plays });
-  } catch (error) {
-    showText(find("#failure"), error.message);
-  }
+/** A button for each session that the export holds; the first is shown where the address has none. */
+async function offerExamples() {
+  const { examples } = await ask("examples").catch(() => ({ examples: [] }));
+  learn(examples.flat());
+  const told = examples.map((all) => {
+    const plays = all.slice(0, -1).map(({ track, skipped }) => ({ track, skipped: Boolean(skipped) }));
+    const text = `Listener ${examples.indexOf(all) + 1}: ${plays.length} tracks, ${plays.filter(({ skipped }) => skipped).length} skipped`;
+    return { plays, next: all.at(-1).track, text };
+  });
+  const start = ({ plays, next, text }) => {
+    find("#session-status").textContent = `${text}.`;
+    update({ plays, next });
+  };
+  const button = (one, place) => element("button", { type: "button", "aria-label": one.text, title: one.text, onclick: () => start(one) }, place + 1);
+  find("#examples").hidden = !examples.length;
+  find("#examples").append(...told.map(button));
+  if (told.length && !location.hash) start(told[0]);
+  else if (state.next) refresh(state); // its name may be known only now
 }
 
 function readAddress() {
@@ -160,7 +185,6 @@ async function showExports() {
 
 find("#exclude").addEventListener("change", ({ target }) => update({ exclude: target.value }));
 find("#count").addEventListener("change", ({ target }) => update({ count: Number(target.value) }));
-find("#example").addEventListener("click", example);
 find("#clear").addEventListener("click", () => {
   update({ plays: [] });
   find("#search").focus();
@@ -169,5 +193,7 @@ find("#report details").addEventListener("toggle", ({ target }) => {
   if (target.open && !find("iframe", target)) target.append(element("iframe", { src: "report", title: "The run's report" }));
 });
 window.addEventListener("hashchange", readAddress);
+find("#options").open = matchMedia("(min-width: 56rem)").matches;
 readAddress();
 showExports();
+offerExamples();

@@ -1,56 +1,69 @@
-// Ranked lists as tables.
+// Ranked lists as cards, which glide to their new places when the list is ranked anew.
 import { element, find } from "./elements.js";
-import { nameOf } from "./names.js";
+import { named, titleOf } from "./names.js";
+
+const GLIDE = { duration: 300, easing: "ease-out" };
+const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 /**
- * `{table, show(title, rows)}`: a table of tracks; `open(track)` is called for the track whose button is pressed. `score` and
- * `last` are headings: of the scores, and of a last column, if there is one.
+ * `{box, show(title, rows)}`: a list of tracks under its title; `open(row)` is called for the card whose button is pressed.
+ * `score`: what the scores are called.
  */
-export function makeTable(open, { score = "Score", last } = {}) {
-  const caption = element("caption");
-  const head = element("tr");
-  const body = element("tbody");
-  const table = element("table", {}, caption, element("thead", {}, head), body);
+export function makeCards(open, { score = "Score" } = {}) {
+  const heading = element("h3");
+  const list = element("ol", { class: "cards" });
+  const box = element("div", { class: "list" }, heading, list);
 
   /**
-   * `rows`: {track, score, kept, badge, move}, best first, where `move` is {kind, text, spoken}; `kept` is a probability, or
-   * null in all of them. The focus stays on its track.
+   * `rows`: {track, score, kept, badge, nearest, move}, best first, where `move` is {kind, text, spoken}, and `kept` is a
+   * probability. The focus stays on its track.
    */
   function show(title, rows) {
-    const focused = body.contains(document.activeElement) && document.activeElement.dataset.track;
-    caption.textContent = title;
-    const chances = rows.some(({ kept }) => kept != null) ? ["P(kept)"] : [];
-    const headings = ["Rank", "Track", score, ...chances, ...(last ? [last] : [])];
-    head.replaceChildren(...headings.map((heading) => element("th", { scope: "col" }, heading)));
-    body.replaceChildren(...rows.map(row));
+    const focused = list.contains(document.activeElement) && document.activeElement.dataset.track;
+    const places = new Map([...list.children].map((card) => [card.dataset.track, card.offsetTop]));
+    heading.textContent = title;
+    list.setAttribute("aria-label", title);
+    list.replaceChildren(...rows.map(card));
     if (focused) {
       const place = rows.findIndex(({ track }) => track === focused);
-      find("button", body.rows[place] ?? body)?.focus();
+      find("button", list.children[place] ?? list)?.focus();
+    }
+    if (places.size && !still.matches) glide(places);
+  }
+
+  function glide(places) {
+    for (const card of list.children) {
+      const from = places.get(card.dataset.track);
+      if (from === undefined) card.animate([{ opacity: 0 }, { opacity: 1 }], GLIDE);
+      else card.animate([{ translate: `0 ${from - card.offsetTop}px` }, { translate: "0" }], GLIDE);
     }
   }
 
-  function row({ track, score: value, kept, badge, move }, place) {
-    const does = { type: "button", class: "link", "aria-haspopup": "dialog", "data-track": track, onclick: () => open(track) };
-    const name = element("button", does, nameOf(track));
+  function card(row, place) {
+    const { track, badge, kept, nearest, move } = row;
+    const facts = [element("span", { class: "score" }, unseen(`${score} `), row.score.toFixed(3))];
+    if (kept != null) facts.push(keptBar(kept));
+    if (move) facts.push(element("span", { class: "move" }, element("span", { "aria-hidden": "true" }, move.text), unseen(move.spoken)));
+    if (nearest?.length) facts.push(element("span", { class: "near" }, `like ${titleOf(nearest[0].track)}`));
     return element(
-      "tr",
-      {},
-      element("td", { class: "rank" }, place + 1),
-      element("td", { class: "track" }, name, ...(badge ? [" ", element("span", { class: "badge" }, badge)] : [])),
-      element("td", { class: "score" }, value.toFixed(3)),
-      ...(kept == null ? [] : [keptCell(kept)]),
-      ...(move ? [moveCell(move)] : []),
+      "li",
+      { "data-track": track, class: move?.kind ? `card ${move.kind}` : "card" },
+      element("span", { class: "rank" }, place + 1),
+      element(
+        "div",
+        { class: "track" },
+        element("button", { type: "button", class: "link", "aria-haspopup": "dialog", "data-track": track, onclick: () => open(row) }, ...named(track)),
+        ...(badge ? [" ", element("span", { class: "badge" }, badge)] : []),
+      ),
+      element("div", { class: "facts" }, ...facts),
     );
   }
-  return { table, show };
+  return { box, show };
 }
 
-function keptCell(kept) {
-  const percent = `${Math.round(100 * kept)} %`;
-  return element("td", { class: "kept" }, element("meter", { min: 0, max: 1, value: kept.toFixed(3), "aria-hidden": "true" }), percent);
-}
+const unseen = (text) => element("span", { class: "unseen" }, text);
 
-function moveCell({ kind, text, spoken }) {
-  const [seen, unseen] = [element("span", { "aria-hidden": "true" }, text), element("span", { class: "unseen" }, spoken)];
-  return element("td", { class: kind }, seen, unseen);
+function keptBar(kept) {
+  const meter = element("meter", { min: 0, max: 1, value: kept.toFixed(3), "aria-hidden": "true" });
+  return element("span", { class: "kept" }, unseen("P(kept) "), meter, `${Math.round(100 * kept)} %`);
 }

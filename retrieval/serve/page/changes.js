@@ -33,6 +33,11 @@ function rescored(after, before) {
   return after.some(({ track, score }) => Math.abs(score - (scores.get(track) ?? score)) > 1e-4 * (1 + Math.abs(score)));
 }
 
+/** How many tracks moved, in words. */
+export function summary({ equal, rose, fell, entered, left }) {
+  return equal ? "nothing moved." : `${rose} rose, ${fell} fell, ${entered.length} entered, ${left.length} left.`;
+}
+
 /** The tracks that the service excludes from its answer for these plays. */
 export function leftOut(plays, exclude) {
   const chosen = { session: () => true, kept: (play) => !play.skipped, skipped: (play) => play.skipped, none: () => false };

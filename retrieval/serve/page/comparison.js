@@ -1,8 +1,7 @@
 // Two ranked lists side by side, with what rose, fell, entered and left as arrows and in words.
-import { changes, leftOut } from "./changes.js";
-import { element, find, showText } from "./elements.js";
-import { nameOf } from "./names.js";
-import { makeTable } from "./tables.js";
+import { makeCards } from "./cards.js";
+import { changes, leftOut, summary } from "./changes.js";
+import { find, showText } from "./elements.js";
 
 /** Tracks to request, so that a track outside the shown ones still has a rank. */
 export const DEPTH = 100;
@@ -10,28 +9,24 @@ export const DEPTH = 100;
 /** A section that shows two lists, `show`; one, `showOne`; or none, `showNone`. */
 export function setUpComparison(section, open) {
   const columns = find(".columns", section);
-  const first = makeTable(open, { last: "Change" });
-  const second = makeTable(open, { last: "Change" });
-  const single = makeTable(open);
+  const first = makeCards(open);
+  const second = makeCards(open);
 
   /** Fills the section with both lists; `why(changed)` is the sentence under the summary. */
-  function show(after, before, { titles, plays, exclude, count, lead, why }) {
+  function show(after, before, { titles, plays, next, exclude, count, lead, why }) {
     const changed = changes(after, before, count);
     const absent = leftOut(plays, exclude);
-    const badged = withBadges(plays);
-    place(first.table, second.table);
+    const badged = withBadges(plays, next);
+    place(first.box, second.box);
     first.show(titles[0], changed.after.map((row) => ({ ...badged(row), move: moveTo(row, count) })));
     second.show(titles[1], changed.before.map((row) => ({ ...badged(row), move: moveFrom(row, count, absent) })));
-    describe(summary(lead, changed), why(changed), [
-      ["Entered", changed.entered.map(({ track, other }) => `${nameOf(track)} (from ${placed(other)})`)],
-      ["Left", changed.left.map(({ track, other }) => `${nameOf(track)} (${absent.has(track) ? "left out" : `to ${placed(other)}`})`)],
-    ]);
+    describe(`${lead}: ${summary(changed)}`, why(changed));
   }
 
   /** One list alone, with a sentence instead of a comparison. */
-  function showOne(list, { title, plays, count, summary }) {
-    place(single.table);
-    single.show(title, list.slice(0, count).map(withBadges(plays)));
+  function showOne(list, { title, plays, next, count, summary }) {
+    place(first.box);
+    first.show(title, list.slice(0, count).map(withBadges(plays, next)));
     describe(summary);
   }
 
@@ -40,18 +35,15 @@ export function setUpComparison(section, open) {
     describe(text);
   }
 
-  function place(...tables) {
+  function place(...boxes) {
     // An element that is put where it already is would lose the focus.
-    if (tables.length !== columns.children.length || tables[0] !== columns.firstChild) columns.replaceChildren(...tables);
+    for (const gone of [...columns.children].filter((box) => !boxes.includes(box))) gone.remove();
+    columns.append(...boxes.filter((box) => box.parentNode !== columns));
   }
 
-  function describe(summary, why = "", names = []) {
+  function describe(summary, why = "") {
     showText(find(".summary", section), summary);
     showText(find(".why", section), why);
-    const lines = names.filter(([, tracks]) => tracks.length);
-    const list = find(".names", section);
-    list.replaceChildren(...lines.flatMap(([term, tracks]) => [element("dt", {}, term), element("dd", {}, tracks.join(", "))]));
-    list.hidden = !lines.length;
   }
 
   return { show, showOne, showNone };
@@ -59,15 +51,10 @@ export function setUpComparison(section, open) {
 
 const placed = (place) => place ?? `${DEPTH}+`;
 
-/** Adds to a row whether the session has its track. */
-function withBadges(plays) {
-  const badges = new Map(plays.map(({ track, skipped }) => [track, skipped ? "skipped" : "heard"]));
+/** Adds to a row whether the session has its track, or the listener played it `next`. */
+function withBadges(plays, next) {
+  const badges = new Map([[next, "played next"], ...plays.map(({ track, skipped }) => [track, skipped ? "skipped" : "heard"])]);
   return (row) => ({ ...row, badge: badges.get(row.track) });
-}
-
-function summary(lead, { equal, rose, fell, entered, left }) {
-  if (equal) return `${lead}: nothing moved.`;
-  return `${lead}: ${rose} rose, ${fell} fell, ${entered.length} entered, ${left.length} left.`;
 }
 
 /** How a row of the first list came to its rank. */

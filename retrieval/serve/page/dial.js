@@ -34,7 +34,7 @@ export const pointAt = (keep, dial) => keep.curve.findLast((point) => point.dial
 function showCost(keep, dial) {
   const [off, now] = [keep.curve[0], pointAt(keep, dial)];
   const columns = now === off ? [off] : [off, now];
-  const heads = ["", "off", ...(now === off ? [] : [now.dial, "change"])];
+  const heads = ["Measured", "off", ...(now === off ? [] : [now.dial, "change"])];
   const known = FIGURES.filter(([name]) => columns.every((point) => point[name] !== null));
   const rows = known.map(([name, text]) => {
     const cells = columns.map((point) => element("td", {}, point[name].toFixed(3)));

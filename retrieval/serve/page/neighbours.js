@@ -1,15 +1,17 @@
-// The dialog of one track: its nearest tracks in the embedding table, and buttons that add it to the session.
+// The dialog of one track: which of the played tracks it is near to, its nearest tracks in the table, and buttons that play it.
+import { makeCards } from "./cards.js";
 import { find, showText } from "./elements.js";
 import { learn, nameOf } from "./names.js";
 import { ask, latest } from "./service.js";
-import { makeTable } from "./tables.js";
 
-/** A function that opens the dialog for a track; `add(track, skipped)` appends it to the session. */
+/** A function that opens the dialog for a row {track, nearest}; `add(track, skipped)` appends its track to the session. */
 export function setUpNeighbours(add) {
   const dialog = find("#neighbours");
-  const neighbours = makeTable(open, { score: "Cosine" });
-  const show = (tracks) => neighbours.show("Nearest in the embedding table, by cosine", tracks);
-  find(".failure", dialog).after(neighbours.table);
+  const played = makeCards(open, { score: "Cosine" });
+  const neighbours = makeCards(open, { score: "Cosine" });
+  const withScores = (tracks) => tracks.map(({ cosine, ...track }) => ({ ...track, score: cosine }));
+  const show = (tracks) => neighbours.show("Nearest of all tracks", tracks);
+  find(".lists", dialog).append(played.box, neighbours.box);
   let current;
 
   const load = latest(
@@ -22,10 +24,12 @@ export function setUpNeighbours(add) {
     (error) => showText(find(".failure", dialog), error.message),
   );
 
-  function open(track) {
+  function open({ track, nearest = [] }) {
     current = track;
-    find("h2", dialog).textContent = `Tracks like ${nameOf(track)}`;
+    find("h2", dialog).textContent = nameOf(track);
     showText(find(".failure", dialog), "");
+    played.show("Nearest of the tracks played", withScores(nearest));
+    played.box.hidden = !nearest.length;
     show([]);
     if (!dialog.open) dialog.showModal();
     find("#add-heard").focus();

@@ -1,6 +1,6 @@
 // The search for a track: a combobox with the service's suggestions, used by typing, arrow keys, Enter and Escape.
 import { element, find } from "./elements.js";
-import { learn, nameOf } from "./names.js";
+import { learn, named } from "./names.js";
 import { ask, latest } from "./service.js";
 
 const LIMIT = 20;
@@ -31,7 +31,7 @@ export function setUpSearch(add) {
   );
 
   function option(track, place) {
-    const made = element("li", { role: "option", id: `suggestion-${place}`, "aria-selected": "false", "data-track": track }, nameOf(track));
+    const made = element("li", { role: "option", id: `suggestion-${place}`, "aria-selected": "false", "data-track": track }, ...named(track));
     // mousedown comes before the blur that closes the list.
     made.addEventListener("mousedown", (event) => {
       event.preventDefault();

@@ -1,16 +1,19 @@
 // The session as a list: each play can be marked as skipped, moved and removed, and the keyboard focus stays on it.
 import { element, find } from "./elements.js";
-import { nameOf } from "./names.js";
+import { named, nameOf } from "./names.js";
 
 /** A function that shows plays {key, track, skipped}; `change(plays, message)` is called when a button changes them. */
 export function setUpSession(change) {
   const list = find("#plays");
+  let shown = 0;
 
   return function show(plays) {
     const focused = document.activeElement?.closest?.("#plays button")?.dataset;
     list.replaceChildren(...plays.map((play, place) => row(plays, play, place)));
     find("#empty").hidden = plays.length > 0;
     find("#clear").disabled = plays.length === 0;
+    if (plays.length > shown) list.scrollTop = list.scrollHeight;
+    shown = plays.length;
     if (focused) refocus(focused);
   };
 
@@ -31,8 +34,8 @@ export function setUpSession(change) {
     const line = element(
       "div",
       {},
-      element("span", { class: "track" }, track),
-      button("skip", "Skipped", `${track}: skipped`, toggle, { "aria-pressed": String(skipped) }),
+      element("span", { class: "track" }, ...named(play.track)),
+      button("skip", "", `${track}: skipped`, toggle, { class: "skip", title: "Skipped", "aria-pressed": String(skipped) }),
       button("up", "↑", `Move ${track} up`, moved(-1), { disabled: place === 0 }),
       button("down", "↓", `Move ${track} down`, moved(1), { disabled: place === plays.length - 1 }),
       button("remove", "✕", `Remove ${track}`, remove),
