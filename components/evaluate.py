@@ -42,11 +42,16 @@ class EvaluateRunConfig:
     """Settings of the dial, for a run with a keep head, at which the test is ranked among what would be recommended;
     `auto`: the one chosen on validation, or that of --export, which is then not measured itself."""
 
+    baselines: bool = False
+    """Also measure popularity, Markov, item-kNN, V-SKNN and STAN on the run's test, which report shows beside it."""
+
     def __post_init__(self) -> None:
         if not self.protocol:
             raise ValueError("--protocol names none: give at least one of served, full, paper")
         if self.export is None and self.search != "auto":
             raise ValueError(f"--search {self.search} applies to an export: name it by --export")
+        if self.baselines and (self.data or self.positions or self.dial):
+            raise ValueError("--baselines measures the run's own test: leave --data, --positions and --dial out")
         for dial in self.dial:
             check_dial(dial)
         if self.dial and (self.protocol not in (_PROTOCOLS, ("served",)) or self.search != "auto"):
@@ -63,6 +68,7 @@ def evaluate(config: EvaluateRunConfig) -> Mapping[Any, Mapping[Any, Any]]:
     """
     from skipwise.common.distributed import logger, process_group
     from skipwise.retrieval.hit_rates import compared_with, open_exported
+    from skipwise.studies.baselines.measuring import measure_missing
     from skipwise.studies.dial_evaluation import evaluate_dials
     from skipwise.training.config import PROTOCOLS
     from skipwise.training.evaluation.evaluator import evaluate_run
@@ -83,6 +89,8 @@ def evaluate(config: EvaluateRunConfig) -> Mapping[Any, Mapping[Any, Any]]:
         logger.info(hit_rate_table(measured.metrics, measured.config))
         if exported:
             logger.info(compared_with(measured.metrics["served"], measured.config, measured.held_out, *exported))
+        if config.baselines:
+            measure_missing(run)
         return measured.metrics
 
 

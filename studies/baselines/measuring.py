@@ -13,7 +13,7 @@ from typing import Protocol as TypingProtocol
 import numpy as np
 import torch
 
-from skipwise.common.distributed import barrier, rank
+from skipwise.common.distributed import barrier, logger, rank
 from skipwise.common.files import read_json, write_json
 from skipwise.datapipes.batch import EvaluationBatch
 from skipwise.datapipes.sessions import SessionStore
@@ -25,7 +25,10 @@ from skipwise.studies.baselines.session_neighbours import STAN, VSKNN
 from skipwise.training.build import HeldOut, evaluation_loader, training_data
 from skipwise.training.config import PROTOCOLS, RunConfig
 from skipwise.training.evaluation.measure_ranks import Ranked, measure_ranks
+from skipwise.training.run.directory import RunDirectory
 
+FOLDER = "baselines"
+"""Of a run's directory."""
 _SCORES = 1 << 24
 """Scores of one block."""
 
@@ -67,6 +70,24 @@ def is_measured(folder: Path, config: RunConfig, store: SessionStore) -> bool:
     file, wanted = folder / "metrics.json", _identity(config, store)
     found = read_json(file, "metrics of a baseline").get("of") if file.exists() else None
     return found in (wanted, {name: value for name, value in wanted.items() if name != "data_hash"})  # or an older one
+
+
+def measured_in(baseline: type[Baseline], run: Path, config: RunConfig, store: SessionStore) -> Path | None:
+    """Where a baseline was measured on the test of a run of `config`: in its directory, or beside it by `table`."""
+    beside = run.parent / f"{baseline.name}{'-refit' if config.train.refit else ''}"
+    return next((one for one in (run / FOLDER / baseline.name, beside) if is_measured(one, config, store)), None)
+
+
+def measure_missing(run: RunDirectory) -> None:
+    """Measures the run's test by each baseline by which it has not been measured, on all ranks, and says how well."""
+    store = run.open_store()
+    for baseline in BASELINES:
+        if measured_in(baseline, run.path, run.config, store) is None:
+            measure_baseline(baseline, run.config, store, run.path / FOLDER / baseline.name)
+        folder = measured_in(baseline, run.path, run.config, store)
+        found = read_json(folder / "metrics.json", "metrics of a baseline") if folder else {}
+        hits = ", ".join(f"{protocol} {found[protocol]['test']['hr@10']:.4f}" for protocol in PROTOCOLS)
+        logger.info(f"{baseline.label}: HR@10 of the test by {hits}")
 
 
 def _identity(config: RunConfig, store: SessionStore) -> dict[str, Any]:

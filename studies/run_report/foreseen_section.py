@@ -10,10 +10,9 @@ from skipwise.studies.skip_figures import LABELS, difference, figure, over_seeds
 from skipwise.training.config import PROTOCOLS, Protocol
 
 
-def foreseen(runs: list[ReportedRun]) -> tuple[Rows, list[Picture], list[str]]:
-    """A row a figure, with a column a run and for two runs the difference; reliability; and what is missing and why."""
-    protocols = [_measured_by(run) for run in runs]
-    values = [over_seeds([run.ranks[by, "test"]]) if by else {} for run, by in zip(runs, protocols, strict=True)]
+def foreseen(runs: list[ReportedRun]) -> tuple[Rows, list[Picture]]:
+    """A row a figure, with a column a run and for two runs the difference; and reliability."""
+    protocols, values = _measured(runs)
     alike = len(runs) == 2 and all(protocols) and not not_comparable(runs[0], runs[1], protocols[0] or "served")
     rows: Rows = []
     for name, label in LABELS.items():
@@ -37,7 +36,7 @@ def foreseen(runs: list[ReportedRun]) -> tuple[Rows, list[Picture], list[str]]:
         )
         caption = "Reliability: of the plays that are said to be kept with so much probability, the share that was."
         images.append(Picture(charts.reliability(curves), caption, f"P(kept) and the share kept. {alt}"))
-    return rows, images, _missing(runs, protocols, values)
+    return rows, images
 
 
 def _measured_by(run: ReportedRun) -> Protocol | None:
@@ -45,15 +44,19 @@ def _measured_by(run: ReportedRun) -> Protocol | None:
     return next((protocol for protocol in PROTOCOLS if (protocol, "test") in run.ranks), None)
 
 
-def _missing(
-    runs: list[ReportedRun], protocols: list[Protocol | None], values: list[dict[str, np.ndarray]]
-) -> list[str]:
+def _measured(runs: list[ReportedRun]) -> tuple[list[Protocol | None], list[dict[str, np.ndarray]]]:
+    """By which protocol each run was measured, and what that says of skips."""
+    protocols = [_measured_by(run) for run in runs]
+    return protocols, [
+        over_seeds([run.ranks[by, "test"]]) if by else {} for run, by in zip(runs, protocols, strict=True)
+    ]
+
+
+def not_foreseen(runs: list[ReportedRun]) -> list[str]:
+    """Which figures each measured run lacks, and why."""
     lines = []
-    for run, by, found in zip(runs, protocols, values, strict=True):
+    for run, by, found in zip(runs, *_measured(runs), strict=True):
         if by is None:
-            lines.append(
-                f"Run {run.label}: the test has not been measured; evaluate --run {run.directory.path} does it."
-            )
             continue
         if "next_skip_accuracy" not in found:
             lines.append(

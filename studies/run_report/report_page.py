@@ -7,8 +7,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from skipwise.common.outputs import atomic_output, refuse_existing
 from skipwise.studies.run_report import foreseen_section, result_sections, run_sections
+from skipwise.studies.run_report.missing_parts import missing
 from skipwise.studies.run_report.reported_run import read_run
-from skipwise.training.config import PROTOCOLS, RunConfig
+from skipwise.training.config import RunConfig
+from skipwise.training.evaluation.metrics import METRICS
 
 _GENERATOR = b'<meta name="generator" content="skipwise report">'
 """As in templates/report.html: marks a page that may be overwritten."""
@@ -36,8 +38,8 @@ def write_report(
         title="Report of " + " and ".join(run.directory.path.name or str(run.directory.path) for run in runs),
         runs=runs,
         run_names=[f"run {run.label}" for run in runs],
-        protocols=PROTOCOLS,
-        figures=list(result_sections.FIGURES.values()),
+        metrics=[metric.upper() for metric in METRICS],
+        candidates=result_sections.CANDIDATES,
         facts=run_sections.facts(runs),
         settings=run_sections.settings(runs),
         hit_rates=result_sections.hit_rates(runs),
@@ -49,6 +51,7 @@ def write_report(
         foreseen=foreseen_section.foreseen(runs),
         table_maps=run_sections.table_maps(runs),
         throughput=run_sections.throughput(runs),
+        missing=missing(runs),
     )
     with atomic_output(output, overwrite, is_report) as scratch:
         (scratch / "result").write_text(content, encoding="utf-8", errors="backslashreplace")

@@ -9,6 +9,7 @@ import numpy as np
 from skipwise.common.errors import UserError
 from skipwise.datapipes.counts import train_counts
 from skipwise.datapipes.sessions import SessionStore
+from skipwise.studies.baselines.measuring import BASELINES, measured_in
 from skipwise.studies.comparison import Grouping
 from skipwise.studies.curves import Curve, read_curves
 from skipwise.studies.groupings import groupings
@@ -36,6 +37,8 @@ class ReportedRun:
     """By kind of the lines in `metrics.jsonl`; empty arrays for a kind without lines."""
     ranks: dict[tuple[str, str], TargetRanks]
     """By protocol and split, where evaluated."""
+    baselines: dict[str, dict[str, TargetRanks]]
+    """By label and protocol the test of each baseline that was measured in the run or, by `table`, beside it."""
     store: SessionStore | None
     store_error: str
     """Why there is no `store`."""
@@ -64,12 +67,26 @@ def read_run(path: str, label: str, config_of: Callable[[str], RunConfig | None]
             if has_target_ranks(directory.path, protocol, split)
             and len((ranks := _read_ranks(directory, protocol, split)).session)
         },
+        baselines={} if store is None else _baselines(directory, store),
         store=store,
         store_error=store_error,
         plays_N=plays_N,
         groupings={} if store is None or plays_N is None else groupings(store, plays_N),
         sample=read_sample(directory),
     )
+
+
+def _baselines(directory: RunDirectory, store: SessionStore) -> dict[str, dict[str, TargetRanks]]:
+    found = {one.label: measured_in(one, directory.path, directory.config, store) for one in BASELINES}
+    return {
+        label: {
+            protocol: read_target_ranks(folder, protocol, "test")
+            for protocol in PROTOCOLS
+            if has_target_ranks(folder, protocol, "test")
+        }
+        for label, folder in found.items()
+        if folder
+    }
 
 
 def _open_store(directory: RunDirectory) -> tuple[SessionStore | None, str]:

@@ -11,7 +11,7 @@ from skipwise.studies.run_report.breakdowns import BREAKDOWNS, METRIC, Breakdown
 from skipwise.studies.run_report.reported_run import ReportedRun
 from skipwise.studies.run_report.run_sections import Picture, Rows
 from skipwise.studies.statistics import Difference, gap, interval, paired, per_session
-from skipwise.training.config import PROTOCOLS, SPLITS, Protocol
+from skipwise.training.config import PROTOCOLS, Protocol
 from skipwise.training.evaluation.metrics import METRICS
 from skipwise.training.evaluation.records import TargetRanks
 
@@ -19,28 +19,45 @@ FIGURES = {name: name.upper() for name in METRICS} | {
     "skip hr@10": "HR@10 of skipped",
     "skip rank": "percentile rank of skipped",
 }
-"""Columns of the hit rate tables, by metric."""
+"""What two runs are compared by."""
 _ALL = slice(None)
-_CANDIDATES = {
-    "served": "among what is recommended",
+CANDIDATES = {
+    "served": "among what is recommended, the whole catalogue without the session's tracks so far, so that a repeated "
+    "target is a miss",
     "full": "in the whole catalogue",
-    "paper": "among uniformly drawn unseen tracks",
+    "paper": "among uniformly drawn tracks that the session does not contain",
 }
+"""What a protocol ranks a target among."""
 
 
-def hit_rates(runs: list[ReportedRun]) -> Rows:
-    """A row for each protocol, split and run that was evaluated."""
-    return [
-        [f"{protocol}\n{split}", run.label, *_cells(ranks), _size(ranks)]
-        for protocol in PROTOCOLS
-        for split in reversed(SPLITS)
-        for run in runs
-        if (ranks := run.ranks.get((protocol, split)))
-    ]
+def hit_rates(runs: list[ReportedRun]) -> dict[Protocol, Rows]:
+    """By protocol, a row for the test of each run and of each baseline, and for a run's validation."""
+    found: dict[Protocol, Rows] = {}
+    for protocol in PROTOCOLS:
+        named = [(f"run {run.label}", run.ranks.get((protocol, "test"))) for run in runs]
+        named += _baselines(runs, protocol)
+        named += [(f"run {run.label}, validation", run.ranks.get((protocol, "validation"))) for run in runs]
+        rows = [[f"{name}\n{_size(ranks)}", *(_mean(ranks, one) for one in METRICS)] for name, ranks in named if ranks]
+        if rows:
+            found[protocol] = rows
+    return found
+
+
+def _baselines(runs: list[ReportedRun], protocol: Protocol) -> list[tuple[str, TargetRanks | None]]:
+    """Each baseline once, or once a run where they were measured on other targets or fitted to other plays."""
+    named: list[tuple[str, TargetRanks | None]] = []
+    for label in dict.fromkeys(label for run in runs for label in run.baselines):
+        found = [(run.label, ranks) for run in runs if (ranks := run.baselines.get(label, {}).get(protocol))]
+        if len(found) == 2 and all(
+            np.array_equal(getattr(found[0][1], name), getattr(found[1][1], name)) for name in ("session", "rank")
+        ):
+            del found[1]
+        named += [(label if len(found) == 1 else f"{label}, as for run {run}", ranks) for run, ranks in found]
+    return named
 
 
 def _size(ranks: TargetRanks) -> str:
-    return f"{len(ranks.session):,}\nof {len(np.unique(ranks.session)):,}"
+    return f"{len(ranks.session):,} targets of {len(np.unique(ranks.session)):,} sessions"
 
 
 def limits(runs: list[ReportedRun]) -> list[str]:
@@ -54,13 +71,6 @@ def limits(runs: list[ReportedRun]) -> list[str]:
     return lines + refit_note([f"run {run.label}" for run in runs], [run.directory.config.train.refit for run in runs])
 
 
-def _cells(ranks: TargetRanks) -> list[str]:
-    cells = [_mean(ranks, metric) for metric in METRICS]
-    if not ranks.skipped.any():
-        return [*cells, "none", "none"]
-    return [*cells, _mean(ranks, "hr@10", ranks.skipped), _mean(ranks, "percentile_rank", ranks.skipped)]
-
-
 def _mean(ranks: TargetRanks, metric: str, chosen: np.ndarray | slice = _ALL) -> str:
     """The mean of a metric over the chosen targets, and its interval."""
     digits = 2 if metric == "percentile_rank" else 4
@@ -69,17 +79,21 @@ def _mean(ranks: TargetRanks, metric: str, chosen: np.ndarray | slice = _ALL) ->
     return f"{values_M.mean():.{digits}f}\n{low:.{min(digits, 3)}f} to {high:.{min(digits, 3)}f}"
 
 
-def difference_table(runs: list[ReportedRun]) -> tuple[Rows, list[str]]:
-    """Run B less run A, a row a protocol; and why a protocol has none."""
-    rows, missing = [], []
-    first, second = runs
+def difference_table(runs: list[ReportedRun]) -> tuple[list[Protocol], Rows, list[str]]:
+    """Run B less run A: protocols, a row a figure with a cell for each of them, and why others are left out."""
+    found: dict[Protocol, dict[str, Difference]] = {}
+    missing, (first, second) = [], runs
     for protocol in PROTOCOLS:
         if reason := not_comparable(first, second, protocol):
             missing.append(f"{protocol}: the runs cannot be compared session by session, because {reason}.")
             continue
-        found = differences(first.ranks[protocol, "test"], second.ranks[protocol, "test"])
-        rows.append([f"{protocol}\ntest", *(_difference(found.get(name), name) for name in FIGURES)])
-    return rows, missing
+        found[protocol] = differences(first.ranks[protocol, "test"], second.ranks[protocol, "test"])
+    rows = [
+        [label, *(_difference(one.get(name), name) for one in found.values())]
+        for name, label in FIGURES.items()
+        if any(name in one for one in found.values())
+    ]
+    return [*found], rows, missing
 
 
 def not_comparable(first: ReportedRun, second: ReportedRun, protocol: Protocol) -> str:
@@ -118,27 +132,23 @@ def _difference(found: Difference | None, name: str) -> str:
     if found is None:
         return "none"
     digits = 2 if name == "skip rank" else 4
-    # Without zeros before the point: eight such columns must fit.
-    mean, low, high = (
-        f"{value:+.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:+.{digits}f}"
-        for value in (found.mean, found.low, found.high)
-    )
+    mean, low, high = (f"{value:+.{digits}f}" for value in (found.mean, found.low, found.high))
     mark = "" if found.low <= 0 <= found.high else " *"
     return f"{mean}{mark}\n{low} to {high}"
 
 
-def groups(runs: list[ReportedRun]) -> list[tuple[Breakdown, list[str], list[Picture]]]:
-    """HR@10 by each breakdown, under every protocol: what runs lack for it, and the pictures."""
-    measured = any((protocol, "test") in run.ranks for run in runs for protocol in PROTOCOLS)
+def groups(runs: list[ReportedRun]) -> list[tuple[Breakdown, list[Picture]]]:
+    """The pictures of HR@10 by each breakdown, under every protocol, where there are any."""
     found = []
     for breakdown in BREAKDOWNS:
         images = []
         for protocol in PROTOCOLS:
             if series := breakdown.series(runs, protocol):
-                caption = f"{protocol}: {_CANDIDATES[protocol]}. Mean and 95 % interval over sessions."
+                caption = f"{protocol}, with 95 % intervals over sessions."
                 alt = f"{METRIC.upper()}, {protocol}, by {breakdown.title}. {_points(series)}"
                 images.append(Picture(charts.groups(series), caption, alt))
-        found.append((breakdown, breakdown.missing(runs) if measured else ["Nothing has been measured."], images))
+        if images:
+            found.append((breakdown, images))
     return found
 
 
@@ -161,23 +171,22 @@ def skips(runs: list[ReportedRun]) -> tuple[Rows, list[Picture]]:
             if ranks is None or not ranks.skipped.any():
                 continue
             shown.append((f"{run.label} " if len(runs) > 1 else "", number, ranks))
-            rows.append([protocol, run.label, *_skip_cells(ranks)])
+            size = f"{ranks.skipped.sum():,} of {len(ranks.session):,} skipped"
+            rows.append([f"{protocol}, run {run.label}\n{size}", *_skip_cells(ranks)])
             alts.append(" ".join(rows[-1]).replace("\n", " "))
         if shown:
-            caption = f"{protocol}: the share of targets that rank so high. The lower the dashed line, the better."
+            caption = f"{protocol}: the share of targets that rank so high."
             images.append(Picture(charts.skips(shown), caption, f"Share of targets reached, {'; '.join(alts)}"))
     return rows, images
 
 
 def _skip_cells(ranks: TargetRanks) -> list[str]:
     skipped_N, kept_N, known_N = ranks.skipped, ranks.kept, ranks.known
-    size = f"{skipped_N.sum():,} of {len(skipped_N):,}"
     if not kept_N.any():
         figures = (_mean(ranks, metric, skipped_N) for metric in ("percentile_rank", "hr@10"))
-        return [size, next(figures), "none", "none", next(figures), "none"]
+        return [next(figures), "none", "none", next(figures), "none"]
     middle, low, high = gap(ranks.values("percentile_rank")[known_N], skipped_N[known_N], ranks.session[known_N])
     return [
-        size,
         *(_mean(ranks, "percentile_rank", chosen_N) for chosen_N in (skipped_N, kept_N)),
         f"{middle:+.2f}\n{low:+.2f} to {high:+.2f}",
         *(_mean(ranks, "hr@10", chosen_N) for chosen_N in (skipped_N, kept_N)),

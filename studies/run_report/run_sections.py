@@ -22,11 +22,9 @@ class Setting(NamedTuple):
     """One field of the config, as a row of a table."""
 
     cells: list[str]
-    """Path, each run's value, the recipe's, and notes, empty where a run has its recipe's value and the runs agree."""
-    changed: bool
-    """A run's value is not that of its recipe."""
-    differs: bool
-    """The runs have different values."""
+    """Path, each run's value, and the recipe's."""
+    told: bool
+    """A run's value is not that of its recipe, or the runs have different values."""
 
 
 def facts(runs: list[ReportedRun]) -> Rows:
@@ -53,10 +51,9 @@ def settings(runs: list[ReportedRun]) -> list[Setting]:
     found = []
     for path in (path for path in values[0] if path != "run_dir"):
         own, defaults = [one[path] for one in values], [one[path] for one in recipes]
-        changed, differs = own != defaults, any(value != own[0] for value in own)
-        notes = ", ".join(["≠ recipe"] * changed + ["A ≠ B"] * differs)
         recipe = " / ".join(_shown(value) for value in dict.fromkeys(defaults))
-        found.append(Setting([path, *map(_shown, own), recipe, notes], changed, differs))
+        told = own != defaults or any(value != own[0] for value in own)
+        found.append(Setting([path, *map(_shown, own), recipe], told))
     return found
 
 

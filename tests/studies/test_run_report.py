@@ -16,12 +16,17 @@ import pytest
 
 from skipwise.common.distributed import process_group
 from skipwise.common.errors import UserError
+from skipwise.components.evaluate import EvaluateRunConfig, evaluate
 from skipwise.components.recipes import RECIPES
 from skipwise.datapipes.manifest import SESSIONS, Manifest
+from skipwise.studies.baselines.measuring import BASELINES, measure_baseline
 from skipwise.studies.run_report.report_page import write_report
 from skipwise.training.config import PROTOCOLS
+from skipwise.training.evaluation.metrics import METRICS
 from skipwise.training.loop import train
+from skipwise.training.run.directory import RunDirectory
 from tests.conftest import random_sessions, write_dataset
+from tests.support.browsing import chromium, faults_by_axe
 from tests.training.test_train import TRACKS, config_of
 
 CONTEXTS = ["radio", "<b>user_collection</b>", "$x$"]
@@ -98,16 +103,23 @@ def test_the_figures_are_those_of_evaluate(trained: Path, tmp_path: Path):
     wanted = ("hr@1", "hr@5", "hr@10", "hr@20", "ndcg@10", "mrr", "skipped_hr@10")
     for protocol in PROTOCOLS:
         tests = [values[protocol]["test"] for values in metrics]
+        first = next(place for place, row in enumerate(rows) if row[0] == protocol)
+        of_protocol = rows[first:]
         for label, values in zip("AB", tests, strict=True):
-            row = next(row for row in rows if row[:2] == [f"{protocol}|test", label])
-            assert [cell.partition("|")[0] for cell in row[2:9]] == [f"{values[name]:.4f}" for name in wanted]
-            assert row[9].startswith(f"{values['skipped_percentile_rank']:.2f}|") and row[10] == "120|of 120"
-        changes = next(row for row in rows if row[0] == f"{protocol}|test" and row[1] not in "AB")
-        assert [float(cell.partition("|")[0].rstrip(" *")) for cell in changes[1:8]] == pytest.approx(
-            [tests[1][name] - tests[0][name] for name in wanted], abs=6e-5
-        )
-    assert ["train.epochs", "2", "2", "200", "≠ recipe"] in rows
-    assert ["loss.alpha", "0.0", "0.5", "0.0 / 0.5", "A ≠ B"] in rows
+            row = next(row for row in of_protocol if row[0] == f"run {label}|120 targets of 120 sessions")
+            assert [cell.partition("|")[0] for cell in row[1:]] == [f"{values[name]:.4f}" for name in wanted[:-1]]
+            row = next(row for row in rows if row[0].startswith(f"{protocol}, run {label}|"))
+            assert row[1].startswith(f"{values['skipped_percentile_rank']:.2f}|")
+            assert row[4].startswith(f"{values['skipped_hr@10']:.4f}|")
+        at = next(row for row in rows if row[:2] == ["test", "served"]).index(protocol)
+        for name, label in zip(wanted, [*map(str.upper, METRICS), "HR@10 of skipped"], strict=True):
+            cell = next(row for row in rows if row[0] == label and len(row) == 4)[at]
+            found = float(cell.partition("|")[0].rstrip(" *"))
+            assert found == pytest.approx(tests[1][name] - tests[0][name], abs=6e-5)
+    assert ["train.epochs", "2", "2", "200"] in rows
+    assert ["loss.alpha", "0.0", "0.5", "0.0 / 0.5"] in rows
+    paths = [row[0] for row in rows if row[:1] in (["train.epochs"], ["train.seed"])]
+    assert sorted(paths) == ["train.epochs", "train.seed"], "each field stands once"
 
 
 def test_one_file_that_asks_for_no_other(page: str, trained: Path):
@@ -124,7 +136,7 @@ def test_one_file_that_asks_for_no_other(page: str, trained: Path):
         assert b"<svg" in svg and not re.search(rb'href="(?!#|data:)', svg) and b"<script" not in svg
     assert "&lt;b&gt;user_collection&lt;/b&gt;" in page and "<b>user" not in page
     anchors = {attributes["id"] for tag, attributes in tags if tag == "h2"}
-    assert anchors == {attributes["href"][1:] for tag, attributes in tags if tag == "a"} and len(anchors) == 9
+    assert anchors == {attributes["href"][1:] for tag, attributes in tags if tag == "a"} and len(anchors) == 10
 
 
 def test_how_skips_are_foreseen_is_that_of_evaluate(trained: Path, tmp_path: Path):
@@ -187,18 +199,56 @@ def test_what_is_missing_is_said(copy: Path, tmp_path: Path):
     for sentence in (
         "Run A has not finished training",
         "there is no recipe &#39;&lt;i&gt;mine&#39; to compare its config with",
-        f"Run A: full has not been measured on the test; evaluate --run {copy} --protocol full does it.",
-        f"Run A: served has not been measured on the test; evaluate --run {copy} --protocol served does it.",
+        f"Run A: the test has not been measured by served and full; evaluate --run {copy} --protocol served full does",
         "Run A: metrics.jsonl has no line of training steps.",
         "Run A: no epoch has been validated.",
         "Run A: the data are not available: /nowhere/manifest.json cannot be read",
         "Run A: there are no best weights yet.",
     ):
-        assert sentence in text, sentence
-    assert "uniform-" not in text and "paper has not been measured" not in text
+        assert text.count(sentence) == 1, sentence
+    assert "uniform-" not in text and 'id="curves"' not in text and 'id="map"' not in text
     assert len([tag for tag, _ in Seen(text).tags if tag == "img"]) == 3, "position, skips, P(kept)"
     shutil.rmtree(copy / "ranks")
-    assert "No test target was skipped, or nothing has been measured." in write(tmp_path / "bare.html", copy)
+    bare = write(tmp_path / "bare.html", copy)
+    assert f"Run A: the test has not been measured; evaluate --run {copy} does it." in bare
+    assert re.findall('<h2 id="(.+?)"', bare) == ["run", "config", "missing"], "no section is empty"
+
+
+@pytest.mark.parametrize("where", ["by evaluate", "by table"])
+def test_baselines_stand_beside_the_runs(where: str, page: str, copy: Path, tmp_path: Path, trained: Path):
+    """Their figures are those of `measure_baseline`; of runs of the same data and test each stands once."""
+    again = "evaluate --run {} --baselines does it."
+    assert f"Run A: no baselines have been measured; {again.format(trained / 'skips')}" in page
+    run = RunDirectory.open(str(copy))
+    if where == "by evaluate":
+        evaluate(EvaluateRunConfig(str(copy), protocol=("served",), baselines=True))
+        folders = {one.label: copy / "baselines" / one.name for one in BASELINES}
+    else:
+        folders = {one.label: tmp_path / one.name for one in BASELINES[:1]}
+        with process_group():
+            measure_baseline(BASELINES[0], run.config, run.open_store(), *folders.values())
+    other = shutil.copytree(copy, tmp_path / "other")
+    text = write(tmp_path / "page.html", copy, other)
+    rows = Seen(text).rows
+    for label, folder in folders.items():
+        metrics = json.loads((folder / "metrics.json").read_text())
+        found = [row[1:] for row in rows if row[0] == f"{label}|120 targets of 120 sessions"]
+        assert [[cell.partition("|")[0] for cell in row] for row in found] == [
+            [f"{metrics[protocol]['test'][name]:.4f}" for name in METRICS] for protocol in PROTOCOLS
+        ]
+    assert "no baselines" not in text
+
+
+def test_axe_finds_nothing(trained: Path, tmp_path: Path):
+    file = tmp_path / "two.html"
+    write(file, trained / "plain", trained / "skips")
+    with chromium() as browser:
+        for width, scheme in ((390, "light"), (1280, "dark")):
+            page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+            page.goto(file.as_uri())
+            page.locator("details").evaluate("details => details.open = true")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert faults_by_axe(page) == []
 
 
 def cut(file: Path) -> None:

@@ -62,11 +62,12 @@ def test_the_size_of_a_test_and_what_served_allows():
         SimpleNamespace(
             label=label,
             ranks={("served", "test"): ranks},
+            baselines={},
             directory=SimpleNamespace(config=RunConfig(train=TrainConfig(refit=refit))),
         )
         for label, refit in (("A", False), ("B", True))
     ]
-    assert hit_rates(runs)[0][-1] == "4\nof 3"
+    assert [row[0] for row in hit_rates(runs)["served"]] == [f"run {label}\n4 targets of 3 sessions" for label in "AB"]
     first, second, refit = limits(runs)
     assert first == (
         "Run A: 1 of its test's 4 targets were played before in their session, so that no hit rate by served is above "
@@ -220,7 +221,6 @@ def test_values_are_escaped():
     odd = "<script>\"&'"
     parts = TEMPLATES.get_template("parts.html").module
     pieces = [
-        parts.missing(odd),
         parts.table([odd], [], ""),
         parts.table([], [[odd]]),
         parts.table([], [[f"a\n{odd}"]]),
