@@ -103,12 +103,14 @@ def evaluate(
     export: str | Path | None = None,
     search: Literal["auto", "exact", "index"] = "auto",
     dial: "float | str | Sequence[float | str]" = (),
+    baselines: bool = False,
 ) -> Mapping[Any, Mapping[Any, Any]]:
     """Measures a run's best weights again; returns the metrics by protocol and split.
 
     `data` names other sessions to measure, and `positions` which of their tracks are targets. With `export`, also
     measures and logs what that export recommends. With `dial`, numbers or "auto", measures the test at these settings
-    of the dial instead, and returns their figures by setting under "dial".
+    of the dial instead, and returns their figures by setting under "dial". With `baselines`, also measures and logs
+    how popularity, Markov and neighbour methods do on the run's test.
     """
     from skipwise.components.evaluate import EvaluateRunConfig
     from skipwise.components.evaluate import evaluate as evaluate_run
@@ -123,6 +125,7 @@ def evaluate(
             export=None if export is None else Path(export),
             search=search,
             dial=(dial,) if isinstance(dial, (int, float, str)) else tuple(dial),
+            baselines=baselines,
         )
     )
 

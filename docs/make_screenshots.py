@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Literal
@@ -72,7 +71,7 @@ def wait_for(url: str) -> None:
         try:
             urllib.request.urlopen(url, timeout=5).close()
             return
-        except urllib.error.URLError:
+        except OSError:  # of urllib, or a service that is slow to start
             time.sleep(0.2)
     raise TimeoutError(f"{url} did not answer within {LONGEST_WAIT_S:.0f} s")
 

@@ -38,8 +38,8 @@ from skipwise.retrieval.export.encoder_program import (
     write_program,
     write_weights,
 )
-from skipwise.retrieval.export.exported_names import named_vocabulary, words_entry
 from skipwise.retrieval.export.examples import example_sessions
+from skipwise.retrieval.export.exported_names import named_vocabulary, words_entry
 from skipwise.retrieval.export.parts import (
     LiveRows,
     check_part,

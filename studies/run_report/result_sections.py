@@ -62,13 +62,16 @@ def _size(ranks: TargetRanks) -> str:
 
 def limits(runs: list[ReportedRun]) -> list[str]:
     """What `served` allows on each run's test, and that a refit is not compared with its like."""
-    lines = [
-        f"Run {run.label}: {ranks.repeated.sum():,} of its test's {len(ranks.session):,} targets were played before in "
-        f"their session, so that no hit rate by served is above {1 - ranks.repeated.mean():.4f}."
-        for run in runs
-        if (ranks := run.ranks.get(("served", "test")))
-    ]
-    return lines + refit_note([f"run {run.label}" for run in runs], [run.directory.config.train.refit for run in runs])
+    lines: dict[str, list[str]] = {}
+    for run in runs:
+        if ranks := run.ranks.get(("served", "test")):
+            line = (
+                f"{ranks.repeated.sum():,} of the test's {len(ranks.session):,} targets were played before in their "
+                f"session, so that no hit rate by served is above {1 - ranks.repeated.mean():.4f}."
+            )
+            lines.setdefault(line, []).append(f"run {run.label}" if line in lines else f"Run {run.label}")
+    told = [f"{' and '.join(labels)}: {line}" for line, labels in lines.items()]
+    return told + refit_note([f"run {run.label}" for run in runs], [run.directory.config.train.refit for run in runs])
 
 
 def _mean(ranks: TargetRanks, metric: str, chosen: np.ndarray | slice = _ALL) -> str:

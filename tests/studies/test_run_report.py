@@ -198,7 +198,7 @@ def test_what_is_missing_is_said(copy: Path, tmp_path: Path):
     text = write(tmp_path / "page.html", copy)
     for sentence in (
         "Run A has not finished training",
-        "there is no recipe &#39;&lt;i&gt;mine&#39; to compare its config with",
+        "there is no recipe '&lt;i&gt;mine' to compare its config with",
         f"Run A: the test has not been measured by served and full; evaluate --run {copy} --protocol served full does",
         "Run A: metrics.jsonl has no line of training steps.",
         "Run A: no epoch has been validated.",

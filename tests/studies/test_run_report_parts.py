@@ -68,14 +68,13 @@ def test_the_size_of_a_test_and_what_served_allows():
         for label, refit in (("A", False), ("B", True))
     ]
     assert [row[0] for row in hit_rates(runs)["served"]] == [f"run {label}\n4 targets of 3 sessions" for label in "AB"]
-    first, second, refit = limits(runs)
-    assert first == (
-        "Run A: 1 of its test's 4 targets were played before in their session, so that no hit rate by served is above "
-        "0.7500."
+    line = (
+        "1 of the test's 4 targets were played before in their session, so that no hit rate by served is above 0.7500."
     )
-    assert second.startswith("Run B: 1 of") and refit.startswith(
-        "Refit on the validation targets, before the test: run B"
-    )
+    both, refit = limits(runs)
+    assert both == f"Run A and run B: {line}"
+    assert refit.startswith("Refit on the validation targets, before the test: run B")
+    assert limits(runs[:1]) == [f"Run A: {line}"]
 
 
 @pytest.mark.parametrize(
