@@ -69,8 +69,8 @@ def limits(runs: list[ReportedRun]) -> list[str]:
                 f"{ranks.repeated.sum():,} of the test's {len(ranks.session):,} targets were played before in their "
                 f"session, so that no hit rate by served is above {1 - ranks.repeated.mean():.4f}."
             )
-            lines.setdefault(line, []).append(f"run {run.label}" if line in lines else f"Run {run.label}")
-    told = [f"{' and '.join(labels)}: {line}" for line, labels in lines.items()]
+            lines.setdefault(line, []).append(f"run {run.label}")
+    told = [f"R{' and '.join(labels)[1:]}: {line}" for line, labels in lines.items()]
     return told + refit_note([f"run {run.label}" for run in runs], [run.directory.config.train.refit for run in runs])
 
 
