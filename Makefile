@@ -157,7 +157,7 @@ chromium:
 
 # What checks the page's accessibility. It is npm's alone, and no part of the product.
 axe:
-	@if [ -e $(AXE) ]; then exit; fi; \
+	@if [ -e $(AXE)/axe-core-$(AXE_VERSION).tgz ] && [ -e $(AXE)/package/axe.min.js ]; then exit; fi; \
 	if command -v npm >/dev/null && rm -rf $(AXE) && mkdir -p $(AXE) && (cd $(AXE) && \
 		npm pack --silent axe-core@$(AXE_VERSION) >/dev/null && echo "$(AXE_SHA512)  axe-core-$(AXE_VERSION).tgz" | sha512sum --check --quiet && \
 		tar --extract --gzip --file axe-core-$(AXE_VERSION).tgz package/axe.min.js); then exit; fi; \

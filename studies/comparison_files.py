@@ -253,10 +253,10 @@ _READING = (
     "means). p: paired bootstrap on the same sessions and candidates, two-sided; Holm p: corrected over all tests "
     "of the protocol, and what `better` and `worse` go by; p over seeds: paired t-test of the seeds' means. "
     "Percentile rank: the share of the candidates that come after the target, 100 is first, 0 last; the gap is "
-    "skipped less kept. For skipped targets lower is better, in percentile rank, gap and HR@10. By `served` a repeated "
-    "target, which is not recommended, has percentile rank 0 whether it was kept or skipped: `full` has the gap of "
-    "the whole ranking. Rows that were refit "
-    "on the validation targets are compared with such rows alone."
+    "skipped less kept. A gap below zero does not show that a model has learned from skips: one that is blind to them "
+    "has a gap as well, and only the difference between the two can show it. By `served` a repeated target, which is "
+    "not recommended, has percentile rank 0 whether it was kept or skipped: `full` has the gap of the whole ranking. "
+    "Rows that were refit on the validation targets are compared with such rows alone."
 )
 
 

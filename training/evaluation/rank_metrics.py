@@ -12,8 +12,8 @@ from skipwise.training.evaluation.metrics import GROUPS, METRICS, percentile_ran
 class RankMetrics(Metric):
     """Means over all targets, and over each of `GROUPS`, of HR@K, NDCG@10, MRR and the percentile rank.
 
-    For skipped targets lower is better: a model that learns from skips ranks them further down than kept ones (Seshadri
-    & Knees, arXiv 2309.11623).
+    Skipped targets should rank lower than by the same model without skips (Seshadri & Knees, arXiv 2309.11623); that
+    they rank lower than kept ones says little, as a model that is blind to skips does that too.
     """
 
     full_state_update = False
