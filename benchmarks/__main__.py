@@ -4,6 +4,7 @@ import importlib
 import sys
 
 from skipwise.benchmarks.harness import config
+from skipwise.benchmarks.harness.operator_cases import OperatorsConfig
 from skipwise.common.errors import UserError, shown
 from skipwise.components.__main__ import guarded
 from skipwise.components.cli import parse
@@ -11,6 +12,7 @@ from skipwise.components.cli import parse
 PROGRAM = "python -m skipwise.benchmarks"
 BENCHMARKS: dict[str, type] = {
     "step": config.StepConfig,
+    "operators": OperatorsConfig,
     "scale": config.ScaleConfig,
     "pipeline": config.PipelineConfig,
     "peers": config.PeersConfig,

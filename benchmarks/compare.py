@@ -1,11 +1,11 @@
-"""`compare A.json B.json`: whether B is slower than A by more than the runs' own noise."""
+"""`compare A.json B.json`: whether B is slower than A by more than the runs' own noise, or counts more."""
 
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, Field, PositiveFloat
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat
 
 from skipwise.benchmarks.harness.benchmark_report import SCHEMA_VERSION, table
 from skipwise.benchmarks.harness.config import CompareConfig
@@ -29,6 +29,7 @@ class BenchmarkReport(BaseModel):
     config: dict[str, Any]
     made: _Made
     samples: dict[str, Annotated[list[PositiveFloat], Field(min_length=1)]]
+    counts: dict[str, NonNegativeInt] = {}
 
 
 def measure(config: CompareConfig) -> None:
@@ -39,25 +40,39 @@ def measure(config: CompareConfig) -> None:
             f"{config.after} is of the benchmark '{after.benchmark}' and {config.before} of "
             f"'{before.benchmark}': name two reports of the same"
         )
-    shared = [name for name in before.samples if name in after.samples]
-    if not shared:
+    rows = judged(before, after, config.tolerance)
+    if not rows:
         raise UserError(
             f"{config.before} and {config.after} have no figure in common: name reports of runs with the same options"
         )
-    rows, regressions = [], 0
-    for name in shared:
-        verdict, change, low, high = judge(before.samples[name], after.samples[name], config.tolerance)
-        regressions += verdict == "regression"
-        medians = [f"{np.median(report.samples[name]):.3g}" for report in (before, after)]
-        rows.append([name, *medians, f"{100 * change:+.1f} % [{100 * low:+.1f}, {100 * high:+.1f}]", verdict])
     print("\n".join(table(["figure", "before", "after", "change", "verdict"], rows)))
     changed = [name for name, value in before.config.items() if name in after.config and after.config[name] != value]
     if changed:
         print(f"The two runs differ in their options: {', '.join(changed)}.")
     if before.made.machine != after.made.machine:
         print("The two runs were made on different machines.")
-    if regressions:
+    if any(row[-1] == "regression" for row in rows):
         sys.exit(1)
+
+
+def judged(before: BenchmarkReport, after: BenchmarkReport, tolerance: float) -> list[list[str]]:
+    """For each figure that both reports have: its name, both values, the change and the verdict."""
+    rows = []
+    for name in [name for name in before.samples if name in after.samples]:
+        verdict, change, low, high = judge(before.samples[name], after.samples[name], tolerance)
+        medians = [f"{np.median(report.samples[name]):.3g}" for report in (before, after)]
+        rows.append([name, *medians, f"{100 * change:+.1f} % [{100 * low:+.1f}, {100 * high:+.1f}]", verdict])
+    for name in [name for name in before.counts if name in after.counts]:
+        old, new = before.counts[name], after.counts[name]
+        verdict = (
+            "regression"
+            if new > (1 + tolerance) * old
+            else "better"
+            if new < (1 - tolerance) * old
+            else "no difference beyond the tolerance"
+        )
+        rows.append([name, f"{old:,}", f"{new:,}", f"{100 * (new / max(old, 1) - 1):+.1f} %", verdict])
+    return rows
 
 
 def judge(before: list[float], after: list[float], tolerance: float) -> tuple[str, float, float, float]:

@@ -1,6 +1,7 @@
 """The report of a benchmark: a dated Markdown page, the raw JSON beside it, and a plot.
 
 The JSON is what `compare` reads: `samples` holds, for each figure that is judged, one value a round; higher is better.
+`counts` holds figures without noise; lower is better.
 """
 
 from collections.abc import Callable
@@ -34,6 +35,8 @@ class Report:
     header: list[str]
     rows: list[list[str]]
     notes: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    """Figures without noise, lower is better."""
     draw: Callable[[Figure], None] | None = None
     """Draws the plot, in place of each round's samples."""
     variant: str = ""
@@ -62,7 +65,9 @@ def write(report: Report, config: Any) -> None:
     folder = Path(config.report.output)
     folder.mkdir(parents=True, exist_ok=True)
     content = {"schema_version": SCHEMA_VERSION, "benchmark": report.name, "date": date.today().isoformat()}
-    content |= {"made": made, "config": asdict(config)} | report.figures | {"samples": report.samples}
+    content |= (
+        {"made": made, "config": asdict(config)} | report.figures | {"samples": report.samples, "counts": report.counts}
+    )
     text = _markdown(report, config, made, name)
     figure = Figure(figsize=(9, 4.5), dpi=100, layout="constrained")
     (report.draw or rounds_of(report.samples))(figure)

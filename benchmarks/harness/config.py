@@ -16,6 +16,8 @@ LONGEST = 12
 HISTORY = 10
 """Rows of each user's history in `evaluate`, which `full` leaves out."""
 SEED = 0
+Precision = Literal["fp32", "bf16"]
+Negatives = Literal["shared", "per-session"]
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,9 @@ class StepConfig(TableBenchmarkConfig):
 
     recipe: str = "unidir-skip-track"
     """A recipe or an ablation; the other options replace its settings."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     """Matrix products of both sides in float32 or bfloat16."""
-    negatives: Literal["shared", "per-session"] = "shared"
+    negatives: Negatives = "shared"
     """One pool of negatives a batch, or one a session."""
     batch: int = 256
     """Sessions of the global batch, over all ranks."""
