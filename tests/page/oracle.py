@@ -5,7 +5,7 @@ from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 DEPTH = 100
-Plays = list[tuple[str, bool]]
+Plays = list[tuple[str, bool | None]]
 
 
 def ask(url: str, body: dict | None = None) -> dict:
@@ -23,12 +23,12 @@ def recommended(url: str, plays: Plays, exclude: str = "session", dial: float = 
 
 
 def unmarked(plays: Plays) -> Plays:
-    return [(track, False) for track, _ in plays]
+    return [(track, skipped and False) for track, skipped in plays]
 
 
 def address(url: str, plays: Plays, **parameters) -> str:
     """The page's address for this state."""
-    pairs = [("skipped" if skipped else "heard", track) for track, skipped in plays]
+    pairs = [({True: "skipped", False: "heard", None: "played"}[skipped], track) for track, skipped in plays]
     return f"{url}/#{urlencode(pairs + list(parameters.items()))}"
 
 
@@ -44,8 +44,8 @@ def cells(ranked: list[dict], other: list[dict], gone: str, shown: int = 10) -> 
             arrow = "="
         else:
             arrow = f"▲ {before - rank}" if before > rank else f"▼ {rank - before}"
-        kept = [] if one.get("kept") is None else [f"{100 * one['kept']:.0f} %"]
-        rows.append([str(rank), one["track"], f"{one['score']:.3f}", *kept, arrow])
+        kept = [] if one.get("kept") is None else [f"P(kept) {100 * one['kept']:.0f} %"]
+        rows.append([str(rank), one["track"], f"Score {one['score']:.3f}", *kept, arrow])
     return rows
 
 

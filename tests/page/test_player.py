@@ -31,27 +31,55 @@ def named(tmp_path_factory) -> str:
         yield url
 
 
-def session(example: int) -> list[tuple[str, bool]]:
-    return [(TRACKS[row], bool(skipped)) for row, skipped in EXAMPLES[example][:-1]]
+def session(example: int) -> list[tuple[str, bool | None]]:
+    return [(TRACKS[row], skipped) for row, skipped in EXAMPLES[example][:-1]]
 
 
 def test_the_page_starts_with_a_listeners_session(open_page, named):
     page = open_page(named)
     expect(page.locator("#plays li")).to_have_count(3)
-    assert plays(page) == [(called(row).replace(" B", "\nB"), bool(skipped)) for row, skipped in EXAMPLES[0][:-1]]
+    assert plays(page) == [(called(row).replace(" B", "\nB"), skipped) for row, skipped in EXAMPLES[0][:-1]]
+    listeners = page.get_by_role("group", name="Sessions of the dataset").get_by_role("button")
+    assert [one.get_attribute("aria-pressed") for one in listeners.all()] == ["true", "false"]
     ranked = [one["track"] for one in recommended(named, session(0))]
     place = ranked.index(TRACKS[77]) + 1 if TRACKS[77] in ranked else None
     found = f"number {place} of this list" if place else "not among the first 100"
     expect(page.locator("#next")).to_have_text(f"What this listener played next, Song 77 · Band 0, is {found}.")
     page.get_by_role("button", name="Song 3 · Band 3: skipped").click()
     expect(page.locator("#next")).to_contain_text("What this listener played next")  # the same tracks
-    page.get_by_role("button", name="Listener 2: 2 tracks, 1 skipped").click()
+    listeners.nth(1).click()
     expect(page.locator("#plays li")).to_have_count(2)
-    assert page.evaluate("location.hash") == f"#heard={TRACKS[9]}&skipped={TRACKS[10]}&next={TRACKS[11]}"
     page.reload()
     expect(page.locator("#next")).to_contain_text("Song 11 · Band 4")
+    assert [one.get_attribute("aria-pressed") for one in listeners.all()] == ["false", "true"]
     page.get_by_role("button", name="Remove Song 9").click()
     expect(page.locator("#next")).to_be_hidden()
+    assert [one.get_attribute("aria-pressed") for one in listeners.all()] == ["false", "false"]
+
+
+def test_a_play_whose_skip_is_not_known_is_neither_skipped_nor_heard(open_page, named):
+    page = open_page(named)
+    page.get_by_role("button", name="Listener 2: 2 tracks, 1 skipped, 1 not known").click()
+    expect(page.locator("#plays .unknown .track")).to_have_text(f"{called(9)} skip not known")
+    assert page.evaluate("location.hash") == f"#played={TRACKS[9]}&skipped={TRACKS[10]}&next={TRACKS[11]}"
+    best = [called(TRACKS.index(one["track"])) for one in recommended(named, session(1))[:10]]
+    shown = page.locator("#skips .list").first.locator(".track button")
+    expect(shown).to_have_text(best)
+    page.reload()
+    mark = page.get_by_role("button", name="Song 9 · Band 2: skipped")
+    expect(mark).to_have_attribute("aria-pressed", "mixed")
+    page.get_by_label("Exclude from").select_option("none")
+    for pressed in ("true", "false", "true"):
+        mark.click()
+        expect(mark).to_have_attribute("aria-pressed", pressed)
+    expect(page.locator("#plays .unknown")).to_have_count(0)
+
+
+def test_an_export_without_sessions_starts_with_a_search(open_page, service):
+    page = open_page(service)
+    expect(page.get_by_text("Find a track to start with")).to_be_visible()
+    expect(page.get_by_role("group", name="Sessions of the dataset")).to_be_hidden()
+    expect(page.get_by_role("complementary")).to_be_hidden()
 
 
 def test_a_listener_listens_and_skips(open_page, named):
@@ -60,7 +88,8 @@ def test_a_listener_listens_and_skips(open_page, named):
     first = before[0]["track"]
     expect(player.locator(".track")).to_have_text(called(TRACKS.index(first)))
     skip = player.get_by_role("button", name="Skip")
-    skip.focus()
+    for _ in range(2):  # they come first
+        page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     after = recommended(named, [*session(0), (first, True)])
     expect(player.locator(".track")).to_have_text(called(TRACKS.index(after[0]["track"])))
@@ -109,4 +138,10 @@ def test_results_are_in_sight_on_a_phone(open_page, named, width: int):
     boxes = [card.bounding_box() for card in (cards.first, cards.nth(10))]
     assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] < boxes[1]["x"], "side by side"
     player = page.locator("#player").bounding_box()
-    assert boxes[0]["y"] + boxes[0]["height"] < player["y"] and player["y"] + player["height"] <= 844
+    fourth = cards.nth(3).bounding_box()
+    assert fourth["y"] + fourth["height"] <= player["y"] and player["y"] + player["height"] <= 844
+    page.locator("#skip").click()
+    expect(page.locator("#moved")).to_contain_text("The list since")
+    assert page.locator("#player").bounding_box() == player, "the buttons stay where they are"
+    moved = page.locator("#moved").bounding_box()
+    assert moved["y"] + moved["height"] <= 844 and page.evaluate("scrollY") == 0

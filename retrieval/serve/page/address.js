@@ -3,10 +3,15 @@
 export const EXCLUDES = ["session", "kept", "skipped", "none"];
 export const COUNTS = [10, 20, 50];
 export const MAX_DIAL = 100;
+/** For `skipped` of a play; null: it is not known. */
+const WORDS = new Map([[true, "skipped"], [false, "heard"], [null, "played"]]);
 
-/** `#heard=t_1&skipped=t_2&next=t_3&exclude=session&show=10&dial=0`: the tracks in play order. */
+/**
+ * `#heard=t_1&skipped=t_2&played=t_3&next=t_4&exclude=session&show=10&dial=0`: the tracks in play order; `played`: whether
+ * it was skipped is not known.
+ */
 export function written({ plays, next, exclude, count, dial }) {
-  const parameters = new URLSearchParams(plays.map(({ track, skipped }) => [skipped ? "skipped" : "heard", track]));
+  const parameters = new URLSearchParams(plays.map(({ track, skipped }) => [WORDS.get(skipped), track]));
   if (next) parameters.append("next", next);
   if (exclude !== "session") parameters.append("exclude", exclude);
   if (count !== 10) parameters.append("show", count);
@@ -24,7 +29,8 @@ export function read(hash) {
     return undefined;
   };
   for (const [key, value] of new URLSearchParams(hash.replace(/^#/, ""))) {
-    if (key === "heard" || key === "skipped") state.plays.push({ track: value, skipped: key === "skipped" });
+    const marked = [...WORDS].find(([, word]) => word === key);
+    if (marked) state.plays.push({ track: value, skipped: marked[0] });
     else if (key === "next") state.next = value;
     else if (key === "exclude") state.exclude = choose(key, value, (one) => EXCLUDES.includes(one), String) ?? "session";
     else if (key === "show") state.count = choose(key, value, (one) => COUNTS.includes(one), Number) ?? 10;

@@ -16,6 +16,9 @@ const PLAYED_NAMED = 3;
 let state = address.read("").state;
 let exports = {};
 let keys = 0;
+/** {plays, next, button} of each session that the export holds. */
+let listeners = [];
+const tracksOf = ({ plays }) => JSON.stringify(plays.map(({ track }) => track));
 
 const openNeighbours = setUpNeighbours(add);
 const skips = setUpComparison(find("#skips"), openNeighbours);
@@ -38,12 +41,14 @@ function add(track, skipped) {
  * played next is known while the tracks are theirs, however they are marked.
  */
 function update(changed) {
-  const tracks = ({ plays }) => JSON.stringify(plays.map(({ track }) => track));
-  const next = tracks({ ...state, ...changed }) === tracks(state) ? state.next : undefined;
+  const next = tracksOf({ ...state, ...changed }) === tracksOf(state) ? state.next : undefined;
   state = { ...state, next, ...changed };
   state.plays = state.plays.map((play) => ({ key: ++keys, ...play }));
   history.replaceState(null, "", address.written(state));
   showSession(state.plays);
+  for (const one of listeners) {
+    one.button.setAttribute("aria-pressed", String(one.next === state.next && tracksOf(one) === tracksOf(state)));
+  }
   find("#exclude").value = state.exclude;
   find("#count").value = state.count;
   showDial(exports.main?.keep, state.dial);
@@ -51,7 +56,7 @@ function update(changed) {
 }
 
 function recommend(signal, { plays, exclude, dial }, { name = "main", flags = true, why = 0 } = {}) {
-  const session = plays.map(({ track, skipped }) => ({ track, skipped: flags && skipped }));
+  const session = plays.map(({ track, skipped }) => ({ track, skipped: skipped && flags }));
   // A model without a keep head has no dial to turn.
   const body = { session, k: DEPTH, exclude, dial: exports[name]?.keep ? dial : 0, unknown: "refuse", export: name, why };
   return ask("recommend", { body, signal });
@@ -96,7 +101,7 @@ function showSkips(flagged, unflagged, requested) {
   }
   skips.show(flagged.tracks, unflagged.tracks, {
     ...requested,
-    titles: ["With the skips", exports.main?.reads.includes("skips") ? "Had all tracks been kept" : "Without the skip flags"],
+    titles: ["With the skips", exports.main?.reads.includes("skips") ? "Had none been skipped" : "Without the skip flags"],
     lead: "Because of the skips",
     why: (changed) => explainSkips({ ...requested, ...exports.main }, changed),
   });
@@ -145,20 +150,23 @@ function modelTitles({ main, compare }) {
 async function offerExamples() {
   const { examples } = await ask("examples").catch(() => ({ examples: [] }));
   learn(examples.flat());
-  const told = examples.map((all) => {
-    const plays = all.slice(0, -1).map(({ track, skipped }) => ({ track, skipped: Boolean(skipped) }));
-    const text = `Listener ${examples.indexOf(all) + 1}: ${plays.length} tracks, ${plays.filter(({ skipped }) => skipped).length} skipped`;
-    return { plays, next: all.at(-1).track, text };
+  listeners = examples.map((all, place) => {
+    const plays = all.slice(0, -1).map(({ track, skipped }) => ({ track, skipped }));
+    const many = (which) => plays.filter(({ skipped }) => skipped === which).length;
+    const unknown = many(null) ? `, ${many(null)} not known` : "";
+    const text = `Listener ${place + 1}: ${plays.length} tracks, ${many(true)} skipped${unknown}`;
+    const next = all.at(-1).track;
+    const start = () => {
+      find("#session-status").textContent = `${text}.`;
+      update({ plays, next });
+    };
+    const named = { "aria-label": text, "aria-pressed": "false", title: text };
+    return { plays, next, button: element("button", { type: "button", ...named, onclick: start }, place + 1) };
   });
-  const start = ({ plays, next, text }) => {
-    find("#session-status").textContent = `${text}.`;
-    update({ plays, next });
-  };
-  const button = (one, place) => element("button", { type: "button", "aria-label": one.text, title: one.text, onclick: () => start(one) }, place + 1);
-  find("#examples").hidden = !examples.length;
-  find("#examples").append(...told.map(button));
-  if (told.length && !location.hash) start(told[0]);
-  else if (state.next) refresh(state); // its name may be known only now
+  find("#examples").hidden = !listeners.length;
+  find("#examples").append(...listeners.map(({ button }) => button));
+  if (listeners.length && !location.hash) listeners[0].button.click();
+  else if (state.next) update({}); // its name and whose it is may be known only now
 }
 
 function readAddress() {

@@ -41,7 +41,7 @@ export function makeCards(open, { score = "Score" } = {}) {
 
   function card(row, place) {
     const { track, badge, kept, nearest, move } = row;
-    const facts = [element("span", { class: "score" }, unseen(`${score} `), row.score.toFixed(3))];
+    const facts = [element("span", { class: "score" }, `${score} `, row.score.toFixed(3))];
     if (kept != null) facts.push(keptBar(kept));
     if (move) facts.push(element("span", { class: "move" }, element("span", { "aria-hidden": "true" }, move.text), unseen(move.spoken)));
     if (nearest?.length) facts.push(element("span", { class: "near" }, `like ${titleOf(nearest[0].track)}`));
@@ -65,5 +65,5 @@ const unseen = (text) => element("span", { class: "unseen" }, text);
 
 function keptBar(kept) {
   const meter = element("meter", { min: 0, max: 1, value: kept.toFixed(3), "aria-hidden": "true" });
-  return element("span", { class: "kept" }, unseen("P(kept) "), meter, `${Math.round(100 * kept)} %`);
+  return element("span", { class: "kept" }, element("span", { class: "label" }, "P(kept) "), meter, `${Math.round(100 * kept)} %`);
 }

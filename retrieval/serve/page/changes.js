@@ -77,7 +77,7 @@ export function moodOf(after, before, usual) {
   const share = expectedSkips(after);
   if (share === undefined) return undefined;
   const skipping = share >= usual + CLEARLY;
-  const other = before ? ` Had all tracks been kept: ${percent(expectedSkips(before))}.` : "";
+  const other = before ? ` Had none been skipped: ${percent(expectedSkips(before))}.` : "";
   const text = `${percent(share)} of the ten best are expected to be skipped; ${percent(usual)} on average.${other}`;
   return { share, skipping, text: skipping ? `Skipping mood: ${text}` : text };
 }

@@ -53,7 +53,7 @@ const placed = (place) => place ?? `${DEPTH}+`;
 
 /** Adds to a row whether the session has its track, or the listener played it `next`. */
 function withBadges(plays, next) {
-  const badges = new Map([[next, "played next"], ...plays.map(({ track, skipped }) => [track, skipped ? "skipped" : "heard"])]);
+  const badges = new Map([[next, "played next"], ...plays.map(({ track, skipped }) => [track, skipped ? "skipped" : skipped === null ? "played" : "heard"])]);
   return (row) => ({ ...row, badge: badges.get(row.track) });
 }
 

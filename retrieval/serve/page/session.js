@@ -2,7 +2,10 @@
 import { element, find } from "./elements.js";
 import { named, nameOf } from "./names.js";
 
-/** A function that shows plays {key, track, skipped}; `change(plays, message)` is called when a button changes them. */
+/**
+ * A function that shows plays {key, track, skipped}; `change(plays, message)` is called when a button
+ * changes them. `skipped` is null where it is not known.
+ */
 export function setUpSession(change) {
   const list = find("#plays");
   let shown = 0;
@@ -31,16 +34,21 @@ export function setUpSession(change) {
       change(next, `${track} is ${skipped ? "no longer" : "now"} marked as skipped.`);
     };
     const remove = () => change(plays.toSpliced(place, 1), `${track} is removed.`);
+    const unknown = skipped === null;
     const line = element(
       "div",
       {},
-      element("span", { class: "track" }, ...named(play.track)),
-      button("skip", "", `${track}: skipped`, toggle, { class: "skip", title: "Skipped", "aria-pressed": String(skipped) }),
-      button("up", "↑", `Move ${track} up`, moved(-1), { disabled: place === 0 }),
-      button("down", "↓", `Move ${track} down`, moved(1), { disabled: place === plays.length - 1 }),
-      button("remove", "✕", `Remove ${track}`, remove),
+      element("span", { class: "track" }, ...named(play.track), ...(unknown ? [" ", element("small", {}, "skip not known")] : [])),
+      button("skip", "", `${track}: skipped`, toggle, {
+        class: "skip",
+        title: unknown ? "It is not known whether this was skipped. Mark it as skipped" : "Skipped",
+        "aria-pressed": unknown ? "mixed" : String(skipped),
+      }),
+      button("up", "↑", `Move ${track} up`, moved(-1), { class: "plain", disabled: place === 0 }),
+      button("down", "↓", `Move ${track} down`, moved(1), { class: "plain", disabled: place === plays.length - 1 }),
+      button("remove", "✕", `Remove ${track}`, remove, { class: "plain" }),
     );
-    return element("li", { class: skipped ? "play skipped" : "play" }, line);
+    return element("li", { class: `play ${unknown ? "unknown" : skipped ? "skipped" : ""}` }, line);
   }
 
   /** Focuses the same button of the same play, or the nearest one if that is gone or disabled. */
