@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 TIMEOUT_S = 10.0
+IDLE_S = 60.0
+"""Age at which an idle connection is not used again, as by most proxies: the service closes its end after 75 s."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,12 @@ class _Client:
 
     def __init__(self, port: int):
         self._port = port
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
+        """Each since when."""
 
     async def post(self, body: bytes) -> int:
         """The status, once the whole answer is here."""
-        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = await self._connection()
         try:
             head = f"POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
             writer.write(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
@@ -68,10 +71,18 @@ class _Client:
         except BaseException:
             writer.close()
             raise
-        self._idle.append((reader, writer))
+        self._idle.append((time.monotonic(), reader, writer))
         return int(answer.split(" ", 2)[1])
+
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while self._idle:
+            since, reader, writer = self._idle.pop()
+            if time.monotonic() - since < IDLE_S and not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection("127.0.0.1", self._port)
 
     def close(self) -> None:
         """Ends all idle connections."""
-        for _, writer in self._idle:
+        for _, _, writer in self._idle:
             writer.close()

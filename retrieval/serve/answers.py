@@ -82,19 +82,23 @@ def _grouped(
                 asked[place] = read(served, requests[place], own)
             except HTTPException as refusal:
                 answers[place] = refusal
-        found = search(served, [one for one, _ in asked.values()], max(requests[place].k for place in places), like)
-        columns = {"score": found.scores_BK} | ({} if found.kept_BK is None else {"kept": found.kept_BK})
-        for row, (place, (_, more)) in enumerate(asked.items()):
-            rows_K = found.rows_BK[row]
-            found_K = (rows_K >= 0) & (np.arange(len(rows_K)) < requests[place].k)
-            listed = {"track": served.opened.tracks.ids(rows_K[found_K]).to_pylist()}
-            listed |= {name: values_BK[row][found_K].tolist() for name, values_BK in columns.items()}
-            named = served.opened.tracks.named_rows(rows_K[found_K])
-            ranked = zip(named, zip(*listed.values(), strict=True), strict=True)
-            tracks = [names | dict(zip(listed, one, strict=True)) for names, one in ranked]
+        if not asked:
+            continue
+        k_B = np.array([requests[place].k for place in asked])
+        found = search(served, [one for one, _ in asked.values()], int(k_B.max()), like)
+        listed_BK = (found.rows_BK >= 0) & (np.arange(found.rows_BK.shape[1]) < k_B[:, None])
+        # Of all requests together, since a look-up of ten tracks costs as much as one of hundreds.
+        rows_N = found.rows_BK[listed_BK]
+        columns = {"track": served.opened.tracks.ids(rows_N).to_pylist(), "score": found.scores_BK[listed_BK].tolist()}
+        columns |= {} if found.kept_BK is None else {"kept": found.kept_BK[listed_BK].tolist()}
+        ranked = zip(served.opened.tracks.named_rows(rows_N), zip(*columns.values(), strict=True), strict=True)
+        ranked_N: Iterator[Answer] = (names | dict(zip(columns, one, strict=True)) for names, one in ranked)
+        for row, (place, (session, more)) in enumerate(asked.items()):
+            rows_K: np.ndarray = found.rows_BK[row][listed_BK[row]]
+            tracks: list[Answer] = [*islice(ranked_N, len(rows_K))]
             if why := getattr(requests[place], "why", 0):
-                played = [heard for heard, *_ in asked[place][0]]
-                nearest = _nearest(served, rows_K[found_K], np.array(list(dict.fromkeys(played))), why)
+                played = [heard for heard, *_ in session]
+                nearest = _nearest(served, rows_K, np.array(list(dict.fromkeys(played))), why)
                 tracks = [track | {"nearest": near} for track, near in zip(tracks, nearest, strict=True)]
             answers[place] = {"export": export, "tracks": tracks} | more
     return [answers[place] for place in range(len(requests))]

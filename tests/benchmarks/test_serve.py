@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from skipwise.benchmarks.__main__ import run
+from skipwise.benchmarks.harness import open_loop
 from skipwise.benchmarks.harness.config import ServeBenchmarkConfig
 from skipwise.benchmarks.harness.open_loop import play
 
@@ -20,20 +21,23 @@ ANSWER = b"HTTP/1.1 %d Said\r\nContent-Length: 2\r\n\r\n{}"
 
 
 @contextmanager
-def server(statuses: list[int], stall_s: float) -> Iterator[int]:
-    """Answers one request after the other with `statuses`, the first after `stall_s`; yields the port."""
+def server(statuses: list[int], stall_s: float, idle_s: float | None = None) -> Iterator[int]:
+    """Answers one request after the other with `statuses`, the first after `stall_s`; yields the port.
+
+    What is idle for `idle_s` is closed.
+    """
     turn, left = asyncio.Lock(), iter([(stall_s, statuses[0]), *((0.0, status) for status in statuses[1:])])
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), idle_s)).decode()
                 await reader.readexactly(int(head.split("Content-Length: ")[1].split("\r\n")[0]))
                 async with turn:
                     wait, status = next(left)
                     await asyncio.sleep(wait)
                 writer.write(ANSWER % status)
-        except asyncio.IncompleteReadError:
+        except (asyncio.IncompleteReadError, TimeoutError):
             writer.close()
 
     ports: Queue = Queue()
@@ -72,6 +76,15 @@ def test_errors_are_counted():
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     assert play(port, [b"{}"], 1000, 0.005, np.random.default_rng(0)).errors == 5
+
+
+@pytest.mark.parametrize("old_s", [60.0, 0.1])
+def test_connections_that_the_service_closed_are_not_used(monkeypatch: pytest.MonkeyPatch, old_s: float):
+    """What the service may close while nobody asks would be counted as its failure. The first 20 come at one moment."""
+    monkeypatch.setattr(open_loop, "IDLE_S", old_s)
+    moments = np.r_[np.zeros(20), np.full(20, 0.6)]
+    with server([200] * 40, stall_s=0, idle_s=0.3) as port:
+        assert asyncio.run(open_loop._play(open_loop._Client(port), [b"{}"] * 40, moments)).errors == 0
 
 
 def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
