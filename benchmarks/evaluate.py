@@ -3,8 +3,8 @@
 The table has the values training starts from, targets and candidates are drawn uniformly, so that about half of all
 rows come before a target: no shortcut that a trained model's high targets would allow is in the figures.
 
-Floor of `served`, for a user: 2 operations for each number of the table at the rate of a float32 product on these
-shapes, and the table's bytes, read once for all users of a call. Of `paper`: the same for the target's and candidates'
+Floor of `served`, for a user: 2 operations for each number of the table at the best rate of a float32
+product, and the table's bytes, read once for all users of a call. Of `paper`: the same for the target's and candidates'
 rows, whose bytes are each user's own. Left out: comparing, counting, selecting, and communication between ranks.
 """
 
@@ -53,7 +53,7 @@ def measure(config: EvaluateConfig) -> Report:
     agreement = _agreement(cases)
     times = alternate(cases, config.rounds, config.warmup)
     barrier()
-    rates = _alone(lambda: measure_rates(_floor_work(config), config.users, "fp32", device()))()
+    rates = _alone(lambda: measure_rates(_floor_work(config), "fp32", device()))()
     return _report(config, times, broadcast_object(rates), broadcast_object(agreement))
 
 
@@ -108,15 +108,15 @@ def floor_users(config: EvaluateConfig, rates: Rates) -> dict[str, float]:
     table_bytes = 4 * config.tracks * config.dim
     listed = (1 + config.candidates) * config.dim
     return {
-        "served": 1 / (2 * config.tracks * config.dim / rates.logits + table_bytes / config.users / rates.copy),
-        "paper": 1 / (2 * listed / rates.logits + 4 * listed / rates.copy),
+        "served": 1 / (2 * config.tracks * config.dim / rates.product + table_bytes / config.users / rates.copy),
+        "paper": 1 / (2 * listed / rates.product + 4 * listed / rates.copy),
     }
 
 
 def _floor_work(config: EvaluateConfig) -> Work:
     """Of the step's shapes, only that of the logits is needed: all queries by a block of rows."""
     rows = min(config.tracks, _FLOOR_ROWS)
-    return Work(config.users, config.users, config.users, rows, False, rows, rows, config.dim, config.dim, 1, 4)
+    return Work(config.users, config.users, config.users, rows, rows, rows, config.dim, config.dim, 1, 1, 4)
 
 
 def _rows(config: EvaluateConfig, first: int, last: int) -> Tensor:
@@ -171,7 +171,7 @@ def _report(config: EvaluateConfig, times: dict[str, Times], rates: Rates, agree
     notes = [
         f"Ranks equal to plain's: {agreement['served_ranks']:.2%} of served's, {agreement['paper_ranks']:.2%} of "
         f"paper's; best rows {agreement['served_rows']:.2%}. The rest are sums rounded in another order.",
-        f"Rates measured: float32 product {rates.logits / 1e9:,.0f} GFLOP/s, copy {rates.copy / 1e9:,.1f} GB/s.",
+        f"Rates measured: float32 product {rates.product / 1e9:,.0f} GFLOP/s, copy {rates.copy / 1e9:,.1f} GB/s.",
     ]
     return Report(
         name="evaluate",

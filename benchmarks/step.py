@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -47,7 +46,7 @@ def measure(config: StepConfig) -> Report:
     if rank() == 0:
         work = global_work(run, plain_batches(run, store))
         with whole_machine():
-            floor = work, measure_rates(work, config.batch, config.precision, device())
+            floor = work, measure_rates(work, config.precision, device())
     return _report(config, times, broadcast_object(floor), parts, peaks, plain_peak)
 
 
@@ -88,12 +87,9 @@ def _report(
         figures["ratio"] = times["plain"].p50 / times["ours"].p50
         samples = {"ratio": list(ratios(times["ours"], times["plain"]))}
         notes.append(f"Ours takes {figures['ratio']:.2f} times plain's sessions per second.")
-    measured = ", ".join(
-        f"{name.replace('_', ' ')} {value / 1e9:,.0f}" for name, value in asdict(rates).items() if name != "copy"
-    )
     notes += [
-        f"It reaches {figures['of_floor']:.2f} of the floor. Rates measured: {measured} GFLOP/s; "
-        f"copy {rates.copy / 1e9:,.1f} GB/s.",
+        f"It reaches {figures['of_floor']:.2f} of the floor. Rates measured: products {rates.product / 1e9:,.0f} "
+        f"GFLOP/s, copy {rates.copy / 1e9:,.1f} GB/s, in the cache {rates.cache / 1e9:,.1f}.",
         f"Peak memory: ours {', '.join(f'{peak / 2**20:,.0f}' for peak in peaks)} MiB"
         + (f", plain {plain_peak / 2**20:,.0f} MiB." if plain_peak else "."),
         "",

@@ -82,7 +82,7 @@ def plain_batches(config: RunConfig, store: MemoryStore) -> list[PlainBatch]:
 
 def global_work(config: RunConfig, batches: list[PlainBatch]) -> Work:
     """What a global batch asks for, the mean of these."""
-    per_session = config.data.sampling == "per-session"
+    causal = config.encoder.direction == "unidirectional"
     rows = []
     for batch in batches:
         read_B = (batch.length_B - 1 if batch.masked_BT is None else batch.length_B).double()
@@ -91,19 +91,20 @@ def global_work(config: RunConfig, batches: list[PlainBatch]) -> Work:
         unique = len(torch.cat([played, batch.negatives.flatten()]).unique())
         compared = config.data.negatives + (len(played.unique()) if config.loss.in_batch else 0)
         lookups = float(read_B.sum()) + targets + batch.negatives.numel()
-        rows.append([float(read_B.sum()), float(read_B.square().sum()), targets, compared, lookups, unique])
-    positions, squares, targets, compared, lookups, unique = np.mean(rows, axis=0).tolist()
+        pairs_B = read_B * (read_B + 1) / 2 if causal else read_B.square()
+        rows.append([float(read_B.sum()), float(pairs_B.sum()), targets, compared, lookups, unique])
+    positions, pairs, targets, compared, lookups, unique = np.mean(rows, axis=0).tolist()
     return Work(
         positions=positions,
-        squares=squares,
+        pairs=pairs,
         targets=targets,
         negatives=compared,
-        per_session=per_session,
         lookups=lookups,
         unique=unique,
         dim=config.table.dim,
         hidden=config.encoder.hidden,
         blocks=config.encoder.blocks,
+        heads=config.encoder.heads,
         number_bytes=2 if config.train.precision == "bf16" else 4,
     )
 

@@ -1,19 +1,21 @@
-"""The least time one step can take on this machine: its arithmetic and its bytes at rates measured here.
+"""The least time one step can take on this machine: what it must multiply, read and write, at the best rates here.
 
 Terms, each for the global batch, with padding computed nowhere:
 
 - Encoder: a position passes four D x D matrices and two D x hidden ones in each block, 2 operations a weight.
-- Attention: in each block, every position of a session is multiplied by every other twice (scores, weighted sum).
-- Both count three times: the gradients by weights and by inputs cost a forward pass each.
-- Logits: every position with a target is compared with K negatives; this product, the gradient of its queries and that
-  of its negatives are as large, but differ in shape and rate.
+- Attention: in each block, a position is multiplied twice (scores, weighted sum) by each that it sees, D numbers wide.
+- Logits: every position with a target is compared with K negatives, and no pair that is not wanted is counted.
+- All products count three times, as the gradients by both factors cost a forward pass each. They run at the best rate
+  of any product here: a large square one, or one of this step's shapes.
 - Rows: each lookup is read and its gradient written; each distinct row has its gradient summed, and its weight and two
-  optimizer states read and written, four bytes a number.
-- Logit bytes: written, read for the softmax, written as gradients and read again.
+  optimizer states read and written, four bytes a number, at the rate of a copy in memory.
+- Element-wise work passes once through the cache, at the rate of a copy in it. Between two products a number is read
+  and written; backward, its gradient and what that depends on are read, and one gradient is written. In each block
+  these are twice D numbers a position with the residual beside them (dropout, norm), `hidden` a position (activation),
+  and one a head and pair (softmax). A logit is read and its gradient written.
 
-Left out: norms, activations, the skip head (small beside these), dropout, exponentials, Python and data. So 1.0 of the
-floor cannot be reached; the fraction says how much is left to gain, at most. Attention is charged at the rate of the
-encoder's products: batches of small ones run below it, which is a kernel's weakness and not the machine's.
+Left out: skip losses, the reading of signals and the keep head, random numbers, exponentials, Python and data. So 1.0
+cannot be reached.
 """
 
 from collections.abc import Callable
@@ -24,6 +26,9 @@ from torch.utils.benchmark import Timer
 
 _SECONDS_EACH = 0.3
 _COPIED_NUMBERS = 1 << 26
+_CACHED_NUMBERS = 1 << 16
+"""256 KiB, and as many written: within the second level of one core."""
+_SQUARE = 2048
 
 
 @dataclass(frozen=True)
@@ -32,14 +37,12 @@ class Work:
 
     positions: float
     """Positions the encoder reads, padding left out."""
-    squares: float
-    """Sum over sessions of the squared number of positions read."""
+    pairs: float
+    """Pairs of a position and one that it sees."""
     targets: float
     """Positions with a target."""
     negatives: float
     """Negatives a target is compared with."""
-    per_session: bool
-    """Negatives are each session's own, so that their products are batches of small ones."""
     lookups: float
     """Rows gathered: inputs, targets and negatives."""
     unique: float
@@ -47,37 +50,41 @@ class Work:
     dim: int
     hidden: int
     blocks: int
+    heads: int
     number_bytes: int
-    """Of a logit: 4, or 2 in bf16."""
+    """Of a number between two products: 4, or 2 in bf16."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Operations per second by the shape of a matrix product, and bytes per second of a copy (read and written)."""
+    """The best that this machine does."""
 
-    encoder: float
-    logits: float
-    query_gradient: float
-    negative_gradient: float
+    product: float
+    """Operations per second of matrix products."""
     copy: float
+    """Bytes per second of a copy in memory, read and written."""
+    cache: float
+    """The same in the cache."""
 
 
 def floor_seconds(work: Work, rates: Rates) -> float:
     """The sum of the terms above."""
-    encoder = 3 * work.blocks * 2 * work.positions * (4 * work.dim**2 + 2 * work.dim * work.hidden)
-    attention = 3 * work.blocks * 2 * 2 * work.squares * work.dim
-    logits = 2 * work.targets * work.negatives * work.dim
+    encoder = work.blocks * work.positions * (4 * work.dim**2 + 2 * work.dim * work.hidden)
+    attention = work.blocks * 2 * work.pairs * work.dim
+    logits = work.targets * work.negatives
     row_bytes = 4 * work.dim * (2 * work.lookups + 8 * work.unique)
-    logit_bytes = 4 * work.targets * work.negatives * work.number_bytes
+    # A number: 2 forward, 3 backward; with a residual one more each way, whose gradient is the one that is written.
+    elements = work.blocks * (2 * 6 * work.positions * work.dim + 5 * work.positions * work.hidden)
+    elements += work.blocks * 5 * work.heads * work.pairs + 2 * logits
     return (
-        (encoder + attention) / rates.encoder
-        + logits * (1 / rates.logits + 1 / rates.query_gradient + 1 / rates.negative_gradient)
-        + (row_bytes + logit_bytes) / rates.copy
+        3 * 2 * (encoder + attention + logits * work.dim) / rates.product
+        + row_bytes / rates.copy
+        + elements * work.number_bytes / rates.cache
     )
 
 
-def measure_rates(work: Work, batch: int, precision: str, device: torch.device) -> Rates:
-    """This machine's rates on the shapes of `work`, by the threads that torch has now.
+def measure_rates(work: Work, precision: str, device: torch.device) -> Rates:
+    """This machine's rates by the threads that torch has now; products of square matrices and on the shapes of `work`.
 
     float32 products run at "medium", the fastest setting whose errors stay float32's. Takes some seconds.
     """
@@ -85,26 +92,37 @@ def measure_rates(work: Work, batch: int, precision: str, device: torch.device) 
     torch.set_float32_matmul_precision("medium")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     positions, targets, negatives, dim = round(work.positions), round(work.targets), round(work.negatives), work.dim
-    shape = (batch, max(1, targets // batch)) if work.per_session else (targets,)
-    pool = shape[:1] if work.per_session else ()
-
-    def random(*sizes: int) -> torch.Tensor:
-        return torch.randn(*sizes, dtype=dtype, device=device)
-
-    inputs, weights = random(positions, dim), random(dim, 3 * dim)
-    queries, logits, rows = random(*shape, dim), random(*shape, negatives), random(*pool, negatives, dim)
-    source = torch.zeros(_COPIED_NUMBERS, device=device)
-    copy = torch.empty_like(source)
+    shapes = [
+        (positions, dim, 3 * dim),
+        (targets, dim, negatives),
+        (targets, negatives, dim),
+        (negatives, targets, dim),
+    ]
     try:
         return Rates(
-            encoder=2 * inputs.numel() * 3 * dim / _seconds(lambda: inputs @ weights),
-            logits=2 * logits.numel() * dim / _seconds(lambda: queries @ rows.mT),
-            query_gradient=2 * logits.numel() * dim / _seconds(lambda: logits @ rows),
-            negative_gradient=2 * logits.numel() * dim / _seconds(lambda: logits.mT @ queries),
-            copy=2 * 4 * _COPIED_NUMBERS / _seconds(lambda: copy.copy_(source)),
+            product=max(_product_rate(shape, dtype, device) for shape in [(_SQUARE,) * 3, *shapes]),
+            copy=_copy_rate(_COPIED_NUMBERS, device),
+            cache=_copy_rate(_CACHED_NUMBERS, device),
         )
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def _product_rate(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> float:
+    """Operations per second of a product [M, K] x [K, N] for `shape` (M, K, N)."""
+    rows, inner, columns = shape
+    left, right = (
+        torch.randn(rows, inner, dtype=dtype, device=device),
+        torch.randn(inner, columns, dtype=dtype, device=device),
+    )
+    return 2 * rows * inner * columns / _seconds(lambda: left @ right)
+
+
+def _copy_rate(numbers: int, device: torch.device) -> float:
+    """Bytes per second, read and written, of a copy of `numbers` float32."""
+    source = torch.zeros(numbers, device=device)
+    copy = torch.empty_like(source)
+    return 2 * source.nbytes / _seconds(lambda: copy.copy_(source))
 
 
 def _seconds(call: Callable[[], object]) -> float:

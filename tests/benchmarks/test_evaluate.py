@@ -53,7 +53,7 @@ def test_two_ranks_answer_as_one(tmp_path: Path):
 
 def test_floor_by_hand():
     config = EvaluateConfig(tracks=100, dim=8, users=10, candidates=49)
-    rates = Rates(encoder=1, logits=1600, query_gradient=1, negative_gradient=1, copy=320)
+    rates = Rates(product=1600, copy=320, cache=1)
     # 2 * 8 * 100 operations, and 4 * 8 * 100 bytes shared by 10 users; 2 * 8 * 50 and 4 * 8 * 50 of one's own.
     assert floor_users(config, rates) == {"served": 1 / (1 + 1), "paper": 1 / (0.5 + 5)}
 

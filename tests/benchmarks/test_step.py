@@ -19,7 +19,7 @@ from skipwise.common.errors import UserError
 from tests.ranks import run_on_ranks
 
 SMALL = ["--tracks", "2000", "--batch", "16", "--dim", "16", "--rounds", "2", "--warmup", "1"]
-TOP = {"schema_version", "benchmark", "date", "made", "config", "samples"}
+TOP = {"schema_version", "benchmark", "date", "made", "config", "samples", "counts"}
 TOP |= {"ours", "floor_sessions_per_s", "of_floor", "parts"}
 
 
@@ -27,6 +27,7 @@ TOP |= {"ours", "floor_sessions_per_s", "of_floor", "parts"}
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("skipwise.benchmarks.harness.floor._SECONDS_EACH", 0.0)
     monkeypatch.setattr("skipwise.benchmarks.harness.floor._COPIED_NUMBERS", 1 << 16)
+    monkeypatch.setattr("skipwise.benchmarks.harness.floor._SQUARE", 64)
 
 
 def config(**changes) -> StepConfig:
@@ -66,7 +67,7 @@ def test_report_of_two_ranks(tmp_path: Path):
 
 
 def _two_ranks(output: str) -> None:
-    floor._SECONDS_EACH, floor._COPIED_NUMBERS = 0.0, 1 << 16
+    floor._SECONDS_EACH, floor._COPIED_NUMBERS, floor._SQUARE = 0.0, 1 << 16, 64
     for baseline in ("plain", "none"):
         report = ReportConfig(output, f"{output}/{baseline}.json")
         measure_and_write(measure, config(baseline=baseline, report=report))
@@ -112,7 +113,7 @@ def test_work_by_hand():
     batches = plain_batches(run_of, store)
     work = global_work(run_of, batches)
     assert work.positions == work.targets == lengths.sum() - 16
-    assert work.squares == np.square(lengths - 1).sum()
+    assert work.pairs == (lengths * (lengths - 1) / 2).sum()
     assert work.lookups == 2 * (lengths.sum() - 16) + 1000
     assert work.unique == len(np.union1d(flat.tracks, batches[0].negatives.numpy()))
 
