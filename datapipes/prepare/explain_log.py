@@ -26,11 +26,11 @@ from skipwise.datapipes.prepare.guess_options import (
 from skipwise.datapipes.prepare.known_sources import SOURCES
 from skipwise.datapipes.prepare.log_files import LogFile, logs_of
 from skipwise.datapipes.prepare.log_source import Source, brief_list
-from skipwise.datapipes.prepare.named_source import arguments, form_of, is_given, options_of
+from skipwise.datapipes.prepare.named_source import arguments, is_given, options_of, recognised
 from skipwise.datapipes.prepare.prepare_log import prepare
 from skipwise.datapipes.prepare.read_rows import read
 from skipwise.datapipes.prepare.row_condition import condition_of, met, types_of
-from skipwise.datapipes.prepare.sources import inspect, look
+from skipwise.datapipes.prepare.sources import inspect
 from skipwise.datapipes.view import counts_as_skipped
 
 ROWS = 10_000
@@ -48,21 +48,17 @@ def explain(config: PrepareConfig) -> Iterator[str]:
     assert config.explain is not None
     paths = config.explain if isinstance(config.explain, tuple) else (config.explain,)
     forms = [known for known in SOURCES if known.columns or known.files != ("*",)]
-    logs = logs_of(paths)
-    named = [
-        log for log in logs if any(map(log.path.match, [name for of in forms for name in of.files if name != "*"]))
-    ]
-    log = (named or logs)[0]
     plain = PrepareConfig(input=paths, output=Path("data"))
     given = {one.name: getattr(config, one.name) for one in fields(config) if is_given(config, one.name)}
     given = {name: value for name, value in given.items() if name not in ("input", "output", "explain", "overwrite")}
-    reading = {name: given[name] for name in ("columns", "delimiter", "user") if name in given}
-    source = look(log, replace(plain, **reading))
-    known = form_of(source, [of for of in forms if log.path in paths or any(map(log.path.match, of.files))])
+    reading = replace(plain, **{name: given[name] for name in ("columns", "delimiter", "user") if name in given})
+    logs = logs_of(paths)
+    source, known = recognised(logs, forms, reading)
+    log = next(log for log in logs if log.path == source.path)
     if known is not None:
         ways = [options_of(known, source, config)]
     else:
-        ways = [{}] if source.roles else [*alternatives(guess(source, replace(plain, **reading), given), given)]
+        ways = [{}] if source.roles else [*alternatives(guess(source, reading, given), given)]
     trials: list[Trial] = []
     for options in ways:
         try:

@@ -193,11 +193,13 @@ SOURCES = (
         "otto",
         {"session": "session", "track": "events.aid", "order": "events.ts", "sort": True},
         ("session", "events.aid", "events.ts", "events.type"),
+        ("*train*.jsonl*", "*test.jsonl*"),
     ),
     Known(
         "otto",
         {"session": "session", "track": "aid", "order": "ts", "sort": True},
         ("session", "aid", "ts", "type"),
+        ("*.parquet",),
     ),
 )
 

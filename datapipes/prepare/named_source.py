@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from fnmatch import filter as filter_names
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from skipwise.common.console import note
 from skipwise.common.errors import UserError
 from skipwise.datapipes.prepare.config import USER_OF_FILE, Default, PrepareConfig
 from skipwise.datapipes.prepare.known_sources import SOURCES, Known, known_by
-from skipwise.datapipes.prepare.log_files import logs_of
+from skipwise.datapipes.prepare.log_files import LogFile, logs_of
 from skipwise.datapipes.prepare.log_source import Source, brief_list
 from skipwise.datapipes.prepare.skip_options import SKIPS, SkipOptions
 from skipwise.datapipes.prepare.sources import look
@@ -34,8 +35,8 @@ def with_source(config: PrepareConfig) -> tuple[PrepareConfig, tuple[str, ...], 
     forms = [known for known in SOURCES if known.name == config.source]
     patterns = tuple(dict.fromkeys(pattern for known in forms for pattern in known.files))
     plain = PrepareConfig(input=config.input, output=config.output, delimiter=config.delimiter)
-    first = look(logs_of(config.input, patterns)[0], plain)
-    known = form_of(first, forms)
+    logs = logs_of(config.input, patterns)
+    first, known = recognised(logs, forms, plain)
     if known is None:
         expected = " or ".join(", ".join(of.columns or of.options["columns"]) for of in forms)
         raise UserError(
@@ -44,7 +45,10 @@ def with_source(config: PrepareConfig) -> tuple[PrepareConfig, tuple[str, ...], 
         )
     options = {name: value for name, value in options_of(known, first, config).items() if not is_given(config, name)}
     note(f"--source {config.source}: {' '.join(arguments(options))}")
-    folders = folders_of(log.path for log in logs_of(config.input, known.files))
+    read = logs_of(config.input, known.files)
+    if others := [log.path.name for log in logs if log not in read]:
+        note(f"not read, as they are of another form or hold the same plays: {brief_list(others)}")
+    folders = folders_of(log.path for log in read)
     if len(folders) > 1 and not is_given(config, "user"):
         told = "plays that stand in several of them count twice: give one folder with --input"
         if "user" in options:
@@ -68,16 +72,20 @@ def folders_of(paths: Iterable[Path]) -> list[Path]:
     return sorted(found)
 
 
-def form_of(source: Source, forms: Iterable[Known]) -> Known | None:
-    """Returns the first form whose columns a file has or, without a header line, whose name and number of columns."""
+def recognised(logs: list[LogFile], forms: Iterable[Known], config: PrepareConfig) -> tuple[Source, Known | None]:
+    """Returns the first file of the first form that has one, and the form; or the first file, and None.
+
+    A file has a name of the form, or `config.input` names it, and its columns or, without a header line, as many.
+    """
+    looked: dict[Path, Source] = {}
     for known in forms:
-        if known.columns:
-            if known_by(source.names, (known,)):
-                return known
-        elif source.format == "text" and len(source.names) == len(known.options["columns"]):
-            if any(map(source.path.match, known.files)):
-                return known
-    return None
+        of_form = (log for log in logs if any(map(log.path.match, known.files)))
+        for log in [*islice(of_form, 1), *(log for log in logs if known.columns and log.path in config.input)]:
+            source = looked[log.path] = looked.get(log.path) or look(log, config)
+            headless = source.format == "text" and len(source.names) == len(known.options.get("columns", ()))
+            if known_by(source.names, (known,)) if known.columns else headless:
+                return source, known
+    return looked.get(logs[0].path) or look(logs[0], config), None
 
 
 def options_of(known: Known, source: Source, config: PrepareConfig) -> dict[str, Any]:

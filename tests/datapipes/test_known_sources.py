@@ -176,7 +176,7 @@ def test_every_form_has_a_file():
 def test_a_source_needs_no_other_option(source, name, content, expected, tmp_path):
     (tmp_path / "log").mkdir()
     log = write(tmp_path / "log", name, content)
-    if source in ("lastfm", "otto"):
+    if source == "lastfm":
         log /= name
     prepare(PrepareConfig(input=(log,), output=tmp_path / "data", source=source))
     assert sessions_of(tmp_path / "data") == expected
@@ -266,6 +266,14 @@ def test_copies_of_a_source_are_told_of(tmp_path, capsys):
     assert "stand in 3 folders" in said and f"{tmp_path}/flat/50m" in said and "give one folder with --input" in said
     prepare(PrepareConfig(input=(tmp_path / "flat" / "50m",), output=tmp_path / "one", source="yambda"))
     assert "folders" not in capsys.readouterr().err and sessions_of(tmp_path / "one") == {"1#1": ["5", "6-", "7"]}
+
+
+def test_of_two_exports_the_better_one_is_read(tmp_path, capsys):
+    for name, content, _ in FILES["spotify-history"]:
+        (tmp_path / name).write_text(content)
+    prepare(PrepareConfig(input=(tmp_path,), output=tmp_path / "data", source="spotify-history"))
+    assert [*sessions_of(tmp_path / "data")["me#1"]][0] == "spotify:track:a-"
+    assert "not read, as they are of another form or hold the same plays: StreamingHistory_" in capsys.readouterr().err
 
 
 def test_a_field_of_a_source_that_begins_late_is_told_of(tmp_path, monkeypatch, capsys):
