@@ -99,10 +99,10 @@ class Words(NamedTuple):
     """int32 [plays]: the place among them of each play's word, -1 for none."""
 
     @classmethod
-    def of(cls, values: pa.StringArray) -> "Words":
-        """Of what `read_contexts` returns."""
+    def of(cls, values: pa.Array) -> "Words":
+        """Of what `read_contexts` returns, or of values that are no texts yet."""
         encoded = values.dictionary_encode()
-        return cls(encoded.dictionary.to_pylist(), encoded.indices.fill_null(-1).to_numpy())
+        return cls(encoded.dictionary.cast(pa.string()).to_pylist(), encoded.indices.fill_null(-1).to_numpy())
 
     @property
     def checksum(self) -> str:

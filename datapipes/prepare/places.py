@@ -125,15 +125,19 @@ class Places:
 
     def add(self, engine: duckdb.DuckDBPyConnection, file: int, rows: str, config: PrepareConfig) -> None:
         """Takes in the staged rows of a file."""
-        point = "row(place, fraction)"
         minute = Fraction(60) / (self.unit(config) or 60)
         whole = f"count(*) > 2 AND bool_and(place % {minute} = 0)" if minute.denominator == 1 < minute else "false"
-        fractions, minutes, *span = engine.execute(
-            f"SELECT bool_or(fraction <> 0), {whole}, min({point}), max({point}) FROM {rows} WHERE place IS NOT NULL"
+        placed = f"FROM {rows} WHERE place IS NOT NULL"
+        fractions, minutes, *ends = engine.execute(
+            f"SELECT bool_or(fraction <> 0), {whole}, min(place), max(place) {placed}"
         ).fetchall()[0]
-        self.fractions |= bool(fractions)
         self.minutes |= {file} if minutes else set()
-        self.spans[file] = (span[0] or NOWHERE, span[1] or NOWHERE)
+        self.fractions |= bool(fractions)
+        if fractions:
+            point = "row(place, fraction)"
+            ends = engine.execute(f"SELECT min({point}), max({point}) {placed}").fetchall()[0]
+        first, last = (NOWHERE if end is None else end if fractions else (end, 0) for end in ends)
+        self.spans[file] = first, last
         if config.sorts and (backwards := runs_backwards(engine, rows)) is not False:
             (self.level if backwards is None else self.newest_first).add(file)
 

@@ -145,7 +145,7 @@ def add_contexts(group: pa.Table, lengths: np.ndarray, split: str, part: str, of
     left_P = np.repeat(lengths.cumsum(), lengths) - np.arange(lengths.sum())
     trained_P = left_P > {"part": HELD_OUT["validation"], "train": 0}.get(split, np.inf)
     for column, values in of.values.items():
-        words = Words.of(group[column].combine_chunks().flatten().cast(pa.string()))
+        words = Words.of(group[column].combine_chunks().flatten())
         of.context_checksums[part][column].append(words.checksum)
         if trained_P.any():
             values.update(words.words[place] for place in np.unique(words.place_P[trained_P]) if place >= 0)

@@ -33,9 +33,9 @@ CREATE MACRO missing(x) AS
 CREATE MACRO word(x) AS lower(regexp_replace(x, '^[\s\p{Z}]+|[\s\p{Z}]+$', '', 'g'));
 CREATE MACRO broken(x) AS contains(x, chr(10)) OR contains(x, chr(13));
 CREATE MACRO flag(x) AS
-    CASE WHEN x IN ('true', 'True', '1', 'TRUE') THEN true WHEN x IN ('false', 'False', '0', 'FALSE') THEN false
-    WHEN x IN ('t', 'T', 'yes', 'Yes', 'YES', 'y', 'Y', '1.0') THEN true
-    WHEN x IN ('f', 'F', 'no', 'No', 'NO', 'n', 'N', '0.0') THEN false END;
+    CASE WHEN x = 'true' THEN true WHEN x = 'false' THEN false WHEN x = '1' THEN true WHEN x = '0' THEN false
+    WHEN x IN ('True', 'TRUE', 't', 'T', 'yes', 'Yes', 'YES', 'y', 'Y', '1.0') THEN true
+    WHEN x IN ('False', 'FALSE', 'f', 'F', 'no', 'No', 'NO', 'n', 'N', '0.0') THEN false END;
 """
 
 PARSED = {
