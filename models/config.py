@@ -84,6 +84,9 @@ class EncoderConfig:
     """Share of the tracks read that training hides from the encoder, each whole, in [0, 1)."""
     norm_first: bool = False
     """Normalize before each sub-layer instead of after it, and once more at the end."""
+    prediction: Literal["gelu", "none"] = "gelu"
+    """What stands between the last block and the scores: a linear layer and a GELU (the paper), whose values are hardly
+    ever negative, or nothing."""
     mask_probability: float = 0.2
     """Bidirectional only: share of positions masked in training (paper: 0.2)."""
 
@@ -115,7 +118,7 @@ class EncoderConfig:
         linears = 4 * dim * dim + 2 * dim * self.hidden  # queries, keys, values and their merge; feed-forward
         biases = 5 * dim + self.hidden
         norms = 4 * dim
-        prediction = dim * dim + dim + 2 * dim * self.norm_first
+        prediction = (dim * dim + dim) * (self.prediction == "gelu") + 2 * dim * self.norm_first
         if keep_dim:
             prediction += (dim + 1) * (keep_dim + 1)
             if reads_signals:

@@ -45,7 +45,8 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config, dim) for _ in range(config.blocks))
         # Blocks that normalize first leave their last sum as it is.
         self.final_norm = nn.LayerNorm(dim) if config.norm_first else None
-        self.prediction = nn.Sequential(nn.Linear(dim, dim), nn.GELU())
+        linear = nn.Sequential(nn.Linear(dim, dim), nn.GELU())
+        self.prediction = linear if config.prediction == "gelu" else nn.Identity()
         self.keep = KeepHead(dim, keep_dim, reads_signals, config.dropout, keep_dropout) if keep_dim else None
 
     def reset_parameters(self, generator: torch.Generator) -> None:

@@ -13,7 +13,7 @@ from skipwise.components.recipes.paper import (
     unidir_skip_context,
     unidir_skip_track,
 )
-from skipwise.components.recipes.recommended import best, best_skip_blind, long, long_skip_blind
+from skipwise.components.recipes.recommended import best, best_long, best_skip_blind, long, long_skip_blind
 from skipwise.training.config import RunConfig
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
@@ -27,6 +27,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
         bidir_skip_context,
         bidir_skip_track,
         best_skip_blind,
+        best_long,
         long,
         long_skip_blind,
     )

@@ -34,3 +34,24 @@ def long() -> RunConfig:
 def long_skip_blind() -> RunConfig:
     """`long` without skips, for data that have none."""
     return replace(best_skip_blind(), encoder=long().encoder)
+
+
+def best_long() -> RunConfig:
+    """The recommended recipe for histories of users without skips, such as purchases: few plays a track, few repeats.
+
+    Narrower than `best`, with more dropout, norms first and no prediction layer (docs/results.md).
+    """
+    blind = best_skip_blind()
+    return replace(
+        blind,
+        table=TableConfig(dim=64),
+        encoder=EncoderConfig(
+            max_length=50,
+            positions="relative",
+            blocks=1,
+            heads=1,
+            dropout=0.5,
+            norm_first=True,
+            prediction="none",
+        ),
+    )

@@ -80,10 +80,10 @@ def test_parameters_start_truncated():
 @pytest.mark.parametrize("direction", ["unidirectional", "bidirectional"])
 @pytest.mark.parametrize("positions", ["learned", "relative"])
 @pytest.mark.parametrize("norm_first", [False, True])
-def test_the_config_knows_the_number_of_weights(direction: str, positions: str, norm_first: bool):
-    config = EncoderConfig(
-        direction=direction, positions=positions, max_length=7, heads=2, blocks=3, hidden=20, norm_first=norm_first
-    )
+@pytest.mark.parametrize("prediction", ["gelu", "none"])
+def test_the_config_knows_the_number_of_weights(direction: str, positions: str, norm_first: bool, prediction: str):
+    choices = {"direction": direction, "positions": positions, "norm_first": norm_first, "prediction": prediction}
+    config = EncoderConfig(max_length=7, heads=2, blocks=3, hidden=20, **choices)
     for given in ((0, False), (0, True), (4, False), (4, True)):
         encoder = Encoder(config, 12, *given)
         assert config.num_weights(12, *given) == sum(weight.numel() for weight in encoder.parameters())
@@ -113,6 +113,18 @@ def test_norm_first_is_torchs_own_pre_norm_encoder_with_a_final_norm():
     mask = torch.nn.Transformer.generate_square_subsequent_mask(8)
     expected = encoder.prediction(peer(encoder.norm(items + encoder.positions), mask=mask))[0]
     assert_close(run(encoder, items, 8), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_without_a_prediction_layer_the_output_is_the_last_norms():
+    plain, items = make("unidirectional", norm_first=True, prediction="none"), torch.randn(1, 8, 16)
+    with torch.no_grad():
+        layered = make("unidirectional", norm_first=True)
+        layered.load_state_dict(plain.state_dict() | layered.prediction.state_dict(prefix="prediction."))
+    found = run(plain, items, 8)
+    assert_close(layered.prediction(found), run(layered, items, 8))
+    assert_close(
+        found.mean(dim=1), torch.zeros(8), rtol=0, atol=1e-5
+    )  # its weights still stand at one, its bias at zero
 
 
 def test_norm_last_has_the_weights_it_always_had():

@@ -13,10 +13,10 @@ from skipwise.models.encoder import Encoder
 from skipwise.models.query_encoder import EncoderShape, QueryEncoder, load_query_encoder
 
 CONFIGS = [
-    EncoderConfig(direction=direction, positions=positions, max_length=6, heads=2, hidden=16, norm_first=norm_first)
+    EncoderConfig(max_length=6, heads=2, hidden=16, direction=direction, positions=positions, **choices)
     for direction in ("unidirectional", "bidirectional")
     for positions in ("learned", "relative")
-    for norm_first in (False, True)
+    for choices in ({}, {"norm_first": True}, {"norm_first": True, "prediction": "none"})
 ]
 
 
