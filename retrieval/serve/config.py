@@ -32,8 +32,8 @@ class ServeConfig:
     """Maximum number of requests in a batch."""
     max_wait_ms: float = 2.0
     """Milliseconds that the first request of a batch waits for others."""
-    max_queue: int = 256
-    """Maximum number of waiting requests; further ones are refused with 503."""
+    max_queue: int = 512
+    """Maximum number of waiting requests, about those of a second; further ones are refused with 503."""
     max_body: int = 1_000_000
     """Maximum size of a request body, in bytes."""
     threads: int = 1

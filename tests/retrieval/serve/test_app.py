@@ -202,6 +202,7 @@ def test_description(ask: Asked):
     assert {"/recommend", "/similar/{track}", "/tracks", "/exports", "/health", "/metrics"} <= set(described["paths"])
     request = described["components"]["schemas"]["RecommendRequest"]["properties"]
     assert request["session"]["maxItems"] == 1000 and request["k"]["maximum"] == 1000
+    assert list(described["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == ["text/plain"]
     for page in ("/docs", "/redoc"):
         assert ask("GET", page).status_code == 404
 
