@@ -1,16 +1,59 @@
 """Attention within sessions, over positions that are packed without padding.
 
 Only the batched products need padded sessions. A head is typically 16 values wide: rows of that width are gathered
-into the padded layout, the only copy that is made, and gathered back.
-Shape legend: N positions read, B sessions, T positions of the longest, H heads, W width of a head, D = H * W.
+into the padded layout, the only copy that is made, and gathered back. On a CPU, sessions of similar length are taken
+together, as many as have scores that fit its cache, and of longer sessions some queries at a time: what follows the
+scores then reads them from the cache.
+Shape legend: N positions read, B sessions, T positions of the longest, H heads, W width of a head, D = H * W;
+G sessions of one group, S positions of the longest of them, Q queries and K keys of one part of it.
 """
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+_SCORES = 1 << 18
+"""The most scores of one part on a CPU: 1 MiB, the second-level cache of a core."""
+
+Mask = Callable[[Sequence[int], Tensor], Tensor | None]
+"""`Dropout.mask`."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sessions side by side in the padded layout."""
+
+    first: int
+    """The first of their 3 * G * H * S padded rows: all queries, then all keys, then all values."""
+    sessions: int
+    """G."""
+    length: int
+    """S."""
+    queries: int
+    """The most queries of one part."""
+    lengths_G: Tensor
+    """int64: positions of each."""
+
+    def of(self, rows_RW: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Its queries, keys and values, each [G * H, S, W], in the padded layout of all groups."""
+        count, width = self.sessions * heads, rows_RW.shape[1]
+        rows_RW = rows_RW[self.first : self.first + 3 * count * self.length]
+        query, key, value = rows_RW.view(3, count, self.length, width).unbind(0)
+        return query, key, value
+
+    def outputs(self, rows_RW: Tensor, heads: int) -> Tensor:
+        """Its outputs [G * H, S, W] in the padded layout of all groups' outputs."""
+        first, count = self.first // 3, self.sessions * heads
+        return rows_RW[first : first + count * self.length].view(count, self.length, -1)
+
+    def parts(self, causal: bool) -> Iterator[tuple[slice, slice]]:
+        """(queries, the keys that they may see) of each part. The first part has all keys."""
+        for last in range(self.length, 0, -self.queries):
+            yield slice(max(last - self.queries, 0), last), slice(0, last if causal else self.length)
 
 
 @dataclass(frozen=True)
@@ -18,87 +61,135 @@ class HeadRows:
     """The index of each head's row of each position, in the packed and in the padded layout."""
 
     padded_R: Tensor
-    """int64 [3 * B * H * T]: for each padded row of queries, keys, values its index among the N * 3 * H packed ones;
-    the index of another position where there is padding."""
+    """int64 [3 * sum of G * H * S]: for each padded row its index among the N * 3 * H packed ones; that of some other
+    where there is padding."""
     packed_R: Tensor
     """int64 [N * 3 * H]: for each packed row its index among the padded ones."""
     output_R: Tensor
-    """int64 [N * H]: for each packed row of the output its index among the B * H * T padded ones."""
+    """int64 [N * H]: for each packed row of the output its index among the padded ones."""
+    groups: list[Group]
 
     @classmethod
     def of(cls, tokens_N: Tensor, batch: int, length: int, heads: int) -> "HeadRows":
-        """For positions b * T + t in `tokens_N`."""
+        """For positions b * T + t in `tokens_N`, of each session the first ones."""
         device = tokens_N.device
-        token_BT = torch.zeros(batch * length, dtype=torch.int64, device=device)
-        token_BT[tokens_N] = torch.arange(len(tokens_N), device=device)
-        part_P, head_H = torch.arange(3, device=device), torch.arange(heads, device=device)
-        padded_PBHT = (
-            token_BT.view(1, batch, 1, length) * (3 * heads)
-            + part_P.view(3, 1, 1, 1) * heads
-            + head_H.view(1, 1, -1, 1)
-        )
         session_N, place_N = tokens_N // length, tokens_N % length
-        output_NH = (session_N[:, None] * heads + head_H) * length + place_N[:, None]
-        packed_NPH = part_P.view(1, 3, 1) * (batch * heads * length) + output_NH[:, None, :]
-        return cls(padded_PBHT.flatten(), packed_NPH.flatten(), output_NH.flatten())
+        lengths_B = torch.zeros(batch, dtype=torch.int64, device=device).index_add_(
+            0, session_N, torch.ones_like(session_N)
+        )
+        # On a GPU a batch is one group: many small products would leave it idle, and lengths need not leave it.
+        groups, order_B = [Group(0, batch, length, length, lengths_B)], torch.arange(batch, device=device)
+        if device.type == "cpu":
+            lengths_B, order_B = lengths_B.sort(descending=True, stable=True)
+            groups = list(_groups(lengths_B, heads))
+        # Of each session: its group's first row, its place in the group, and the group's size.
+        columns = [
+            (group.first, place, group.sessions, group.length) for group in groups for place in range(group.sessions)
+        ]
+        session_B4 = torch.zeros(batch, 4, dtype=torch.int64)
+        session_B4[: len(columns)] = torch.tensor(columns).view(-1, 4)
+        session_B4 = torch.empty_like(session_B4, device=device).index_copy_(0, order_B, session_B4.to(device))
+        first_N1, nth_N1, sessions_N1, length_N1 = session_B4[session_N, :, None].unbind(1)
+        output_NH = (nth_N1 * heads + torch.arange(heads, device=device)) * length_N1 + place_N[:, None]
+        part_P1 = torch.arange(3, device=device)[:, None]
+        packed_NPH = (first_N1 + part_P1.T * sessions_N1 * heads * length_N1)[:, :, None] + output_NH[:, None]
+        packed_R = packed_NPH.flatten()
+        padded_R = packed_R.new_zeros(3 * heads * sum(group.sessions * group.length for group in groups))
+        padded_R[packed_R] = torch.arange(len(packed_R), device=device)
+        return cls(padded_R, packed_R, (first_N1 // 3 + output_NH).flatten(), groups)
+
+    def most_scores(self, heads: int) -> int:
+        """Of one part."""
+        return max((group.sessions * heads * group.queries * group.length for group in self.groups), default=0)
 
 
-def attend(projected_NX: Tensor, rows: HeadRows, mask_BHTT: Tensor, kept_BHTT: Tensor | None, heads: int) -> Tensor:
+def _groups(lengths_B: Tensor, heads: int) -> Iterator[Group]:
+    """Groups of sessions whose lengths descend; empty ones are in none."""
+    lengths = [length for length in lengths_B.tolist() if length]
+    done = first = 0
+    while done < len(lengths):
+        length = lengths[done]
+        sessions = min(max(1, _SCORES // (heads * length**2)), len(lengths) - done)
+        parts = math.ceil(heads * length**2 / _SCORES)
+        yield Group(first, sessions, length, math.ceil(length / parts), lengths_B[done : done + sessions])
+        done, first = done + sessions, first + 3 * sessions * heads * length
+
+
+def attend(projected_NX: Tensor, rows: HeadRows, mask_HTT: Tensor, causal: bool, dropped: Mask, heads: int) -> Tensor:
     """[N, D]: softmax(q k / sqrt(W) + mask) v of the queries, keys and values in `projected_NX` [N, 3 * D].
 
-    `mask_BHTT` is broadcast to B x H x T x T; `kept_BHTT`: a dropout mask of the softmax, or None.
+    `mask_HTT`: [H or 1, T, T], -inf where `causal` hides a key; padding is hidden besides. `dropped`: gives dropout
+    masks of the softmax, or None.
     """
     if not len(projected_NX):  # a rank whose sessions only fill up the batch
         return projected_NX[:, : projected_NX.shape[1] // 3]
     with torch.autocast(projected_NX.device.type, enabled=False):
-        return _Attend.apply(projected_NX, rows, mask_BHTT, kept_BHTT, heads)
+        return _Attend.apply(projected_NX, rows, mask_HTT, causal, dropped, heads)
 
 
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        projected_NX: Tensor,
-        rows: HeadRows,
-        mask_BHTT: Tensor,
-        kept_BHTT: Tensor | None,
-        heads: int,
+        ctx: Any, projected_NX: Tensor, rows: HeadRows, mask_HTT: Tensor, causal: bool, dropped: Mask, heads: int
     ) -> Tensor:
-        (batch, _, length, _), width = mask_BHTT.shape, projected_NX.shape[1] // (3 * heads)
+        width = projected_NX.shape[1] // (3 * heads)
         scale = 1 / math.sqrt(width)
-        parts = projected_NX.reshape(-1, width).index_select(0, rows.padded_R)
-        if parts.device.type == "cpu":
-            parts = parts.float()  # bfloat16 speeds up no products this small, and makes the softmax less exact
-        query, key, value = parts.view(3, batch * heads, length, width).unbind(0)
-        mask = mask_BHTT.expand(-1, heads, -1, -1).reshape(-1, length, length).to(query.dtype)
-        weights = torch.baddbmm(mask, query, key.transpose(1, 2), alpha=scale).softmax(dim=-1)
-        kept = None if kept_BHTT is None else kept_BHTT.view_as(weights).to(weights.dtype)
-        seen = torch.bmm(weights if kept is None else weights * kept, value)
-        ctx.save_for_backward(query, key, value, weights, kept)
-        ctx.rows, ctx.scale, ctx.mask_shape = rows, scale, mask_BHTT.shape
-        output_ND = seen.view(-1, width).index_select(0, rows.output_R).view(-1, heads * width)
-        return output_ND.to(projected_NX.dtype)
+        packed_RW = projected_NX.reshape(-1, width).index_select(0, rows.padded_R)
+        if packed_RW.device.type == "cpu":
+            packed_RW = packed_RW.float()  # bfloat16 speeds up no products this small, and makes the softmax less exact
+        output_RW = packed_RW.new_empty(len(packed_RW) // 3, width)
+        saved = []
+        for group in rows.groups:
+            query, key, value = group.of(packed_RW, heads)
+            output = group.outputs(output_RW, heads)
+            for queries, keys in group.parts(causal):
+                mask = mask_HTT[None, :, queries, keys]
+                if not causal:
+                    hidden_GS = torch.arange(group.length, device=mask.device) >= group.lengths_G[:, None]
+                    mask = mask.masked_fill(hidden_GS[:, None, None], torch.finfo(mask.dtype).min / 2)
+                mask = mask.expand(group.sessions, heads, -1, -1).reshape(-1, *mask.shape[2:]).to(query.dtype)
+                scores = torch.baddbmm(mask, query[:, queries], key[:, keys].transpose(1, 2), alpha=scale)
+                weights = scores.softmax(dim=-1)
+                kept = dropped((group.sessions, heads, *weights.shape[1:]), weights)
+                kept = None if kept is None else kept.view_as(weights)
+                torch.bmm(weights if kept is None else weights * kept, value[:, keys], out=output[:, queries])
+                saved += [weights, kept]
+        ctx.save_for_backward(packed_RW, *saved)
+        ctx.rows, ctx.causal, ctx.heads, ctx.scale, ctx.mask_shape = rows, causal, heads, scale, mask_HTT.shape
+        return output_RW.index_select(0, rows.output_R).view(-1, heads * width).to(projected_NX.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad_output_ND: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, weights, kept = ctx.saved_tensors
-        rows, width = ctx.rows, query.shape[2]
-        grad_seen = torch.zeros_like(query).view(-1, width)
-        grad_row = grad_output_ND.reshape(-1, width).to(query.dtype)
-        grad_seen = grad_seen.index_copy_(0, rows.output_R, grad_row).view_as(query)
-        grad_parts = query.new_empty(3, *query.shape)
-        # Not with `out=`: on a CPU its kernel is several times slower than the copy.
-        grad_parts[2] = torch.bmm((weights if kept is None else weights * kept).transpose(1, 2), grad_seen)
-        grad_weights = torch.bmm(grad_seen, value.transpose(1, 2))
-        if kept is not None:
-            grad_weights *= kept
-        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
-        grad_mask = None
-        if ctx.needs_input_grad[2]:
-            grad_mask = grad_scores.view(ctx.mask_shape[0], -1, *weights.shape[1:]).sum_to_size(ctx.mask_shape)
-        # Not in place: the mask's gradient is a view of it where the mask is as large.
-        grad_scores = grad_scores * ctx.scale
-        grad_parts[0] = torch.bmm(grad_scores, key)
-        grad_parts[1] = torch.bmm(grad_scores.transpose(1, 2), query)
-        grad_projected = grad_parts.view(-1, width).index_select(0, rows.packed_R).view(len(grad_output_ND), -1)
-        return grad_projected.to(grad_output_ND.dtype), None, grad_mask, None, None
+        packed_RW, *saved = ctx.saved_tensors
+        rows, width, heads, left = ctx.rows, packed_RW.shape[1], ctx.heads, iter(saved)
+        grad_row = grad_output_ND.reshape(-1, width).to(packed_RW.dtype)
+        grad_output_RW = packed_RW.new_zeros(len(packed_RW) // 3, width).index_copy_(0, rows.output_R, grad_row)
+        grad_RW = torch.empty_like(packed_RW)
+        grad_mask_HTT = packed_RW.new_zeros(ctx.mask_shape) if ctx.needs_input_grad[2] else None
+        for group in rows.groups:
+            query, key, value = group.of(packed_RW, heads)
+            grad_query, grad_key, grad_value = group.of(grad_RW, heads)
+            grad_output = group.outputs(grad_output_RW, heads)
+            for queries, keys in group.parts(ctx.causal):
+                weights, kept, grad_seen = next(left), next(left), grad_output[:, queries]
+                grad_weights = torch.bmm(grad_seen, value[:, keys].transpose(1, 2))
+                if kept is not None:
+                    grad_weights *= kept
+                grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+                if grad_mask_HTT is not None:
+                    grad_mask = grad_scores.view(group.sessions, heads, *weights.shape[1:]).sum(0)
+                    grad_mask_HTT[:, queries, keys] += grad_mask.sum_to_size(len(grad_mask_HTT), *weights.shape[1:])
+                # Not with `out=`: on a CPU its kernel is several times slower than the copy.
+                grad_query[:, queries] = torch.bmm(grad_scores, key[:, keys])
+                of_key = torch.bmm(grad_scores.transpose(1, 2), query[:, queries])
+                of_value = torch.bmm((weights if kept is None else weights * kept).transpose(1, 2), grad_seen)
+                if queries.stop == group.length:
+                    grad_key.copy_(of_key)
+                    grad_value.copy_(of_value)
+                else:
+                    grad_key[:, keys] += of_key
+                    grad_value[:, keys] += of_value
+            grad_query *= ctx.scale
+            grad_key *= ctx.scale
+        grad_projected = grad_RW.index_select(0, rows.packed_R).view(len(grad_output_ND), -1)
+        return grad_projected.to(grad_output_ND.dtype), None, grad_mask_HTT, None, None, None

@@ -100,8 +100,8 @@ class Encoder(nn.Module):
         place_T = torch.arange(length, device=device)
         real_BT = place_T < inputs_B[:, None]
         if self.training:
-            width = max(items_ND.shape[1], self.config.hidden)
-            self.dropout.renew(max(len(items_ND) * width, self.config.heads * length * real_BT.numel()), device)
+            width, heads = max(items_ND.shape[1], self.config.hidden), self.config.heads
+            self.dropout.renew(max(len(items_ND) * width, places.most_scores(heads)), device)
         states_NH = None
         if signals_ND is not None:
             items_ND = items_ND + signals_ND
@@ -117,18 +117,19 @@ class Encoder(nn.Module):
             from_end_BT = (place_T - inputs_B[:, None] + self.config.max_length).clamp(max=self.config.max_length - 1)
             items_ND = items_ND + nn.functional.embedding(places.collect(from_end_BT), self.positions)
         hidden_ND = self.dropout(self.norm(items_ND))
-        visible_BTT = real_BT[:, None, :].expand(-1, length, -1)
-        if self.config.direction == "unidirectional":
-            visible_BTT = visible_BTT & (place_T[:, None] >= place_T)
-        # A row that sees nothing would become NaN: padding sees everything, and nothing sees padding.
-        hidden_mask_B1TT = torch.where(visible_BTT | ~real_BT[:, :, None], 0.0, float("-inf"))[:, None]
+        visible_TT = (place_T[:, None] >= place_T) | (self.config.direction == "bidirectional")
+        hidden_mask = torch.where(visible_TT, 0.0, float("-inf"))[None]
+        if isinstance(places, Padded):
+            # A row that sees nothing would become NaN: padding sees itself, and nothing read sees padding.
+            padding_B1TT = torch.where(real_BT[:, None, :] | ~real_BT[:, :, None], 0.0, float("-inf"))[:, None]
+            hidden_mask = hidden_mask + padding_B1TT
         for number, block in enumerate(self.blocks):
-            mask_BHTT = hidden_mask_B1TT
+            mask = hidden_mask
             if self.distance_bias is not None:
                 farthest = self.config.max_length - 1
                 distance_TT = (place_T[:, None] - place_T).clamp(-farthest, farthest) + farthest
-                mask_BHTT = mask_BHTT + self.distance_bias[number][:, distance_TT]
-            hidden_ND = block(hidden_ND, places, mask_BHTT, self.dropout)
+                mask = mask + self.distance_bias[number][:, distance_TT]
+            hidden_ND = block(hidden_ND, places, mask, self.dropout)
         hidden_ND = hidden_ND if self.final_norm is None else self.final_norm(hidden_ND)
         predictions_ND = self.prediction(hidden_ND)
         if self.keep is None:
@@ -142,6 +143,10 @@ class Padded:
 
     batch: int
     length: int
+
+    def most_scores(self, heads: int) -> int:
+        """Attention's at once."""
+        return self.batch * heads * self.length**2
 
     def collect(self, values_BT: Tensor) -> Tensor:
         """[B * T, ...] of [B, T, ...]."""
@@ -175,6 +180,10 @@ class Packed:
             self._head_rows = HeadRows.of(self.tokens_N, self.batch, self.length, heads)
         return self._head_rows
 
+    def most_scores(self, heads: int) -> int:
+        """Attention's at once."""
+        return self.head_rows(heads).most_scores(heads)
+
 
 class Block(nn.Module):
     """Self-attention and feed-forward, each with dropout, a residual and a layer norm."""
@@ -182,6 +191,7 @@ class Block(nn.Module):
     def __init__(self, config: EncoderConfig, dim: int):
         super().__init__()
         self.heads, self.norm_first = config.heads, config.norm_first
+        self.causal = config.direction == "unidirectional"
         self.project = nn.Linear(dim, 3 * dim)
         self.merge = nn.Linear(dim, dim)
         self.widen = nn.Linear(dim, config.hidden)
@@ -189,11 +199,14 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(dim)
         self.feed_forward_norm = nn.LayerNorm(dim)
 
-    def forward(self, hidden_ND: Tensor, places: Padded | Packed, mask_BHTT: Tensor, dropout: Dropout) -> Tensor:
-        """`mask_BHTT` is added to the attention scores: -inf where the row may not look, elsewhere 0 or a bias."""
+    def forward(self, hidden_ND: Tensor, places: Padded | Packed, mask: Tensor, dropout: Dropout) -> Tensor:
+        """`mask` is added to the attention scores: -inf where the row may not look, elsewhere 0 or a bias.
+
+        [H or 1, T, T] for `Packed` positions, which hide padding themselves; [B, H or 1, T, T] for `Padded` ones.
+        """
 
         def attention(values_ND: Tensor) -> Tensor:
-            return dropout(self._attend(values_ND, places, mask_BHTT, dropout))
+            return dropout(self._attend(values_ND, places, mask, dropout))
 
         def feed_forward(values_ND: Tensor) -> Tensor:
             return dropout(self.narrow(dropout(self.widen(values_ND).relu())))
@@ -204,17 +217,17 @@ class Block(nn.Module):
         hidden_ND = self.attention_norm(hidden_ND + attention(hidden_ND))
         return self.feed_forward_norm(hidden_ND + feed_forward(hidden_ND))
 
-    def _attend(self, hidden_ND: Tensor, places: Padded | Packed, mask_BHTT: Tensor, dropout: Dropout) -> Tensor:
+    def _attend(self, hidden_ND: Tensor, places: Padded | Packed, mask: Tensor, dropout: Dropout) -> Tensor:
         projected_NX = self.project(hidden_ND)
         if isinstance(places, Packed):
-            kept_BHTT = dropout.mask((places.batch, self.heads, places.length, places.length), mask_BHTT)
-            return self.merge(attend(projected_NX, places.head_rows(self.heads), mask_BHTT, kept_BHTT, self.heads))
+            rows = places.head_rows(self.heads)
+            return self.merge(attend(projected_NX, rows, mask, self.causal, dropout.mask, self.heads))
         dim, width = hidden_ND.shape[1], hidden_ND.shape[1] // self.heads
         # B * T x 3D -> 3 x B x H x T x D/H
         parts = projected_NX.view(places.batch, places.length, 3, self.heads, width).permute(2, 0, 3, 1, 4)
         query, key, value = parts.unbind(0)
         # Plain products: on sessions this short they are ten times faster than the fused attention of CPUs.
-        scores_BHTT = query @ key.transpose(-1, -2) / math.sqrt(width) + mask_BHTT
+        scores_BHTT = query @ key.transpose(-1, -2) / math.sqrt(width) + mask
         seen_BHTW = dropout(scores_BHTT.softmax(dim=-1)) @ value
         return self.merge(seen_BHTW.transpose(1, 2).reshape(-1, dim))
 

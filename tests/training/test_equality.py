@@ -183,10 +183,14 @@ def test_other_losses_take_the_same_steps_on_any_number_of_ranks(
 @pytest.mark.ranks
 @pytest.mark.parametrize("sharding", ["column_wise", "table_wise", "planner"])
 def test_other_shardings_equal_row_wise(sharding: str, dataset: Path, tmp_path: Path):
-    """With plain SGD: column shards keep a row-wise state each (docs/architecture.md, "Checkpoints")."""
+    """With plain SGD: column shards keep a row-wise state each (docs/architecture.md, "Checkpoints").
+
+    With seed 0 one inner value is so near zero that rounding says whether ReLU passes it, and with it a gradient.
+    """
     config = small("unidir-skip-track", dataset, optimizer="sgd")
     config = replace(
         config,
+        train=replace(config.train, seed=1),
         data=replace(config.data, inputs=("skips",)),
         loss=replace(config.loss, keep=0.5, keep_dim=8, keep_dropout=0.0),
     )
