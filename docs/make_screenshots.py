@@ -30,10 +30,10 @@ def skipwise(*words: str, folder: Path) -> None:
 
 def make_exports(folder: Path) -> None:
     """A run that reads skips and has a keep head, one that is blind to them, both exported, and a report on both."""
-    quick = "--train.epochs 4 --train.no-refit"
+    quick = "--train.epochs 3 --train.no-refit"
     skips = "--data.inputs skips --loss.keep 0.5"
     steps = {
-        "log.csv.gz": "synthesize --output log.csv.gz --sessions 6000 --tracks 1500",
+        "log.csv.gz": "synthesize --output log.csv.gz --sessions 1500 --tracks 600",
         "data": "prepare --input log.csv.gz --output data --split session --title title --artist artist",
         "runs/best/metrics.json": f"train best --data.path data --run-dir runs/best {skips} {quick}",
         "runs/blind/metrics.json": f"train best-skip-blind --data.path data --run-dir runs/blind {quick}",

@@ -123,8 +123,7 @@ class Breakdown:
 BREAKDOWNS = (
     Breakdown(
         "new or repeated target",
-        "Repeated: the session had played the track before, so that it is not recommended; in brackets the number of "
-        "targets.",
+        "Repeated: the session had played the track before, so that it is not recommended.",
         grouping="new or repeated target",
     ),
     Breakdown(

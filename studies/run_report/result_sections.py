@@ -30,16 +30,22 @@ CANDIDATES = {
 """What a protocol ranks a target among."""
 
 
-def hit_rates(runs: list[ReportedRun]) -> dict[Protocol, Rows]:
-    """By protocol, a row for the test of each run and of each baseline, and for a run's validation."""
-    found: dict[Protocol, Rows] = {}
+def hit_rates(runs: list[ReportedRun]) -> dict[Protocol, tuple[str, Rows]]:
+    """By protocol, how much the first row was measured on, which another row says if it differs; and a row for the test
+    of each run and of each baseline, and for a run's validation.
+    """
+    found: dict[Protocol, tuple[str, Rows]] = {}
     for protocol in PROTOCOLS:
         named = [(f"run {run.label}", run.ranks.get((protocol, "test"))) for run in runs]
         named += _baselines(runs, protocol)
         named += [(f"run {run.label}, validation", run.ranks.get((protocol, "validation"))) for run in runs]
-        rows = [[f"{name}\n{_size(ranks)}", *(_mean(ranks, one) for one in METRICS)] for name, ranks in named if ranks]
+        sized = [(name, _size(ranks), ranks) for name, ranks in named if ranks]
+        rows = [
+            [name if size == sized[0][1] else f"{name}\n{size}", *(_mean(ranks, one) for one in METRICS)]
+            for name, size, ranks in sized
+        ]
         if rows:
-            found[protocol] = rows
+            found[protocol] = sized[0][1], rows
     return found
 
 
@@ -147,9 +153,8 @@ def groups(runs: list[ReportedRun]) -> list[tuple[Breakdown, list[Picture]]]:
         images = []
         for protocol in PROTOCOLS:
             if series := breakdown.series(runs, protocol):
-                caption = f"{protocol}, with 95 % intervals over sessions."
                 alt = f"{METRIC.upper()}, {protocol}, by {breakdown.title}. {_points(series)}"
-                images.append(Picture(charts.groups(series), caption, alt))
+                images.append(Picture(charts.groups(series), protocol, alt))
         if images:
             found.append((breakdown, images))
     return found
@@ -178,8 +183,7 @@ def skips(runs: list[ReportedRun]) -> tuple[Rows, list[Picture]]:
             rows.append([f"{protocol}, run {run.label}\n{size}", *_skip_cells(ranks)])
             alts.append(" ".join(rows[-1]).replace("\n", " "))
         if shown:
-            caption = f"{protocol}: the share of targets that rank so high."
-            images.append(Picture(charts.skips(shown), caption, f"Share of targets reached, {'; '.join(alts)}"))
+            images.append(Picture(charts.skips(shown), protocol, f"Share of targets reached, {'; '.join(alts)}"))
     return rows, images
 
 

@@ -67,7 +67,8 @@ def test_the_size_of_a_test_and_what_served_allows():
         )
         for label, refit in (("A", False), ("B", True))
     ]
-    assert [row[0] for row in hit_rates(runs)["served"]] == [f"run {label}\n4 targets of 3 sessions" for label in "AB"]
+    size, rows = hit_rates(runs)["served"]
+    assert size == "4 targets of 3 sessions" and [row[0] for row in rows] == ["run A", "run B"]
     line = (
         "1 of the test's 4 targets were played before in their session, so that no hit rate by served is above 0.7500."
     )
