@@ -129,8 +129,8 @@ def test_words_find_tracks(open_page, named):
     expect(page.get_by_role("listbox").get_by_role("option")).to_have_text([called(21)])
 
 
-@pytest.mark.parametrize("width", [360, 390])
-def test_results_are_in_sight_on_a_phone(open_page, named, width: int):
+@pytest.mark.parametrize("width, seen", [(360, 4), (390, 4), (768, 1)])
+def test_results_are_in_sight_where_they_stand_below_the_session(open_page, named, width: int, seen: int):
     page = open_page(named, viewport={"width": width, "height": 844})
     cards = page.locator("#skips .card")
     expect(cards).to_have_count(20)
@@ -138,8 +138,8 @@ def test_results_are_in_sight_on_a_phone(open_page, named, width: int):
     boxes = [card.bounding_box() for card in (cards.first, cards.nth(10))]
     assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] < boxes[1]["x"], "side by side"
     player = page.locator("#player").bounding_box()
-    fourth = cards.nth(3).bounding_box()
-    assert fourth["y"] + fourth["height"] <= player["y"] and player["y"] + player["height"] <= 844
+    last = cards.nth(seen - 1).bounding_box()
+    assert last["y"] + last["height"] <= player["y"] and player["y"] + player["height"] <= 844
     page.locator("#skip").click()
     expect(page.locator("#moved")).to_contain_text("The list since")
     assert page.locator("#player").bounding_box() == player, "the buttons stay where they are"

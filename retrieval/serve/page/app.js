@@ -201,7 +201,7 @@ find("#report details").addEventListener("toggle", ({ target }) => {
   if (target.open && !find("iframe", target)) target.append(element("iframe", { src: "report", title: "The run's report" }));
 });
 window.addEventListener("hashchange", readAddress);
-find("#options").open = matchMedia("(min-width: 56rem)").matches;
+find("#options").open = matchMedia("(min-width: 64rem)").matches;
 readAddress();
 showExports();
 offerExamples();
