@@ -16,6 +16,8 @@ import torchx
 import torchx.components.dist as dist
 import torchx.specs as specs
 
+_RANK_MB = 4096  # TorchX would ask for 1024 a node: less than the packages and a small table take
+
 
 def _on_ranks(what: str) -> Callable[[Callable[..., specs.AppDef]], Callable[..., specs.AppDef]]:
     """Gives a job on several ranks the docstring of which TorchX makes `--help`."""
@@ -29,7 +31,11 @@ def _on_ranks(what: str) -> Callable[[Callable[..., specs.AppDef]], Callable[...
             nproc: ranks on each node; on GPU one for each card
             nodes: number of nodes
             gpu: GPUs to ask of the scheduler for each node
+            cpu: cores to ask for on each node; 0 for one a rank
+            memory_mb: memory to ask for on each node, in MB; 0 for 4096 a rank, see `skipwise doctor`
             max_retries: how often the ranks are started again after one has died
+            image: container image, where the scheduler runs containers
+            mounts: what a container sees of its host, such as type=bind,src=/data,dst=/data; several follow each other
         """
         return job
 
@@ -38,50 +44,112 @@ def _on_ranks(what: str) -> Callable[[Callable[..., specs.AppDef]], Callable[...
 
 @_on_ranks("Trains a recipe")
 def train(
-    *args: str, recipe: str = "", nproc: int = 4, nodes: int = 1, gpu: int = 0, max_retries: int = 0
+    *args: str,
+    recipe: str = "",
+    nproc: int = 4,
+    nodes: int = 1,
+    gpu: int = 0,
+    cpu: int = 0,
+    memory_mb: int = 0,
+    max_retries: int = 0,
+    image: str = torchx.IMAGE,
+    mounts: str = "",
 ) -> specs.AppDef:
     words = [recipe, *args] if recipe else args
-    return _ranks("train", words, nproc, nodes, gpu, max_retries)
+    return _ranks("train", words, nproc, nodes, gpu, cpu, memory_mb, max_retries, image, mounts)
 
 
 @_on_ranks("Evaluates a run")
-def evaluate(*args: str, nproc: int = 4, nodes: int = 1, gpu: int = 0, max_retries: int = 0) -> specs.AppDef:
-    return _ranks("evaluate", args, nproc, nodes, gpu, max_retries)
+def evaluate(
+    *args: str,
+    nproc: int = 4,
+    nodes: int = 1,
+    gpu: int = 0,
+    cpu: int = 0,
+    memory_mb: int = 0,
+    max_retries: int = 0,
+    image: str = torchx.IMAGE,
+    mounts: str = "",
+) -> specs.AppDef:
+    return _ranks("evaluate", args, nproc, nodes, gpu, cpu, memory_mb, max_retries, image, mounts)
 
 
 @_on_ranks("Trains and compares models at several seeds")
-def table(*args: str, nproc: int = 4, nodes: int = 1, gpu: int = 0, max_retries: int = 0) -> specs.AppDef:
-    return _ranks("table", args, nproc, nodes, gpu, max_retries)
+def table(
+    *args: str,
+    nproc: int = 4,
+    nodes: int = 1,
+    gpu: int = 0,
+    cpu: int = 0,
+    memory_mb: int = 0,
+    max_retries: int = 0,
+    image: str = torchx.IMAGE,
+    mounts: str = "",
+) -> specs.AppDef:
+    return _ranks("table", args, nproc, nodes, gpu, cpu, memory_mb, max_retries, image, mounts)
 
 
 @_on_ranks("Searches a recipe's settings, one trial after the other")
-def sweep(*args: str, nproc: int = 4, nodes: int = 1, gpu: int = 0, max_retries: int = 0) -> specs.AppDef:
-    return _ranks("sweep", args, nproc, nodes, gpu, max_retries)
+def sweep(
+    *args: str,
+    nproc: int = 4,
+    nodes: int = 1,
+    gpu: int = 0,
+    cpu: int = 0,
+    memory_mb: int = 0,
+    max_retries: int = 0,
+    image: str = torchx.IMAGE,
+    mounts: str = "",
+) -> specs.AppDef:
+    return _ranks("sweep", args, nproc, nodes, gpu, cpu, memory_mb, max_retries, image, mounts)
 
 
-def prepare(*args: str, cpu: int = 2, memory_mb: int = 4096) -> specs.AppDef:
+def prepare(
+    *args: str,
+    cpu: int = 2,
+    memory_mb: int = 4096,
+    max_retries: int = 0,
+    image: str = torchx.IMAGE,
+    mounts: str = "",
+) -> specs.AppDef:
     """Turns raw logs into a dataset directory, in one process.
 
     Args:
         args: options of `skipwise prepare`, after `--`
         cpu: cores to ask of the scheduler
         memory_mb: memory to ask of the scheduler, in MB
+        max_retries: how often it is started again after it has died
+        image: container image, where the scheduler runs containers
+        mounts: what a container sees of its host, such as type=bind,src=/data,dst=/data; several follow each other
     """
     return specs.AppDef(
         name="skipwise-prepare",
         roles=[
             specs.Role(
                 name="prepare",
-                image=torchx.IMAGE,
+                image=image,
                 entrypoint="python",
                 args=["-m", "skipwise", "prepare", *args],
                 resource=specs.Resource(cpu=cpu, gpu=0, memMB=memory_mb),
+                max_retries=max_retries,
+                mounts=specs.parse_mounts(mounts.split(",")) if mounts else [],
             )
         ],
     )
 
 
-def _ranks(command: str, args: Sequence[str], nproc: int, nodes: int, gpu: int, max_retries: int) -> specs.AppDef:
+def _ranks(
+    command: str,
+    args: Sequence[str],
+    nproc: int,
+    nodes: int,
+    gpu: int,
+    cpu: int,
+    memory_mb: int,
+    max_retries: int,
+    image: str,
+    mounts: str,
+) -> specs.AppDef:
     return dist.ddp(
         command,
         *args,
@@ -89,6 +157,10 @@ def _ranks(command: str, args: Sequence[str], nproc: int, nodes: int, gpu: int, 
         name=f"skipwise-{command}",
         j=f"{nodes}x{nproc}",
         gpu=gpu,
+        cpu=cpu or nproc,
+        memMB=memory_mb or _RANK_MB * nproc,
+        image=image,
+        mounts=mounts.split(",") if mounts else None,
         tee=0,
         max_retries=max_retries,
         # torchrun reads options from PET_*: it restarts the ranks itself, sooner than a scheduler would.

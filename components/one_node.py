@@ -24,11 +24,15 @@ def main() -> None:
             super().__init__(host_name, port, *options, is_master=is_master, **more)
 
     dist.TCPStore = LoopbackStore  # type: ignore[attr-defined]
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun  # imported now, as it takes the class by that name
 
     try:
         torchrun(["--local-addr", LOOPBACK, *sys.argv[1:]])
+    except SignalException as stop:  # the ranks were given it too, and have ended
+        print(f"skipwise: stopped by {stop.sigval.name}", file=sys.stderr)
+        sys.exit(128 + stop.sigval)
     except ChildFailedError as error:
         for rank in sorted(rank for rank, failed in error.failures.items() if failed.exitcode == -signal.SIGKILL):
             print(

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,42 @@ def test_a_command_of_many_ranks_goes_through_torchrun(command):
     assert role.resource.gpu == 3
     assert "--nproc_per_node 3" in role.args[1]
     assert role.args[1].endswith(f"-m skipwise {command} --data.path 'a b'")
+
+
+def test_what_a_scheduler_is_asked_for():
+    (role,) = app_of("train", "--nproc", "3").roles
+    assert (role.resource.cpu, role.resource.memMB, role.resource.gpu, role.mounts) == (3, 3 * 4096, 0, [])
+    asked = (
+        "--nproc 3 --cpu 5 --memory_mb 700 --gpu 1 --image i:1 --mounts type=bind,src=/a,dst=/b,type=bind,src=/c,dst=/d"
+    )
+    for command in ("train", "evaluate", "table", "sweep"):
+        (role,) = app_of(command, *asked.split()).roles
+        assert (role.resource.cpu, role.resource.memMB, role.resource.gpu, role.image) == (5, 700, 1, "i:1")
+        assert [(mount.src_path, mount.dst_path) for mount in role.mounts] == [("/a", "/b"), ("/c", "/d")]
+    (role,) = app_of(
+        "prepare", *asked.replace("--nproc 3", "").replace("--gpu 1", "").split(), "--max_retries", "2"
+    ).roles
+    assert (role.resource.cpu, role.resource.memMB, role.image, role.max_retries) == (5, 700, "i:1", 2)
+    assert [(mount.src_path, mount.dst_path) for mount in role.mounts] == [("/a", "/b"), ("/c", "/d")]
+
+
+def test_slurm_is_asked_for_memory_and_cores_of_all_ranks():
+    with get_runner() as runner:
+        job = f"{ROOT}/components/launch.py:train"
+        info = runner.dryrun_component(job, ["--nproc", "2", "--nodes", "2", "--max_retries", "3"], "slurm")
+    script = str(info)
+    assert script.count("--requeue --ntasks-per-node=1 --cpus-per-task=2 --mem=8192") == 2
+    assert "export TORCHX_MAX_RETRIES=3" in script
+
+
+def test_torchrun_that_is_stopped_says_so_in_a_line():
+    command = "-m skipwise.components.one_node --nproc-per-node 1 --no-python sleep 60".split()
+    process = subprocess.Popen([sys.executable, *command], stderr=subprocess.PIPE, text=True)
+    while not Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text():
+        time.sleep(0.1)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143 and "skipwise: stopped by SIGTERM" in said and "Traceback" not in said
 
 
 def test_a_recipe_is_handed_on():

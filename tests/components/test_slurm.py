@@ -1,0 +1,130 @@
+"""Training as a job of a real Slurm, on one node of two cores: submitted by TorchX, requeued in the middle, resumed.
+
+Needs Debian's `slurm-wlm` and `munge`, and root: `apt-get install slurm-wlm munge`.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from skipwise.datapipes.prepare import PrepareConfig, prepare
+from skipwise.datapipes.synthesize import SynthesizeConfig, synthesize
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    "--data.batch-size 32 --data.lanes 2 --data.negatives 20 --table.dim 16 --encoder.heads 2 --encoder.hidden 16 "
+    "--train.epochs 15 --train.patience 15"
+)
+CONFIG = """
+ClusterName=one
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+AuthType=auth/munge
+AuthInfo=socket={place}/munge.sock
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SlurmUser=root
+SlurmdUser=root
+StateSaveLocation={place}/state
+SlurmdSpoolDir={place}/spool
+SlurmctldPidFile={place}/slurmctld.pid
+SlurmdPidFile={place}/slurmd.pid
+SlurmctldLogFile={place}/slurmctld.log
+SlurmdLogFile={place}/slurmd.log
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+MpiDefault=none
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=10000
+PartitionName=main Nodes=ALL Default=YES State=UP
+"""
+PROGRAMS = ("munged", "slurmctld", "slurmd")
+
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.skipif(os.getuid() != 0 or not all(map(shutil.which, PROGRAMS)), reason="needs root, Slurm and munge"),
+    pytest.mark.timeout(600),
+]
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment in which Slurm's commands find a cluster of this machine alone."""
+    place = tmp_path / "slurm"
+    (place / "state").mkdir(parents=True)
+    (place / "spool").mkdir()
+    (place / "munge.key").write_bytes(os.urandom(1024))
+    (place / "munge.key").chmod(0o400)
+    listening = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    ports = [each.getsockname()[1] for each in listening]
+    for each in listening:
+        each.close()
+    (place / "slurm.conf").write_text(CONFIG.format(host=socket.gethostname().split(".")[0], ports=ports, place=place))
+    environment = os.environ | {"SLURM_CONF": str(place / "slurm.conf")}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    files = {"key-file": "key", "socket": "sock", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
+    words = [f"--{option}={place}/munge.{suffix}" for option, suffix in files.items()]
+    for command in (["munged", "--force", *words], ["slurmctld", "-c"], ["slurmd"]):
+        subprocess.run(command, env=environment, check=True)
+    yield environment
+    subprocess.run(["scancel", "--user", "root"], env=environment)
+    for _ in range(60):
+        if not subprocess.run(["squeue", "--noheader"], env=environment, capture_output=True).stdout:
+            break
+        time.sleep(0.5)
+    for name in ("slurmd", "slurmctld", "munge"):
+        if (file := place / f"{name}.pid").exists():
+            os.kill(int(file.read_text()), 15)
+
+
+def waited_for(condition: Callable[[], bool], seconds: float, what: Callable[[], str]) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, what()
+        time.sleep(0.5)
+
+
+def test_a_job_that_is_requeued_resumes(slurm: dict[str, str], tmp_path: Path):
+    synthesize(SynthesizeConfig(tmp_path / "log.parquet", sessions=400, tracks=200, clusters=5))
+    prepare(PrepareConfig(input=(tmp_path / "log.parquet",), output=tmp_path / "data"))
+    shutil.copytree(ROOT / "components", tmp_path / "components")
+    shutil.copy(ROOT / ".torchxconfig", tmp_path)
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            command, cwd=tmp_path, env=slurm, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+        return done.stdout + done.stderr
+
+    submitted = run(
+        *"torchx run -s slurm components/launch.py:train --nproc 2 --memory_mb 6000 --".split(),
+        *f"--data.path data --run-dir run {SMALL}".split(),
+    )
+    # Without accounting (slurmdbd) TorchX cannot ask what became of a job, and ends with Slurm's error.
+    job = submitted.split("slurm://torchx/")[1].split()[0]
+    log = tmp_path / f"slurm-{job}-skipwise-0.err"
+
+    def said() -> str:
+        return f"{run('squeue')}\n{submitted}\n{log.read_text() if log.exists() else ''}"
+
+    assert "TRES=cpu=2,mem=6000M" in run("scontrol", "show", "job", job)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    waited_for(lambda: metrics.exists() and metrics.stat().st_size > 0, 120, said)
+    run("scontrol", "requeue", job)
+    # Slurm starts a requeued job two minutes later.
+    run("scontrol", "update", f"JobId={job}", "StartTime=now")
+    waited_for(lambda: "Restarts=1" in run("scontrol", "show", "job", job), 60, said)
+    waited_for(lambda: (tmp_path / "run" / "metrics.json").exists(), 400, said)
+    assert "goes on from checkpoint" in log.read_text(), said()
+    validated = [
+        line["epoch"] for line in map(json.loads, metrics.read_text().splitlines()) if line["kind"] == "validation"
+    ]
+    assert validated == list(range(1, 16)), "an epoch is missing, or stands there twice"
