@@ -159,7 +159,8 @@ chromium:
 axe:
 	@if [ -e $(AXE)/axe-core-$(AXE_VERSION).tgz ] && [ -e $(AXE)/package/axe.min.js ]; then exit; fi; \
 	if command -v npm >/dev/null && rm -rf $(AXE) && mkdir -p $(AXE) && (cd $(AXE) && \
-		npm pack --silent axe-core@$(AXE_VERSION) >/dev/null && echo "$(AXE_SHA512)  axe-core-$(AXE_VERSION).tgz" | sha512sum --check --quiet && \
+		npm pack --silent --fetch-retries 0 --fetch-timeout 20000 axe-core@$(AXE_VERSION) >/dev/null && \
+		echo "$(AXE_SHA512)  axe-core-$(AXE_VERSION).tgz" | sha512sum --check --quiet && \
 		tar --extract --gzip --file axe-core-$(AXE_VERSION).tgz package/axe.min.js); then exit; fi; \
 	rm -rf $(AXE); echo "No axe-core from npm, so what it checks is skipped"
 
