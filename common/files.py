@@ -19,6 +19,7 @@ from pydantic import AfterValidator
 from skipwise.common.errors import UserError, reason
 from skipwise.common.options import problem
 from skipwise.common.schema import Count, Sha256, StrictModel
+from skipwise.common.stores import Place
 
 _LARGEST_JSON = 64 << 20
 _MOST_JSON_VALUES = 1 << 22
@@ -103,6 +104,10 @@ def read_text(file: Path, expected: str, largest: int) -> str:
 
 def read_yaml(file: Path) -> dict[str, Any]:
     """Reads a YAML mapping; raises `UserError` for anything else."""
+    if Place.of(file):
+        from skipwise.common.mirrors import local
+
+        file = local(file)
     text = read_text(file, "a YAML config", 256 << 10)
     try:
         content = yaml.load(text, _ConfigLoader)

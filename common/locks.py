@@ -39,6 +39,10 @@ _ATTEMPTS = 1000
 """Each fails where another process has changed the lock in its course."""
 
 
+class InUse(UserError):
+    """Another job holds the lock."""
+
+
 class Owner(StrictModel):
     """Who holds a lock: its text, as JSON."""
 
@@ -165,7 +169,7 @@ def _take(lock: Path, me: Owner, text: str, place: Path, otherwise: str) -> bool
             owner = _read(link, found)
             silent_s = _silent_s(link, lock.with_name(f"{lock.name}.{me.token}"))
             if not owner.is_gone(silent_s, me):
-                raise UserError(_refusal(owner, me, silent_s, place, otherwise))
+                raise InUse(_refusal(owner, me, silent_s, place, otherwise))
             passed.append((link, found))
             link = lock.with_name(f"{lock.name}.{owner.token}")
         if passed:

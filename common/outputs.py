@@ -14,6 +14,7 @@ from typing import Any
 
 from skipwise.common.errors import UserError, printable, reason
 from skipwise.common.locks import LOCK, lock_beside, locked
+from skipwise.common.stores import Place, schemes
 
 
 @contextmanager
@@ -23,8 +24,22 @@ def atomic_output(output: Path, overwrite: bool, replaceable: Callable[[Path], b
     One process at a time writes an output: another one is refused with a `UserError` that names it. After an exception,
     ctrl-C included, the scratch directory is removed and `output` is as it was; what killed processes left is removed
     first. An `output` that exists is refused with a `UserError`, unless `overwrite` is set and `replaceable(output)`
-    holds; so is a URL. A `UserError` of the block names `output` where it names the scratch directory.
+    holds; so is a URL of no known store. A `UserError` of the block names `output` where it names the scratch
+    directory.
+
+    An `output` in an object store is written in the cache, whole, and then stored; see `mirrors.publish`.
     """
+    if place := Place.of(output):
+        place.require_key()
+        refuse_existing(output, overwrite, replaceable)
+        from skipwise.common.mirrors import copy_of, publish
+
+        copy = copy_of(place)
+        with _final_names(copy, place), atomic_output(copy, True, lambda path: True) as scratch:
+            yield scratch
+            refuse_existing(output, overwrite, replaceable)
+            publish(scratch / "result", place)
+        return
     refuse_url(output)
     with ExitStack() as held:
         try:
@@ -57,8 +72,8 @@ def refuse_url(output: Path, flag: str = "--output") -> None:
     """Raises `UserError` for a path that starts like a URL ("s3://bucket/table"); `flag` is the option to change."""
     if found := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", str(output)):
         raise UserError(
-            f"{found[1]}://{found[2]} is a URL, and only local paths are written: name a local {flag} and copy it "
-            "from there"
+            f"{found[1]}://{found[2]} is a URL, and only local paths and those of {schemes()} are written: name a "
+            f"local {flag} and copy it from there"
         )
 
 
@@ -70,7 +85,7 @@ def require_directory(output: Path) -> None:
 
 
 @contextmanager
-def _final_names(scratch: Path, output: Path) -> Iterator[None]:
+def _final_names(scratch: Path, output: Path | Place) -> Iterator[None]:
     """Replaces the scratch directory by `output` in the messages of errors: it is gone when they are read."""
     try:
         yield
@@ -108,6 +123,11 @@ def _clean_up(output: Path, prefix: str) -> None:
 
 def refuse_existing(output: Path, overwrite: bool, replaceable: Callable[[Path], bool]) -> None:
     """Raises `UserError` where `output` exists and may not be replaced."""
+    if place := Place.of(output):
+        from skipwise.common.mirrors import refuse_stored
+
+        refuse_stored(place, overwrite, replaceable)
+        return
     if not (output.exists() or output.is_symlink()):
         return
     if not overwrite:

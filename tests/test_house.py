@@ -101,6 +101,7 @@ PATH_READERS = {
     r"pyarrow\.(?:parquet|dataset|fs)|from_uri": {
         "common/tables.py",
         "common/parquet_pages.py",
+        "common/stores.py",  # of URLs alone
         "datapipes/synthesize.py",  # writes to an open file
     },
     r"(?s)import duckdb.+(?:(?:read|write|scan|from)_(?:parquet|csv|json)|parquet_scan|\bCOPY\b|\bATTACH\b|FROM ')": {
