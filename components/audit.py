@@ -43,11 +43,15 @@ class AuditConfig:
 
 def audit(config: AuditConfig) -> None:
     """Prints the sentences and writes the files."""
-    if config.data is not None:
-        from skipwise.studies.audit.run_audit import run_audit
+    from skipwise.common.mirrors import worked_on
 
-        run_audit(config.data, config.output)
-    else:
-        from skipwise.studies.audit.audit_runs import audit_runs
+    with worked_on(config.output or "", "--output") as folder:
+        output = folder or None
+        if config.data is not None:
+            from skipwise.studies.audit.run_audit import run_audit
 
-        audit_runs(run_paths(config.run), config.output, [float(dial) for dial in config.dial])
+            run_audit(config.data, output)
+        else:
+            from skipwise.studies.audit.audit_runs import audit_runs
+
+            audit_runs(run_paths(config.run), output, [float(dial) for dial in config.dial])

@@ -66,7 +66,8 @@ def evaluate(config: EvaluateRunConfig) -> Mapping[Any, Mapping[Any, Any]]:
     Writes the run's own splits to `RUN/metrics.json`, where they are measured as its config says.
     Returns the metrics by protocol and split, or with `--dial` the figures by setting.
     """
-    from skipwise.common.distributed import logger, process_group
+    from skipwise.common.distributed import logger, on_all_ranks, process_group, rank
+    from skipwise.common.mirrors import upload
     from skipwise.retrieval.hit_rates import compared_with, open_exported
     from skipwise.studies.baselines.measuring import measure_missing
     from skipwise.studies.dial_evaluation import evaluate_dials
@@ -78,11 +79,18 @@ def evaluate(config: EvaluateRunConfig) -> Mapping[Any, Mapping[Any, Any]]:
     with process_group():
         run = RunDirectory.open(config.run)
         exported = open_exported(config.export, config.search, run) if config.export else None
+
+        def store() -> None:
+            on_all_ranks(lambda: upload(run.path) if rank() == 0 else None)
+
         if config.dial:
-            return {"dial": evaluate_dials(run, config.dial, config.data, config.positions, _auto(exported))}
+            figures = evaluate_dials(run, config.dial, config.data, config.positions, _auto(exported))
+            store()
+            return {"dial": figures}
         wanted = {*config.protocol} | ({"served"} if exported else set())
         protocols = tuple(protocol for protocol in PROTOCOLS if protocol in wanted)
         measured = evaluate_run(run, protocols, config.data, config.positions)
+        store()
         for split, held_out in measured.held_out.items():
             count = measured.metrics[protocols[0]][split]["sessions"]
             logger.info(f"{split} of {run.path}: measured on {count:,} sessions of {held_out.sessions.path}")

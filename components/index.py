@@ -4,11 +4,16 @@ Example:
   skipwise index --export exports/best --recall 0.95
 """
 
+from dataclasses import replace
+
 from skipwise.retrieval.search.config import IndexConfig
 
 
 def index(config: IndexConfig) -> None:
     """Prints what was measured; an export whose index could not be made stays as it was."""
+    from skipwise.common.mirrors import local, upload
     from skipwise.retrieval.search.choose import make_index
 
-    make_index(config)
+    export = local(config.export)
+    make_index(replace(config, export=export))
+    upload(export, prune=True)

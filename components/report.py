@@ -7,6 +7,7 @@ Example:
 from dataclasses import dataclass
 from pathlib import Path
 
+from skipwise.common.stores import Place
 from skipwise.components.cli import RunPaths, run_paths
 
 
@@ -32,4 +33,4 @@ def report(config: ReportConfig) -> None:
     from skipwise.studies.run_report.report_page import write_report
 
     write_report(run_paths(config.run), config.output, config.overwrite, find_recipe)
-    print(f"wrote {config.output}")
+    print(f"wrote {Place.of(config.output) or config.output}")

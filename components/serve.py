@@ -5,6 +5,7 @@ Example:
 """
 
 import os
+from dataclasses import replace
 
 from skipwise.common.versions import need_extra
 from skipwise.retrieval.serve.config import ServeConfig
@@ -15,6 +16,14 @@ def serve(config: ServeConfig) -> None:
     # Each OpenMP library (torch's, FAISS's) reads this when it is loaded.
     os.environ["OMP_NUM_THREADS"] = str(config.threads)
     need_extra("serve", "serve")
+    from skipwise.common.mirrors import local
     from skipwise.retrieval.serve.server import run
 
-    run(config)
+    run(
+        replace(
+            config,
+            export=local(config.export),
+            compare=local(config.compare) if config.compare else None,
+            report=local(config.report) if config.report else None,
+        )
+    )

@@ -7,7 +7,6 @@ Example:
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from skipwise.common.errors import UserError
 from skipwise.components.cli import RunPaths, run_paths
@@ -29,14 +28,15 @@ class ShowConfig:
 
 def show(config: ShowConfig) -> None:
     """Prints the table from `RUN/metrics.json`, an unfinished run's progress, the comparison, or the manifest."""
-    from skipwise.datapipes.manifest import Manifest
+    from skipwise.common.mirrors import local
+    from skipwise.datapipes.manifest import MANIFEST, Manifest
     from skipwise.studies.curves import progress_so_far
     from skipwise.studies.run_comparison import compare_runs
     from skipwise.training.evaluation.hit_rate_table import hit_rate_table
     from skipwise.training.run.directory import RunDirectory, read_metrics
 
     if config.data is not None:
-        print(f"{config.data}\n{Manifest.read(Path(config.data)).description()}")
+        print(f"{config.data}\n{Manifest.read(local(config.data, lambda name: name == MANIFEST)).description()}")
         return
     runs = [RunDirectory.open(path) for path in run_paths(config.run)]
     if len(runs) > 1:

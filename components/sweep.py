@@ -4,6 +4,8 @@ Example:
   skipwise sweep --data data/mine --output sweeps/mine --trials 40
 """
 
+from dataclasses import replace
+
 from skipwise.components.recipes import named_recipe
 from skipwise.studies.config import SweepConfig
 
@@ -11,6 +13,9 @@ from skipwise.studies.config import SweepConfig
 def sweep(config: SweepConfig) -> None:
     """Runs the trials that are missing, and writes the sweep's files after each."""
     recipe = named_recipe(config.recipe)
+    from skipwise.common.distributed import process_group
+    from skipwise.common.mirrors import worked_on
     from skipwise.studies.sweep import run_sweep
 
-    run_sweep(config, recipe)
+    with process_group(), worked_on(config.output, "--output") as output:
+        run_sweep(replace(config, output=output), recipe)

@@ -9,6 +9,7 @@ import yaml
 
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_yaml
+from skipwise.common.stores import Place
 from skipwise.components.cli import parse
 from skipwise.components.recipes import DEFAULT, RECIPES, named_recipe
 from skipwise.components.recipes.ablations import ABLATIONS
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> None:
     with process_group():
         ensure_sample(config.data.path)
         run = train(config, recipe)
-        logger.info(f"run directory: {run.path}")
+        logger.info(f"run directory: {Place.of(config.run_dir) or run.path}")
 
 
 def read_command_line(argv: list[str]) -> tuple[str, RunConfig]:

@@ -15,6 +15,7 @@ from types import MappingProxyType
 import numpy as np
 
 from skipwise.common.errors import UserError
+from skipwise.common.mirrors import local
 from skipwise.datapipes import session_files
 from skipwise.datapipes.manifest import SESSIONS, Manifest, Split
 
@@ -50,6 +51,8 @@ Chosen = tuple[_Window, np.ndarray]
 class SessionStore:
     """Reads row groups of a dataset directory (docs/architecture.md, "Dataset directory"); opens them on use.
 
+    One in an object store is brought here whole: the first batches of an epoch have sessions of almost every file.
+
     Row groups are counted from 0 in this store; sessions have the number that they have in the whole dataset.
     """
 
@@ -57,7 +60,7 @@ class SessionStore:
     """The context columns that are read, each with the values that have a code: their places, from 1."""
 
     def __init__(self, path: str):
-        self.path, self._whole = Path(path), self
+        self.path, self._whole = local(path), self
         self.manifest = Manifest.read(self.path)
         self.num_tracks = self.manifest.counts["tracks"]
         self.parts = [self.path / SESSIONS / name for name in sorted(self.manifest.parts)]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from skipwise.common.errors import UserError, brief
 from skipwise.common.files import FileRecord
+from skipwise.common.mirrors import local
 from skipwise.common.schema import StrictModel, validate
 from skipwise.common.tables import open_table, read_table
 from skipwise.common.versions import import_faiss
@@ -77,7 +78,7 @@ class OpenExport:
 
         Reads every file that it uses once for its hash.
         """
-        path = Path(path)
+        path = local(path)
         manifest = ExportManifest.read(path)
         if manifest.since:
             raise UserError(

@@ -11,6 +11,7 @@ from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, Poo
 from torchrec.quant.embedding_modules import EmbeddingBagCollection
 
 from skipwise.common.errors import UserError, brief
+from skipwise.common.mirrors import local
 from skipwise.datapipes.batch import FEATURE
 from skipwise.datapipes.manifest import MANIFEST
 from skipwise.datapipes.session_files import DAMAGED
@@ -28,6 +29,7 @@ def quantized_table(export: Path) -> EmbeddingBagCollection:
     A bag of one row is that row; float32 comes out. TorchRec keeps scale and bias in float16, so a row differs from
     the export's by up to 255 * scale / 2048 + |bias| / 2048. Raises `UserError` for another export or a damaged one.
     """
+    export = local(export)
     manifest = ExportManifest.read(export)
     if manifest.dtype != "int8" or manifest.since:
         raise UserError(

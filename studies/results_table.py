@@ -13,6 +13,7 @@ from skipwise.common.distributed import barrier, logger, process_group, rank
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_yaml
 from skipwise.common.locks import locked_for_all_ranks
+from skipwise.common.mirrors import upload
 from skipwise.common.outputs import require_directory
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.studies.baselines.measuring import BASELINES, is_measured, measure_baseline
@@ -64,6 +65,8 @@ def run_study(config: StudyConfig, models: Mapping[str, Model]) -> None:
             name, recipe = runs[path]
             logger.info(f"run {number} of {len(missing)}: {name}, seed {recipe.train.seed}")
             train(replace(recipe, run_dir=str(path)), name)
+            if rank() == 0:
+                upload(path, prune=True)
             # A sharded model refers to itself: without this, several tables would wait to be freed.
             gc.collect()
         for refit in sorted({recipe.train.refit for recipe in recipes.values()}):

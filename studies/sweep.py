@@ -26,6 +26,7 @@ from skipwise.common.distributed import barrier, broadcast_object, logger, on_al
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_yaml
 from skipwise.common.locks import locked_for_all_ranks
+from skipwise.common.mirrors import upload
 from skipwise.common.outputs import require_directory
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.studies.config import SweepConfig
@@ -66,6 +67,7 @@ def run_sweep(config: SweepConfig, recipe: RunConfig) -> None:
         while broadcast_object(study is not None and len(finished(study)) < config.trials) and run_trial(sweep, study):
             if study:
                 write_sweep(sweep, study)
+                upload(output, prune=True)
         if study:
             write_sweep(sweep, study)
         best = "best.yaml" if (output / "best.yaml").exists() else "no best.yaml, for no trial was completed"

@@ -1,11 +1,11 @@
 """The training loop: epochs of steps, the validation after each, the refit and the test."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from skipwise.common.distributed import logger
+from skipwise.common.mirrors import work_folder
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.signals import SKIPS, Signals
 from skipwise.training.active_run import ActiveRun
@@ -40,7 +40,7 @@ def train(config: RunConfig, recipe: str, stop_early: StopEarly | None = None, t
         logger.info(f"sessions have up to {longest} tracks: the last {config.encoder.max_length} are read")
     _warn_without_skips(config, store)
     num_signals = Signals.of(config.data.inputs, store.contexts).num_rows
-    check_machines(config, store.num_tracks, longest, Path(config.run_dir or "runs"), num_signals)
+    check_machines(config, store.num_tracks, longest, work_folder(config.run_dir or "runs"), num_signals)
     with locked_run(config, recipe, store) as run:
         if run.finished:
             logger.info(f"{run.path} is finished already; choose another --run-dir to train again")

@@ -12,6 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from skipwise.common.errors import UserError
+from skipwise.common.stores import Place
 from skipwise.common.tables import read_table, write_table
 from skipwise.datapipes.manifest import SESSIONS, VOCABULARY
 from skipwise.datapipes.prepare.config import FILE_ORDER, NULLS, PrepareConfig
@@ -24,7 +25,7 @@ from skipwise.datapipes.prepare.guess_options import (
     names_of,
 )
 from skipwise.datapipes.prepare.known_sources import SOURCES
-from skipwise.datapipes.prepare.log_files import LogFile, logs_of
+from skipwise.datapipes.prepare.log_files import LogFile, fetched, logs_of
 from skipwise.datapipes.prepare.log_source import Source, brief_list
 from skipwise.datapipes.prepare.named_source import arguments, is_given, options_of, recognised
 from skipwise.datapipes.prepare.prepare_log import prepare
@@ -46,7 +47,8 @@ def explain(config: PrepareConfig) -> Iterator[str]:
     track, or a given option does not go with the others.
     """
     assert config.explain is not None
-    paths = config.explain if isinstance(config.explain, tuple) else (config.explain,)
+    named_paths = config.explain if isinstance(config.explain, tuple) else (config.explain,)
+    paths = tuple(map(fetched, named_paths))
     forms = [known for known in SOURCES if known.columns or known.files != ("*",)]
     plain = PrepareConfig(input=paths, output=Path("data"))
     given = {one.name: getattr(config, one.name) for one in fields(config) if is_given(config, one.name)}
@@ -70,7 +72,8 @@ def explain(config: PrepareConfig) -> Iterator[str]:
             break
     options, source, batch, shown, _ = next((trial for trial in trials if trial.works), trials[0])
     said = options if known is None else {"source": known.name} if known.options else {}
-    command = ["skipwise", "prepare", *arguments({"input": paths, "output": "data"})]
+    said_paths = tuple(Place.of(path) or path for path in named_paths)
+    command = ["skipwise", "prepare", *arguments({"input": said_paths, "output": "data"})]
     yield " ".join([*command, *arguments({**said, **given})])
     if known is not None and known.options:
         yield f"--source {known.name} stands for {' '.join(arguments(options))}"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_json
+from skipwise.common.mirrors import local
 from skipwise.common.schema import PositiveCount, Sha256, StrictModel, validate
 from skipwise.datapipes.manifest import MANIFEST, PREPARE_AGAIN, RUN_RECORD, VOCABULARY, Counts, Manifest
 from skipwise.datapipes.vocabulary import Vocabulary
@@ -25,6 +26,7 @@ def given_vocabulary(folder: Path) -> tuple[Path, int]:
 
     Raises `UserError` where `folder` is neither, or the file is not what its manifest or record was written for.
     """
+    folder = local(folder, lambda name: name in (MANIFEST, RUN_RECORD, VOCABULARY))
     if os.path.exists(folder / MANIFEST):
         manifest, remedy = Manifest.read(folder), PREPARE_AGAIN
         num_tracks = num_rows = manifest.counts["tracks"]

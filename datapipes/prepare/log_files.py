@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from skipwise.common.errors import UserError
 from skipwise.common.files import require_regular_file
+from skipwise.common.mirrors import local
 from skipwise.datapipes.prepare.config import utf8
 
 TEXT = (".csv", ".tsv", ".txt", ".dat", ".inter", ".log", ".data", ".item")
@@ -131,7 +132,7 @@ def logs_of(paths: Iterable[Path], patterns: tuple[str, ...] = ("*",)) -> list[L
     """Returns the files that `paths` name, each once, sorted by name; raises `UserError` for what is no log."""
     try:
         found = sorted(
-            (log for path in paths for log in files_of(path, patterns)),
+            (log for path in paths for log in files_of(fetched(path), patterns)),
             key=lambda log: (len(log.partitions), str(log.path)),
         )
         files = {log.path.resolve(): log for log in found}
@@ -143,6 +144,11 @@ def logs_of(paths: Iterable[Path], patterns: tuple[str, ...] = ("*",)) -> list[L
         return [log._replace(user=user.name) for log, user in zip(logs, users, strict=True)]
     above = os.path.commonpath([user.parent for user in users])
     return [log._replace(user=user.relative_to(above).as_posix()) for log, user in zip(logs, users, strict=True)]
+
+
+def fetched(path: Path) -> Path:
+    """Returns where the logs are that `path` names, fetched where that is a URL."""
+    return local(path, lambda name: not name or suffix_of(Path(name)) in SUFFIXES)
 
 
 def files_of(path: Path, patterns: tuple[str, ...] = ("*",)) -> list[LogFile]:

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -9,8 +10,10 @@ import duckdb
 from skipwise.common.console import note
 from skipwise.common.errors import UserError
 from skipwise.common.machine import available_memory, process_memory
+from skipwise.common.mirrors import local
 from skipwise.common.out_of_memory import is_out_of_memory
 from skipwise.common.outputs import atomic_output
+from skipwise.common.stores import Place
 from skipwise.datapipes.exact_files import parquet
 from skipwise.datapipes.manifest import MANIFEST, Manifest
 from skipwise.datapipes.prepare.column_roles import FLAGS
@@ -36,6 +39,8 @@ def prepare(config: PrepareConfig) -> Manifest:
     Raises `UserError` for bad input, an output that exists, or too little memory or disk; nothing is written then.
     """
     _check_room(config)
+    if config.tracks:
+        config = replace(config, tracks=local(config.tracks))
     try:
         with atomic_output(config.output, config.overwrite, is_dataset) as scratch:
             scratch = scratch.absolute()  # DuckDB would take "~" at its beginning for the home directory
@@ -97,7 +102,7 @@ def prepare(config: PrepareConfig) -> Manifest:
         note(f"{manifest.counts['plays']:,} plays, {manifest.skips()}")
     if doubt := doubts(manifest, roles):
         note(doubt)
-    note(f"wrote {config.output}: {manifest.summary()}")
+    note(f"wrote {Place.of(config.output) or config.output}: {manifest.summary()}")
     return manifest
 
 

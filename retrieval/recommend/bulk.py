@@ -6,6 +6,7 @@ from pathlib import Path
 
 from skipwise.common.console import note, stage
 from skipwise.common.errors import UserError, brief
+from skipwise.common.mirrors import local
 from skipwise.common.outputs import atomic_output
 from skipwise.common.tables import open_table, table_writer
 from skipwise.datapipes.session_files import DAMAGED
@@ -57,7 +58,7 @@ def recommend_file(config: RecommendConfig, recommender: TrackRecommender) -> No
     """Writes `config.output`, whole or not at all; raises `UserError` that names the file, the row and the field."""
     assert config.input is not None and config.output is not None
     start = time.perf_counter()
-    source = SessionFile(config.input, recommender.opened, config.names)
+    source = SessionFile(local(config.input), recommender.opened, config.names)
     size = max(1, min(_CHUNK_SESSIONS, _CHUNK_ANSWERS // config.k))
     num_unknown = num_empty = 0
     with atomic_output(config.output, config.overwrite, _is_ours) as scratch:

@@ -28,6 +28,7 @@ from skipwise.common.distributed import (
 )
 from skipwise.common.errors import UserError, brief
 from skipwise.common.files import FileRecord, read_text, write_text
+from skipwise.common.mirrors import complete, upload
 from skipwise.training.checkpoint.checkpoint_index import (
     REMEDY,
     CheckpointIndex,
@@ -42,6 +43,7 @@ from skipwise.training.run.directory import CHECKPOINTS
 from skipwise.training.run.position import Position
 
 INDEX = "checkpoint.json"
+_NAME = re.compile(r"(train|refit)-(\d+)-(\d+)", re.ASCII)
 
 
 class Checkpoints:
@@ -132,6 +134,7 @@ class Checkpoints:
         for name in _names(self._folder)[self._keep :]:
             if name != position.best_checkpoint:
                 _remove(self._folder / name)
+        upload(self._folder.parent, prune=True)
 
     def _point(self, position: Position) -> None:
         write_text(self._folder / "latest", f"{position.name}\n")
@@ -201,6 +204,8 @@ def best_checkpoint(run_path: Path) -> Path:
     """The path of a run's best checkpoint; raises `UserError` where there is none."""
     file = run_path / CHECKPOINTS / "best"
     name = read_text(file, "the name of a run's best checkpoint; train first", 1000).strip()
+    if _NAME.fullmatch(name):
+        complete(file.parent / name)
     if name not in _names(file.parent):
         raise UserError(f"{file} names no checkpoint beside it: expected what train wrote; train again")
     return file.parent / name
@@ -223,8 +228,7 @@ def load_best(model: DistributedModelParallel, run_path: Path) -> None:
 
 def _names(folder: Path) -> list[str]:
     """The published checkpoints, the newest first."""
-    form = re.compile(r"(train|refit)-(\d+)-(\d+)", re.ASCII)
-    found = [parts for path in folder.glob("*/") if (parts := form.fullmatch(path.name))]
+    found = [parts for path in folder.glob("*/") if (parts := _NAME.fullmatch(path.name))]
     found.sort(key=lambda parts: (parts[1] == "refit", int(parts[2]), int(parts[3])), reverse=True)
     return [parts[0] for parts in found]
 

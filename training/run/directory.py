@@ -9,6 +9,7 @@ from pydantic import Field
 
 from skipwise.common.errors import UserError, shown
 from skipwise.common.files import read_json, read_yaml, write_json
+from skipwise.common.mirrors import local
 from skipwise.common.schema import PositiveCount, Sha256, StrictModel, validate
 from skipwise.datapipes.directory_kinds import refuse_other_kind
 from skipwise.datapipes.manifest import RUN_RECORD, VOCABULARY, Counts, Manifest
@@ -122,8 +123,11 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: str) -> "RunDirectory":
-        """Reads a run back; raises `UserError` for a missing, broken or other version's directory."""
-        folder = Path(path)
+        """Reads a run back; raises `UserError` for a missing, broken or other version's directory.
+
+        Of one in an object store, checkpoints are brought here as they are read (`best_checkpoint`).
+        """
+        folder = local(path, _is_small)
         record = RunRecord.read(folder)
         file = folder / "config.yaml"
         return cls(folder, from_mapping(_OLDER, _upgraded(read_yaml(file)), str(file)), record)
@@ -169,6 +173,11 @@ class RunDirectory:
             merged = {name: metrics.get(name, {}) | dict(section) for name, section in changes.items()}
             write_json(self.path / "metrics.json", metrics | merged)
         barrier()
+
+
+def _is_small(file: str) -> bool:
+    """Whether a run's file is none of a checkpoint."""
+    return file == f"{CHECKPOINTS}/best" or not file.startswith((f"{CHECKPOINTS}/", "tensorboard/"))
 
 
 def _upgraded(fields: dict[str, Any]) -> dict[str, Any]:

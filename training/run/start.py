@@ -16,6 +16,7 @@ from skipwise.common.distributed import logger, on_rank_0, world_size
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_json, replacing, write_json, write_text
 from skipwise.common.locks import LOCK, locked_for_all_ranks
+from skipwise.common.mirrors import worked_on
 from skipwise.common.outputs import refuse_url
 from skipwise.common.versions import versions
 from skipwise.datapipes.manifest import RUN_RECORD, VOCABULARY
@@ -47,9 +48,11 @@ _FIRST_FILES = ("config.yaml", RUN_RECORD, VOCABULARY, MATCHES)
 @contextmanager
 def locked_run(config: RunConfig, recipe: str, store: SessionStore) -> Iterator[RunDirectory]:
     """`create_or_resume_run`; unless the run is finished, no other job uses its directory for the time of the block."""
-    path, finished = on_rank_0(lambda: _choose(config, recipe), partial(_cannot_write, config))
-    with nullcontext() if finished else locked_for_all_ranks(path, "--run-dir"):
-        yield create_or_resume_run(dataclasses.replace(config, run_dir=str(path)), recipe, store)
+    with worked_on(config.run_dir, "--run-dir") as run_dir:
+        config = dataclasses.replace(config, run_dir=run_dir)
+        path, finished = on_rank_0(lambda: _choose(config, recipe), partial(_cannot_write, config))
+        with nullcontext() if finished else locked_for_all_ranks(path, "--run-dir"):
+            yield create_or_resume_run(dataclasses.replace(config, run_dir=str(path)), recipe, store)
 
 
 def create_or_resume_run(config: RunConfig, recipe: str, store: SessionStore) -> RunDirectory:
