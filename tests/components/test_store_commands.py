@@ -1,48 +1,45 @@
-"""Every command from a log to recommendations, in an S3 store alone; and a run that dies and goes on elsewhere."""
+"""From a log to recommendations in an S3 store alone, with a run that dies and goes on elsewhere; and refusals."""
 
 import json
-import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from skipwise.common.mirrors import local
 from tests.components.conftest import Result, refused
+from tests.support.object_store import ObjectStore
 from tests.support.stored import bucket, object_store
 
 __all__ = ["bucket", "object_store"]
 
-SMALL = (
-    "--table.dim 16 --encoder.heads 2 --encoder.hidden 16 --train.epochs 2 --data.negatives 50 --data.workers 0 "
-    "--data.batch-size 32 --evaluate.candidates 50 --checkpoint.every 2"
+TRAIN = (
+    "train --table.dim 8 --encoder.heads 2 --encoder.hidden 8 --train.epochs 1 --data.negatives 20 --data.workers 0 "
+    "--data.batch-size 16 --evaluate.candidates 20 --checkpoint.every 4"
 )
 FIGURES = ("served", "full", "paper")
-DIES = """
-import os, sys
-from skipwise.training.trainer import Trainer
-from skipwise.components.__main__ import main
-left, step = iter(range(7)), Trainer.step
-def dying(self, batches):
-    if next(left, None) is None:
-        os._exit(9)
-    return step(self, batches)
-Trainer.step = dying
-main()
-"""
 
 
 @pytest.fixture
-def data(run, bucket: str) -> str:  # noqa: F811
-    """A dataset in the store."""
-    for line in (
-        f"synthesize --output {bucket}/log.csv.gz --sessions 300 --tracks 80 --clusters 8",
-        f"prepare --input {bucket}/log.csv.gz --output {bucket}/data",
-    ):
-        done: Result = run(*line.split())
-        assert done.code == 0, done.said
-    return f"{bucket}/data"
+def other_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], None]:
+    """Goes on with an empty cache."""
+    numbers = iter(range(1000))
+    return lambda: monkeypatch.setenv("SKIPWISE_CACHE", str(tmp_path / f"machine-{next(numbers)}"))
+
+
+@pytest.fixture
+def done(run) -> Callable[[str], str]:
+    """A command that succeeds, and what it says."""
+
+    def run_line(line: str) -> str:
+        result: Result = run(*line.split())
+        assert result.code == 0, result.said
+        return result.said
+
+    return run_line
 
 
 def figures(run_dir: Path | str) -> dict[str, object]:
@@ -50,44 +47,55 @@ def figures(run_dir: Path | str) -> dict[str, object]:
     return {name: metrics[name] for name in FIGURES}
 
 
-def test_from_a_log_to_recommendations(run, data: str, bucket: str, tmp_path: Path, monkeypatch):  # noqa: F811
-    def done(line: str) -> str:
-        result: Result = run(*line.split())
-        assert result.code == 0, result.said
-        return result.said
+def killed_while_storing(name: str, line: str, store: ObjectStore) -> None:
+    command = subprocess.Popen([sys.executable, "-m", "skipwise", *line.split()], stderr=subprocess.PIPE, text=True)
 
-    assert "300 sessions" in done(f"show --data {data}")
-    assert f"skipwise prepare --input {bucket}/log.csv.gz" in done(f"prepare --explain {bucket}/log.csv.gz")
-    refused(run("prepare", "--input", f"{bucket}/log.csv.gz", "--output", data), f"{data} exists: choose another")
-    assert f"run directory: {bucket}/runs/a" in done(f"train --data.path {data} --run-dir {bucket}/runs/a {SMALL}")
-    monkeypatch.setenv("SKIPWISE_CACHE", str(tmp_path / "other-machine"))
-    done(f"train --data.path {local(data)} --run-dir {tmp_path}/run {SMALL}")
-    assert figures(f"{bucket}/runs/a") == figures(tmp_path / "run")
-    monkeypatch.setenv("SKIPWISE_CACHE", str(tmp_path / "third-machine"))
-    done(f"evaluate --run {bucket}/runs/a --protocol full")
-    assert figures(f"{bucket}/runs/a") == figures(tmp_path / "run")
-    done(f"export --run {bucket}/runs/a --output {bucket}/exports/a")
-    done(f"index --export {bucket}/exports/a --kinds flat")
-    done(f"report --run {bucket}/runs/a --output {bucket}/report.html")
-    monkeypatch.setenv("SKIPWISE_CACHE", str(tmp_path / "fourth-machine"))
-    manifest = json.loads((local(f"{bucket}/exports/a") / "manifest.json").read_text())
-    assert manifest["index"]["kind"] == "flat"
-    found = done(f"find --export {bucket}/exports/a t_ -k 1")
-    track = next(word for word in found.split() if word.startswith("t_"))
-    assert "t_" in done(f"recommend --export {bucket}/exports/a --session {track}:kept -k 3")
+    def answer(method: str, path: str) -> int:
+        if method == "PUT" and path.endswith(name):
+            command.kill()
+            command.wait()
+            return 503
+        return 0
+
+    store.answer = answer
+    _, said = command.communicate(timeout=200)
+    assert command.returncode == -signal.SIGKILL, said
+    store.reset()
+
+
+def test_from_a_log_to_recommendations(
+    run,
+    done,
+    bucket: str,  # noqa: F811
+    object_store: ObjectStore,  # noqa: F811
+    tmp_path: Path,
+    other_machine: Callable[[], None],
+):
+    log, data, run_dir, export = (f"{bucket}/{name}" for name in ("log.csv.gz", "data", "runs/a", "exports/a"))
+    done(f"synthesize --output {log} --sessions 150 --tracks 40 --clusters 4")
+    assert f"skipwise prepare --input {log}" in done(f"prepare --explain {log}")
+    done(f"prepare --input {log} --output {data}")
+    refused(run("prepare", "--input", log, "--output", data), f"{data} exists: choose another")
+    other_machine()
+    line = f"{TRAIN} --data.path {data} --run-dir {run_dir}"
+    killed_while_storing("train-00001-00000008/checkpoint.json", line, object_store)
+    other_machine()
+    said = done(line)
+    assert "goes on from checkpoint train-00001-00000004" in said and f"run directory: {run_dir}" in said, said
+    done(f"{TRAIN} --data.path {local(data)} --run-dir {tmp_path}/run")
+    other_machine()
+    assert figures(run_dir) == figures(tmp_path / "run")
+    done(f"evaluate --run {run_dir} --protocol full")
+    other_machine()
+    assert figures(run_dir) == figures(tmp_path / "run")
+    done(f"export --run {run_dir} --output {export}")
+    done(f"index --export {export} --kinds flat")
+    done(f"report --run {run_dir} --output {bucket}/report.html")
+    other_machine()
+    assert json.loads((local(export) / "manifest.json").read_text())["index"]["kind"] == "flat"
+    track = next(word for word in done(f"find --export {export} t_ -k 1").split() if word.startswith("t_"))
+    assert "t_" in done(f"recommend --export {export} --session {track}:kept -k 3")
     assert "<html" in local(f"{bucket}/report.html").read_text()
-
-
-def test_a_run_that_dies_goes_on_elsewhere(run, data: str, bucket: str, tmp_path: Path, monkeypatch):  # noqa: F811
-    words = f"train --data.path {data} --run-dir {bucket}/run {SMALL}".split()
-    died = subprocess.run([sys.executable, "-c", DIES, *words], env=os.environ, capture_output=True, text=True)
-    assert died.returncode == 9, died.stderr
-    monkeypatch.setenv("SKIPWISE_CACHE", str(tmp_path / "other-machine"))
-    resumed: Result = run(*words)
-    assert resumed.code == 0 and "goes on from checkpoint train-00001-" in resumed.said, resumed.said
-    done: Result = run(*f"train --data.path {data} --run-dir {tmp_path}/run {SMALL}".split())
-    assert done.code == 0, done.said
-    assert figures(f"{bucket}/run") == figures(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -98,8 +106,9 @@ def test_a_run_that_dies_goes_on_elsewhere(run, data: str, bucket: str, tmp_path
         ("recommend --export {0}/nothing --session a", "{0}/nothing does not exist or holds no file"),
         ("train --config {0}/nothing.yaml", "{0}/nothing.yaml does not exist"),
         ("report --run {0}/nothing --output {0}/page.html", "{0}/nothing does not exist"),
-        ("synthesize --output {0}/", "{0} is a whole bucket: name a folder or a file in it"),
-        ("synthesize --output ftp://host/log.csv", "only local paths and those of s3://, gs://"),
+        ("synthesize --sessions 9 --tracks 9 --output {0}/", "{0} is a whole bucket: name a folder or a file in it"),
+        ("synthesize --sessions 9 --tracks 9 --output ftp://host/log.csv", "only local paths and those of s3://, gs://"),
+        ("show --data s3://no-such-bucket/data", "s3://no-such-bucket/data does not exist"),
     ],
 )
 def test_refusals(run, bucket: str, line: str, wanted: str):  # noqa: F811

@@ -16,7 +16,7 @@ from skipwise.common.distributed import logger, on_rank_0, world_size
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_json, replacing, write_json, write_text
 from skipwise.common.locks import LOCK, locked_for_all_ranks
-from skipwise.common.mirrors import worked_on
+from skipwise.common.mirrors import upload, worked_on
 from skipwise.common.outputs import refuse_url
 from skipwise.common.versions import versions
 from skipwise.datapipes.manifest import RUN_RECORD, VOCABULARY
@@ -52,7 +52,9 @@ def locked_run(config: RunConfig, recipe: str, store: SessionStore) -> Iterator[
         config = dataclasses.replace(config, run_dir=run_dir)
         path, finished = on_rank_0(lambda: _choose(config, recipe), partial(_cannot_write, config))
         with nullcontext() if finished else locked_for_all_ranks(path, "--run-dir"):
-            yield create_or_resume_run(dataclasses.replace(config, run_dir=str(path)), recipe, store)
+            run = create_or_resume_run(dataclasses.replace(config, run_dir=str(path)), recipe, store)
+            on_rank_0(lambda: upload(run.path))  # before any checkpoint, which without these files is nobody's
+            yield run
 
 
 def create_or_resume_run(config: RunConfig, recipe: str, store: SessionStore) -> RunDirectory:
