@@ -166,10 +166,10 @@ def _take(lock: Path, me: Owner, text: str, place: Path, otherwise: str) -> bool
     link, passed = lock, list[tuple[Path, str]]()
     try:
         while (found := _make(link, text)) != text:
-            owner = _read(link, found)
+            owner = read_owner(link, found)
             silent_s = _silent_s(link, lock.with_name(f"{lock.name}.{me.token}"))
             if not owner.is_gone(silent_s, me):
-                raise InUse(_refusal(owner, me, silent_s, place, otherwise))
+                raise InUse(refusal(owner, me, silent_s, place, otherwise))
             passed.append((link, found))
             link = lock.with_name(f"{lock.name}.{owner.token}")
         if passed:
@@ -205,7 +205,8 @@ def _make(link: Path, text: str) -> str:
         return ""  # a file of another kind
 
 
-def _read(link: Path, text: str) -> Owner:
+def read_owner(link: object, text: str) -> Owner:
+    """Returns whom the text of a lock names; raises `UserError` for anything else."""
     try:
         return Owner.model_validate_json(text)
     except ValidationError:
@@ -223,7 +224,8 @@ def _silent_s(link: Path, now: Path) -> float:
         now.unlink(missing_ok=True)
 
 
-def _refusal(owner: Owner, me: Owner, silent_s: float, place: Path, otherwise: str) -> str:
+def refusal(owner: Owner, me: Owner, silent_s: float, place: object, otherwise: str) -> str:
+    """Returns the sentence for a place that another job has."""
     since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(owner.since))
     job = f", job {owner.job}" if owner.job else ""
     seen = ""

@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from skipwise.common.claims import claimed
 from skipwise.common.console import stage
 from skipwise.common.errors import UserError, reason
 from skipwise.common.locks import InUse, lock_beside, locked
@@ -76,16 +77,18 @@ def upload(path: Path, prune: bool = False) -> None:
 
 
 def publish(result: Path, place: Place) -> None:
-    """Stores a whole file or directory in place of what is there."""
-    if result.is_dir():
-        mark = result / UNFINISHED
-        mark.write_text(json.dumps({"process": os.getpid(), "host": platform.node(), "since": time.ctime()}) + "\n")
-        (place / UNFINISHED).put(mark)
-        mark.unlink()
-        for name in sorted(filter(_turn, place.files()), key=_turn, reverse=True):
-            (place / name).remove()
-    with stage(f"storing {place}", sum((result / name).stat().st_size for name in _files(result)), "bytes") as advance:
-        _store(result, place, result.is_dir(), advance)
+    """Stores a whole file or directory in place of what is there; raises `UserError` where another job does so."""
+    with claimed(place, "choose another --output"):
+        if result.is_dir():
+            mark = result / UNFINISHED
+            mark.write_text(json.dumps({"process": os.getpid(), "host": platform.node(), "since": time.ctime()}) + "\n")
+            (place / UNFINISHED).put(mark)
+            mark.unlink()
+            for name in sorted(filter(_turn, place.files()), key=_turn, reverse=True):
+                (place / name).remove()
+        size = sum((result / name).stat().st_size for name in _files(result))
+        with stage(f"storing {place}", size, "bytes") as advance:
+            _store(result, place, result.is_dir(), advance)
 
 
 def work_folder(path: str) -> Path:
@@ -103,9 +106,7 @@ def refuse_stored(place: Place, overwrite: bool, replaceable: Callable[[Path], b
     if found and UNFINISHED not in found:
         marks = {"", *_LAST} & found.keys()  # a directory is known by its marks
         if not marks or not replaceable(local(str(place), lambda name: name in marks)):
-            raise UserError(
-                f"{place} exists and is not what this command writes: move it away or choose another --output"
-            )
+            raise UserError(f"{place} is not what this command writes: move it away or choose another --output")
 
 
 @contextmanager
@@ -129,6 +130,7 @@ def worked_on(path: str, flag: str) -> Iterator[str]:
             if rank() == 0:
                 folder.mkdir(parents=True, exist_ok=True)
                 held.enter_context(locked(lock_beside(folder), folder, f"choose another {flag}"))
+                held.enter_context(claimed(place, f"choose another {flag}"))
                 _bring(place, folder, lambda name: True, may_be_new=True)
 
         def check() -> None:
@@ -245,7 +247,6 @@ def _store(source: Path, place: Place, prune: bool, advance: Callable[[int], obj
     there = place.files()
     here = {name: stored for name in _files(source) if (stored := _stored(source / name))}
     new = {name: stored for name, stored in here.items() if there.get(name) != stored}
-
     _each(sorted(new, key=_turn), lambda name: (place / name).put(source / name, advance))
     gone = [name for name in there if prune and name not in here]
     for name in sorted(gone, key=lambda name: (name == UNFINISHED, -_turn(name))):

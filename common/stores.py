@@ -124,21 +124,34 @@ class Place(NamedTuple):
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(partial, target)
 
+    def beginning(self, size: int) -> bytes:
+        """Returns the first bytes of the file here, `size` at most; raises `FileNotFoundError` where it is gone."""
+        filesystem, path = _filesystem(self.scheme, self.host), self._path
+
+        def read() -> bytes:
+            with filesystem.open_input_stream(path, compression=None) as source:
+                return bytes(source.read(size))
+
+        return _patiently(self, read, missing=FileNotFoundError)
+
     def put(self, file: Path, advance: Callable[[int], object] = lambda done: None) -> None:
-        """Copies a local file here. Where that fails nothing of it is left."""
+        """Copies a local file here. Where that fails no part of it is left."""
         filesystem, path = _filesystem(self.scheme, self.host), self._path
 
         def copy() -> None:
             if self.scheme == "hdfs":
                 filesystem.create_dir(str(PurePosixPath(path).parent), recursive=True)
+            whole = False
             try:
                 with open(file, "rb") as source, filesystem.open_output_stream(path, compression=None) as target:
                     while piece := source.read(_PIECE):
                         target.write(piece)
                         advance(len(piece))
+                    whole = True
             except BaseException:
-                with suppress(Exception):  # the first error is the one to report
-                    filesystem.delete_file(path)  # closing the stream has published what was written so far
+                if not whole:
+                    with suppress(Exception):  # the first error is the one to report
+                        filesystem.delete_file(path)  # closing the stream has published what was written so far
                 raise
 
         _patiently(self, copy, "written")

@@ -10,6 +10,7 @@ import numpy as np
 
 from skipwise.common.distributed import logger
 from skipwise.common.errors import UserError, brief
+from skipwise.common.mirrors import complete
 from skipwise.datapipes.signals import SKIPS
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.config import RecommendOptions
@@ -132,8 +133,11 @@ class HotSwap:
             logger.error(f"skipwise: cannot check for a newer export ({self.check_error}), and will try again")
 
     def changed(self) -> bool:
-        """Whether there is a newer export, unchanged since the last call: a copy in progress keeps changing."""
-        before, self._seen = self._seen, fingerprint(self._path)
+        """Whether there is a newer export, unchanged since the last call: a copy in progress keeps changing.
+
+        What an object store has is fetched first; raises `UserError` where that fails.
+        """
+        before, self._seen = self._seen, fingerprint(complete(self._path))
         return self._seen == before != self._tried
 
     def reload(self) -> None:
@@ -141,7 +145,7 @@ class HotSwap:
 
         Raises what is no fault of the export, such as `MemoryError`: it is still to be tried.
         """
-        tried = fingerprint(self._path)
+        tried = fingerprint(complete(self._path))
         try:
             newer = ServedExport.open(self._path, self._search, self.current.generation + 1)
         except UserError as error:

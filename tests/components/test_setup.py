@@ -16,7 +16,9 @@ from skipwise.common.versions import DISTRIBUTIONS, version_problems
 ROOT = Path(__file__).parents[2]
 ROOMS = {"common", "datapipes", "models", "training", "studies", "retrieval", "components", "benchmarks"}
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
-PIN = re.compile(r"([A-Za-z0-9._-]+)(?:\[[a-z]+\])?==([0-9][0-9.]*)(?:\+cpu)?(?: ?; sys_platform == 'linux')?")
+PIN = re.compile(
+    r"([A-Za-z0-9._-]+)(?:\[[a-z]+\])?==([0-9][0-9.]*(?:[.]post[0-9])?)(?:\+cpu)?(?: ?; sys_platform == 'linux')?"
+)
 HASHES = re.compile(r"( --hash=sha256:[0-9a-f]{64})+")
 
 

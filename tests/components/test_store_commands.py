@@ -106,8 +106,11 @@ def test_from_a_log_to_recommendations(
         ("recommend --export {0}/nothing --session a", "{0}/nothing does not exist or holds no file"),
         ("train --config {0}/nothing.yaml", "{0}/nothing.yaml does not exist"),
         ("report --run {0}/nothing --output {0}/page.html", "{0}/nothing does not exist"),
-        ("synthesize --sessions 9 --tracks 9 --output {0}/", "{0} is a whole bucket: name a folder or a file in it"),
-        ("synthesize --sessions 9 --tracks 9 --output ftp://host/log.csv", "only local paths and those of s3://, gs://"),
+        ("prepare --input {0}/nothing.csv --output {0}/", "{0} is a whole bucket: name a folder or a file in it"),
+        (
+            "synthesize --sessions 9 --tracks 900 --output ftp://host/log.csv",
+            "only local paths and those of s3://, gs://",
+        ),
         ("show --data s3://no-such-bucket/data", "s3://no-such-bucket/data does not exist"),
     ],
 )
