@@ -8,6 +8,7 @@ and columns of one chunk.
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +23,18 @@ Head = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 gradient with respect to the targets' logits [v], and overwrites the negatives' logits with theirs."""
 
 
+@dataclass(frozen=True)
+class Bias:
+    """Added to the logits, float32, without a gradient."""
+
+    target_V: Tensor
+    """Of each target."""
+    pool_BP: Tensor
+    """Of each track of the pool for each session; -inf leaves it out."""
+    session_V: Tensor
+    """int64: each position's session."""
+
+
 def pool_losses(
     queries_VD: Tensor,
     targets_VD: Tensor,
@@ -30,6 +43,7 @@ def pool_losses(
     collides_X2: Tensor,
     head: Head,
     beside_V: Tensor | None = None,
+    bias: Bias | None = None,
 ) -> Tensor:
     """The sum of the head's losses of queries [V, D] against their targets' rows and their windows of the pool.
 
@@ -37,7 +51,7 @@ def pool_losses(
     (position, place) pairs to leave out, ascending. `beside_V`: for `softmax_head` alone, float32 logsumexp of the
     logits of negatives that are not in the pool, finite.
     """
-    return _PoolLosses.apply(queries_VD, targets_VD, pool_PD, window_V2, collides_X2, head, beside_V)
+    return _PoolLosses.apply(queries_VD, targets_VD, pool_PD, window_V2, collides_X2, head, beside_V, bias)
 
 
 def softmax_head(target_v: Tensor, logits_vp: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,10 +94,13 @@ class _PoolLosses(torch.autograd.Function):
         collides_X2: Tensor,
         head: Head,
         beside_V: Tensor | None,
+        bias: Bias | None,
     ) -> Tensor:
         dtype = queries_VD.dtype  # bfloat16 under autocast; sums over chunks stay float32
         rows_PD, tracks_VD = pool_PD.to(dtype), targets_VD.to(dtype)
         target_V = (queries_VD * tracks_VD).sum(dim=1, dtype=torch.float32)
+        if bias is not None:
+            target_V += bias.target_V
         # A softmax over the target and the negatives beside it: both are one term against the pool.
         first_V = target_V if beside_V is None else torch.logaddexp(target_V, beside_V)
         grad_query_VD, grad_target_V = torch.empty_like(queries_VD), torch.empty_like(target_V)
@@ -91,6 +108,8 @@ class _PoolLosses(torch.autograd.Function):
         total = target_V.new_zeros(())
         for rows, columns, whole, collides in _chunks(window_V2, collides_X2, len(pool_PD)):
             logits_vp = (queries_VD[rows] @ rows_PD[columns].T).float()
+            if bias is not None:
+                logits_vp += bias.pool_BP[bias.session_V[rows], columns]
             if not whole:
                 place_p = torch.arange(columns.start, columns.stop, device=logits_vp.device)
                 window_v2 = window_V2[rows]
@@ -122,7 +141,7 @@ class _PoolLosses(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_query_VD, grad_target_VD, grad_pool_PD, grad_beside_V = ctx.saved_tensors
         grad_beside_V = None if grad_beside_V is None else grad_beside_V * grad
-        return grad_query_VD * grad, grad_target_VD * grad, grad_pool_PD * grad, None, None, None, grad_beside_V
+        return grad_query_VD * grad, grad_target_VD * grad, grad_pool_PD * grad, None, None, None, grad_beside_V, None
 
 
 def _chunks(window_V2: Tensor, collides_X2: Tensor, pool: int) -> Iterator[tuple[slice, slice, bool, Tensor]]:

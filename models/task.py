@@ -10,9 +10,9 @@ from skipwise.common.distributed import sum_ranks, world_size
 from skipwise.datapipes.batch import FEATURE, SIGNAL_FEATURE, SessionBatch
 from skipwise.models.config import LossConfig
 from skipwise.models.encoder import Encoder, Packed
-from skipwise.models.heads import gbce_power, keep_losses, sampled_softmax, skip_infonce
+from skipwise.models.heads import gbce_power, keep_losses, skip_infonce
 from skipwise.models.in_batch import in_batch_pool
-from skipwise.models.pool import Head, gbce_head, pool_losses, softmax_head
+from skipwise.models.pool import Bias, Head, gbce_head, pool_losses, softmax_head
 from skipwise.models.session_negatives import session_logits
 
 
@@ -171,10 +171,9 @@ class Learner(nn.Module):
     ) -> Tensor:
         """The sum of the losses."""
         rows_WD, bias_BW, log_expected_U = in_batch_pool(rows_UD, batch, self.num_tracks)
-        with torch.autocast(rows_UD.device.type, self.autocast, enabled=self.autocast is not None):
-            logits_VW = (queries_VD @ rows_WD.T).float() + bias_BW[batch.queries_V // batch.items_BT.shape[1]]
-            target_V = (queries_VD * targets_VD).sum(-1).float()
-        return sampled_softmax(target_V - log_expected_U[target_at_V], logits_VW).sum()
+        bias = Bias(-log_expected_U[target_at_V], bias_BW, batch.queries_V // batch.items_BT.shape[1])
+        window_V2 = torch.tensor([0, len(rows_WD)], device=rows_WD.device).expand(len(queries_VD), 2)
+        return pool_losses(queries_VD, targets_VD, rows_WD, window_V2, batch.collides_X2[:0], softmax_head, bias=bias)
 
     def _pool_losses(
         self,

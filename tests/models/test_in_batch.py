@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.testing import assert_close
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from skipwise.datapipes.batch import FEATURE, SessionBatch
+from skipwise.models import pool
 from skipwise.models.config import LossConfig
 from skipwise.models.encoder import Packed
 from skipwise.models.task import Learner
@@ -140,15 +142,17 @@ PLAYS = st.lists(st.lists(st.integers(0, 11), min_size=0, max_size=5), min_size=
     seed=st.integers(0, 10_000),
     sessions=PLAYS.filter(lambda sessions: any(len(session) > 1 for session in sessions)),
     uniform=st.lists(st.integers(0, 11), unique=True, max_size=4),
+    chunk=st.sampled_from([1, 3, 256]),
 )
-def test_loss_and_gradients_equal_a_plain_loop(seed: int, sessions: Plays, uniform: list[int]):
-    """Repeats within and between sessions, sessions with nothing to predict, and a session alone included."""
+def test_loss_and_gradients_equal_a_plain_loop(seed: int, sessions: Plays, uniform: list[int], chunk: int):
+    """In chunks or at once; repeats in and between sessions, sessions with nothing to predict, one alone included."""
     generator = torch.Generator().manual_seed(seed)
     table = torch.randn(12, DIM, generator=generator, requires_grad=True)
     shape = len(sessions), max(map(len, sessions)), DIM
     predictions = torch.randn(shape, generator=generator, requires_grad=True)
     share = torch.rand(12, generator=generator).softmax(0)
-    loss, mean = run(table, predictions, make_batch(sessions, share, uniform))
+    with patch.object(pool, "_SHARED_ROWS", chunk):
+        loss, mean = run(table, predictions, make_batch(sessions, share, uniform))
     expected = plain_loop(table, predictions, sessions, share, uniform)
     assert_close(loss, expected, rtol=1e-4, atol=1e-5)
     assert_close(loss.detach(), mean)
