@@ -36,6 +36,8 @@ REMEDIES = {
         ".orc",
     ),
 }
+MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\0": "xz"}
+"""How files begin that are compressed though their names do not say so, as browsers save some."""
 MISSING_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 UTF_8 = "utf-8"
 ESCAPE, TWICE = r'\\(?:(")|(\\))', r"\1\1\2"
@@ -66,7 +68,9 @@ class Bytes(NamedTuple):
 def open_log(path: Path, encoding: str = UTF_8, escaped: bool = False) -> Bytes:
     """Opens a file, through what its last suffix says it is compressed with; what it holds comes in UTF-8, and where it
     is `escaped` with quotes written twice in place of those behind a backslash."""
-    codec = COMPRESSED.get(path.suffix.lower())
+    with path.open("rb") as file:
+        start = file.read(6)
+    codec = COMPRESSED.get(path.suffix.lower()) or next((MAGIC[of] for of in MAGIC if start.startswith(of)), None)
     if codec == "xz":
         raw = path.open("rb")
         stream, tell = pa.PythonFile(lzma.open(raw), mode="r"), raw.tell

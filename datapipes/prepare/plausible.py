@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -27,6 +28,18 @@ def as_time(seconds: float) -> str:
         return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").removesuffix("+00:00")
     except (ValueError, OverflowError, OSError):
         return f"{seconds:g} s since 1970"
+
+
+def odd_ids(engine: duckdb.DuckDBPyConnection, roles: dict[str, str]) -> Iterator[str]:
+    """Yields warnings of ids that are hardly meant, after `number_texts`."""
+    for table, role in (("sessions", "session"), ("tracks", "track")):
+        ((twice, lists, ids),) = engine.execute(f"""
+            SELECT count_if(id IN (SELECT left(id, -2) FROM {table} WHERE id LIKE '%.0')),
+                count_if(regexp_full_match(id, '\\[.*,.*\\]')), count(*) FROM {table}""").fetchall()
+        if twice:
+            yield f"{twice:,} ids of {roles[role]} occur with .0 behind them too, as others: write them in one way"
+        if 2 * lists > ids:
+            yield f"{roles[role]} holds lists written as text, and each counts as one id: write them as JSON or Parquet"
 
 
 class Plausible:

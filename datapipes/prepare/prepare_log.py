@@ -20,6 +20,7 @@ from skipwise.datapipes.prepare.column_roles import FLAGS
 from skipwise.datapipes.prepare.config import LEAST_MEMORY, PrepareConfig
 from skipwise.datapipes.prepare.given_vocabulary import given_vocabulary
 from skipwise.datapipes.prepare.named_source import with_source
+from skipwise.datapipes.prepare.plausible import odd_ids
 from skipwise.datapipes.prepare.publish import publish
 from skipwise.datapipes.prepare.sessionize import REPEATED_PLAYS, group_sessions
 from skipwise.datapipes.prepare.skip_options import SKIPS
@@ -77,6 +78,8 @@ def prepare(config: PrepareConfig) -> Manifest:
                     )
                 dropped_rows = +left_out + count_rows_without_session(engine, scratch)
                 number_texts(engine, scratch, roles, known)
+                for warning in odd_ids(engine, roles):
+                    note(f"warning: {warning}")
                 names = name_tracks(engine, config, scratch)
                 dropped_sessions, rows_found = group_sessions(engine, sources, config, scratch, places)
                 if not config.drop_duplicate_plays and (again := rows_found.pop(REPEATED_PLAYS, 0)):

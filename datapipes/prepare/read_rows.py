@@ -90,16 +90,20 @@ def column_of(source: Source, name: str, texts: dict[str, pa.Array], size: int) 
 
 
 def without_blank(batch: pa.RecordBatch, texts: dict[str, pa.Array]) -> pa.RecordBatch:
-    """Leaves out the rows that have nothing in any column that is read, as spreadsheets write at their end."""
-    blank: pa.Array | None = None
-    if len(texts) < 2:
-        return batch  # a missing track is a bad row
-    for text in texts.values():
-        empty = pc.fill_null(pc.equal(pc.binary_length(text), 0), True)
-        blank = empty if blank is None else pc.and_(blank, empty)
-        if not pc.any(blank).as_py():
-            return batch
-    return batch.filter(pc.or_(pc.invert(blank), pc.greater(batch["mark"], FINE)))
+    """Leaves out the rows that have nothing in any column that is read, as spreadsheets write at their end, and those
+    that are the header line again, as joined files have it."""
+    for matches in (
+        lambda name, text: pc.fill_null(pc.equal(pc.binary_length(text), 0), True),
+        lambda name, text: pc.fill_null(pc.equal(text, name), False),
+    ):
+        found = pa.repeat(pa.scalar(len(texts) > 1), len(batch))  # a missing track alone is a bad row
+        for name, text in texts.items():
+            if pc.any(found).as_py():
+                found = pc.and_(found, matches(name, text))
+        if pc.any(found).as_py():
+            keeps = pc.or_(pc.invert(found), pc.greater(batch["mark"], FINE))
+            batch, texts = batch.filter(keeps), {name: text.filter(keeps) for name, text in texts.items()}
+    return batch
 
 
 def text_parts(source: Source, advance: Callable[[int], object], nulls: Sequence[str]) -> Iterator[Part]:

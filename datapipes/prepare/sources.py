@@ -55,14 +55,14 @@ def look(log: LogFile, config: PrepareConfig) -> Source:
     fixed = dict(log.partitions)
     if config.user is not None:
         fixed[USER] = log.user if config.user == USER_OF_FILE else config.user
-    if suffix == ".parquet":
+    head = head_of(path, 1 << 12)
+    if suffix == ".parquet" or head.startswith(b"PAR1"):
         try:
             with open_table(path) as table:
                 found = dict(leaves(table.schema))
         except DAMAGED:
             raise UserError(f"{path} is not a Parquet file, or is cut short: copy it again") from None
         return Source(path, "parquet", (*found,), {}, leaves=found, fixed=fixed)
-    head = head_of(path, 1 << 12)
     if suffix in JSON or re.match(rb"(\xef\xbb\xbf)?\s*(\[\s*)?\{", head):
         layout = Layout("", False, encoding_of(head), 0)
         shape = json_shape(path, layout.encoding)

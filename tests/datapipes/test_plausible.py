@@ -50,6 +50,24 @@ def test_a_time_that_counts_from_another_moment_is_meant_where_its_unit_is_given
     assert warnings(tmp_path, times, capsys, gap="30m", time_unit="5s") == []
 
 
+@pytest.mark.parametrize(
+    ("tracks", "says"),
+    [
+        (("7", "8.0", "7.0", "9"), "1 ids of what occur with .0 behind them too"),
+        (("7", "8.0", "1.00", "v1.0"), None),
+        (("[1, 2]", "[3, 4]", "[5, 6]", "x"), "what holds lists written as text"),
+        (("[1]", "a, b", "[5, 6]", "x"), None),
+    ],
+)
+def test_ids_that_are_hardly_meant_are_told_of(tracks, says, tmp_path, capsys):
+    rows = [f'u,{at},"{track}"\n' for at, track in enumerate(tracks)]
+    (tmp_path / "log.csv").write_text("who,at,what\n" + "".join(rows))
+    names = {"session": "who", "track": "what", "order": "at"}
+    prepare(PrepareConfig(input=(tmp_path / "log.csv",), output=tmp_path / "data", **names))
+    said = capsys.readouterr().err
+    assert says in said if says else "warning" not in said
+
+
 def test_digits_that_are_a_date_are_told_of_the_format(tmp_path, capsys):
     times = [f"{datetime.fromtimestamp(at, UTC):%Y%m%d%H%M%S}" for at in SITTINGS]
     assert any("how with --time-format" in line for line in warnings(tmp_path, times, capsys, gap="30m"))

@@ -55,6 +55,7 @@ TEXTS = {
     "mac.csv": separated(",", "\r"),
     "mark.csv": "\ufeff" + separated(","),
     "blanks.csv": separated(",", head=" user , song,at ") + "\n\n,,\n,,\n",
+    "joined.csv": separated(",") + "user,song,at\n\n",
     "trailing.csv": separated(",", ",\n").replace("at,\n", "at\n", 1),
     "both.csv": separated(",", ",\n"),
     "header.csv": separated(",").replace("at\n", "at,\n", 1),
@@ -101,6 +102,17 @@ def test_compressed_and_utf_16_files_are_read_alike(name, tmp_path):
     assert plays(tmp_path / name) == PLAYS
     (tmp_path / "unicode.txt").write_bytes(separated("\t", "\r\n").encode("utf-16"))  # as Excel writes it
     assert plays(tmp_path / "unicode.txt") == PLAYS
+
+
+@pytest.mark.parametrize("codec", ["gzip", "zstd", "xz"])
+def test_what_is_in_a_file_tells_what_its_name_does_not(codec, tmp_path):
+    data = TEXTS["commas.csv"].encode()
+    packed = lzma.compress(data) if codec == "xz" else pa.compress(data, codec=codec, asbytes=True)
+    (tmp_path / "log.csv").write_bytes(packed)
+    assert plays(tmp_path / "log.csv") == PLAYS
+    table = dict(zip(ROLES.values(), map(list, zip(*PLAYS, strict=True)), strict=True))
+    pq.write_table(pa.table(table), tmp_path / "log.csv")
+    assert plays(tmp_path / "log.csv") == PLAYS
 
 
 def test_a_delimiter_that_is_given_is_taken(tmp_path):
