@@ -63,11 +63,7 @@ def explain(config: PrepareConfig) -> Iterator[str]:
         ways = [{}] if source.roles else [*alternatives(guess(source, reading, given), given)]
     trials: list[Trial] = []
     for options in ways:
-        try:
-            final = replace(plain, **{**options, **given, "source": None})
-        except ValueError as error:
-            raise UserError(str(error)) from None
-        trials.append(try_options(log, options, final))
+        trials.append(try_options(log, options, plain, given))
         if trials[-1].works:
             break
     options, source, batch, shown, _ = next((trial for trial in trials if trial.works), trials[0])
@@ -98,8 +94,12 @@ class Trial(NamedTuple):
     works: bool
 
 
-def try_options(log: LogFile, options: dict[str, Any], config: PrepareConfig) -> Trial:
-    """Prepares the first rows with `config`, which holds `options`."""
+def try_options(log: LogFile, options: dict[str, Any], plain: PrepareConfig, given: dict[str, Any]) -> Trial:
+    """Prepares the first rows with these options under those that are given."""
+    try:
+        config = replace(plain, **{**options, **given, "source": None})
+    except ValueError as error:
+        raise UserError(str(error)) from None
     source = inspect(log, config)
     batch = first_rows(source, config)
     try:

@@ -23,18 +23,9 @@ SUFFIXES = (*TEXT, *JSON, ".parquet")
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 KNOWN = f"{', '.join(TEXT + JSON)} (each also with {', '.join(COMPRESSED)}) or .parquet"
 REMEDIES = {
-    "save it as CSV UTF-8": (".xlsx", ".xls", ".xlsm", ".ods", ".numbers"),
-    "unpack it, and name the folder": (".zip", ".tar", ".tgz", ".7z", ".rar"),
-    "write its table as Parquet or CSV": (
-        ".db",
-        ".sqlite",
-        ".sqlite3",
-        ".duckdb",
-        ".feather",
-        ".arrow",
-        ".avro",
-        ".orc",
-    ),
+    "save it as CSV UTF-8": ".xlsx .xls .xlsm .ods .numbers",
+    "unpack it, and name the folder": ".zip .tar .tgz .7z .rar",
+    "write its table as Parquet or CSV": ".db .sqlite .sqlite3 .duckdb .feather .arrow .avro .orc",
 }
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\0": "xz"}
 """How files begin that are compressed though their names do not say so, as browsers save some."""
@@ -173,9 +164,8 @@ def files_of(path: Path, patterns: tuple[str, ...] = ("*",)) -> list[LogFile]:
     elif not path.exists():
         raise UserError(f"{path} does not exist: check --input")
     elif suffix_of(path) not in SUFFIXES or (suffix_of(path) == ".parquet" and path.suffix.lower() in COMPRESSED):
-        remedy = next(
-            (remedy for remedy, kinds in REMEDIES.items() if {path.suffix.lower(), suffix_of(path)} & {*kinds}), ""
-        )
+        own = {path.suffix.lower(), suffix_of(path)}
+        remedy = next((remedy for remedy, kinds in REMEDIES.items() if own & {*kinds.split()}), "")
         raise UserError(f"{path} is of no known format: {remedy or 'convert or rename it'}; expected {KNOWN}")
     else:
         found = [LogFile(path, {})]

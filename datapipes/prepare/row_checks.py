@@ -46,6 +46,25 @@ class Fault(NamedTuple):
 
 FLAG = "expected true, false, 1 or 0"
 FRACTION = r"(?i)[+-]?([0-9]+[.][0-9]*|[.][0-9]+)(e[+-]?[0-9]+)?|[+-]?nan"
+LARGEST = "1.7976931348623157e308"
+MARKS = {
+    RAGGED: ("wrong number of fields", "as many fields as columns"),
+    NOT_UTF8: ("not UTF-8", "text in UTF-8, as iconv -f latin1 -t utf-8 makes it"),
+    UNEQUAL: ("lists of different lengths", "as many values in each"),
+    UNFIT: ("not as --where reads its column", "the kind of value of the first rows"),
+    NOT_JSON: ("not JSON", "a JSON object"),
+}
+"""What is wrong with rows of these marks, and what was expected."""
+NUMBERS = {
+    "played": ("played is not a time", f"BETWEEN 0 AND {LARGEST}", "a number from 0"),
+    "duration": ("duration is not a time", f"BETWEEN 0 AND {LARGEST}", "a number from 0"),
+    "skip_strength": ("skip strength is not 0 to 3", "IN (0, 1, 2, 3)", "0, 1, 2 or 3"),
+    "rating": ("rating is not a number", f"BETWEEN -{LARGEST} AND {LARGEST}", "a number"),
+}
+"""What is wrong with other numbers of these roles than those of the SQL, above which NaN lies too."""
+CONTRADICTORY, ALONE = "contradictory skip flags", "expected false beside a skip flag"
+STEPS = "expected skip_1 to imply skip_2 and skip_2 to imply skip_3"
+NO_WORD = "expected a word of at most 1024 bytes, a whole number, a flag or nothing"
 FAULTS = (
     # A quote that is never closed takes lines into a value.
     Fault(
@@ -54,63 +73,32 @@ FAULTS = (
         f"mark = {BROKEN} OR broken(session) OR broken(track)",
         "expected every quote closed on its line",
     ),
-    Fault("wrong number of fields", None, f"mark = {RAGGED}", "expected as many fields as columns"),
-    Fault("not UTF-8", None, f"mark = {NOT_UTF8}", "expected text in UTF-8, as iconv -f latin1 -t utf-8 makes it"),
-    Fault("lists of different lengths", None, f"mark = {UNEQUAL}", "expected as many values in each"),
-    Fault("not as --where reads its column", None, f"mark = {UNFIT}", "expected the kind of value of the first rows"),
-    Fault("not JSON", None, f"mark = {NOT_JSON}", "expected a JSON object"),
+    *(Fault(reason, None, f"mark = {mark}", f"expected {what}") for mark, (reason, what) in MARKS.items()),
     Fault("no session id", "session", "missing(session)", "expected a session id"),
     Fault("session id too long", "session", "strlen(session) > 1024", "expected at most 1024 bytes"),
     Fault("no track id", "track", "missing(track)", "expected a track id"),
     Fault("track id too long", "track", "strlen(track) > 1024", "expected at most 1024 bytes"),
-    Fault(
-        "order is not a number",
-        "order",
-        "place IS NULL",
-        f"expected {DATES}",
-    ),
+    Fault("order is not a number", "order", "place IS NULL", f"expected {DATES}"),
     *(
         Fault(f"{role} is not a flag", role, f"{role}_flag IS NULL AND NOT missing({role})", f"{FLAG}, or nothing")
         for role in ("skip", "kept", *FLAGS, "not_skipped")
     ),
-    Fault(
-        "contradictory skip flags",
-        "skip_1",
-        "(skip_1_flag AND NOT skip_2_flag) OR (skip_2_flag AND NOT skip_3_flag)",
-        "expected skip_1 to imply skip_2 and skip_2 to imply skip_3",
-    ),
-    Fault(
-        "contradictory skip flags",
-        "not_skipped",
-        "not_skipped_flag AND skip_3_flag",
-        "expected false beside a skip flag",
-    ),
-    Fault("contradictory skip flags", "kept", "kept_flag AND skip_flag", "expected false beside a skip flag", "skip"),
+    Fault(CONTRADICTORY, "skip_1", "(skip_1_flag AND NOT skip_2_flag) OR (skip_2_flag AND NOT skip_3_flag)", STEPS),
+    Fault(CONTRADICTORY, "not_skipped", "not_skipped_flag AND skip_3_flag", ALONE),
+    Fault(CONTRADICTORY, "kept", "kept_flag AND skip_flag", ALONE, "skip"),
     *(
         Fault(
-            f"{role} is not a time",
+            reason,
             role,
-            f"NOT missing({role}) AND ({role}_value IS NULL OR NOT isfinite({role}_value) OR {role}_value < 0)",
-            "expected a number from 0, or nothing",
+            f"NOT missing({role}) AND NOT coalesce({role}_value {fits}, false)",
+            f"expected {what}, or nothing",
         )
-        for role in ("played", "duration")
-    ),
-    Fault(
-        "skip strength is not 0 to 3",
-        "skip_strength",
-        "NOT missing(skip_strength) AND (skip_strength_value IS NULL OR skip_strength_value NOT IN (0, 1, 2, 3))",
-        "expected 0, 1, 2 or 3, or nothing",
-    ),
-    Fault(
-        "rating is not a number",
-        "rating",
-        "NOT missing(rating) AND (rating_value IS NULL OR NOT isfinite(rating_value))",
-        "expected a number, or nothing",
+        for role, (reason, fits, what) in NUMBERS.items()
     ),
     Fault(
         "hour_of_day is not an hour",
         "hour_of_day",
-        "hour_of_day <> '' AND (hour IS NULL OR hour NOT BETWEEN 0 AND 23)",
+        "hour_of_day <> '' AND NOT coalesce(hour BETWEEN 0 AND 23, false)",
         "expected 0 to 23, or nothing",
     ),
     *(
@@ -122,7 +110,7 @@ FAULTS = (
             "context is no category",
             role,
             f"regexp_full_match(trim({role}), '{FRACTION}') OR strlen({role}) > 1024 OR broken({role})",
-            "expected a word of at most 1024 bytes, a whole number, a flag or nothing",
+            NO_WORD,
         )
         for role in NAMED
     ),
