@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from skipwise.datapipes.prepare.config import PrepareConfig
-from skipwise.datapipes.prepare.places import BAD_PLACE, Places, at_least, distance, exact, more_than
+from skipwise.datapipes.prepare.log_places import Places
+from skipwise.datapipes.prepare.places import BAD_PLACE, at_least, distance, exact, more_than
 from skipwise.datapipes.prepare.times import UNITS
 
 FIRST = Fraction(631_152_000)

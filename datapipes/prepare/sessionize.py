@@ -17,8 +17,9 @@ from skipwise.common.tables import count_rows, table_writer
 from skipwise.datapipes.prepare.bad_rows import begins, leave_out, order_faults
 from skipwise.datapipes.prepare.column_roles import WORDS, context_names
 from skipwise.datapipes.prepare.config import PrepareConfig
+from skipwise.datapipes.prepare.log_places import Places
 from skipwise.datapipes.prepare.log_source import Source
-from skipwise.datapipes.prepare.places import BAD_PLACE, ONE, Places, at_least, distance, exact
+from skipwise.datapipes.prepare.places import BAD_PLACE, ONE, at_least, distance, exact
 from skipwise.datapipes.prepare.plausible import Plausible
 from skipwise.datapipes.prepare.row_checks import CUT, TWO_FILES, order_error, policies, shown
 from skipwise.datapipes.prepare.staging import staged_rows

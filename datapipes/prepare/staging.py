@@ -15,9 +15,10 @@ from skipwise.common.tables import count_rows
 from skipwise.datapipes.exact_files import parquet, write
 from skipwise.datapipes.prepare.column_roles import CONTEXT, FLAGS, NAMED, WORDS
 from skipwise.datapipes.prepare.config import NULLS, PrepareConfig
+from skipwise.datapipes.prepare.log_places import Places
 from skipwise.datapipes.prepare.log_source import Source
 from skipwise.datapipes.prepare.name_options import LONGEST_NAME, is_name
-from skipwise.datapipes.prepare.places import Places, Reading, reading_of
+from skipwise.datapipes.prepare.places import Reading, reading_of
 from skipwise.datapipes.prepare.read_rows import read, schema_of
 from skipwise.datapipes.prepare.row_checks import FAULTS, REASONS, STOP, policies, row_error
 from skipwise.datapipes.prepare.row_condition import LEFT_OUT, condition_of, failed, met, types_of
