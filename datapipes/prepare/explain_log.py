@@ -27,7 +27,7 @@ from skipwise.datapipes.prepare.guess_options import (
 from skipwise.datapipes.prepare.known_sources import SOURCES
 from skipwise.datapipes.prepare.log_files import LogFile, fetched, logs_of
 from skipwise.datapipes.prepare.log_source import Source, brief_list
-from skipwise.datapipes.prepare.named_source import arguments, is_given, options_of, recognised
+from skipwise.datapipes.prepare.named_source import arguments, is_given, options_of, recognised, replaced
 from skipwise.datapipes.prepare.prepare_log import prepare
 from skipwise.datapipes.prepare.read_rows import read
 from skipwise.datapipes.prepare.row_condition import condition_of, met, types_of
@@ -96,10 +96,7 @@ class Trial(NamedTuple):
 
 def try_options(log: LogFile, options: dict[str, Any], plain: PrepareConfig, given: dict[str, Any]) -> Trial:
     """Prepares the first rows with these options under those that are given."""
-    try:
-        config = replace(plain, **{**options, **given, "source": None})
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    config = replaced(plain, {**options, **given})
     source = inspect(log, config)
     batch = first_rows(source, config)
     try:

@@ -50,7 +50,7 @@ class Places:
         self.fractions |= bool(fractions)
         if fractions:
             point = "row(place, fraction)"
-            ends = engine.execute(f"SELECT min({point}), max({point}) {placed}").fetchall()[0]
+            ends = [*engine.execute(f"SELECT min({point}), max({point}) {placed}").fetchall()[0]]
         first, last = (NOWHERE if end is None else end if fractions else (end, 0) for end in ends)
         self.spans[file] = first, last
         if config.sorts and (backwards := runs_backwards(engine, rows)) is not False:

@@ -59,7 +59,7 @@ def with_source(config: PrepareConfig) -> tuple[PrepareConfig, tuple[str, ...], 
         note(f"warning: the files stand in {len(folders)} folders ({brief_list([*map(str, folders)])}), and {told}")
     every = options_of(known, replace(first, names=(*first.names, *map(str, known.options.values()))), config)
     missed = {every[name] for name in OPTIONAL if name in every.keys() - options.keys() and not is_given(config, name)}
-    return replace_source(config, options), known.files, frozenset(missed)
+    return replaced(config, options), known.files, frozenset(missed)
 
 
 def folders_of(paths: Iterable[Path]) -> list[Path]:
@@ -117,12 +117,12 @@ def is_given(config: PrepareConfig, name: str) -> bool:
     return value != default or (isinstance(default, Default | float) and value is not default)
 
 
-def replace_source(config: PrepareConfig, options: dict[str, Any]) -> PrepareConfig:
+def replaced(config: PrepareConfig, options: dict[str, Any]) -> PrepareConfig:
     """Returns the config with these options and without --source; raises `UserError` where they do not go together."""
     try:
-        return replace(config, source=None, **options)
+        return replace(config, **{**options, "source": None})
     except ValueError as error:
-        raise UserError(f"--source {config.source}: {error}") from None
+        raise UserError(f"--source {config.source}: {error}" if config.source else str(error)) from None
 
 
 def arguments(options: dict[str, Any]) -> list[str]:
