@@ -39,7 +39,7 @@ def odd_ids(engine: duckdb.DuckDBPyConnection, roles: dict[str, str]) -> Iterato
                 count_if(regexp_full_match(id, '\\[.*,.*\\]')), count(*) FROM {table}""").fetchall()
         if twice:
             yield f"{twice:,} ids of {roles[role]} occur with .0 behind them too, as others: write them in one way"
-        if 2 * lists > ids:
+        if lists and 2 * lists > ids:
             yield f"{roles[role]} holds lists written as text, and each counts as one id: write them as JSON or Parquet"
 
 
