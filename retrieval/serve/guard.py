@@ -75,8 +75,9 @@ def is_loopback(host: str) -> bool:
 
 
 def _host(scope: Scope) -> str:
+    said = Headers(scope=scope).getlist("host")
     try:
-        return urlsplit(f"//{Headers(scope=scope).get('host', '')}").hostname or ""
+        return urlsplit(f"//{said[0]}").hostname or "" if len(said) == 1 else ""
     except ValueError:
         return ""
 

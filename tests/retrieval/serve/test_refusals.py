@@ -207,9 +207,13 @@ def test_names_that_are_none(name: str):
         ServeConfig(Path("export"), allowed_host=(name,))
 
 
-def with_host(config: ServeConfig, host: str) -> httpx.Response:
+def test_two_hosts(export: Path):
+    assert with_host(ServeConfig(export, reload_s=0), "localhost", "localhost").status_code == 400
+
+
+def with_host(config: ServeConfig, *hosts: str) -> httpx.Response:
     asked = Asked(config)
-    response = asked("GET", "/health", headers={"Host": host})
+    response = asked("GET", "/health", headers=[("Host", host) for host in hosts])
     asked.close()
     return response
 
