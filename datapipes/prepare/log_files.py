@@ -42,6 +42,8 @@ class LogFile(NamedTuple):
     path: Path
     partitions: dict[str, str | None]
     """From `name=value` in the names of the folders between it and the folder that --input names."""
+    named: bool = False
+    """Whether --input names it, and not a folder of it."""
     user: str = ""
     """Its listener with --user file: its name without the suffixes of its format, below the folder that holds all
     files where two have the same name."""
@@ -128,7 +130,7 @@ def logs_of(paths: Iterable[Path], patterns: tuple[str, ...] = ("*",)) -> list[L
     try:
         found = sorted(
             (log for path in paths for log in files_of(fetched(path), patterns)),
-            key=lambda log: (len(log.partitions), str(log.path)),
+            key=lambda log: (len(log.partitions), str(log.path), log.named),
         )
         files = {log.path.resolve(): log for log in found}
     except OSError as error:
@@ -168,7 +170,7 @@ def files_of(path: Path, patterns: tuple[str, ...] = ("*",)) -> list[LogFile]:
         remedy = next((remedy for remedy, kinds in REMEDIES.items() if own & {*kinds.split()}), "")
         raise UserError(f"{path} is of no known format: {remedy or 'convert or rename it'}; expected {KNOWN}")
     else:
-        found = [LogFile(path, {})]
+        found = [LogFile(path, {}, named=True)]
     for file in (log.path for log in found):
         require_regular_file(file)
         if not utf8(str(file)):

@@ -75,12 +75,12 @@ def folders_of(paths: Iterable[Path]) -> list[Path]:
 def recognised(logs: list[LogFile], forms: Iterable[Known], config: PrepareConfig) -> tuple[Source, Known | None]:
     """Returns the first file of the first form that has one, and the form; or the first file, and None.
 
-    A file has a name of the form, or `config.input` names it, and its columns or, without a header line, as many.
+    A file has a name of the form, or --input names it, and its columns or, without a header line, as many.
     """
     looked: dict[Path, Source] = {}
     for known in forms:
         of_form = (log for log in logs if any(map(log.path.match, known.files)))
-        for log in [*islice(of_form, 1), *(log for log in logs if known.columns and log.path in config.input)]:
+        for log in [*islice(of_form, 1), *(log for log in logs if known.columns and log.named)]:
             source = looked[log.path] = looked.get(log.path) or look(log, config)
             headless = source.format == "text" and len(source.names) == len(known.options.get("columns", ()))
             if known_by(source.names, (known,)) if known.columns else headless:

@@ -32,7 +32,7 @@ def find_sources(
                 f"{other} and {log.path} would both be of the listener '{log.user}' with --user {USER_OF_FILE}: "
                 f"rename one of them"
             )
-        if log.path not in config.input and (other := stems.setdefault(stem_of(log.path), log.path)) != log.path:
+        if not log.named and (other := stems.setdefault(stem_of(log.path), log.path)) != log.path:
             raise UserError(
                 f"{other} and {log.path} differ in their format alone: if they hold the same plays, give one of them "
                 f"with --input, and otherwise both by name"
