@@ -216,10 +216,12 @@ def _patiently(
 
     Raises a `UserError` that says what to do about the last error, or `missing` for a file that is not there.
     """
+    from pyarrow import ArrowException
+
     for number in range(TRIES):
         try:
             return request()
-        except (OSError, ValueError, NotImplementedError, ImportError) as error:  # pyarrow's own errors are among them
+        except (OSError, ValueError, NotImplementedError, ImportError, ArrowException) as error:
             said = brief(error)
             if isinstance(error, FileNotFoundError) or _MISSING.search(said):
                 if missing:
@@ -228,6 +230,10 @@ def _patiently(
             if _UNREACHED.search(said):
                 raise UserError(
                     f"{place} is refused ({said}): {_CREDENTIALS[place.scheme]}, of somebody who may have it {done}"
+                ) from None
+            if "libhdfs" in said:
+                raise UserError(
+                    f"{place} needs the client of Hadoop ({said}): install it, and set ARROW_LIBHDFS_DIR and CLASSPATH"
                 ) from None
             if not isinstance(error, OSError) or number == TRIES - 1:
                 tries = f" in {TRIES} tries" if number else ""

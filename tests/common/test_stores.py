@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import ArrowException
 from pyarrow.fs import FileInfo, FileType
 
 from skipwise.common import stores
@@ -74,6 +75,39 @@ def test_a_name_that_leads_out_of_a_folder(name: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(stores, "_filesystem", lambda scheme, host: listing)
     with pytest.raises(UserError, match="s3://bucket/a holds .*, which cannot be a file here: rename it"):
         Place("s3", "bucket", "a").files()
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "expected"),
+    [
+        ("s3://b/a", ArrowException("Unknown error"), r"^s3://b/a cannot be read \(Unknown error\): check the URL"),
+        (
+            "abfs://c@x/a",
+            ArrowException("Failed to get token"),
+            r"^abfs://c@x/a is refused \(.*\): log in to the account",
+        ),
+        ("gs://b/a", OSError("HTTP status 401"), "^gs://b/a is refused .*: set GOOGLE_APPLICATION_CREDENTIALS, of"),
+        ("az://c/a", ValueError("Bad key"), r"^az://c/a cannot be read \(Bad key\): check the URL and the connection"),
+        ("hdfs://h:1/a", OSError("Unable to load libhdfs"), "^hdfs://h:1/a needs the client of Hadoop .*: install it"),
+        (
+            "s3://b/a",
+            OSError("Timeout was reached"),
+            r"^s3://b/a cannot be read in 3 tries \(Timeout was reached\): check",
+        ),
+    ],
+)
+def test_an_error_is_a_sentence_that_says_what_to_do(
+    url: str, error: Exception, expected: str, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(path: str) -> None:
+        raise error
+
+    monkeypatch.setattr(stores, "FIRST_WAIT_S", 0.0)
+    monkeypatch.setattr(stores, "_filesystem", lambda scheme, host: SimpleNamespace(get_file_info=fail))
+    place = Place.of(url)
+    assert place
+    with pytest.raises(UserError, match=expected):
+        place.files()
 
 
 def test_local_paths_load_nothing():

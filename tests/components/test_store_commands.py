@@ -11,6 +11,7 @@ import pytest
 
 from skipwise.common.mirrors import local
 from tests.components.conftest import Result, refused
+from tests.conftest import write_dataset
 from tests.support.object_store import ObjectStore
 from tests.support.stored import bucket, object_store
 
@@ -96,6 +97,18 @@ def test_from_a_log_to_recommendations(
     track = next(word for word in done(f"find --export {export} t_ -k 1").split() if word.startswith("t_"))
     assert "t_" in done(f"recommend --export {export} --session {track}:kept -k 3")
     assert "<html" in local(f"{bucket}/report.html").read_text()
+
+
+def test_a_checkpoint_that_cannot_be_stored(
+    run,
+    bucket: str,  # noqa: F811
+    object_store: ObjectStore,  # noqa: F811
+    tmp_path: Path,
+):
+    data = write_dataset(tmp_path / "data", [([row, row + 1, row + 2, row + 3], [0] * 4) for row in range(40)], 44)
+    object_store.answer = lambda method, path: 403 if method == "PUT" and "/checkpoints/" in path else 0
+    result: Result = run(*f"{TRAIN} --data.path {data} --run-dir {bucket}/run".split())
+    refused(result, "cannot take a checkpoint", f"{bucket}/run/checkpoints/", "set AWS_PROFILE", "run the same command")
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,10 @@ class Checkpoints:
             writing.result()
         except CheckpointException as error:
             caught = [failure for failure, _ in error.failures.values()]
-            reasons = {getattr(failure, "strerror", None) or brief(failure) for failure in caught}
+            reasons = {
+                str(failure) if isinstance(failure, UserError) else getattr(failure, "strerror", None) or brief(failure)
+                for failure in caught
+            }
             raise UserError(self._cannot_write("; ".join(sorted(reasons)))) from error
 
     def close(self) -> None:
