@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from skipwise.common.claims import claimed
 from skipwise.common.mirrors import local
+from skipwise.common.stores import Place
 from tests.components.conftest import Result, refused
 from tests.conftest import write_dataset
 from tests.support.object_store import ObjectStore
@@ -90,6 +92,10 @@ def test_from_a_log_to_recommendations(
     other_machine()
     assert figures(run_dir) == figures(tmp_path / "run")
     done(f"export --run {run_dir} --output {export}")
+    place = Place.of(export)
+    assert place
+    with claimed(place, ""):
+        refused(run("index", "--export", export), f"{export} is in use by process", "or use a copy of it")
     done(f"index --export {export} --kinds flat")
     done(f"report --run {run_dir} --output {bucket}/report.html")
     other_machine()
@@ -109,6 +115,11 @@ def test_a_checkpoint_that_cannot_be_stored(
     object_store.answer = lambda method, path: 403 if method == "PUT" and "/checkpoints/" in path else 0
     result: Result = run(*f"{TRAIN} --data.path {data} --run-dir {bucket}/run".split())
     refused(result, "cannot take a checkpoint", f"{bucket}/run/checkpoints/", "set AWS_PROFILE", "run the same command")
+    place = Place.of(f"{bucket}/run")
+    assert place
+    found = {*place.files()}
+    assert found >= {"config.yaml", "run.json", "vocabulary.parquet"}, found  # a run that begins anew, anywhere
+    assert not [name for name in found if name.startswith("checkpoints/")]
 
 
 @pytest.mark.parametrize(
