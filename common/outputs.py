@@ -14,7 +14,7 @@ from typing import Any
 
 from skipwise.common.errors import UserError, printable, reason
 from skipwise.common.locks import LOCK, lock_beside, locked
-from skipwise.common.stores import Place, schemes
+from skipwise.common.stores import Place, schemes, writing
 
 
 @contextmanager
@@ -35,6 +35,8 @@ def atomic_output(output: Path, overwrite: bool, replaceable: Callable[[Path], b
         from skipwise.common.mirrors import copy_of, publish
 
         copy = copy_of(place)
+        with writing(place, copy):
+            pass
         with _final_names(copy, place), atomic_output(copy, True, lambda path: True) as scratch:
             yield scratch
             refuse_existing(output, overwrite, replaceable)

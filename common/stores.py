@@ -109,18 +109,18 @@ class Place(NamedTuple):
 
         def copy() -> None:
             with filesystem.open_input_stream(path, compression=None) as source:
-                with _writing(self, partial):
+                with writing(self, partial):
                     file = open(partial, "wb", buffering=0)  # closing it then fails no more
                 with file:
                     while piece := source.read(_PIECE):
-                        with _writing(self, partial):
+                        with writing(self, partial):
                             rest = memoryview(piece)
                             while rest:
                                 rest = rest[file.write(rest) :]
                         advance(len(piece))
 
         _patiently(self, copy, missing=FileNotFoundError)
-        with _writing(self, target):
+        with writing(self, target):
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(partial, target)
 
@@ -181,15 +181,15 @@ def is_hidden(name: str) -> bool:
 
 
 @contextmanager
-def _writing(place: Place, file: Path) -> Iterator[None]:
+def writing(place: Place, file: Path) -> Iterator[None]:
     """Makes the folder of `file`, and turns an `OSError` of the disk into a `UserError`, which is not tried again."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         raise UserError(
-            f"{place} cannot be copied to {file} ({reason(error)}): free the disk, or name another folder with "
-            "SKIPWISE_CACHE"
+            f"{file}, the copy of {place}, cannot be written ({reason(error)}): free the disk, or name another folder "
+            "with SKIPWISE_CACHE"
         ) from None
 
 

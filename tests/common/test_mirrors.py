@@ -183,6 +183,19 @@ def test_an_error_names_the_url(bucket: str, object_store: ObjectStore):
     assert not object_store.asked("PUT")
 
 
+def test_a_cache_that_cannot_be_written(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    stored(f"{bucket}/data", OLD, tmp_path / "old")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SKIPWISE_CACHE", str(tmp_path / "file/cache"))
+    with pytest.raises(
+        UserError, match=rf"{bucket}/data is copied to, cannot be written \(.*\): name another folder with"
+    ):
+        local(f"{bucket}/data")
+    with pytest.raises(UserError, match=rf"the copy of {bucket}/out, cannot be written \(.*\): .* with SKIPWISE_CACHE"):
+        with atomic_output(Path(f"{bucket}/out"), False, Path.is_dir):
+            raise AssertionError
+
+
 def test_an_output_of_one_file(bucket: str):
     with atomic_output(Path(f"{bucket}/report.html"), False, Path.is_file) as scratch:
         (scratch / "result").write_text("page")
@@ -251,7 +264,9 @@ def test_a_full_disk(bucket: str, tmp_path: Path):
     scratch.mkdir(parents=True)
     for name in OLD:
         os.symlink("/dev/full", scratch / mirrors._digest(f"{place} {name}"))
-    with pytest.raises(UserError, match=r"cannot be copied to .* \(No space left on device\): free the disk, or name"):
+    with pytest.raises(
+        UserError, match=r"the copy of s3:.*, cannot be written \(No space left .*\): free the disk, or name"
+    ):
         local(f"{bucket}/data")
 
 
