@@ -43,10 +43,10 @@ def json_shape(path: Path, encoding: str) -> Any:
         texts = [text.decode(errors="replace") for text in records.texts()[:SAMPLE]]
         with duckdb.connect() as engine:
             engine.register("records", pa.table({"text": pa.array(texts, pa.string())}))
-            ((shape,),) = engine.sql("""
-                SELECT json_group_structure(text::JSON) FROM records
+            shapes = engine.sql("""
+                SELECT json_structure(text) FROM records
                 WHERE CASE WHEN json_valid(text) THEN json_type(text) = 'OBJECT' END""").fetchall()
-        found = None if shape is None else json.loads(shape)
+        found = merged([json.loads(shape) for shape in dict.fromkeys(shape for (shape,) in shapes)])
         if isinstance(found, dict):
             return found
         if texts:
@@ -54,6 +54,20 @@ def json_shape(path: Path, encoding: str) -> Any:
                 f"{path}, line {records.line(0)} is no JSON object with fields: expected objects, one a play or session"
             )
     raise UserError(f"{path} has no rows: expected one a play, or leave the file out")
+
+
+def merged(shapes: list[Any]) -> Any:
+    """Returns the structure of values of these structures; beside objects all other values are bad."""
+    objects, lists = ([one for one in shapes if isinstance(one, kind) and one] for kind in (dict, list))
+    kinds = {one for one in shapes if isinstance(one, str)} - {"NULL"}
+    if objects:
+        keys = dict.fromkeys(key for one in objects for key in one)
+        return {key: merged([one[key] for one in objects if key in one]) for key in keys}
+    if lists and not kinds:
+        return [merged([one for of in lists for one in of])]
+    if not lists and kinds <= {"UBIGINT", "BIGINT", "HUGEINT", "DOUBLE"}:
+        return "DOUBLE" if kinds else "NULL"
+    return kinds.pop() if len(kinds) == 1 and not lists else "JSON"
 
 
 def json_leaves(shape: Any, path: tuple[str, ...] = (), lists: int = 0) -> dict[str, Leaf]:

@@ -374,6 +374,14 @@ def test_ids_of_several_kinds_are_told_of(ids, told, tmp_path, capsys):
     assert "'odd'" not in said
 
 
+def test_a_record_of_another_structure_is_a_bad_row(tmp_path):
+    songs = [{"id": "a"}, {"id": "b"}, "c", ["d"], None, {"id": "e"}, {"name": "f"}, {}]
+    rows = [json.dumps({"user": "u", "at": at, "song": song, "tags": []}) for at, song in enumerate(songs)]
+    (tmp_path / "log.jsonl").write_text("\n".join(rows))
+    expected = ["a", "b", None, None, None, "e", None, None]
+    assert [song for _, song, _ in plays(tmp_path / "log.jsonl", track="song.id")] == expected
+
+
 @pytest.mark.parametrize("delimiter", [",", ";"])
 def test_quotes_behind_a_backslash_are_quotes(delimiter, tmp_path):
     titles = ['say "hi", "you"', "AC\\", '"', "\\N", 'a\\"b']
