@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_SCORES = 1 << 18
+SCORES = 1 << 18
 """The most scores of one part on a CPU: 1 MiB, the second-level cache of a core."""
 
 Mask = Callable[[Sequence[int], Tensor], Tensor | None]
@@ -81,7 +81,7 @@ class HeadRows:
         groups, order_B = [Group(0, batch, length, length, lengths_B)], torch.arange(batch, device=device)
         if device.type == "cpu":
             lengths_B, order_B = lengths_B.sort(descending=True, stable=True)
-            groups = list(_groups(lengths_B, heads))
+            groups = list(groups_of(lengths_B, heads))
         # Of each session: its group's first row, its place in the group, and the group's size.
         columns = [
             (group.first, place, group.sessions, group.length) for group in groups for place in range(group.sessions)
@@ -103,14 +103,14 @@ class HeadRows:
         return max((group.sessions * heads * group.queries * group.length for group in self.groups), default=0)
 
 
-def _groups(lengths_B: Tensor, heads: int) -> Iterator[Group]:
-    """Groups of sessions whose lengths descend; empty ones are in none."""
+def groups_of(lengths_B: Tensor, heads: int) -> Iterator[Group]:
+    """Groups of sessions whose lengths [B] descend, of as many as have `SCORES` at most; empty ones are in none."""
     lengths = [length for length in lengths_B.tolist() if length]
     done = first = 0
     while done < len(lengths):
         length = lengths[done]
-        sessions = min(max(1, _SCORES // (heads * length**2)), len(lengths) - done)
-        parts = math.ceil(heads * length**2 / _SCORES)
+        sessions = min(max(1, SCORES // (heads * length**2)), len(lengths) - done)
+        parts = math.ceil(heads * length**2 / SCORES)
         yield Group(first, sessions, length, math.ceil(length / parts), lengths_B[done : done + sessions])
         done, first = done + sessions, first + 3 * sessions * heads * length
 

@@ -3,10 +3,12 @@
 Shape legend: B sessions, T positions, D width, V positions with a target, K negatives.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from skipwise.models.attention import SCORES, groups_of
 
 _SHORTEST = 1e-24
 """Lower bound of a row's squared length, so that a row of zeros has a direction: the square of `normalize`'s eps."""
@@ -66,22 +68,58 @@ def skip_infonce(
     `rows_BT`: int64, equal where two plays are of one track. With it, plays of a position's positive, and of its query
     where that is a track's own row, are no negatives, and a position without another negative does not count.
     """
+    negative_BT, lent_rows_BT, lent_BTD = skipped_BT & valid_BT, rows_BT, None
+    if skips_of_B is not None:
+        negative_BT, lent_BTD = negative_BT[skips_of_B], items_BTD.index_select(0, skips_of_B)
+        lent_rows_BT = None if rows_BT is None else rows_BT[skips_of_B]
+    given: list[Any] = [context_BTD, items_BTD, lent_BTD, skipped_BT, valid_BT, negative_BT, rows_BT, lent_rows_BT]
+    batch, length = skipped_BT.shape
+    if items_BTD.device.type != "cpu" or batch * length**2 <= SCORES:
+        return _infonce(*given, temperature=temperature, queries=queries)
+    # As in attention: sessions of similar length together, so many that the cache holds what is compared.
+    place_T = torch.arange(length)
+    lengths_B, order_B = (
+        ((valid_BT | negative_BT) * (place_T + 1)).amax(dim=1).clamp(min=1).sort(descending=True, stable=True)
+    )
+    groups = list(groups_of(lengths_B, 1))
+    sizes = [group.sessions for group in groups]
+    columns = [
+        [None] * len(groups) if tensor is None else tensor.index_select(0, order_B).split(sizes) for tensor in given
+    ]
+    found: list[tuple[Tensor, ...]] = []
+    for group, *tensors in zip(groups, *columns, strict=True):
+        parts: list[Any] = [None if tensor is None else tensor[:, : group.length] for tensor in tensors]
+        results = _infonce(*parts, temperature=temperature, queries=queries)
+        found.append(tuple(torch.nn.functional.pad(result, (0, length - group.length)) for result in results))
+    loss_BT, counts_BT = (torch.cat(parts).index_select(0, order_B.argsort()) for parts in zip(*found, strict=True))
+    return loss_BT, counts_BT
+
+
+def _infonce(
+    context_BTD: Tensor | None,
+    items_BTD: Tensor,
+    lent_BTD: Tensor | None,
+    skipped_BT: Tensor,
+    valid_BT: Tensor,
+    negative_BT: Tensor,
+    rows_BT: Tensor | None,
+    lent_rows_BT: Tensor | None,
+    *,
+    temperature: float,
+    queries: Literal["all", "kept"],
+) -> tuple[Tensor, Tensor]:
     length = items_BTD.shape[1]
     kept_at_BT = next_kept(skipped_BT, valid_BT)
     positive_at_BT = kept_at_BT.clamp(max=length - 1)
-    negative_BT = skipped_BT & valid_BT
-    if skips_of_B is not None:
-        negative_BT = negative_BT[skips_of_B]
     negative_BTT = negative_BT[:, None, :]
-    if rows_BT is not None:
-        lent_BT = rows_BT if skips_of_B is None else rows_BT[skips_of_B]
-        negative_BTT = negative_BTT & (lent_BT[:, None, :] != rows_BT.gather(1, positive_at_BT)[:, :, None])
+    if rows_BT is not None and lent_rows_BT is not None:
+        negative_BTT = negative_BTT & (lent_rows_BT[:, None, :] != rows_BT.gather(1, positive_at_BT)[:, :, None])
         if context_BTD is None:
-            negative_BTT &= lent_BT[:, None, :] != rows_BT[:, :, None]
+            negative_BTT &= lent_rows_BT[:, None, :] != rows_BT[:, :, None]
     counts_BT = valid_BT & (kept_at_BT < length) & negative_BTT.any(dim=2)
     if queries == "kept":
         counts_BT = counts_BT & ~skipped_BT
-    if context_BTD is None and skips_of_B is None:
+    if context_BTD is None and lent_BTD is None:
         own_BTT = _cosines(items_BTD) / temperature
     else:
         tracks_BTD = torch.nn.functional.normalize(items_BTD, dim=-1)
@@ -89,8 +127,8 @@ def skip_infonce(
         own_BTT = contexts_BTD @ tracks_BTD.transpose(1, 2) / temperature
     positive_BT = own_BTT.gather(2, positive_at_BT[:, :, None]).squeeze(2)
     lent_BTT = own_BTT
-    if skips_of_B is not None:
-        lent_BTT = contexts_BTD @ tracks_BTD.index_select(0, skips_of_B).transpose(1, 2) / temperature
+    if lent_BTD is not None:
+        lent_BTT = contexts_BTD @ torch.nn.functional.normalize(lent_BTD, dim=-1).transpose(1, 2) / temperature
     loss_BT = sampled_softmax(positive_BT, lent_BTT.masked_fill(~negative_BTT, float("-inf")))
     return torch.where(counts_BT, loss_BT, 0.0), counts_BT
 

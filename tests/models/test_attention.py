@@ -51,7 +51,7 @@ def dense(projected_ND: Tensor, mask_HTT: Tensor, kept_BHTT: Tensor) -> Tensor:
 @pytest.mark.parametrize("share", [0.0, 0.4])
 def test_equals_the_dense_computation(most: int, causal: bool, biases: int, share: float, monkeypatch):
     """One query at a time, some, several sessions together, all."""
-    monkeypatch.setattr(attention, "_SCORES", most)
+    monkeypatch.setattr(attention, "SCORES", most)
     projected_ND = torch.randn(len(TOKENS_N), 3 * DIM, requires_grad=True)
     bias = torch.randn(max(biases, 1), LENGTH, LENGTH, requires_grad=biases > 0)
     mask_HTT = bias + (torch.full((LENGTH, LENGTH), -torch.inf).triu(1) if causal else 0)
@@ -71,7 +71,7 @@ def test_equals_the_dense_computation(most: int, causal: bool, biases: int, shar
 @pytest.mark.parametrize("most", [1, 60, 200, 1 << 18])
 def test_no_part_has_more_scores_than_fit(most: int, monkeypatch):
     """But for one query of one session; longer sessions come first, and none twice."""
-    monkeypatch.setattr(attention, "_SCORES", most)
+    monkeypatch.setattr(attention, "SCORES", most)
     rows = HeadRows.of(TOKENS_N, len(LENGTHS), LENGTH, HEADS)
     sizes = [
         group.sessions * HEADS * (queries.stop - queries.start) * group.length

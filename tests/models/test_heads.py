@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from skipwise.models import attention, heads
 from skipwise.models.config import LossConfig
 from skipwise.models.heads import next_kept, sampled_softmax, skip_infonce
 from skipwise.models.pool import gbce_head
@@ -187,3 +188,28 @@ def test_infonce_equals_a_plain_loop(seed: int, sessions: int, length: int, own:
                 for other in [items[session, later[0]], *negatives]
             ]
             assert_close(loss[session, place].item(), -math.log(terms[0] / sum(terms)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("context", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("queries", ["all", "kept"])
+def test_infonce_in_groups_equals_all_sessions_at_once(context: bool, own: bool, queries: str, monkeypatch):
+    """Its gradients too, with one session a group and with some; repeats are no negatives."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([3, 0, 9, 1, 7, 9, 2])
+    items = torch.randn(7, 9, 4, generator=generator, requires_grad=True)
+    outputs = torch.randn(7, 9, 4, generator=generator, requires_grad=True) if context else None
+    skipped, rows = torch.rand(7, 9, generator=generator) < 0.5, torch.randint(0, 12, (7, 9), generator=generator)
+    valid = (torch.arange(9) < lengths[:, None]) & (torch.rand(7, 9, generator=generator) < 0.9)
+    lenders = None if own else torch.tensor([2, 3, 0, 4, 1, 6, 5])
+    found = []
+    for most in (1 << 18, 1, 200):
+        monkeypatch.setattr(attention, "SCORES", most)
+        monkeypatch.setattr(heads, "SCORES", most)
+        loss, counts = skip_infonce(outputs, items, skipped, valid, lenders, 0.5, queries, rows)
+        inputs = [items, outputs] if context else [items]
+        found.append([loss, counts, *torch.autograd.grad((loss * rows).sum(), inputs)])
+    assert counts.any()
+    for other in found[1:]:
+        for ours, theirs in zip(other, found[0], strict=True):
+            assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
