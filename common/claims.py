@@ -41,8 +41,8 @@ def claimed(place: Place, otherwise: str) -> Iterator[None]:
         text = Path(scratch) / "mine"
         text.write_text(me.model_dump_json())
         beat = threading.Thread(target=_show_life, args=(place, me.token, text, ended), name="claim", daemon=True)
+        mine.put(text)
         try:
-            mine.put(text)
             _refuse_others(place, me, otherwise)
             beat.start()
             yield
