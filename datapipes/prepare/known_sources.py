@@ -63,6 +63,7 @@ SOURCES = (
             **_ONE,
             "track": ("artistName", "trackName"),
             "order": "endTime",
+            "where": "NOT (artistName = 'Unknown Artist' AND trackName = 'Unknown Track')",
             "played": "msPlayed",
             "skip_under": "30s",
             "played_unit": "ms",

@@ -84,11 +84,11 @@ def prepare(config: PrepareConfig) -> Manifest:
                 dropped_sessions, rows_found = group_sessions(engine, sources, config, scratch, places)
                 if not config.drop_duplicate_plays and (again := rows_found.pop(REPEATED_PLAYS, 0)):
                     near = places.unit(config) is not None
-                    when = "less than a second apart" if near else f"same {roles['order']}"
+                    when = f"{roles['order']} equal to the second" if near else f"same {roles['order']}"
                     note(
                         f"warning: {again:,} rows repeat a play (same {roles['session']} and {roles['track']}, "
-                        f"{when}): leave them out with --drop-duplicate-plays, unless {roles['order']} is as coarse "
-                        f"as a day, so that they may be plays of their own"
+                        f"{when}): leave them out with --drop-duplicate-plays, unless {roles['order']} counts "
+                        f"minutes or days, so that they may be plays of their own"
                     )
                 manifest = publish(engine, sources, config, scratch, names, dropped_sessions, dropped_rows + rows_found)
     except KeyboardInterrupt:

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 SKIPS = ("skip", "kept", "skip_strength", "rating", "reason", "played")
-"""Options that name a column which says whether a play was skipped; the first that knows decides."""
+"""Options that name a column which says whether a play was skipped; the first that knows decides, but that a false flag
+comes behind the reason."""
 _MILLISECONDS = {"ms": 1, "s": 1000, "m": 60_000}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SkipOptions:
     """Where skips are read from: by default from MSSD's flags. Of several columns the first, in this order, that is not
-    empty decides; where none says anything, whether a play was skipped is not known."""
+    empty decides, but that a false --skip decides behind --reason; where none says anything, whether a play was skipped
+    is not known."""
 
     skip: str | None = None
     """Column that is true where a track was skipped (strength 2)."""

@@ -12,6 +12,7 @@ MOST_SKIPPED = 0.9
 _MSSD = """CASE WHEN skip_1_flag THEN 1 WHEN skip_2_flag THEN 2
     WHEN skip_1_flag IS NULL OR skip_2_flag IS NULL OR skip_3_flag IS NULL THEN NULL
     WHEN skip_3_flag THEN 3 ELSE 0 END"""
+_NOT_SKIP = "CASE WHEN NOT skip_flag THEN 0 END"
 _REMEDIES = {
     "skip": "if it is true where a track was kept, name it with --kept in place of --skip",
     "kept": "if it is true where a track was skipped, name it with --skip in place of --kept",
@@ -33,7 +34,9 @@ def _rules(roles: Collection[str], config: SkipOptions) -> Iterator[str]:
     if {"skip", "kept"} <= {*roles}:
         yield "CASE WHEN skip_flag THEN 2 WHEN kept_flag THEN 0 END"
     elif "skip" in roles:
-        yield "CASE WHEN skip_flag THEN 2 WHEN NOT skip_flag THEN 0 END"
+        yield "CASE WHEN skip_flag THEN 2 END"
+        if "reason" not in roles:
+            yield _NOT_SKIP
     elif "kept" in roles:
         yield "CASE WHEN kept_flag THEN 0 WHEN NOT kept_flag THEN 2 END"
     if "skip_strength" in roles:
@@ -48,6 +51,9 @@ def _rules(roles: Collection[str], config: SkipOptions) -> Iterator[str]:
             if keeps
             else f"CASE WHEN {skips} THEN 2 WHEN NOT missing(reason) THEN 0 END"
         )
+        # Spotify's exports have a flag that is false on every play of some years, skipped or not.
+        if "skip" in roles and "kept" not in roles:
+            yield _NOT_SKIP
     if "played" in roles:
         value = "CASE WHEN duration_value > 0 THEN played_value / duration_value END"
         value = value if "duration" in roles else "played_value"
@@ -73,5 +79,7 @@ def doubts(manifest: Manifest, roles: dict[str, str]) -> str | None:
     if 0 < share <= MOST_SKIPPED:
         return None
     how = "none" if share == 0 else "all" if share >= 1 else f"{100 * share:.1f} %"
-    remedies = [_REMEDIES[role] for role in columns if role in _REMEDIES]
+    # A flag that is turned round would be at odds with the other columns where these find no skip either.
+    flags = ("skip", "kept") if len(columns) > 1 and share == 0 else ()
+    remedies = [_REMEDIES[role] for role in columns if role in _REMEDIES and role not in flags]
     return "; ".join([f"warning: {how} of the plays are skipped, by {named}", *remedies])

@@ -43,7 +43,7 @@ def spotify(minute: int, track: str | None, skipped: bool | None, end: str, play
 SPOTIFY = [
     spotify(1, "a", True, "fwdbtn", 9000),
     spotify(4, None, False, "trackdone", 90000),
-    spotify(7, "b", None, "fwdbtn", 90000),
+    spotify(7, "b", False, "fwdbtn", 90000),
     spotify(10, "c", None, "endplay", 9000),
     spotify(13, "d", False, "trackdone", 90000),
 ]
@@ -51,6 +51,7 @@ SHORT = [
     {"endTime": f"2023-11-15 04:{minute}", "artistName": "A", "trackName": track, "msPlayed": played}
     for minute, track, played in (("01", "x", 200), ("05", "y", 40000), ("09", "z", 50000))
 ]
+SHORT += [{**SHORT[0], "artistName": "Unknown Artist", "trackName": "Unknown Track"}]
 LISTEN = {
     "inserted_at": 1.5,
     "recording_msid": "5d0a4f0c",
@@ -186,7 +187,7 @@ def test_given_options_override_those_of_a_source(tmp_path):
     log = write(tmp_path, *FILES["spotify-history"][0][:2])
     config = {"input": (log,), "output": tmp_path / "data", "source": "spotify-history", "overwrite": True}
     prepare(PrepareConfig(**config, skip="skipped", user="rob", track="master_metadata_track_name"))
-    assert sessions_of(tmp_path / "data") == {"rob#1": ["A-", "B?", "C?", "D"]}
+    assert sessions_of(tmp_path / "data") == {"rob#1": ["A-", "B", "C?", "D"]}
     prepare(PrepareConfig(**config, session="platform", gap="4m", on_missing_track="cut", min_length=3))
     assert sessions_of(tmp_path / "data") == {"linux#2": [f"spotify:track:{one}" for one in ("b-", "c-", "d")]}
 

@@ -46,7 +46,7 @@ OVERLAP: Sessions = {
 
 @pytest.mark.parametrize(
     ("options", "when"),
-    [({"sort": True}, "same at"), ({"sort": False, "gap": "30m"}, "less than a second apart")],
+    [({"sort": True}, "same at"), ({"sort": False, "gap": "30m"}, "at equal to the second")],
 )
 def test_overlapping_exports_are_as_one(options, when, tmp_path, capsys):
     plays = rows(OVERLAP)
@@ -57,7 +57,7 @@ def test_overlapping_exports_are_as_one(options, when, tmp_path, capsys):
     warned = run(tmp_path, twice, 2, **options)
     assert (
         f"warning: 25 rows repeat a play (same who and what, {when}): leave them out with --drop-duplicate-plays, "
-        "unless at is as coarse as a day, so that they may be plays of their own\n" in (capsys.readouterr().err)
+        "unless at counts minutes or days, so that they may be plays of their own\n" in (capsys.readouterr().err)
     )
     assert warned.counts["plays"] == 125 and warned.dropped_rows == {}
     manifest = run(tmp_path, twice, 2, drop_duplicate_plays=True, **options)

@@ -79,12 +79,12 @@ def skips(tmp_path: Path, columns: dict[str, list], suffix: str = "csv", **optio
             {"played": "ms", "duration": "length", "skip_under": ".5"},
             [2, 0, -1, -1, -1],
         ),
-        # The first that knows decides: the flag, then the reason, then the time.
+        # The first that knows decides: a true flag, then the reason, then a false flag, then the time.
         (
             {
-                "s": [None, None, None, False, True],
-                "end": [None, "fwdbtn", "trackdone", "fwdbtn", "trackdone"],
-                "ms": [1000, 90_000, 1000, 1000, 90_000],
+                "s": [None, None, None, False, True, False, False],
+                "end": [None, "fwdbtn", "trackdone", "fwdbtn", "trackdone", "trackdone", None],
+                "ms": [1000, 90_000, 1000, 90_000, 90_000, 1000, 1000],
             },
             {
                 "skip": "s",
@@ -94,7 +94,12 @@ def skips(tmp_path: Path, columns: dict[str, list], suffix: str = "csv", **optio
                 "skip_under": "30s",
                 "played_unit": "ms",
             },
-            [2, 2, 0, 0, 2],
+            [2, 2, 0, 2, 2, 0, 0],
+        ),
+        (
+            {"s": [False, True, False], "r": [1, 5, None]},
+            {"skip": "s", "rating": "r"},
+            [0, 2, 0],
         ),
         (
             {"skip_1": [0, 1, None, None, 0], "skip_2": [0, 1, 1, None, 0], "skip_3": [1, 1, 1, None, None]},

@@ -11,6 +11,7 @@ from skipwise.common.errors import UserError, shown
 from skipwise.common.files import read_json, read_yaml, write_json
 from skipwise.common.mirrors import local
 from skipwise.common.schema import PositiveCount, Sha256, StrictModel, validate
+from skipwise.common.stores import Place
 from skipwise.datapipes.directory_kinds import refuse_other_kind
 from skipwise.datapipes.manifest import RUN_RECORD, VOCABULARY, Counts, Manifest
 from skipwise.datapipes.sessions import SessionStore
@@ -150,6 +151,12 @@ class RunDirectory:
 
     def open_store(self) -> SessionStore:
         """The dataset the run was trained on; refuses one whose rows mean other tracks, or that says other things."""
+        data = Path(self.config.data.path)
+        if Place.of(self.config.data.path) is None and not data.is_absolute() and not data.exists():
+            raise UserError(
+                f"{self.path} was trained on {data}, a path from the folder where train ran, and there is no such one "
+                f"from {Path.cwd()}: run this command in that folder"
+            )
         store = SessionStore(self.config.data.path)
         if store.manifest.vocabulary_hash != self.record.vocabulary_hash:
             raise UserError(

@@ -159,6 +159,17 @@ def test_positions_are_of_sessions_that_training_has_not_seen(positions: str, tr
             trained.measure(None, positions)
 
 
+def test_a_relative_path_of_the_data_is_explained_elsewhere(trained: Trained, tmp_path: Path, monkeypatch):
+    data = Path(trained.run.config.data.path)
+    relative = replace(trained.run.config, data=replace(trained.run.config.data, path=data.name))
+    run = RunDirectory(trained.run.path, relative, trained.run.record)
+    monkeypatch.chdir(data.parent)
+    assert run.open_store().num_tracks == trained.run.open_store().num_tracks
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"trained on {data.name}, a path from the folder where train ran, .* run this"):
+        run.open_store()
+
+
 def test_sessions_that_the_run_was_trained_on_are_refused_or_warned_of(trained: Trained, capsys):
     own = trained.run.config.data.path
     if trained.run.open_store().unseen:
