@@ -280,7 +280,7 @@ def test_dropout_and_hidden_tracks_act_in_every_epoch(data: Path, tmp_path: Path
     without, *others = np.array(losses)
     assert len(without) == 15
     for values in others:
-        assert (np.abs(values - without) > 1e-4).all()
+        assert (np.abs(values - without) > 1e-5).all()
 
 
 def test_early_stopping_counts_epochs_without_a_better_validation(data: Path, tmp_path: Path):
