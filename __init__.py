@@ -61,6 +61,7 @@ def prepare(input: str | Path | Sequence[str | Path], output: str | Path, **opti
     from skipwise.datapipes.prepare import prepare as prepare_log
 
     paths = [input] if isinstance(input, (str, Path)) else input
+    options |= {name: Path(options[name]) for name in ("tracks", "vocabulary") if isinstance(options.get(name), str)}
     return prepare_log(_config(PrepareConfig, input=tuple(map(Path, paths)), output=Path(output), **options))
 
 

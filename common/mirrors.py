@@ -31,11 +31,10 @@ _LAST = ("checkpoint.json", "best", "latest", "metrics.json", "run.json", "manif
 """Files that say that others are whole, in the order in which they are stored."""
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _TOGETHER = 8
-"""Files that are copied at a time."""
+"""Files copied at a time."""
 _FRESH_S = 5.0
 """Stores count in seconds: what was written so lately may be written again in the same one, and is fetched again."""
-_ROUNDS = 5
-"""How often a directory is fetched that changes meanwhile."""
+_ROUNDS = 5  # that a directory which changes is fetched
 Wanted = Callable[[str], bool]
 
 
@@ -103,8 +102,10 @@ def refuse_stored(place: Place, overwrite: bool, replaceable: Callable[[Path], b
     if found and not overwrite:
         state = "holds what is being written, or was cut off" if UNFINISHED in found else "exists"
         raise UserError(f"{place} {state}: choose another --output, or replace it with --overwrite")
+    if inner := next((name for name in found if name.endswith("/manifest.json")), None):
+        raise UserError(f"{place} holds another output ({inner}), which would go with it: move one of them away")
     if found and UNFINISHED not in found:
-        marks = {"", *_LAST} & found.keys()  # a directory is known by its marks
+        marks = {"", *_LAST} & found.keys()  # of a directory
         if not marks or not replaceable(local(str(place), lambda name: name in marks)):
             raise UserError(f"{place} is not what this command writes: move it away or choose another --output")
 

@@ -136,6 +136,8 @@ def refuse_existing(output: Path, overwrite: bool, replaceable: Callable[[Path],
         raise UserError(f"{output} exists: choose another --output, or replace it with --overwrite")
     if output.is_symlink() or not replaceable(output):
         raise UserError(f"{output} exists and is not what this command writes: move it away or choose another --output")
+    if output.is_dir() and (inner := next(output.glob("*/**/manifest.json"), None)):
+        raise UserError(f"{output} holds another output ({inner}), which would go with it: move one of them away")
 
 
 @contextmanager

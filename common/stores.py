@@ -61,8 +61,14 @@ class Place(NamedTuple):
         """
         found = _URL.fullmatch(str(path))
         if not found or found[1] not in _CREDENTIALS:
+            if str(path).endswith(":") and str(path)[:-1] in _CREDENTIALS:  # a `Path` of s3://
+                raise UserError(f"{path}// is no URL of a folder or a file: expected {path}//bucket/folder")
             return None
         place = cls(*found.groups())
+        if ":" in place.host.partition("@")[0] and "@" in place.host:
+            raise UserError(
+                f"a URL of {place.scheme}:// has a password in it: leave it out, and {_CREDENTIALS[place.scheme]}"
+            )
         if not place.host or (place.key and _UNWRITTEN_NAME & {*place.key.split("/")}):
             raise UserError(f"{place} is no URL of a folder or a file: expected {place.scheme}://bucket/folder")
         return place

@@ -10,6 +10,7 @@ Each lists its options with `--help`. What follows `--` goes to the command itse
 `torchx run components/launch.py:train --nproc 4 -- --data.path data/sample`. Nothing here imports torch.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 
 import torchx
@@ -122,6 +123,7 @@ def prepare(
         image: container image, where the scheduler runs containers
         mounts: what a container sees of its host, such as type=bind,src=/data,dst=/data; several follow each other
     """
+    _at_least(1, cpu=cpu, memory_mb=memory_mb)
     return specs.AppDef(
         name="skipwise-prepare",
         roles=[
@@ -132,10 +134,28 @@ def prepare(
                 args=["-m", "skipwise", "prepare", *args],
                 resource=specs.Resource(cpu=cpu, gpu=0, memMB=memory_mb),
                 max_retries=max_retries,
-                mounts=specs.parse_mounts(mounts.split(",")) if mounts else [],
+                mounts=specs.parse_mounts(_mounts(mounts)),
             )
         ],
     )
+
+
+def _mounts(mounts: str) -> list[str]:
+    """The words that TorchX takes; ends with a sentence for what it cannot read."""
+    words = mounts.split(",") if mounts else []
+    try:
+        specs.parse_mounts(words)
+    except (KeyError, ValueError):
+        print(f"skipwise: --mounts {mounts}: expected type=bind,src=/data,dst=/data, several in turn", file=sys.stderr)
+        sys.exit(2)
+    return words
+
+
+def _at_least(least: int, **numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < least:
+            print(f"skipwise: --{name} {number}: expected at least {least}", file=sys.stderr)
+            sys.exit(2)
 
 
 def _ranks(
@@ -150,6 +170,8 @@ def _ranks(
     image: str,
     mounts: str,
 ) -> specs.AppDef:
+    _at_least(1, nproc=nproc, nodes=nodes)
+    _at_least(0, gpu=gpu, cpu=cpu, memory_mb=memory_mb, max_retries=max_retries)
     return dist.ddp(
         command,
         *args,
@@ -160,7 +182,7 @@ def _ranks(
         cpu=cpu or nproc,
         memMB=memory_mb or _RANK_MB * nproc,
         image=image,
-        mounts=mounts.split(",") if mounts else None,
+        mounts=_mounts(mounts),
         tee=0,
         max_retries=max_retries,
         # torchrun reads options from PET_*: it restarts the ranks itself, sooner than a scheduler would.

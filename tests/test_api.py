@@ -193,6 +193,9 @@ def test_refused_options(recommender, options: dict[str, Any], named: str):
 def test_refused_elsewhere(recommender, tmp_path: Path):
     with pytest.raises(skipwise.UserError, match="perhaps 't_0"):
         recommender.similar("t_0")
+    for call in (lambda: recommender.similar(8), lambda: recommender.names([8]), lambda: recommender.names("t_01")):
+        with pytest.raises(skipwise.UserError, match="is no track id and no list of them: expected text"):
+            call()
     with pytest.raises(skipwise.UserError, match="by must be"):
         recommender.similar("t_01", by="distance")
     with pytest.raises(skipwise.UserError, match="skipped goes with lists"):
@@ -205,7 +208,9 @@ def test_refused_elsewhere(recommender, tmp_path: Path):
         lambda: skipwise.evaluate("runs/mine", ["full", "ful"]),
         lambda: skipwise.evaluate("runs/mine", positions="frist"),
         lambda: skipwise.evaluate("runs/mine", "full", export="out", search="exakt"),
-        lambda: skipwise.prepare("log.csv", tmp_path / "data", on_error="skp"),
+        lambda: skipwise.prepare(
+            "log.csv", tmp_path / "data", on_error="skp", tracks="t.csv", title="x", vocabulary="d"
+        ),
     ):
         with pytest.raises(skipwise.UserError, match="must be one of .*, not '(exakt|ful|frist|skp)'"):
             call()

@@ -156,6 +156,8 @@ def first_sessions(source: Source, batch: pa.RecordBatch, config: PrepareConfig)
         rows, data, said = Path(folder) / "rows.parquet", Path(folder) / "data", io.StringIO()
         write_table(table, rows)
         nothing = {"user": None, "columns": (), "delimiter": None, "context": (), "keep_track": (), "where": None}
+        if config.tracks:  # which names its tracks by the log's own column
+            nothing |= {"tracks": None, "tracks_columns": (), "title": None, "artist": None}
         try:
             with contextlib.redirect_stderr(said):
                 prepare(replace(config, **{**nothing, **named, "input": (rows,), "output": data}))

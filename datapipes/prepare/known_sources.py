@@ -192,7 +192,7 @@ SOURCES = (
     # where: https://github.com/otto-de/recsys-dataset; as it is published, and as a table
     Known(
         "otto",
-        {"session": "session", "track": "events.aid", "order": "events.ts", "sort": True},
+        {"session": "session", "track": "events.aid", "order": "events.ts", "time_unit": "ms", "sort": True},
         ("session", "events.aid", "events.ts", "events.type"),
         ("*train*.jsonl*", "*test.jsonl*"),
     ),

@@ -11,7 +11,7 @@ from typing import Any, overload
 import numpy as np
 import pyarrow as pa
 
-from skipwise.common.errors import UserError
+from skipwise.common.errors import UserError, shown
 from skipwise.retrieval.find_tracks import find_tracks
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.config import Dial, Exclude, Likeness, RecommendOptions, Unknown, check_k
@@ -112,8 +112,7 @@ class TrackRecommender:
         _check_k(k)
         if by not in ("cosine", "inner-product"):
             raise UserError(f"by must be 'cosine' or 'inner-product', not {by!r}")
-        tracks = [track] if isinstance(track, str) else track
-        rows_Q = np.array([known_row(self.tracks, one, "the track") for one in tracks], dtype=np.int64)
+        rows_Q = self._rows([track] if isinstance(track, str) else track)
         rows_QK, scores_QK = self._recommender.similar(rows_Q, k, by)
         ranked = []
         for rows_K, scores_K in zip(rows_QK, scores_QK, strict=True):
@@ -134,8 +133,12 @@ class TrackRecommender:
 
         Raises `UserError` for an unknown track.
         """
-        rows = np.array([known_row(self.tracks, one, "the track") for one in tracks], dtype=np.int64)
-        return self.tracks.named_rows(rows)
+        return self.tracks.named_rows(self._rows(tracks))
+
+    def _rows(self, tracks: list[str]) -> np.ndarray:
+        if not isinstance(tracks, (list, tuple)) or not all(isinstance(one, str) for one in tracks):
+            raise UserError(f"{shown(str(tracks))} is no track id and no list of them: expected text, as '8'")
+        return np.array([known_row(self.tracks, one, "the track") for one in tracks], dtype=np.int64)
 
     def encode(self, tracks: Any, skipped: Any = None) -> np.ndarray:
         """The encoder's queries, float32 [S, D], in the order of the sessions; [D] for one session as a list of ids.

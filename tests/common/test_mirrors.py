@@ -171,6 +171,9 @@ def test_outputs_that_stand_there(bucket: str, tmp_path: Path):
         with pytest.raises(UserError, match=expected):
             with atomic_output(Path(f"{bucket}/data"), overwrite, lambda path: (path / "manifest.json").exists()):
                 raise AssertionError
+    stored(f"{bucket}/outer", {"manifest.json": "{}", "sub/manifest.json": "{}"}, tmp_path / "outer")
+    with pytest.raises(UserError, match="outer holds another output .sub/manifest.json., which would go with it"):
+        refuse_existing(Path(f"{bucket}/outer"), True, lambda path: True)
     with pytest.raises(UserError, match="is a whole bucket: name a folder or a file in it"):
         with atomic_output(Path(bucket), True, Path.is_dir):
             raise AssertionError

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from skipwise.common.errors import UserError
-from skipwise.common.outputs import atomic_output, atomic_output_on_all_ranks, refuse_url, require_directory
+from skipwise.common.outputs import (
+    atomic_output,
+    atomic_output_on_all_ranks,
+    refuse_existing,
+    refuse_url,
+    require_directory,
+)
 
 
 def _write(output: Path, overwrite: bool = False, error: Exception | None = None, around=atomic_output) -> None:
@@ -145,3 +151,13 @@ def test_a_killed_takeover_restores_too(tmp_path):
     _start_and_die(output, "replace")
     _write(output)
     assert _files(tmp_path) == {"out", "out/new"}
+
+
+def test_an_output_inside_another_is_not_replaced_with_it(tmp_path):
+    (tmp_path / "out" / "sub").mkdir(parents=True)
+    for place in ("out", "out/sub"):
+        (tmp_path / place / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match="out holds another output .*out/sub/manifest.json.*, which would go with it"):
+        refuse_existing(tmp_path / "out", True, lambda path: True)
+    (tmp_path / "out" / "sub" / "manifest.json").unlink()
+    refuse_existing(tmp_path / "out", True, lambda path: True)

@@ -40,17 +40,21 @@ def test_a_url_is_a_place(url: str, place: tuple[str, str, str], path: str):
         assert Place.of(str(found)) == found
 
 
-@pytest.mark.parametrize(
-    "path", ["", "data", "/data", "C:/data", "x/s3://y", "s3", "s3:", "http://host/x", "file:///x"]
-)
+@pytest.mark.parametrize("path", ["", "data", "/data", "C:/data", "x/s3://y", "s3", "http://host/x", "file:///x"])
 def test_anything_else_is_a_local_path(path: str):
     assert Place.of(path) is None
 
 
-@pytest.mark.parametrize("url", ["s3://", "gs://b/../a", "s3://b/a/./c", "s3://b/a//c"])
+@pytest.mark.parametrize("url", ["s3://", "s3:", "gs://b/../a", "s3://b/a/./c", "s3://b/a//c"])
 def test_no_url_of_a_folder(url: str):
     with pytest.raises(UserError, match="is no URL of a folder or a file: expected .*://bucket/folder"):
         Place.of(url)
+
+
+def test_a_password_in_a_url_is_not_repeated():
+    with pytest.raises(UserError, match="a URL of s3:// has a password in it: leave it out, and set AWS_") as stop:
+        Place.of("s3://key:secret@bucket/data")
+    assert "secret" not in str(stop.value)
 
 
 @settings(deadline=None)

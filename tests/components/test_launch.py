@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -100,6 +101,17 @@ def test_what_a_scheduler_is_asked_for():
     ).roles
     assert (role.resource.cpu, role.resource.memMB, role.image, role.max_retries) == (5, 700, "i:1", 2)
     assert [(mount.src_path, mount.dst_path) for mount in role.mounts] == [("/a", "/b"), ("/c", "/d")]
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["train --mounts type=bind", "prepare --mounts foo", "train --memory_mb -5", "train --nproc 0", "prepare --cpu 0"],
+)
+def test_what_no_scheduler_can_give_is_refused(words: str, capfd: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        app_of(*words.split())
+    assert stop.value.code == 2
+    assert re.search(r"^skipwise: --\w+ \S+: expected ", capfd.readouterr().err, re.MULTILINE)
 
 
 def test_slurm_is_asked_for_memory_and_cores_of_all_ranks():

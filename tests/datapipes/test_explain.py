@@ -122,6 +122,14 @@ def test_a_folder_is_explained_by_the_file_that_is_known(tmp_path, monkeypatch):
     assert command[command.index("--source") + 1] == "spotify-history"
 
 
+def test_a_table_of_titles_names_its_tracks_by_the_logs_column(tmp_path, monkeypatch):
+    (tmp_path / "plays.csv").write_text("user,song,time\n" + "".join(f"u,s{at},{at}\n" for at in range(3)))
+    (tmp_path / "songs.csv").write_text("song,name\ns1,One\n")
+    words = ["--tracks", str(tmp_path / "songs.csv"), "--title", "name", "--track", "song"]
+    _, said = printed(tmp_path / "plays.csv", monkeypatch, *words)
+    assert "cannot be prepared" not in said and ": s0, s1, s2" in said
+
+
 def test_given_options_are_kept(tmp_path, monkeypatch):
     (tmp_path / "plays.csv").write_text(GUESSED["plays.csv"][0])
     command, said = printed(tmp_path / "plays.csv", monkeypatch, "--gap", "1h", "--user", "rob", "--skip-below", "2")
