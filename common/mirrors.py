@@ -24,7 +24,7 @@ from skipwise.common.claims import claimed
 from skipwise.common.console import stage
 from skipwise.common.errors import UserError, reason
 from skipwise.common.locks import InUse, lock_beside, locked
-from skipwise.common.stores import Place, Stored, is_hidden
+from skipwise.common.stores import Place, Stored, is_hidden, refuse_inner
 
 UNFINISHED = "_unfinished.json"
 _LAST = ("checkpoint.json", "best", "latest", "metrics.json", "run.json", "manifest.json")
@@ -102,8 +102,7 @@ def refuse_stored(place: Place, overwrite: bool, replaceable: Callable[[Path], b
     if found and not overwrite:
         state = "holds what is being written, or was cut off" if UNFINISHED in found else "exists"
         raise UserError(f"{place} {state}: choose another --output, or replace it with --overwrite")
-    if inner := next((name for name in found if name.endswith("/manifest.json")), None):
-        raise UserError(f"{place} holds another output ({inner}), which would go with it: move one of them away")
+    refuse_inner(place, found)
     if found and UNFINISHED not in found:
         marks = {"", *_LAST} & found.keys()  # of a directory
         if not marks or not replaceable(local(str(place), lambda name: name in marks)):

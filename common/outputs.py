@@ -9,12 +9,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from skipwise.common.errors import UserError, printable, reason
 from skipwise.common.locks import LOCK, lock_beside, locked
-from skipwise.common.stores import Place, schemes, writing
+from skipwise.common.stores import Place, refuse_inner, schemes, writing
 
 
 @contextmanager
@@ -37,15 +38,24 @@ def atomic_output(output: Path, overwrite: bool, replaceable: Callable[[Path], b
         copy = copy_of(place)
         with writing(place, copy):
             pass
-        with _final_names(copy, place), atomic_output(copy, True, lambda path: True) as scratch:
+        # What else the cache has of the place may be gone from the store.
+        check = partial(_refuse_kind, copy, True, lambda path: True)
+        with _final_names(copy, place), _replaced(copy, check) as scratch:
             yield scratch
             refuse_existing(output, overwrite, replaceable)
             publish(scratch / "result", place)
         return
     refuse_url(output)
+    with _replaced(output, partial(refuse_existing, output, overwrite, replaceable)) as scratch:
+        yield scratch
+
+
+@contextmanager
+def _replaced(output: Path, check: Callable[[], None]) -> Iterator[Path]:
+    """`atomic_output` for a local path; `check` refuses what may not be replaced."""
     with ExitStack() as held:
         try:
-            refuse_existing(output, overwrite, replaceable)
+            check()
             held.callback(_remove_empty, [folder for folder in output.parents if not folder.exists()])
             output.parent.mkdir(parents=True, exist_ok=True)
             output.exists()  # raises for a name that cannot be, now that its folder is there
@@ -53,7 +63,7 @@ def atomic_output(output: Path, overwrite: bool, replaceable: Callable[[Path], b
             held.enter_context(locked(lock, output, "choose another --output"))
             prefix = f"{lock.name.removesuffix(LOCK)}."
             _clean_up(output, prefix)
-            refuse_existing(output, overwrite, replaceable)
+            check()
             scratch = Path(tempfile.mkdtemp(prefix=prefix, suffix=".partial", dir=output.parent))
         except (OSError, ValueError) as error:
             why = reason(error) if isinstance(error, OSError) else error
@@ -61,7 +71,7 @@ def atomic_output(output: Path, overwrite: bool, replaceable: Callable[[Path], b
         try:
             with _final_names(scratch, output):
                 yield scratch
-            refuse_existing(output, overwrite, replaceable)
+            check()
             if output.exists():
                 os.rename(output, scratch / "replaced")
             os.rename(scratch / "result", output)
@@ -130,14 +140,17 @@ def refuse_existing(output: Path, overwrite: bool, replaceable: Callable[[Path],
 
         refuse_stored(place, overwrite, replaceable)
         return
+    _refuse_kind(output, overwrite, replaceable)
+    refuse_inner(output, map(str, output.glob("*/**/manifest.json")))
+
+
+def _refuse_kind(output: Path, overwrite: bool, replaceable: Callable[[Path], bool]) -> None:
     if not (output.exists() or output.is_symlink()):
         return
     if not overwrite:
         raise UserError(f"{output} exists: choose another --output, or replace it with --overwrite")
     if output.is_symlink() or not replaceable(output):
         raise UserError(f"{output} exists and is not what this command writes: move it away or choose another --output")
-    if output.is_dir() and (inner := next(output.glob("*/**/manifest.json"), None)):
-        raise UserError(f"{output} holds another output ({inner}), which would go with it: move one of them away")
 
 
 @contextmanager

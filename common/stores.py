@@ -7,7 +7,7 @@ is used, and nowhere else.
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -179,6 +179,12 @@ class Place(NamedTuple):
 def schemes() -> str:
     """Returns how the URLs begin that are known."""
     return ", ".join(f"{scheme}://" for scheme in _CREDENTIALS)
+
+
+def refuse_inner(place: object, names: Iterable[str]) -> None:
+    """Raises `UserError` where one of the files of an output, by their paths in it, is the mark of another output."""
+    if inner := next((name for name in names if name.endswith("/manifest.json")), None):
+        raise UserError(f"{place} holds another output ({inner}), which would go with it: move one of them away")
 
 
 def is_hidden(name: str) -> bool:

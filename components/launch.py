@@ -12,6 +12,8 @@ Each lists its options with `--help`. What follows `--` goes to the command itse
 
 import sys
 from collections.abc import Callable, Sequence
+from inspect import Parameter, signature
+from typing import Any, NoReturn
 
 import torchx
 import torchx.components.dist as dist
@@ -20,10 +22,72 @@ import torchx.specs as specs
 _RANK_MB = 4096  # TorchX would ask for 1024 a node: less than the packages and a small table take
 
 
+def _ranks(
+    command: str,
+    args: Sequence[str],
+    *,
+    nproc: int = 4,
+    nodes: int = 1,
+    gpu: int = 0,
+    cpu: int = 0,
+    memory_mb: int = 0,
+    max_retries: int = 0,
+    image: str = torchx.IMAGE,
+    mounts: str = "",
+) -> specs.AppDef:
+    _at_least(1, nproc=nproc, nodes=nodes)
+    _at_least(0, gpu=gpu, cpu=cpu, memory_mb=memory_mb, max_retries=max_retries)
+    return dist.ddp(
+        command,
+        *args,
+        m="skipwise",
+        name=f"skipwise-{command}",
+        j=f"{nodes}x{nproc}",
+        gpu=gpu,
+        cpu=cpu or nproc,
+        memMB=memory_mb or _RANK_MB * nproc,
+        image=image,
+        mounts=_mounts(mounts),
+        tee=0,
+        max_retries=max_retries,
+        # torchrun reads options from PET_*: it restarts the ranks itself, sooner than a scheduler would.
+        env={
+            "LOGLEVEL": "ERROR",
+            "BASH_ENV": "components/torchrun.bash",
+            "PET_MAX_RESTARTS": str(max_retries),
+        },
+    )
+
+
+def _mounts(mounts: str) -> list[str]:
+    """The words that TorchX takes; ends with a sentence for what it cannot read."""
+    words = mounts.split(",") if mounts else []
+    try:
+        specs.parse_mounts(words)
+    except (KeyError, ValueError):
+        _refuse(f"--mounts {mounts}: expected type=bind,src=/data,dst=/data, several in turn")
+    return words
+
+
+def _at_least(least: int, **numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < least:
+            _refuse(f"--{name} {number}: expected at least {least}")
+
+
+def _refuse(sentence: str) -> NoReturn:
+    """TorchX would print the traceback of an exception."""
+    print(f"skipwise: {sentence}", file=sys.stderr)
+    sys.exit(2)
+
+
 def _on_ranks(what: str) -> Callable[[Callable[..., specs.AppDef]], Callable[..., specs.AppDef]]:
-    """Gives a job on several ranks the docstring of which TorchX makes `--help`."""
+    """Gives a job on several ranks the options of `_ranks`, of which TorchX makes `--help` and reads a command line."""
 
     def documented(job: Callable[..., specs.AppDef]) -> Callable[..., specs.AppDef]:
+        own = [one for one in signature(job).parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
+        shared = [one for one in signature(_ranks).parameters.values() if one.kind is Parameter.KEYWORD_ONLY]
+        job.__signature__ = signature(job).replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
         job.__doc__ = f"""{what}, on `nodes` x `nproc` ranks.
 
         Args:
@@ -44,65 +108,23 @@ def _on_ranks(what: str) -> Callable[[Callable[..., specs.AppDef]], Callable[...
 
 
 @_on_ranks("Trains a recipe")
-def train(
-    *args: str,
-    recipe: str = "",
-    nproc: int = 4,
-    nodes: int = 1,
-    gpu: int = 0,
-    cpu: int = 0,
-    memory_mb: int = 0,
-    max_retries: int = 0,
-    image: str = torchx.IMAGE,
-    mounts: str = "",
-) -> specs.AppDef:
-    words = [recipe, *args] if recipe else args
-    return _ranks("train", words, nproc, nodes, gpu, cpu, memory_mb, max_retries, image, mounts)
+def train(*args: str, recipe: str = "", **asked: Any) -> specs.AppDef:
+    return _ranks("train", [recipe, *args] if recipe else args, **asked)
 
 
 @_on_ranks("Evaluates a run")
-def evaluate(
-    *args: str,
-    nproc: int = 4,
-    nodes: int = 1,
-    gpu: int = 0,
-    cpu: int = 0,
-    memory_mb: int = 0,
-    max_retries: int = 0,
-    image: str = torchx.IMAGE,
-    mounts: str = "",
-) -> specs.AppDef:
-    return _ranks("evaluate", args, nproc, nodes, gpu, cpu, memory_mb, max_retries, image, mounts)
+def evaluate(*args: str, **asked: Any) -> specs.AppDef:
+    return _ranks("evaluate", args, **asked)
 
 
 @_on_ranks("Trains and compares models at several seeds")
-def table(
-    *args: str,
-    nproc: int = 4,
-    nodes: int = 1,
-    gpu: int = 0,
-    cpu: int = 0,
-    memory_mb: int = 0,
-    max_retries: int = 0,
-    image: str = torchx.IMAGE,
-    mounts: str = "",
-) -> specs.AppDef:
-    return _ranks("table", args, nproc, nodes, gpu, cpu, memory_mb, max_retries, image, mounts)
+def table(*args: str, **asked: Any) -> specs.AppDef:
+    return _ranks("table", args, **asked)
 
 
 @_on_ranks("Searches a recipe's settings, one trial after the other")
-def sweep(
-    *args: str,
-    nproc: int = 4,
-    nodes: int = 1,
-    gpu: int = 0,
-    cpu: int = 0,
-    memory_mb: int = 0,
-    max_retries: int = 0,
-    image: str = torchx.IMAGE,
-    mounts: str = "",
-) -> specs.AppDef:
-    return _ranks("sweep", args, nproc, nodes, gpu, cpu, memory_mb, max_retries, image, mounts)
+def sweep(*args: str, **asked: Any) -> specs.AppDef:
+    return _ranks("sweep", args, **asked)
 
 
 def prepare(
@@ -137,58 +159,4 @@ def prepare(
                 mounts=specs.parse_mounts(_mounts(mounts)),
             )
         ],
-    )
-
-
-def _mounts(mounts: str) -> list[str]:
-    """The words that TorchX takes; ends with a sentence for what it cannot read."""
-    words = mounts.split(",") if mounts else []
-    try:
-        specs.parse_mounts(words)
-    except (KeyError, ValueError):
-        print(f"skipwise: --mounts {mounts}: expected type=bind,src=/data,dst=/data, several in turn", file=sys.stderr)
-        sys.exit(2)
-    return words
-
-
-def _at_least(least: int, **numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < least:
-            print(f"skipwise: --{name} {number}: expected at least {least}", file=sys.stderr)
-            sys.exit(2)
-
-
-def _ranks(
-    command: str,
-    args: Sequence[str],
-    nproc: int,
-    nodes: int,
-    gpu: int,
-    cpu: int,
-    memory_mb: int,
-    max_retries: int,
-    image: str,
-    mounts: str,
-) -> specs.AppDef:
-    _at_least(1, nproc=nproc, nodes=nodes)
-    _at_least(0, gpu=gpu, cpu=cpu, memory_mb=memory_mb, max_retries=max_retries)
-    return dist.ddp(
-        command,
-        *args,
-        m="skipwise",
-        name=f"skipwise-{command}",
-        j=f"{nodes}x{nproc}",
-        gpu=gpu,
-        cpu=cpu or nproc,
-        memMB=memory_mb or _RANK_MB * nproc,
-        image=image,
-        mounts=_mounts(mounts),
-        tee=0,
-        max_retries=max_retries,
-        # torchrun reads options from PET_*: it restarts the ranks itself, sooner than a scheduler would.
-        env={
-            "LOGLEVEL": "ERROR",
-            "BASH_ENV": "components/torchrun.bash",
-            "PET_MAX_RESTARTS": str(max_retries),
-        },
     )

@@ -174,6 +174,11 @@ def test_outputs_that_stand_there(bucket: str, tmp_path: Path):
     stored(f"{bucket}/outer", {"manifest.json": "{}", "sub/manifest.json": "{}"}, tmp_path / "outer")
     with pytest.raises(UserError, match="outer holds another output .sub/manifest.json., which would go with it"):
         refuse_existing(Path(f"{bucket}/outer"), True, lambda path: True)
+    local(f"{bucket}/outer")
+    (Place.of(f"{bucket}/outer") / "sub/manifest.json").remove()  # the cache still has it
+    with atomic_output(Path(f"{bucket}/outer"), True, lambda path: True) as scratch:
+        write(scratch / "result", NEW)
+    assert content(local(f"{bucket}/outer")) == NEW
     with pytest.raises(UserError, match="is a whole bucket: name a folder or a file in it"):
         with atomic_output(Path(bucket), True, Path.is_dir):
             raise AssertionError
