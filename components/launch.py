@@ -10,9 +10,9 @@ Each lists its options with `--help`. What follows `--` goes to the command itse
 `torchx run components/launch.py:train --nproc 4 -- --data.path data/sample`. Nothing here imports torch.
 """
 
+import inspect
 import sys
 from collections.abc import Callable, Sequence
-from inspect import Parameter, signature
 from typing import Any, NoReturn
 
 import torchx
@@ -85,9 +85,10 @@ def _on_ranks(what: str) -> Callable[[Callable[..., specs.AppDef]], Callable[...
     """Gives a job on several ranks the options of `_ranks`, of which TorchX makes `--help` and reads a command line."""
 
     def documented(job: Callable[..., specs.AppDef]) -> Callable[..., specs.AppDef]:
-        own = [one for one in signature(job).parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
-        shared = [one for one in signature(_ranks).parameters.values() if one.kind is Parameter.KEYWORD_ONLY]
-        job.__signature__ = signature(job).replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
+        own, shared = (inspect.signature(one).parameters.values() for one in (job, _ranks))
+        options = [one for one in own if one.kind is not one.VAR_KEYWORD]
+        options += [one for one in shared if one.kind is one.KEYWORD_ONLY]
+        job.__signature__ = inspect.signature(job).replace(parameters=options)  # type: ignore[attr-defined]
         job.__doc__ = f"""{what}, on `nodes` x `nproc` ranks.
 
         Args:
