@@ -158,6 +158,12 @@ class LossConfig:
     in_batch: bool = False
     """Softmax: the targets of the global batch are negatives too, all with log-q correction (Yi et al., RecSys 2019;
     with uniform ones besides, Yang et al., WWW 2020 companion). --data.negatives 0 leaves the targets alone."""
+    log_q: Literal["all", "negatives"] = "all"
+    """In-batch: the logits that are corrected: the target's too, or the negatives' alone, since a position's target is
+    always there and not drawn (Khrylchenko et al., RecSys 2025, arXiv 2507.09331)."""
+    hardest: int = 0
+    """Softmax: of a position's drawn negatives, as many with the highest logits are learned from (Wilm et al., "TRON",
+    RecSys 2023, arXiv 2307.14906); 0 takes all."""
 
     def __post_init__(self) -> None:
         if not self.keep >= 0 or not 4 <= self.keep_dim <= 1024 or self.keep_dim % 4:
@@ -174,6 +180,12 @@ class LossConfig:
             raise ValueError("--loss.keep stands beside the next-track head: --loss.beta must be above zero")
         if self.head == "gbce" and self.in_batch:
             raise ValueError("--loss.head gbce takes uniform negatives: leave --loss.in-batch out, or take softmax")
+        if self.log_q == "negatives" and not self.in_batch:
+            raise ValueError("--loss.log-q negatives corrects targets of the batch: set --loss.in-batch")
+        if self.hardest < 0:
+            raise ValueError(f"--loss.hardest {self.hardest} must not be negative")
+        if self.hardest and self.head == "gbce":
+            raise ValueError(f"--loss.hardest {self.hardest} needs --loss.head softmax")
 
     @property
     def keep_width(self) -> int:

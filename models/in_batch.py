@@ -15,7 +15,9 @@ from skipwise.common.distributed import gather_rows, world_size
 from skipwise.datapipes.batch import FEATURE, SessionBatch
 
 
-def in_batch_pool(rows_UD: Tensor, batch: SessionBatch, num_tracks: int) -> tuple[Tensor, Tensor, Tensor]:
+def in_batch_pool(
+    rows_UD: Tensor, batch: SessionBatch, num_tracks: int, exact_targets: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """The targets of all ranks' batches and the K shared uniform negatives, if any, with log-q correction.
 
     Of P targets and K uniform draws from N tracks, P * q + K / N are expected to be a track with the share q of the
@@ -23,9 +25,16 @@ def in_batch_pool(rows_UD: Tensor, batch: SessionBatch, num_tracks: int) -> tupl
     Neural Modeling", RecSys 2019; with K > 0 Yang et al., "Mixed Negative Sampling", WWW 2020 companion); dividing
     by P + K for a probability would change no loss.
 
+    With `exact_targets` the target's logit stays as it is, since it is always there and not drawn, and P counts the
+    targets of other sessions alone, which a session's negatives are: then the exponentials of the corrected logits add
+    up, in expectation, to those of all tracks that the session does not contain. The gradient is that of Khrylchenko
+    et al., "Correcting the LogQ Correction", RecSys 2025, arXiv 2507.09331, whose weight of a position, the
+    probability of all but its target, is here the softmax's own.
+
     Returns (rows [W, D], whose gradients go back to the rank that looked them up; float32 [B, W], added to the logits
     of a session's queries: the entry's log weight less its log expectation, -inf for tracks of the session, its
-    targets included, and for bags that are no negatives; the log expectation [U] of each bag's track).
+    targets included, and for bags that are no negatives; float32 [U], added to the logits of each bag's track as a
+    target: its log expectation's negative, or 0).
     """
     bags, looked_up = len(rows_UD), batch.tracks[FEATURE].values()
     device = looked_up.device
@@ -42,16 +51,22 @@ def in_batch_pool(rows_UD: Tensor, batch: SessionBatch, num_tracks: int) -> tupl
     row_W, weight_W, log_q_W = gather_rows(torch.stack([row_U, weight_U, batch.log_q_U], dim=1).double()).unbind(1)
     drawn = weight_W.sum() - len(uniform)
 
-    def log_expected(log_q: Tensor) -> Tensor:
+    def log_expected(log_q: Tensor, drawn: Tensor) -> Tensor:
         return (drawn * log_q.double().exp() + len(uniform) / num_tracks).log()
 
+    # Once for all sessions, or for each without its own targets.
+    drawn_B1 = drawn.reshape(1, 1)
+    if exact_targets:
+        own_B1 = (batch.targets_BT != bags - 1).sum(dim=1, keepdim=True)
+        drawn_B1 = (drawn - own_B1).clamp(min=1)  # one session alone has no others' targets
     in_session_BU = torch.zeros(len(batch.items_BT), bags, dtype=torch.bool, device=device)
     in_session_BU.scatter_(1, batch.items_BT, True)
     bag_W = torch.searchsorted(row_U, row_W.long())
     in_session_BW = in_session_BU[:, bag_W] & (row_U[bag_W] == row_W)
-    bias_W = (weight_W.log() - log_expected(log_q_W)).float()
+    bias_BW = (weight_W.log() - log_expected(log_q_W, drawn_B1)).float()
     rows_WD = _GatherRows.apply(rows_UD) if world_size() > 1 else rows_UD
-    return rows_WD, bias_W.masked_fill(in_session_BW, float("-inf")), log_expected(batch.log_q_U).float()
+    target_U = torch.zeros(bags, device=device) if exact_targets else -log_expected(batch.log_q_U, drawn).float()
+    return rows_WD, bias_BW.masked_fill(in_session_BW, float("-inf")), target_U
 
 
 class _GatherRows(torch.autograd.Function):

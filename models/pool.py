@@ -63,6 +63,17 @@ def softmax_head(target_v: Tensor, logits_vp: Tensor) -> tuple[Tensor, Tensor]:
     return total_v.log() + highest_v - target_v, exponential_v.div_(total_v).sub_(1)
 
 
+def hardest(head: Head, count: int) -> Head:
+    """`head` over the `count` negatives of each position that have the highest logits, and any as high as the last of
+    them; the others are left out, and get no gradient."""
+
+    def of_hardest(target_v: Tensor, logits_vp: Tensor) -> tuple[Tensor, Tensor]:
+        lowest_v = logits_vp.topk(min(count, logits_vp.shape[1]), dim=1, sorted=False).values.amin(dim=1)
+        return head(target_v, logits_vp.masked_fill_(logits_vp < lowest_v[:, None], float("-inf")))
+
+    return of_hardest
+
+
 def gbce_head(power: float, negatives: int) -> Head:
     """Generalised binary cross-entropy as a `Head`: the sum over the target and `negatives` K, of logits less log K.
 

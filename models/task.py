@@ -12,7 +12,7 @@ from skipwise.models.config import LossConfig
 from skipwise.models.encoder import Encoder, Packed
 from skipwise.models.heads import gbce_power, keep_losses, skip_infonce
 from skipwise.models.in_batch import in_batch_pool
-from skipwise.models.pool import Bias, Head, gbce_head, pool_losses, softmax_head
+from skipwise.models.pool import Bias, Head, gbce_head, hardest, pool_losses, softmax_head
 from skipwise.models.session_negatives import session_logits
 
 
@@ -94,19 +94,19 @@ class Learner(nn.Module):
         queries_VD = predictions_ND
         if len(batch.queries_V) != len(batch.tokens_N):
             queries_VD = predictions_ND[torch.searchsorted(batch.tokens_N, batch.queries_V)]
+        beside_V = None
+        if self.heard_negatives or self.skipped_negatives:
+            beside_V = session_logits(
+                places.spread(predictions_ND),
+                items_BTD,
+                batch,
+                self.encoder.config.direction == "unidirectional",
+                self.heard_negatives,
+                self.skipped_negatives,
+            )
         if self.loss.in_batch:
-            nll = self._in_batch_losses(rows_UD, queries_VD, targets_VD, target_at_V, batch)
+            nll = self._in_batch_losses(rows_UD, queries_VD, targets_VD, target_at_V, beside_V, batch)
         else:
-            beside_V = None
-            if self.heard_negatives or self.skipped_negatives:
-                beside_V = session_logits(
-                    places.spread(predictions_ND),
-                    items_BTD,
-                    batch,
-                    self.encoder.config.direction == "unidirectional",
-                    self.heard_negatives,
-                    self.skipped_negatives,
-                )
             nll = self._pool_losses(queries_VD, targets_VD, pool_PD, beside_V, batch)
         nce, nce_count = nll.new_zeros(()), nll.new_zeros(())
         if self.loss.context != "none":
@@ -166,14 +166,26 @@ class Learner(nn.Module):
         items_BTD = nn.functional.embedding(batch.items_BT, rows_UD)
         return self.encoder.queries(items_BTD, batch.inputs_B, batch.masked_BT, _signals(signals_MD, batch))
 
+    @property
+    def _softmax_head(self) -> Head:
+        return hardest(softmax_head, self.loss.hardest) if self.loss.hardest else softmax_head
+
     def _in_batch_losses(
-        self, rows_UD: Tensor, queries_VD: Tensor, targets_VD: Tensor, target_at_V: Tensor, batch: SessionBatch
+        self,
+        rows_UD: Tensor,
+        queries_VD: Tensor,
+        targets_VD: Tensor,
+        target_at_V: Tensor,
+        beside_V: Tensor | None,
+        batch: SessionBatch,
     ) -> Tensor:
         """The sum of the losses."""
-        rows_WD, bias_BW, log_expected_U = in_batch_pool(rows_UD, batch, self.num_tracks)
-        bias = Bias(-log_expected_U[target_at_V], bias_BW, batch.queries_V // batch.items_BT.shape[1])
+        exact_targets = self.loss.log_q == "negatives"
+        rows_WD, bias_BW, target_bias_U = in_batch_pool(rows_UD, batch, self.num_tracks, exact_targets)
+        bias = Bias(target_bias_U[target_at_V], bias_BW, batch.queries_V // batch.items_BT.shape[1])
         window_V2 = torch.tensor([0, len(rows_WD)], device=rows_WD.device).expand(len(queries_VD), 2)
-        return pool_losses(queries_VD, targets_VD, rows_WD, window_V2, batch.collides_X2[:0], softmax_head, bias=bias)
+        nothing_X2, head = batch.collides_X2[:0], self._softmax_head
+        return pool_losses(queries_VD, targets_VD, rows_WD, window_V2, nothing_X2, head, beside_V, bias)
 
     def _pool_losses(
         self,
@@ -186,7 +198,7 @@ class Learner(nn.Module):
         session_V = batch.queries_V // batch.items_BT.shape[1]
         window_V2 = batch.window_B2[session_V]
         collides_Y2 = _by_position(batch.collides_X2, session_V, len(batch.items_BT))
-        head: Head = softmax_head
+        head = self._softmax_head
         if self.loss.head == "gbce":
             power = gbce_power(self.loss.calibration, batch.negatives, self.num_tracks)
             head = gbce_head(power, batch.negatives)

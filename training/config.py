@@ -174,11 +174,21 @@ class RunConfig:
             raise ValueError("--data.negatives 0 leaves the softmax none: ask for some, or set --loss.in-batch")
         if self.loss.in_batch and self.data.sampling != "shared":
             raise ValueError("--loss.in-batch shares its negatives: it needs --data.sampling shared")
+        if self.loss.hardest and not self.loss.in_batch and self.loss.hardest >= self.data.negatives:
+            raise ValueError(
+                f"--loss.hardest {self.loss.hardest} must be below --data.negatives {self.data.negatives}, of which it "
+                "takes the hardest"
+            )
         for name in ("heard_negatives", "skipped_negatives"):
-            if getattr(self.data, name) and (self.loss.in_batch or self.loss.head != "softmax"):
+            if not getattr(self.data, name):
+                continue
+            flag = f"--data.{name.replace('_', '-')}"
+            if self.loss.head != "softmax":
+                raise ValueError(f"{flag} needs --loss.head softmax: leave --loss.head {self.loss.head} out, or it")
+            if self.loss.in_batch and self.loss.log_q == "all":
                 raise ValueError(
-                    f"--data.{name.replace('_', '-')} needs --loss.head softmax and its uniform negatives alone: leave "
-                    f"{'--loss.in-batch' if self.loss.in_batch else '--loss.head ' + self.loss.head} out, or it"
+                    f"{flag} stands beside in-batch negatives where no logit of a track that is always there is "
+                    "corrected: set --loss.log-q negatives, or leave --loss.in-batch out"
                 )
         if self.data.skipped_tracks == "filter" and (self.loss.keep or self.data.inputs or self.data.skipped_negatives):
             wants = "--loss.keep, --data.inputs or --data.skipped-negatives"

@@ -41,6 +41,7 @@ def check_plain(config: RunConfig) -> None:
     """Raises `UserError` for a recipe whose work the plain model does not have."""
     lacks = {
         "in-batch negatives": config.loss.in_batch,
+        "hardest negatives": config.loss.hardest > 0,
         "gBCE": config.loss.head == "gbce",
         "heard tracks among the negatives": config.data.heard_negatives,
         "next kept tracks as targets": config.data.targets == "next-kept",

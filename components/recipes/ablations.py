@@ -87,6 +87,8 @@ ABLATIONS: dict[str, Ablation] = {
     "session-negatives-4000": Ablation("4000 negatives a session", "unidir-skip-track", {"data": {"negatives": 4000}}),
     "in-batch": Ablation("in-batch negatives, log-q", "shared", {"data": {"negatives": 0}, "loss": {"in_batch": True}}),
     "mixed": Ablation("1000 uniform and in-batch, log-q", "shared", {"loss": {"in_batch": True}}),
+    "mixed-exact": Ablation("uniform and in-batch, log-q of negatives", "mixed", {"loss": {"log_q": "negatives"}}),
+    "hardest-100": Ablation("the 100 hardest negatives", "shared", {"loss": {"hardest": 100}}),
     "gbce": Ablation("gBCE", "shared-blind", {"loss": {"head": "gbce"}}),
     "length-10": _length("shared", 10),
     "length-5": _length("shared", 5),

@@ -72,6 +72,7 @@ def test_every_ablation_trains(name: str, data: Path, tmp_path: Path):
                 encoder=replace(config.encoder, heads=2, hidden=16, dropout=0.0),
                 train=replace(config.train, epochs=4, log_every=1),
                 evaluate=replace(config.evaluate, candidates=50),
+                loss=replace(config.loss, hardest=min(config.loss.hardest, 10)),
             ),
             name,
         )

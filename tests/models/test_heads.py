@@ -88,6 +88,9 @@ def test_gbce_over_a_pool_with_the_target_left_out_is_not_over_calibrated():
     ("changes", "flag"),
     [
         ({"head": "gbce", "in_batch": True}, "--loss.in-batch"),
+        ({"log_q": "negatives"}, "--loss.in-batch"),
+        ({"hardest": -1}, "--loss.hardest"),
+        ({"hardest": 5, "head": "gbce"}, "--loss.head softmax"),
         ({"calibration": 1.5}, "--loss.calibration"),
         ({"calibration": -0.1}, "--loss.calibration"),
         ({"alpha": 0.0, "beta": 0.0}, "--loss.alpha"),

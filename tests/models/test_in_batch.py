@@ -1,7 +1,9 @@
 """In-batch negatives with log-q correction: full softmax, worked numbers, a plain loop, and unlike batches on ranks."""
 
+import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -15,13 +17,15 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from skipwise.datapipes.batch import FEATURE, SessionBatch
 from skipwise.models import pool
-from skipwise.models.config import LossConfig
+from skipwise.models.config import EncoderConfig, LossConfig
 from skipwise.models.encoder import Packed
+from skipwise.models.in_batch import in_batch_pool
 from skipwise.models.task import Learner
 from tests.ranks import run_on_ranks
 
 DIM, BAGS = 6, 40
 LOSS = LossConfig(context="none", alpha=0.0, beta=1.0, in_batch=True)
+EXACT = replace(LOSS, log_q="negatives")
 
 Plays = list[list[int]]
 """Sessions as track rows; each track but a session's first is the target of the one before it."""
@@ -32,7 +36,7 @@ class Fixed(nn.Module):
 
     def __init__(self, predictions_BTD: Tensor):
         super().__init__()
-        self.predictions_BTD = predictions_BTD
+        self.predictions_BTD, self.config = predictions_BTD, EncoderConfig()
 
     def forward(self, items_ND: Tensor, places: Packed, *_: Tensor) -> Tensor:
         return places.collect(self.predictions_BTD)
@@ -79,11 +83,13 @@ def make_batch(sessions: Plays, share: Tensor, uniform: Sequence[int] = ()) -> S
     )
 
 
-def run(table: Tensor, predictions_BTD: Tensor, batch: SessionBatch) -> tuple[Tensor, Tensor]:
+def run(
+    table: Tensor, predictions_BTD: Tensor, batch: SessionBatch, config: LossConfig = LOSS, heard: bool = False
+) -> tuple[Tensor, Tensor]:
     """The loss to run backward on and the global mean."""
     looked_up = table[batch.tracks.values()]
     rows_UD = torch.cat([looked_up, torch.zeros(BAGS - len(looked_up), table.shape[1])])
-    loss, parts = Learner(Fixed(predictions_BTD), LOSS, None, len(table))(rows_UD, batch)
+    loss, parts = Learner(Fixed(predictions_BTD), config, None, len(table), heard)(rows_UD, batch)
     return loss, parts.nll
 
 
@@ -118,20 +124,83 @@ def test_two_sessions_worked_by_hand(uniform: list[int]):
     assert_close(mean, torch.tensor(sum(expected) / 3))
 
 
-def plain_loop(table: Tensor, predictions_BTD: Tensor, sessions: Plays, share: Tensor, uniform: list[int]) -> Tensor:
+def plain_loop(
+    table: Tensor,
+    predictions_BTD: Tensor,
+    sessions: Plays,
+    share: Tensor,
+    uniform: list[int],
+    exact: bool = False,
+    heard: bool = False,
+) -> Tensor:
     """The mean loss, over the pool entry by entry."""
     targets = [row for session in sessions for row in session[1:]]
-    log_p = [
-        math.log((len(targets) * share[row] + len(uniform) / len(table)) / (len(targets) + len(uniform)))
-        for row in range(len(table))
-    ]
     losses = []
     for number, session in enumerate(sessions):
+        drawn = len(targets) - (len(session) - 1 if exact else 0)
+        log_p = [math.log(max(drawn, 1) * share[row] + len(uniform) / len(table)) for row in range(len(table))]
         for place, target in enumerate(session[1:]):
-            entries = [target, *(row for row in targets + uniform if row not in session)]
-            logits = torch.stack([predictions_BTD[number, place] @ table[row] - log_p[row] for row in entries])
-            losses.append(-logits.log_softmax(0)[0])
+            entries = [row for row in targets + uniform if row not in session]
+            read = sorted({*session[: place + 1]} - {target}) if heard else []
+            of_query = predictions_BTD[number, place]
+            logits = [of_query @ table[target] - (0 if exact else log_p[target])]
+            logits += [of_query @ table[row] for row in read]
+            logits += [of_query @ table[row] - log_p[row] for row in entries]
+            losses.append(-torch.stack(logits).log_softmax(0)[0])
     return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("uniform", [[], [5, 1]])
+def test_exact_targets_worked_by_hand(uniform: list[int]):
+    """The same sessions and shares. The first meets two targets of others, so 3 and 4 are expected 2/4 times each and
+    weigh 2; its target weighs 1: log(1 + 2 + 2). The second meets one, 1, expected 1/2 times: log(1 + 2).
+
+    With the uniform negatives 5 and 1 each is expected 2/10 times more: .7 for 3, 4 and 1, .2 for 5.
+    """
+    share = torch.zeros(10).index_fill(0, torch.tensor([0, 2, 5]), 1e-30)
+    share[1], share[3], share[4] = 0.5, 0.25, 0.25
+    batch = make_batch([[0, 1], [2, 3, 4]], share, uniform)
+    _, mean = run(torch.ones(10, DIM), torch.zeros(2, 3, DIM), batch, EXACT)
+    expected = [math.log(5), math.log(3), math.log(3)]
+    if uniform:
+        expected = [math.log(1 + 2 / 0.7 + 1 / 0.2)] * 3
+    assert_close(mean, torch.tensor(sum(expected) / 3))
+
+
+def test_exact_targets_expect_the_sum_over_all_other_tracks():
+    """All pairs of targets that two other sessions may have, by their probability: the mean is the full sum."""
+    generator = torch.Generator().manual_seed(5)
+    share, scores = torch.rand(5, generator=generator).softmax(0), torch.randn(5, generator=generator)
+    total = torch.zeros(())
+    for one, two in itertools.product(range(5), repeat=2):
+        batch = make_batch([[0, 1], [0, one], [0, two]], share)
+        rows_UD = torch.zeros(BAGS, 1)
+        rows_UD[: len(batch.tracks.values()), 0] = scores[batch.tracks.values()]
+        rows_WD, bias_BW, target_U = in_batch_pool(rows_UD, batch, 5, exact_targets=True)
+        total += share[one] * share[two] * (rows_WD[:, 0] + bias_BW[0]).exp().sum()
+        assert not target_U.any()
+    assert_close(total, scores[2:].exp().sum())
+
+
+def test_exact_targets_have_the_published_gradient():
+    """(1 - P) times the gradient of the loss over negatives alone, P the target's share of the estimated sum."""
+    table, predictions, share = known()
+    sessions, uniform = [[0, 1], [2, 3, 4, 3], [7, 5]], [8, 1, 9]
+    predictions = predictions[:3, :4].requires_grad_()
+    loss, _ = run(table, predictions, make_batch(sessions, share, uniform), EXACT)
+    targets, losses = [row for session in sessions for row in session[1:]], []
+    for number, session in enumerate(sessions):
+        for place, target in enumerate(session[1:]):
+            entries = [row for row in targets + uniform if row not in session]
+            others = len(targets) - len(session) + 1
+            expected = torch.tensor([others * share[row] + len(uniform) / 12 for row in entries])
+            logits = table[entries] @ predictions[number, place] - expected.log()
+            of_target = table[target] @ predictions[number, place]
+            weight = 1 - (of_target - torch.logaddexp(of_target, logits.logsumexp(0))).exp()
+            losses.append(weight.detach() * (logits.logsumexp(0) - of_target))
+    wanted = torch.autograd.grad(torch.stack(losses).mean(), [table, predictions])
+    for one, other in zip(torch.autograd.grad(loss, [table, predictions]), wanted, strict=True):
+        assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 PLAYS = st.lists(st.lists(st.integers(0, 11), min_size=0, max_size=5), min_size=1, max_size=5)
@@ -143,8 +212,11 @@ PLAYS = st.lists(st.lists(st.integers(0, 11), min_size=0, max_size=5), min_size=
     sessions=PLAYS.filter(lambda sessions: any(len(session) > 1 for session in sessions)),
     uniform=st.lists(st.integers(0, 11), unique=True, max_size=4),
     chunk=st.sampled_from([1, 3, 256]),
+    kind=st.sampled_from([(False, False), (True, False), (True, True)]),
 )
-def test_loss_and_gradients_equal_a_plain_loop(seed: int, sessions: Plays, uniform: list[int], chunk: int):
+def test_loss_and_gradients_equal_a_plain_loop(
+    seed: int, sessions: Plays, uniform: list[int], chunk: int, kind: tuple[bool, bool]
+):
     """In chunks or at once; repeats in and between sessions, sessions with nothing to predict, one alone included."""
     generator = torch.Generator().manual_seed(seed)
     table = torch.randn(12, DIM, generator=generator, requires_grad=True)
@@ -152,8 +224,9 @@ def test_loss_and_gradients_equal_a_plain_loop(seed: int, sessions: Plays, unifo
     predictions = torch.randn(shape, generator=generator, requires_grad=True)
     share = torch.rand(12, generator=generator).softmax(0)
     with patch.object(pool, "_SHARED_ROWS", chunk):
-        loss, mean = run(table, predictions, make_batch(sessions, share, uniform))
-    expected = plain_loop(table, predictions, sessions, share, uniform)
+        batch = make_batch(sessions, share, uniform)
+        loss, mean = run(table, predictions, batch, EXACT if kind[0] else LOSS, heard=kind[1])
+    expected = plain_loop(table, predictions, sessions, share, uniform, *kind)
     assert_close(loss, expected, rtol=1e-4, atol=1e-5)
     assert_close(loss.detach(), mean)
     for found, wanted in zip(
@@ -168,14 +241,15 @@ RANKS = [[[0, 1, 2, 3, 1], [4, 1]], [[5, 6], [1, 7]], [[], []]]
 """Sessions by rank: longer on one than on another, one track on two of them, and a rank that only fills up."""
 
 
-def rank_gradients(uniform: list[int]) -> tuple[Tensor, Tensor]:
+def rank_gradients(uniform: list[int], exact: bool) -> tuple[Tensor, Tensor]:
     """The global mean, and the table's gradient averaged over ranks as TorchRec does it."""
     rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
     sessions = RANKS[rank] if ranks > 1 else sum(RANKS, [])
     table, predictions, share = known()
     places = 2 * rank, max(1, *map(len, sessions))
     batch = make_batch(sessions or [[]], share, uniform)
-    loss, mean = run(table, predictions[places[0] : places[0] + len(sessions), : batch.items_BT.shape[1]], batch)
+    predictions_BTD = predictions[places[0] : places[0] + len(sessions), : batch.items_BT.shape[1]]
+    loss, mean = run(table, predictions_BTD, batch, EXACT if exact else LOSS)
     loss.backward()
     torch.distributed.all_reduce(table.grad)
     return mean, table.grad / ranks
@@ -189,12 +263,12 @@ def known() -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("uniform", [[], [8, 1, 9]])
-def test_unlike_ranks_make_one_pool(uniform: list[int], tmp_path: Path):
+@pytest.mark.parametrize(("uniform", "exact"), [([], False), ([8, 1, 9], True)])
+def test_unlike_ranks_make_one_pool(uniform: list[int], exact: bool, tmp_path: Path):
     table, predictions, share = known()
-    expected = plain_loop(table, predictions, sum(RANKS, []), share, uniform)
+    expected = plain_loop(table, predictions, sum(RANKS, []), share, uniform, exact)
     expected.backward()
     for count in (1, 3):
-        for mean, gradient in run_on_ranks(tmp_path, count, rank_gradients, uniform):
+        for mean, gradient in run_on_ranks(tmp_path, count, rank_gradients, uniform, exact):
             assert_close(mean, expected.detach())
             assert_close(gradient, table.grad, rtol=1e-4, atol=1e-6)

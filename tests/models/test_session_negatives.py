@@ -188,8 +188,13 @@ def test_bf16_stays_near_float32():
 @pytest.mark.parametrize("data", [{"heard_negatives": True}, {"skipped_negatives": 1.0, "targets": "next-kept"}])
 def test_heads_that_they_do_not_fit_refuse_them(loss: dict, data: dict):
     flag = next(iter(data)).replace("_", "-")
-    with pytest.raises(ValueError, match=f"--data.{flag} needs --loss.head softmax"):
+    remedy = (
+        "stands beside in-batch .* set --loss.log-q negatives" if "in_batch" in loss else "needs --loss.head softmax"
+    )
+    with pytest.raises(ValueError, match=f"--data.{flag} {remedy}"):
         RunConfig(data=DataConfig(**data), loss=LossConfig(**loss))
+    if "in_batch" in loss:
+        RunConfig(data=DataConfig(**data), loss=LossConfig(log_q="negatives", **loss))
 
 
 def test_skipped_negatives_without_what_they_need_are_refused():

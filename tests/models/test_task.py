@@ -26,6 +26,8 @@ LOSSES = {
     "paper": LossConfig(),
     "gbce": LossConfig(head="gbce"),
     "mixed": LossConfig(in_batch=True),
+    "exact": LossConfig(in_batch=True, log_q="negatives"),
+    "hardest": LossConfig(hardest=5),
     "kept": LossConfig(queries="kept"),
 }
 
