@@ -15,6 +15,8 @@ def serve(config: ServeConfig) -> None:
     """Serves until SIGTERM or ctrl-C. Raises `UserError` for a port, an export or a missing package."""
     # Each OpenMP library (torch's, FAISS's) reads this when it is loaded.
     os.environ["OMP_NUM_THREADS"] = str(config.threads)
+    # oneDNN keeps a compiled kernel for each size of a batch, up to 1,024: some hundred MiB that are hardly used again.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
     need_extra("serve", "serve")
     from skipwise.common.mirrors import local
     from skipwise.retrieval.serve.server import run

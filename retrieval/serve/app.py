@@ -43,6 +43,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorDetail, "description": description}
     for status, description in {
         400: "The request cannot be read.",
+        401: "The service has keys, and the request carries none of them.",
         404: "The track or the export is not there.",
         413: "The body is too large.",
         422: "A field is missing, unknown or out of range.",
@@ -73,7 +74,7 @@ def make_app(service: Service) -> ASGIApp:
     _add_state(app, service)
     _add_page(app, service.config.report)
     _add_errors(app)
-    return guarded(quick(app, service), service.config, service.metrics)
+    return guarded(quick(app, service), service)
 
 
 def _add_requests(app: FastAPI, service: Service) -> None:
@@ -123,6 +124,12 @@ def _add_state(app: FastAPI, service: Service) -> None:
     @app.get("/health", summary="Whether the service answers, and from which exports")
     async def health() -> Response:
         return JSONResponse(service.health())
+
+    @app.get("/ready", summary="Whether to send requests here: 503 while the service ends")
+    async def ready() -> Response:
+        if service.draining:
+            return error_response(503, "the service ends: ask another one")
+        return JSONResponse({"status": "ready"})
 
     @app.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:

@@ -18,7 +18,10 @@ class ServeConfig:
     report: Path | None = None
     """HTML file that report wrote, shown at /report."""
     host: str = "127.0.0.1"
-    """Address to listen on. There is no authentication: use any other than the loopback's on trusted networks only."""
+    """Address to listen on. There is no TLS: use any other than the loopback's on trusted networks only."""
+    api_keys: Path | None = None
+    """File of keys, one a line; requests must then carry one (docs/serve.md, "Access"). Further keys may stand in the
+    environment variable SKIPWISE_API_KEYS."""
     allowed_host: tuple[str, ...] = ()
     """Names under which the service is asked besides localhost and --host. Requests by any other name are refused; with
     --host beyond the loopback, those by an IP address are not."""
@@ -26,6 +29,8 @@ class ServeConfig:
     """Port to listen on; 0 takes a free one and prints it."""
     search: SearchChoice = "auto"
     """Score every track, or use the export's index; auto: the index where there is one."""
+    drain_s: float = 0.0
+    """Seconds after SIGTERM in which the service still answers, while /ready says 503 so that balancers turn away."""
     reload_s: float = 2.0
     """Seconds between two checks for a newer export; 0 checks only on SIGHUP."""
     max_batch: int = 64
@@ -48,6 +53,6 @@ class ServeConfig:
         for name in ("max_batch", "max_queue", "max_body", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
-        for name in ("reload_s", "max_wait_ms"):
+        for name in ("drain_s", "reload_s", "max_wait_ms"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name.replace('_', '-')} must not be negative")

@@ -12,12 +12,14 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from skipwise.retrieval.serve.api_keys import CHALLENGE, OPEN
 from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.http_schema import error_response
-from skipwise.retrieval.serve.prometheus import Metrics
+from skipwise.retrieval.serve.service import Service
 
 BODY_S = 30.0
 """Seconds in which a body must arrive."""
+_NO_KEY = "this service asks for a key: send the header Authorization: Bearer KEY"
 _HEADERS = {
     b"content-security-policy": b"default-src 'self'; base-uri 'none'; frame-ancestors 'self'; object-src 'none'",
     b"x-content-type-options": b"nosniff",
@@ -26,14 +28,17 @@ _HEADERS = {
 }
 
 
-def guarded(app: ASGIApp, config: ServeConfig, metrics: Metrics) -> ASGIApp:
+def guarded(app: ASGIApp, service: Service) -> ASGIApp:
     """`app` behind all guards. Requests are counted and timed by the declared path, so that no track has a series.
 
     A Host header that names another host is refused: a page elsewhere can point its own name at this machine, and
     would then read what only local programs, or those of this network, may read. Beyond the loopback every address is
     allowed, since a page has a name. (Starlette's TrustedHostMiddleware answers in plain text; every refusal of this
-    service is `{"detail": one sentence}`.)
+    service is `{"detail": one sentence}`.) Where the service has keys, whoever carries none gets a 401 before a body is
+    read. While it drains, each answer is the last of its connection.
     """
+    config: ServeConfig = service.config
+    metrics, keys = service.metrics, service.keys
     hosts = {"localhost", "127.0.0.1", "::1", *(name.lower() for name in (config.host, *config.allowed_host))}
     loopback = is_loopback(config.host)
 
@@ -49,6 +54,8 @@ def guarded(app: ASGIApp, config: ServeConfig, metrics: Metrics) -> ASGIApp:
                 own = message.get("headers", [])
                 missing = _HEADERS.keys() - {name for name, _ in own}
                 message["headers"] = [*own, *((name, value) for name, value in _HEADERS.items() if name in missing)]
+                if service.draining:
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:
@@ -56,6 +63,8 @@ def guarded(app: ASGIApp, config: ServeConfig, metrics: Metrics) -> ASGIApp:
             if host not in hosts and (loopback or not _is_address(host)):
                 sentence = "this service is asked by another name: ask it as localhost, or start it with --allowed-host"
                 await error_response(400, sentence)(scope, receive, sending)
+            elif keys and scope["path"] not in OPEN and not keys.allow(_authorization(scope)):
+                await error_response(401, _NO_KEY, CHALLENGE)(scope, receive, sending)
             else:
                 await _with_body(app, config.max_body, scope, receive, sending)
         finally:
@@ -72,6 +81,10 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def _authorization(scope: Scope) -> str:
+    return Headers(scope=scope).get("authorization", "")
 
 
 def _host(scope: Scope) -> str:

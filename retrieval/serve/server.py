@@ -17,6 +17,7 @@ import uvicorn
 
 from skipwise.common.distributed import logger
 from skipwise.common.errors import UserError
+from skipwise.retrieval.serve.api_keys import ApiKeys
 from skipwise.retrieval.serve.app import make_app
 from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.connections import ACCEPTED, Connection, allow_files, drop_late
@@ -82,7 +83,8 @@ def run(config: ServeConfig) -> None:
     if config.report and not config.report.is_file():
         raise UserError(f"--report {config.report} is no file: give one that report wrote")
     if not is_loopback(config.host):
-        logger.warning(f"skipwise: {config.host} is reachable from other machines, and there is no authentication")
+        what = "keys are sent without TLS" if ApiKeys(config.api_keys) else "there is no authentication"
+        logger.warning(f"skipwise: {config.host} is reachable from other machines, and {what}")
     with _refusing(config):
         listener = _bound(config)
     with listener:
@@ -121,8 +123,17 @@ async def _serve(server: uvicorn.Server, service: Service, listener: socket.sock
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
-    def stop(_: int, __: FrameType | None) -> None:
+    def exit_soon() -> None:
         server.should_exit = True
+
+    def drain() -> None:
+        if service.draining:  # a second signal
+            return exit_soon()
+        service.draining = True
+        loop.call_later(service.config.drain_s, exit_soon)
+
+    def stop(_: int, __: FrameType | None) -> None:
+        loop.call_soon_threadsafe(drain)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

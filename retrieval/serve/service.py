@@ -7,7 +7,9 @@ from functools import partial
 from typing import Any
 
 from skipwise.common.distributed import logger
+from skipwise.common.errors import UserError
 from skipwise.retrieval.serve.answers import Exports, neighbours, recommendations
+from skipwise.retrieval.serve.api_keys import ApiKeys
 from skipwise.retrieval.serve.batching import Batcher
 from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.http_schema import RecommendRequest, SimilarRequest
@@ -23,7 +25,9 @@ class Service:
     """Opens the exports; raises `UserError` where one cannot be served. Answers while `running`."""
 
     def __init__(self, config: ServeConfig):
-        self.config, self.metrics = config, Metrics()
+        self.config, self.metrics, self.keys = config, Metrics(), ApiKeys(config.api_keys)
+        self.draining = False
+        """Whether the service is about to end, and answers only those who have not noticed."""
         paths = {"main": config.export} | ({"compare": config.compare} if config.compare else {})
         self.exports: Exports = {name: HotSwap(name, path, config.search, self.metrics) for name, path in paths.items()}
         self.recommend: Batcher[RecommendRequest] = self._batcher("recommend", recommendations)
@@ -48,7 +52,11 @@ class Service:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def reload(self) -> None:
-        """Opens the exports again, in a thread of its own."""
+        """Reads the keys and opens the exports again, these in a thread of its own."""
+        try:
+            self.keys.read_again()
+        except UserError as error:
+            logger.error(f"skipwise: the former keys stay valid: {error}")
         for export in self.exports.values():
             await self._check(export, changed_only=False)
 

@@ -22,8 +22,10 @@ class Running:
     """The command, as a user starts it."""
 
     def __init__(self, export: Path):
-        words = "-m skipwise serve --port 0 --reload-s 0 --max-batch 8 --max-wait-ms 400 --export".split()
-        self.process = subprocess.Popen([sys.executable, *words, str(export)], stderr=subprocess.PIPE, text=True)
+        words = "-m skipwise serve --port 0 --reload-s 0 --drain-s 1 --max-batch 8 --max-wait-ms 400 --export"
+        self.process = subprocess.Popen(
+            [sys.executable, *words.split(), str(export)], stderr=subprocess.PIPE, text=True
+        )
         said = self.process.stderr.readline()
         assert said.startswith("serving 300 tracks at http://127.0.0.1:"), said
         self.url = said.split()[-1]
@@ -93,6 +95,10 @@ def test_sigterm_answers_what_is_in_flight(running: Running):
     assert not responses
     running.process.send_signal(signal.SIGTERM)
     asking.join()
+    with httpx.Client(base_url=running.url) as late:  # one that has not noticed, and a probe
+        assert late.post("/recommend", json=BODY).status_code == 200
+        assert (answer := late.get("/ready")).status_code == 503 and answer.headers["connection"] == "close"
+        assert late.get("/health").status_code == 200
     assert responses[0].status_code == 200 and len(responses[0].json()["tracks"]) == 10
     assert running.process.wait(timeout=20) == 0
     with pytest.raises(httpx.ConnectError):
