@@ -4,6 +4,9 @@
 # TorchX 0.7's local scheduler knows no retries, so dist.ddp's --max_retries is lost there: torchrun restarts the ranks
 # that often itself (PET_MAX_RESTARTS), as the line says that started this shell.
 #
+# torchrun takes this shell's place: as the first process of a container, the shell would pass on no SIGTERM, and a pod that
+# is moved would be killed without having saved.
+#
 # torchrun's stores listen on all interfaces. On one node components/one_node.py binds them to the loopback interface.
 torchrun() {
     if [ -z "${PET_MAX_RESTARTS:-}" ] && [ -r "/proc/$PPID/cmdline" ]; then
@@ -17,9 +20,10 @@ torchrun() {
         if [ "$word" = -m ]; then words+=(--); shift; break; fi
         shift
     done
-    local launcher=(command torchrun)
+    local launcher=(torchrun)
     if [[ " ${words[*]} " =~ \ --nnodes[\ =]([01]:)?1\  ]]; then
         launcher=("$(dirname "$(type -P torchrun)")/python" -P -m skipwise.components.one_node)
     fi
-    BASH_ENV='' "${launcher[@]}" "${words[@]}" "$@"
+    export BASH_ENV=''
+    exec "${launcher[@]}" "${words[@]}" "$@"
 }
