@@ -109,7 +109,7 @@ class TrainConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs the dense layers' matrix products in bfloat16 (autocast); the table stays float32."""
     matmul: Literal["highest", "high", "medium"] = "medium"
-    """`torch.set_float32_matmul_precision`: "medium" doubles float32 products on CPUs with bf16 instructions."""
+    """`torch.set_float32_matmul_precision` of training: "medium" may take bfloat16 products, as CPUs with AMX do."""
     refit: bool = False
     """Once the best epoch is known, train afresh for as many epochs with the validation targets among the training
     data, and test that: twice the time for weights that know what came last."""

@@ -86,7 +86,7 @@ def floor_seconds(work: Work, rates: Rates) -> float:
 def measure_rates(work: Work, precision: str, device: torch.device) -> Rates:
     """This machine's rates by the threads that torch has now; products of square matrices and on the shapes of `work`.
 
-    float32 products run at "medium", the fastest setting whose errors stay float32's. Takes some seconds.
+    float32 products run at "medium", as training's do. Takes some seconds.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
