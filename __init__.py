@@ -143,16 +143,19 @@ def export(run: "RunDirectory | str | Path", output: str | Path, **options: Any)
     return Path(output)
 
 
-def load(export: str | Path, search: Literal["auto", "exact", "index"] = "auto") -> "TrackRecommender":
+def load(
+    export: str | Path, search: Literal["auto", "exact", "index"] = "auto", tracks: str | Path | None = None
+) -> "TrackRecommender":
     """Opens an export for `recommend`, `similar`, `find` and `encode`; needs neither TorchRec nor FBGEMM.
 
     `search` is "index" for the export's index, "exact" to score every track, or "auto": the index where there is one.
+    `tracks` is a Parquet file of `track_id` and columns to filter by.
     """
     from skipwise.retrieval.recommend.track_recommender import TrackRecommender
 
     if search not in ("auto", "exact", "index"):
         raise UserError(f"search must be one of auto, exact, index, not {shown(search)}")
-    return TrackRecommender.load(export, search)
+    return TrackRecommender.load(export, search, tracks)
 
 
 def _config(config_class: Any, **values: Any) -> Any:

@@ -20,7 +20,7 @@ def recommend(config: RecommendConfig) -> None:
     from skipwise.retrieval.recommend.track_recommender import TrackRecommender
 
     plays = None if config.session is None else read_session(config.session)  # refused before an export is read
-    recommender = TrackRecommender.load(config.export, config.search)
+    recommender = TrackRecommender.load(config.export, config.search, config.tracks)
     if said := recommender.unmeasured(config.dial):
         note(f"warning: {said}")
     if config.dial == "auto":
@@ -31,6 +31,7 @@ def recommend(config: RecommendConfig) -> None:
     skipped = pa.array([[play.skipped for play in plays]], pa.list_(pa.bool_()))
     session = pa.table({"tracks": [known_tracks(recommender.tracks, plays)], "skips": skipped})
     with warnings.catch_warnings(action="ignore"):  # of what was said above
-        ranked = recommender.recommend(session, k=config.k, exclude=config.exclude, dial=config.dial)
+        options = {name: getattr(config, name) for name in ("k", "exclude", "dial", "filter", "cool_down")}
+        ranked = recommender.recommend(session, **options)
     columns = {name: ranked[name][0].as_py() for name in ranked.column_names}
     print_ranked(columns, recommender.names(columns["tracks"]))

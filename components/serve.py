@@ -25,6 +25,7 @@ def serve(config: ServeConfig) -> None:
         replace(
             config,
             export=local(config.export),
+            tracks=local(config.tracks) if config.tracks else None,
             compare=local(config.compare) if config.compare else None,
             report=local(config.report) if config.report else None,
         )

@@ -81,10 +81,18 @@ def full_counts(
     return Counts(*fresh_2Q), Counts(*heard_2Q)
 
 
-def full_topk(queries_QD: Tensor, k: int, excluded_QX: Tensor, first: int, rows_RD: Tensor) -> tuple[Tensor, Tensor]:
-    """This rank's best rows, int64 [Q, K], and their scores [Q, K], in `StreamingTopK`'s order."""
+def full_topk(
+    queries_QD: Tensor, k: int, excluded_QX: Tensor, first: int, rows_RD: Tensor, allowed_R: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """This rank's best rows, int64 [Q, K], and their scores [Q, K], in `StreamingTopK`'s order.
+
+    `allowed_R`: bool, the rows that may be among them; None for all.
+    """
     best = StreamingTopK(len(queries_QD), k, queries_QD.device)
     for start, scores_QB, excluded in score_blocks(queries_QD, excluded_QX, first, rows_RD):
+        if allowed_R is not None:
+            allowed_B = allowed_R[start - first : start - first + excluded.num_rows]
+            scores_QB[:, : excluded.num_rows].masked_fill_(~allowed_B, float("-inf"))
         best.add(excluded(scores_QB, float("-inf")), start)
     return best.result()
 

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field
 
 from skipwise.common.errors import UserError
 from skipwise.models.config import MAX_DIAL
+from skipwise.retrieval.recommend.track_filter import Filter, read_filter
 from skipwise.retrieval.search.config import SearchChoice
 
 MAX_K = 10_000
@@ -69,11 +70,20 @@ class RecommendOptions:
     """How much P(kept) weighs beside the score of the next track: 0 is off; `auto` is what puts most kept tracks
     above skipped ones for at most 0.3 points of HR@10, as `export` measured, or 0 where that is not sure. Needs a keep
     head (`--loss.keep`)."""
+    filter: Filter = ()
+    """Which tracks may be recommended, by the columns of the export and of --tracks, as JSON: `{"explicit": false,
+    "territory": ["SE", "NO"], "artist": {"not": "X"}, "year": {"from": 1990, "to": 1999}}`; `track` lists ids."""
+    cool_down: Annotated[int, Field(strict=True, ge=0, le=MAX_PLAYS)] = 0
+    """Tracks are not recommended whose artist is one of the last so many plays' artists."""
     unknown: Unknown = "refuse"
     """What to do about a track that is not in the export: refuse, or leave it out of the session."""
 
     def __post_init__(self) -> None:
         check_k(self.k)
+        object.__setattr__(self, "filter", read_filter(self.filter))
+        number = isinstance(self.cool_down, int) and not isinstance(self.cool_down, bool)
+        if not number or not 0 <= self.cool_down <= MAX_PLAYS:
+            raise ValueError(f"cool_down {self.cool_down!r} must lie in 0..{MAX_PLAYS}: 0 is off")
         for name, choices in (("exclude", get_args(Exclude)), ("unknown", get_args(Unknown))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, not {getattr(self, name)!r}")
@@ -99,6 +109,8 @@ class RecommendConfig(RecommendOptions):
     """Replace --output if this command wrote it."""
     search: SearchChoice = "auto"
     """Score every track, or use the export's index; auto: the index where there is one."""
+    tracks: Path | None = None
+    """Parquet file of `track_id` and columns to filter by: text, flags, numbers, dates, or lists of them."""
     batch: int = 512
     """Sessions of the input that are searched for at a time."""
     names: bool = False

@@ -5,6 +5,7 @@ leave out, Q tracks to find the nearest of.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ from skipwise.common.errors import UserError
 from skipwise.models.dial import dialled, keep_query
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.config import Dial, Exclude, Likeness, RecommendOptions
+from skipwise.retrieval.recommend.track_columns import TrackColumns
+from skipwise.retrieval.search.allowed import Allowed
 from skipwise.retrieval.search.exact import ExactSearch, Search
 
 
@@ -68,13 +71,21 @@ class Recommended(NamedTuple):
 _DEFAULT = RecommendOptions()
 _TAKEN = 1 << 15
 """Rows of recommended tracks in memory at a time."""
+_COOLED = 64
+"""Sessions whose artists' tracks are in memory at a time: an artist may have a hundred thousand."""
 
 
 class Recommender:
     """Recommends rows of one export by one search. Safe to call from several threads."""
 
-    def __init__(self, opened: OpenExport, search: Search):
-        self._opened, self._search = opened, search
+    def __init__(self, opened: OpenExport, search: Search, columns: TrackColumns | None = None):
+        """`columns`: what `filter` and `cool_down` read; the export's own unless given."""
+        self._opened, self._search, self._columns = opened, search, columns
+
+    @cached_property
+    def columns(self) -> TrackColumns:
+        """What tracks are chosen by."""
+        return TrackColumns(self._opened.tracks) if self._columns is None else self._columns
 
     @torch.no_grad()
     def recommend(self, history: SessionHistory, options: RecommendOptions = _DEFAULT) -> Recommended:
@@ -85,10 +96,28 @@ class Recommender:
             return Recommended(empty_BK.astype(np.int64), empty_BK, empty_BK if keep else None)
         outputs_BY = self.outputs(history)
         queries_BD = dialled(outputs_BY, keep.dim if keep else 0, self.dial(options.dial))
-        excluded_BX = torch.from_numpy(excluded(history, view.skipped(history.strengths_BT), options.exclude))
-        rows_BK, scores_BK = self._search.search(queries_BD, options.k, excluded_BX)
+        excluded_BX = excluded(history, view.skipped(history.strengths_BT), options.exclude)
+        rows_BK, scores_BK = self._best(queries_BD, history, excluded_BX, options)
         kept_BK = self._kept(outputs_BY, rows_BK.numpy(), keep.dim) if keep else None
         return Recommended(rows_BK.numpy(), scores_BK.numpy(), kept_BK)
+
+    def _best(
+        self, queries_BD: Tensor, history: SessionHistory, excluded_BX: np.ndarray, options: RecommendOptions
+    ) -> tuple[Tensor, Tensor]:
+        """The search, among the tracks that `filter` and `cool_down` allow."""
+        allowed = self.columns.allowed(options.filter)
+        if not options.cool_down:
+            return self._search.search(queries_BD, options.k, torch.from_numpy(excluded_BX), allowed)
+        if allowed is None:
+            allowed = Allowed.of(np.ones(self._opened.manifest.rows, dtype=bool))
+        found = []
+        for first in range(0, len(queries_BD), _COOLED):
+            part = slice(first, first + _COOLED)
+            cooling_BX = self.columns.cooling(history.rows_BT[part], options.cool_down)
+            left_out_BX = torch.from_numpy(np.concatenate([excluded_BX[part], cooling_BX], axis=1))
+            found.append(self._search.search(queries_BD[part], options.k, left_out_BX, allowed))
+        rows_BK, scores_BK = (torch.cat(pieces) for pieces in zip(*found, strict=True))
+        return rows_BK, scores_BK
 
     def dial(self, setting: Dial) -> float:
         """The number that `setting` stands for; raises `UserError` where the export has no keep head to turn."""

@@ -19,6 +19,7 @@ from skipwise.retrieval.recommend.recommender import Recommender
 from skipwise.retrieval.recommend.session_columns import SessionColumns, Sessions, names_of
 from skipwise.retrieval.recommend.session_frames import is_one_session, like, to_table
 from skipwise.retrieval.recommend.session_text import known_row
+from skipwise.retrieval.recommend.track_columns import TrackColumns
 from skipwise.retrieval.search.config import SearchChoice
 from skipwise.retrieval.search.exact import Search
 from skipwise.retrieval.search.stored import open_search
@@ -34,18 +35,23 @@ Ranked = list[tuple[str, float]]
 class TrackRecommender:
     """One open export. Safe to call from several threads."""
 
-    def __init__(self, opened: OpenExport, search: Search):
-        """`search` must be of `opened`; see `load`."""
-        self.opened, self.tracks, self._recommender = opened, opened.tracks, Recommender(opened, search)
+    def __init__(self, opened: OpenExport, search: Search, columns: TrackColumns | None = None):
+        """`search` must be of `opened`, and `columns` too; see `load`."""
+        self.opened, self.tracks = opened, opened.tracks
+        self._recommender = Recommender(opened, search, columns)
 
     @classmethod
-    def load(cls, export: str | Path, search: SearchChoice = "auto") -> "TrackRecommender":
+    def load(
+        cls, export: str | Path, search: SearchChoice = "auto", tracks: str | Path | None = None
+    ) -> "TrackRecommender":
         """Opens an export that `skipwise export` wrote, and its index if `search` says so.
 
-        Reads every file once and compares its hash. Raises `UserError` for an export that is incomplete or changed.
+        `tracks`: a Parquet file of `track_id` and columns to filter by. Reads every file once and compares the hashes
+        of the export's. Raises `UserError` for an export that is incomplete or changed.
         """
         opened = OpenExport.open(Path(export))
-        return cls(opened, open_search(opened, search))
+        columns = TrackColumns(opened.tracks, None if tracks is None else Path(tracks))
+        return cls(opened, open_search(opened, search), columns)
 
     def dial(self, setting: Dial) -> float:
         """The number that `setting` stands for; raises `UserError` where the export has no keep head to turn."""
@@ -63,6 +69,8 @@ class TrackRecommender:
         k: int = 10,
         exclude: Exclude = "session",
         dial: Dial = 0.0,
+        filter: Any = (),
+        cool_down: int = 0,
         unknown: Unknown = "refuse",
         names: bool = False,
     ) -> Any:
@@ -81,12 +89,15 @@ class TrackRecommender:
         track. With `names` they have the columns of what tracks are called, such as `title`; for lists there is
         `names`, the method. Without `skipped`, what happened to the plays counts as not known.
 
-        `exclude`, `dial` and `unknown` are those of `skipwise recommend`; with `unknown="drop"`, a session of
+        `filter` is a dictionary such as {"explicit": False, "territory": ["SE", "NO"]}. It, `cool_down`, `exclude`,
+        `dial` and `unknown` are those of `skipwise recommend`; with `unknown="drop"`, a session of
         unknown tracks alone gets an empty list. Raises `UserError` for an unknown track, an empty session or a column
         that is missing or of another type.
         """
         try:
-            options = RecommendOptions(k=k, exclude=exclude, dial=dial, unknown=unknown)
+            options = RecommendOptions(
+                k=k, exclude=exclude, dial=dial, filter=filter, cool_down=cool_down, unknown=unknown
+            )
         except ValueError as error:
             raise UserError(str(error)) from error
         if said := self.unmeasured(dial):

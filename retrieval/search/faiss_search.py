@@ -1,8 +1,10 @@
 """An approximate search: FAISS finds candidates, and their own vectors give their scores.
 
-Shape legend: Q queries, D width, K best, X rows to leave out of a query, W candidates of a query.
+Shape legend: Q queries, D width, K best, X rows to leave out of a query, W candidates of a query, S queries for which
+the index found too few.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,18 @@ from torch import Tensor
 
 from skipwise.common.versions import import_faiss
 from skipwise.models.topk import best_of
+from skipwise.retrieval.search.allowed import Allowed
+from skipwise.retrieval.search.config import FEW_ROWS
+from skipwise.retrieval.search.exact import ExactSearch
 from skipwise.retrieval.search.faiss_build import query_points
 from skipwise.retrieval.vectors import Vectors
 
 _QUERIES = 128
 """Queries whose candidates are in memory at once."""
+_FEW_SHARE = 1 / 32
+"""Where at most this share of all rows is allowed, the exact search of these alone takes less than the index."""
+_WIDENED_BY = 2000
+"""Rows left out of a query that are made up for by as many more candidates. With more the exact search is taken."""
 
 
 class IndexSearch:
@@ -29,27 +38,54 @@ class IndexSearch:
         scored again (0 where not given).
         """
         self._faiss, self._index, self._vectors, self._settings = import_faiss(), index, vectors, settings
+        self._exact = ExactSearch(vectors)
 
-    def search(self, queries_QD: Tensor, k: int, excluded_QX: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Search`. A row that the index does not find is missing, even where it is among the best."""
+    def search(
+        self, queries_QD: Tensor, k: int, excluded_QX: Tensor, allowed: Allowed | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """See `Search`. A row that the index does not find is missing, even where it is among the best.
+
+        Among few allowed rows the exact search finds the best; among more it does so for queries of which thousands of
+        rows are left out, and for those for which the index finds fewer than `k`.
+        """
+        if allowed is None:
+            return self._in_parts(queries_QD, k, excluded_QX)
+        if allowed.count <= max(FEW_ROWS, _FEW_SHARE * allowed.num_rows):
+            return self._exact.search(queries_QD, k, excluded_QX, allowed)
+        rows_QK, scores_QK = torch.full((len(queries_QD), k), -1), torch.full((len(queries_QD), k), float("-inf"))
+        few_Q = (excluded_QX >= 0).sum(dim=1) <= _WIDENED_BY
+        if few_Q.any():
+            rows_QK[few_Q], scores_QK[few_Q] = self._in_parts(queries_QD[few_Q], k, excluded_QX[few_Q], allowed)
+        if len(short_S := (rows_QK[:, -1] < 0).nonzero().squeeze(1)):
+            found = self._exact.search(queries_QD[short_S], k, excluded_QX[short_S], allowed)
+            rows_QK[short_S], scores_QK[short_S] = found
+        return rows_QK, scores_QK
+
+    def _in_parts(
+        self, queries_QD: Tensor, k: int, excluded_QX: Tensor, allowed: Allowed | None = None
+    ) -> tuple[Tensor, Tensor]:
         found = [
-            self._search(part_QD, k, part_QX)
+            self._search(part_QD, k, part_QX, allowed)
             for part_QD, part_QX in zip(queries_QD.split(_QUERIES), excluded_QX.split(_QUERIES), strict=True)
         ]
         rows_QK, scores_QK = (torch.cat(pieces) for pieces in zip(*found, strict=True))
         return rows_QK, scores_QK
 
-    def _search(self, queries_QD: Tensor, k: int, excluded_QX: Tensor) -> tuple[Tensor, Tensor]:
+    def _search(
+        self, queries_QD: Tensor, k: int, excluded_QX: Tensor, allowed: Allowed | None
+    ) -> tuple[Tensor, Tensor]:
         rows_QK = torch.full((len(queries_QD), k), -1)
         scores_QK = torch.full((len(queries_QD), k), float("-inf"))
         left_out = int((excluded_QX >= 0).sum(dim=1).max()) if excluded_QX.numel() else 0
-        width = min(self._index.ntotal, max(k + left_out, self._settings.get("shortlist", 0)))
+        shortlist = self._settings.get("shortlist", 0)
+        width = max(k + left_out, shortlist) if allowed is None else max(k, shortlist) + left_out
+        width = min(self._index.ntotal, width)
         if not width or not len(queries_QD):
             return rows_QK, scores_QK
         asked_QD = queries_QD.numpy()
         if self._index.d > queries_QD.shape[1]:
             asked_QD = query_points(asked_QD)
-        _, rows_QW = self._index.search(asked_QD, width, params=self._parameters(width))
+        _, rows_QW = self._index.search(asked_QD, width, params=self._parameters(width, allowed))
         # In ascending order, so that of equal scores the lower row comes first.
         rows_QW = torch.from_numpy(np.sort(rows_QW, axis=1))
         scores_QW = self._scores(queries_QD, rows_QW)
@@ -65,10 +101,19 @@ class IndexSearch:
         vectors_QWD = torch.from_numpy(taken).view(*rows_QW.shape, -1)
         return torch.bmm(vectors_QWD, queries_QD[:, :, None]).squeeze(2)
 
-    def _parameters(self, width: int) -> Any:
-        """Passed with each call: threads would share what is set on the index itself."""
+    def _parameters(self, width: int, allowed: Allowed | None) -> Any:
+        """Passed with each call: threads would share what is set on the index itself.
+
+        The index goes through as many rows more as are not allowed.
+        """
+        selector, wider = None, 1.0
+        if allowed is not None:
+            selector = self._faiss.IDSelectorBitmap(allowed.bits)
+            wider = allowed.num_rows / allowed.count
         if "efSearch" in self._settings:
-            return self._faiss.SearchParametersHNSW(efSearch=max(self._settings["efSearch"], width))
+            wide = math.ceil(max(self._settings["efSearch"], width) * wider)
+            return self._faiss.SearchParametersHNSW(efSearch=wide, sel=selector)
         if "nprobe" in self._settings:
-            return self._faiss.SearchParametersIVF(nprobe=self._settings["nprobe"])
-        return None
+            probes = min(self._index.nlist, math.ceil(self._settings["nprobe"] * wider))
+            return self._faiss.SearchParametersIVF(nprobe=probes, sel=selector)
+        return None if allowed is None else self._faiss.SearchParameters(sel=selector)

@@ -27,13 +27,18 @@ def recommendations(exports: Exports, requests: Sequence[RecommendRequest]) -> l
     """One search for all requests that differ in session and K alone, of the largest K among them."""
 
     def search(served: ServedExport, sessions: list[Any], k: int, like: RecommendRequest) -> Recommended:
-        options = RecommendOptions(k=k, exclude=like.exclude, dial=like.dial)
+        options = RecommendOptions(
+            k=k, exclude=like.exclude, dial=like.dial, filter=like.filter, cool_down=like.cool_down
+        )
         return served.recommender.recommend(SessionHistory.of(sessions), options)
 
     def tracks(request: RecommendRequest) -> list[str]:
         return [play.track for play in request.session]
 
-    return _grouped(exports, requests, lambda one: (one.export, one.exclude, one.dial), tracks, _session, search)
+    def key(request: RecommendRequest) -> Any:
+        return request.export, request.exclude, request.dial, request.filter, request.cool_down
+
+    return _grouped(exports, requests, key, tracks, _session, search)
 
 
 def neighbours(exports: Exports, requests: Sequence[SimilarRequest]) -> list[Answer | Exception]:
@@ -126,6 +131,7 @@ def _session(served: ServedExport, request: RecommendRequest, rows: list[int]) -
     """Row, strength and context codes of the session's known tracks, and its unknown tracks."""
     try:
         served.recommender.dial(request.dial)
+        served.recommender.columns.check(request.filter, request.cool_down)
     except UserError as error:
         raise HTTPException(422, str(error)) from None
     session, heard, unknown = [], [], []

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from skipwise.retrieval.recommend.track_filter import Filter, read_filter
 from skipwise.retrieval.search.config import SearchChoice
 
 
@@ -31,6 +32,10 @@ class ServeConfig:
     """Score every track, or use the export's index; auto: the index where there is one."""
     drain_s: float = 0.0
     """Seconds after SIGTERM in which the service still answers, while /ready says 503 so that balancers turn away."""
+    tracks: Path | None = None
+    """Parquet file of `track_id` and columns to filter by, such as rights; one that replaces it takes its place."""
+    filter: Filter = ()
+    """What every recommended track must meet, beside the filter of a request; as in recommend --filter."""
     reload_s: float = 2.0
     """Seconds between two checks for a newer export; 0 checks only on SIGHUP."""
     max_batch: int = 64
@@ -45,6 +50,7 @@ class ServeConfig:
     """Threads of each computation. One is fastest for a few sessions at a time."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "filter", read_filter(self.filter))
         for name in self.allowed_host:
             if urlsplit(f"//{name}").netloc != name or ":" in name or not name:
                 raise ValueError(f"--allowed-host {name} must be a name without scheme, port and path")

@@ -3,6 +3,7 @@
 import gc
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ from skipwise.datapipes.signals import SKIPS
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.config import RecommendOptions
 from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
+from skipwise.retrieval.recommend.track_columns import TrackColumns
+from skipwise.retrieval.recommend.track_filter import TrackFilter
 from skipwise.retrieval.search.config import SearchChoice
 from skipwise.retrieval.search.exact import Search
 from skipwise.retrieval.search.stored import open_search
 from skipwise.retrieval.serve.prometheus import Metrics
+
+Fingerprint = list[tuple[str, int, int, int]] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,15 +42,24 @@ class ServedExport:
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @classmethod
-    def open(cls, path: Path, search: SearchChoice, generation: int) -> "ServedExport":
+    def open(
+        cls,
+        path: Path,
+        search: SearchChoice,
+        generation: int,
+        tracks: Path | None = None,
+        always: TrackFilter = (),
+    ) -> "ServedExport":
         """Opens the export at `path` and recommends once. Raises `UserError` for anything that is wrong with it.
+
+        `tracks`, `always`: those of `TrackColumns`.
 
         A link is resolved once, so that all files are of one export even if the link changes meanwhile.
         """
         try:
             opened = OpenExport.open(path.resolve(strict=False))
             opened_search = open_search(opened, search)
-            recommender = Recommender(opened, opened_search)
+            recommender = Recommender(opened, opened_search, TrackColumns(opened.tracks, tracks, always))
             _ = opened.words  # is read here, not by the first who searches
             rows_BK, scores_BK, _ = recommender.recommend(SessionHistory.of([[(0, 0)]]), RecommendOptions())
         except UserError:
@@ -75,6 +89,7 @@ class ServedExport:
             "path": self.name,
             "rows": manifest.rows,
             "names": manifest.names,
+            "columns": self.recommender.columns.names,
             "dim": manifest.dim,
             "dtype": manifest.dtype,
             "loss": loss,
@@ -103,8 +118,16 @@ class ServedExport:
 class HotSwap:
     """Holds the export in service, `current`, and replaces it with a newer one at the same path."""
 
-    def __init__(self, name: str, path: Path, search: SearchChoice, metrics: Metrics):
-        """Opens the export; raises `UserError` where it cannot be served."""
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        search: SearchChoice,
+        metrics: Metrics,
+        tracks: Path | None = None,
+        always: TrackFilter = (),
+    ):
+        """Opens the export; raises `UserError` where it cannot be served. `tracks`, `always`: of `TrackColumns`."""
         self.name = name
         self.error: str | None = None
         """Why the newest export is not in service, or None."""
@@ -112,9 +135,10 @@ class HotSwap:
         """Why it is not known whether there is a newer one, or None."""
         self.failures = 0
         """Checks that failed, one after the other."""
-        self._path, self._search, self._metrics = path, search, metrics
-        self._tried = self._seen = fingerprint(path)
-        self.current = ServedExport.open(path, search, generation=1)
+        self._path, self._metrics, self._tracks = path, metrics, tracks
+        self._open = partial(ServedExport.open, path, search, tracks=tracks, always=always)
+        self._tried = self._seen = self._fingerprint()
+        self.current = self._open(generation=1)
         metrics.generation.labels(name).set(1)
         metrics.reload_failures.labels(name)
 
@@ -137,7 +161,7 @@ class HotSwap:
 
         What an object store has is fetched first; raises `UserError` where that fails.
         """
-        before, self._seen = self._seen, fingerprint(complete(self._path))
+        before, self._seen = self._seen, self._fingerprint()
         return self._seen == before != self._tried
 
     def reload(self) -> None:
@@ -145,9 +169,9 @@ class HotSwap:
 
         Raises what is no fault of the export, such as `MemoryError`: it is still to be tried.
         """
-        tried = fingerprint(complete(self._path))
+        tried = self._fingerprint()
         try:
-            newer = ServedExport.open(self._path, self._search, self.current.generation + 1)
+            newer = self._open(generation=self.current.generation + 1)
         except UserError as error:
             if isinstance(error.__cause__, MemoryError):
                 raise error.__cause__ from None
@@ -160,11 +184,18 @@ class HotSwap:
         logger.info(f"serving a newer export at {self._path}: {newer.opened.manifest.rows:,} tracks")
         gc.collect()  # modules refer to themselves, and would keep the older table in memory
 
+    def _fingerprint(self) -> Fingerprint:
+        """Of the export, and of the table beside it."""
+        paths = [self._path] if self._tracks is None else [self._path, self._tracks]
+        found = [fingerprint(complete(path)) for path in paths]
+        return None if None in found else [file for files in found for file in files or ()]
 
-def fingerprint(path: Path) -> list[tuple[str, int, int, int]] | None:
-    """Path, inode, modification time and size of each file of an export; None while there is no directory."""
+
+def fingerprint(path: Path) -> Fingerprint:
+    """Path, inode, modification time and size of a file, or of each one of a directory; None while it is not there."""
     try:
-        files = [(file, file.stat()) for file in path.resolve(strict=True).rglob("*")]
+        place = path.resolve(strict=True)
+        files = [(file, file.stat()) for file in ([place] if place.is_file() else place.rglob("*"))]
     except (OSError, RuntimeError):  # being replaced at this moment; RuntimeError: a loop of links, in Python 3.12
         return None
     return sorted((str(file), stat.st_ino, stat.st_mtime_ns, stat.st_size) for file, stat in files)

@@ -29,7 +29,10 @@ class Service:
         self.draining = False
         """Whether the service is about to end, and answers only those who have not noticed."""
         paths = {"main": config.export} | ({"compare": config.compare} if config.compare else {})
-        self.exports: Exports = {name: HotSwap(name, path, config.search, self.metrics) for name, path in paths.items()}
+        self.exports: Exports = {
+            name: HotSwap(name, path, config.search, self.metrics, config.tracks, config.filter)
+            for name, path in paths.items()
+        }
         self.recommend: Batcher[RecommendRequest] = self._batcher("recommend", recommendations)
         self.similar: Batcher[SimilarRequest] = self._batcher("similar", neighbours)
         self._reloading = asyncio.Lock()
