@@ -13,7 +13,6 @@ from skipwise.common.stores import Place
 from skipwise.components.cli import parse
 from skipwise.components.recipes import DEFAULT, RECIPES, named_recipe
 from skipwise.components.recipes.ablations import ABLATIONS
-from skipwise.models.config import LossConfig
 from skipwise.training.config import RunConfig
 from skipwise.training.config_fields import from_mapping
 
@@ -61,24 +60,38 @@ def read_command_line(argv: list[str]) -> tuple[str, RunConfig]:
     if file:
         config = from_mapping(config, read_yaml(Path(file)), file)
     chosen = parse(RunConfig, words, f"skipwise train {recipe}", config, _description())
-    _refuse_unread(config.loss, chosen.loss)
+    _refuse_unread(config, chosen)
     return recipe, chosen
 
 
-def _refuse_unread(before: LossConfig, chosen: LossConfig) -> None:
-    """Raises `UserError` for an option of a part of the loss that is not there."""
+def _refuse_unread(before: RunConfig, chosen: RunConfig) -> None:
+    """Raises `UserError` for an option of a part of the loss or of the encoder that is not there."""
+    loss, encoder = chosen.loss, chosen.encoder
     parts = {
         "with --loss.context output or track": (
-            chosen.context != "none",
+            loss.context != "none",
+            "loss",
             ("alpha", "temperature", "queries", "mask_repeats"),
         ),
-        "with --loss.keep above 0": (chosen.keep > 0, ("keep_dim", "keep_dropout")),
-        "with --loss.head gbce": (chosen.head == "gbce", ("calibration",)),
+        "with --loss.keep above 0": (loss.keep > 0, "loss", ("keep_dim", "keep_dropout")),
+        "with --loss.head gbce": (loss.head == "gbce", "loss", ("calibration",)),
+        "with --encoder.kind transformer, ligr or hstu": (encoder.attends, "encoder", ("heads",)),
+        "with --encoder.kind transformer, ligr or gru": (
+            encoder.kind not in ("hstu", "nextitnet"),
+            "encoder",
+            ("hidden",),
+        ),
+        "with --encoder.direction bidirectional": (
+            encoder.direction == "bidirectional",
+            "encoder",
+            ("mask_probability",),
+        ),
     }
-    for where, (is_there, names) in parts.items():
+    for where, (is_there, section, names) in parts.items():
+        was, now = getattr(before, section), getattr(chosen, section)
         for name in names:
-            if not is_there and getattr(before, name) != getattr(chosen, name):
-                flag = f"--loss.{name.replace('_', '-')} {getattr(chosen, name)}"
+            if not is_there and getattr(was, name) != getattr(now, name):
+                flag = f"--{section}.{name.replace('_', '-')} {getattr(now, name)}"
                 raise UserError(f"{flag} changes nothing here: it is read {where}; add that, or leave it out")
 
 

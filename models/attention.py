@@ -19,6 +19,9 @@ from torch import Tensor
 SCORES = 1 << 18
 """The most scores of one part on a CPU: 1 MiB, the second-level cache of a core."""
 
+HIDDEN = -1e4
+"""A score whose SiLU is zero, in any precision; of minus infinity it would be NaN."""
+
 Mask = Callable[[Sequence[int], Tensor], Tensor | None]
 """`Dropout.mask`."""
 
@@ -115,22 +118,37 @@ def groups_of(lengths_B: Tensor, heads: int) -> Iterator[Group]:
         done, first = done + sessions, first + 3 * sessions * heads * length
 
 
-def attend(projected_NX: Tensor, rows: HeadRows, mask_HTT: Tensor, causal: bool, dropped: Mask, heads: int) -> Tensor:
+def attend(
+    projected_NX: Tensor,
+    rows: HeadRows,
+    mask_HTT: Tensor,
+    causal: bool,
+    dropped: Mask | None,
+    heads: int,
+    silu: float | None = None,
+) -> Tensor:
     """[N, D]: softmax(q k / sqrt(W) + mask) v of the queries, keys and values in `projected_NX` [N, 3 * D].
 
     `mask_HTT`: [H or 1, T, T], -inf where `causal` hides a key; padding is hidden besides. `dropped`: gives dropout
-    masks of the softmax, or None.
+    masks of the softmax, or None. `silu`: in place of the softmax, that many times the SiLU of each score.
     """
     if not len(projected_NX):  # a rank whose sessions only fill up the batch
         return projected_NX[:, : projected_NX.shape[1] // 3]
     with torch.autocast(projected_NX.device.type, enabled=False):
-        return _Attend.apply(projected_NX, rows, mask_HTT, causal, dropped, heads)
+        return _Attend.apply(projected_NX, rows, mask_HTT, causal, dropped, heads, silu)
 
 
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, projected_NX: Tensor, rows: HeadRows, mask_HTT: Tensor, causal: bool, dropped: Mask, heads: int
+        ctx: Any,
+        projected_NX: Tensor,
+        rows: HeadRows,
+        mask_HTT: Tensor,
+        causal: bool,
+        dropped: Mask | None,
+        heads: int,
+        silu: float | None,
     ) -> Tensor:
         width = projected_NX.shape[1] // (3 * heads)
         scale = 1 / math.sqrt(width)
@@ -147,15 +165,18 @@ class _Attend(torch.autograd.Function):
                 if not causal:
                     hidden_GS = torch.arange(group.length, device=mask.device) >= group.lengths_G[:, None]
                     mask = mask.masked_fill(hidden_GS[:, None, None], torch.finfo(mask.dtype).min / 2)
+                if silu is not None:
+                    mask = mask.clamp(min=HIDDEN)
                 mask = mask.expand(group.sessions, heads, -1, -1).reshape(-1, *mask.shape[2:]).to(query.dtype)
                 scores = torch.baddbmm(mask, query[:, queries], key[:, keys].transpose(1, 2), alpha=scale)
-                weights = scores.softmax(dim=-1)
-                kept = dropped((group.sessions, heads, *weights.shape[1:]), weights)
+                weights = scores.softmax(dim=-1) if silu is None else torch.nn.functional.silu(scores) * silu
+                kept = None if dropped is None else dropped((group.sessions, heads, *weights.shape[1:]), weights)
                 kept = None if kept is None else kept.view_as(weights)
                 torch.bmm(weights if kept is None else weights * kept, value[:, keys], out=output[:, queries])
-                saved += [weights, kept]
+                saved += [weights if silu is None else scores, kept]
         ctx.save_for_backward(packed_RW, *saved)
         ctx.rows, ctx.causal, ctx.heads, ctx.scale, ctx.mask_shape = rows, causal, heads, scale, mask_HTT.shape
+        ctx.silu = silu
         return output_RW.index_select(0, rows.output_R).view(-1, heads * width).to(projected_NX.dtype)
 
     @staticmethod
@@ -172,10 +193,15 @@ class _Attend(torch.autograd.Function):
             grad_output = group.outputs(grad_output_RW, heads)
             for queries, keys in group.parts(ctx.causal):
                 weights, kept, grad_seen = next(left), next(left), grad_output[:, queries]
+                if ctx.silu is not None:
+                    scores, weights = weights, torch.nn.functional.silu(weights) * ctx.silu
                 grad_weights = torch.bmm(grad_seen, value[:, keys].transpose(1, 2))
                 if kept is not None:
                     grad_weights *= kept
-                grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+                if ctx.silu is None:
+                    grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+                else:
+                    grad_scores = torch.ops.aten.silu_backward(grad_weights * ctx.silu, scores)
                 if grad_mask_HTT is not None:
                     grad_mask = grad_scores.view(group.sessions, heads, *weights.shape[1:]).sum(0)
                     grad_mask_HTT[:, queries, keys] += grad_mask.sum_to_size(len(grad_mask_HTT), *weights.shape[1:])
@@ -192,4 +218,4 @@ class _Attend(torch.autograd.Function):
             grad_query *= ctx.scale
             grad_key *= ctx.scale
         grad_projected = grad_RW.index_select(0, rows.packed_R).view(len(grad_output_ND), -1)
-        return grad_projected.to(grad_output_ND.dtype), None, grad_mask_HTT, None, None, None
+        return grad_projected.to(grad_output_ND.dtype), None, grad_mask_HTT, None, None, None, None

@@ -10,6 +10,8 @@ _WIDEST = 1 << 14
 _GPU_ONLY = ("adam", "partial_rowwise_adam")
 MAX_DIAL = 100.0
 """At which P(kept) decides nearly alone."""
+KERNEL = 3
+"""Tracks that a dilated convolution reads."""
 STATE = 32
 """Width of the keep head's recurrent state."""
 
@@ -69,24 +71,29 @@ class EncoderConfig:
 
     direction: Literal["unidirectional", "bidirectional"] = "unidirectional"
     """Which positions a position sees: those before it, or all (trained by cloze)."""
+    kind: Literal["transformer", "ligr", "hstu", "gru", "nextitnet"] = "transformer"
+    """The blocks: a transformer's (the paper); with gated residuals and SwiGLU (LiGR, arXiv 2502.03417; eSASRec, arXiv
+    2508.06450); HSTU (arXiv 2402.17152); a recurrent network (GRU4Rec, arXiv 1511.06939); or dilated convolutions
+    (NextItNet, arXiv 1808.05163)."""
     max_length: int = 20
     """Longest session, in positions; the bidirectional mask token counts as one of them."""
-    positions: Literal["learned", "relative"] = "learned"
+    positions: Literal["learned", "relative", "none"] = "learned"
     """How order is encoded: a learned vector a position (the paper), or a learned bias a head and distance between two
-    positions (Shaw et al., arXiv 1803.02155; as a bias: Raffel et al., arXiv 1910.10683)."""
+    positions (Shaw et al., arXiv 1803.02155; as a bias: Raffel et al., arXiv 1910.10683), or by the blocks alone."""
     blocks: int = 2
     heads: int = 8
+    """Of attention: kinds `transformer`, `ligr` and `hstu`."""
     hidden: int = 128
-    """Inner width of a block's feed-forward layer."""
+    """Inner width of a block's feed-forward layer, or of `gru`; `hstu` and `nextitnet` have none."""
     dropout: float = 0.2
     """Share of activations dropped in training, in [0, 1). Each rank draws masks of its own."""
     track_dropout: float = 0.0
     """Share of the tracks read that training hides from the encoder, each whole, in [0, 1)."""
     norm_first: bool = False
-    """Normalize before each sub-layer instead of after it, and once more at the end."""
-    prediction: Literal["gelu", "none"] = "gelu"
+    """Kind `transformer`: normalize before each sub-layer instead of after it, and once more at the end."""
+    prediction: Literal["gelu", "linear", "none"] = "gelu"
     """What stands between the last block and the scores: a linear layer and a GELU (the paper), whose values are hardly
-    ever negative, or nothing."""
+    ever negative, a linear layer alone, or nothing."""
     mask_probability: float = 0.2
     """Bidirectional only: share of positions masked in training (paper: 0.2)."""
 
@@ -99,6 +106,30 @@ class EncoderConfig:
                 raise ValueError(f"--encoder.{name.replace('_', '-')} {getattr(self, name)} must lie in [0, 1)")
         if not 0 < self.mask_probability < 1:
             raise ValueError(f"--encoder.mask-probability {self.mask_probability} must lie between 0 and 1")
+        if self.kind != "transformer" and self.norm_first:
+            raise ValueError(
+                f"--encoder.norm-first is of --encoder.kind transformer, and {self.kind} has norms at places of its "
+                "own: add --encoder.no-norm-first"
+            )
+        if not self.attends and self.direction == "bidirectional":
+            raise ValueError(
+                f"--encoder.kind {self.kind} reads a session in one direction: set --encoder.direction unidirectional"
+            )
+        if not self.attends and self.positions == "relative":
+            raise ValueError(
+                f"--encoder.positions relative is a bias of attention, which --encoder.kind {self.kind} has not: set "
+                "--encoder.positions none or learned"
+            )
+
+    @property
+    def attends(self) -> bool:
+        """Whether the blocks have attention, and with it heads."""
+        return self.kind in ("transformer", "ligr", "hstu")
+
+    @property
+    def ends_with_norm(self) -> bool:
+        """Whether a norm follows the last block: blocks that normalize first leave their last sum as it is."""
+        return self.norm_first or self.kind in ("ligr", "hstu")
 
     @property
     def appended_positions(self) -> int:
@@ -112,18 +143,35 @@ class EncoderConfig:
 
     def num_weights(self, dim: int, keep_dim: int = 0, reads_signals: bool = False) -> int:
         """Numbers of `skipwise.models.encoder.Encoder`'s weights over rows of width `dim`."""
-        order = self.max_length * dim
-        if self.positions == "relative":
-            order = self.blocks * self.heads * (2 * self.max_length - 1)
-        linears = 4 * dim * dim + 2 * dim * self.hidden  # queries, keys, values and their merge; feed-forward
-        biases = 5 * dim + self.hidden
-        norms = 4 * dim
-        prediction = (dim * dim + dim) * (self.prediction == "gelu") + 2 * dim * self.norm_first
+        order = {
+            "learned": self.max_length * dim,
+            "relative": self.blocks * self.heads * (2 * self.max_length - 1),
+            "none": 0,
+        }[self.positions]
+        square, hidden = dim * dim + dim, self.hidden
+        block = {
+            # Queries, keys, values and their merge; two norms; feed-forward, with two gates of residuals in `ligr`.
+            "transformer": 4 * square + 4 * dim + 2 * dim * hidden + dim + hidden,
+            "ligr": 4 * square + 4 * dim + 3 * dim * hidden + 2 * square,
+            "hstu": 5 * square + 4 * dim,
+            "gru": 3 * hidden * (dim + hidden + 2) + hidden * dim + dim,
+            "nextitnet": 2 * (KERNEL * dim * dim + dim + 2 * dim),
+        }[self.kind]
+        prediction = square * (self.prediction != "none") + 2 * dim * self.ends_with_norm
         if keep_dim:
             prediction += (dim + 1) * (keep_dim + 1)
             if reads_signals:
                 prediction += 3 * STATE * (dim + STATE + 2) + STATE * (keep_dim + 1)
-        return order + self.appended_positions * dim + 2 * dim + self.blocks * (linears + biases + norms) + prediction
+        return order + self.appended_positions * dim + 2 * dim + self.blocks * block + prediction
+
+    def num_activations(self, sessions: int, positions: int, dim: int) -> int:
+        """Numbers that the blocks keep of padded sessions for backward, at least, with attention's dropout mask."""
+        padded = sessions * positions
+        if self.attends:
+            scores = padded * positions * self.heads
+            projected = 4 if self.kind == "hstu" else 3
+            return self.blocks * (projected * padded * dim + scores) + (scores if self.dropout else 0)
+        return self.blocks * padded * (dim + 4 * self.hidden if self.kind == "gru" else 4 * dim)
 
 
 @dataclass(frozen=True)

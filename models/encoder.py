@@ -1,20 +1,33 @@
-"""The transformer over a session: unidirectional (SASRec-like) or bidirectional (BERT4Rec-like).
+"""The encoder of a session: what is read of it, a stack of blocks of one kind, and what it predicts.
 
-Kang & McAuley, arXiv 1808.09781; Sun et al., arXiv 1904.06690; Seshadri & Knees, arXiv 2309.11623, section 3.
-Shape legend: B sessions, T positions, D width, H heads.
+A kind is one file of `skipwise.models.blocks` with one module: made from the config, the width D and its place in the
+stack, it takes the values [N, D] of all positions, their `places`, a mask for attention and the dropout, and gives the
+values [N, D] that the next block takes. What looks across positions goes through `places`.
+Shape legend: B sessions, T positions, N positions of the list, D width, H heads.
 """
 
-import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from skipwise.models.attention import HeadRows, attend
+from skipwise.models.blocks.gru import GruBlock
+from skipwise.models.blocks.hstu import HstuBlock
+from skipwise.models.blocks.ligr import LigrBlock
+from skipwise.models.blocks.nextitnet import NextItNetBlock
+from skipwise.models.blocks.transformer import TransformerBlock
 from skipwise.models.config import EncoderConfig
 from skipwise.models.dropout import Dropout
 from skipwise.models.keep import KeepHead
+from skipwise.models.packed import Packed, Padded
+
+_BLOCKS: dict[str, Callable[[EncoderConfig, int, int], nn.Module]] = {
+    "transformer": TransformerBlock,
+    "ligr": LigrBlock,
+    "hstu": HstuBlock,
+    "gru": GruBlock,
+    "nextitnet": NextItNetBlock,
+}
 
 
 class Encoder(nn.Module):
@@ -35,18 +48,20 @@ class Encoder(nn.Module):
         """`keep_dim`: F, 0 without a keep head; `reads_signals`: whether calls give signals beside tracks."""
         super().__init__()
         self.config = config
-        learned = config.positions == "learned"
+        learned, relative = config.positions == "learned", config.positions == "relative"
         self.positions = nn.Parameter(torch.empty(config.max_length, dim)) if learned else None
         distances = config.blocks, config.heads, 2 * config.max_length - 1
-        self.distance_bias = None if learned else nn.Parameter(torch.empty(distances))
+        self.distance_bias = nn.Parameter(torch.empty(distances)) if relative else None
         self.mask_token = nn.Parameter(torch.empty(dim)) if config.direction == "bidirectional" else None
         self.norm = nn.LayerNorm(dim)
         self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config, dim) for _ in range(config.blocks))
-        # Blocks that normalize first leave their last sum as it is.
-        self.final_norm = nn.LayerNorm(dim) if config.norm_first else None
-        linear = nn.Sequential(nn.Linear(dim, dim), nn.GELU())
-        self.prediction = linear if config.prediction == "gelu" else nn.Identity()
+        self.blocks = nn.ModuleList(_BLOCKS[config.kind](config, dim, number) for number in range(config.blocks))
+        self.final_norm = nn.LayerNorm(dim) if config.ends_with_norm else None
+        self.prediction = nn.Sequential()
+        if config.prediction != "none":
+            self.prediction.append(nn.Linear(dim, dim))
+        if config.prediction == "gelu":
+            self.prediction.append(nn.GELU())
         self.keep = KeepHead(dim, keep_dim, reads_signals, config.dropout, keep_dropout) if keep_dim else None
 
     def reset_parameters(self, generator: torch.Generator) -> None:
@@ -58,8 +73,9 @@ class Encoder(nn.Module):
                 nn.init.zeros_(parameter)
             else:
                 nn.init.trunc_normal_(parameter, std=0.02, a=-0.02, b=0.02, generator=generator)
-        if self.keep is not None:
-            self.keep.reset_parameters(generator)
+        for module in (*self.blocks, self.keep):
+            if isinstance(module, (GruBlock, KeepHead)):
+                module.reset_parameters(generator)
 
     def padded(
         self, items_BTD: Tensor, inputs_B: Tensor, masked_BT: Tensor, signals_BTD: Tensor | None = None
@@ -87,21 +103,22 @@ class Encoder(nn.Module):
     def forward(
         self,
         items_ND: Tensor,
-        places: "Padded | Packed",
+        places: Padded | Packed,
         inputs_B: Tensor,
         masked_BT: Tensor,
         signals_ND: Tensor | None = None,
     ) -> Tensor:
         """Predictions [N, D] at the positions in `places`.
 
-        Only attention and the keep head's state look across positions, within a session.
+        Only the blocks and the keep head's state look across positions, within a session.
         """
         length, device = places.length, items_ND.device
         place_T = torch.arange(length, device=device)
         real_BT = place_T < inputs_B[:, None]
         if self.training:
-            width, heads = max(items_ND.shape[1], self.config.hidden), self.config.heads
-            self.dropout.renew(max(len(items_ND) * width, places.most_scores(heads)), device)
+            width = max(items_ND.shape[1], self.config.hidden)
+            most_scores = places.most_scores(self.config.heads) if self.config.attends else 0
+            self.dropout.renew(max(len(items_ND) * width, most_scores), device)
         states_NH = None
         if signals_ND is not None:
             items_ND = items_ND + signals_ND
@@ -135,113 +152,3 @@ class Encoder(nn.Module):
         if self.keep is None:
             return predictions_ND
         return torch.cat([predictions_ND, self.keep(hidden_ND, states_NH)], dim=1)
-
-
-@dataclass(frozen=True)
-class Padded:
-    """All B x T positions as one list, padding included."""
-
-    batch: int
-    length: int
-
-    def most_scores(self, heads: int) -> int:
-        """Attention's at once."""
-        return self.batch * heads * self.length**2
-
-    def collect(self, values_BT: Tensor) -> Tensor:
-        """[B * T, ...] of [B, T, ...]."""
-        return values_BT.flatten(0, 1)
-
-    def spread(self, values_NX: Tensor) -> Tensor:
-        """[B, T, X] of [B * T, X]."""
-        return values_NX.view(self.batch, self.length, values_NX.shape[1])
-
-
-class Packed:
-    """The N positions that are read, as one list, so that position-wise layers skip padding."""
-
-    def __init__(self, batch: int, length: int, tokens_N: Tensor):
-        """`tokens_N`: int64, b * T + t of each, ascending."""
-        self.batch, self.length, self.tokens_N = batch, length, tokens_N
-        self._head_rows: HeadRows | None = None
-
-    def collect(self, values_BT: Tensor) -> Tensor:
-        """[N, ...] of [B, T, ...]."""
-        return _Collect.apply(values_BT.flatten(0, 1), self.tokens_N)
-
-    def spread(self, values_NX: Tensor) -> Tensor:
-        """[B, T, X] of [N, X], zero at padding."""
-        spread_PX = values_NX.new_zeros(self.batch * self.length, values_NX.shape[1])
-        return spread_PX.index_copy_(0, self.tokens_N, values_NX).view(self.batch, self.length, -1)
-
-    def head_rows(self, heads: int) -> HeadRows:
-        """The same for all blocks."""
-        if self._head_rows is None:
-            self._head_rows = HeadRows.of(self.tokens_N, self.batch, self.length, heads)
-        return self._head_rows
-
-    def most_scores(self, heads: int) -> int:
-        """Attention's at once."""
-        return self.head_rows(heads).most_scores(heads)
-
-
-class Block(nn.Module):
-    """Self-attention and feed-forward, each with dropout, a residual and a layer norm."""
-
-    def __init__(self, config: EncoderConfig, dim: int):
-        super().__init__()
-        self.heads, self.norm_first = config.heads, config.norm_first
-        self.causal = config.direction == "unidirectional"
-        self.project = nn.Linear(dim, 3 * dim)
-        self.merge = nn.Linear(dim, dim)
-        self.widen = nn.Linear(dim, config.hidden)
-        self.narrow = nn.Linear(config.hidden, dim)
-        self.attention_norm = nn.LayerNorm(dim)
-        self.feed_forward_norm = nn.LayerNorm(dim)
-
-    def forward(self, hidden_ND: Tensor, places: Padded | Packed, mask: Tensor, dropout: Dropout) -> Tensor:
-        """`mask` is added to the attention scores: -inf where the row may not look, elsewhere 0 or a bias.
-
-        [H or 1, T, T] for `Packed` positions, which hide padding themselves; [B, H or 1, T, T] for `Padded` ones.
-        """
-
-        def attention(values_ND: Tensor) -> Tensor:
-            return dropout(self._attend(values_ND, places, mask, dropout))
-
-        def feed_forward(values_ND: Tensor) -> Tensor:
-            return dropout(self.narrow(dropout(self.widen(values_ND).relu())))
-
-        if self.norm_first:
-            hidden_ND = hidden_ND + attention(self.attention_norm(hidden_ND))
-            return hidden_ND + feed_forward(self.feed_forward_norm(hidden_ND))
-        hidden_ND = self.attention_norm(hidden_ND + attention(hidden_ND))
-        return self.feed_forward_norm(hidden_ND + feed_forward(hidden_ND))
-
-    def _attend(self, hidden_ND: Tensor, places: Padded | Packed, mask: Tensor, dropout: Dropout) -> Tensor:
-        projected_NX = self.project(hidden_ND)
-        if isinstance(places, Packed):
-            rows = places.head_rows(self.heads)
-            return self.merge(attend(projected_NX, rows, mask, self.causal, dropout.mask, self.heads))
-        dim, width = hidden_ND.shape[1], hidden_ND.shape[1] // self.heads
-        # B * T x 3D -> 3 x B x H x T x D/H
-        parts = projected_NX.view(places.batch, places.length, 3, self.heads, width).permute(2, 0, 3, 1, 4)
-        query, key, value = parts.unbind(0)
-        # Plain products: on sessions this short they are ten times faster than the fused attention of CPUs.
-        scores_BHTT = query @ key.transpose(-1, -2) / math.sqrt(width) + mask
-        seen_BHTW = dropout(scores_BHTT.softmax(dim=-1)) @ value
-        return self.merge(seen_BHTW.transpose(1, 2).reshape(-1, dim))
-
-
-class _Collect(torch.autograd.Function):
-    """`index_select` of distinct rows, whose gradient is a copy back to those rows and not a sum."""
-
-    @staticmethod
-    def forward(ctx: Any, values_PX: Tensor, index_N: Tensor) -> Tensor:
-        ctx.save_for_backward(index_N)
-        ctx.num_rows = values_PX.shape[0]
-        return values_PX.index_select(0, index_N)
-
-    @staticmethod
-    def backward(ctx: Any, grad_NX: Tensor) -> tuple[Tensor, None]:
-        (index_N,) = ctx.saved_tensors
-        return grad_NX.new_zeros(ctx.num_rows, *grad_NX.shape[1:]).index_copy_(0, index_N, grad_NX), None

@@ -9,9 +9,10 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from skipwise.common.distributed import sum_ranks, world_size
 from skipwise.datapipes.batch import FEATURE, SIGNAL_FEATURE, SessionBatch
 from skipwise.models.config import LossConfig
-from skipwise.models.encoder import Encoder, Packed
+from skipwise.models.encoder import Encoder
 from skipwise.models.heads import gbce_power, keep_losses, skip_infonce
 from skipwise.models.in_batch import in_batch_pool
+from skipwise.models.packed import Packed
 from skipwise.models.pool import Bias, Head, gbce_head, hardest, pool_losses, softmax_head
 from skipwise.models.session_negatives import session_logits
 

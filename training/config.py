@@ -168,7 +168,7 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
-        if self.table.dim % self.encoder.heads:
+        if self.encoder.attends and self.table.dim % self.encoder.heads:
             raise ValueError(f"--table.dim {self.table.dim} must be a multiple of --encoder.heads {self.encoder.heads}")
         if self.data.negatives == 0 and not self.loss.in_batch:
             raise ValueError("--data.negatives 0 leaves the softmax none: ask for some, or set --loss.in-batch")

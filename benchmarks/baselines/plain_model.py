@@ -40,6 +40,7 @@ class PlainBatch:
 def check_plain(config: RunConfig) -> None:
     """Raises `UserError` for a recipe whose work the plain model does not have."""
     lacks = {
+        f"encoder of kind {config.encoder.kind}": config.encoder.kind != "transformer",
         "in-batch negatives": config.loss.in_batch,
         "hardest negatives": config.loss.hardest > 0,
         "gBCE": config.loss.head == "gbce",

@@ -28,6 +28,14 @@ def _length(baseline: str, length: int) -> Ablation:
     return Ablation(f"last {length} tracks read", baseline, {"encoder": {"max_length": length}})
 
 
+def _encoder(label: str, name: str, **changes: Any) -> dict[str, Ablation]:
+    """An encoder without and with the skip loss."""
+    return {
+        f"{name}-blind": Ablation(f"S-, {label}", "shared-blind", {"encoder": changes}),
+        name: Ablation(f"S+, c = e, {label}", f"{name}-blind", {"loss": {"context": "track"} | _SKIP_LOSS}),
+    }
+
+
 ABLATIONS: dict[str, Ablation] = {
     # The control: with shuffled flags nothing must be gained over the skip-blind model.
     "shuffled-context": Ablation(
@@ -90,6 +98,12 @@ ABLATIONS: dict[str, Ablation] = {
     "mixed-exact": Ablation("uniform and in-batch, log-q of negatives", "mixed", {"loss": {"log_q": "negatives"}}),
     "hardest-100": Ablation("the 100 hardest negatives", "shared", {"loss": {"hardest": 100}}),
     "gbce": Ablation("gBCE", "shared-blind", {"loss": {"head": "gbce"}}),
+    # Whether the skip loss fits any encoder.
+    **_encoder("norms first", "norm-first", norm_first=True),
+    **_encoder("LiGR", "ligr", kind="ligr"),
+    **_encoder("HSTU", "hstu", kind="hstu", positions="relative"),
+    **_encoder("GRU", "gru", kind="gru", positions="none"),
+    **_encoder("NextItNet", "nextitnet", kind="nextitnet", positions="none"),
     "length-10": _length("shared", 10),
     "length-5": _length("shared", 5),
     "bidir-shared": Ablation("Bidir S+, c = e, shared negatives", "bidir-skip-track", {"data": {"sampling": "shared"}}),

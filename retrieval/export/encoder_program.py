@@ -42,7 +42,8 @@ def write_program(
     """Traces and saves the program, for any number of sessions of 1 to `max_tracks` tracks."""
     query = QueryEncoder(encoder, signals_MD)
     longest = query.max_tracks
-    traced = query if encoder.keep is None or encoder.keep.state is None else _PaddedQuery(query)
+    recurrent = any(isinstance(module, nn.GRU) for module in encoder.modules())
+    traced = _PaddedQuery(query) if recurrent else query
     example: tuple[Tensor, ...] = torch.zeros(3, longest, shape.row_dim), torch.full((3,), longest)
     sessions, tracks = torch.export.Dim("sessions", min=1), torch.export.Dim("tracks", min=1, max=longest)
     shapes = {"items_BTD": {0: sessions, 1: tracks}, "lengths_B": {0: sessions}}
@@ -66,10 +67,11 @@ class _PaddedQuery(nn.Module):
         super().__init__()
         self.query = query
 
-    def forward(self, items_BTD: Tensor, lengths_B: Tensor, signals_BTC: Tensor) -> Tensor:
+    def forward(self, items_BTD: Tensor, lengths_B: Tensor, signals_BTC: Tensor | None = None) -> Tensor:
         """As `QueryEncoder`."""
         missing = (0, 0, 0, self.query.max_tracks - items_BTD.shape[1])
-        items_BTD, signals_BTC = nn.functional.pad(items_BTD, missing), nn.functional.pad(signals_BTC, missing)
+        items_BTD = nn.functional.pad(items_BTD, missing)
+        signals_BTC = None if signals_BTC is None else nn.functional.pad(signals_BTC, missing)
         queries_BX: Tensor = self.query(items_BTD, lengths_B, signals_BTC)
         return queries_BX
 

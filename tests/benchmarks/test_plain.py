@@ -168,6 +168,7 @@ def test_bf16_and_sparse_adam_learn_as_well(dataset: Path):
     [
         ("in-batch", "in-batch negatives"),
         ("gbce", "gBCE"),
+        ("hstu-blind", "encoder of kind hstu"),
         ("hardest-100", "hardest negatives"),
         ("heard-negatives", "heard tracks among the negatives"),
         ("skipped-negatives", "next kept tracks as targets"),

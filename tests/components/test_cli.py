@@ -77,6 +77,14 @@ def test_a_refused_command_line_is_a_box_on_stderr(words: tuple[str, ...], wante
             ("train", "unidir", "--loss.calibration", "1"),
             "--loss.calibration 1.0 changes nothing here: it is read with ",
         ),
+        (
+            (*TRAIN, "--encoder.kind", "gru", "--encoder.positions", "none", "--encoder.heads", "4"),
+            "--encoder.heads 4 changes nothing here: it is read with --encoder.kind transformer, ligr or hstu; add",
+        ),
+        (
+            (*TRAIN, "--encoder.kind", "hstu", "--encoder.hidden", "64"),
+            "--encoder.hidden 64 changes nothing here: it is read with --encoder.kind transformer, ligr or gru; add",
+        ),
         ((*TRAIN, "--optimizer.clip-norm", "inf"), "--optimizer.clip-norm must be a finite number, not inf"),
         ((*TRAIN, "--train.seed", "1" * 40), "--train.seed must be a whole number of 64 bits, not 1111"),
         (

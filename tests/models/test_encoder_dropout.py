@@ -7,7 +7,8 @@ from torch.testing import assert_close
 
 from skipwise.models.config import EncoderConfig
 from skipwise.models.dropout import Dropout
-from skipwise.models.encoder import Encoder, Packed, Padded
+from skipwise.models.encoder import Encoder
+from skipwise.models.packed import Packed, Padded
 
 SESSIONS, LENGTH, HEADS, DIM, HIDDEN = 50, 5, 2, 16, 20
 

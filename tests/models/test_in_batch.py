@@ -18,8 +18,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from skipwise.datapipes.batch import FEATURE, SessionBatch
 from skipwise.models import pool
 from skipwise.models.config import EncoderConfig, LossConfig
-from skipwise.models.encoder import Packed
 from skipwise.models.in_batch import in_batch_pool
+from skipwise.models.packed import Packed
 from skipwise.models.task import Learner
 from tests.ranks import run_on_ranks
 

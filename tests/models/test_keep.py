@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from skipwise.models.config import STATE, EncoderConfig
-from skipwise.models.encoder import Encoder, Packed
+from skipwise.models.encoder import Encoder
 from skipwise.models.keep import KeepHead
+from skipwise.models.packed import Packed
 
 DIM, KEEP = 8, 4
 LENGTHS = [5, 3, 1]

@@ -1,6 +1,7 @@
 """Positions packed without padding: the outputs and gradients of padded sessions, which autograd works out."""
 
-from typing import Literal
+import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -8,19 +9,26 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from skipwise.models.config import EncoderConfig
-from skipwise.models.encoder import Encoder, Packed, Padded
+from skipwise.models.encoder import Encoder
+from skipwise.models.packed import Packed, Padded
 
 INPUTS = torch.tensor([3, 6, 0, 1, 6])
 LENGTH, DIM = 6, 12
 
 
-@pytest.mark.parametrize("direction", ["unidirectional", "bidirectional"])
-@pytest.mark.parametrize("positions", ["learned", "relative"])
-def test_packed_equals_padded(
-    direction: Literal["unidirectional", "bidirectional"], positions: Literal["learned", "relative"]
-):
+@pytest.mark.parametrize(
+    ("kind", "direction", "positions"),
+    [
+        *itertools.product(("transformer", "hstu"), ("unidirectional", "bidirectional"), ("learned", "relative")),
+        ("ligr", "unidirectional", "relative"),
+        ("ligr", "bidirectional", "none"),
+        ("gru", "unidirectional", "none"),
+        ("nextitnet", "unidirectional", "learned"),
+    ],
+)
+def test_packed_equals_padded(kind: Any, direction: Any, positions: Any):
     """Every parameter's gradient too, the bias of distances included, and that of the rows read."""
-    config = EncoderConfig(direction, max_length=8, positions=positions, heads=3, hidden=20, dropout=0.0)
+    config = EncoderConfig(direction, kind, max_length=8, positions=positions, heads=3, hidden=20, dropout=0.0)
     encoder = Encoder(config, DIM)
     real_BT = torch.arange(LENGTH) < INPUTS[:, None]
     tokens_N = real_BT.flatten().nonzero().squeeze(1)

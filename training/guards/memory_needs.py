@@ -138,8 +138,8 @@ def _signal_bytes(config: RunConfig, num_signals: int) -> tuple[int, str]:
 def _batch_and_step_bytes(config: RunConfig, num_tracks: int, longest: int, world_size: int) -> tuple[int, int]:
     """Bytes of a rank's largest training batch, as `skipwise.datapipes.collate` makes it, and of a step on it.
 
-    A step holds rows looked up and gathered, each with its gradient; queries, keys, values and the attention's weights
-    of every block, padded; the dropout masks; and the dense weights with gradient and moments.
+    A step holds rows looked up and gathered, each with its gradient; what every block keeps, such as queries, keys,
+    values and the attention's weights, padded; the dropout masks; and the dense weights with gradient and moments.
     """
     data, encoder, dim = config.data, config.encoder, config.table.dim
     sessions, pool = data.batch_size // world_size, min(data.negatives, num_tracks)
@@ -152,10 +152,9 @@ def _batch_and_step_bytes(config: RunConfig, num_tracks: int, longest: int, worl
     # Each padded position's bag, target, flags and signals; the pool; the bags.
     batch = (18 + 8 * len(data.inputs)) * padded + 8 * pool + 4 * bags
     rows = 2 * bags * dim + 2 * (padded + pool) * dim
-    scores = padded * positions * encoder.heads
-    attention = encoder.blocks * (3 * padded * dim + scores) + (scores if encoder.dropout else 0)
+    blocks = encoder.num_activations(sessions, positions, dim)
     width = 2 if config.train.precision == "bf16" else _FLOAT
-    return batch, _FLOAT * rows + width * attention + 4 * _FLOAT * _dense_weights(config)
+    return batch, _FLOAT * rows + width * blocks + 4 * _FLOAT * _dense_weights(config)
 
 
 def _check_room(table: TableConfig, times: dict[Need, int], free: int, who: str, more: str, limit: str = "") -> None:

@@ -17,10 +17,20 @@ from tests.retrieval.conftest import DIRECTIONS
 from tests.retrieval.export.test_export import by_hand, read_parts, trained_encoder
 
 
-@pytest.mark.parametrize(("direction", "positions"), [("unidirectional", "relative"), ("bidirectional", "learned")])
+@pytest.mark.parametrize(
+    ("kind", "direction", "positions"),
+    [
+        ("transformer", "unidirectional", "relative"),
+        ("transformer", "bidirectional", "learned"),
+        pytest.param("ligr", "unidirectional", "relative", marks=pytest.mark.soak),
+        ("hstu", "unidirectional", "relative"),
+        ("gru", "unidirectional", "none"),
+        pytest.param("nextitnet", "unidirectional", "none", marks=pytest.mark.soak),
+    ],
+)
 @torch.no_grad()
-def test_any_batch_and_length(direction: str, positions: str, tmp_path: Path):
-    config = EncoderConfig(direction, max_length=6, positions=positions, blocks=1, heads=2, hidden=8)
+def test_any_batch_and_length(kind: str, direction: str, positions: str, tmp_path: Path):
+    config = EncoderConfig(direction, kind, max_length=6, positions=positions, blocks=1, heads=2, hidden=8)
     encoder = Encoder(config, 8).eval()
     encoder.reset_parameters(torch.Generator().manual_seed(1))
     for parameter in encoder.parameters():

@@ -84,6 +84,14 @@ def test_batches_and_steps_by_hand(config: RunConfig, longest: int, positions: i
     assert found["a step"] == 4 * (rows + attention) + 16 * dense(config)
 
 
+def test_what_other_blocks_keep_by_hand():
+    """Of 3 sessions of 5 positions, 8 wide, 2 blocks of 2 heads: HSTU's gate is a fourth map; a GRU keeps its input,
+    state and three gates, 6 wide; NextItNet two convolutions and their norms."""
+    kinds = {"hstu": 2 * (4 * 15 * 8 + 3 * 2 * 25), "gru": 2 * 15 * (8 + 4 * 6), "nextitnet": 2 * 15 * 4 * 8}
+    for kind, numbers in kinds.items():
+        assert EncoderConfig(kind=kind, heads=2, hidden=6, dropout=0.0).num_activations(3, 5, 8) == numbers
+
+
 def dense(config: RunConfig) -> int:
     """Weights of `small`'s encoder: 8 wide, 5 positions, 3 blocks of 4 hidden."""
     block = (8 * 24 + 24) + (8 * 8 + 8) + (8 * 4 + 4) + (4 * 8 + 8) + 2 * 16
