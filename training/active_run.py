@@ -10,7 +10,6 @@ from skipwise.datapipes.batch import EvaluationBatches, SessionBatch
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.training.build import HeldOut, build_model, train_loader, training_data
 from skipwise.training.checkpoint.checkpoints import Checkpoints, find_newest, load_best
-from skipwise.training.checkpoint.warm_start import start_from_run
 from skipwise.training.config import Protocol, Split
 from skipwise.training.config_fields import as_json
 from skipwise.training.evaluation.evaluator import Evaluator
@@ -72,7 +71,8 @@ class ActiveRun:
     def validate(self) -> Metrics:
         """The validation that `config.selection` chooses by."""
         protocol = self.config.selection.protocol
-        return self._measure((protocol,), "validation", self.config.selection.sessions, None)[protocol]
+        with self.trainer.averaged():
+            return self._measure((protocol,), "validation", self.config.selection.sessions, None)[protocol]
 
     def measure(self, protocols: Sequence[Protocol], split: Split, record: bool) -> dict[Protocol, Metrics]:
         """The metrics of the present weights; `record`: the rank of each target is written."""
@@ -132,7 +132,7 @@ class ActiveRun:
         self.trainer = Trainer(self.config, model, self.num_steps * self.config.train.epochs)
         self.non_finite = NonFiniteCheck(model.module.learner)
         if fresh and self.config.init_from:
-            self.trainer.set_step(0, start_from_run(self.trainer.tensors(), self.run))
+            self.trainer.start_from(self.run)
 
     def _interruptible(self, batches: Iterator[EvaluationBatches], measured: str) -> Iterator[EvaluationBatches]:
         """Passes on `batches`; before each the ranks agree whether to go on."""

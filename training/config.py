@@ -29,6 +29,8 @@ class OptimizerConfig:
     """Steps over which both learning rates rise linearly from a tenth."""
     decay_to: float = 1.0
     """Share of both learning rates that is left at the last step of the last epoch, reached linearly."""
+    average: float = 0.0
+    """Decay a step of a running mean of the dense weights, which validation, test and export then use; 0 is without."""
 
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
@@ -37,6 +39,8 @@ class OptimizerConfig:
             raise ValueError("--optimizer.weight-decay, .clip-norm and .warmup-steps must not be negative")
         if not 0 <= self.decay_to <= 1:
             raise ValueError(f"--optimizer.decay-to {self.decay_to} must lie in [0, 1]")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"--optimizer.average {self.average} must lie in [0, 1)")
 
 
 @dataclass(frozen=True)

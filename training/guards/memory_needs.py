@@ -67,13 +67,15 @@ def training_needs(
 
 
 def checkpoint_bytes(config: RunConfig, num_tracks: int, world_size: int = 1, num_signals: int = 0) -> int:
-    """One checkpoint of all ranks: both tables, their state, and the dense weights with Adam's two moments."""
+    """One checkpoint of all ranks: both tables, their state, and the dense weights with Adam's two moments and
+    their mean, if there is one."""
     table = config.row_table
     holders = table.num_holders(world_size) if table.sharding == "column_wise" else 1
     numbers, _ = _optimizer_numbers(table.optimizer, table.dim // holders)
     dense = _dense_weights(config)
     of_signals, _ = _signal_bytes(config, num_signals)
-    return _FLOAT * (num_tracks * (table.dim + holders * numbers) + 3 * dense) + of_signals
+    copies = 4 if config.optimizer.average else 3
+    return _FLOAT * (num_tracks * (table.dim + holders * numbers) + copies * dense) + of_signals
 
 
 def check_memory(
@@ -139,7 +141,8 @@ def _batch_and_step_bytes(config: RunConfig, num_tracks: int, longest: int, worl
     """Bytes of a rank's largest training batch, as `skipwise.datapipes.collate` makes it, and of a step on it.
 
     A step holds rows looked up and gathered, each with its gradient; what every block keeps, such as queries, keys,
-    values and the attention's weights, padded; the dropout masks; and the dense weights with gradient and moments.
+    values and the attention's weights, padded; the dropout masks; and the dense weights with gradient and moments,
+    and with their mean and a copy where validation uses it.
     """
     data, encoder, dim = config.data, config.encoder, config.table.dim
     sessions, pool = data.batch_size // world_size, min(data.negatives, num_tracks)
@@ -153,8 +156,9 @@ def _batch_and_step_bytes(config: RunConfig, num_tracks: int, longest: int, worl
     batch = (18 + 8 * len(data.inputs)) * padded + 8 * pool + 4 * bags
     rows = 2 * bags * dim + 2 * (padded + pool) * dim
     blocks = encoder.num_activations(sessions, positions, dim)
+    copies = 6 if config.optimizer.average else 4
     width = 2 if config.train.precision == "bf16" else _FLOAT
-    return batch, _FLOAT * rows + width * blocks + 4 * _FLOAT * _dense_weights(config)
+    return batch, _FLOAT * rows + width * blocks + copies * _FLOAT * _dense_weights(config)
 
 
 def _check_room(table: TableConfig, times: dict[Need, int], free: int, who: str, more: str, limit: str = "") -> None:

@@ -122,8 +122,10 @@ STOPS = {
 @pytest.mark.ranks
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_on_the_same_ranks_to_the_last_bit(ranks: int, data: Path, tmp_path: Path):
-    """Dropout, warm-up, decay, a refit and a thread that reads ahead: all go on as if nothing had been."""
+    """Dropout, warm-up, decay, a mean of weights, a refit and a thread that reads ahead: all go on as if nothing had
+    been."""
     config = config_of(data, tmp_path / "whole", dropout=0.2, refit=True)
+    config = replace(config, optimizer=replace(config.optimizer, average=0.9))
     places = list(STOPS)[::ranks]
     stopped = [(replace(config, run_dir=str(tmp_path / where)), STOPS[where]) for where in places]
     run_on_ranks(tmp_path, ranks, train_all, [(config, []), *stopped])
