@@ -89,7 +89,7 @@ $(SETUP): requirements/common.txt requirements/$(DEVICE).txt requirements/torchr
 	@ln -s $(addprefix $(CURDIR)/,$(ROOMS) __init__.py __main__.py py.typed) $(NAMESPACE)/skipwise
 	@touch $@
 
-extras: $(EXTRAS)  ## install FAISS, the service and ONNX besides
+extras: $(EXTRAS)  ## install FAISS, the service, ONNX and the clients of Qdrant and PostgreSQL besides
 
 $(EXTRAS): requirements/extras.txt $(SETUP)
 	@$(PIP_LOCKED) -r requirements/extras.txt

@@ -42,6 +42,8 @@ EXTRAS_REQUIRE = {
     "ann": ["faiss-cpu==1.15.1"],
     "frames": ["pandas==3.1.1", "polars==2.1.0"],
     "onnx": ["onnx==1.23.2", "onnxruntime==1.31.1", "onnxscript==0.7.2"],
+    "pgvector": ["psycopg[binary]==3.3.9"],
+    "qdrant": ["qdrant-client==1.20.0"],
     "serve": ["fastapi==0.165.0", "httptools==0.9.0", "prometheus-client==0.26.0", "uvicorn==0.54.0"],
     "dev": [
         "flask==3.1.3",

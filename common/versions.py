@@ -22,6 +22,8 @@ OLDEST_TORCH = (2, 11)
 EXTRAS = {
     "ann": ("faiss",),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "pgvector": ("psycopg",),
+    "qdrant": ("qdrant_client",),
     "serve": ("fastapi", "uvicorn", "prometheus_client"),
 }
 """For each extra of setup.py, the modules of it that are imported here."""
@@ -169,7 +171,12 @@ def need_extra(extra: str, what: str) -> None:
         )
 
 
+def import_extra(extra: str, what: str, module: str = "") -> ModuleType:
+    """Imports the first module of `extra`, or another one of its package; raises `UserError` where it is missing."""
+    need_extra(extra, what)
+    return importlib.import_module(module or EXTRAS[extra][0])
+
+
 def import_faiss() -> ModuleType:
     """Imports FAISS, of the extra `ann`; raises `UserError` where it is missing."""
-    need_extra("ann", "an index or a part of FAISS")
-    return importlib.import_module("faiss")
+    return import_extra("ann", "an index or a part of FAISS")

@@ -23,6 +23,7 @@ COMMANDS = {
     "report": "write an HTML page on one run or two",
     "sweep": "search a recipe's settings on the validation split",
     "export": "write a run's embeddings and encoder for retrieval",
+    "push": "put an export's embeddings into Qdrant or PostgreSQL",
     "index": "build an export's approximate index",
     "recommend": "rank the tracks to play next in sessions",
     "find": "search an export's tracks by title and artist",

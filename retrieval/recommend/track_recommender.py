@@ -14,7 +14,15 @@ import pyarrow as pa
 from skipwise.common.errors import UserError, shown
 from skipwise.retrieval.find_tracks import find_tracks
 from skipwise.retrieval.open_export import OpenExport
-from skipwise.retrieval.recommend.config import Dial, Exclude, Likeness, RecommendOptions, Unknown, check_k
+from skipwise.retrieval.recommend.config import (
+    Dial,
+    Exclude,
+    Likeness,
+    RecommendOptions,
+    Unknown,
+    check_dial,
+    check_k,
+)
 from skipwise.retrieval.recommend.recommender import Recommender
 from skipwise.retrieval.recommend.session_columns import SessionColumns, Sessions, names_of
 from skipwise.retrieval.recommend.session_frames import is_one_session, like, to_table
@@ -151,16 +159,20 @@ class TrackRecommender:
             raise UserError(f"{shown(str(tracks))} is no track id and no list of them: expected text, as '8'")
         return np.array([known_row(self.tracks, one, "the track") for one in tracks], dtype=np.int64)
 
-    def encode(self, tracks: Any, skipped: Any = None) -> np.ndarray:
+    def encode(self, tracks: Any, skipped: Any = None, dial: Dial = 0.0) -> np.ndarray:
         """The encoder's queries, float32 [S, D], in the order of the sessions; [D] for one session as a list of ids.
 
-        Takes what `recommend` takes. The score of a track is the inner product of its embedding and the query.
+        Takes what `recommend` takes. The score of a track at this `dial` is the inner product of its row and the query.
         """
+        try:
+            turned = self.dial(check_dial(dial))
+        except ValueError as error:
+            raise UserError(str(error)) from error
         queries = [np.zeros((0, self.opened.manifest.dim), dtype=np.float32)]
         for sessions in self._read(tracks, skipped, "refuse")[1]:
             queries_SD = np.zeros((len(sessions.lengths_S), self.opened.manifest.dim), dtype=np.float32)
             for chosen_B, history in sessions.batches(_BATCH):
-                queries_SD[chosen_B] = self._recommender.queries(history).numpy()
+                queries_SD[chosen_B] = self._recommender.queries(history, turned).numpy()
             queries.append(queries_SD)
         queries_SD = np.concatenate(queries)
         return queries_SD[0] if is_one_session(tracks) else queries_SD

@@ -80,9 +80,9 @@ def test_setup_py_agrees_with_the_install_sets(package):
     extras = {name: pins(lines) for name, lines in package["extras_require"].items()}
     assert extras["cpu"] == required("cpu", "torch")
     assert extras["gpu"].items() <= required("gpu", "torch", "cuda", "torchrec").items()
-    assert extras["dev"].items() <= required("dev").items()
+    assert extras["dev"].items() <= required("dev", "extras").items()
     assert extras["frames"].items() <= required("dev").items()
-    for name in ("ann", "onnx", "serve"):
+    for name in ("ann", "onnx", "pgvector", "qdrant", "serve"):
         assert extras[name].items() <= required("extras").items()
 
 

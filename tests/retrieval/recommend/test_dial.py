@@ -193,3 +193,14 @@ def test_an_encoder_of_another_shape_is_refused(tmp_path: Path):
             OpenExport.open(folder)
         (folder / "manifest.json").write_text(before)
     OpenExport.open(folder)
+
+
+@pytest.mark.parametrize("dial", OPTIONS)
+def test_queries_for_other_systems(export: Path, dial):
+    """The rows [e | f] times the query are the scores at this setting."""
+    recommender, session, skipped = TrackRecommender.load(export), [IDS[1], IDS[2], IDS[9]], [False, True, False]
+    ranked = dict(recommender.recommend(session, skipped, k=TRACKS, dial=dial, exclude="none"))
+    scores = ROWS @ recommender.encode(session, skipped, dial)
+    np.testing.assert_allclose(scores, [ranked[track] for track in IDS], atol=1e-4)
+    with pytest.raises(UserError, match="dial 'up' must be auto"):
+        recommender.encode(session, skipped, "up")
