@@ -17,6 +17,7 @@ from skipwise.datapipes.prepare.config import (
     PrepareConfig,
     SessionOptions,
 )
+from skipwise.datapipes.prepare.feature_options import FeatureOptions
 from skipwise.datapipes.prepare.name_options import NameOptions
 from skipwise.datapipes.prepare.skip_options import SkipOptions
 from skipwise.datapipes.prepare.split_options import SplitOptions
@@ -25,12 +26,13 @@ from skipwise.datapipes.prepare.split_options import SplitOptions
 def _in_groups(
     input: InputOptions,
     names: NameOptions,
+    features: FeatureOptions,
     skips: SkipOptions,
     sessions: SessionOptions,
     split: SplitOptions,
     output: OutputOptions,
 ) -> PrepareConfig:
-    groups = (input, names, skips, sessions, split, output)
+    groups = (input, names, features, skips, sessions, split, output)
     return PrepareConfig(**{name: value for group in groups for name, value in vars(group).items()})
 
 

@@ -65,7 +65,7 @@ def read_command_line(argv: list[str]) -> tuple[str, RunConfig]:
 
 
 def _refuse_unread(before: RunConfig, chosen: RunConfig) -> None:
-    """Raises `UserError` for an option of a part of the loss or of the encoder that is not there."""
+    """Raises `UserError` for an option of a part of the loss, the encoder or the data that is not there."""
     loss, encoder = chosen.loss, chosen.encoder
     parts = {
         "with --loss.context output or track": (
@@ -86,6 +86,7 @@ def _refuse_unread(before: RunConfig, chosen: RunConfig) -> None:
             "encoder",
             ("mask_probability",),
         ),
+        "with --data.features": (bool(chosen.data.features), "data", ("id_dropout",)),
     }
     for where, (is_there, section, names) in parts.items():
         was, now = getattr(before, section), getattr(chosen, section)

@@ -7,14 +7,52 @@ import numpy as np
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from skipwise.datapipes.batch import FEATURE, SIGNAL_FEATURE, SessionBatch
+from skipwise.datapipes.batch import FEATURE, SIGNAL_FEATURE, SessionBatch, value_feature
+from skipwise.datapipes.track_features import TrackFeatures
 from skipwise.datapipes.view import Inputs
+
+
+def bags_of(
+    rows: np.ndarray, num_bags: int, num_signals: int, features: TrackFeatures | None = None
+) -> tuple[KeyedJaggedTensor, dict[str, np.ndarray]]:
+    """The ids of one lookup of these rows, distinct and ascending, and of what is read beside them.
+
+    Bags after the rows are empty. The first `num_signals` bags hold the rows of the signals' table. Also the fields
+    `numbers_UF` and `shares_UC` of a batch.
+    """
+    values, counts = [rows], [np.full(len(rows), 1)]
+    keys, numbers_UF, shares_UC = [FEATURE], np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32)
+    if num_signals:
+        keys.append(SIGNAL_FEATURE)
+        values.append(np.arange(num_signals, dtype=rows.dtype))
+        counts.append(np.full(num_signals, 1))
+    if features is not None:
+        content = features.of(rows)
+        keys += [value_feature(column) for column in range(features.num_columns)]
+        values += content.codes_CZ
+        counts += [*content.counts_UC.T]
+        padding = (0, num_bags - len(rows)), (0, 0)
+        numbers_UF = np.pad(content.numbers_UF, padding)
+        shares_UC = np.pad(np.where(content.counts_UC > 0, 1 / np.maximum(content.counts_UC, 1), 0), padding)
+    lengths = torch.zeros(len(keys), num_bags, dtype=torch.int32)
+    for of_feature, count_U in zip(lengths, counts, strict=True):
+        of_feature[: len(count_U)] = torch.from_numpy(count_U)
+    ids = KeyedJaggedTensor(keys=keys, values=torch.from_numpy(np.concatenate(values)), lengths=lengths.flatten())
+    return ids, {"numbers_UF": numbers_UF, "shares_UC": shares_UC.astype(np.float32)}
 
 
 class Bags:
     """The distinct rows of sessions and negatives as bags, and the bag of each."""
 
-    def __init__(self, inputs: Inputs, negatives: np.ndarray, positions: int, num_tracks: int, num_signals: int):
+    def __init__(
+        self,
+        inputs: Inputs,
+        negatives: np.ndarray,
+        positions: int,
+        num_tracks: int,
+        num_signals: int,
+        features: TrackFeatures | None = None,
+    ):
         """`positions`: the most rows that the sessions of any batch can need; it fixes the number of bags.
 
         There are never more bags than `num_tracks` and the empty one, or than `num_signals`, the rows of the second
@@ -24,7 +62,7 @@ class Bags:
         self.rows, places = np.unique(wanted, return_inverse=True)
         count = len(wanted) - len(negatives)
         self.empty = max(min(positions + len(negatives), num_tracks), num_signals)
-        self._num_signals = num_signals
+        self._num_signals, self._features = num_signals, features
         self.items_BT = np.full(inputs.rows_BT.shape, self.empty, dtype=np.int64)
         self.items_BT[inputs.valid_BT] = places[:count]
         self.negatives_P = places[count:]
@@ -45,26 +83,26 @@ class Bags:
             padded_U[: len(self.rows)] = values[self.rows]
         return padded_U
 
-    def batch(self, epoch: int, step: int, negatives: int, **arrays: np.ndarray) -> SessionBatch:
+    def own(self, kept: np.ndarray | None) -> np.ndarray:
+        """float32 [U]: 1, but 0 where bool `kept` [rows] says so; [0] for a model that reads no features."""
+        own_U = np.ones(0 if self._features is None else self.empty + 1, dtype=np.float32)
+        if kept is not None and len(own_U):
+            own_U[: len(kept)] = kept
+        return own_U
+
+    def batch(self, epoch: int, step: int, negatives: int, drawn_from: int, **arrays: np.ndarray) -> SessionBatch:
         """The batch of these bags; `arrays`: those of its fields that do not follow from the bags."""
-        counts = (len(self.rows), self._num_signals) if self._num_signals else (len(self.rows),)
-        lengths = torch.zeros(len(counts), self.empty + 1, dtype=torch.int32)
-        for feature_lengths, count in zip(lengths, counts, strict=True):
-            feature_lengths[:count] = 1
-        values = np.concatenate([self.rows, np.arange(self._num_signals, dtype=self.rows.dtype)])
+        tracks, content = bags_of(self.rows, self.empty + 1, self._num_signals, self._features)
         width = np.arange(arrays["targets_BT"].shape[1])
-        arrays |= {
+        arrays |= content | {
             "items_BT": self.items_BT,
             "negatives_P": self.negatives_P,
             "tokens_N": np.flatnonzero(width < arrays["inputs_B"][:, None]),
             "queries_V": np.flatnonzero(arrays["targets_BT"] != self.empty),
         }
         return SessionBatch(
-            tracks=KeyedJaggedTensor(
-                keys=[FEATURE, SIGNAL_FEATURE][: len(counts)],
-                values=torch.from_numpy(values),
-                lengths=lengths.flatten(),
-            ),
+            tracks=tracks,
+            drawn_from=drawn_from,
             negatives=negatives,
             epoch=epoch,
             step=step,

@@ -2,7 +2,7 @@
 
 Shape legend, used in every name that carries a shape: B sessions on this rank, T positions that are read, S positions
 of whole sessions, U bags of the lookup, N positions read, V positions with a target, P pool of negatives, X collisions,
-C candidates, M rows of signals, J positions that the keep head learns from.
+C candidates or columns of values, M rows of signals, F numbers of a track, J positions that the keep head learns from.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,11 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
 FEATURE, SIGNAL_FEATURE = "track", "signal"
+
+
+def value_feature(column: int) -> str:
+    """The feature of the lookup that holds the values of each bag's track in a column."""
+    return f"values_{column}"
 
 
 @dataclass
@@ -62,8 +67,16 @@ class SessionBatch(Pipelineable):
     """int64: the session of this batch whose skipped tracks are the InfoNCE's negatives; [0] where it is its own."""
     log_q_U: Tensor
     """float32: log of each bag's share of the training plays; [0] where no head corrects by it."""
+    numbers_UF: Tensor
+    """float32: the numbers that are read of each bag's track; [0, 0] where no features of tracks are read."""
+    shares_UC: Tensor
+    """float32: one over the values that each bag's track has in each column of values, 0 where it has none; [0, 0]."""
+    own_U: Tensor
+    """float32: 1 where a bag's own row is read, 0 where its track is known by its features alone; [0]."""
     session_B: Tensor
     """int64: the session's number in the dataset, -1 for a session that only fills up the batch."""
+    drawn_from: int
+    """How many tracks the uniform negatives are drawn from."""
     negatives: int
     """How many each session is compared with, its own tracks among them where the pool is shared."""
     epoch: int

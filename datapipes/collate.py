@@ -1,7 +1,7 @@
 """From padded sessions to the tensors of one step: splits, cloze, negatives and what is learned from."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -9,9 +9,20 @@ import torch
 from skipwise.datapipes.bags import Bags
 from skipwise.datapipes.batch import EvaluationBatch, EvaluationBatches, SessionBatch
 from skipwise.datapipes.config import HELD_OUT
-from skipwise.datapipes.negatives import STRIDE, draw_pool, draw_unseen, keys, own_windows, shared_windows, uniforms
+from skipwise.datapipes.negatives import (
+    STRIDE,
+    draw_pool,
+    draw_unseen,
+    keys,
+    mix,
+    own_windows,
+    shared_windows,
+    uniforms,
+)
+from skipwise.datapipes.next_plays import next_kept, shifted, until_kept
 from skipwise.datapipes.sessions import Sessions
 from skipwise.datapipes.signals import UNKNOWN
+from skipwise.datapipes.track_features import TrackFeatures
 from skipwise.datapipes.view import Inputs, View, counts_as_kept, counts_as_skipped, is_known, shuffled_order
 
 
@@ -44,7 +55,8 @@ class TrainBuilder:
     `first_place`: the first session's place in the global batch, which decides where in the pool its negatives begin.
     `shuffle_inputs`, `shuffle_labels`: skip flags change places within each session, as inputs and as what is learned;
     with `shuffle_inputs` what else is read of a play changes places with its flag.
-    `targets`, `hidden_inputs`: see `DataConfig`; `judge`: the batch says which of the next tracks were kept.
+    `targets`, `hidden_inputs`, `id_dropout`: see `DataConfig`; `judge`: the batch says which of the next tracks were
+    kept. `features`: what is read of tracks; `drawable`: ascending rows of the tracks that negatives are drawn from.
     """
 
     seed: int
@@ -63,6 +75,9 @@ class TrainBuilder:
     targets: Literal["next", "next-kept"] = "next"
     judge: bool = False
     hidden_inputs: float = 0.0
+    features: TrackFeatures | None = None
+    id_dropout: float = 0.0
+    drawable: np.ndarray | None = None
 
     def build(self, sessions: Sessions, epoch: int, step: int) -> SessionBatch:
         """Removes the held-out tracks and their skips, and draws masks and negatives."""
@@ -90,16 +105,20 @@ class TrainBuilder:
                 contexts_BTK = np.where(draws_B1[:, :, None] < 2 * self.hidden_inputs, 0, contexts_BTK)
         batch = len(past_B)
         own = self.sampling == "per-session"
+        drawn_from = self.num_tracks if self.drawable is None else len(self.drawable)
         pool = draw_pool(
             keys("negative", self.seed, epoch, np.array([step]))[0],
             self.first_place * STRIDE if own else 0,
             self.negatives + ((batch - 1) * STRIDE + self.longest if own else 0),
-            self.num_tracks,
+            drawn_from,
         )
-        bags = Bags(inputs, pool, batch * min(self.longest, view.length), self.num_tracks, view.signals.num_rows)
+        if self.drawable is not None:
+            pool = self.drawable[pool]
+        positions = batch * min(self.longest, view.length)
+        bags = Bags(inputs, pool, positions, self.num_tracks, view.signals.num_rows, self.features)
         places_BS = bags.places(seen_BS)
         if own:
-            window_B2, collides_X2 = own_windows(places_BS, self.negatives, self.num_tracks)
+            window_B2, collides_X2 = own_windows(places_BS, self.negatives, drawn_from)
         else:
             window_B2, collides_X2 = shared_windows(places_BS, self.negatives)
         if cloze:
@@ -108,17 +127,24 @@ class TrainBuilder:
             next_known_BT, next_kept_BT = known_BT, kept_BT
         else:
             masked_BT, inputs_B = np.zeros_like(inputs.valid_BT), np.maximum(inputs.length_B - 1, 0)
-            next_BT = _shifted(bags.items_BT, bags.empty)
-            next_known_BT, next_kept_BT = _shifted(known_BT, False), _shifted(kept_BT, False)
+            next_BT = shifted(bags.items_BT, bags.empty)
+            next_known_BT, next_kept_BT = shifted(known_BT, False), shifted(kept_BT, False)
             targets_BT = next_BT
             if self.targets == "next-kept":
-                targets_BT = _next_kept(bags.items_BT, inputs.valid_BT & kept_BT, bags.empty)
+                targets_BT = next_kept(bags.items_BT, inputs.valid_BT & kept_BT, bags.empty)
         judged_BT = (next_BT != bags.empty) & next_known_BT & self.judge
         judged_J = np.flatnonzero(judged_BT)
+        own_rows = None
+        if self.id_dropout:
+            # By the track and the step alone, so that all ranks drop the same.
+            draw = uniforms(mix(keys("drop-id", self.seed, epoch, np.array([step])) ^ mix(bags.rows + 1)), 1)[:, 0]
+            own_rows = draw >= self.id_dropout
         return bags.batch(
             epoch,
             step,
             self.negatives,
+            drawn_from,
+            own_U=bags.own(own_rows),
             inputs_B=inputs_B,
             skipped_BT=skipped_BT,
             known_BT=known_BT,
@@ -164,6 +190,7 @@ class EvaluationBuilder:
     candidates: int
     purpose: str
     append_mask: bool
+    features: TrackFeatures | None = None
 
     def build(self, sessions: Sessions, epoch: int, step: int) -> EvaluationBatches:
         """The targets of these sessions; the last batch is filled up."""
@@ -202,7 +229,8 @@ class EvaluationBuilder:
         if self.append_mask:
             masked_BT[np.flatnonzero(real_B), inputs.length_B[real_B]] = True
         none = np.zeros(0, dtype=np.int64)
-        bags = Bags(inputs, none, self.size * min(self.longest, view.length), self.num_tracks, view.signals.num_rows)
+        positions = self.size * min(self.longest, view.length)
+        bags = Bags(inputs, none, positions, self.num_tracks, view.signals.num_rows, self.features)
         candidates_BC = np.zeros((self.size, 0), dtype=np.int64)
         if self.candidates:
             used, place_B = np.unique(owner_B, return_inverse=True)
@@ -219,12 +247,14 @@ class EvaluationBuilder:
         if halved_BTK is not None:
             halved_BTK = np.where(second_BT[:, :, None], 0, halved_BTK)
         kept_BS, skipped_BS = known_BS & counts_as_kept(skips_BT), known_BS & counts_as_skipped(skips_BT)
-        upcoming_BW = _until_kept(tracks_BT, kept_BS, skipped_BS, np.where(whole_B, at_B, -1))
+        upcoming_BW = until_kept(tracks_BT, kept_BS, skipped_BS, np.where(whole_B, at_B, -1))
         return EvaluationBatch(
             bags.batch(
                 epoch,
                 step,
                 negatives=0,
+                drawn_from=0,
+                own_U=bags.own(None),
                 inputs_B=inputs.length_B + self.append_mask * real_B,
                 skipped_BT=view.skipped(inputs.strengths_BT),
                 known_BT=is_known(inputs.strengths_BT),
@@ -257,33 +287,3 @@ def _lenders(batch: int, group: int) -> np.ndarray:
     """int64 [B]: the next session in its group of `group`, the first after the last; [0] for groups of 0."""
     place_B = np.arange(batch if group else 0)
     return place_B // max(group, 1) * group + (place_B + 1) % max(group, 1)
-
-
-def _shifted(values_BT: np.ndarray, last: Any) -> np.ndarray:
-    """Each position's next value, `last` at the end."""
-    return np.concatenate([values_BT[:, 1:], np.full_like(values_BT[:, :1], last)], axis=1)
-
-
-def _next_kept(items_BT: np.ndarray, kept_BT: np.ndarray, empty: int) -> np.ndarray:
-    """The bag of the next kept track after each position, `empty` where there is none."""
-    length = items_BT.shape[1]
-    place_BT = np.where(kept_BT, np.arange(length), length)
-    after_BT = _shifted(np.minimum.accumulate(place_BT[:, ::-1], axis=1)[:, ::-1], length)
-    bags_BT = np.take_along_axis(items_BT, np.minimum(after_BT, length - 1), axis=1)
-    return np.where(after_BT < length, bags_BT, empty)
-
-
-def _until_kept(tracks_BT: np.ndarray, kept_BT: np.ndarray, skipped_BT: np.ndarray, at_B: np.ndarray) -> np.ndarray:
-    """int64 [B, W]: the tracks from `at_B` up to and including the first that is not skipped, -1 behind them.
-
-    All -1 where that is the track at `at_B` itself, where it is not kept but not known, where there is none, and where
-    `at_B` is -1.
-    """
-    length = tracks_BT.shape[1]
-    place_T = np.arange(length)
-    end_B = np.where(~skipped_BT & (place_T >= at_B[:, None]), place_T, length).min(axis=1, initial=length)
-    ends_B = np.take_along_axis(kept_BT, np.minimum(end_B, length - 1)[:, None], axis=1)[:, 0] & (end_B < length)
-    until_B = np.where((at_B >= 0) & ends_B, end_B - at_B, 0)
-    width = np.arange(until_B.max(initial=0) + 1)
-    rows_BW = np.take_along_axis(tracks_BT, np.clip(at_B[:, None] + width, 0, length - 1), axis=1)
-    return np.where((width <= until_B[:, None]) & (until_B > 0)[:, None], rows_BW, -1)

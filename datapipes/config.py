@@ -41,6 +41,14 @@ class DataConfig:
     hidden_inputs: float = 0.05
     """Share of training's sessions whose --data.inputs are read as not known, so that a session without them can be;
     of as many, the context columns alone are."""
+    features: tuple[str, ...] = ()
+    """What is known of each track and added to its row: columns of the dataset's features, by their names."""
+    id_dropout: float = 0.5
+    """With --data.features: share of the tracks of a step that training knows by their features alone; 1 gives no track
+    a row of its own."""
+    hold_out_tracks: float = 0.0
+    """Share of all tracks whose plays training does not see: how well are cold tracks found? They are drawn by their
+    places in the vocabulary, the same for every model; figures of those targets are given apart."""
     targets: Literal["next", "next-kept"] = "next"
     """What a position predicts: the next track, or the next one that the listener kept (the paper's h_i)."""
     skip_negatives: Literal["own", "other"] = "own"
@@ -71,9 +79,14 @@ class DataConfig:
             raise ValueError(
                 f"--data.batch-size {self.batch_size} must be a multiple of --data.lanes {self.lanes}: change either"
             )
-        for number, name in enumerate(self.inputs):
-            if name in self.inputs[:number]:
-                raise ValueError(f"--data.inputs names {name} twice: name it once")
+        for option, names in (("inputs", self.inputs), ("features", self.features)):
+            for number, name in enumerate(names):
+                if name in names[:number]:
+                    raise ValueError(f"--data.{option} names {name} twice: name it once")
+        if not 0 <= self.id_dropout <= 1:
+            raise ValueError(f"--data.id-dropout {self.id_dropout} must lie in [0, 1]")
+        if not 0 <= self.hold_out_tracks < 1:
+            raise ValueError(f"--data.hold-out-tracks {self.hold_out_tracks} must lie in [0, 1)")
         if not 0 <= self.hidden_inputs < 1:
             raise ValueError(f"--data.hidden-inputs {self.hidden_inputs} must lie in [0, 1)")
         if not 0 <= self.skipped_negatives <= _MOST_SKIPPED:

@@ -19,6 +19,14 @@ def parquet(*files: Path, options: str = "") -> str:
     return f"read_parquet([{', '.join(map(_literal, files))}], hive_partitioning = false{options})"
 
 
+def csv(file: Path, nulls: tuple[str, ...]) -> str:
+    """SQL of the rows of a text file whose first line names the columns; `nulls`: texts that mean a missing value."""
+    texts = ", ".join("'" + text.replace("'", "''") + "'" for text in dict.fromkeys(("", *nulls)))
+    return (
+        f"read_csv({_literal(file)}, header = true, sample_size = -1, nullstr = [{texts}], hive_partitioning = false)"
+    )
+
+
 def write(rows: duckdb.DuckDBPyRelation, file: Path, compression: Literal["lz4_raw", "snappy"] = "snappy") -> None:
     """Writes the rows to `file`; DuckDB would take a relative path for a URL, or for one of the home directory."""
     rows.write_parquet(str(file.absolute()), compression=compression)

@@ -13,6 +13,7 @@ from skipwise.common.errors import UserError
 from skipwise.common.files import read_json
 from skipwise.common.schema import Count, PositiveCount, Sha256, StrictModel, matching, validate
 from skipwise.datapipes.directory_kinds import refuse_other_kind
+from skipwise.datapipes.track_features import FeatureEntry
 
 MANIFEST = "manifest.json"
 HASH = "manifest_hash"
@@ -81,6 +82,8 @@ class Manifest(StrictModel):
     """SHA-256, in hex, over the track ids in row order, each followed by a newline."""
     track_columns: dict[str, Count] = {}
     """Columns of the vocabulary that say what a track is called, each with the number of tracks that have it."""
+    features: list[FeatureEntry] = []
+    """What is known of each track for models to read, in the order of the files in `features/`."""
     sources: list[dict[str, Any]]
     """The files read: `file` (a name, not a whole path) and `bytes`."""
     options: dict[str, Any]
@@ -163,6 +166,12 @@ class Manifest(StrictModel):
         if self.track_columns:
             counts = (f"{name} {count:,}" for name, count in self.track_columns.items())
             parts.append(f"names of tracks: {', '.join(counts)}")
+        if self.features:
+            told = (
+                f"{of.name} {of.tracks:,}" + (f" by {of.width:,} values" if of.kind == "values" else "")
+                for of in self.features
+            )
+            parts.append(f"features of tracks: {', '.join(told)}")
         dropped = [f"{count:,} sessions {reason}" for reason, count in self.dropped_sessions.items()]
         dropped += [f"{count:,} rows {reason}" for reason, count in self.dropped_rows.items()]
         return parts + ([f"dropped {', '.join(dropped)}"] if dropped else [])

@@ -18,6 +18,7 @@ from skipwise.common.errors import UserError
 from skipwise.common.mirrors import local
 from skipwise.datapipes import session_files
 from skipwise.datapipes.manifest import SESSIONS, Manifest, Split
+from skipwise.datapipes.track_features import TrackFeatures
 
 
 @dataclass
@@ -58,6 +59,12 @@ class SessionStore:
 
     contexts: Mapping[str, Sequence[str]] = MappingProxyType({})
     """The context columns that are read, each with the values that have a code: their places, from 1."""
+    features: TrackFeatures | None = None
+    """What is read of tracks."""
+    _left_out_N: np.ndarray | None = None
+    """bool [num_tracks]: tracks whose plays are left out."""
+    _always_read = 0
+    """Of each session's last plays, this many are read all the same."""
 
     def __init__(self, path: str):
         self.path, self._whole = local(path), self
@@ -133,6 +140,24 @@ class SessionStore:
         store.contexts = store._whole.contexts = contexts
         return store
 
+    def featuring(self, features: "TrackFeatures | tuple[str, ...]") -> "SessionStore":
+        """Returns the same sessions with these columns of the dataset's features, or with another dataset's."""
+        if not features:
+            return self
+        if isinstance(features, tuple):
+            features = TrackFeatures.open(self.path, self.manifest.features, features, self.num_tracks)
+        store = copy(self)
+        store._whole = copy(self._whole)
+        store.features = store._whole.features = features
+        return store
+
+    def without(self, tracks_N: np.ndarray, always_read: int) -> "SessionStore":
+        """Returns the same sessions without the plays of these tracks (bool [num_tracks]), but for the last ones of
+        each session, `always_read` of them; sessions may be left with few tracks, or none."""
+        store = copy(self)
+        store._left_out_N, store._always_read = tracks_N, always_read
+        return store
+
     def read(self, groups: np.ndarray) -> _Window:
         """Returns the sessions of these row groups in file order.
 
@@ -148,7 +173,14 @@ class SessionStore:
             numbers.append(self._first_numbers[index] + np.arange(len(rows.lengths)))
         window = _Window(*(np.concatenate(pieces) for pieces in (offsets, tracks, skips, numbers)))
         window.contexts = np.concatenate(contexts) if contexts else None
-        return window
+        return window if self._left_out_N is None else self._filtered(window, self._left_out_N)
+
+    def _filtered(self, window: _Window, left_out_N: np.ndarray) -> _Window:
+        left_P = np.repeat(window.offsets[1:], np.diff(window.offsets)) - np.arange(len(window.tracks))
+        read_P = ~left_out_N[window.tracks] | (left_P <= self._always_read)
+        offsets = np.append(0, read_P.cumsum())[window.offsets]
+        contexts = None if window.contexts is None else window.contexts[read_P]
+        return _Window(offsets, window.tracks[read_P], window.skips[read_P], window.numbers, contexts)
 
     def _checked(self, index: int) -> session_files.Rows:
         file, group = self._groups[index]

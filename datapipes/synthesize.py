@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from skipwise.common.console import stage
 from skipwise.common.errors import UserError
 from skipwise.common.outputs import atomic_output
+from skipwise.datapipes.invented_features import invented_features
 from skipwise.datapipes.invented_names import artists, titles
 from skipwise.datapipes.view import counts_as_skipped
 
@@ -59,6 +60,9 @@ class SynthesizeConfig:
     planted: Literal["none", "content", "state", "pairs"] = "none"
     """One rule that alone decides what is skipped, in place of the above: the track's hidden taste against the
     listener's, what happened to the last play, or which track follows which (docs/data.md, "Planted skips")."""
+    track_features: Path | None = None
+    """Write what is known of each track as well, into this .parquet file: genre, artist, tags, year and audio, which
+    say where it stands in the planted structure (for `prepare --track-features`)."""
     names: bool = True
     """Write invented titles and artists too, in the columns `title` and `artist`, which MSSD does not have."""
     overwrite: bool = False
@@ -81,6 +85,8 @@ class SynthesizeConfig:
             raise ValueError(f"--zipf must be from 0 to 5, not {self.zipf}")
         if not self.output.name.endswith((".csv", ".csv.gz", ".parquet")):
             raise ValueError(f"--output must end in .csv, .csv.gz or .parquet, not '{self.output.name}'")
+        if self.track_features is not None and not self.track_features.name.endswith(".parquet"):
+            raise ValueError(f"--track-features must end in .parquet, not '{self.track_features.name}'")
 
 
 class Catalogue:
@@ -93,10 +99,11 @@ class Catalogue:
         weights = (1.0 + np.arange(self.sizes.max())) ** -config.zipf
         self.cumulative = np.cumsum(weights) / weights.sum()
         self.successors = np.empty((2, config.tracks), dtype=np.int32)
-        for row in self.successors:
+        self.places = np.empty((2, config.tracks))
+        for row, place in zip(self.successors, self.places, strict=True):
             for start, size in zip(self.starts[:-1], self.sizes, strict=True):
                 playlist = start + random.permutation(size)
-                row[playlist] = np.roll(playlist, -1)
+                row[playlist], place[playlist] = np.roll(playlist, -1), np.arange(size) / size
         hidden = np.random.default_rng([config.seed, 2])
         self.tastes = hidden.random(config.clusters) * 2 * np.pi
         self.angles = np.concatenate([hidden.permutation(size) * 2 * np.pi / size for size in self.sizes])
@@ -114,16 +121,26 @@ def synthesize(config: SynthesizeConfig) -> None:
     """Writes `config.output` whole; raises `UserError` where it exists already or cannot be written."""
     try:
         with atomic_output(config.output, config.overwrite, Path.is_file) as scratch:
-            _write(config, scratch / "result")
+            catalogue = Catalogue(config)
+            _write(config, catalogue, scratch / "result")
+            if config.track_features:
+                with atomic_output(config.track_features, config.overwrite, Path.is_file) as beside:
+                    pq.write_table(_features(config, catalogue), beside / "result")
     except KeyboardInterrupt:
         raise UserError("stopped before the log was whole: nothing was written") from None
     except OSError as error:
         raise UserError(f"{config.output} could not be written ({error.strerror or error}): check the disk") from None
 
 
-def _write(config: SynthesizeConfig, path: Path) -> None:
+def _features(config: SynthesizeConfig, catalogue: Catalogue) -> pa.Table:
+    numbers = np.arange(config.tracks)
+    cluster = np.searchsorted(catalogue.starts, numbers, side="right") - 1
+    of_track = artists(config.seed, numbers, catalogue.starts)
+    return invented_features(config.seed, catalogue.ids, of_track, cluster, catalogue.places)
+
+
+def _write(config: SynthesizeConfig, catalogue: Catalogue, path: Path) -> None:
     """Streams the sessions to `path` in the format of `config.output`."""
-    catalogue = Catalogue(config)
     compression = "gzip" if config.output.suffix == ".gz" else None
     with (
         stage("synthesizing", config.sessions, "sessions") as advance,

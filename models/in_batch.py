@@ -20,10 +20,10 @@ def in_batch_pool(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The targets of all ranks' batches and the K shared uniform negatives, if any, with log-q correction.
 
-    Of P targets and K uniform draws from N tracks, P * q + K / N are expected to be a track with the share q of the
-    training plays. Its log is subtracted from every logit, the target's too (Yi et al., "Sampling-Bias-Corrected
-    Neural Modeling", RecSys 2019; with K > 0 Yang et al., "Mixed Negative Sampling", WWW 2020 companion); dividing
-    by P + K for a probability would change no loss.
+    Of P targets and K uniform draws from N tracks (`batch.drawn_from`), P * q + K / N are expected to be a track with
+    the share q of the training plays. Its log is subtracted from every logit, the target's too (Yi et al.,
+    "Sampling-Bias-Corrected Neural Modeling", RecSys 2019; with K > 0 Yang et al., "Mixed Negative Sampling", WWW 2020
+    companion); dividing by P + K for a probability would change no loss.
 
     With `exact_targets` the target's logit stays as it is, since it is always there and not drawn, and P counts the
     targets of other sessions alone, which a session's negatives are: then the exponentials of the corrected logits add
@@ -52,7 +52,7 @@ def in_batch_pool(
     drawn = weight_W.sum() - len(uniform)
 
     def log_expected(log_q: Tensor, drawn: Tensor) -> Tensor:
-        return (drawn * log_q.double().exp() + len(uniform) / num_tracks).log()
+        return (drawn * log_q.double().exp() + len(uniform) / max(batch.drawn_from, 1)).log()
 
     # Once for all sessions, or for each without its own targets.
     drawn_B1 = drawn.reshape(1, 1)

@@ -17,10 +17,10 @@ from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingPlan
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from skipwise.datapipes.batch import FEATURE, SIGNAL_FEATURE
-from skipwise.models.config import TableConfig
+from skipwise.datapipes.batch import FEATURE, SIGNAL_FEATURE, value_feature
+from skipwise.models.config import TableConfig, row_block
 
-TABLE, SIGNAL_TABLE = "tracks", "signals"
+TABLE, SIGNAL_TABLE, VALUE_TABLE = "tracks", "signals", "track_values"
 _INIT_BLOCK = 4096
 _FUSED = EmbeddingComputeKernel.FUSED.value  # left to itself, TorchRec plans an unfused kernel on CPU
 
@@ -34,13 +34,21 @@ _OPTIMIZERS = {
 _PLANNED = [kind.value for kind in (ShardingType.TABLE_WISE, ShardingType.COLUMN_WISE, ShardingType.ROW_WISE)]
 
 
-def make_table(num_rows: int, row_dim: int, num_signals: int = 0, dim: int = 0) -> EmbeddingBagCollection:
-    """The unsharded collection on the meta device, with sum pooling of bags of length 0 or 1.
+def make_table(
+    num_rows: int, row_dim: int, num_signals: int = 0, dim: int = 0, num_values: int = 0, num_columns: int = 0
+) -> EmbeddingBagCollection:
+    """The unsharded collection on the meta device, with sum pooling; bags of tracks have length 0 or 1.
 
-    `row_dim`: width of a track's row; `num_signals`, `dim`: rows and width of the signals' table, which is left out
-    where it has no rows.
+    `row_dim`: width of a track's row; `num_signals`, `dim`: rows and width of the signals' table, `num_values`: rows of
+    the table of the tracks' values, of the width of a track's row, with a feature for each of `num_columns`. Either
+    is left out where it has no rows.
     """
-    sizes = {TABLE: (num_rows, row_dim, FEATURE), SIGNAL_TABLE: (num_signals, dim, SIGNAL_FEATURE)}
+    columns = [value_feature(column) for column in range(num_columns)]
+    sizes: dict[str, tuple[int, int, list[str]]] = {
+        TABLE: (num_rows, row_dim, [FEATURE]),
+        SIGNAL_TABLE: (num_signals, dim, [SIGNAL_FEATURE]),
+        VALUE_TABLE: (num_values, row_dim, columns),
+    }
     return EmbeddingBagCollection(
         device=torch.device("meta"),
         tables=[
@@ -48,11 +56,11 @@ def make_table(num_rows: int, row_dim: int, num_signals: int = 0, dim: int = 0) 
                 name=name,
                 embedding_dim=width,
                 num_embeddings=rows,
-                feature_names=[feature],
+                feature_names=names,
                 pooling=PoolingType.SUM,
                 init_fn=torch.nn.init.zeros_,
             )
-            for name, (rows, width, feature) in sizes.items()
+            for name, (rows, width, names) in sizes.items()
             if rows
         ],
     )
@@ -72,8 +80,8 @@ def make_sharder(config: TableConfig) -> EmbeddingBagCollectionSharder:
 def make_plan(config: TableConfig, model: nn.Module, path: str, world_size: int, device: str) -> ShardingPlan:
     """The sharding plan of the tables at `path` of `model`; `config` has the width of the tracks' rows.
 
-    Rank 0 holds the few rows of signals. TorchRec's planner offers no row-wise sharding on a CPU, so only
-    `planner` asks it.
+    Rank 0 holds the few rows of signals, and those of values where they are too few for all ranks. TorchRec's planner
+    offers no row-wise sharding on a CPU, so only `planner` asks it.
     """
     sharder = make_sharder(config)
     tables = model.get_submodule(path)
@@ -96,8 +104,14 @@ def make_plan(config: TableConfig, model: nn.Module, path: str, world_size: int,
         tables,
         {
             # FBGEMM's row-wise Adagrad fails on a rank that holds no row, and signals may be fewer than the ranks.
-            name: kinds["table_wise" if name == SIGNAL_TABLE else config.sharding]
-            for name in names
+            table.name: kinds[
+                "table_wise"
+                if table.name == SIGNAL_TABLE
+                or table.name == VALUE_TABLE
+                and _too_few(table.num_embeddings, world_size)
+                else config.sharding
+            ]
+            for table in tables.embedding_bag_configs()
         },
         sharder=sharder,
         local_size=world_size,
@@ -105,6 +119,12 @@ def make_plan(config: TableConfig, model: nn.Module, path: str, world_size: int,
         device_type=device,
     )
     return ShardingPlan(plan={path: module_plan})
+
+
+def _too_few(num_rows: int, world_size: int) -> bool:
+    """Whether the last rank would hold no row."""
+    first, last = row_block(num_rows, world_size - 1, world_size)
+    return first == last
 
 
 @dataclass

@@ -2,13 +2,17 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from skipwise.common.distributed import sum_ranks, world_size
+from skipwise.datapipes.bags import bags_of
 from skipwise.datapipes.batch import FEATURE, SIGNAL_FEATURE, SessionBatch
+from skipwise.datapipes.track_features import TrackFeatures
 from skipwise.models.config import LossConfig
+from skipwise.models.content import ContentRows
 from skipwise.models.encoder import Encoder
 from skipwise.models.heads import gbce_power, keep_losses, skip_infonce
 from skipwise.models.in_batch import in_batch_pool
@@ -31,12 +35,19 @@ class StepLosses:
 class SessionTask(nn.Module):
     """The tables, and the learner over their rows."""
 
-    def __init__(self, table: EmbeddingBagCollection, learner: "Learner", num_signals: int = 0):
-        """`num_signals`: rows of the signals' table."""
+    def __init__(
+        self,
+        table: EmbeddingBagCollection,
+        learner: "Learner",
+        num_signals: int = 0,
+        content: ContentRows | None = None,
+    ):
+        """`num_signals`: rows of the signals' table; `content`: what features add to the tracks' rows, if any."""
         super().__init__()
         self.table = table
         self.learner = learner
-        self._num_signals = num_signals
+        self.content = content
+        self.num_signals = num_signals
 
     def forward(self, batch: SessionBatch) -> tuple[Tensor, StepLosses]:
         """The loss to run backward on, and its parts."""
@@ -46,9 +57,23 @@ class SessionTask(nn.Module):
     def look_up(self, batch: SessionBatch) -> tuple[Tensor, Tensor | None]:
         """The rows [U, X] of the batch's tracks, and all rows [M, D] of signals, None for a model that reads none."""
         found = self.table(batch.tracks)
-        if not self._num_signals:
+        if not self.num_signals and self.content is None:
             return found.values(), None
-        return found[FEATURE], found[SIGNAL_FEATURE][: self._num_signals]
+        signals_MD = found[SIGNAL_FEATURE][: self.num_signals] if self.num_signals else None
+        if self.content is None:
+            return found[FEATURE], signals_MD
+        return self.content(found, batch.numbers_UF, batch.shares_UC, batch.own_U), signals_MD
+
+    @torch.no_grad()
+    def track_rows(self, rows: np.ndarray, num_bags: int, features: TrackFeatures) -> Tensor:
+        """[R, X]: the rows of these tracks, distinct and ascending, as `look_up` gives them; all ranks call it with
+        the same `num_bags`, at least R and the rows of signals."""
+        assert self.content is not None
+        device = next(self.learner.parameters()).device
+        ids, fields = bags_of(rows, num_bags, self.num_signals, features)
+        numbers_UF, shares_UC = (torch.from_numpy(fields[name]).to(device) for name in ("numbers_UF", "shares_UC"))
+        found = self.table(ids.to(device))
+        return self.content(found, numbers_UF, shares_UC, torch.ones(num_bags, device=device))[: len(rows)]
 
 
 class Learner(nn.Module):
@@ -201,7 +226,7 @@ class Learner(nn.Module):
         collides_Y2 = _by_position(batch.collides_X2, session_V, len(batch.items_BT))
         head = self._softmax_head
         if self.loss.head == "gbce":
-            power = gbce_power(self.loss.calibration, batch.negatives, self.num_tracks)
+            power = gbce_power(self.loss.calibration, batch.negatives, batch.drawn_from)
             head = gbce_head(power, batch.negatives)
         return pool_losses(queries_VD, targets_VD, pool_PD, window_V2, collides_Y2, head, beside_V)
 

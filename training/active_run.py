@@ -8,7 +8,7 @@ from typing import Any
 from skipwise.common.distributed import logger
 from skipwise.datapipes.batch import EvaluationBatches, SessionBatch
 from skipwise.datapipes.sessions import SessionStore
-from skipwise.training.build import HeldOut, build_model, train_loader, training_data
+from skipwise.training.build import HeldOut, build_model, cold_tracks, train_loader, training_data
 from skipwise.training.checkpoint.checkpoints import Checkpoints, find_newest, load_best
 from skipwise.training.config import Protocol, Split
 from skipwise.training.config_fields import as_json
@@ -82,7 +82,7 @@ class ActiveRun:
         self, protocols: Sequence[Protocol], split: Split, sessions: int, record_in: Path | None
     ) -> dict[Protocol, Metrics]:
         """A stop signal or a failed checkpoint ends it at the next batch."""
-        evaluator = Evaluator(self.config, self.trainer.model, self._interruptible)
+        evaluator = Evaluator(self.config, self.trainer.model, self._interruptible, self._cold_N)
         held_out = HeldOut.of(self.config.evaluate, self._store, split)
         return evaluator.measure(protocols, split, held_out, sessions, record_in)
 
@@ -126,8 +126,10 @@ class ActiveRun:
     def _make_trainer(self, fresh: bool) -> None:
         """A model at its first step, which with `fresh` takes over what `init_from` names, and its loader."""
         self._hang_watch.heartbeat("making the model")
-        model = build_model(self.config, self._store.num_tracks, self.run.record.num_rows, self.run.record.contexts)
-        sessions, held_out = training_data(self._store, self.position.phase == "refit")
+        record, store, refit = self.run.record, self._store, self.position.phase == "refit"
+        model = build_model(self.config, store.num_tracks, record.num_rows, record.contexts, store.features)
+        sessions, held_out = training_data(store, refit, self.config.data.hold_out_tracks)
+        self._cold_N = cold_tracks(self.config, store, refit)
         self._loader, self._num_sessions = train_loader(self.config, sessions, held_out), len(sessions)
         self.trainer = Trainer(self.config, model, self.num_steps * self.config.train.epochs)
         self.non_finite = NonFiniteCheck(model.module.learner)

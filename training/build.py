@@ -18,11 +18,24 @@ from skipwise.datapipes.collate import EvaluationBuilder, TrainBuilder
 from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.counts import train_counts
 from skipwise.datapipes.loader import StepDataset, StepLoader
+from skipwise.datapipes.negatives import keys, uniforms
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.signals import SKIPS, Signals
+from skipwise.datapipes.track_features import TrackFeatures
 from skipwise.datapipes.view import View
+from skipwise.models.content import BLOCK, ContentRows, block_rows
 from skipwise.models.encoder import Encoder
-from skipwise.models.table import SIGNAL_TABLE, TABLE, initialize, local_shards, make_plan, make_sharder, make_table
+from skipwise.models.rows import own_rows
+from skipwise.models.table import (
+    SIGNAL_TABLE,
+    TABLE,
+    VALUE_TABLE,
+    initialize,
+    local_shards,
+    make_plan,
+    make_sharder,
+    make_table,
+)
 from skipwise.models.task import Learner, SessionTask
 from skipwise.training.config import EvaluateConfig, Protocol, RunConfig, Split
 
@@ -44,7 +57,8 @@ def check_device(config: RunConfig) -> None:
 
 
 def reading_inputs(config: RunConfig, store: SessionStore) -> SessionStore:
-    """The dataset to train on with the context columns that the config reads, by the values that training sees.
+    """The dataset to train on with the context columns that the config reads, by the values that training sees, and
+    with the features of tracks.
 
     Raises `UserError` for a name that it does not have.
     """
@@ -55,7 +69,8 @@ def reading_inputs(config: RunConfig, store: SessionStore) -> SessionStore:
                 f"--data.inputs {name}: {store.path} has {', '.join([SKIPS, *known])}; name these, or prepare the log "
                 f"again with {name} in --context"
             )
-    return store.reading({name: known[name] for name in config.data.inputs if name != SKIPS})
+    store = store.reading({name: known[name] for name in config.data.inputs if name != SKIPS})
+    return store.featuring(config.data.features)
 
 
 def build_model(
@@ -63,21 +78,27 @@ def build_model(
     num_tracks: int,
     num_rows: int | None = None,
     contexts: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    features: TrackFeatures | None = None,
 ) -> DistributedModelParallel:
     """The sharded model, initialized from the config's seed alone: the same weights on any number of ranks.
 
     `num_rows`: of the table, where it has more than the data's `num_tracks` (`RunConfig.vanished`).
-    `contexts`: see `RunRecord`.
+    `contexts`: see `RunRecord`; `features`: what is read of tracks.
     """
     rows, dim, keep_dim = config.row_table, config.table.dim, config.loss.keep_width
     num_signals = Signals.of(config.data.inputs, contexts).num_rows
-    table = make_table(num_rows or num_tracks, rows.dim, num_signals, dim)
+    num_values, columns = (features.num_values, features.num_columns) if features else (0, 0)
+    table = make_table(num_rows or num_tracks, rows.dim, num_signals, dim, num_values, columns)
     encoder = Encoder(config.encoder, dim, keep_dim, num_signals > 0, config.loss.keep_dropout)
     encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
     autocast = torch.bfloat16 if config.train.precision == "bf16" else None
     beside = config.data.heard_negatives, config.data.skipped_negatives
     learner = Learner(encoder, config.loss, autocast, num_tracks, *beside)
-    task = SessionTask(table, learner, num_signals)
+    content = None
+    if features:
+        content = ContentRows(features.num_numbers, features.num_columns, rows.dim)
+        content.reset_parameters(config.table.init_bound, torch.Generator().manual_seed(config.train.seed))
+    task = SessionTask(table, learner, num_signals, content)
     model = DistributedModelParallel(
         task,
         device=device(),
@@ -85,7 +106,10 @@ def build_model(
         sharders=[make_sharder(rows)],
     )
     bound, seed = config.table.init_bound, config.train.seed
-    initialize(local_shards(table_weight(model)), dim, bound, seed, keep_dim)
+    if not features:  # with features, a track's own row begins at zero, which is what one that is never played keeps
+        initialize(local_shards(table_weight(model)), dim, bound, seed, keep_dim)
+    if num_values:
+        initialize(local_shards(table_weight(model, VALUE_TABLE)), dim, bound, seed + (1 << 41), keep_dim)
     if num_signals:
         # A seed that no run of the tracks' table is likely to have.
         initialize(local_shards(table_weight(model, SIGNAL_TABLE)), dim, bound, seed + (1 << 40))
@@ -102,14 +126,37 @@ def table_weight(model: DistributedModelParallel, name: str = TABLE) -> torch.Te
     return model.state_dict()[f"table.embedding_bags.{name}.weight"]
 
 
-def training_data(store: SessionStore, refit: bool = False) -> tuple[SessionStore, int]:
+def track_rows(
+    model: DistributedModelParallel, features: TrackFeatures | None, num_rows: int
+) -> tuple[int, torch.Tensor]:
+    """The first row and [R, X]: this rank's block of the tracks' rows, as they are ranked and exported."""
+    if features is None:
+        return own_rows(table_weight(model), rank(), world_size())
+    first, _, pieces = block_rows(num_rows, rank(), world_size())
+    bags = max(BLOCK, model.module.num_signals)
+    return first, torch.cat([model.module.track_rows(rows, bags, features) for rows in pieces])
+
+
+def training_data(store: SessionStore, refit: bool = False, hold_out_tracks: float = 0.0) -> tuple[SessionStore, int]:
     """The sessions to train on, and how many tracks of each one's end training does not see.
 
-    `refit`: the validation is trained on too.
+    `refit`: the validation is trained on too; `hold_out_tracks`: see `DataConfig`.
     """
+    part, held_out = store, HELD_OUT["test" if refit else "validation"]
     if store.unseen:
-        return store.part("train", "validation") if refit else store.part("train"), 0
-    return store, HELD_OUT["test" if refit else "validation"]
+        part, held_out = store.part("train", "validation") if refit else store.part("train"), 0
+    if hold_out_tracks:
+        draw_N = uniforms(keys("cold", 0, 0, np.arange(store.num_tracks)), 1)[:, 0]
+        part = part.without(draw_N < hold_out_tracks, held_out)
+    return part, held_out
+
+
+def cold_tracks(config: RunConfig, store: SessionStore, refit: bool = False) -> np.ndarray | None:
+    """bool [num_tracks]: tracks without a play in training; None where neither features nor held-out tracks ask for
+    their figures. All ranks call it together."""
+    if not (config.data.features or config.data.hold_out_tracks):
+        return None
+    return _train_counts(*training_data(store, refit, config.data.hold_out_tracks)) == 0
 
 
 def train_loader(
@@ -141,6 +188,9 @@ def train_loader(
         targets=config.data.targets,
         judge=config.loss.keep > 0,
         hidden_inputs=config.data.hidden_inputs,
+        features=store.features,
+        id_dropout=config.data.id_dropout if store.features else 0.0,
+        drawable=np.flatnonzero(_train_counts(store, held_out)) if store.features else None,
     )
     dataset = StepDataset(store, config.data, builder, rank(), world_size())
     return StepLoader(dataset, pin_memory=device().type == "cuda")
@@ -153,11 +203,16 @@ def _view(config: RunConfig, store: SessionStore) -> View:
 
 def _log_q(store: SessionStore, held_out: int) -> np.ndarray:
     """float32 [tracks]: log of each track's share of the training plays; one never played there counts as one play."""
+    played = torch.from_numpy(_train_counts(store, held_out)).clamp(min=1).double()
+    return (played / played.sum()).log().float().numpy()
+
+
+def _train_counts(store: SessionStore, held_out: int) -> np.ndarray:
+    """int64 [tracks]: plays of each track in training; all ranks call it together."""
     counts = torch.from_numpy(train_counts(store, rank(), world_size(), held_out)).to(device())
     if world_size() > 1:
         dist.all_reduce(counts)
-    played = counts.clamp(min=1).double()
-    return (played / played.sum()).log().float().cpu().numpy()
+    return counts.cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -198,6 +253,7 @@ def evaluation_loader(
         candidates=config.evaluate.candidates if "paper" in protocols else 0,
         purpose="rank-" + split[:3],
         append_mask=config.cloze is not None,
+        features=held_out.sessions.features,
     )
     num_sessions = max(size // max(longest - 1, 1), 1) if held_out.targets == "all" else size
     data = replace(config.data, lanes=world_size(), batch_size=num_sessions * world_size(), skip_negatives="own")

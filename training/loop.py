@@ -40,7 +40,8 @@ def train(config: RunConfig, recipe: str, stop_early: StopEarly | None = None, t
         logger.info(f"sessions have up to {longest} tracks: the last {config.encoder.max_length} are read")
     _warn_without_skips(config, store)
     num_signals = Signals.of(config.data.inputs, store.contexts).num_rows
-    check_machines(config, store.num_tracks, longest, work_folder(config.run_dir or "runs"), num_signals)
+    num_values = store.features.num_values if store.features else 0
+    check_machines(config, store.num_tracks, longest, work_folder(config.run_dir or "runs"), num_signals, num_values)
     with locked_run(config, recipe, store) as run:
         if run.finished:
             logger.info(f"{run.path} is finished already; choose another --run-dir to train again")

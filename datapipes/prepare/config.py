@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+from skipwise.datapipes.prepare.feature_options import FeatureOptions
 from skipwise.datapipes.prepare.known_sources import SOURCES
 from skipwise.datapipes.prepare.name_options import NameOptions
 from skipwise.datapipes.prepare.skip_options import SkipOptions
@@ -138,7 +139,9 @@ class OutputOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, NameOptions, InputOptions):
+class PrepareConfig(
+    OutputOptions, SplitOptions, SessionOptions, SkipOptions, FeatureOptions, NameOptions, InputOptions
+):
     """Turn raw listening logs into a dataset directory. The defaults read Spotify's MSSD; docs/data.md has the rest."""
 
     def __post_init__(self) -> None:
@@ -192,6 +195,12 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, Na
         self._check_split()
         self._check_context()
         self.check_names()
+        self.check_features()
+        if self.features and not self.track_features and (other := {*self.features} - {*self.named_columns.values()}):
+            raise ValueError(
+                f"--features {min(other)} is no column that the dataset names: give its table by --track-features, or "
+                "name it with --title, --artist or --keep-track"
+            )
         self.check_skips()
         for flag, value, least in (
             ("--min-length", self.min_length, 3),
@@ -268,7 +277,8 @@ class PrepareConfig(OutputOptions, SplitOptions, SessionOptions, SkipOptions, Na
 
     def contents(self) -> dict[str, Any]:
         """The options that decide what the dataset directory holds, for its manifest."""
-        places = ("input", "explain", "source", "vocabulary", "tracks", "output", "overwrite", "memory", "threads")
+        places = {"input", "explain", "source", "vocabulary", "tracks", "track_features", "output", "overwrite"}
+        places |= {"memory", "threads"}
         contents = {name: value for name, value in vars(self).items() if name not in places}
         if self.split == "session":
             contents |= self.shares

@@ -18,6 +18,7 @@ from skipwise.datapipes.exact_files import parquet
 from skipwise.datapipes.manifest import MANIFEST, Manifest
 from skipwise.datapipes.prepare.column_roles import FLAGS
 from skipwise.datapipes.prepare.config import LEAST_MEMORY, PrepareConfig
+from skipwise.datapipes.prepare.feature_table import note_tracks, read_table
 from skipwise.datapipes.prepare.given_vocabulary import given_vocabulary
 from skipwise.datapipes.prepare.named_source import with_source
 from skipwise.datapipes.prepare.plausible import odd_ids
@@ -26,8 +27,15 @@ from skipwise.datapipes.prepare.sessionize import REPEATED_PLAYS, group_sessions
 from skipwise.datapipes.prepare.skip_options import SKIPS
 from skipwise.datapipes.prepare.skip_rules import doubts
 from skipwise.datapipes.prepare.sources import find_sources
-from skipwise.datapipes.prepare.staging import connect, count_rows_without_session, number_texts, stage_rows
+from skipwise.datapipes.prepare.staging import (
+    connect,
+    count_rows_without_session,
+    number_texts,
+    stage_rows,
+    staged_rows,
+)
 from skipwise.datapipes.prepare.track_names import name_tracks
+from skipwise.datapipes.prepare.write_features import write_features
 
 _BESIDE = 2_200_000_000
 """Bytes of address space beside `--memory`, most of them reserved for threads and never touched."""
@@ -42,6 +50,8 @@ def prepare(config: PrepareConfig) -> Manifest:
     _check_room(config)
     if config.tracks:
         config = replace(config, tracks=local(config.tracks))
+    if config.track_features:
+        config = replace(config, track_features=local(config.track_features))
     try:
         with atomic_output(config.output, config.overwrite, is_dataset) as scratch:
             scratch = scratch.absolute()  # DuckDB would take "~" at its beginning for the home directory
@@ -77,7 +87,9 @@ def prepare(config: PrepareConfig) -> Manifest:
                         f"listener"
                     )
                 dropped_rows = +left_out + count_rows_without_session(engine, scratch)
-                number_texts(engine, scratch, roles, known)
+                features = read_table(engine, config)
+                number_texts(engine, scratch, roles, known, bool(features))
+                note_tracks(engine, config, staged_rows(scratch))
                 for warning in odd_ids(engine, roles):
                     note(f"warning: {warning}")
                 names = name_tracks(engine, config, scratch)
@@ -91,6 +103,8 @@ def prepare(config: PrepareConfig) -> Manifest:
                         f"minutes or days, so that they may be plays of their own"
                     )
                 manifest = publish(engine, sources, config, scratch, names, dropped_sessions, dropped_rows + rows_found)
+                if config.reads_features:
+                    manifest = write_features(engine, config, features, scratch / "result", manifest)
     except KeyboardInterrupt:
         raise UserError(STOPPED) from None
     except (duckdb.Error, OSError, RuntimeError) as error:

@@ -22,6 +22,7 @@ from skipwise.datapipes.manifest import SESSIONS, SESSIONS_PER_ROW_GROUP, VOCABU
 from skipwise.datapipes.prepare.choose_sessions import choose_sessions
 from skipwise.datapipes.prepare.column_roles import WORDS, context_names
 from skipwise.datapipes.prepare.config import PrepareConfig
+from skipwise.datapipes.prepare.feature_table import TABLE
 from skipwise.datapipes.prepare.log_source import Source
 from skipwise.datapipes.prepare.sessionize import ENDED, SPLIT
 from skipwise.datapipes.session_files import Rows, Words, checksum
@@ -53,8 +54,10 @@ def publish(
         schema = pa.schema([column for column in table.schema if column.name not in (ENDED, SPLIT)])
     files = choose_sessions(engine, staged, config, dropped_sessions)
     (result / SESSIONS).mkdir(parents=True)
-    every = config.vocabulary is not None
-    codes, vocabulary_hash, named = write_vocabulary(engine, [*files.values()], every, names, result)
+    wanted = "true" if config.vocabulary else "plays.count IS NOT NULL"
+    if config.track_features:
+        wanted += f" OR tracks.id IN (SELECT id FROM {TABLE})"
+    codes, vocabulary_hash, named = write_vocabulary(engine, [*files.values()], wanted, names, result)
     rows = np.zeros(codes[-1] + 1, dtype=np.int32)
     rows[codes] = np.arange(len(codes))
     context = context_names(sources[0].roles)
@@ -167,19 +170,19 @@ def split_fields(written: dict[str, Written]) -> dict[str, Any]:
 
 
 def write_vocabulary(
-    engine: duckdb.DuckDBPyConnection, files: list[Path], every: bool, names: dict[str, str], result: Path
+    engine: duckdb.DuckDBPyConnection, files: list[Path], wanted: str, names: dict[str, str], result: Path
 ) -> tuple[np.ndarray, str, dict[str, int]]:
-    """Writes `every` track or those of the chosen sessions, by code, and their names.
+    """Writes the tracks of which the SQL `wanted` is true (`plays.count`: in the chosen sessions), and their names.
 
     Returns their codes, the hash of their ids, and how many have each of the names.
     """
     values = "".join(f", {table}.value AS {table}" for table in names.values())
     joins = " ".join(f"LEFT JOIN {table} USING (code)" for table in names.values())
     played = engine.sql(f"""
-        SELECT id AS track_id, code, coalesce(count, 0) AS count{values} FROM tracks {"LEFT" if every else ""} JOIN (
+        SELECT id AS track_id, code, coalesce(plays.count, 0) AS count{values} FROM tracks LEFT JOIN (
             SELECT code, count(*) AS count
             FROM (SELECT unnest(tracks) AS code FROM {parquet(*files)}) GROUP BY code
-        ) USING (code) {joins} ORDER BY code""").to_arrow_reader(1 << 20)
+        ) AS plays USING (code) {joins} WHERE {wanted} ORDER BY code""").to_arrow_reader(1 << 20)
     columns = {"track_id": pa.string(), "row": pa.int32(), "count": pa.int64(), **dict.fromkeys(names, pa.string())}
     codes, digest, named = [], hashlib.sha256(), dict.fromkeys(names, 0)
     with table_writer(result / VOCABULARY, pa.schema(columns), compression="zstd") as writer:

@@ -15,6 +15,7 @@ from skipwise.common.tables import count_rows
 from skipwise.datapipes.exact_files import parquet, write
 from skipwise.datapipes.prepare.column_roles import CONTEXT, FLAGS, NAMED, WORDS
 from skipwise.datapipes.prepare.config import NULLS, PrepareConfig
+from skipwise.datapipes.prepare.feature_table import TABLE
 from skipwise.datapipes.prepare.log_places import Places
 from skipwise.datapipes.prepare.log_source import Source
 from skipwise.datapipes.prepare.name_options import LONGEST_NAME, is_name
@@ -178,14 +179,18 @@ def count_rows_without_session(engine: duckdb.DuckDBPyConnection, scratch: Path)
 
 
 def number_texts(
-    engine: duckdb.DuckDBPyConnection, scratch: Path, roles: dict[str, str], known: tuple[Path, int] | None
+    engine: duckdb.DuckDBPyConnection,
+    scratch: Path,
+    roles: dict[str, str],
+    known: tuple[Path, int] | None,
+    featured: bool = False,
 ) -> None:
     """Gives texts a number, so that sorting moves small rows.
 
     Tables `tracks` and `sessions` map an `id` to a `code`, in the order of its MD5; the type `word` lists the values of
-    the context columns. Only tracks of good rows are numbered; or, where they are `known`, the first rows of a
-    vocabulary file, this many: their code is the row. Raises `UserError` for a context column of more values than
-    `MOST_VALUES`.
+    the context columns. Only tracks of good rows are numbered, and if `featured` those of the table of features; or,
+    where they are `known`, the first rows of a vocabulary file, this many: their code is the row. Raises `UserError`
+    for a context column of more values than `MOST_VALUES`.
     """
     rows = staged_rows(scratch)
     texts = [("sessions", "session", "NOT missing(session)", "md5_number_upper(id)")]
@@ -202,7 +207,8 @@ def number_texts(
         engine.execute(
             f"""
             CREATE TABLE {table} AS SELECT id, row_number() OVER (ORDER BY {key}, id) - 1 AS code
-            FROM (SELECT DISTINCT {column} AS id FROM {rows} WHERE {where})"""
+            FROM (SELECT DISTINCT {column} AS id FROM {rows} WHERE {where}
+                {f"UNION SELECT id FROM {TABLE}" if featured and table == "tracks" else ""})"""
         ).fetchall()
     words = {""}
     for role in WORDS:

@@ -58,6 +58,11 @@ def open_since(path: str, run: RunDirectory, scratch: Path) -> Since:
 
 def _open(path: str, run: RunDirectory) -> RunDirectory:
     other = RunDirectory.open(path)
+    if run.config.data.features or other.config.data.features:
+        raise UserError(
+            f"--only-new-since {other.path} does not compare rows of which features of tracks are a part: leave it out "
+            "to export all"
+        )
     dims = [each.config.row_table.dim for each in (other, run)]
     if dims[0] != dims[1]:
         raise UserError(

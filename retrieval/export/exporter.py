@@ -63,7 +63,7 @@ from skipwise.retrieval.export_manifest import (
 from skipwise.retrieval.formats import PartFormat, row_bytes
 from skipwise.retrieval.skip_entries import DialPoint, KeepEntry, SignalEntry
 from skipwise.studies.dial_curve import Curve, measure_curve
-from skipwise.training.build import build_model, check, stateless, table_weight
+from skipwise.training.build import build_model, check, stateless, table_weight, track_rows
 from skipwise.training.checkpoint.checkpoints import load_best
 from skipwise.training.config import RunConfig
 from skipwise.training.config_fields import as_json
@@ -88,14 +88,14 @@ def write_export(config: ExportConfig) -> None:
         result = scratch / "result"
         since = open_since(config.only_new_since, run, scratch) if config.only_new_since else None
         vocabulary = named_vocabulary(config.names, run, scratch) if config.names else run.vocabulary
-        model = build_model(run_config, store.num_tracks, num_rows, run.record.contexts)
+        model = build_model(run_config, store.num_tracks, num_rows, run.record.contexts, store.features)
         load_best(model, run.path)
         model.eval()
         encoder = model.module.learner.encoder
         signals = Signals.of(run_config.data.inputs, run.record.contexts)
         shape = EncoderShape(run_config.table.dim, run_config.loss.keep_width, signals.num_rows, len(signals.columns))
         signals_MD = _signal_rows(model) if signals.columns else None
-        rows, num_new = LiveRows(vocabulary, *own_rows(table_weight(model), rank(), world_size())), 0
+        rows, num_new = LiveRows(vocabulary, *track_rows(model, store.features, num_rows)), 0
         if since:
             chosen_R, num_new = on_all_ranks(lambda: changed_rows(since, rows.first, rows.rows_RD))
             rows = replace(rows, chosen_R=chosen_R)

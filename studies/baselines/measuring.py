@@ -22,7 +22,7 @@ from skipwise.studies.baselines.item_neighbours import ItemKNN
 from skipwise.studies.baselines.markov import Markov
 from skipwise.studies.baselines.popularity import Popularity, PopularityInSession
 from skipwise.studies.baselines.session_neighbours import STAN, VSKNN
-from skipwise.training.build import HeldOut, evaluation_loader, training_data
+from skipwise.training.build import HeldOut, cold_tracks, evaluation_loader, training_data
 from skipwise.training.config import PROTOCOLS, RunConfig
 from skipwise.training.evaluation.measure_ranks import Ranked, measure_ranks
 from skipwise.training.run.directory import RunDirectory
@@ -54,11 +54,12 @@ def measure_baseline(baseline: type[Baseline], config: RunConfig, store: Session
 
     It is fitted to what a run of `config` is trained on, the refit included.
     """
-    fitted = baseline(*training_data(store, config.train.refit))
+    fitted = baseline(*training_data(store, config.train.refit, config.data.hold_out_tracks))
     held_out = HeldOut.of(config.evaluate, store, "test")
     loader = evaluation_loader(config, held_out, PROTOCOLS, "test", config.evaluate.sessions)
     ranks_of = partial(_ranked, fitted, store.num_tracks)
-    found = measure_ranks(loader.epoch(0), ranks_of, PROTOCOLS, "test", store.num_tracks, folder)
+    cold_N = cold_tracks(config, store, config.train.refit)
+    found = measure_ranks(loader.epoch(0), ranks_of, PROTOCOLS, "test", store.num_tracks, folder, cold_N)
     if rank() == 0:
         results = {protocol: {"test": values} for protocol, values in found.items()}
         write_json(folder / "metrics.json", results | {"of": _identity(config, store)})
@@ -98,7 +99,7 @@ def _identity(config: RunConfig, store: SessionStore) -> dict[str, Any]:
         "data_hash": manifest.data_hash,
         "evaluate": asdict(config.evaluate),
         "refit": config.train.refit,
-    }
+    } | ({"hold_out_tracks": config.data.hold_out_tracks} if config.data.hold_out_tracks else {})
 
 
 def _ranked(baseline: Baseline, num_tracks: int, batch: EvaluationBatch) -> Ranked:

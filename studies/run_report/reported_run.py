@@ -53,7 +53,10 @@ def read_run(path: str, label: str, config_of: Callable[[str], RunConfig | None]
     """Reads a run; raises `UserError` for a directory, or a part of it, that train did not write."""
     directory = RunDirectory.open(path)
     store, store_error = _open_store(directory)
-    plays_N = None if store is None else train_counts(training_data(store)[0], held_out=training_data(store)[1])
+    plays_N = None
+    if store is not None:
+        sessions, held_out = training_data(store, hold_out_tracks=directory.config.data.hold_out_tracks)
+        plays_N = train_counts(sessions, held_out=held_out)
     return ReportedRun(
         label=label,
         directory=directory,

@@ -6,13 +6,15 @@ from functools import partial
 import numpy as np
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 
-from skipwise.common.errors import UserError
+from skipwise.common.errors import UserError, brief
+from skipwise.common.tables import read_table
+from skipwise.datapipes.session_files import DAMAGED
 from skipwise.datapipes.signals import Signals
-from skipwise.models.table import SIGNAL_TABLE, TABLE
+from skipwise.models.table import SIGNAL_TABLE, TABLE, VALUE_TABLE
 from skipwise.training.checkpoint.checkpoints import load_tensors, open_checkpoint, start_checkpoint
 from skipwise.training.checkpoint.saved_rows import SavedRows, read_matches
 from skipwise.training.checkpoint.state import Tensors
-from skipwise.training.run.directory import RunDirectory
+from skipwise.training.run.directory import VALUES, RunDirectory
 
 Matches = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 """`read_matches` of a table, by its rows from the first up to the last."""
@@ -22,8 +24,8 @@ def start_from_run(tensors: Tensors, run: RunDirectory) -> int:
     """Reads the state of the run named by `init_from` into live `tensors`, and returns how many steps it was trained.
 
     Dense weights and Adam's moments are taken whole. A row of the tracks' table goes with its track, a row of the
-    signals' table with its column and value, each with its optimizer state; rows of what is new keep their first
-    values. Each rank reads the rows of its own shards.
+    signals' table or of the tracks' values with its column and value, each with its optimizer state; rows of what is
+    new keep their first values. Each rank reads the rows of its own shards.
     """
     source = RunDirectory.open(run.config.init_from)
     path = start_checkpoint(source.path)
@@ -31,6 +33,7 @@ def start_from_run(tensors: Tensors, run: RunDirectory) -> int:
     signals, signals_before = (Signals.of(each.config.data.inputs, each.record.contexts) for each in (run, source))
     tables: dict[str, tuple[int, int, Matches]] = {
         TABLE: (run.record.num_rows, source.record.num_rows, partial(read_matches, run.matches)),
+        VALUE_TABLE: _value_rows(run, source),
         SIGNAL_TABLE: (signals.num_rows, signals_before.num_rows, partial(_common_rows, signals, signals_before)),
     }
     sharded = {
@@ -68,3 +71,23 @@ def _common_rows(signals: Signals, before: Signals, first: int, last: int) -> tu
     row_X, source_X = signals.common_rows(before)
     chosen_X = (row_X >= first) & (row_X < last)
     return row_X[chosen_X], source_X[chosen_X]
+
+
+def _value_rows(run: RunDirectory, source: RunDirectory) -> tuple[int, int, Matches]:
+    """The rows of the values' tables of both runs, and which belong together, by column and value."""
+    if not run.config.data.features:
+        return 0, 0, lambda first, last: (np.zeros(0, np.int64), np.zeros(0, np.int64))
+    try:
+        here, there = (read_table(each.value_rows) for each in (run, source))
+    except DAMAGED as error:
+        raise UserError(f"{source.path} cannot be started from ({brief(error)}): restore its {VALUES}") from error
+    both = here.join(there.rename_columns(["column", "value", "source"]), ["column", "value"], join_type="inner")
+    row_Y, source_Y = (both[name].to_numpy().astype(np.int64) for name in ("row", "source"))
+    order_Y = source_Y.argsort(kind="stable")
+    row_Y, source_Y = row_Y[order_Y], source_Y[order_Y]
+
+    def matches(first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        chosen_Y = (row_Y >= first) & (row_Y < last)
+        return row_Y[chosen_Y], source_Y[chosen_Y]
+
+    return run.record.num_values, source.record.num_values, matches

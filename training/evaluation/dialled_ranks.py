@@ -16,8 +16,7 @@ from skipwise.common.distributed import device, gather_rows, rank, world_size
 from skipwise.datapipes.batch import EvaluationBatch
 from skipwise.models.dial import dialled, keep_query
 from skipwise.models.ranking import candidate_scores, full_topk
-from skipwise.models.rows import own_rows
-from skipwise.training.build import HeldOut, evaluation_loader, table_weight
+from skipwise.training.build import HeldOut, evaluation_loader, table_weight, track_rows
 from skipwise.training.config import RunConfig, Split
 from skipwise.training.evaluation.evaluator import exact_products, gather_padded
 from skipwise.training.evaluation.measure_ranks import distinct, together
@@ -44,15 +43,16 @@ def rank_at_dials(
     are those of `served`, and MRR and percentile ranks are not known. MAA is that of the run whatever the dial, and
     left out.
     """
-    first, rows_RD = own_rows(table := table_weight(model), rank(), world_size())
+    num_rows = table_weight(model).shape[0]
     loader = evaluation_loader(config, held_out, (), split, sessions)
     model.eval()
+    first, rows_RD = track_rows(model, held_out.sessions.features, num_rows)
     found: dict[float, list[dict[str, Tensor]]] = {dial: [] for dial in dials}
     with exact_products():
         desc = f"{split} by dial"
         bar = tqdm(loader.epoch(0), desc, loader.steps, leave=False, disable=rank() != 0, mininterval=1)
         for batch in together(bar):
-            for dial, columns in _columns(config, model, batch, dials, first, rows_RD, table.shape[0]).items():
+            for dial, columns in _columns(config, model, batch, dials, first, rows_RD, num_rows).items():
                 found[dial].append(columns)
     return {
         dial: target_ranks({name: np.concatenate([one[name].cpu().numpy() for one in parts]) for name in parts[0]})

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -25,14 +26,15 @@ from skipwise.datapipes.overlap import shared_sessions
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.dial import dialled
 from skipwise.models.ranking import Counts, candidate_counts, candidate_scores, full_counts, full_target_scores
-from skipwise.models.rows import own_rows
 from skipwise.training.build import (
     HeldOut,
     build_model,
     check_device,
+    cold_tracks,
     evaluation_loader,
     stateless,
     table_weight,
+    track_rows,
     training_data,
 )
 from skipwise.training.checkpoint.checkpoints import load_best
@@ -56,9 +58,13 @@ class Evaluator:
         config: RunConfig,
         model: DistributedModelParallel,
         interruptible: Callable[[Iterator[EvaluationBatches], str], Iterator[EvaluationBatches]] | None = None,
+        cold_N: np.ndarray | None = None,
     ):
-        """`interruptible` passes on the batches of what is measured, on every rank; what it raises ends `measure`."""
-        self._config, self._model, self._interruptible = config, model, interruptible
+        """`interruptible` passes on the batches of what is measured, on every rank; what it raises ends `measure`.
+
+        `cold_N`: see `cold_tracks`.
+        """
+        self._config, self._model, self._interruptible, self._cold_N = config, model, interruptible, cold_N
 
     @torch.no_grad()
     def measure(
@@ -74,9 +80,9 @@ class Evaluator:
         `record_in`: a run directory in which each target's rank is written.
         """
         loader = evaluation_loader(self._config, held_out, protocols, split, sessions)
-        table = table_weight(self._model)
-        first, rows_RD = own_rows(table, rank(), world_size())
         self._model.eval()
+        num_rows = table_weight(self._model).shape[0]
+        first, rows_RD = track_rows(self._model, held_out.sessions.features, num_rows)
         with exact_products():
             batches = loader.epoch(0)
             if self._interruptible:
@@ -84,7 +90,7 @@ class Evaluator:
             bar = tqdm(batches, total=loader.steps, desc=split, disable=rank() != 0, leave=False, mininterval=1)
             halves = held_out.targets == "all"  # equal on every rank
             ranks_of = partial(self._ranked, protocols=protocols, first=first, rows_RD=rows_RD, halves=halves)
-            metrics = measure_ranks(bar, ranks_of, protocols, split, table.shape[0], record_in)
+            metrics = measure_ranks(bar, ranks_of, protocols, split, num_rows, record_in, self._cold_N)
         self._model.train()
         return metrics
 
@@ -138,7 +144,8 @@ class Measured:
 
     config: RunConfig
     held_out: dict[Split, HeldOut]
-    num_tracks: int
+    store: SessionStore
+    """The data that the run was trained on, or whose sessions are measured in their place."""
     own: bool
     """Whether these are the run's own splits and targets, whose figures are kept in its directory."""
 
@@ -147,7 +154,8 @@ class Measured:
         """The run's best weights; nobody else writes into its directory meanwhile, where it is written."""
         check_device(stateless(self.config))
         with locked_for_all_ranks(run.path) if self.own else nullcontext():
-            model = build_model(stateless(self.config), self.num_tracks, run.record.num_rows, run.record.contexts)
+            rows, contexts = run.record.num_rows, run.record.contexts
+            model = build_model(stateless(self.config), self.store.num_tracks, rows, contexts, self.store.features)
             load_best(model, run.path)
             yield model
 
@@ -170,8 +178,9 @@ def what_to_measure(
     Raises `UserError` where the data are missing, have other tracks or are not what is asked for, and for `positions`
     of sessions that training has seen.
     """
-    store = SessionStore(data).reading(run.record.contexts) if data else run.open_store()
-    config = run.config
+    store, config = SessionStore(data).reading(run.record.contexts) if data else run.open_store(), run.config
+    if data and config.data.features:
+        store = store.featuring(run.open_features())
     if positions:
         config = replace(config, evaluate=replace(config.evaluate, positions=positions))
         if not (data or store.unseen):
@@ -190,7 +199,7 @@ def what_to_measure(
     held_out = {split: of(config.evaluate, store, split) for split in splits}
     if data:
         _warn_of_overlap(run, held_out["test"].sessions)
-    return Measured(config, held_out, store.num_tracks, own=not data and config == run.config)
+    return Measured(config, held_out, store, own=not data and config == run.config)
 
 
 def evaluate_run(
@@ -207,7 +216,9 @@ def evaluate_run(
     asked = what_to_measure(run, data, positions)
     evaluated = Evaluated({protocol: {} for protocol in protocols}, asked.config, asked.held_out)
     with asked.best_model(run) as model:
-        evaluator = Evaluator(asked.config, model)
+        # Of other sessions it is not known which of their tracks are cold: training may have been on any.
+        cold_N = None if data else cold_tracks(asked.config, asked.store, asked.config.train.refit)
+        evaluator = Evaluator(asked.config, model, cold_N=cold_N)
         for split, held_out in asked.held_out.items():
             record_in = run.path if asked.own else None
             found = evaluator.measure(protocols, split, held_out, asked.config.evaluate.sessions, record_in)

@@ -45,6 +45,12 @@ def hit_rate_table(metrics: Mapping[Any, Any], config: RunConfig) -> str:
         lines.append(f"{split}: of {values['targets']:d} targets {counts} (played before in their session).")
         if protocol == "served" and values["targets"]:
             lines[-1] = f"{lines[-1][:-1]}, so that no HR by served is above {ceiling(values):.4f}."
+        if values.get("cold_targets"):
+            cells = ", ".join(f"{column.upper()} {_cell(values[f'cold_{column}'])}" for column in METRICS)
+            lines.append(
+                f"{protocol} {split}: {values['cold_targets']:d} targets are cold, of tracks that training does not "
+                f"play: {cells}."
+            )
         if values.get("pairs") or values.get("next_skip_auc") is not None:
             lines.append(_order_of_skips(protocol, split, values))
     if any(metrics.get(protocol) for protocol in ("uniform", *PROTOCOLS)) and not rows:

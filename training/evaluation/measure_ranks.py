@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -16,7 +17,7 @@ from skipwise.common.distributed import device, world_size
 from skipwise.datapipes.batch import EvaluationBatch, EvaluationBatches
 from skipwise.models.ranking import Counts
 from skipwise.training.config import Protocol, Split
-from skipwise.training.evaluation.metrics import NOT_ELIGIBLE
+from skipwise.training.evaluation.metrics import METRICS, NOT_ELIGIBLE
 from skipwise.training.evaluation.rank_metrics import RankMetrics
 from skipwise.training.evaluation.records import TargetRankWriter
 from skipwise.training.evaluation.skip_metrics import SkipMetrics
@@ -45,12 +46,15 @@ def measure_ranks(
     split: Split,
     num_rows: int,
     record_in: Path | None,
+    cold_N: np.ndarray | None = None,
 ) -> dict[Protocol, Metrics]:
     """The metrics over all ranks of the targets that `ranks_of` ranks among `num_rows` tracks.
 
     `paper` leaves out the targets of a session that holds all tracks, as these have no candidates.
-    `record_in`: a directory in which the rank of each is written.
+    `record_in`: a directory in which the rank of each is written. `cold_N`: bool [num_tracks], targets whose figures
+    are given apart too, as `cold_hr@1` and so on.
     """
+    cold = {protocol: RankMetrics().to(device()) for protocol in protocols if cold_N is not None}
     metrics, skips = {protocol: RankMetrics().to(device()) for protocol in protocols}, None
     with ExitStack() as closing:
         records = {}
@@ -67,12 +71,19 @@ def measure_ranks(
                 if record_in:
                     records[protocol].write(**columns)
                 metrics[protocol].update(**{name: values.to(device()) for name, values in columns.items()})
+                if cold_N is not None:
+                    chosen = torch.from_numpy(cold_N)[columns["target"]]
+                    cold[protocol].update(**{name: values[chosen].to(device()) for name, values in columns.items()})
             if ranked.skips:
                 skips = skips or SkipMetrics().to(device())
                 # Every protocol has the same columns about skips.
                 skips.update(**told, plays=batch.plays_B[batch.target_B >= 0])
     of_skips = skips.compute() if skips else {}
-    return {protocol: metrics[protocol].compute() | of_skips for protocol in protocols}
+    found = {protocol: metrics[protocol].compute() | of_skips for protocol in protocols}
+    for protocol, of_cold in cold.items():
+        values = of_cold.compute()
+        found[protocol] |= {f"cold_{name}": values[name] for name in (*METRICS, "targets")}
+    return found
 
 
 def together(steps: Iterable[EvaluationBatches]) -> Iterator[EvaluationBatch]:

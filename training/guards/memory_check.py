@@ -12,7 +12,9 @@ from skipwise.training.guards.memory_needs import check_memory, checkpoint_bytes
 from skipwise.training.run.directory import CHECKPOINTS
 
 
-def check_machines(config: RunConfig, num_tracks: int, longest: int, run_dir: Path, num_signals: int = 0) -> None:
+def check_machines(
+    config: RunConfig, num_tracks: int, longest: int, run_dir: Path, num_signals: int = 0, num_values: int = 0
+) -> None:
     """Every machine's memory and rank 0's disk; all ranks call it together, and raise the same `UserError`.
 
     No rank goes on, and takes memory, before all have looked.
@@ -22,7 +24,7 @@ def check_machines(config: RunConfig, num_tracks: int, longest: int, run_dir: Pa
         for name, default in (("LOCAL_RANK", rank()), ("LOCAL_WORLD_SIZE", world_size()))
     )
     here = range(rank() - local_rank, rank() - local_rank + local_world_size)
-    needs = training_needs(config, num_tracks, longest, world_size(), num_signals)
+    needs = training_needs(config, num_tracks, longest, world_size(), num_signals, num_values)
 
     def look() -> None:
         free = available_memory(), device_memory(device()), process_memory()
@@ -30,7 +32,7 @@ def check_machines(config: RunConfig, num_tracks: int, longest: int, run_dir: Pa
         if rank() == 0:
             there = len(list((run_dir / CHECKPOINTS).glob("*/")))  # of a run that goes on
             copies = max(config.checkpoint.keep + 2 - there, 1)
-            check_disk(run_dir, checkpoint_bytes(config, num_tracks, world_size(), num_signals), copies)
+            check_disk(run_dir, checkpoint_bytes(config, num_tracks, world_size(), num_signals, num_values), copies)
 
     on_all_ranks(look)
 

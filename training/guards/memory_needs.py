@@ -33,10 +33,10 @@ class Need:
 
 
 def training_needs(
-    config: RunConfig, num_tracks: int, longest: int, world_size: int, num_signals: int = 0
+    config: RunConfig, num_tracks: int, longest: int, world_size: int, num_signals: int = 0, num_values: int = 0
 ) -> list[Need]:
-    """What each of `world_size` ranks takes to train; `longest`: tracks of the longest session; `num_signals`: rows of
-    the signals' table.
+    """What each of `world_size` ranks takes to train; `longest`: tracks of the longest session; `num_signals`,
+    `num_values`: rows of the tables of signals and of the tracks' values.
 
     A table placed by TorchRec's planner is taken to be spread evenly, as row-wise.
     """
@@ -53,29 +53,35 @@ def training_needs(
     batch, step = _batch_and_step_bytes(config, num_tracks, longest, world_size)
     candidates = 8 * config.evaluate.batch_size // world_size * config.evaluate.candidates
     queued = config.data.workers * config.data.prefetch * max(batch, candidates)
-    of_signals, text_of_signals = _signal_bytes(config, num_signals)
+    of_signals, text_of_signals = _table_bytes(config.table, num_signals)
+    of_values, text_of_values = _table_bytes(table, num_values)
     needs = [
         Need("table", weight, holders, f"{num_tracks:,} x {table.dim} x {_FLOAT}{share}{note}"),
         Need("its optimizer's state", state, holders, f"{num_tracks:,} x {text} x {_FLOAT}{state_share}"),
         Need("a copy of both for checkpoints", weight + state, holders, on_device=False),
         Need("the signals' table and its state", of_signals, 1, text_of_signals),
         Need("a copy of these", of_signals, 1, on_device=False),
+        Need("the values' table and its state", of_values // holders, holders, f"{text_of_values}{share}"),
+        Need("a copy of both for checkpoints, of the values", of_values // holders, holders, on_device=False),
+        Need("the tracks' rows with their features, to rank", bool(config.data.features) * weight, holders),
         Need("the prefetched batches", queued, world_size, of_table=False, on_device=False),
         Need("a step", step, world_size, of_table=False),
     ]
     return [need for need in needs if need.bytes]
 
 
-def checkpoint_bytes(config: RunConfig, num_tracks: int, world_size: int = 1, num_signals: int = 0) -> int:
-    """One checkpoint of all ranks: both tables, their state, and the dense weights with Adam's two moments and
+def checkpoint_bytes(
+    config: RunConfig, num_tracks: int, world_size: int = 1, num_signals: int = 0, num_values: int = 0
+) -> int:
+    """One checkpoint of all ranks: all tables, their state, and the dense weights with Adam's two moments and
     their mean, if there is one."""
     table = config.row_table
     holders = table.num_holders(world_size) if table.sharding == "column_wise" else 1
     numbers, _ = _optimizer_numbers(table.optimizer, table.dim // holders)
     dense = _dense_weights(config)
-    of_signals, _ = _signal_bytes(config, num_signals)
+    of_signals, of_values = _table_bytes(config.table, num_signals)[0], _table_bytes(table, num_values)[0]
     copies = 4 if config.optimizer.average else 3
-    return _FLOAT * (num_tracks * (table.dim + holders * numbers) + copies * dense) + of_signals
+    return _FLOAT * (num_tracks * (table.dim + holders * numbers) + copies * dense) + of_signals + of_values
 
 
 def check_memory(
@@ -130,11 +136,10 @@ def _dense_weights(config: RunConfig) -> int:
     return config.encoder.num_weights(config.table.dim, config.loss.keep_width, bool(config.data.inputs))
 
 
-def _signal_bytes(config: RunConfig, num_signals: int) -> tuple[int, str]:
-    """Bytes of the signals' table and its optimizer's state, which one rank holds, and their arithmetic."""
-    dim = config.table.dim
-    numbers, text = _optimizer_numbers(config.table.optimizer, dim)
-    return num_signals * (dim + numbers) * _FLOAT, f"{num_signals:,} x ({dim} + {text}) x {_FLOAT}"
+def _table_bytes(table: TableConfig, num_rows: int) -> tuple[int, str]:
+    """Bytes of a table of whole rows beside the tracks' and of its optimizer's state, and their arithmetic."""
+    numbers, text = _optimizer_numbers(table.optimizer, table.dim)
+    return num_rows * (table.dim + numbers) * _FLOAT, f"{num_rows:,} x ({table.dim} + {text}) x {_FLOAT}"
 
 
 def _batch_and_step_bytes(config: RunConfig, num_tracks: int, longest: int, world_size: int) -> tuple[int, int]:

@@ -10,11 +10,12 @@ from pydantic import Field
 from skipwise.common.errors import UserError, shown
 from skipwise.common.files import read_json, read_yaml, write_json
 from skipwise.common.mirrors import local
-from skipwise.common.schema import PositiveCount, Sha256, StrictModel, validate
+from skipwise.common.schema import Count, PositiveCount, Sha256, StrictModel, validate
 from skipwise.common.stores import Place
 from skipwise.datapipes.directory_kinds import refuse_other_kind
 from skipwise.datapipes.manifest import RUN_RECORD, VOCABULARY, Counts, Manifest
 from skipwise.datapipes.sessions import SessionStore
+from skipwise.datapipes.track_features import TrackFeatures
 from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.models.config import LossConfig
 from skipwise.training.config import RunConfig, SelectionConfig, Split
@@ -22,6 +23,7 @@ from skipwise.training.config_fields import from_mapping
 
 CHECKPOINTS = "checkpoints"
 MATCHES = "matches.parquet"
+VALUES = "track_values.parquet"
 METRICS_LINES = "the metrics of a run's steps"
 """What `metrics.jsonl` holds."""
 LARGEST_METRICS = 1 << 28
@@ -72,6 +74,10 @@ class RunRecord(DataRecord):
     """The context columns that the run reads, each with the values that have a row, in their order."""
     context_hash: Sha256 | None = None
     """The dataset's, over these."""
+    features_hash: Sha256 | None = None
+    """`TrackFeatures.digest` of what is read of tracks; None where nothing is."""
+    num_values: Count = Field(alias="values", default=0)
+    """Rows of the table of the tracks' values."""
     versions: dict[str, str]
     launch: str | None = None
     """torchrun's id of the launch that began the run."""
@@ -111,6 +117,11 @@ class RunDirectory:
     def matches(self) -> Path:
         """`row` of this run's table and `source`, the row of the same track in the run that this one started from."""
         return self.path / MATCHES
+
+    @property
+    def value_rows(self) -> Path:
+        """`column`, `value` and `row` of the table of the tracks' values, for a run that reads features."""
+        return self.path / VALUES
 
     @property
     def finished(self) -> bool:
@@ -163,13 +174,24 @@ class RunDirectory:
                 f"{store.path} has another vocabulary than the data {self.path} was trained on: "
                 "use that data set, or train again"
             )
-        store = store.reading(self.record.contexts)
+        store = store.reading(self.record.contexts).featuring(self.config.data.features)
+        if store.features and store.features.digest != self.record.features_hash:
+            raise UserError(
+                f"the features of tracks of {store.path} are not those that {self.path} was trained on: prepare that "
+                "data set again as it was, or train again"
+            )
         if not self.record.reads_same(store.manifest):
             raise UserError(
                 f"the context columns of {store.path} are not those that {self.path} was trained on: prepare that data "
                 "set again as it was, or train again"
             )
         return store
+
+    def open_features(self) -> TrackFeatures:
+        """What the run reads of tracks, from the dataset it was trained on."""
+        features = self.open_store().features
+        assert features is not None
+        return features
 
     def update_metrics(self, changes: Mapping[Any, Mapping[Any, Any]]) -> None:
         """Merges `changes` into `metrics.json`, section by section, atomically; every rank returns once it is done."""

@@ -18,6 +18,7 @@ from skipwise.common.files import read_json, replacing, write_json, write_text
 from skipwise.common.locks import LOCK, locked_for_all_ranks
 from skipwise.common.mirrors import upload, worked_on
 from skipwise.common.outputs import refuse_url
+from skipwise.common.tables import write_table
 from skipwise.common.versions import versions
 from skipwise.datapipes.manifest import RUN_RECORD, VOCABULARY
 from skipwise.datapipes.sessions import SessionStore
@@ -25,7 +26,7 @@ from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.datapipes.vocabulary_match import SCRATCH, match
 from skipwise.training.config import RunConfig
 from skipwise.training.config_fields import flatten
-from skipwise.training.run.directory import MATCHES, RunDirectory, RunRecord
+from skipwise.training.run.directory import MATCHES, VALUES, RunDirectory, RunRecord
 
 FREE_TO_CHANGE = (
     "run_dir",
@@ -42,7 +43,7 @@ FREE_TO_CHANGE = (
     "checkpoint.keep",
 )
 """Fields that change no figure of a run; a stopped run continues only where all others are equal."""
-_FIRST_FILES = ("config.yaml", RUN_RECORD, VOCABULARY, MATCHES)
+_FIRST_FILES = ("config.yaml", RUN_RECORD, VOCABULARY, MATCHES, VALUES)
 
 
 @contextmanager
@@ -99,6 +100,9 @@ def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
     config = dataclasses.replace(config, run_dir=str(path))
     write_text(path / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
     num_rows, rows_hash = _write_vocabulary(config, store, path)
+    if store.features:
+        with replacing(path / VALUES) as partial_file:
+            write_table(store.features.value_rows(), partial_file)
     before = RunDirectory.open(config.init_from).trained if config.init_from else []
     record = RunRecord(
         recipe=recipe,
@@ -110,6 +114,8 @@ def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
         rows_hash=rows_hash,
         contexts={name: list(values) for name, values in store.contexts.items()},
         context_hash=store.manifest.context_hash(store.contexts) if store.contexts else None,
+        features_hash=store.features.digest if store.features else None,
+        values=store.features.num_values if store.features else 0,
         versions=versions(),
         launch=os.environ.get("TORCHELASTIC_RUN_ID"),
         trained_before=before,
@@ -146,6 +152,7 @@ _ROWS_DEPEND_ON: dict[str, Callable[[RunConfig], Any]] = {
     "loss.keep": lambda config: "above 0" if config.loss.keep else 0,
     "loss.keep-dim": lambda config: config.loss.keep_width,
     "data.inputs": lambda config: " ".join(config.data.inputs) or "none",
+    "data.features": lambda config: " ".join(config.data.features) or "none",
 }
 """Fields by which the tables' columns, rows or optimizer state differ."""
 
@@ -182,7 +189,8 @@ def _check_same_run(path: Path, config: RunConfig, recipe: str, store: SessionSt
         raise UserError(f"{path} holds {state} run of {run.record.recipe}, not {recipe}: {go_on}")
     if difference := first_difference(run.config, config):
         raise UserError(f"{path} holds {state} run with {difference}: {go_on}")
-    if not (run.record.is_same(store.manifest) and run.record.reads_same(store.manifest)):
+    same_features = run.record.features_hash == (store.features.digest if store.features else None)
+    if not (run.record.is_same(store.manifest) and run.record.reads_same(store.manifest) and same_features):
         raise UserError(
             f"{path} holds {state} run on other data than {store.path}, or another split of them: {go_on}, which may "
             "start from this run with --init-from"
