@@ -5,6 +5,7 @@ The Markdown has, for each protocol, the layout of the paper's table 1, tests, s
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from skipwise.common.files import replacing, write_json, write_text
@@ -75,8 +76,20 @@ def _notes(made: dict[str, Any]) -> list[str]:
         f"{len(runs)} runs on {', '.join(map(str, ranks))} rank{'s' if ranks != [1] else ''}, "
         f"{seconds / 60:.0f} minutes of training steps in all, {seconds / max(len(runs), 1):.0f} s a run",
         f"best epoch by validation {', '.join(sorted({run.get('selected_by', 'uniform HR@10') for run in runs}))}",
+        f"minutes and epochs of training, means over seeds: {_compute(made['runs'])}",
         *_unfinished(made["runs"]),
     ]
+
+
+def _compute(runs: dict[str, Any]) -> str:
+    """What each model's training took, until its validation no longer improved."""
+    models: dict[str, list[dict[str, Any]]] = {}
+    for name, run in runs.items():
+        models.setdefault(name.rpartition("-seed")[0], []).append(run)
+    return ", ".join(
+        f"`{name}` {mean([run['seconds'] for run in found]) / 60:.1f} and {mean([run['epochs'] for run in found]):.0f}"
+        for name, found in models.items()
+    )
 
 
 def _unfinished(runs: dict[str, Any]) -> list[str]:

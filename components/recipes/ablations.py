@@ -109,6 +109,10 @@ ABLATIONS: dict[str, Ablation] = {
     "bidir-shared": Ablation("Bidir S+, c = e, shared negatives", "bidir-skip-track", {"data": {"sampling": "shared"}}),
     "mask-0.1": Ablation("cloze 0.1", "bidir-shared", {"encoder": {"mask_probability": 0.1}}),
     "mask-0.4": Ablation("cloze 0.4", "bidir-shared", {"encoder": {"mask_probability": 0.4}}),
-    # For sequences of up to 200, as ratings data has them.
-    **{f"long-{length}": _length("long", length) for length in (20, 50, 100)},
+    # For sequences of up to 200, as ratings data has them, by how much is read and in which direction.
+    **{f"long-{length}": _length("long", length) for length in (10, 20, 50, 100)},
+    **{
+        f"bidir-{name}": Ablation(f"cloze, {name}", name, {"encoder": {"direction": "bidirectional"}})
+        for name in ("long-10", "long-20", "long-50", "long-100", "long")
+    },
 }

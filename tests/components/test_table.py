@@ -80,6 +80,9 @@ def test_every_model_at_every_seed_and_again_without_training(run, words, tmp_pa
     assert "Unidir S+, c = e (`unidir-skip-track`)" in written and ".5867" in written
     assert ".5867" not in written.partition("## `paper`")[0], "the paper's figures are of its own protocol"
     assert "- best epoch by validation served NDCG@10" in written
+    (note,) = [line for line in written.splitlines() if line.startswith("- minutes and epochs of training")]
+    minutes = [sum(table["made"]["runs"][name]["seconds"] for name in names[at : at + 2]) / 120 for at in (0, 2)]
+    assert f"`unidir` {minutes[0]:.1f} and {SMALL['train']['epochs']}, `unidir-skip-track` {minutes[1]:.1f}" in note
     last = {name for name in names if table["made"]["runs"][name]["best_epoch"] == SMALL["train"]["epochs"]}
     (note,) = [line for line in written.splitlines() if "best epoch is " in line]
     assert {name for name in names if f"`{name}`" in note} == last
