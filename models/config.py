@@ -27,6 +27,12 @@ class TableConfig:
     learning_rate: float = 0.05
     eps: float = 1e-8
     """Added to the optimizer's denominator."""
+    precision: Literal["fp32", "fp16"] = "fp32"
+    """What a row's numbers are kept in; fp16 halves the table's memory. The optimizer's state, lookups and gradients
+    are float32. On a GPU updates are rounded stochastically, on a CPU to the nearest number."""
+    exchange: Literal["fp32", "half"] = "fp32"
+    """What ranks send each other of the table: rows and their gradients as float32, or in half the bytes, rows as
+    float16 and gradients, which may be too small for that, as bfloat16."""
     sharding: Literal["row_wise", "column_wise", "table_wise", "planner"] = "row_wise"
     """How the table is split over ranks: blocks of rows, of columns, all on rank 0, or by TorchRec's planner."""
     init_bound: float = 0.02
@@ -48,6 +54,11 @@ class TableConfig:
             raise ValueError(
                 f"--table.optimizer {self.optimizer} needs a GPU: choose rowwise_adagrad, adagrad or sgd on CPU"
             )
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of each of a row's numbers."""
+        return 2 if self.precision == "fp16" else 4
 
     def num_holders(self, world_size: int) -> int:
         """How many of `world_size` ranks, the first ones, hold a part of the table.

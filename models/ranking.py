@@ -117,7 +117,8 @@ def candidate_scores(queries_QD: Tensor, rows_QC: Tensor, first: int, rows_RD: T
     local_QC = (rows_QC.gather(1, own_first_QC) - first).clamp(0, max(len(rows_RD) - 1, 0))
     for start in range(0, len(rows_QC), _CANDIDATE_QUERIES):
         part = slice(start, start + _CANDIDATE_QUERIES)
-        products = torch.nn.functional.embedding(local_QC[part], rows_RD).mul_(queries_QD[part, None])
+        chosen = torch.nn.functional.embedding(local_QC[part], rows_RD).to(queries_QD.dtype)
+        products = chosen.mul_(queries_QD[part, None])
         scores_QC[part].scatter_(1, own_first_QC[part], products.sum(-1))
     return scores_QC * own_QC, own_QC
 
@@ -155,6 +156,7 @@ def _block_rows(num_queries: int) -> int:
 
 def _product(queries_QD: Tensor, rows_BD: Tensor) -> Tensor:
     """Scores [Q, B] of up to B rows, padded by zeros."""
+    rows_BD = rows_BD.to(queries_QD.dtype)
     padding = _block_rows(len(queries_QD)) - len(rows_BD)
     if padding:
         rows_BD = torch.nn.functional.pad(rows_BD, (0, 0, 0, padding))

@@ -28,9 +28,9 @@ def own_rows(weight: Tensor | ShardedTensor, rank: int, world_size: int) -> tupl
         if shard.shard_sizes[0]
     ]
     if all(columns == dim and (row, row + rows) == blocks[holder] for holder, (row, _), (rows, columns) in layout):
-        return first, local[first, 0] if last > first else torch.empty(0, dim, device=device())
+        return first, local[first, 0] if last > first else torch.empty(0, dim, dtype=weight.dtype, device=device())
 
-    block, transfers, arrivals = torch.empty(last - first, dim, device=device()), [], []
+    block, transfers, arrivals = torch.empty(last - first, dim, dtype=weight.dtype, device=device()), [], []
     for holder, (row, column), (rows, columns) in layout:
         for other, (start, end) in enumerate(blocks):
             low, high = max(start, row), min(end, row + rows)
@@ -43,7 +43,7 @@ def own_rows(weight: Tensor | ShardedTensor, rank: int, world_size: int) -> tupl
             elif piece is not None:
                 transfers.append(dist.P2POp(dist.isend, piece.contiguous(), other))
             elif place is not None:
-                arrivals.append((place, torch.empty(place.shape, device=place.device)))
+                arrivals.append((place, torch.empty_like(place, memory_format=torch.contiguous_format)))
                 transfers.append(dist.P2POp(dist.irecv, arrivals[-1][1], holder))
     for work in dist.batch_isend_irecv(transfers) if transfers else ():
         work.wait()

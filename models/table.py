@@ -5,16 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from fbgemm_gpu.split_embedding_configs import EmbOptimType, SparseType
 from torch import Tensor, nn
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.types import ParameterConstraints
 from torchrec.distributed.sharding_plan import column_wise, construct_module_sharding_plan, row_wise, table_wise
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingPlan, ShardingType
-from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from skipwise.datapipes.batch import FEATURE, SIGNAL_FEATURE, value_feature
@@ -35,13 +36,19 @@ _PLANNED = [kind.value for kind in (ShardingType.TABLE_WISE, ShardingType.COLUMN
 
 
 def make_table(
-    num_rows: int, row_dim: int, num_signals: int = 0, dim: int = 0, num_values: int = 0, num_columns: int = 0
+    num_rows: int,
+    row_dim: int,
+    num_signals: int = 0,
+    dim: int = 0,
+    num_values: int = 0,
+    num_columns: int = 0,
+    precision: str = "fp32",
 ) -> EmbeddingBagCollection:
     """The unsharded collection on the meta device, with sum pooling; bags of tracks have length 0 or 1.
 
     `row_dim`: width of a track's row; `num_signals`, `dim`: rows and width of the signals' table, `num_values`: rows of
     the table of the tracks' values, of the width of a track's row, with a feature for each of `num_columns`. Either
-    is left out where it has no rows.
+    is left out where it has no rows. `precision`: of the tracks' rows alone.
     """
     columns = [value_feature(column) for column in range(num_columns)]
     sizes: dict[str, tuple[int, int, list[str]]] = {
@@ -59,6 +66,7 @@ def make_table(
                 feature_names=names,
                 pooling=PoolingType.SUM,
                 init_fn=torch.nn.init.zeros_,
+                data_type=DataType.FP16 if (name, precision) == (TABLE, "fp16") else DataType.FP32,
             )
             for name, (rows, width, names) in sizes.items()
             if rows
@@ -67,13 +75,16 @@ def make_table(
 
 
 def make_sharder(config: TableConfig) -> EmbeddingBagCollectionSharder:
-    """A sharder whose kernels carry the fused optimizer."""
+    """A sharder whose kernels carry the fused optimizer, and whose exchange between ranks is as `config` has it."""
+    half = QCommsConfig(forward_precision=CommType.FP16, backward_precision=CommType.BF16)
     return EmbeddingBagCollectionSharder(
+        qcomm_codecs_registry=get_qcomm_codecs_registry(half) if config.exchange == "half" else None,
         fused_params={
             "optimizer": _OPTIMIZERS[config.optimizer],
             "learning_rate": config.learning_rate,
             "eps": config.eps,
-        }
+            "output_dtype": SparseType.FP32,  # of lookups and gradients
+        },
     )
 
 

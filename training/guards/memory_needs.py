@@ -47,7 +47,7 @@ def training_needs(
     columns, num_rows = (table.dim // holders, num_tracks) if by_columns else (table.dim, -(-num_tracks // holders))
     note = ", evenly spread" if table.sharding == "planner" and holders > 1 else ""
     numbers, text = _optimizer_numbers(table.optimizer, columns)
-    weight, state = num_rows * columns * _FLOAT, num_rows * numbers * _FLOAT
+    weight, state = num_rows * columns * table.row_bytes, num_rows * numbers * _FLOAT
     # A column shard keeps a whole number for each row; all else is cut as the table is.
     state_share = "" if by_columns else share
     batch, step = _batch_and_step_bytes(config, num_tracks, longest, world_size)
@@ -56,7 +56,7 @@ def training_needs(
     of_signals, text_of_signals = _table_bytes(config.table, num_signals)
     of_values, text_of_values = _table_bytes(table, num_values)
     needs = [
-        Need("table", weight, holders, f"{num_tracks:,} x {table.dim} x {_FLOAT}{share}{note}"),
+        Need("table", weight, holders, f"{num_tracks:,} x {table.dim} x {table.row_bytes}{share}{note}"),
         Need("its optimizer's state", state, holders, f"{num_tracks:,} x {text} x {_FLOAT}{state_share}"),
         Need("a copy of both for checkpoints", weight + state, holders, on_device=False),
         Need("the signals' table and its state", of_signals, 1, text_of_signals),
@@ -81,7 +81,8 @@ def checkpoint_bytes(
     dense = _dense_weights(config)
     of_signals, of_values = _table_bytes(config.table, num_signals)[0], _table_bytes(table, num_values)[0]
     copies = 4 if config.optimizer.average else 3
-    return _FLOAT * (num_tracks * (table.dim + holders * numbers) + copies * dense) + of_signals + of_values
+    rows = num_tracks * (table.dim * table.row_bytes + holders * numbers * _FLOAT)
+    return rows + _FLOAT * copies * dense + of_signals + of_values
 
 
 def check_memory(
@@ -181,6 +182,8 @@ def _check_room(table: TableConfig, times: dict[Need, int], free: int, who: str,
     for_table = f"more {more}" if spreads else f"--table.sharding row_wise on more {more}"
     if table.optimizer in ("adagrad", "adam", "partial_rowwise_adam"):
         for_table += " or --table.optimizer rowwise_adagrad"
+    if table.precision == "fp32":
+        for_table += " or --table.precision fp16"
     for_table += " or a smaller --table.dim"
     for_batch = "a smaller --data.batch-size or --encoder.max-length"
     remedies = f"{for_table}, or {for_batch}"  # where reducing either part alone may be enough
