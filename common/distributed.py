@@ -72,9 +72,10 @@ def process_group() -> Iterator[None]:
 
 
 def _agent_store() -> Any:
-    """Connects to the store of torchrun's agent, with a prefix for each restart.
+    """Connects to the store of torchrun's agent, with a prefix for each restart, or to rank 0's, new at each.
 
-    torch 2.13 leaves the addresses of the ranks that ended there, and new ranks would try to reach them.
+    torch 2.13 leaves the addresses of the ranks that ended in an agent's store, and new ranks would try to reach them.
+    `components/torchrun.bash` gives ranks of several machines a store of rank 0, as machines count restarts apart.
     """
     hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     store = dist.TCPStore(  # type: ignore[attr-defined]
@@ -82,7 +83,7 @@ def _agent_store() -> Any:
         int(os.environ["MASTER_PORT"]),
         is_master=not hosted and os.environ["RANK"] == "0",
     )
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if hosted else "0"
     return dist.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
 
 

@@ -23,11 +23,12 @@ from pathlib import Path
 from skipwise.common.claims import claimed
 from skipwise.common.console import stage
 from skipwise.common.errors import UserError, reason
-from skipwise.common.locks import InUse, lock_beside, locked
+from skipwise.common.locks import InUse, locked
 from skipwise.common.stores import Place, Stored, is_hidden, refuse_inner
 
 UNFINISHED = "_unfinished.json"
-_LAST = ("checkpoint.json", "best", "latest", "metrics.json", "run.json", "manifest.json")
+_CHECKPOINT = "checkpoint.json"
+_LAST = (_CHECKPOINT, "best", "latest", "metrics.json", "run.json", "manifest.json")
 """Files that say that others are whole, in the order in which they are stored."""
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _TOGETHER = 8
@@ -49,8 +50,8 @@ def local(path: str | Path, wanted: Wanted = lambda name: True) -> Path:
         return Path(path)
     target = copy_of(place)
     try:
-        with _alone(place):
-            _bring(place, target, wanted)
+        with alone(place):
+            bring(place, target, wanted)
     except OSError as error:
         raise UserError(
             f"{cache_folder()}, where {place} is copied to, cannot be written ({reason(error)}): name another folder "
@@ -61,7 +62,7 @@ def local(path: str | Path, wanted: Wanted = lambda name: True) -> Path:
 
 def complete(path: Path) -> Path:
     """Returns a path in a directory that `local` has returned, once all of it is there; any other as it is."""
-    place = _place_of(path, "read")
+    place = place_of(path, "read")
     return path if place is None else local(str(place))
 
 
@@ -71,7 +72,7 @@ def upload(path: Path, prune: bool = False) -> None:
     `prune`: what is no longer in it is removed from the store too.
     """
     for tree in ("read", "work"):
-        if place := _place_of(path, tree):
+        if place := place_of(path, tree):
             _store(path, place, prune)
 
 
@@ -90,12 +91,6 @@ def publish(result: Path, place: Place) -> None:
             _store(result, place, result.is_dir(), advance)
 
 
-def work_folder(path: str) -> Path:
-    """Returns where `worked_on` has what `path` names."""
-    place = Place.of(path)
-    return copy_of(place, "work") if place else Path(path)
-
-
 def refuse_stored(place: Place, overwrite: bool, replaceable: Callable[[Path], bool]) -> None:
     """Raises `UserError` where something is at a place and may not be replaced."""
     found = place.files()
@@ -107,42 +102,6 @@ def refuse_stored(place: Place, overwrite: bool, replaceable: Callable[[Path], b
         marks = {"", *_LAST} & found.keys()  # of a directory
         if not marks or not replaceable(local(str(place), lambda name: name in marks)):
             raise UserError(f"{place} is not what this command writes: move it away or choose another --output")
-
-
-@contextmanager
-def worked_on(path: str, flag: str) -> Iterator[str]:
-    """Yields the local directory in which all ranks work on what `path` names, a local directory itself.
-
-    For a URL that is one in the cache, as the store has it; it is stored at the end. What is stored before, by
-    `upload`, is there after a kill. Raises the same `UserError` on all ranks.
-    """
-    place = Place.of(path)
-    if place is None:
-        yield path
-        return
-    from skipwise.common.distributed import on_all_ranks, rank  # here, so that other commands do not import torch
-
-    place.require_key()
-    folder = work_folder(path)
-    with ExitStack() as held:
-
-        def fetch() -> None:
-            if rank() == 0:
-                folder.mkdir(parents=True, exist_ok=True)
-                held.enter_context(locked(lock_beside(folder), folder, f"choose another {flag}"))
-                held.enter_context(claimed(place, f"choose another {flag}"))
-                _bring(place, folder, lambda name: True, may_be_new=True)
-
-        def check() -> None:
-            if not folder.is_dir():
-                raise UserError(
-                    f"{folder} is not there on every machine: set SKIPWISE_CACHE to a folder that all of them share"
-                )
-
-        on_all_ranks(fetch, lambda why: f"{folder} cannot be written ({why}): set SKIPWISE_CACHE to another folder")
-        on_all_ranks(check)
-        yield str(folder)
-        on_all_ranks(lambda: upload(folder, prune=True) if rank() == 0 else None)
 
 
 def cache_folder() -> Path:
@@ -158,8 +117,8 @@ def copy_of(place: Place, tree: str = "read") -> Path:
     return cache_folder() / tree / store / place.host / place.key
 
 
-def _place_of(path: Path, tree: str) -> Place | None:
-    """The inverse of `copy_of`; None for a path outside the cache."""
+def place_of(path: Path, tree: str) -> Place | None:
+    """Returns of which place a path of the cache is a copy, as `copy_of` has it; None for any other path."""
     root = cache_folder() / tree
     if not path.is_relative_to(root) or len(path.relative_to(root).parts) < 2:
         return None
@@ -168,8 +127,8 @@ def _place_of(path: Path, tree: str) -> Place | None:
 
 
 @contextmanager
-def _alone(place: Place) -> Iterator[None]:
-    """One process at a time fetches a place."""
+def alone(place: Place) -> Iterator[None]:
+    """One process at a time on this machine fetches a place."""
     lock = cache_folder() / "locks" / f"{_digest(str(place))}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
@@ -182,8 +141,11 @@ def _alone(place: Place) -> Iterator[None]:
         yield
 
 
-def _bring(place: Place, target: Path, wanted: Wanted, may_be_new: bool = False) -> None:
-    """Makes `target` equal to what is at a place, as far as it is wanted, and so for as long as the fetching took."""
+def bring(place: Place, target: Path, wanted: Wanted, may_be_new: bool = False, only: bool = False) -> None:
+    """Makes `target` equal to what is at a place, as far as it is wanted, and so for as long as the fetching took.
+
+    `only`: copies of what is not wanted are removed, but for those that are as in the store.
+    """
     fetched: dict[str, Stored] = {}
     for _ in range(_ROUNDS):
         found = place.files()
@@ -195,7 +157,8 @@ def _bring(place: Place, target: Path, wanted: Wanted, may_be_new: bool = False)
             )
         if not listed and not may_be_new:
             raise UserError(f"{place} does not exist or holds no file that is read here: check the URL")
-        _remove_others(target, found)
+        current = {name: stored for name, stored in found.items() if _stored(target / name) == stored}
+        _remove_others(target, listed | current if only else found)
         stale = {
             name: stored
             for name, stored in listed.items()
@@ -248,13 +211,19 @@ def _store(source: Path, place: Place, prune: bool, advance: Callable[[int], obj
     here = {name: stored for name in _files(source) if (stored := _stored(source / name))}
     new = {name: stored for name, stored in here.items() if there.get(name) != stored}
     _each(sorted(new, key=_turn), lambda name: (place / name).put(source / name, advance))
-    gone = [name for name in there if prune and name not in here]
+    gone = [name for name in there if prune and name not in here and not _is_of_others(name, here)]
     for name in sorted(gone, key=lambda name: (name == UNFINISHED, -_turn(name))):
         (place / name).remove()
     after = place.files() if new else {}
     for name in new.keys() & after.keys():
         if _stored(source / name) == new[name]:  # has not changed meanwhile
             os.utime(source / name, ns=(after[name].changed, after[name].changed))
+
+
+def _is_of_others(name: str, here: Collection[str]) -> bool:
+    """Whether a file that is not here belongs to a checkpoint that is: another machine has written it."""
+    folder = name.rpartition("/")[0]
+    return f"{folder}/{_CHECKPOINT}" in here
 
 
 def _each(names: list[str], copy: Callable[[str], None]) -> None:

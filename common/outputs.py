@@ -163,6 +163,7 @@ def atomic_output_on_all_ranks(output: Path, overwrite: bool, replaceable: Calla
 
     # Imported here: a command of one process does not import torch.
     from skipwise.common.distributed import broadcast_object, on_all_ranks, rank
+    from skipwise.common.node_disks import refuse_apart
 
     def leave(number: int, frame: Any) -> None:
         sys.exit(128 + number)
@@ -178,6 +179,7 @@ def atomic_output_on_all_ranks(output: Path, overwrite: bool, replaceable: Calla
                 return publishing.enter_context(atomic_output(output, overwrite, replaceable)) if rank() == 0 else None
 
             scratch = broadcast_object(on_all_ranks(enter, failed))
+            refuse_apart(not scratch.is_dir(), output, "run this on one machine, or on machines that share the folder")
             try:
                 with _final_names(scratch, output):
                     yield scratch

@@ -43,7 +43,7 @@ class AuditConfig:
 
 def audit(config: AuditConfig) -> None:
     """Prints the sentences and writes the files."""
-    from skipwise.common.mirrors import worked_on
+    from skipwise.common.work_folders import worked_on
 
     with worked_on(config.output or "", "--output") as folder:
         output = folder or None

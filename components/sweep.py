@@ -14,7 +14,7 @@ def sweep(config: SweepConfig) -> None:
     """Runs the trials that are missing, and writes the sweep's files after each."""
     recipe = named_recipe(config.recipe)
     from skipwise.common.distributed import process_group
-    from skipwise.common.mirrors import worked_on
+    from skipwise.common.work_folders import worked_on
     from skipwise.studies.sweep import run_sweep
 
     with process_group(), worked_on(config.output, "--output") as output:

@@ -13,7 +13,7 @@ from skipwise.studies.config import StudyConfig
 def table(config: StudyConfig) -> None:
     """Trains what is missing, measures the baselines, and writes the table."""
     from skipwise.common.distributed import process_group
-    from skipwise.common.mirrors import worked_on
+    from skipwise.common.work_folders import worked_on
 
     models = {name: MODELS[name] for name in with_baselines(config.recipes)}
     from skipwise.studies.results_table import run_study

@@ -8,6 +8,9 @@
 # is moved would be killed without having saved.
 #
 # torchrun's stores listen on all interfaces. On one node components/one_node.py binds them to the loopback interface.
+#
+# On several nodes each start of the ranks has a store of its own: torchrun's shared one keeps the addresses of ranks that
+# ended, and nodes that stay look for it where it was before rank 0 moved to another node.
 torchrun() {
     if [ -z "${PET_MAX_RESTARTS:-}" ] && [ -r "/proc/$PPID/cmdline" ]; then
         local line
@@ -23,6 +26,8 @@ torchrun() {
     local launcher=(torchrun)
     if [[ " ${words[*]} " =~ \ --nnodes[\ =]([01]:)?1\  ]]; then
         launcher=("$(dirname "$(type -P torchrun)")/python" -P -m skipwise.components.one_node)
+    else
+        export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     fi
     export BASH_ENV=''
     exec "${launcher[@]}" "${words[@]}" "$@"

@@ -11,8 +11,9 @@ import torch.distributed as dist
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from skipwise.common.distributed import device, logger, rank, world_size
+from skipwise.common.distributed import device, gather_objects, logger, rank, world_size
 from skipwise.common.errors import UserError
+from skipwise.common.node_disks import on_one_machine
 from skipwise.datapipes.batch import EvaluationBatches, SessionBatch
 from skipwise.datapipes.collate import EvaluationBuilder, TrainBuilder
 from skipwise.datapipes.config import HELD_OUT
@@ -46,6 +47,11 @@ def check(config: RunConfig, store: SessionStore) -> None:
     """Raises `UserError` for a config that cannot work with this device, this dataset or this number of ranks."""
     check_device(config)
     config.data.check_world_size(world_size())
+    hashes = [store.manifest.data_hash] if on_one_machine() else gather_objects(store.manifest.data_hash)
+    if len({*hashes}) > 1:
+        raise UserError(
+            f"{store.path} is not the same dataset on every machine: copy one to all, or name a folder that they share"
+        )
 
 
 def check_device(config: RunConfig) -> None:
@@ -88,7 +94,7 @@ def build_model(
     rows, dim, keep_dim = config.row_table, config.table.dim, config.loss.keep_width
     num_signals = Signals.of(config.data.inputs, contexts).num_rows
     num_values, columns = (features.num_values, features.num_columns) if features else (0, 0)
-    table = make_table(num_rows or num_tracks, rows.dim, num_signals, dim, num_values, columns)
+    table = make_table(num_rows or num_tracks, rows.dim, num_signals, dim, num_values, columns, rows.precision)
     encoder = Encoder(config.encoder, dim, keep_dim, num_signals > 0, config.loss.keep_dropout)
     encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
     autocast = torch.bfloat16 if config.train.precision == "bf16" else None

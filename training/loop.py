@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import torch
 
-from skipwise.common.distributed import logger
-from skipwise.common.mirrors import work_folder
+from skipwise.common.distributed import logger, on_all_ranks
+from skipwise.common.work_folders import work_folder
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.signals import SKIPS, Signals
 from skipwise.training.active_run import ActiveRun
@@ -32,7 +32,7 @@ def train(config: RunConfig, recipe: str, stop_early: StopEarly | None = None, t
     unfinished run of this config that is there. Without `test`, no test target is read, and the metrics end with the
     best weights' validation. SIGTERM ends it with `Stopped`, the state saved.
     """
-    store = SessionStore(config.data.path)
+    store = on_all_ranks(lambda: SessionStore(config.data.path))
     check(config, store)
     store = reading_inputs(config, store)
     longest = store.manifest.session_lengths["max"]

@@ -14,8 +14,9 @@ from skipwise.common import claims, locks
 from skipwise.common.claims import claimed, claims_on
 from skipwise.common.errors import UserError
 from skipwise.common.locks import InUse, Owner
-from skipwise.common.mirrors import publish, worked_on
+from skipwise.common.mirrors import publish
 from skipwise.common.stores import Place
+from skipwise.common.work_folders import worked_on
 from tests.support.object_store import ObjectStore
 
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from skipwise.common import mirrors
 from skipwise.common.errors import UserError
-from skipwise.common.mirrors import UNFINISHED, complete, local, publish, upload, worked_on
+from skipwise.common.mirrors import UNFINISHED, complete, local, publish, upload
 from skipwise.common.outputs import atomic_output, refuse_existing
 from skipwise.common.stores import Place
+from skipwise.common.work_folders import worked_on
 from tests.support.object_store import ObjectStore
 
 OLD = {"manifest.json": "old", "sessions/a": "old a", "sessions/b": "old b"}

@@ -43,7 +43,7 @@ class ObjectStore:
 
 
 @contextmanager
-def running() -> Iterator[ObjectStore]:
+def running(host: str = "127.0.0.1") -> Iterator[ObjectStore]:
     """Serves until the end of the block."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
     from werkzeug.serving import make_server
@@ -61,7 +61,7 @@ def running() -> Iterator[ObjectStore]:
         start_response(f"{status} Failure", [("Content-Length", "0")])
         return []
 
-    server = make_server("127.0.0.1", 0, application, True, request_handler=MotoRequestHandler)
+    server = make_server(host, 0, application, True, request_handler=MotoRequestHandler)
     store.port = server.server_port
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

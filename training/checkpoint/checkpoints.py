@@ -29,6 +29,8 @@ from skipwise.common.distributed import (
 from skipwise.common.errors import UserError, brief
 from skipwise.common.files import FileRecord, read_text, write_text
 from skipwise.common.mirrors import complete, upload
+from skipwise.common.node_disks import is_apart, leads_machine
+from skipwise.common.work_folders import bring_parts
 from skipwise.training.checkpoint.checkpoint_index import (
     REMEDY,
     CheckpointIndex,
@@ -47,7 +49,10 @@ _NAME = re.compile(r"(train|refit)-(\d+)-(\d+)", re.ASCII)
 
 
 class Checkpoints:
-    """Writes a run's checkpoints and keeps the newest and the best."""
+    """Writes a run's checkpoints and keeps the newest and the best.
+
+    A machine that has a disk of its own stores its ranks' files itself (`work_folders`); rank 0 writes all else.
+    """
 
     def __init__(self, run_path: Path, keep: int, facts: dict[str, Any]):
         """`facts`: the fields `vocabulary_hash` and `config` of every index."""
@@ -56,7 +61,9 @@ class Checkpoints:
         self._writing: Future[Any] | None = None
         self._saved = ""
         """The name of the last one begun or resumed from."""
-        if rank() == 0:
+        self._apart = is_apart(self._folder)
+        self._leads = rank() == 0 or (self._apart and leads_machine())
+        if self._leads:
             self._folder.mkdir(exist_ok=True)
             for left_over in self._folder.glob(".*"):
                 _remove(left_over)
@@ -70,11 +77,20 @@ class Checkpoints:
         if self._saved == position.name:
             return
         self.wait()
-        unpublished = self._folder / f".{position.name}.partial"
-        on_rank_0(unpublished.mkdir, self._cannot_write)
+        # What is apart is nobody's until rank 0 has stored the index.
+        unpublished = self._folder / (position.name if self._apart else f".{position.name}.partial")
+
+        def make() -> None:
+            if self._apart and self._leads:
+                self._prune(position)
+            if self._leads:
+                unpublished.mkdir(exist_ok=self._apart)
+
+        on_all_ranks(make, self._cannot_write)
+        written = upload if self._apart else lambda file: None
         writing = async_save(
             tensors,
-            storage_writer=ShardWriter(unpublished, partial(self._publish, unpublished, position)),
+            storage_writer=ShardWriter(unpublished, partial(self._publish, unpublished, position), written),
             async_stager=self._staging,
             process_group=side_group("checkpoints"),
         )
@@ -134,10 +150,13 @@ class Checkpoints:
         os.rename(unpublished, target)
         sync(self._folder)
         self._point(position)
+        self._prune(position)
+        upload(self._folder.parent, prune=True)
+
+    def _prune(self, position: Position) -> None:
         for name in _names(self._folder)[self._keep :]:
             if name != position.best_checkpoint:
                 _remove(self._folder / name)
-        upload(self._folder.parent, prune=True)
 
     def _point(self, position: Position) -> None:
         write_text(self._folder / "latest", f"{position.name}\n")
@@ -172,6 +191,7 @@ def open_checkpoint(path: Path) -> CheckpointIndex:
 
     def check() -> None:
         for record in index.files[rank() :: world_size()]:
+            bring_parts(path, [record.file])
             if difference := record.problem(path):
                 raise UserError(f"{difference}: expected a whole checkpoint; {REMEDY}")
 
@@ -224,7 +244,7 @@ def start_checkpoint(run_path: Path) -> Path:
 
 def load_best(model: DistributedModelParallel, run_path: Path) -> None:
     """Reads a run's best weights into `model`, in place, on any number of ranks."""
-    path = best_checkpoint(run_path)
+    path = run_path / CHECKPOINTS / on_rank_0(lambda: best_checkpoint(run_path).name)
     tensors = model_tensors(model)
     load_tensors(tensors, path, open_checkpoint(path))
 

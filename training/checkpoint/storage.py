@@ -24,6 +24,7 @@ from torch.futures import Future
 
 from skipwise.common.errors import brief
 from skipwise.common.files import FileRecord
+from skipwise.common.work_folders import bring_parts
 from skipwise.training.checkpoint.checkpoint_index import CheckpointIndex, Chunk, DType, SavedTensor
 
 _DTYPES: dict[DType, torch.dtype] = {
@@ -41,8 +42,14 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 class ShardWriter(StorageWriter):
     """Writes this rank's chunks into `folder`; rank 0 then calls `publish` with the tensors and files, all written."""
 
-    def __init__(self, folder: Path, publish: Callable[[dict[str, SavedTensor], list[FileRecord]], None]):
-        self._folder, self._publish = folder, publish
+    def __init__(
+        self,
+        folder: Path,
+        publish: Callable[[dict[str, SavedTensor], list[FileRecord]], None],
+        written: Callable[[Path], object] = lambda file: None,
+    ):
+        """`written`: called with this rank's file, once it is on the disk."""
+        self._folder, self._publish, self._written = folder, publish, written
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """One writer serves one checkpoint."""
@@ -64,6 +71,7 @@ class ShardWriter(StorageWriter):
                 raise TypeError(f"{item.index.fqn} is no tensor: a checkpoint holds tensors, and JSON beside them")
             tensors[_key(item.index.fqn, item.index.offset or ())] = tensor.detach().cpu().contiguous()
         record = _write(self._folder / plan.storage_data, tensors)
+        self._written(self._folder / record.file)
         results: Future[list[WriteResult]] = Future()
         results.set_result([WriteResult(item.index, 0, record) for item in plan.items])
         return results
@@ -101,6 +109,7 @@ def read_box(folder: Path, index: CheckpointIndex, name: str, first: Sequence[in
                 tuple(slice(start - zero, end - zero) for start, end, zero in zip(starts, ends, zeros, strict=True))
                 for zeros in (chunk.offsets, first)
             )
+            bring_parts(folder, [chunk.file])
             source = _read(
                 folder / chunk.file, _key(name, chunk.offsets), index.tensors[name].dtype, chunk.shape, there
             )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from skipwise.common.distributed import barrier, rank
 from skipwise.common.errors import UserError
+from skipwise.common.node_disks import hand_to_rank_0, is_apart, leads_machine
 from skipwise.common.tables import open_table, read_table, table_writer
 from skipwise.datapipes.view import counts_as_kept, counts_as_skipped, is_known
 from skipwise.training.evaluation.metrics import METRICS, percentile_rank
@@ -108,13 +109,17 @@ class TargetRankWriter:
         self._target, self._partial = run / RANKS / name, run / RANKS / f".{name}.partial"
 
     def __enter__(self) -> "TargetRankWriter":
-        if rank() == 0:
+        self._apart = is_apart(self._target.parent)
+        if rank() == 0 or (self._apart and leads_machine()):
             shutil.rmtree(self._partial, ignore_errors=True)
             self._partial.mkdir(parents=True)
         barrier()
         self._open = ExitStack()
-        self._file = self._open.enter_context(table_writer(self._partial / f"part-{rank():05}.parquet", _SCHEMA))
+        self._file = self._open.enter_context(table_writer(self._part(rank()), _SCHEMA))
         return self
+
+    def _part(self, number: int) -> Path:
+        return self._partial / f"part-{number:05}.parquet"
 
     def write(self, **columns: Tensor) -> None:
         """One batch: a tensor [B] for each column, `SKIP_COLUMNS` only where there are any."""
@@ -131,10 +136,13 @@ class TargetRankWriter:
         self._open.close()
         if kind:
             return
+        hand_to_rank_0(self._part, self._apart)
         barrier()
         if rank() == 0:
             shutil.rmtree(self._target, ignore_errors=True)
             os.replace(self._partial, self._target)
+        elif self._apart and leads_machine():
+            shutil.rmtree(self._partial)
         barrier()
 
 

@@ -16,10 +16,10 @@ from skipwise.common.distributed import logger, on_rank_0, world_size
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_json, replacing, write_json, write_text
 from skipwise.common.locks import LOCK, locked_for_all_ranks
-from skipwise.common.mirrors import upload, worked_on
 from skipwise.common.outputs import refuse_url
 from skipwise.common.tables import write_table
 from skipwise.common.versions import versions
+from skipwise.common.work_folders import share, worked_on
 from skipwise.datapipes.manifest import RUN_RECORD, VOCABULARY
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.vocabulary import Vocabulary
@@ -53,9 +53,9 @@ def locked_run(config: RunConfig, recipe: str, store: SessionStore) -> Iterator[
         config = dataclasses.replace(config, run_dir=run_dir)
         path, finished = on_rank_0(lambda: _choose(config, recipe), partial(_cannot_write, config))
         with nullcontext() if finished else locked_for_all_ranks(path, "--run-dir"):
-            run = create_or_resume_run(dataclasses.replace(config, run_dir=str(path)), recipe, store)
-            on_rank_0(lambda: upload(run.path))  # before any checkpoint, which without these files is nobody's
-            yield run
+            if not config.run_dir:
+                config = dataclasses.replace(config, run_dir=str(path))
+            yield create_or_resume_run(config, recipe, store)
 
 
 def create_or_resume_run(config: RunConfig, recipe: str, store: SessionStore) -> RunDirectory:
@@ -65,6 +65,8 @@ def create_or_resume_run(config: RunConfig, recipe: str, store: SessionStore) ->
     `UserError` on every rank for a directory that holds anything else.
     """
     path = on_rank_0(lambda: _directory(config, recipe, store), partial(_cannot_write, config))
+    path = Path(config.run_dir) if config.run_dir else path  # machines may have their copies at other paths
+    share(path)  # before any checkpoint, which without these files is nobody's
     return RunDirectory(path, dataclasses.replace(config, run_dir=str(path)), RunRecord.read(path))
 
 
