@@ -63,13 +63,7 @@ class StreamingTopK:
             return
         query_P, row_P, score_P = (torch.cat(pieces) for pieces in zip(*self._buffer, strict=True))
         self._buffer = []
-        query_P, order_P = query_P.sort(stable=True)  # a query's rows stay in ascending order
-        counts_Q = query_P.bincount(minlength=len(self._rows_QK))
-        place_P = torch.arange(len(query_P), device=query_P.device) - (counts_Q.cumsum(0) - counts_Q)[query_P]
-        rows_QW = self._rows_QK.new_full((len(counts_Q), int(counts_Q.max())), -1)
-        scores_QW = self._scores_QK.new_full(rows_QW.shape, float("-inf"))
-        rows_QW[query_P, place_P] = row_P[order_P]
-        scores_QW[query_P, place_P] = score_P[order_P]
+        rows_QW, scores_QW = side_by_side(query_P, len(self._rows_QK), (row_P, -1), (score_P, float("-inf")))
         self._rows_QK, self._scores_QK = best_of(
             torch.cat([self._rows_QK, rows_QW], dim=1), torch.cat([self._scores_QK, scores_QW], dim=1), self._k
         )
@@ -80,3 +74,16 @@ def best_of(rows_QW: Tensor, scores_QW: Tensor, k: int) -> tuple[Tensor, Tensor]
     """The first K (rows [Q, K], scores [Q, K]) by descending score; of equal scores, the one further left."""
     scores_QW, order_QW = scores_QW.sort(dim=1, descending=True, stable=True)
     return rows_QW.gather(1, order_QW[:, :k]), scores_QW[:, :k].contiguous()
+
+
+def side_by_side(query_P: Tensor, num_queries: int, *columns: tuple[Tensor, float]) -> tuple[Tensor, ...]:
+    """[Q, W] of each column [P]: a query's values in their order, behind them the value that the column names."""
+    query_P, order_P = query_P.sort(stable=True)
+    counts_Q = query_P.bincount(minlength=num_queries)
+    place_P = torch.arange(len(query_P), device=query_P.device) - (counts_Q.cumsum(0) - counts_Q)[query_P]
+    found = []
+    for values_P, filler in columns:
+        values_QW = values_P.new_full((num_queries, int(counts_Q.max())), filler)
+        values_QW[query_P, place_P] = values_P[order_P]
+        found.append(values_QW)
+    return tuple(found)

@@ -46,6 +46,11 @@ class Vectors:
         self.dim = pieces[0].dim
         self._firsts = np.array([piece.first for piece in pieces])
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """R, D."""
+        return sum(len(piece.encoded) for piece in self._pieces), self.dim
+
     def narrowed(self, dim: int) -> "Vectors":
         """The first `dim` numbers of each row."""
         return self if dim == self.dim else _Narrowed(self, dim)
@@ -72,6 +77,10 @@ class Vectors:
 class _Narrowed(Vectors):
     def __init__(self, whole: Vectors, dim: int):
         self._whole, self.dim = whole, dim
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self._whole.shape[0], self.dim
 
     def take(self, rows_N: np.ndarray) -> np.ndarray:
         return self._whole.take(rows_N)[:, : self.dim]

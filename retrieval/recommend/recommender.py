@@ -6,7 +6,7 @@ leave out, Q tracks to find the nearest of.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -81,6 +81,7 @@ class Recommender:
     def __init__(self, opened: OpenExport, search: Search, columns: TrackColumns | None = None):
         """`columns`: what `filter` and `cool_down` read; the export's own unless given."""
         self._opened, self._search, self._columns = opened, search, columns
+        self._nearest = {by: ExactSearch(opened.embeddings, by == "cosine") for by in get_args(Likeness)}
 
     @cached_property
     def columns(self) -> TrackColumns:
@@ -157,11 +158,10 @@ class Recommender:
 
         By the exact search. Row -1 where there are no more.
         """
-        vectors, unit = self._opened.embeddings, by == "cosine"
-        queries_QD = torch.from_numpy(vectors.take(rows_Q))
-        if unit:
+        queries_QD = torch.from_numpy(self._opened.embeddings.take(rows_Q))
+        if by == "cosine":
             queries_QD = normalize(queries_QD, dim=1)
-        rows_QK, scores_QK = ExactSearch(vectors, unit).search(queries_QD, k, torch.from_numpy(rows_Q)[:, None])
+        rows_QK, scores_QK = self._nearest[by].search(queries_QD, k, torch.from_numpy(rows_Q)[:, None])
         return rows_QK.numpy(), scores_QK.numpy()
 
     def queries(self, history: SessionHistory, dial: float = 0.0) -> Tensor:

@@ -1,22 +1,33 @@
 """The best rows of each query by inner product: the exact search, and the contract that an index fulfils too.
 
-Shape legend: Q queries, D width, K best, X rows to leave out of a query, B rows of a block, N rows that are allowed.
+Shape legend: R rows, Q queries, D width, K best, X rows to leave out of a query, P pairs of a query and a row, B rows
+of a block, N rows that are allowed.
 """
 
+import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize, pad
 
 from skipwise.models.ranking import full_topk
-from skipwise.models.topk import best_of
+from skipwise.models.topk import best_of, side_by_side
 from skipwise.retrieval.search.allowed import Allowed
+from skipwise.retrieval.search.first_pass import MOST_BEST, QUERIES, FirstPass, is_fast
 from skipwise.retrieval.vectors import BLOCK_ROWS, Vectors
 
 _TAKEN_SHARE = 0.5
 """Up to this share of allowed rows these alone are gathered and scored; beyond it, all rows are."""
+_FEWEST_ROWS = 1 << 16
+"""Below so many rows the search takes a millisecond or two, and has no first pass."""
+_AFTER_QUERIES = 16
+"""A first pass takes as long to set up as so many queries one by one."""
+_TAKEN = 1 << 15
+"""Rows that are scored again at a time."""
 
 
 class Search(Protocol):
@@ -34,21 +45,76 @@ class Search(Protocol):
 
 
 class ExactSearch:
-    """Every row is scored, in float32; equal scores come by the lower row."""
+    """Every row is scored; equal scores come by the lower row. Thread-safe.
+
+    Large tables have a first pass in 8 bits where the machine is fast at it, whose candidates are scored in float32
+    (`FirstPass`). The best rows are those without it, but for such whose scores differ by no more than rounding.
+    """
 
     def __init__(self, vectors: Vectors, unit: bool = False):
         """`unit`: rows are normalized, so that the score of a query of norm 1 is the cosine."""
-        self._vectors, self._unit = vectors, unit
+        self._vectors, self._unit, self._large = vectors, unit, vectors.shape[0] >= _FEWEST_ROWS
+        self._num_asked, self._setting_up = 0, threading.Lock()
+        self._first_pass: FirstPass | None = None
 
     def search(
         self, queries_QD: Tensor, k: int, excluded_QX: Tensor, allowed: Allowed | None = None
     ) -> tuple[Tensor, Tensor]:
         """See `Search`. Equal rows have equal scores, whichever rows are allowed."""
-        rows_QK = torch.full((len(queries_QD), k), -1)
-        scores_QK = torch.full((len(queries_QD), k), float("-inf"))
-        if not len(queries_QD):
-            return rows_QK, scores_QK
-        if allowed is not None and allowed.count <= _TAKEN_SHARE * allowed.num_rows:
+        rows_QK, scores_QK = _none_found(queries_QD, k)
+        left_Q = torch.ones(len(queries_QD), dtype=torch.bool)
+        few = allowed is not None and allowed.count <= _TAKEN_SHARE * allowed.num_rows
+        if k <= MOST_BEST and not few and (first_pass := self._set_up(len(queries_QD))):
+            hidden_R = None if allowed is None else ~allowed.mask()
+            for part_Q in first_pass.sound(queries_QD).split(QUERIES):
+                asked_QD = queries_QD[part_Q]
+                score = partial(self._scores, asked_QD)
+                if pairs := first_pass.pairs(asked_QD, k, excluded_QX[part_Q], score, hidden_R):
+                    rows_QK[part_Q], scores_QK[part_Q] = self._best(asked_QD, k, *pairs)
+                    left_Q[part_Q] = False
+        if left_Q.any():
+            found = self._by_products(queries_QD[left_Q], k, excluded_QX[left_Q], allowed, few)
+            if self._large:  # scored again as after a first pass, so that a score does not say which way it was found
+                found_QK = found[0].sort(dim=1).values
+                query_P, place_P = (found_QK >= 0).nonzero(as_tuple=True)
+                found = self._best(queries_QD[left_Q], k, query_P, found_QK[query_P, place_P])
+            rows_QK[left_Q], scores_QK[left_Q] = found
+        return rows_QK, scores_QK
+
+    def _set_up(self, num_queries: int) -> FirstPass | None:
+        """The first pass, once enough queries have been asked; None before, and while another thread sets it up."""
+        self._num_asked += num_queries
+        if self._first_pass or not self._large or self._num_asked < _AFTER_QUERIES or not is_fast():
+            return self._first_pass
+        if self._setting_up.acquire(blocking=False):
+            try:
+                self._first_pass = self._first_pass or FirstPass(self._blocks, *self._vectors.shape)
+            finally:
+                self._setting_up.release()
+        return self._first_pass
+
+    def _best(self, queries_QD: Tensor, k: int, query_P: Tensor, row_P: Tensor) -> tuple[Tensor, Tensor]:
+        """The best rows and scores [Q, K] of pairs whose rows are in ascending order for each query."""
+        score_P = self._scores(queries_QD, query_P, row_P)
+        rows_QW, scores_QW = side_by_side(query_P, len(queries_QD), (row_P, -1), (score_P, float("-inf")))
+        missing = (0, max(k - rows_QW.shape[1], 0))
+        return best_of(pad(rows_QW, missing, value=-1), pad(scores_QW, missing, value=float("-inf")), k)
+
+    def _scores(self, queries_QD: Tensor, query_P: Tensor, row_P: Tensor) -> Tensor:
+        score_P = torch.empty(len(row_P))
+        for first in range(0, len(row_P), _TAKEN):
+            part = slice(first, first + _TAKEN)
+            taken_PD = self._rows(torch.from_numpy(self._vectors.take(row_P[part].numpy())))
+            # Element by element, so that equal rows have equal scores whatever stands beside them.
+            score_P[part] = (taken_PD * queries_QD[query_P[part]]).sum(dim=1)
+        return score_P
+
+    def _by_products(
+        self, queries_QD: Tensor, k: int, excluded_QX: Tensor, allowed: Allowed | None, few: bool
+    ) -> tuple[Tensor, Tensor]:
+        """By float32 products of all rows, or of the `few` that are allowed."""
+        rows_QK, scores_QK = _none_found(queries_QD, k)
+        if allowed is not None and few:
             found = (self._among(rows_N, queries_QD, k, excluded_QX) for rows_N in _pieces(allowed.rows()))
         else:
             mask_R = None if allowed is None else allowed.mask()
@@ -58,10 +124,10 @@ class ExactSearch:
                     k,
                     excluded_QX,
                     first,
-                    self._rows(block_BD),
+                    block_BD,
                     None if mask_R is None else mask_R[first : first + len(block_BD)],
                 )
-                for first, block_BD in self._vectors.blocks()
+                for first, block_BD in self._blocks()
             )
         for more_QK, scores_of_QK in found:
             rows_QK, scores_QK = best_of(
@@ -78,8 +144,16 @@ class ExactSearch:
         found_QK, scores_QK = full_topk(queries_QD, k, place_QX.where(there_QX, -1), 0, taken_ND)
         return rows[found_QK.clamp(min=0)].where(found_QK >= 0, -1), scores_QK
 
+    def _blocks(self) -> Iterator[tuple[int, Tensor]]:
+        for first, block_BD in self._vectors.blocks():
+            yield first, self._rows(block_BD)
+
     def _rows(self, rows_BD: Tensor) -> Tensor:
-        return torch.nn.functional.normalize(rows_BD, dim=1) if self._unit else rows_BD
+        return normalize(rows_BD, dim=1) if self._unit else rows_BD
+
+
+def _none_found(queries_QD: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    return torch.full((len(queries_QD), k), -1), torch.full((len(queries_QD), k), float("-inf"))
 
 
 def _pieces(rows_N: np.ndarray) -> Iterator[np.ndarray]:

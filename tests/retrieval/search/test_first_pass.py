@@ -1,0 +1,166 @@
+"""The first pass of the exact search: with it, the best rows and their scores are those without it, bit for bit."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as some
+from torch import Tensor
+
+from skipwise.retrieval.export.row_encoding import encode
+from skipwise.retrieval.search import exact, first_pass
+from skipwise.retrieval.search.allowed import Allowed
+from skipwise.retrieval.search.exact import ExactSearch
+from skipwise.retrieval.search.first_pass import FirstPass, is_fast
+from skipwise.retrieval.vectors import Piece, Vectors
+
+pytestmark = pytest.mark.skipif(not is_fast(), reason="this processor has no instructions for bytes (VNNI)")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables of some hundred rows have a first pass, in several blocks."""
+    monkeypatch.setattr(exact, "_FEWEST_ROWS", 1)
+    monkeypatch.setattr(exact, "_AFTER_QUERIES", 1)
+    monkeypatch.setattr(first_pass, "_BLOCK_ROWS", 64)
+
+
+def best(table: Tensor, queries: Tensor, k: int, excluded: Tensor) -> tuple[list[list[int]], Tensor]:
+    """Of every row, scored one by one, by Python's own sort: descending score, then ascending row."""
+    scores_QR = torch.stack([(table * query).sum(dim=1) for query in queries])
+    rows, scores = [], torch.full((len(queries), k), float("-inf"))
+    for query, of_rows in enumerate(scores_QR):
+        left = set(range(len(table))) - set(excluded[query].tolist())
+        order = sorted(left, key=lambda row: (-float(of_rows[row]), row))[:k]
+        rows.append(order + [-1] * (k - len(order)))
+        scores[query, : len(order)] = of_rows[order]
+    return rows, scores
+
+
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each first pass from here on gives an answer."""
+    calls, pairs = [], FirstPass.pairs
+
+    def noted(self, *inputs):
+        calls.append((found := pairs(self, *inputs)) is not None)
+        return found
+
+    monkeypatch.setattr(FirstPass, "pairs", noted)
+    return calls
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=some.integers(0, 10_000),
+    rows=some.sampled_from([1, 31, 65, 700]),
+    dim=some.sampled_from([1, 3, 8, 33]),
+    k=some.sampled_from([1, 7, 40]),
+    kind=some.sampled_from(["whole numbers", "normal", "long and short", "far from 0", "one column", "all alike"]),
+)
+def test_equal_to_scoring_every_row(seed: int, rows: int, dim: int, k: int, kind: str):
+    generator = torch.Generator().manual_seed(seed)
+    table, queries = torch.randn(rows, dim, generator=generator), torch.randn(67, dim, generator=generator)
+    if kind == "whole numbers":  # many ties, at the last place too
+        table, queries = (2 * table).round(), (2 * queries).round()
+    elif kind == "long and short":
+        table *= torch.logspace(-6, 3, rows)[torch.randperm(rows, generator=generator), None]
+    elif kind == "far from 0":  # all scores are negative for some queries
+        table += 100 * torch.randn(dim, generator=generator)
+    elif kind == "one column":
+        table[:, 1:] = 0.25
+    elif kind == "all alike":
+        table = table[:1].repeat(rows, 1)
+    queries[5] = 0
+    excluded = torch.randint(-1, rows, (67, 4), generator=generator)
+    with pytest.MonkeyPatch.context() as patch:
+        calls = taken(patch)
+        found, scores = ExactSearch(Vectors([Piece(0, table.numpy())])).search(queries, k, excluded)
+    expected, expected_scores = best(table, queries, k, excluded)
+    assert all(calls) and found.tolist() == expected and torch.equal(scores, expected_scores)
+
+
+def test_rows_that_are_not_allowed(monkeypatch: pytest.MonkeyPatch):
+    generator = torch.Generator().manual_seed(6)
+    table, queries = (torch.randn(count, 8, generator=generator) for count in (500, 5))
+    allowed_R, none = torch.rand(500, generator=generator) < 0.6, torch.full((5, 1), -1)
+    calls, allowed = taken(monkeypatch), Allowed.of(allowed_R.numpy())
+    found, scores = ExactSearch(Vectors([Piece(0, table.numpy())])).search(queries, 30, none, allowed)
+    left_out = (~allowed_R).nonzero().T.expand(5, -1)
+    expected, expected_scores = best(table, queries, 30, left_out)
+    assert calls == [True] and found.tolist() == expected and torch.equal(scores, expected_scores)
+
+
+def test_codes_cannot_tell_the_best_apart(monkeypatch: pytest.MonkeyPatch):
+    """2,000 rows differ by less than a step of their codes, which one long row has made large."""
+    generator = torch.Generator().manual_seed(1)
+    table, queries = 1e-4 * torch.rand(2000, 16, generator=generator), torch.rand(3, 16, generator=generator) + 0.1
+    table += 1
+    table[700] = -50
+    for few in (False, True):
+        if few:
+            monkeypatch.setattr(first_pass, "_PAIRS", 10)
+        calls, none = taken(monkeypatch), torch.full((3, 1), -1)
+        found, scores = ExactSearch(Vectors([Piece(0, table.numpy())])).search(queries, 5, none)
+        expected, expected_scores = best(table, queries, 5, none)
+        torch.testing.assert_close(scores, expected_scores)
+        assert calls == [not few] and (few or found.tolist() == expected)
+
+
+def test_queries_that_it_cannot_take_are_answered_beside_the_others(monkeypatch: pytest.MonkeyPatch):
+    table, queries = torch.randn(500, 4, generator=torch.Generator().manual_seed(2)), torch.ones(5, 4)
+    queries[1, 2], queries[2], queries[3] = float("nan"), 3e38, 1e-30
+    calls, none = taken(monkeypatch), torch.full((5, 1), -1)
+    rows, scores = ExactSearch(Vectors([Piece(0, table.numpy())])).search(queries, 3, none)
+    assert calls == [True] and scores[1].isnan().all() and scores[2].isinf().all()
+    assert rows[[0, 3, 4]].tolist() == best(table, queries[[0, 3, 4]], 3, none)[0]
+
+
+@pytest.mark.parametrize("unit", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_of_every_kind_of_export(dtype: str, unit: bool, monkeypatch: pytest.MonkeyPatch):
+    generator = torch.Generator().manual_seed(3)
+    table, queries = torch.randn(900, 24, generator=generator), torch.randn(9, 24, generator=generator)
+    encoded = encode(table, dtype, np.arange(900))
+    vectors = Vectors([Piece(first, encoded[first : first + 300], dtype) for first in (0, 300, 600)]).narrowed(20)
+    meant = torch.cat([block for _, block in vectors.blocks()])
+    meant = torch.nn.functional.normalize(meant, dim=1) if unit else meant
+    calls, excluded = taken(monkeypatch), torch.randint(-1, 900, (9, 3), generator=generator)
+    found, scores = ExactSearch(vectors, unit).search(queries[:, :20], 12, excluded)
+    expected, expected_scores = best(meant, queries[:, :20], 12, excluded)
+    assert calls == [True] and found.tolist() == expected
+    torch.testing.assert_close(scores, expected_scores, rtol=1e-6, atol=1e-6)
+
+
+def test_answers_before_and_after_it_is_set_up_are_the_same(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(exact, "_AFTER_QUERIES", 10)
+    generator = torch.Generator().manual_seed(4)
+    table, queries = torch.randn(3000, 32, generator=generator), torch.randn(9, 32, generator=generator)
+    search, calls, none = ExactSearch(Vectors([Piece(0, table.numpy())])), taken(monkeypatch), torch.full((9, 1), -1)
+    before, after = (search.search(queries, 20, none) for _ in range(2))
+    one_by_one = [search.search(queries[one : one + 1], 20, none[:1]) for one in range(9)]
+    assert len(calls) == 10 and all(calls)
+    for number in range(2):
+        assert torch.equal(before[number], after[number])
+        assert torch.equal(torch.cat([found[number] for found in one_by_one]), after[number])
+
+
+def test_others_do_not_wait_while_it_is_set_up(monkeypatch: pytest.MonkeyPatch):
+    table, made, go_on = torch.randn(300, 4), threading.Event(), threading.Event()
+
+    def slow(*inputs):
+        made.set()
+        assert go_on.wait(60)
+        return FirstPass(*inputs)
+
+    monkeypatch.setattr(exact, "FirstPass", slow)
+    search, calls, none = ExactSearch(Vectors([Piece(0, table.numpy())])), taken(monkeypatch), torch.full((1, 1), -1)
+    setter = threading.Thread(target=search.search, args=(table[:1], 3, none))
+    setter.start()
+    assert made.wait(60)
+    rows, _ = search.search(table[:1], 3, none)
+    assert rows.tolist() == best(table, table[:1], 3, none)[0] and not calls
+    go_on.set()
+    setter.join()
+    assert calls == [True]
