@@ -275,7 +275,7 @@ def test_the_manuals_examples(tmp_path: Path, monkeypatch, capsys):
     manual = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
     first, *blocks = re.findall(r"```python\n(.*?)```", manual, flags=re.DOTALL)
     assert all(f"skipwise.{name}(" in first for name in ("prepare", "train", "evaluate", "export")), "tested above"
-    write_made(tmp_path / "exports" / "mine", IDS, ROWS)
+    write_made(tmp_path / "exports" / "mine", IDS, ROWS, names={"artist": ["X", None] * len(IDS)})
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     for block in blocks:

@@ -3,7 +3,6 @@
 import gc
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +134,7 @@ class HotSwap:
         """Why it is not known whether there is a newer one, or None."""
         self.failures = 0
         """Checks that failed, one after the other."""
-        self._path, self._metrics, self._tracks = path, metrics, tracks
-        self._open = partial(ServedExport.open, path, search, tracks=tracks, always=always)
+        self._path, self._search, self._metrics, self._tracks, self._always = path, search, metrics, tracks, always
         self._tried = self._seen = self._fingerprint()
         self.current = self._open(generation=1)
         metrics.generation.labels(name).set(1)
@@ -183,6 +181,9 @@ class HotSwap:
         self._metrics.generation.labels(self.name).set(newer.generation)
         logger.info(f"serving a newer export at {self._path}: {newer.opened.manifest.rows:,} tracks")
         gc.collect()  # modules refer to themselves, and would keep the older table in memory
+
+    def _open(self, generation: int) -> ServedExport:
+        return ServedExport.open(self._path, self._search, generation, self._tracks, self._always)
 
     def _fingerprint(self) -> Fingerprint:
         """Of the export, and of the table beside it."""
