@@ -18,6 +18,9 @@ def serve(config: ServeConfig) -> None:
     # oneDNN keeps a compiled kernel for each size of a batch, up to 1,024: some hundred MiB that are hardly used again.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
     need_extra("serve", "serve")
+    from skipwise.retrieval.serve.workers import fork_workers
+
+    worker = fork_workers(config) if config.workers > 1 else None  # before anything starts a thread
     from skipwise.common.mirrors import local
     from skipwise.retrieval.serve.server import run
 
@@ -28,5 +31,6 @@ def serve(config: ServeConfig) -> None:
             tracks=local(config.tracks) if config.tracks else None,
             compare=local(config.compare) if config.compare else None,
             report=local(config.report) if config.report else None,
-        )
+        ),
+        worker,
     )

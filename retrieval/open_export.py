@@ -1,7 +1,7 @@
 """An export, opened for use: nothing is read from it that differs from what its manifest says.
 
-All of it is copied into memory. A page that is mapped from a file is gone where another program cuts the file short,
-and whoever touches it is killed by SIGBUS.
+All of it is copied into memory, or into files that no other program writes (`shared_rows`). A page that is mapped from
+a file is gone where another program cuts the file short, and whoever touches it is killed by SIGBUS.
 
 Shape legend: R rows of a part, D width, S queries, W numbers of an encoded row.
 """
@@ -33,6 +33,7 @@ from skipwise.models.query_encoder import EncoderShape, load_query_encoder
 from skipwise.retrieval.export_manifest import ExportManifest, PartEntry, WeightsEntry
 from skipwise.retrieval.faiss_files import PART, read_faiss
 from skipwise.retrieval.formats import SCALE_BIAS_BYTES
+from skipwise.retrieval.shared_rows import in_one_piece
 from skipwise.retrieval.skip_entries import SignalEntry
 from skipwise.retrieval.track_ids import TrackIds
 from skipwise.retrieval.vectors import BLOCK_ROWS, Piece, Vectors
@@ -95,7 +96,8 @@ class OpenExport:
             check_file(path, record)
         try:
             tracks = _tracks(path, manifest)
-            vectors = Vectors(_pieces(path, manifest))
+            pieces = (piece for part in manifest.parts for piece in part_pieces(path, manifest, part))
+            vectors = Vectors(in_one_piece(manifest, pieces))
         except (*DAMAGED, RuntimeError) as error:
             raise UserError(f"{path} cannot be opened ({brief(error)}): {_AGAIN}") from error
         contexts = {entry.name: entry.values for entry in manifest.signals}
@@ -172,16 +174,6 @@ def part_pieces(path: Path, manifest: ExportManifest, part: PartEntry) -> Iterat
         row += len(encoded_RW)
     if row != part.rows:
         raise ValueError(f"{part.file} holds {row} rows, not {part.rows}")
-
-
-def _pieces(path: Path, manifest: ExportManifest) -> list[Piece]:
-    """The embeddings in one piece, which is faster to take from than several."""
-    table_RW = None
-    for piece in (piece for part in manifest.parts for piece in part_pieces(path, manifest, part)):
-        if table_RW is None:
-            table_RW = np.empty((manifest.rows, piece.encoded.shape[1]), dtype=piece.encoded.dtype)
-        table_RW[piece.first : piece.first + len(piece.encoded)] = piece.encoded
-    return [] if table_RW is None else [Piece(0, table_RW, manifest.dtype)]
 
 
 def _tracks(path: Path, manifest: ExportManifest) -> TrackIds:

@@ -27,7 +27,7 @@ class Batcher(Generic[Request]):
     def __init__(self, work: Work[Request], config: ServeConfig, size: Histogram, depth: Gauge):
         self._work, self._config, self._size = work, config, size
         self._queue: asyncio.Queue[tuple[float, Request, asyncio.Future[Answer]]] = asyncio.Queue(config.max_queue)
-        depth.set_function(self._queue.qsize)
+        self._depth = depth
 
     async def ask(self, request: Request) -> Answer:
         """The answer, or the exception that `work` gave or raised. Raises `Overloaded` where the queue is full."""
@@ -37,6 +37,7 @@ class Batcher(Generic[Request]):
             self._queue.put_nowait((loop.time(), request, future))
         except asyncio.QueueFull:
             raise Overloaded from None
+        self._depth.inc()
         return await future
 
     async def run(self) -> None:
@@ -44,7 +45,9 @@ class Batcher(Generic[Request]):
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1) as thread:
             while True:
-                batch = [(request, future) for _, request, future in await self._gather() if not future.done()]
+                gathered = await self._gather()
+                self._depth.dec(len(gathered))
+                batch = [(request, future) for _, request, future in gathered if not future.done()]
                 if not batch:
                     continue
                 self._size.observe(len(batch))

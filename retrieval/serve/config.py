@@ -46,6 +46,8 @@ class ServeConfig:
     """Maximum number of waiting requests, about those of a second; further ones are refused with 503."""
     max_body: int = 1_000_000
     """Maximum size of a request body, in bytes."""
+    workers: int = 1
+    """Processes that answer. They share the memory of the table; each has its own queue, connections and threads."""
     threads: int = 1
     """Threads of each computation. One is fastest for a few sessions at a time."""
 
@@ -56,7 +58,7 @@ class ServeConfig:
                 raise ValueError(f"--allowed-host {name} must be a name without scheme, port and path")
         if not 0 <= self.port < 1 << 16:
             raise ValueError(f"--port {self.port} must lie in 0..65535")
-        for name in ("max_batch", "max_queue", "max_body", "threads"):
+        for name in ("max_batch", "max_queue", "max_body", "workers", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1")
         for name in ("drain_s", "reload_s", "max_wait_ms"):

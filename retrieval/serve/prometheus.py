@@ -1,13 +1,16 @@
 """The metrics that Prometheus reads at /metrics."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 2, 5)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """The metrics of one service, in a registry of their own."""
+    """The metrics of one service, in a registry of their own; of all its workers, where it has several."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -19,10 +22,24 @@ class Metrics:
         self.batch_size = Histogram(
             "skipwise_batch_size", "Requests answered together", ["kind"], buckets=_SIZES, registry=self.registry
         )
-        self.queue_depth = Gauge("skipwise_queue_depth", "Requests that wait", ["kind"], registry=self.registry)
+        self.queue_depth = Gauge(
+            "skipwise_queue_depth", "Requests that wait", ["kind"], registry=self.registry, multiprocess_mode="livesum"
+        )
         self.generation = Gauge(
-            "skipwise_export_generation", "Exports loaded so far under a name", ["export"], registry=self.registry
+            "skipwise_export_generation",
+            "Exports loaded so far under a name; the fewest of all workers",
+            ["export"],
+            registry=self.registry,
+            multiprocess_mode="livemin",
         )
         self.reload_failures = Counter(
             "skipwise_reload_failures", "Newer exports that were refused", ["export"], registry=self.registry
         )
+
+    def text(self) -> bytes:
+        """In Prometheus' format."""
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together)
+        return generate_latest(together)

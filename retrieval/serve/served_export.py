@@ -21,6 +21,7 @@ from skipwise.retrieval.search.config import SearchChoice
 from skipwise.retrieval.search.exact import Search
 from skipwise.retrieval.search.stored import open_search
 from skipwise.retrieval.serve.prometheus import Metrics
+from skipwise.retrieval.shared_rows import remove_unused
 
 Fingerprint = list[tuple[str, int, int, int]] | None
 
@@ -181,6 +182,7 @@ class HotSwap:
         self._metrics.generation.labels(self.name).set(newer.generation)
         logger.info(f"serving a newer export at {self._path}: {newer.opened.manifest.rows:,} tracks")
         gc.collect()  # modules refer to themselves, and would keep the older table in memory
+        remove_unused()
 
     def _open(self, generation: int) -> ServedExport:
         return ServedExport.open(self._path, self._search, generation, self._tracks, self._always)

@@ -8,7 +8,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from types import FrameType
 from typing import Any
 
@@ -22,7 +22,10 @@ from skipwise.retrieval.serve.app import make_app
 from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.connections import ACCEPTED, Connection, allow_files, drop_late
 from skipwise.retrieval.serve.guard import is_loopback
+from skipwise.retrieval.serve.listener import bound, refusing
 from skipwise.retrieval.serve.service import Service
+from skipwise.retrieval.serve.workers import Worker
+from skipwise.retrieval.shared_rows import share_in
 
 GRACE_S = 30
 """Seconds that requests in flight are given at the end."""
@@ -46,11 +49,15 @@ class _Server(uvicorn.Server):
         """Captures none."""
         yield
 
+    worker: Worker | None = None
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Gives back the backlog, which asyncio takes for the number to accept in one turn too."""
         await super().startup(sockets)
         for listener in sockets or []:
             listener.listen(_BACKLOG)
+        if self.worker:
+            self.worker.ready()
 
     async def on_tick(self, counter: int) -> bool:
         """Is called ten times a second."""
@@ -74,25 +81,29 @@ class FewLines:
             logger.warning(f"skipwise: no connection can be accepted ({error.strerror}): raise the limit (ulimit -n)")
 
 
-def run(config: ServeConfig) -> None:
-    """Serves until SIGTERM or SIGINT; SIGHUP checks for newer exports. Does not listen before all is loaded."""
+def run(config: ServeConfig, worker: Worker | None = None) -> None:
+    """Serves until SIGTERM or SIGINT; SIGHUP checks for newer exports. Does not listen before all is loaded.
+
+    `worker`: what this process has of several that serve together.
+    """
+    speaks = worker is None or worker.is_first
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)
     if config.report and not config.report.is_file():
         raise UserError(f"--report {config.report} is no file: give one that report wrote")
-    if not is_loopback(config.host):
+    if speaks and not is_loopback(config.host):
         what = "keys are sent without TLS" if ApiKeys(config.api_keys) else "there is no authentication"
         logger.warning(f"skipwise: {config.host} is reachable from other machines, and {what}")
-    with _refusing(config):
-        listener = _bound(config)
-    with listener:
+    if worker:
+        share_in(worker.folder)
+    with worker.listener if worker else bound(config) as listener:
         torch.set_num_threads(config.threads)
         sys.setswitchinterval(_TURN_S)
         gc.freeze()  # what the libraries made is never garbage, and would be gone through again and again
         service = Service(config)
-        with _refusing(config):
+        with refusing(config):
             listener.listen(_BACKLOG)
         Connection.most = allow_files()
         server = _Server(
@@ -105,15 +116,16 @@ def run(config: ServeConfig) -> None:
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                backlog=ACCEPTED,
+                backlog=1 if worker else ACCEPTED,  # one after the other, so that each process takes some
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=GRACE_S,
             )
         )
-        asyncio.run(_serve(server, service, listener))
+        server.worker = worker
+        asyncio.run(_serve(server, service, listener, speaks))
 
 
-async def _serve(server: uvicorn.Server, service: Service, listener: socket.socket) -> None:
+async def _serve(server: _Server, service: Service, listener: socket.socket, speaks: bool) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(FewLines())
     reloads: set[asyncio.Task[None]] = set()
@@ -136,31 +148,12 @@ async def _serve(server: uvicorn.Server, service: Service, listener: socket.sock
         loop.call_soon_threadsafe(drain)
 
     signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    if not server.worker:  # ctrl-C reaches all processes: the first one turns it into SIGTERM
+        signal.signal(signal.SIGINT, stop)
     if hasattr(signal, "SIGHUP"):  # not on Windows
         signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(reload))
     rows = service.exports["main"].current.opened.manifest.rows
     host, port = listener.getsockname()[:2]
-    logger.info(f"serving {rows:,} tracks at http://{f'[{host}]' if ':' in host else host}:{port}")
+    if speaks:
+        logger.info(f"serving {rows:,} tracks at http://{f'[{host}]' if ':' in host else host}:{port}")
     await server.serve(sockets=[listener])
-
-
-def _bound(config: ServeConfig) -> socket.socket:
-    """Takes the port before the work of loading; it is listened to after that."""
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(address)
-    return listener
-
-
-@contextlib.contextmanager
-def _refusing(config: ServeConfig) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot listen on {config.host} port {config.port} ({error.strerror}): choose another --port or --host"
-        ) from error

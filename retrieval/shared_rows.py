@@ -1,0 +1,94 @@
+"""A table's rows in a file that several processes map, so that they are in memory once.
+
+The file is private to these processes, written whole and never changed: an export's own files may be cut short by
+others while they are mapped, and whoever touches such a page is killed by SIGBUS.
+
+Shape legend: R rows, W numbers of an encoded row.
+"""
+
+import fcntl
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from skipwise.common.errors import UserError
+from skipwise.common.files import replacing
+from skipwise.retrieval.export_manifest import ExportManifest
+from skipwise.retrieval.formats import SCALE_BIAS_BYTES
+from skipwise.retrieval.vectors import Piece
+
+_folder: Path | None = None
+
+
+def share_in(folder: Path) -> None:
+    """From now on this process maps the tables that it opens from files of `folder`."""
+    global _folder
+    _folder = folder
+
+
+def in_one_piece(manifest: ExportManifest, pieces: Iterator[Piece]) -> list[Piece]:
+    """All rows of an export in one piece, which is faster to take from than several.
+
+    `pieces` are read unless another process has put them into the shared folder. What is written to the rows is seen by
+    this process alone. Raises `UserError` where the folder has no room.
+    """
+    int8 = manifest.dtype == "int8"
+    dtype, width = np.dtype(np.uint8 if int8 else manifest.dtype), manifest.dim + SCALE_BIAS_BYTES * int8
+    if _folder is None or not manifest.rows:
+        table_RW = np.empty((manifest.rows, width), dtype)
+        for piece in pieces:
+            table_RW[piece.first : piece.first + len(piece.encoded)] = piece.encoded
+        return [Piece(0, table_RW, manifest.dtype)]
+    parts = [manifest.dtype, manifest.dim, *(part.sha256 for part in manifest.parts)]
+    file = _folder / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.rows"
+    with _alone(_folder):
+        if not file.exists():
+            with replacing(file) as partial:
+                _write(partial, pieces)
+        with open(file, "rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH)  # lasts as long as the map, which keeps the descriptor
+            mapped_RW = np.memmap(stream, dtype, "c", shape=(manifest.rows, width))
+    return [Piece(0, mapped_RW, manifest.dtype)]
+
+
+def _write(file: Path, pieces: Iterator[Piece]) -> None:
+    try:
+        with open(file, "wb") as stream:
+            for piece in pieces:
+                encoded_RW = np.ascontiguousarray(piece.encoded)
+                try:
+                    stream.seek(piece.first * encoded_RW.itemsize * encoded_RW.shape[1])
+                    stream.write(encoded_RW.data.cast("B"))
+                    stream.flush()
+                except OSError as error:
+                    raise UserError(
+                        f"{file.parent} cannot take the table ({error.strerror}): make room there, name a folder "
+                        "elsewhere in TMPDIR, or serve with --workers 1"
+                    ) from error
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    with open(folder / "lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def remove_unused() -> None:
+    """Removes the shared files that no process maps any more."""
+    if _folder is None:
+        return
+    with _alone(_folder):
+        for file in _folder.glob("*.rows"):
+            with open(file, "rb") as stream:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                file.unlink()
