@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from skipwise.common.errors import UserError
 from skipwise.common.files import replacing
@@ -41,6 +42,7 @@ def in_one_piece(manifest: ExportManifest, pieces: Iterator[Piece]) -> list[Piec
         table_RW = np.empty((manifest.rows, width), dtype)
         for piece in pieces:
             table_RW[piece.first : piece.first + len(piece.encoded)] = piece.encoded
+        pa.default_memory_pool().release_unused()  # some hundred MB that reading left
         return [Piece(0, table_RW, manifest.dtype)]
     parts = [manifest.dtype, manifest.dim, *(part.sha256 for part in manifest.parts)]
     file = _folder / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.rows"
@@ -51,6 +53,7 @@ def in_one_piece(manifest: ExportManifest, pieces: Iterator[Piece]) -> list[Piec
         with open(file, "rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_SH)  # lasts as long as the map, which keeps the descriptor
             mapped_RW = np.memmap(stream, dtype, "c", shape=(manifest.rows, width))
+    pa.default_memory_pool().release_unused()
     return [Piece(0, mapped_RW, manifest.dtype)]
 
 
