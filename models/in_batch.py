@@ -16,7 +16,7 @@ from skipwise.datapipes.batch import FEATURE, SessionBatch
 
 
 def in_batch_pool(
-    rows_UD: Tensor, batch: SessionBatch, num_tracks: int, exact_targets: bool = False
+    rows_UD: Tensor, batch: SessionBatch, num_tracks: int, exact_targets: bool = False, distinct: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The targets of all ranks' batches and the K shared uniform negatives, if any, with log-q correction.
 
@@ -30,6 +30,9 @@ def in_batch_pool(
     up, in expectation, to those of all tracks that the session does not contain. The gradient is that of Khrylchenko
     et al., "Correcting the LogQ Correction", RecSys 2025, arXiv 2507.09331, whose weight of a position, the
     probability of all but its target, is here the softmax's own.
+
+    With `distinct` one entry of a track has the weight of those of all ranks, and the others none, so that entries can
+    be counted.
 
     Returns (rows [W, D], whose gradients go back to the rank that looked them up; float32 [B, W], added to the logits
     of a session's queries: the entry's log weight less its log expectation, -inf for tracks of the session, its
@@ -50,6 +53,12 @@ def in_batch_pool(
     # float64 holds row numbers exactly.
     row_W, weight_W, log_q_W = gather_rows(torch.stack([row_U, weight_U, batch.log_q_U], dim=1).double()).unbind(1)
     drawn = weight_W.sum() - len(uniform)
+    if distinct and world_size() > 1:
+        row_X, track_W = row_W.unique(return_inverse=True)
+        weight_X = torch.zeros_like(row_X).index_add_(0, track_W, weight_W)
+        place_W = torch.arange(len(row_W), device=device)
+        first_X = torch.full_like(row_X, len(row_W), dtype=torch.int64).scatter_reduce_(0, track_W, place_W, "amin")
+        weight_W = torch.zeros_like(weight_W).index_copy_(0, first_X, weight_X)
 
     def log_expected(log_q: Tensor, drawn: Tensor) -> Tensor:
         return (drawn * log_q.double().exp() + len(uniform) / max(batch.drawn_from, 1)).log()

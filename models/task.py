@@ -207,7 +207,9 @@ class Learner(nn.Module):
     ) -> Tensor:
         """The sum of the losses."""
         exact_targets = self.loss.log_q == "negatives"
-        rows_WD, bias_BW, target_bias_U = in_batch_pool(rows_UD, batch, self.num_tracks, exact_targets)
+        rows_WD, bias_BW, target_bias_U = in_batch_pool(
+            rows_UD, batch, self.num_tracks, exact_targets, distinct=self.loss.hardest > 0
+        )
         bias = Bias(target_bias_U[target_at_V], bias_BW, batch.queries_V // batch.items_BT.shape[1])
         window_V2 = torch.tensor([0, len(rows_WD)], device=rows_WD.device).expand(len(queries_VD), 2)
         nothing_X2, head = batch.collides_X2[:0], self._softmax_head

@@ -189,6 +189,22 @@ def test_other_losses_take_the_same_steps_on_any_number_of_ranks(
 
 
 @pytest.mark.ranks
+@pytest.mark.parametrize("encoder", [{"kind": "hstu", "positions": "relative"}, {"kind": "gru", "positions": "none"}])
+def test_other_encoders_take_the_same_steps_on_4_ranks(encoder: dict, dataset: Path, tmp_path: Path):
+    """With in-batch negatives whose targets' logits are not corrected, and the tracks heard beside them."""
+    config = small("unidir-skip-track", dataset)
+    config = replace(
+        config,
+        data=replace(config.data, sampling="shared", heard_negatives=True),
+        encoder=replace(config.encoder, **encoder),
+        loss=replace(config.loss, in_batch=True, log_q="negatives", hardest=20),
+    )
+    expected = dense_steps(config)
+    assert abs(expected["losses"][0][0] - expected["losses"][-1][0]) > 1e-3, "nothing was learned"
+    assert_equal(run_on_ranks(tmp_path, 4, train_steps, config), expected)
+
+
+@pytest.mark.ranks
 @pytest.mark.parametrize("sharding", ["column_wise", "table_wise", "planner"])
 def test_other_shardings_equal_row_wise(sharding: str, dataset: Path, tmp_path: Path):
     """With plain SGD: column shards keep a row-wise state each (docs/architecture.md, "Checkpoints").
