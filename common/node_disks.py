@@ -18,6 +18,13 @@ def on_one_machine() -> bool:
     return int(os.environ.get("LOCAL_WORLD_SIZE", world_size())) == world_size()
 
 
+def num_machines() -> int:
+    """Returns on how many machines the ranks run, as many on each; 1 without a launcher."""
+    from skipwise.common.distributed import world_size
+
+    return max(world_size() // int(os.environ.get("LOCAL_WORLD_SIZE", world_size())), 1)
+
+
 def leads_machine() -> bool:
     """Returns whether this is the first rank of its machine."""
     from skipwise.common.distributed import rank

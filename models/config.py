@@ -33,8 +33,9 @@ class TableConfig:
     exchange: Literal["fp32", "half"] = "fp32"
     """What ranks send each other of the table: rows and their gradients as float32, or in half the bytes, rows as
     float16 and gradients, which may be too small for that, as bfloat16."""
-    sharding: Literal["row_wise", "column_wise", "table_wise", "planner"] = "row_wise"
-    """How the table is split over ranks: blocks of rows, of columns, all on rank 0, or by TorchRec's planner."""
+    sharding: Literal["row_wise", "column_wise", "table_wise", "grid", "planner"] = "row_wise"
+    """How the table is split over ranks: blocks of rows, of columns, all on rank 0, blocks of columns over nodes and in
+    each of rows over its ranks, or by TorchRec's planner."""
     init_bound: float = 0.02
     """Rows start as a normal of this deviation, truncated at plus and minus this bound (paper: 0.02)."""
 
@@ -60,14 +61,22 @@ class TableConfig:
         """Bytes of each of a row's numbers."""
         return 2 if self.precision == "fp16" else 4
 
-    def num_holders(self, world_size: int) -> int:
-        """How many of `world_size` ranks, the first ones, hold a part of the table.
+    def blocks(self, world_size: int, num_nodes: int = 1) -> tuple[int, int]:
+        """In how many blocks of rows and of columns the table is split; its first ranks hold one block each.
 
-        Column blocks are of equal width, a multiple of 4.
+        Column blocks are of equal width, a multiple of 4. `num_nodes`: over which `grid` splits the columns; raises
+        `ValueError` where that is not possible.
         """
         if self.sharding == "column_wise":
-            return max(n for n in range(1, world_size + 1) if self.dim % n == 0 and (self.dim // n) % 4 == 0)
-        return 1 if self.sharding == "table_wise" else world_size
+            return 1, max(n for n in range(1, world_size + 1) if self.dim % n == 0 and (self.dim // n) % 4 == 0)
+        if self.sharding == "grid":
+            if world_size % num_nodes or self.dim % (4 * num_nodes):
+                raise ValueError(
+                    f"--table.sharding grid splits rows of {self.dim} numbers over {num_nodes} nodes into blocks of a "
+                    "multiple of 4: choose another number of nodes, another --table.dim or --loss.keep-dim, or row_wise"
+                )
+            return world_size // num_nodes, num_nodes
+        return 1 if self.sharding == "table_wise" else world_size, 1
 
 
 def row_block(num_rows: int, rank: int, world_size: int) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from skipwise.datapipes.batch import FEATURE, SIGNAL_FEATURE, value_feature
 from skipwise.models.config import TableConfig, row_block
+from skipwise.models.grid_plan import grid
 
 TABLE, SIGNAL_TABLE, VALUE_TABLE = "tracks", "signals", "track_values"
 _INIT_BLOCK = 4096
@@ -88,7 +89,9 @@ def make_sharder(config: TableConfig) -> EmbeddingBagCollectionSharder:
     )
 
 
-def make_plan(config: TableConfig, model: nn.Module, path: str, world_size: int, device: str) -> ShardingPlan:
+def make_plan(
+    config: TableConfig, model: nn.Module, path: str, world_size: int, device: str, num_nodes: int = 1
+) -> ShardingPlan:
     """The sharding plan of the tables at `path` of `model`; `config` has the width of the tracks' rows.
 
     Rank 0 holds the few rows of signals, and those of values where they are too few for all ranks. TorchRec's planner
@@ -106,10 +109,12 @@ def make_plan(config: TableConfig, model: nn.Module, path: str, world_size: int,
             constraints=dict.fromkeys(names, constraint),
         )
         return planner.collective_plan(model, [sharder]) if world_size > 1 else planner.plan(model, [sharder])
+    holders = list(range(math.prod(config.blocks(world_size, num_nodes))))
     kinds = {
         "row_wise": row_wise(compute_kernel=_FUSED),
-        "column_wise": column_wise(ranks=list(range(config.num_holders(world_size))), compute_kernel=_FUSED),
+        "column_wise": column_wise(ranks=holders, compute_kernel=_FUSED),
         "table_wise": table_wise(rank=0, compute_kernel=_FUSED),
+        "grid": grid(num_nodes, _FUSED),
     }
     module_plan: EmbeddingModuleShardingPlan = construct_module_sharding_plan(
         tables,
@@ -125,7 +130,7 @@ def make_plan(config: TableConfig, model: nn.Module, path: str, world_size: int,
             for table in tables.embedding_bag_configs()
         },
         sharder=sharder,
-        local_size=world_size,
+        local_size=world_size // num_nodes if config.sharding == "grid" else world_size,
         world_size=world_size,
         device_type=device,
     )

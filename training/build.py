@@ -13,7 +13,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from skipwise.common.distributed import device, gather_objects, logger, rank, world_size
 from skipwise.common.errors import UserError
-from skipwise.common.node_disks import on_one_machine
+from skipwise.common.node_disks import num_machines, on_one_machine
 from skipwise.datapipes.batch import EvaluationBatches, SessionBatch
 from skipwise.datapipes.collate import EvaluationBuilder, TrainBuilder
 from skipwise.datapipes.config import HELD_OUT
@@ -47,6 +47,10 @@ def check(config: RunConfig, store: SessionStore) -> None:
     """Raises `UserError` for a config that cannot work with this device, this dataset or this number of ranks."""
     check_device(config)
     config.data.check_world_size(world_size())
+    try:
+        config.row_table.blocks(world_size(), num_machines())
+    except ValueError as error:
+        raise UserError(str(error)) from error
     hashes = [store.manifest.data_hash] if on_one_machine() else gather_objects(store.manifest.data_hash)
     if len({*hashes}) > 1:
         raise UserError(
@@ -108,7 +112,7 @@ def build_model(
     model = DistributedModelParallel(
         task,
         device=device(),
-        plan=make_plan(rows, task, "table", world_size(), device().type),
+        plan=make_plan(rows, task, "table", world_size(), device().type, num_machines()),
         sharders=[make_sharder(rows)],
     )
     bound, seed = config.table.init_bound, config.train.seed

@@ -161,7 +161,7 @@ def test_gpu_machines():
     (ranks,) = problems(one_card, 4)
     assert "train with -j 1x1" in ranks
     (size,) = problems(Machine(16, 999 * GIB, 999 * GIB, one_card.cards), 1, 400_000_000)
-    assert "a GPU of this machine" in size and "more GPUs or a smaller --table.dim" in size
+    assert "a GPU of this machine" in size and "more GPUs or --table.precision fp16 or a smaller --table.dim" in size
     (wheel,) = problems(one_card, 1, versions=CPU)
     assert "make setup DEVICE=gpu" in wheel
 

@@ -1,5 +1,7 @@
 """The table starts the same under any sharding, and refuses what a device lacks."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -63,4 +65,11 @@ def test_values_that_cannot_work_are_refused(options: dict):
 def test_ranks_that_hold_a_part(sharding: str, holders: list[int]):
     """24 columns are cut into blocks of a multiple of 4: of 24, 12, 8 or 4, never into 4 of 6."""
     config = TableConfig(dim=24, sharding=sharding)
-    assert [config.num_holders(ranks) for ranks in (1, 2, 3, 4, 7)] == holders
+    assert [math.prod(config.blocks(ranks)) for ranks in (1, 2, 3, 4, 7)] == holders
+
+
+def test_a_grid_needs_nodes_that_divide_the_columns():
+    config = TableConfig(dim=24, sharding="grid")
+    assert [config.blocks(8, nodes) for nodes in (1, 2)] == [(8, 1), (4, 2)]
+    with pytest.raises(ValueError, match="grid splits rows of 24 numbers over 4 nodes into blocks of a multiple of 4"):
+        config.blocks(8, 4)

@@ -1,5 +1,6 @@
 """4 ranks = 2 ranks = 1 rank = a dense nn.Embedding: losses, table rows and dense weights over 20 steps."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -223,6 +224,22 @@ def test_other_shardings_equal_row_wise(sharding: str, dataset: Path, tmp_path: 
     assert_equal(run_on_ranks(tmp_path, 2, train_steps, other), expected)
 
 
+def on_two_nodes(config: RunConfig) -> dict:
+    local = world_size() // 2
+    os.environ |= {"LOCAL_WORLD_SIZE": str(local), "LOCAL_RANK": str(rank() % local)}
+    return train_steps(config)
+
+
+@pytest.mark.ranks
+def test_a_grid_over_two_nodes_equals_row_wise(dataset: Path, tmp_path: Path):
+    """Each node has half of the columns, with a state of its own; plain SGD has none."""
+    config = small("unidir-skip-track", dataset, optimizer="sgd")
+    config = replace(config, data=replace(config.data, inputs=("skips",)), train=replace(config.train, seed=1))
+    expected = run_on_ranks(tmp_path, 1, train_steps, config)[0]
+    other = replace(config, table=replace(config.table, sharding="grid"))
+    assert_equal(run_on_ranks(tmp_path, 4, on_two_nodes, other), expected)
+
+
 @pytest.mark.ranks
 @pytest.mark.parametrize("sharding", ["row_wise", "column_wise"])
 def test_half_rows_and_a_half_exchange(sharding: str, dataset: Path, tmp_path: Path):
@@ -241,7 +258,8 @@ def test_half_rows_and_a_half_exchange(sharding: str, dataset: Path, tmp_path: P
         expected = run_on_ranks(tmp_path, 2, train_steps, config)
         half = run_on_ranks(tmp_path, 2, train_steps, replace(config, table=replace(config.table, exchange="half")))
         whole = {name: torch.cat([each["tables"][name] for each in expected]).float() for name in expected[0]["tables"]}
+        # Adam steps as far for a gradient that is next to nothing, so that its rounding shows.
         first = half[0]["losses"][0], expected[0]["losses"][0]
         assert (first[0] == first[1]) == (precision == "fp16"), "only fp16 rows arrive as they are"
         assert half[0]["losses"] != expected[0]["losses"], "gradients are not rounded"
-        assert_equal(half, {**expected[0], "tables": whole}, atol=3e-2, table_atol=3e-2)
+        assert_equal(half, {**expected[0], "tables": whole}, atol=5e-2, table_atol=5e-2)

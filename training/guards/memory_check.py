@@ -24,7 +24,8 @@ def check_machines(
         for name, default in (("LOCAL_RANK", rank()), ("LOCAL_WORLD_SIZE", world_size()))
     )
     here = range(rank() - local_rank, rank() - local_rank + local_world_size)
-    needs = training_needs(config, num_tracks, longest, world_size(), num_signals, num_values)
+    others = num_signals, num_values, max(world_size() // local_world_size, 1)
+    needs = training_needs(config, num_tracks, longest, world_size(), *others)
 
     def look() -> None:
         free = available_memory(), device_memory(device()), process_memory()
@@ -32,7 +33,7 @@ def check_machines(
         if rank() == 0:
             there = len(list((run_dir / CHECKPOINTS).glob("*/")))  # of a run that goes on
             copies = max(config.checkpoint.keep + 2 - there, 1)
-            check_disk(run_dir, checkpoint_bytes(config, num_tracks, world_size(), num_signals, num_values), copies)
+            check_disk(run_dir, checkpoint_bytes(config, num_tracks, world_size(), *others), copies)
 
     on_all_ranks(look)
 

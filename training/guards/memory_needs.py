@@ -33,7 +33,13 @@ class Need:
 
 
 def training_needs(
-    config: RunConfig, num_tracks: int, longest: int, world_size: int, num_signals: int = 0, num_values: int = 0
+    config: RunConfig,
+    num_tracks: int,
+    longest: int,
+    world_size: int,
+    num_signals: int = 0,
+    num_values: int = 0,
+    num_nodes: int = 1,
 ) -> list[Need]:
     """What each of `world_size` ranks takes to train; `longest`: tracks of the longest session; `num_signals`,
     `num_values`: rows of the tables of signals and of the tracks' values.
@@ -41,15 +47,13 @@ def training_needs(
     A table placed by TorchRec's planner is taken to be spread evenly, as row-wise.
     """
     table = config.row_table
-    holders = table.num_holders(world_size)
-    share = f" / {holders}" if holders > 1 else ""
-    by_columns = table.sharding == "column_wise"
-    columns, num_rows = (table.dim // holders, num_tracks) if by_columns else (table.dim, -(-num_tracks // holders))
+    row_blocks, column_blocks = table.blocks(world_size, num_nodes)
+    holders = row_blocks * column_blocks
+    share, state_share = (f" / {count}" if count > 1 else "" for count in (holders, row_blocks))
+    columns, num_rows = table.dim // column_blocks, -(-num_tracks // row_blocks)
     note = ", evenly spread" if table.sharding == "planner" and holders > 1 else ""
     numbers, text = _optimizer_numbers(table.optimizer, columns)
     weight, state = num_rows * columns * table.row_bytes, num_rows * numbers * _FLOAT
-    # A column shard keeps a whole number for each row; all else is cut as the table is.
-    state_share = "" if by_columns else share
     batch, step = _batch_and_step_bytes(config, num_tracks, longest, world_size)
     candidates = 8 * config.evaluate.batch_size // world_size * config.evaluate.candidates
     queued = config.data.workers * config.data.prefetch * max(batch, candidates)
@@ -57,6 +61,7 @@ def training_needs(
     of_values, text_of_values = _table_bytes(table, num_values)
     needs = [
         Need("table", weight, holders, f"{num_tracks:,} x {table.dim} x {table.row_bytes}{share}{note}"),
+        # A column block keeps a whole number for each row.
         Need("its optimizer's state", state, holders, f"{num_tracks:,} x {text} x {_FLOAT}{state_share}"),
         Need("a copy of both for checkpoints", weight + state, holders, on_device=False),
         Need("the signals' table and its state", of_signals, 1, text_of_signals),
@@ -71,17 +76,22 @@ def training_needs(
 
 
 def checkpoint_bytes(
-    config: RunConfig, num_tracks: int, world_size: int = 1, num_signals: int = 0, num_values: int = 0
+    config: RunConfig,
+    num_tracks: int,
+    world_size: int = 1,
+    num_signals: int = 0,
+    num_values: int = 0,
+    num_nodes: int = 1,
 ) -> int:
     """One checkpoint of all ranks: all tables, their state, and the dense weights with Adam's two moments and
     their mean, if there is one."""
     table = config.row_table
-    holders = table.num_holders(world_size) if table.sharding == "column_wise" else 1
-    numbers, _ = _optimizer_numbers(table.optimizer, table.dim // holders)
-    dense = _dense_weights(config)
+    _, column_blocks = table.blocks(world_size, num_nodes)
+    numbers, _ = _optimizer_numbers(table.optimizer, table.dim // column_blocks)
+    dense = dense_weights(config)
     of_signals, of_values = _table_bytes(config.table, num_signals)[0], _table_bytes(table, num_values)[0]
     copies = 4 if config.optimizer.average else 3
-    rows = num_tracks * (table.dim * table.row_bytes + holders * numbers * _FLOAT)
+    rows = num_tracks * (table.dim * table.row_bytes + column_blocks * numbers * _FLOAT)
     return rows + _FLOAT * copies * dense + of_signals + of_values
 
 
@@ -132,8 +142,8 @@ def _optimizer_numbers(optimizer: str, columns: int) -> tuple[int, str]:
     }[optimizer]
 
 
-def _dense_weights(config: RunConfig) -> int:
-    """Numbers of the encoder's weights."""
+def dense_weights(config: RunConfig) -> int:
+    """Returns how many numbers the encoder's weights are."""
     return config.encoder.num_weights(config.table.dim, config.loss.keep_width, bool(config.data.inputs))
 
 
@@ -141,6 +151,21 @@ def _table_bytes(table: TableConfig, num_rows: int) -> tuple[int, str]:
     """Bytes of a table of whole rows beside the tracks' and of its optimizer's state, and their arithmetic."""
     numbers, text = _optimizer_numbers(table.optimizer, table.dim)
     return num_rows * (table.dim + numbers) * _FLOAT, f"{num_rows:,} x ({table.dim} + {text}) x {_FLOAT}"
+
+
+def bags_of(config: RunConfig, num_tracks: int, longest: int, world_size: int) -> int:
+    """Returns the bags of a rank's training batch, each of one row or none."""
+    sessions, pool, read = _batch_sizes(config, num_tracks, longest, world_size)
+    return min(sessions * min(longest, read) + pool, num_tracks) + 1
+
+
+def _batch_sizes(config: RunConfig, num_tracks: int, longest: int, world_size: int) -> tuple[int, int, int]:
+    """Sessions of a rank's batch, negatives that it draws, and the most tracks of a session that it reads."""
+    data = config.data
+    sessions, pool = data.batch_size // world_size, min(data.negatives, num_tracks)
+    if data.sampling == "per-session":
+        pool += (sessions - 1) * STRIDE + longest
+    return sessions, pool, config.encoder.max_length + (config.cloze is None)
 
 
 def _batch_and_step_bytes(config: RunConfig, num_tracks: int, longest: int, world_size: int) -> tuple[int, int]:
@@ -151,12 +176,9 @@ def _batch_and_step_bytes(config: RunConfig, num_tracks: int, longest: int, worl
     and with their mean and a copy where validation uses it.
     """
     data, encoder, dim = config.data, config.encoder, config.table.dim
-    sessions, pool = data.batch_size // world_size, min(data.negatives, num_tracks)
-    if data.sampling == "per-session":
-        pool += (sessions - 1) * STRIDE + longest
-    read = encoder.max_length + (config.cloze is None)
+    sessions, pool, read = _batch_sizes(config, num_tracks, longest, world_size)
     positions = max(1, min(longest - HELD_OUT["validation"], read))
-    bags = min(sessions * min(longest, read) + pool, num_tracks) + 1
+    bags = bags_of(config, num_tracks, longest, world_size)
     padded = sessions * positions
     # Each padded position's bag, target, flags and signals; the pool; the bags.
     batch = (18 + 8 * len(data.inputs)) * padded + 8 * pool + 4 * bags
@@ -164,7 +186,7 @@ def _batch_and_step_bytes(config: RunConfig, num_tracks: int, longest: int, worl
     blocks = encoder.num_activations(sessions, positions, dim)
     copies = 6 if config.optimizer.average else 4
     width = 2 if config.train.precision == "bf16" else _FLOAT
-    return batch, _FLOAT * rows + width * blocks + copies * _FLOAT * _dense_weights(config)
+    return batch, _FLOAT * rows + width * blocks + copies * _FLOAT * dense_weights(config)
 
 
 def _check_room(table: TableConfig, times: dict[Need, int], free: int, who: str, more: str, limit: str = "") -> None:
@@ -178,7 +200,7 @@ def _check_room(table: TableConfig, times: dict[Need, int], free: int, who: str,
     terms = ", ".join(
         f"{need}{f' on {count} of them' if count < most else ''}" for need, count in times.items() if count
     )
-    spreads = table.sharding in ("row_wise", "planner")  # the others stop at some number of ranks
+    spreads = table.sharding in ("row_wise", "grid", "planner")  # the others stop at some number of ranks
     for_table = f"more {more}" if spreads else f"--table.sharding row_wise on more {more}"
     if table.optimizer in ("adagrad", "adam", "partial_rowwise_adam"):
         for_table += " or --table.optimizer rowwise_adagrad"

@@ -28,6 +28,7 @@ def sizes(config: RunConfig, tracks: int, ranks: int, longest: int = 20) -> dict
     return {need.name: need.bytes for need in training_needs(config, tracks, longest, ranks)}
 
 
+LESS = "--table.precision fp16 or a smaller --table.dim"
 TABLE, STATE, COPY = "table", "its optimizer's state", "a copy of both for checkpoints"
 
 
@@ -35,6 +36,7 @@ TABLE, STATE, COPY = "table", "its optimizer's state", "a copy of both for check
     "table, ranks, holders, weight, state",
     [
         (TableConfig(dim=8), 2, 2, 51 * 8 * 4, 51 * 4),  # 101 rows: 51 and 50
+        (TableConfig(dim=8, precision="fp16"), 2, 2, 51 * 8 * 2, 51 * 4),
         (TableConfig(dim=8, sharding="planner"), 2, 2, 51 * 8 * 4, 51 * 4),
         (TableConfig(dim=8, sharding="table_wise"), 2, 1, 101 * 8 * 4, 101 * 4),
         (TableConfig(dim=8, sharding="column_wise"), 4, 2, 101 * 4 * 4, 101 * 4),  # blocks of 4 columns at least
@@ -51,6 +53,16 @@ def test_table_and_state_by_hand(table: TableConfig, ranks: int, holders: int, w
     assert (needs[STATE].bytes if state else needs.get(STATE)) == state
     assert needs[COPY].bytes == weight + (state or 0)
     assert not needs[COPY].on_device and needs[TABLE].on_device
+
+
+def test_a_grid_by_hand():
+    """4 ranks on 2 nodes: 51 of 101 rows of 4 of 8 columns each, and a state for each of both."""
+    config = replace(RunConfig(), table=TableConfig(dim=8, sharding="grid"))
+    needs = {need.name: need for need in training_needs(config, 101, 20, 4, num_nodes=2)}
+    assert (needs[TABLE].bytes, needs[STATE].bytes, needs[TABLE].holders) == (51 * 4 * 4, 51 * 4, 4)
+    row_wise = replace(config, table=replace(config.table, sharding="row_wise"))
+    more = checkpoint_bytes(config, 101, 4, num_nodes=2) - checkpoint_bytes(row_wise, 101, 4)
+    assert more == 101 * 4
 
 
 def small(sampling: str, **encoder) -> RunConfig:
@@ -142,7 +154,7 @@ def test_the_limit_of_a_process_is_a_limit():
         check_memory(config(), needs, range(2), host=3 * own, process=3 * GB, name="box")
     assert str(refused.value).startswith("training needs 51.6 GB of memory on a process of box (table ")
     assert str(refused.value).endswith(
-        " and 3.0 GB are free by its limit (ulimit -v or -d): raise that, or use more ranks or a smaller --table.dim"
+        f" and 3.0 GB are free by its limit (ulimit -v or -d): raise that, or use more ranks or {LESS}"
     )
 
 
@@ -161,7 +173,7 @@ def test_the_sentence_of_a_full_host():
         "25.6 GB, its optimizer's state 100,000,000 x 1 x 4 / 2 = 0.2 GB, a copy of both for checkpoints 25.8 GB, the "
         "prefetched batches "
     )
-    assert sentence.endswith(" and 11.2 GB are free: use more machines or a smaller --table.dim")
+    assert sentence.endswith(f" and 11.2 GB are free: use more machines or {LESS}")
 
 
 def test_what_fits_is_let_pass():
@@ -179,7 +191,7 @@ def test_a_table_on_one_rank_counts_on_its_machine_once():
     assert refusal(whole, 4, range(2, 4), host=GB) is None
     sentence = refusal(whole, 4, range(2), host=100 * GB)
     assert "table 100,000,000 x 128 x 4 = 51.2 GB on 1 of them" in sentence
-    assert "use --table.sharding row_wise on more machines or a smaller --table.dim" in sentence
+    assert f"use --table.sharding row_wise on more machines or {LESS}" in sentence
 
 
 def test_a_gpu_holds_the_table_and_its_host_the_copy():
@@ -187,7 +199,7 @@ def test_a_gpu_holds_the_table_and_its_host_the_copy():
     sentence = refusal(config(optimizer="adam"), 2, range(2), host=200 * GB, gpu=26 * GB)
     assert sentence.startswith("training needs 76.8 GB of memory on a GPU of this machine (table ")
     assert "copy" not in sentence and "2 x 128 x 4 / 2 = 51.2 GB" in sentence
-    assert sentence.endswith("use more GPUs or --table.optimizer rowwise_adagrad or a smaller --table.dim")
+    assert sentence.endswith(f"use more GPUs or --table.optimizer rowwise_adagrad or {LESS}")
     sentence = refusal(config(), 2, range(2), host=51 * GB, gpu=26 * GB)
     assert "copy of both for checkpoints 25.8 GB" in sentence and "(each: table" not in sentence
 
@@ -199,11 +211,14 @@ def test_only_ways_that_help_are_named():
     batch = sum(need.bytes for need in needs if not need.of_table)
     table = sum(need.bytes for need in needs if need.of_table)
     for free, ways in (
-        (batch, "use more machines or a smaller --table.dim, or a smaller --data.batch-size or --encoder.max-length"),
+        (
+            batch,
+            f"use more machines or {LESS}, or a smaller --data.batch-size or --encoder.max-length",
+        ),
         (batch - 1, "use a smaller --data.batch-size or --encoder.max-length"),
         (
             table - 1,
-            "use more machines or a smaller --table.dim, and a smaller --data.batch-size or --encoder.max-length",
+            f"use more machines or {LESS}, and a smaller --data.batch-size or --encoder.max-length",
         ),
     ):
         with pytest.raises(UserError) as refused:
