@@ -4,6 +4,7 @@ import textwrap
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -15,6 +16,9 @@ from skipwise.components.recipes import DEFAULT, RECIPES, named_recipe
 from skipwise.components.recipes.ablations import ABLATIONS
 from skipwise.training.config import RunConfig
 from skipwise.training.config_fields import from_mapping
+
+if TYPE_CHECKING:
+    from skipwise.training.run.directory import RunDirectory
 
 _HELP = """Train a recipe: its config, changed by a YAML file and then by options.
 
@@ -44,12 +48,23 @@ def main(argv: list[str]) -> None:
         return
     from skipwise.common.distributed import logger, process_group
     from skipwise.datapipes.sample import ensure_sample
-    from skipwise.training.loop import train
 
     with process_group():
         ensure_sample(config.data.path)
-        run = train(config, recipe)
+        run = _train(config, recipe)
         logger.info(f"run directory: {Place.of(config.run_dir) or run.path}")
+
+
+def _train(config: RunConfig, recipe: str) -> "RunDirectory":
+    if not config.follow:
+        from skipwise.training.loop import train
+
+        return train(config, recipe)
+    from skipwise.retrieval.export.delta_writer import DeltaWriter
+    from skipwise.training.follow.follow import follow
+
+    stream = config.stream
+    return follow(config, recipe, DeltaWriter(stream.deltas, stream.deltas_kept) if stream.deltas else None)
 
 
 def read_command_line(argv: list[str]) -> tuple[str, RunConfig]:
@@ -65,7 +80,12 @@ def read_command_line(argv: list[str]) -> tuple[str, RunConfig]:
 
 
 def _refuse_unread(before: RunConfig, chosen: RunConfig) -> None:
-    """Raises `UserError` for an option of a part of the loss, the encoder or the data that is not there."""
+    """Raises `UserError` for an option of a part of the loss, the encoder, the data or the stream that is not there."""
+    for name in ("epochs", "patience", "refit"):
+        if chosen.follow and getattr(before.train, name) != getattr(chosen.train, name):
+            raise UserError(f"--train.{name} changes nothing with --follow, which goes on for ever: leave it out")
+    if not chosen.follow and before.stream != chosen.stream:
+        raise UserError("--stream options change nothing without --follow: name the folder of parts, or leave them out")
     loss, encoder = chosen.loss, chosen.encoder
     parts = {
         "with --loss.context output or track": (

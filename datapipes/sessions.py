@@ -65,6 +65,7 @@ class SessionStore:
     """bool [num_tracks]: tracks whose plays are left out."""
     _always_read = 0
     """Of each session's last plays, this many are read all the same."""
+    _row_of: np.ndarray | None = None
 
     def __init__(self, path: str):
         self.path, self._whole = local(path), self
@@ -158,6 +159,17 @@ class SessionStore:
         store._left_out_N, store._always_read = tracks_N, always_read
         return store
 
+    def mapped(self, row_of: np.ndarray, num_tracks: int) -> "SessionStore":
+        """Returns the same sessions by the rows of another vocabulary, of `num_tracks` tracks.
+
+        `row_of`: int64, the row there of each track here, -1 for none: such a play is left out, as if it never was.
+        """
+        store = copy(self)
+        store._whole = copy(self._whole)
+        for one in (store, store._whole):
+            one._row_of, one.num_tracks = row_of, num_tracks
+        return store
+
     def read(self, groups: np.ndarray) -> _Window:
         """Returns the sessions of these row groups in file order.
 
@@ -173,6 +185,8 @@ class SessionStore:
             numbers.append(self._first_numbers[index] + np.arange(len(rows.lengths)))
         window = _Window(*(np.concatenate(pieces) for pieces in (offsets, tracks, skips, numbers)))
         window.contexts = np.concatenate(contexts) if contexts else None
+        if self._row_of is not None:
+            window = _mapped(window, self._row_of)
         return window if self._left_out_N is None else self._filtered(window, self._left_out_N)
 
     def _filtered(self, window: _Window, left_out_N: np.ndarray) -> _Window:
@@ -186,7 +200,7 @@ class SessionStore:
         file, group = self._groups[index]
         rows, where = session_files.read(file, group, self._most_plays), f"{file}, row group {group}"
         shortest, longest = (self.manifest.session_lengths[name] for name in ("min", "max"))
-        session_files.refuse_faults(rows, self.num_tracks, shortest, longest, where)
+        session_files.refuse_faults(rows, self.manifest.counts["tracks"], shortest, longest, where)
         checksums = self.manifest.checksums.get(file.name)
         if checksums and session_files.checksum(rows) != checksums[group]:
             raise UserError(f"{where}: its data are not what prepare wrote, by their checksum: run prepare again")
@@ -205,6 +219,14 @@ class SessionStore:
                 )
             codes.append(words.codes(values))
         return np.stack(codes, axis=1)
+
+
+def _mapped(window: _Window, row_of: np.ndarray) -> _Window:
+    rows = row_of[window.tracks]
+    known = rows >= 0
+    offsets = np.concatenate([[0], known.cumsum()])[window.offsets]
+    contexts = None if window.contexts is None else window.contexts[known]
+    return _Window(offsets, rows[known], window.skips[known], window.numbers, contexts)
 
 
 class SessionOrder:
@@ -247,7 +269,7 @@ def pad(lanes: list[list[Chosen]], rows: int) -> Sessions:
     """Copies the chosen sessions of each lane into one padded block of `rows` sessions a lane."""
     placed = [(lane * rows, piece) for lane, pieces in enumerate(lanes) for piece in pieces]
     lengths = [np.diff(window.offsets)[chosen] for _, (window, chosen) in placed]
-    width = max((int(part.max()) for part in lengths if len(part)), default=1)
+    width = max((int(part.max()) for part in lengths if len(part)), default=1) or 1
     total = len(lanes) * rows
     tracks_BT = np.full((total, width), -1, dtype=np.int64)
     skips_BT = np.zeros((total, width), dtype=np.int8)

@@ -178,6 +178,13 @@ def initialize(shards: list[Shard], dim: int, bound: float, seed: int, keep_dim:
                 shard.tensor[first - shard.row : last - shard.row].copy_(piece)
 
 
+def initial_row(row: int, dim: int, bound: float, seed: int, keep_dim: int = 0) -> Tensor:
+    """[dim + keep_dim]: what `initialize` fills one row with."""
+    shard = Shard(row, 0, torch.empty(1, dim + keep_dim))
+    initialize([shard], dim, bound, seed, keep_dim)
+    return shard.tensor[0]
+
+
 def _initial_block(seeds: list[int], dim: int, bound: float) -> Tensor:
     """[_INIT_BLOCK, dim] of a normal truncated at one deviation, by the inverse of its distribution function."""
     # NumPy's generators take several numbers as a seed; torch's would keep 32 bits of them.

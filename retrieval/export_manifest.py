@@ -23,6 +23,7 @@ from skipwise.datapipes.directory_kinds import refuse_other_kind
 from skipwise.datapipes.manifest import MANIFEST
 from skipwise.models.config import EncoderConfig
 from skipwise.retrieval.formats import DType, Format, PartFormat
+from skipwise.retrieval.row_delta import AppliedEntry
 from skipwise.retrieval.search.config import IndexKind
 from skipwise.retrieval.skip_entries import ExamplePlay, KeepEntry, SignalEntry
 
@@ -222,6 +223,8 @@ class ExportManifest(StrictModel):
     """The index built over the parts (`retrieval/search/stored.py`); empty without."""
     since: OrEmpty[DeltaEntry] = None
     """Of a delta; empty for a whole table."""
+    delta: OrEmpty[AppliedEntry] = None
+    """Of a run that follows; empty for any other."""
     compared: dict[str, Any]
     """How many sessions the program was compared with the live model on, and the largest difference."""
     recipe: str

@@ -55,6 +55,17 @@ def row_bytes(dim: int, dtype: DType) -> int:
     return {"float32": 4 * dim, "float16": 2 * dim, "int8": dim + SCALE_BIAS_BYTES}[dtype]
 
 
+def encode_rows(rows_BD: np.ndarray, dtype: DType) -> np.ndarray:
+    """[B, W] of float32 rows, without FBGEMM: the inverse of `decode`, as `export/row_encoding.py` encodes them."""
+    if dtype != "int8":
+        return rows_BD.astype(dtype)
+    least_B1 = rows_BD.min(axis=1, keepdims=True)
+    span_B1 = rows_BD.max(axis=1, keepdims=True) - least_B1
+    codes_BD = np.rint((rows_BD - least_B1) * (np.float32(255) / (span_B1 + np.float32(1e-8))))
+    scale_bias_B2 = np.concatenate([span_B1 / np.float32(255), least_B1], axis=1).astype("<f4")
+    return np.concatenate([codes_BD.astype(np.uint8), scale_bias_B2.view(np.uint8)], axis=1)
+
+
 def decode(encoded_BW: np.ndarray, dtype: DType) -> np.ndarray:
     """float32 [B, D] of encoded rows; float32 rows are returned without a copy."""
     if dtype == "int8":

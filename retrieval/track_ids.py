@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from itertools import islice
 from types import MappingProxyType
 
@@ -35,6 +36,47 @@ class TrackIds:
         twice = pc.equal(in_order[1:], in_order[:-1]).to_numpy(zero_copy_only=False)
         if twice.any():
             raise ValueError(f"the track {in_order[int(twice.argmax())].as_py()!r} has two rows")
+
+    def changed(self, rows: np.ndarray, ids: pa.ChunkedArray, names: Mapping[str, pa.ChunkedArray]) -> "TrackIds":
+        """The same, with the tracks of `rows`: new rows behind the last, without a gap, or others in place of tracks.
+
+        `names`: by column, of those that are there. Raises `ValueError` where an id stands twice or a row is missing.
+        """
+        if not len(rows):
+            return self
+        order = np.argsort(rows, kind="stable")
+        rows, new = rows[order], ids.combine_chunks().cast(pa.large_string()).take(pa.array(order))
+        behind = rows >= len(self)
+        if len({*new.to_pylist()}) < len(new) or len({*rows.tolist()}) < len(rows):
+            raise ValueError("it names a track or a row twice")
+        if not np.array_equal(rows[behind], np.arange(len(self), len(self) + behind.sum())):
+            raise ValueError("its new rows do not follow the last one")
+        replaced = [int(row) for row in rows[~behind]]
+
+        def grown(values: pa.Array, of_new: pa.Array) -> pa.Array:
+            if replaced:
+                mask = np.zeros(len(values), dtype=bool)
+                mask[replaced] = True
+                values = pc.replace_with_mask(values, pa.array(mask), of_new[: len(replaced)])
+            return pa.concat_arrays([values, of_new[len(replaced) :]])
+
+        found = copy(self)
+        found._ids = grown(self._ids, new)
+        found.names = {}
+        for name, values in self.names.items():
+            of_new = names[name].combine_chunks() if name in names else pa.nulls(len(rows), pa.string())
+            found.names[name] = grown(values, of_new.cast(values.type).take(pa.array(order)))
+        left = self._order_R[~np.isin(self._order_R, replaced)] if replaced else self._order_R
+        found._order_R = left
+        places = []
+        in_order = np.argsort(np.array(new.to_pylist(), dtype=object), kind="stable")
+        for number in in_order:
+            track, place = new[int(number)].as_py(), found._place(new[int(number)].as_py())
+            if place < len(left) and found._at(place) == track:
+                raise ValueError(f"the track {track!r} has two rows")
+            places.append(place)
+        found._order_R = np.insert(left, places, rows[in_order].astype(left.dtype))
+        return found
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -108,7 +150,7 @@ class TrackIds:
 
     def _place(self, track: str) -> int:
         """How many ids come before `track`; Arrow orders text by its UTF-8 bytes, as Python does by its characters."""
-        low, high = 0, len(self)
+        low, high = 0, len(self._order_R)
         while low < high:
             middle = (low + high) // 2
             low, high = (middle + 1, high) if self._at(middle) < track else (low, middle)

@@ -55,6 +55,21 @@ class Vectors:
         """The first `dim` numbers of each row."""
         return self if dim == self.dim else _Narrowed(self, dim)
 
+    def between(self, first: int, last: int) -> "Vectors":
+        """The rows from `first` up to `last`, under their numbers."""
+        pieces: list[Piece] = []
+        for piece in self._pieces:
+            start, end = max(first - piece.first, 0), max(last - piece.first, 0)
+            part = piece.encoded[start:end]
+            if len(part) or piece is self._pieces[-1] and not pieces:
+                pieces.append(Piece(piece.first + start, part, piece.dtype))
+        return Vectors(pieces)
+
+    def encoded(self) -> np.ndarray:
+        """[R, W] of a table in one piece, not copied."""
+        (piece,) = self._pieces
+        return piece.encoded
+
     def take(self, rows_N: np.ndarray) -> np.ndarray:
         """float32 [N, D] of int64 rows in any order."""
         if len(self._pieces) == 1:

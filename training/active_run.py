@@ -40,18 +40,21 @@ class ActiveRun:
         self._make_trainer(fresh=newest is None)
         if newest:
             name, index = newest
-            position = index.position
-            done = (position.epoch - 1) * self.num_steps + position.step
-            self.trainer.load(run.path / CHECKPOINTS / name, index, done)
-            self.checkpoints.resume(position)
+            self.trainer.load(run.path / CHECKPOINTS / name, index, self.steps_before + index.position.step)
+            self.checkpoints.resume(index.position)
             logger.info(f"goes on from checkpoint {name} of {run.path}")
         self.checkpoints.prepare(self.trainer.tensors())
-        self.progress = Progress(run, self.num_steps, self._num_sessions, self.position)
+        self.progress = Progress(run, self.num_steps, self._num_sessions, self.position, self.steps_before)
 
     @property
     def num_steps(self) -> int:
         """Steps of an epoch."""
         return self._loader.steps
+
+    @property
+    def steps_before(self) -> int:
+        """Steps of this phase before the epoch under way."""
+        return (self.position.epoch - 1) * self.num_steps
 
     @property
     def failed(self) -> bool:
@@ -85,6 +88,9 @@ class ActiveRun:
         evaluator = Evaluator(self.config, self.trainer.model, self._interruptible, self._cold_N)
         held_out = HeldOut.of(self.config.evaluate, self._store, split)
         return evaluator.measure(protocols, split, held_out, sessions, record_in)
+
+    def step_done(self) -> None:
+        """Is called after each step that neither saves nor stops."""
 
     def save(self, best: bool = False) -> None:
         """Writes a checkpoint of the position, in the background; `best` marks it as the best so far."""

@@ -83,6 +83,16 @@ def reading_inputs(config: RunConfig, store: SessionStore) -> SessionStore:
     return store.featuring(config.data.features)
 
 
+def warn_without_skips(config: RunConfig, store: SessionStore) -> None:
+    """Says so where the config learns from skips and the data have none, or nothing else."""
+    share, known = store.manifest.skip_share, round(1 - store.manifest.unknown_share, 6)
+    if (share == 0 or share >= known) and (config.loss.keep or SKIPS in config.data.inputs):
+        logger.warning(
+            f"{store.path} has {'only' if share else 'no'} skipped plays, so nothing can be learned from skips: train "
+            "best-skip-blind, or prepare the log again with its skips"
+        )
+
+
 def build_model(
     config: RunConfig,
     num_tracks: int,
@@ -139,9 +149,13 @@ def table_weight(model: DistributedModelParallel, name: str = TABLE) -> torch.Te
 def track_rows(
     model: DistributedModelParallel, features: TrackFeatures | None, num_rows: int
 ) -> tuple[int, torch.Tensor]:
-    """The first row and [R, X]: this rank's block of the tracks' rows, as they are ranked and exported."""
+    """The first row and [R, X]: this rank's block of the tracks' rows, as they are ranked and exported.
+
+    `num_rows`: of the table, without spare ones behind them.
+    """
     if features is None:
-        return own_rows(table_weight(model), rank(), world_size())
+        first, rows_RX = own_rows(table_weight(model), rank(), world_size())
+        return first, rows_RX[: max(num_rows - first, 0)]
     first, _, pieces = block_rows(num_rows, rank(), world_size())
     bags = max(BLOCK, model.module.num_signals)
     return first, torch.cat([model.module.track_rows(rows, bags, features) for rows in pieces])
@@ -170,9 +184,15 @@ def cold_tracks(config: RunConfig, store: SessionStore, refit: bool = False) -> 
 
 
 def train_loader(
-    config: RunConfig, store: SessionStore, held_out: int = HELD_OUT["validation"]
+    config: RunConfig,
+    store: SessionStore,
+    held_out: int = HELD_OUT["validation"],
+    plays_R: np.ndarray | None = None,
 ) -> StepLoader[SessionBatch]:
-    """This rank's training batches, made of all but each session's last `held_out` tracks."""
+    """This rank's training batches, made of all but each session's last `held_out` tracks.
+
+    `plays_R`: int64 [tracks], the plays of each before those of `store`.
+    """
     longest, negatives = store.manifest.session_lengths["max"], config.data.negatives
     # A pool for the whole batch avoids no session; what is drawn for a session avoids all of its tracks.
     avoided = longest if config.data.sampling == "per-session" else 0
@@ -191,7 +211,7 @@ def train_loader(
         mask_probability=config.cloze,
         borrow_from=config.data.borrow_from,
         held_out=held_out,
-        log_q=_log_q(store, held_out) if config.loss.in_batch else None,
+        log_q=_log_q(store, held_out, plays_R) if config.loss.in_batch else None,
         first_place=rank() * config.data.batch_size // world_size(),
         shuffle_inputs=config.data.skip_flags in ("shuffled", "shuffled-input"),
         shuffle_labels=config.data.skip_flags in ("shuffled", "shuffled-label"),
@@ -211,9 +231,10 @@ def _view(config: RunConfig, store: SessionStore) -> View:
     return View(config.encoder.max_length, config.data.skip_up_to, config.data.skipped_tracks == "filter", signals)
 
 
-def _log_q(store: SessionStore, held_out: int) -> np.ndarray:
+def _log_q(store: SessionStore, held_out: int, plays_R: np.ndarray | None) -> np.ndarray:
     """float32 [tracks]: log of each track's share of the training plays; one never played there counts as one play."""
-    played = torch.from_numpy(_train_counts(store, held_out)).clamp(min=1).double()
+    counts = _train_counts(store, held_out) + (0 if plays_R is None else plays_R)
+    played = torch.from_numpy(counts).clamp(min=1).double()
     return (played / played.sum()).log().float().numpy()
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from skipwise.common.errors import UserError
 from skipwise.datapipes.config import DataConfig
 from skipwise.models.config import MAX_DIAL, EncoderConfig, LossConfig, TableConfig
+from skipwise.training.follow.config import StreamConfig
 
 Protocol = Literal["served", "full", "paper"]
 PROTOCOLS: tuple[Protocol, ...] = ("served", "full", "paper")
@@ -161,6 +162,9 @@ class RunConfig:
     """Run directory whose best weights and optimizer state this run starts from, on other data; empty starts afresh."""
     vanished: Literal["keep", "drop"] = "keep"
     """With --init-from: rows of tracks that the new data lack stay in the table and its export, or go."""
+    follow: str = ""
+    """Folder, also in an object store, whose dataset directories are trained on as they land, after the run of
+    --init-from and for ever (docs/follow.md); --data.path is the data that its vocabulary comes from."""
     data: DataConfig = field(default_factory=DataConfig)
     table: TableConfig = field(default_factory=TableConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -170,8 +174,15 @@ class RunConfig:
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    stream: StreamConfig = field(default_factory=StreamConfig)
 
     def __post_init__(self) -> None:
+        if self.follow and not self.init_from:
+            raise ValueError("--follow goes on from a trained run: name it with --init-from")
+        if self.follow and self.table.sharding != "row_wise":
+            raise ValueError(f"--follow needs --table.sharding row_wise, not {self.table.sharding}")
+        if self.follow and (self.data.features or self.data.hold_out_tracks):
+            raise ValueError("--follow reads no --data.features and holds out no tracks: leave these out")
         if self.encoder.attends and self.table.dim % self.encoder.heads:
             raise ValueError(f"--table.dim {self.table.dim} must be a multiple of --encoder.heads {self.encoder.heads}")
         if self.data.negatives == 0 and not self.loss.in_batch:

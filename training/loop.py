@@ -7,9 +7,9 @@ import torch
 from skipwise.common.distributed import logger, on_all_ranks
 from skipwise.common.work_folders import work_folder
 from skipwise.datapipes.sessions import SessionStore
-from skipwise.datapipes.signals import SKIPS, Signals
+from skipwise.datapipes.signals import Signals
 from skipwise.training.active_run import ActiveRun
-from skipwise.training.build import check, reading_inputs
+from skipwise.training.build import check, reading_inputs, warn_without_skips
 from skipwise.training.config import PROTOCOLS, RunConfig, TrainConfig
 from skipwise.training.evaluation.hit_rate_table import hit_rate_table
 from skipwise.training.evaluation.measure_ranks import Metrics
@@ -38,7 +38,7 @@ def train(config: RunConfig, recipe: str, stop_early: StopEarly | None = None, t
     longest = store.manifest.session_lengths["max"]
     if longest > config.encoder.max_length:
         logger.info(f"sessions have up to {longest} tracks: the last {config.encoder.max_length} are read")
-    _warn_without_skips(config, store)
+    warn_without_skips(config, store)
     num_signals = Signals.of(config.data.inputs, store.contexts).num_rows
     num_values = store.features.num_values if store.features else 0
     check_machines(config, store.num_tracks, longest, work_folder(config.run_dir or "runs"), num_signals, num_values)
@@ -66,31 +66,7 @@ def _train_and_test(job: ActiveRun, stop_early: StopEarly | None, test: bool) ->
 
         while _epoch_is_due(config.train, job.position, stopped):
             epoch = job.position.epoch
-            job.trainer.model.train()
-            batches = job.batches()
-            for step in job.progress.steps(job.position):
-                seed_dropout(config.train.seed, epoch, step - 1)
-                losses = job.trainer.step(batches)
-                job.progress.step_done(step, losses)
-                job.move(step=step, steps=job.progress.trained, seconds=job.progress.seconds)
-                job.non_finite.record(epoch, step)
-                if step % config.train.log_every == 0:
-                    job.non_finite.look()
-
-                action = job.stop_signal.sync_action(failed=job.failed)
-                last = step == job.num_steps
-                if action == Action.GO_ON and config.checkpoint.every and not last:
-                    action = Action.GO_ON if step % config.checkpoint.every else Action.SAVE
-                if action != Action.GO_ON or last:
-                    job.non_finite.check(run.path)
-                if action == Action.FAIL:
-                    job.checkpoints.wait()
-                elif action == Action.STOP:
-                    job.stop()
-                elif action == Action.SAVE:
-                    job.save()
-            job.trainer.detach()
-
+            train_epoch(job)
             if phase == "refit":
                 job.move(epoch=epoch + 1, step=0)
                 continue
@@ -131,18 +107,40 @@ def _train_and_test(job: ActiveRun, stop_early: StopEarly | None, test: bool) ->
     logger.info(hit_rate_table(results, config))
 
 
+def train_epoch(job: ActiveRun) -> None:
+    """The steps left of the epoch at the run's position, and between two of them what is due."""
+    config, epoch = job.config, job.position.epoch
+    job.trainer.model.train()
+    batches = job.batches()
+    for step in job.progress.steps(job.position):
+        seed_dropout(config.train.seed, epoch, step - 1)
+        losses = job.trainer.step(batches)
+        job.progress.step_done(step, losses)
+        job.move(step=step, steps=job.progress.trained, seconds=job.progress.seconds)
+        job.non_finite.record(epoch, step)
+        if step % config.train.log_every == 0:
+            job.non_finite.look()
+
+        action = job.stop_signal.sync_action(failed=job.failed)
+        last = step == job.num_steps
+        if action == Action.GO_ON and config.checkpoint.every and not last:
+            action = Action.GO_ON if step % config.checkpoint.every else Action.SAVE
+        if action != Action.GO_ON or last:
+            job.non_finite.check(job.run.path)
+        if action == Action.FAIL:
+            job.checkpoints.wait()
+        elif action == Action.STOP:
+            job.stop()
+        elif action == Action.SAVE:
+            job.save()
+        else:
+            job.step_done()
+    job.trainer.detach()
+
+
 def _epoch_is_due(config: TrainConfig, position: Position, stopped: bool) -> bool:
     """Whether the epoch at `position` is to be trained: patience is not used up, and no other limit is reached."""
     if position.phase == "refit":
         return position.epoch <= position.best_epoch
     out_of_patience = 0 < config.patience <= position.epoch - 1 - position.best_epoch
     return position.epoch <= config.epochs and not stopped and not out_of_patience
-
-
-def _warn_without_skips(config: RunConfig, store: SessionStore) -> None:
-    share, known = store.manifest.skip_share, round(1 - store.manifest.unknown_share, 6)
-    if (share == 0 or share >= known) and (config.loss.keep or SKIPS in config.data.inputs):
-        logger.warning(
-            f"{store.path} has {'only' if share else 'no'} skipped plays, so nothing can be learned from skips: train "
-            "best-skip-blind, or prepare the log again with its skips"
-        )

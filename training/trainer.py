@@ -68,9 +68,10 @@ class Trainer:
         load_tensors(self.tensors(), path, index)
         self.set_step(steps)
 
-    def start_from(self, run: RunDirectory) -> None:
-        """Takes over the weights and the optimizer state of the run that `run` starts from."""
-        steps_before = start_from_run(training_tensors(self.model, self.optimizer), run)
+    def start_from(self, run: RunDirectory, num_rows: int = 0) -> None:
+        """Takes over the weights and the optimizer state of the run that `run` starts from; `num_rows`: of the table,
+        where it has more than the run's tracks."""
+        steps_before = start_from_run(training_tensors(self.model, self.optimizer), run, num_rows)
         if self._average is not None:
             self._average.restart()
         self.set_step(0, steps_before)

@@ -61,12 +61,14 @@ from skipwise.retrieval.export_manifest import (
     record_of,
 )
 from skipwise.retrieval.formats import PartFormat, row_bytes
+from skipwise.retrieval.row_delta import AppliedEntry
 from skipwise.retrieval.skip_entries import DialPoint, KeepEntry, SignalEntry
 from skipwise.studies.dial_curve import Curve, measure_curve
 from skipwise.training.build import build_model, check, stateless, table_weight, track_rows
 from skipwise.training.checkpoint.checkpoints import load_best
 from skipwise.training.config import RunConfig
 from skipwise.training.config_fields import as_json
+from skipwise.training.follow.rows_in_use import rows_in_use
 from skipwise.training.run.directory import RunDirectory
 
 WEIGHTS, PROGRAM, ONNX, QUERIES = "encoder.safetensors", "encoder.pt2", "encoder.onnx", "queries.npy"
@@ -82,19 +84,21 @@ def write_export(config: ExportConfig) -> None:
     on_all_ranks(kind.check)
     if config.onnx:
         on_all_ranks(lambda: need_extra("onnx", "--onnx"))
-    run, store, run_config = on_all_ranks(lambda: _open(config.run))
-    num_rows, dim = run.record.num_rows, run_config.row_table.dim
+    run, store, run_config = on_all_ranks(lambda: _open(config.run, config))
+    dim = run_config.row_table.dim
     with atomic_output_on_all_ranks(config.output, config.overwrite, is_export) as scratch:
         result = scratch / "result"
+        used = on_rank_0(lambda: rows_in_use(run, scratch))
+        num_rows = used.num_rows
         since = open_since(config.only_new_since, run, scratch) if config.only_new_since else None
-        vocabulary = named_vocabulary(config.names, run, scratch) if config.names else run.vocabulary
-        model = build_model(run_config, store.num_tracks, num_rows, run.record.contexts, store.features)
+        vocabulary = named_vocabulary(config.names, run, scratch) if config.names else used.vocabulary
+        model = build_model(run_config, store.num_tracks, run.table_rows, run.record.contexts, store.features)
         load_best(model, run.path)
         model.eval()
         encoder = model.module.learner.encoder
         signals = Signals.of(run_config.data.inputs, run.record.contexts)
         shape = EncoderShape(run_config.table.dim, run_config.loss.keep_width, signals.num_rows, len(signals.columns))
-        signals_MD = _signal_rows(model) if signals.columns else None
+        signals_MD = signal_rows(model) if signals.columns else None
         rows, num_new = LiveRows(vocabulary, *track_rows(model, store.features, num_rows)), 0
         if since:
             chosen_R, num_new = on_all_ranks(lambda: changed_rows(since, rows.first, rows.rows_RD))
@@ -134,7 +138,7 @@ def write_export(config: ExportConfig) -> None:
                 dim=dim,
                 format=kind.format,
                 dtype=kind.dtype,
-                vocabulary_hash=run.record.rows_hash,
+                vocabulary_hash=used.rows_hash,
                 parts=parts,
                 tracks=[tracks for _, tracks in written if tracks],
                 names=rows.names,
@@ -147,6 +151,7 @@ def write_export(config: ExportConfig) -> None:
                 onnx=onnx,
                 queries=record_of(QueriesEntry, result, QUERIES, rows=len(queries_SD), dial=1.0 if keep else None),
                 since=delta_entry(since, result, num_rows, exported, num_new) if since else None,
+                delta=AppliedEntry(number=used.delta.number, hash=used.delta.hash) if used.delta.number else None,
                 compared=asdict(program),
                 recipe=run.record.recipe,
                 config=as_json(run.config),
@@ -193,14 +198,19 @@ def _cannot_write(reason: str) -> str:
     return f"the export cannot be written ({reason}): free the disk or choose another --output"
 
 
-def _open(run_path: str) -> tuple[RunDirectory, SessionStore, RunConfig]:
+def _open(run_path: str, config: ExportConfig) -> tuple[RunDirectory, SessionStore, RunConfig]:
     """The run, its data, and the config to build its model with here."""
     run = RunDirectory.open(run_path)
+    if run.config.follow and (config.names or config.only_new_since):
+        raise UserError(
+            f"{run_path} follows {run.config.follow}: it is exported without --names and --only-new-since; names come "
+            "with its parts, and serve --deltas takes what changes"
+        )
     store = run.open_store()
     # Row-wise, so that no rank holds the whole table, whatever it was trained with; as many lanes as ranks, so that
     # any number of ranks works.
     batch = _BATCH * world_size()
-    config = stateless(
+    run_config = stateless(
         replace(
             run.config,
             data=replace(run.config.data, batch_size=batch, lanes=world_size(), shuffle_groups=1, workers=0),
@@ -208,10 +218,10 @@ def _open(run_path: str) -> tuple[RunDirectory, SessionStore, RunConfig]:
             table=replace(run.config.table, sharding="row_wise"),
         )
     )
-    check(config, store)
+    check(run_config, store)
     if rank() == 0:
         run.vocabulary.check()
-    return run, store, config
+    return run, store, run_config
 
 
 def _check_space(scratch: Path, output: Path, num_rows: int, dim: int, kind: PartFormat) -> None:
@@ -243,7 +253,7 @@ def _write_rows(result: Path, rows: LiveRows, kind: PartFormat, first: int) -> t
     return part, record_of(PartEntry, result, name, first_row=first, rows=len(rows))
 
 
-def _signal_rows(model: DistributedModelParallel) -> Tensor:
+def signal_rows(model: DistributedModelParallel) -> Tensor:
     """[M, D]: the whole table of signals, on every rank."""
     weight = table_weight(model, SIGNAL_TABLE)
     parts = gather_objects(own_rows(weight, rank(), world_size())[1].cpu().numpy())

@@ -51,9 +51,12 @@ class ExactSearch:
     (`FirstPass`). The best rows are those without it, but for such whose scores differ by no more than rounding.
     """
 
-    def __init__(self, vectors: Vectors, unit: bool = False):
-        """`unit`: rows are normalized, so that the score of a query of norm 1 is the cosine."""
-        self._vectors, self._unit, self._large = vectors, unit, vectors.shape[0] >= _FEWEST_ROWS
+    def __init__(self, vectors: Vectors, unit: bool = False, first_pass: bool = True):
+        """`unit`: rows are normalized, so that the score of a query of norm 1 is the cosine.
+
+        `first_pass`: whether a large table, whose first row is 0, may have one.
+        """
+        self._vectors, self._unit, self._large = vectors, unit, first_pass and vectors.shape[0] >= _FEWEST_ROWS
         self._num_asked, self._setting_up = 0, threading.Lock()
         self._first_pass: FirstPass | None = None
 

@@ -40,6 +40,15 @@ class IndexSearch:
         self._faiss, self._index, self._vectors, self._settings = import_faiss(), index, vectors, settings
         self._exact = ExactSearch(vectors)
 
+    @property
+    def num_rows(self) -> int:
+        """Rows that the index knows."""
+        return int(self._index.ntotal)
+
+    def over(self, vectors: Vectors) -> "IndexSearch":
+        """The same index, whose candidates are scored by other vectors, as many."""
+        return IndexSearch(self._index, vectors, self._settings)
+
     def search(
         self, queries_QD: Tensor, k: int, excluded_QX: Tensor, allowed: Allowed | None = None
     ) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,8 @@ class ServeConfig:
     """Port to listen on; 0 takes a free one and prints it."""
     search: SearchChoice = "auto"
     """Score every track, or use the export's index; auto: the index where there is one."""
+    deltas: str = ""
+    """Folder, also in an object store, of the deltas of a run that follows (docs/follow.md), applied to --export."""
     drain_s: float = 0.0
     """Seconds after SIGTERM in which the service still answers, while /ready says 503 so that balancers turn away."""
     tracks: Path | None = None
@@ -37,7 +39,7 @@ class ServeConfig:
     filter: Filter = ()
     """What every recommended track must meet, beside the filter of a request; as in recommend --filter."""
     reload_s: float = 2.0
-    """Seconds between two checks for a newer export; 0 checks only on SIGHUP."""
+    """Seconds between two checks for a newer export, and for new deltas; 0 checks only on SIGHUP."""
     max_batch: int = 64
     """Maximum number of requests in a batch."""
     max_wait_ms: float = 2.0

@@ -105,6 +105,7 @@ class ExportIdentity(BaseModel):
     recipe: str
     vocabulary_hash: str
     loaded: int = Field(description="1 for the first export under this name, one more for each newer one.")
+    delta: int = Field(0, description="The last delta that its rows have; 0 without.")
 
 
 class Neighbours(BaseModel):

@@ -32,6 +32,23 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livemin",
         )
+        self.delta = Gauge(
+            "skipwise_delta",
+            "Number of the last delta applied; the lowest of all workers",
+            ["export"],
+            registry=self.registry,
+            multiprocess_mode="livemin",
+        )
+        self.delta_lag = Gauge(
+            "skipwise_delta_lag_seconds",
+            "From the landing of the data to their rows in service, at the last delta",
+            ["export"],
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.delta_failures = Counter(
+            "skipwise_delta_failures", "Deltas that were refused", ["export"], registry=self.registry
+        )
         self.reload_failures = Counter(
             "skipwise_reload_failures", "Newer exports that were refused", ["export"], registry=self.registry
         )

@@ -1,10 +1,11 @@
 """An export in service, and its replacement by a newer one while requests are answered."""
 
 import gc
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -39,6 +40,8 @@ class ServedExport:
     """1 for the first export under its name, one more for each newer one."""
     codes: dict[str, dict[str, int]]
     """Of each value of the context columns that the encoder reads."""
+    delta: int = 0
+    """The last delta that its rows have."""
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @classmethod
@@ -112,7 +115,24 @@ class ServedExport:
     def identity(self) -> dict[str, Any]:
         """Which export gave an answer."""
         manifest = self.opened.manifest
-        return {"recipe": manifest.recipe, "vocabulary_hash": manifest.vocabulary_hash, "loaded": self.generation}
+        version = {"loaded": self.generation, "delta": self.delta}
+        return {"recipe": manifest.recipe, "vocabulary_hash": manifest.vocabulary_hash} | version
+
+
+class Broken(Exception):
+    """The deltas are another sequence than the one that was applied: the export is to be opened again."""
+
+
+class Live(Protocol):
+    """What applies deltas to the export in service: `LiveRows`."""
+
+    error: str | None
+
+    def begin(self, served: ServedExport) -> ServedExport: ...
+
+    def newer(self, served: ServedExport) -> Iterator[ServedExport]: ...
+
+    def failed(self, error: UserError) -> None: ...
 
 
 class HotSwap:
@@ -126,8 +146,12 @@ class HotSwap:
         metrics: Metrics,
         tracks: Path | None = None,
         always: TrackFilter = (),
+        live: Live | None = None,
     ):
-        """Opens the export; raises `UserError` where it cannot be served. `tracks`, `always`: of `TrackColumns`."""
+        """Opens the export; raises `UserError` where it cannot be served.
+
+        `tracks`, `always`: of `TrackColumns`; `live` applies deltas to it.
+        """
         self.name = name
         self.error: str | None = None
         """Why the newest export is not in service, or None."""
@@ -136,6 +160,7 @@ class HotSwap:
         self.failures = 0
         """Checks that failed, one after the other."""
         self._path, self._search, self._metrics, self._tracks, self._always = path, search, metrics, tracks, always
+        self._live = live
         self._tried = self._seen = self._fingerprint()
         self.current = self._open(generation=1)
         metrics.generation.labels(name).set(1)
@@ -145,6 +170,7 @@ class HotSwap:
         """The entry in /health."""
         since = self.current.since.isoformat(timespec="seconds")
         errors = {"reload_error": self.error, "check_error": self.check_error}
+        errors |= {"delta_error": self._live.error} if self._live else {}
         return self.current.identity() | {"path": self.current.name, "since": since} | errors
 
     def checked(self, error: Exception | None = None) -> None:
@@ -154,6 +180,19 @@ class HotSwap:
         if self.failures == 1:
             self._metrics.reload_failures.labels(self.name).inc()
             logger.error(f"skipwise: cannot check for a newer export ({self.check_error}), and will try again")
+
+    def refresh(self) -> None:
+        """Applies the deltas that have come; opens the export again where they are another sequence now."""
+        if self._live is None:
+            return
+        try:
+            for newer in self._live.newer(self.current):
+                self.current = newer
+        except Broken as error:
+            logger.warning(f"skipwise: {error}: the export is opened again")
+            self.reload()
+        except UserError as error:
+            self._live.failed(error)
 
     def changed(self) -> bool:
         """Whether there is a newer export, unchanged since the last call: a copy in progress keeps changing.
@@ -185,7 +224,8 @@ class HotSwap:
         remove_unused()
 
     def _open(self, generation: int) -> ServedExport:
-        return ServedExport.open(self._path, self._search, generation, self._tracks, self._always)
+        served = ServedExport.open(self._path, self._search, generation, self._tracks, self._always)
+        return self._live.begin(served) if self._live else served
 
     def _fingerprint(self) -> Fingerprint:
         """Of the export, and of the table beside it."""

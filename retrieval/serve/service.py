@@ -13,6 +13,7 @@ from skipwise.retrieval.serve.api_keys import ApiKeys
 from skipwise.retrieval.serve.batching import Batcher
 from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.http_schema import RecommendRequest, SimilarRequest
+from skipwise.retrieval.serve.live_rows import Gate, LiveRows
 from skipwise.retrieval.serve.prometheus import Metrics
 from skipwise.retrieval.serve.served_export import HotSwap
 
@@ -29,8 +30,11 @@ class Service:
         self.draining = False
         """Whether the service is about to end, and answers only those who have not noticed."""
         paths = {"main": config.export} | ({"compare": config.compare} if config.compare else {})
+        self._gate = Gate()
+        choice = config.tracks, config.filter
+        live = LiveRows(config.deltas, "main", self._gate, self.metrics, *choice) if config.deltas else None
         self.exports: Exports = {
-            name: HotSwap(name, path, config.search, self.metrics, config.tracks, config.filter)
+            name: HotSwap(name, path, config.search, self.metrics, *choice, live if name == "main" else None)
             for name, path in paths.items()
         }
         self.recommend: Batcher[RecommendRequest] = self._batcher("recommend", recommendations)
@@ -39,7 +43,12 @@ class Service:
 
     def _batcher(self, kind: str, answer: Any) -> Batcher[Any]:
         size, depth = self.metrics.batch_size.labels(kind), self.metrics.queue_depth.labels(kind)
-        return Batcher(partial(answer, self.exports), self.config, size, depth)
+        return Batcher(partial(self._answers, answer), self.config, size, depth)
+
+    def _answers(self, answer: Any, requests: Any) -> Any:
+        """Of one version of the rows: no delta is written meanwhile."""
+        with self._gate.reading():
+            return answer(self.exports, requests)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -69,6 +78,7 @@ class Service:
             try:
                 if not changed_only or await asyncio.to_thread(export.changed):
                     await asyncio.to_thread(export.reload)
+                await asyncio.to_thread(export.refresh)
                 export.checked()
             except Exception as error:
                 export.checked(error)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from skipwise.components.recipes import RECIPES
-from skipwise.training.loop import _warn_without_skips
+from skipwise.training.build import warn_without_skips
 
 
 @pytest.mark.parametrize(
@@ -27,5 +27,5 @@ def test_a_warning(recipe: str, share: float, unknown: float, said: str, caplog:
     monkeypatch.setattr(logging.getLogger("skipwise"), "propagate", False)
     for one in (config, replace(config, data=replace(config.data, inputs=()))):
         caplog.clear()
-        _warn_without_skips(one, store)
+        warn_without_skips(one, store)
         assert bool(caplog.text) == bool(said) and said in caplog.text

@@ -33,7 +33,7 @@ class SavedRows:
     def of_best_table(cls, run: RunDirectory, remedy: str) -> "SavedRows":
         """The table of a run's best weights; all ranks call it together."""
         path, name = on_rank_0(lambda: best_checkpoint(run.path)), MODEL + TABLE_WEIGHT
-        index, expected = open_checkpoint(path), [run.record.num_rows, run.config.row_table.dim]
+        index, expected = open_checkpoint(path), [run.table_rows, run.config.row_table.dim]
         if (shape := index.shape_of(name)) != expected:
             raise UserError(f"{path}: '{name}' has shape {shape}, expected {expected}: {remedy}")
         return cls(path, index, name, remedy)

@@ -20,19 +20,20 @@ Matches = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 """`read_matches` of a table, by its rows from the first up to the last."""
 
 
-def start_from_run(tensors: Tensors, run: RunDirectory) -> int:
+def start_from_run(tensors: Tensors, run: RunDirectory, num_rows: int = 0) -> int:
     """Reads the state of the run named by `init_from` into live `tensors`, and returns how many steps it was trained.
 
     Dense weights and Adam's moments are taken whole. A row of the tracks' table goes with its track, a row of the
     signals' table or of the tracks' values with its column and value, each with its optimizer state; rows of what is
-    new keep their first values. Each rank reads the rows of its own shards.
+    new keep their first values. Each rank reads the rows of its own shards. `num_rows`: of the table, where it has
+    spare ones behind the run's tracks.
     """
     source = RunDirectory.open(run.config.init_from)
     path = start_checkpoint(source.path)
     index = open_checkpoint(path)
     signals, signals_before = (Signals.of(each.config.data.inputs, each.record.contexts) for each in (run, source))
     tables: dict[str, tuple[int, int, Matches]] = {
-        TABLE: (run.record.num_rows, source.record.num_rows, partial(read_matches, run.matches)),
+        TABLE: (num_rows or run.record.num_rows, source.table_rows, partial(read_matches, run.matches)),
         VALUE_TABLE: _value_rows(run, source),
         SIGNAL_TABLE: (signals.num_rows, signals_before.num_rows, partial(_common_rows, signals, signals_before)),
     }

@@ -59,12 +59,12 @@ class Evaluator:
         model: DistributedModelParallel,
         interruptible: Callable[[Iterator[EvaluationBatches], str], Iterator[EvaluationBatches]] | None = None,
         cold_N: np.ndarray | None = None,
+        num_rows: int | None = None,
     ):
         """`interruptible` passes on the batches of what is measured, on every rank; what it raises ends `measure`.
-
-        `cold_N`: see `cold_tracks`.
-        """
+        `cold_N`: see `cold_tracks`; `num_rows`: of the table's rows, how many belong to tracks, None for all."""
         self._config, self._model, self._interruptible, self._cold_N = config, model, interruptible, cold_N
+        self._num_rows = num_rows
 
     @torch.no_grad()
     def measure(
@@ -81,7 +81,7 @@ class Evaluator:
         """
         loader = evaluation_loader(self._config, held_out, protocols, split, sessions)
         self._model.eval()
-        num_rows = table_weight(self._model).shape[0]
+        num_rows = table_weight(self._model).shape[0] if self._num_rows is None else self._num_rows
         first, rows_RD = track_rows(self._model, held_out.sessions.features, num_rows)
         with exact_products():
             batches = loader.epoch(0)
@@ -154,7 +154,7 @@ class Measured:
         """The run's best weights; nobody else writes into its directory meanwhile, where it is written."""
         check_device(stateless(self.config))
         with locked_for_all_ranks(run.path) if self.own else nullcontext():
-            rows, contexts = run.record.num_rows, run.record.contexts
+            rows, contexts = run.table_rows, run.record.contexts
             model = build_model(stateless(self.config), self.store.num_tracks, rows, contexts, self.store.features)
             load_best(model, run.path)
             yield model
@@ -218,7 +218,7 @@ def evaluate_run(
     with asked.best_model(run) as model:
         # Of other sessions it is not known which of their tracks are cold: training may have been on any.
         cold_N = None if data else cold_tracks(asked.config, asked.store, asked.config.train.refit)
-        evaluator = Evaluator(asked.config, model, cold_N=cold_N)
+        evaluator = Evaluator(asked.config, model, cold_N=cold_N, num_rows=run.record.num_rows)
         for split, held_out in asked.held_out.items():
             record_in = run.path if asked.own else None
             found = evaluator.measure(protocols, split, held_out, asked.config.evaluate.sessions, record_in)

@@ -114,6 +114,11 @@ class RunDirectory:
         return Vocabulary(self.path / VOCABULARY, self.record.num_rows, self.record.rows_hash, "train again")
 
     @property
+    def table_rows(self) -> int:
+        """Rows of the table: the vocabulary's and, of a run that follows, the spare ones behind them."""
+        return self.record.num_rows + (self.config.stream.spare_rows if self.config.follow else 0)
+
+    @property
     def matches(self) -> Path:
         """`row` of this run's table and `source`, the row of the same track in the run that this one started from."""
         return self.path / MATCHES

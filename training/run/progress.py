@@ -15,27 +15,39 @@ from skipwise.models.task import StepLosses
 from skipwise.training.run.directory import LARGEST_METRICS, METRICS_LINES, RunDirectory
 from skipwise.training.run.position import Position
 
+PART = "part"
+"""The kind of the lines of `Progress.part`."""
+
 
 class Progress:
     """Counts steps and their time, and reports both with the losses."""
 
-    def __init__(self, run: RunDirectory, steps_per_epoch: int, sessions_per_epoch: int, start: Position):
-        """`start`: where the run starts or continues; reports of later steps, by a stopped run, are dropped."""
+    def __init__(
+        self, run: RunDirectory, steps_per_epoch: int, sessions_per_epoch: int, start: Position, steps_before: int
+    ):
+        """`start`: where the run starts or continues; reports of later steps, by a stopped run, are dropped.
+
+        `steps_before`: steps before its epoch.
+        """
         self._run, self._steps, self._sessions = run, steps_per_epoch, sessions_per_epoch
         self._outputs: tuple[TextIO, SummaryWriter] | None = None
         if rank() == 0:
             file = run.path / "metrics.jsonl"
-            step = (start.epoch - 1) * steps_per_epoch + start.step
+            step = steps_before + start.step
             _drop_later_lines(file, start, step)
             board = SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1 if step else None)
             self._outputs = open(file, "a", encoding="utf-8"), board
         self.seconds = start.seconds
         self.trained = start.steps
         self._best_text = ""
+        self._before: int | None = None
 
-    def start_phase(self, steps_per_epoch: int, sessions_per_epoch: int) -> None:
-        """Counts from here on in epochs of this size: a refit reads more."""
-        self._steps, self._sessions = steps_per_epoch, sessions_per_epoch
+    def start_phase(self, steps_per_epoch: int, sessions_per_epoch: int, steps_before: int | None = None) -> None:
+        """Counts from here on in epochs of this size: a refit reads more.
+
+        `steps_before`: steps before the next epoch, where those before were of other sizes.
+        """
+        self._steps, self._sessions, self._before = steps_per_epoch, sessions_per_epoch, steps_before
 
     def steps(self, position: Position) -> Iterator[int]:
         """The numbers, from 1, of the steps left of an epoch, under a progress bar; starts the clock of each."""
@@ -68,7 +80,8 @@ class Progress:
         parts = ", ".join(f"{name} {values[name]:.3f}" for name in loss.parts)
         rate = (step - self._position.step) / self._steps * self._sessions / (now - self._epoch_began)
         self._bar.set_postfix_str(f"loss {values['loss']:.3f} ({parts}) {rate:.0f} sessions/s{self._best_text}")
-        self._write(kind, (epoch - 1) * self._steps + step, values | {"epoch": epoch, "sessions_per_s": rate})
+        before = (epoch - 1) * self._steps if self._before is None else self._before
+        self._write(kind, before + step, values | {"epoch": epoch, "sessions_per_s": rate})
 
     def validation(self, epoch: int, metrics: dict[str, Any], better: bool) -> None:
         """Reports an epoch's validation, in one line on screen and in the files."""
@@ -81,6 +94,10 @@ class Progress:
         )
         figures = {name: value for name, value in metrics.items() if value is not None}
         self._write("validation", epoch * self._steps, figures | {"epoch": epoch})
+
+    def part(self, number: int, values: dict[str, Any]) -> None:
+        """Reports the validation on a part of this number before it is trained on, in the files."""
+        self._write(PART, self._before or 0, values | {"epoch": number})
 
     @property
     def sessions_per_s(self) -> float:
@@ -112,6 +129,7 @@ def _drop_later_lines(file: Path, position: Position, step: int) -> None:
         try:
             values = json.loads(line)
             line_step = values["step"] if values["kind"] != "validation" else float("inf")
+            line_step += values["kind"] == PART  # comes before the part's first step
             if (values["kind"] == "refit", values["epoch"], line_step) <= here:
                 kept.append(f"{line}\n")
         except (ValueError, KeyError, TypeError):

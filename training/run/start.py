@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -26,6 +27,7 @@ from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.datapipes.vocabulary_match import SCRATCH, match
 from skipwise.training.config import RunConfig
 from skipwise.training.config_fields import flatten
+from skipwise.training.follow.rows_in_use import rows_in_use
 from skipwise.training.run.directory import MATCHES, VALUES, RunDirectory, RunRecord
 
 FREE_TO_CHANGE = (
@@ -41,6 +43,10 @@ FREE_TO_CHANGE = (
     "checkpoint.minutes",
     "checkpoint.every",
     "checkpoint.keep",
+    "follow",
+    "stream.deltas_kept",
+    "stream.poll_s",
+    "stream.idle_s",
 )
 """Fields that change no figure of a run; a stopped run continues only where all others are equal."""
 _FIRST_FILES = ("config.yaml", RUN_RECORD, VOCABULARY, MATCHES, VALUES)
@@ -140,10 +146,12 @@ def _write_vocabulary(config: RunConfig, store: SessionStore, path: Path) -> tup
     source = RunDirectory.open(config.init_from)
     _check_source(source, config, store)
     source.vocabulary.check()
-    num_rows, kept, known = match(source.vocabulary, own, config.vanished == "keep", path / VOCABULARY, path / MATCHES)
+    with TemporaryDirectory(dir=path, prefix=SCRATCH) as scratch:
+        used = rows_in_use(source, Path(scratch)).vocabulary
+        num_rows, kept, known = match(used, own, config.vanished == "keep", path / VOCABULARY, path / MATCHES)
     logger.info(
         f"starts from {source.path}: {known:,} of the {store.num_tracks:,} tracks have rows there, "
-        f"{source.vocabulary.num_tracks - known:,} of its tracks are not in {store.path} and {kept:,} of those are kept"
+        f"{used.num_tracks - known:,} of its tracks are not in {store.path} and {kept:,} of those are kept"
     )
     return num_rows, Vocabulary(path / VOCABULARY, num_rows, "", "train again").digest()
 

@@ -1,0 +1,169 @@
+"""Deltas in the service: equal to a whole export, at once, of one version, and refused where they do not fit."""
+
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from skipwise.common.distributed import process_group
+from skipwise.retrieval.export.config import ExportConfig
+from skipwise.retrieval.export.exporter import write_export
+from skipwise.retrieval.export.row_encoding import encode
+from skipwise.retrieval.formats import encode_rows
+from skipwise.retrieval.live_export import LiveExport
+from skipwise.retrieval.open_export import OpenExport
+from skipwise.retrieval.row_delta import Deltas
+from skipwise.retrieval.serve.config import ServeConfig
+from skipwise.retrieval.serve.live_rows import Gate
+from tests.retrieval.serve.conftest import Asked
+from tests.support.following import TRACKS, base_run, follow_parts, following, write_part
+
+
+def exported(run: str | Path, output: Path, **options) -> Path:
+    with process_group():
+        write_export(ExportConfig(str(run), output, examples=0, **options))
+    return output
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> dict[str, Path]:
+    """The export of a base run, the deltas of two parts, the export behind them, and the deltas of one part more."""
+    folder = tmp_path_factory.mktemp("live")
+    config = base_run(folder)
+    parts, deltas = folder / "parts", folder / "deltas"
+    write_part(parts / "1", 5, seed=1)
+    write_part(parts / "2", 66, seed=2)
+    wanted = following(config, folder / "followed", parts, deltas=str(deltas), delta_steps=1, evict_after=1)
+    follow_parts(wanted)
+    made = {"base": exported(folder / "run", folder / "base"), "whole": exported(folder / "followed", folder / "whole")}
+    shutil.copytree(deltas, folder / "two-parts")
+    write_part(parts / "3", 8, seed=3)
+    follow_parts(wanted)
+    return made | {"two-parts": folder / "two-parts", "deltas": deltas}
+
+
+def applied(export: Path, deltas: Path) -> LiveExport:
+    live, source, number = LiveExport(OpenExport.open(export)), Deltas(str(deltas)), 0
+    while delta := source.read(live.applied.number + 1):
+        assert live.follows(delta)
+        live.commit(live.prepare(delta))
+        number += 1
+    assert number
+    return live
+
+
+def same(live: OpenExport, whole: OpenExport) -> None:
+    rows = np.arange(whole.manifest.rows)
+    assert live.manifest.rows == whole.manifest.rows
+    assert live.vectors.take(rows).tobytes() == whole.vectors.take(rows).tobytes()
+    assert live.tracks.ids(rows).equals(whole.tracks.ids(rows))
+    assert live.tracks.rows(whole.tracks.ids(rows)).tolist() == rows.tolist()
+    weights = (dict(one.encoder.state_dict()) for one in (live, whole))
+    first, second = weights
+    assert all(first[name].equal(second[name]) for name in second) and first.keys() == second.keys()
+
+
+def test_an_export_with_all_deltas_is_the_whole_export_of_its_run(made):
+    live, whole = applied(made["base"], made["two-parts"]).opened, OpenExport.open(made["whole"])
+    same(live, whole)
+    assert live.manifest.rows == TRACKS + 16 and live.tracks.row(f"t_{TRACKS:05}") is None, "no row was taken away"
+
+
+def test_an_export_of_the_run_goes_on_where_it_stands(made):
+    whole = OpenExport.open(made["whole"])
+    assert whole.manifest.delta.number == 4
+    same(applied(made["whole"], made["deltas"]).opened, applied(made["base"], made["deltas"]).opened)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_rows_are_converted_as_export_converts_them(dtype: str):
+    rows_RD = torch.randn(5000, 13) * torch.logspace(-12, 4, 5000)[:, None]
+    rows_RD[0], rows_RD[1] = 0, 3.5
+    assert encode_rows(rows_RD.numpy(), dtype).tobytes() == encode(rows_RD, dtype, np.arange(5000)).tobytes()
+
+
+def test_the_service_answers_with_new_tracks_and_says_which_version(made, tmp_path: Path):
+    deltas = tmp_path / "deltas"
+    asked = Asked(ServeConfig(made["base"], made["whole"], search="exact", reload_s=0, deltas=str(deltas)))
+    main = asked.service.exports["main"]
+    new = OpenExport.open(made["whole"]).tracks.ids(np.array([TRACKS]))[0].as_py()
+    session = [("t_00001", False), ("t_00002", True)]
+    assert asked.recommend([(new, False)]).status_code == 404
+    assert asked.recommend(session).json()["export"]["delta"] == 0
+    for number in range(1, 5):
+        name = f"{number:08}"
+        shutil.copytree(made["two-parts"] / name, deltas / name)
+        main.refresh()
+        answer = asked.recommend(session, k=70).json()
+        assert answer["export"]["delta"] == number and answer["export"]["loaded"] == 1
+    other = asked.recommend(session, k=70, export="compare").json()
+    assert answer["tracks"] == other["tracks"]
+    assert new in [track["track"] for track in answer["tracks"]]
+    assert asked.recommend([(new, False)]).status_code == 200
+    assert asked("GET", f"/similar/{new}").json()["export"]["delta"] == 4
+    metrics = asked("GET", "/metrics").text
+    assert 'skipwise_delta{export="main"} 4.0' in metrics and 'skipwise_delta_lag_seconds{export="main"}' in metrics
+    assert asked("GET", "/health").json()["exports"]["main"]["delta_error"] is None
+    asked.close()
+
+
+def test_a_delta_that_does_not_fit_is_refused_and_the_service_goes_on(made, tmp_path: Path):
+    deltas = tmp_path / "deltas"
+    shutil.copytree(made["two-parts"], deltas)
+    damaged = next((deltas / "00000002").glob("rows-*"))
+    damaged.write_bytes(damaged.read_bytes()[:-4] + b"xxxx")
+    asked = Asked(ServeConfig(made["base"], search="exact", reload_s=0, deltas=str(deltas)))
+    main = asked.service.exports["main"]
+    assert main.current.delta == 1 and "SHA-256" in main.health()["delta_error"]
+    shutil.rmtree(deltas / "00000002")
+    shutil.copytree(made["two-parts"] / "00000002", deltas / "00000002")
+    main.refresh()
+    assert main.current.delta == 4 and main.health()["delta_error"] is None
+
+    # Another sequence from the third on: what has been applied of it is gone, and the export is opened again.
+    asked.service.exports["main"] = main
+    manifest = deltas / "00000004" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"part": "2"', '"part": "other"'))
+    main.refresh()
+    assert main.current.generation == 2 and main.current.delta == 4
+    asked.close()
+
+    wrong = Asked(ServeConfig(made["whole"], search="exact", reload_s=0, deltas=str(deltas)))
+    assert "export the run that follows" in wrong.service.exports["main"].health()["delta_error"]
+    generation = wrong.service.exports["main"].current.generation
+    wrong.service.exports["main"].refresh()
+    assert wrong.service.exports["main"].current.generation == generation, "opened again and again"
+    wrong.close()
+
+
+def test_deltas_of_another_run_are_refused(made):
+    live = LiveExport(replace(OpenExport.open(made["base"])))
+    live.opened = replace(live.opened, manifest=live.opened.manifest.model_copy(update={"trained": {"other": 1}}))
+    with pytest.raises(Exception, match="is no export of the run that the deltas go on from"):
+        live.follows(Deltas(str(made["deltas"])).read(1))
+
+
+def test_nobody_reads_while_a_delta_is_written():
+    gate, seen, table = Gate(), [], np.zeros(1 << 16)
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            with gate.reading():
+                seen.append((table.min(), table.max()))
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for number in range(100):
+        with gate.writing():
+            for first in range(0, len(table), 1 << 12):
+                table[first : first + (1 << 12)] = number
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert seen and all(least == most for least, most in seen)

@@ -1,0 +1,87 @@
+"""Runs that follow: new tracks, parts in turn, a run that is stopped, ranks, and drift."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file
+
+from skipwise.training.config import CheckpointConfig, RunConfig
+from skipwise.training.run.progress import Progress
+from tests.support.following import TRACKS, base_run, follow_parts, following, write_part
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> RunConfig:
+    return base_run(tmp_path_factory.mktemp("base"))
+
+
+def lines(run: Path, kind: str) -> list[dict]:
+    every = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [one for one in every if one["kind"] == kind]
+
+
+def saved(run: Path) -> dict[str, np.ndarray]:
+    """All tensors of the newest checkpoint."""
+    folder = run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip()
+    files = sorted(folder.glob("*.safetensors"))
+    return {f"{file.name} {key}": value for file in files for key, value in load_file(file).items()}
+
+
+def test_new_tracks_get_rows_and_each_part_is_validated_on_first(base, tmp_path: Path):
+    run, parts = tmp_path / "run", tmp_path / "parts"
+    write_part(parts / "b", 10, seed=2)
+    write_part(parts / "a", 0)
+    (parts / "half").mkdir()
+    follow_parts(following(base, run, parts))
+    of_parts = lines(run, "part")
+    assert [one["epoch"] for one in of_parts] == [1, 2] and {"ndcg@10", "alarm"} <= of_parts[0].keys()
+    assert [one["name"] for one in json.loads((run / "parts.json").read_text())["parts"]] == ["a", "b"]
+    rows = pq.read_table(run / "rows" / "00002.parquet").to_pylist()
+    assert {one["track_id"] for one in rows} == {f"t_{row:05}" for row in range(TRACKS, TRACKS + 10)}
+    assert [one["row"] for one in rows] == [*range(TRACKS, TRACKS + 10)]
+    plays = [one["count"] for one in rows]
+    assert plays == sorted(plays, reverse=True), "the most played get the first rows"
+    table = next(value for name, value in saved(run).items() if "model.table.embedding_bags.tracks.weight" in name)
+    assert len(table) == TRACKS + 16
+
+    write_part(parts / "aa", 0, seed=3)
+    follow_parts(following(base, run, parts))
+    assert [one["name"] for one in json.loads((run / "parts.json").read_text())["parts"]] == ["a", "b", "aa"]
+
+
+def test_stopped_and_resumed_equals_not_stopped(base, tmp_path: Path, monkeypatch):
+    """Killed in the middle of parts and at their ends; with rows that are taken away, and deltas."""
+    parts, step_done = tmp_path / "parts", Progress.step_done
+    for number in range(1, 5):
+        write_part(parts / str(number), 5 * number, seed=number)
+    for name, stops in (("whole", []), ("cut", [2, 3, 7])):
+        run, deltas = tmp_path / name, tmp_path / f"deltas-{name}"
+        wanted = following(base, run, parts, spare_rows=9, evict_after=1, delta_steps=1, deltas=str(deltas))
+        wanted = replace(wanted, checkpoint=CheckpointConfig(every=len(stops) and 1))
+
+        def stopping(self, step, losses, stops=stops):
+            step_done(self, step, losses)
+            if stops and self.trained == stops[0]:
+                stops.pop(0)
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Progress, "step_done", stopping)
+            while stops:
+                with pytest.raises(KeyboardInterrupt):
+                    follow_parts(wanted)
+            follow_parts(wanted)
+    whole, cut = (saved(tmp_path / name) for name in ("whole", "cut"))
+    assert whole.keys() == cut.keys() and all(np.array_equal(whole[name], cut[name]) for name in whole)
+    assert lines(tmp_path / "whole", "part") == lines(tmp_path / "cut", "part")
+    records = [pq.read_table(tmp_path / name / "rows" / "00004.parquet") for name in ("whole", "cut")]
+    assert records[0] == records[1]
+    hashes = [
+        [file.read_bytes() for file in sorted((tmp_path / f"deltas-{name}").glob("*/manifest.json"))]
+        for name in ("whole", "cut")
+    ]
+    assert len(hashes[0]) == 8 and hashes[0] == hashes[1]
