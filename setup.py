@@ -44,6 +44,7 @@ EXTRAS_REQUIRE = {
     "onnx": ["onnx==1.23.2", "onnxruntime==1.31.1", "onnxscript==0.7.2"],
     "pgvector": ["psycopg[binary]==3.3.9"],
     "qdrant": ["qdrant-client==1.20.0"],
+    "spark": ["pandas==3.1.1", "pyspark==4.3.0"],
     "serve": ["fastapi==0.165.0", "httptools==0.9.0", "prometheus-client==0.26.0", "uvicorn==0.54.0"],
     "dev": [
         "flask==3.1.3",

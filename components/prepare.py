@@ -19,6 +19,7 @@ from skipwise.datapipes.prepare.config import (
 )
 from skipwise.datapipes.prepare.feature_options import FeatureOptions
 from skipwise.datapipes.prepare.name_options import NameOptions
+from skipwise.datapipes.prepare.shard_options import ShardOptions
 from skipwise.datapipes.prepare.skip_options import SkipOptions
 from skipwise.datapipes.prepare.split_options import SplitOptions
 
@@ -31,16 +32,19 @@ def _in_groups(
     sessions: SessionOptions,
     split: SplitOptions,
     output: OutputOptions,
+    shards: ShardOptions,
 ) -> PrepareConfig:
-    groups = (input, names, features, skips, sessions, split, output)
+    groups = (input, names, features, skips, sessions, split, output, shards)
     return PrepareConfig(**{name: value for group in groups for name, value in vars(group).items()})
 
 
 def prepare(config: Annotated[PrepareConfig, arg(constructor=_in_groups), OmitArgPrefixes]) -> None:
     """Writes the dataset directory, or says how a log could be read."""
-    from skipwise.datapipes.prepare import explain, prepare
+    from skipwise.datapipes.prepare import explain, prepare, prepare_shard
 
     if config.explain is not None:
         print(*explain(config), sep="\n")
+    elif config.shard is not None:
+        prepare_shard(config)
     else:
         prepare(config)

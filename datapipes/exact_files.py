@@ -32,6 +32,11 @@ def write(rows: duckdb.DuckDBPyRelation, file: Path, compression: Literal["lz4_r
     rows.write_parquet(str(file.absolute()), compression=compression)
 
 
+def write_apart(rows: duckdb.DuckDBPyRelation, folder: Path, column: str, group_rows: int) -> None:
+    """Writes the rows of each value of a column to `folder/COLUMN=VALUE/*.parquet`, without that column."""
+    rows.write_parquet(str(folder.absolute()), compression="lz4_raw", partition_by=[column], row_group_size=group_rows)
+
+
 def quoted(column: str) -> str:
     """The SQL of a column of any name."""
     doubled = column.replace('"', '""')

@@ -2,6 +2,6 @@
 
 from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.explain_log import explain
-from skipwise.datapipes.prepare.prepare_log import prepare
+from skipwise.datapipes.prepare.prepare_log import prepare, prepare_shard
 
-__all__ = ["PrepareConfig", "explain", "prepare"]
+__all__ = ["PrepareConfig", "explain", "prepare", "prepare_shard"]

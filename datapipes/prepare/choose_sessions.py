@@ -5,34 +5,41 @@ from itertools import accumulate
 from pathlib import Path
 
 import duckdb
-import pyarrow.compute as pc
+import numpy as np
 
 from skipwise.common.console import note
 from skipwise.common.errors import UserError
-from skipwise.common.tables import count_rows, read_table
-from skipwise.datapipes.exact_files import parquet, write
+from skipwise.common.tables import count_rows
+from skipwise.datapipes.exact_files import parquet
 from skipwise.datapipes.manifest import SPLITS
 from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.plausible import as_time
 from skipwise.datapipes.prepare.sessionize import ENDED, SPLIT
+from skipwise.datapipes.prepare.track_digests import DIGESTS
 
+LEFT_OUT = 255
 DUPLICATE = "with the tracks of another session"
 
 
 def choose_sessions(
-    engine: duckdb.DuckDBPyConnection, staged: Path, config: PrepareConfig, dropped: Counter[str]
-) -> dict[str, Path]:
-    """Returns a file of staged sessions for train, validation and test, or for "part" where the split is by position.
+    engine: duckdb.DuckDBPyConnection, buckets: list[Path], config: PrepareConfig, dropped: Counter[str]
+) -> np.ndarray:
+    """Returns uint8 [num_sessions]: the place in `splits_of` of the split that has each staged session, `LEFT_OUT` for
+    none; the sessions of the `buckets` are numbered one bucket after the other.
 
     Leaves duplicates out where that is asked for, draws the sample, and counts in `dropped` what is left out. Prints
     how many duplicates remain. Raises `UserError` where a split has no session. DuckDB holds some 60 bytes a session,
     and spills them.
     """
-    numbered = parquet(staged, options=", file_row_number = true")
-    engine.execute(f"""
-        CREATE TABLE chosen AS SELECT file_row_number AS number, md5_number(tracks::VARCHAR) AS digest,
-            md5_number_upper('{config.seed}:' || session_id) AS draw, {split_of(config)} AS split
-        FROM {numbered}""").fetchall()
+    splits, sizes = splits_of(config), [count_rows(file) for file in buckets]
+    low, high = DIGESTS
+    draw = "" if config.sample is None else f", md5_number_upper('{config.seed}:' || session_id) AS draw"
+    parts = [
+        f"""SELECT file_row_number + {first} AS number, {high}::UHUGEINT * {2**64} + {low} AS digest,
+            {split_of(config)} AS split{draw} FROM {parquet(file, options=", file_row_number = true")}"""
+        for file, first in zip(buckets, accumulate(sizes, initial=0), strict=False)
+    ]
+    engine.execute(f"CREATE TABLE chosen AS {' UNION ALL '.join(parts)}").fetchall()
     if config.drop_duplicate_sessions:
         keep(engine, "SELECT min(number) FROM chosen GROUP BY digest", DUPLICATE, dropped)
     if config.sample is not None:
@@ -47,18 +54,18 @@ def choose_sessions(
             engine, "split <> 'train' AND digest IN (SELECT digest FROM chosen WHERE split = 'train')"
         )
         note(duplicates_warning(duplicates.total(), count_by_split(engine).total(), crossing))
-    splits = ["part"] if config.split == "last" else [*SPLITS]
-    refuse_empty_splits(splits, count_by_split(engine), config, staged)
-    if config.split == "last" and count_by_split(engine).total() == count_rows(staged):
-        return {"part": staged}
-    files = {split: staged.with_name(f"{split}.parquet") for split in splits}
-    for split, file in files.items():
-        rows = engine.sql(f"""
-            SELECT * EXCLUDE file_row_number FROM {numbered}
-            WHERE file_row_number IN (SELECT number FROM chosen WHERE split = '{split}')
-            ORDER BY file_row_number""")
-        write(rows, file, "lz4_raw")
-    return files
+    refuse_empty_splits(engine, splits, config, buckets)
+    split_S = np.full(sum(sizes), LEFT_OUT, dtype=np.uint8)
+    found = engine.sql(f"SELECT number, list_position({splits}, split) - 1 AS place FROM chosen")
+    for batch in found.to_arrow_reader(1 << 20):
+        split_S[batch["number"].to_numpy()] = batch["place"].to_numpy()
+    engine.execute("DROP TABLE chosen").fetchall()
+    return split_S
+
+
+def splits_of(config: PrepareConfig) -> list[str]:
+    """Returns the splits that have files of their own, or "part" where the split is by position."""
+    return ["part"] if config.split == "last" else [*SPLITS]
 
 
 def split_of(config: PrepareConfig) -> str:
@@ -98,15 +105,18 @@ def duplicates_warning(duplicates: int, sessions: int, crossing: Counter[str]) -
     )
 
 
-def refuse_empty_splits(splits: list[str], sessions: Counter[str], config: PrepareConfig, staged: Path) -> None:
+def refuse_empty_splits(
+    engine: duckdb.DuckDBPyConnection, splits: list[str], config: PrepareConfig, buckets: list[Path]
+) -> None:
     """Raises `UserError` where a split has no session; of a split by time it says when the staged sessions end."""
+    sessions = count_by_split(engine)
     if any(sessions[split] == 0 for split in splits):
         counts = ", ".join(f"{sessions[split]:,} {split}" for split in splits)
         way = "raise" if sessions["train"] else "lower"
         remedy = f"{way} --test-share or --validation-share, or prepare more sessions"
         if config.split == "time":
-            ends = pc.min_max(read_table(staged, [ENDED])[ENDED]).as_py()
-            first, last = (as_time(ends[name]) for name in ("min", "max"))
+            ((*ends,),) = engine.execute(f"SELECT min({ENDED}), max({ENDED}) FROM {parquet(*buckets)}").fetchall()
+            first, last = map(as_time, ends)
             remedy = (
                 f"the sessions end from {first} to {last}, so move --validation-from or --test-from (a date with "
                 "dashes: digits alone are a number), or check --time-unit"

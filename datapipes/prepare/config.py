@@ -1,7 +1,7 @@
 """The options of `prepare`."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, Literal
 from skipwise.datapipes.prepare.feature_options import FeatureOptions
 from skipwise.datapipes.prepare.known_sources import SOURCES
 from skipwise.datapipes.prepare.name_options import NameOptions
+from skipwise.datapipes.prepare.shard_options import ShardOptions
 from skipwise.datapipes.prepare.skip_options import SkipOptions
 from skipwise.datapipes.prepare.split_options import SPLIT_OPTIONS, SplitOptions
 from skipwise.datapipes.prepare.times import UNITS, duration, seconds
@@ -140,7 +141,14 @@ class OutputOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig(
-    OutputOptions, SplitOptions, SessionOptions, SkipOptions, FeatureOptions, NameOptions, InputOptions
+    ShardOptions,
+    OutputOptions,
+    SplitOptions,
+    SessionOptions,
+    SkipOptions,
+    FeatureOptions,
+    NameOptions,
+    InputOptions,
 ):
     """Turn raw listening logs into a dataset directory. The defaults read Spotify's MSSD; docs/data.md has the rest."""
 
@@ -155,6 +163,7 @@ class PrepareConfig(
             raise ValueError("--input names no file: give at least one, or look at one with --explain")
         if self.output == Path():
             raise ValueError("--output is missing: name the dataset directory to write")
+        self.check_shards()
         for field, value in vars(self).items():
             for text in map(str, value if isinstance(value, tuple) else (value,)):
                 if not utf8(text):
@@ -195,12 +204,7 @@ class PrepareConfig(
         self._check_split()
         self._check_context()
         self.check_names()
-        self.check_features()
-        if self.features and not self.track_features and (other := {*self.features} - {*self.named_columns.values()}):
-            raise ValueError(
-                f"--features {min(other)} is no column that the dataset names: give its table by --track-features, or "
-                "name it with --title, --artist or --keep-track"
-            )
+        self.check_features(self.named_columns.values())
         self.check_skips()
         for flag, value, least in (
             ("--min-length", self.min_length, 3),
@@ -277,8 +281,9 @@ class PrepareConfig(
 
     def contents(self) -> dict[str, Any]:
         """The options that decide what the dataset directory holds, for its manifest."""
-        places = {"input", "explain", "source", "vocabulary", "tracks", "track_features", "output", "overwrite"}
-        places |= {"memory", "threads"}
+        places = {"input", "explain", "source", "vocabulary", "tracks", "track_features"} | {
+            one.name for one in (*fields(OutputOptions), *fields(ShardOptions))
+        }
         contents = {name: value for name, value in vars(self).items() if name not in places}
         if self.split == "session":
             contents |= self.shares

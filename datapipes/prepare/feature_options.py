@@ -1,5 +1,6 @@
 """The options of `prepare` that say what is known of each track, for models to read."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +28,13 @@ class FeatureOptions:
         """Whether the dataset gets features."""
         return self.track_features is not None or bool(self.features)
 
-    def check_features(self) -> None:
-        """Raises `ValueError` for options that do not fit each other."""
+    def check_features(self, named: Collection[str]) -> None:
+        """Raises `ValueError` for options that do not fit each other; `named`: columns that the dataset names."""
+        if self.features and not self.track_features and (other := {*self.features} - {*named}):
+            raise ValueError(
+                f"--features {min(other)} is no column that the dataset names: give its table by --track-features, or "
+                "name it with --title, --artist or --keep-track"
+            )
         if not self.reads_features and (self.feature_values or self.feature_separator is not None):
             raise ValueError("--feature-values and --feature-separator apply to --track-features: name that table")
         if self.feature_separator == "":

@@ -86,19 +86,19 @@ def column_of(path: Path, name: str, types: dict[str, str], config: PrepareConfi
     return Column(name, "values", f"string_split({sql}, '{separator}')")
 
 
-def note_tracks(engine: duckdb.DuckDBPyConnection, config: PrepareConfig, rows: str) -> None:
-    """Says how many tracks of the log the table has, after `number_texts`; `rows`: SQL of the log's rows.
+def note_tracks(engine: duckdb.DuckDBPyConnection, config: PrepareConfig, log: str) -> None:
+    """Says how many tracks of the log the table has, after `merge_tracks`; `log`: SQL of the `id`s of its good rows.
 
     Raises `UserError` where it has none.
     """
     if config.track_features is None:
         return
     ((both, known, given),) = engine.execute(f"""
-        SELECT (SELECT count(*) FROM {TABLE} SEMI JOIN (SELECT track FROM {rows} WHERE fault = 0) ON id = track),
+        SELECT (SELECT count(*) FROM {TABLE} SEMI JOIN {log} USING (id)),
             (SELECT count(*) FROM tracks), (SELECT count(*) FROM {TABLE})""").fetchall()
     if not both:
         ((log, table),) = engine.execute(
-            f"SELECT (SELECT min(track) FROM {rows} WHERE fault = 0), (SELECT min(id) FROM {TABLE})"
+            f"SELECT (SELECT min(id) FROM {log}), (SELECT min(id) FROM {TABLE})"
         ).fetchall()
         raise UserError(
             f"{config.track_features} has none of the log's tracks: the log has ids such as '{log}', the table such as "

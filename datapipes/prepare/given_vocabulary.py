@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_json
@@ -21,8 +22,19 @@ class _Run(StrictModel, extra="ignore"):
     """Of the table's rows: the dataset's tracks and, after them, those kept from an earlier run."""
 
 
-def given_vocabulary(folder: Path) -> tuple[Path, int]:
-    """Returns the vocabulary file of a dataset directory or a run, and how many of its rows are the dataset's tracks.
+class Known(NamedTuple):
+    """The tracks of a dataset directory or a run."""
+
+    file: Path
+    """Its vocabulary."""
+    num_tracks: int
+    """How many of its rows are the dataset's tracks."""
+    digest: str
+    """SHA-256, in hex, over the ids of all rows."""
+
+
+def given_vocabulary(folder: Path) -> Known:
+    """Returns the tracks of a dataset directory or a run.
 
     Raises `UserError` where `folder` is neither, or the file is not what its manifest or record was written for.
     """
@@ -42,4 +54,4 @@ def given_vocabulary(folder: Path) -> tuple[Path, int]:
             f"wrote, or a run directory that train wrote"
         )
     Vocabulary(folder / VOCABULARY, num_rows, rows_hash, remedy).check()
-    return folder / VOCABULARY, num_tracks
+    return Known(folder / VOCABULARY, num_tracks, rows_hash)

@@ -1,20 +1,61 @@
 """What is known of the places of all plays of a log: how they sort, and which files they stand in from new to old."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Annotated
 
 import duckdb
+from pydantic import Field
 
+from skipwise.common.schema import Count, StrictModel
 from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.places import BAD_PLACE
 from skipwise.datapipes.prepare.times import MICROSECOND
 
 DIRECTION_ROWS = 1 << 14
 """Rows of a file that decide whether it runs from new to old."""
-Point = tuple[int, int]
+Point = Annotated[tuple[int, int], Field(strict=False)]
 """A place and its fraction."""
 NOWHERE: Point = (BAD_PLACE, 0)
 """What stands for the places of a file without one."""
+
+
+class FilePlaces(StrictModel):
+    """What is known of the places of one file."""
+
+    file: Count
+    """Its number in the log."""
+    minutes: bool
+    """Whether its times are all whole minutes."""
+    fractions: bool
+    """Whether any place has a fraction."""
+    backwards: bool | None
+    """Whether it runs from new to old; None for one without a step in time within a session, such as a page of one
+    row."""
+    first: Point
+    last: Point
+    """The earliest and the latest place, with their fractions; `NOWHERE` for a file without one."""
+
+    @classmethod
+    def of(
+        cls, engine: duckdb.DuckDBPyConnection, file: int, rows: str, config: PrepareConfig, dates: bool
+    ) -> "FilePlaces":
+        """Reads the staged rows of a file, whose places are dates and times or numbers."""
+        minute = Fraction(60) / (Places(dates).unit(config) or 60)
+        whole = f"count(*) > 2 AND bool_and(place % {minute} = 0)" if minute.denominator == 1 < minute else "false"
+        placed = f"FROM {rows} WHERE place IS NOT NULL"
+        fractions, minutes, *ends = engine.execute(
+            f"SELECT bool_or(fraction <> 0), {whole}, min(place), max(place) {placed}"
+        ).fetchall()[0]
+        if fractions:
+            point = "row(place, fraction)"
+            ends = [*engine.execute(f"SELECT min({point}), max({point}) {placed}").fetchall()[0]]
+        first, last = (NOWHERE if end is None else end if fractions else (end, 0) for end in ends)
+        backwards = runs_backwards(engine, rows) if config.sorts else False
+        return cls(
+            file=file, minutes=bool(minutes), fractions=bool(fractions), backwards=backwards, first=first, last=last
+        )
 
 
 @dataclass
@@ -23,49 +64,29 @@ class Places:
 
     dates: bool = False
     """Whether they are dates and times, which count microseconds since 1970."""
-    fractions: bool = False
-    """Whether any has a fraction."""
-    newest_first: set[int] = field(default_factory=set)
-    """Numbers of the files that run from new to old."""
-    level: set[int] = field(default_factory=set)
-    """Numbers of those without a step in time within a session, such as a page of one row."""
-    minutes: set[int] = field(default_factory=set)
-    """Numbers of those whose times are all whole minutes."""
-    spans: dict[int, tuple[Point, Point]] = field(default_factory=dict)
-    """The earliest and the latest place of each file, with their fractions."""
+    files: Sequence[FilePlaces] = ()
+    """All files, by their numbers; empty where rows have no places."""
+
+    @property
+    def fractions(self) -> bool:
+        """Whether any place has a fraction."""
+        return any(of.fractions for of in self.files)
+
+    @property
+    def newest_first(self) -> set[int]:
+        """Numbers of the files that run from new to old."""
+        return {of.file for of in self.files if of.backwards}
 
     def unit(self, config: PrepareConfig) -> Fraction | None:
         """What places count, in seconds; None where they are no times."""
         return MICROSECOND if self.dates else config.unit if config.in_time_unit else None
 
-    def add(self, engine: duckdb.DuckDBPyConnection, file: int, rows: str, config: PrepareConfig) -> None:
-        """Takes in the staged rows of a file."""
-        minute = Fraction(60) / (self.unit(config) or 60)
-        whole = f"count(*) > 2 AND bool_and(place % {minute} = 0)" if minute.denominator == 1 < minute else "false"
-        placed = f"FROM {rows} WHERE place IS NOT NULL"
-        fractions, minutes, *ends = engine.execute(
-            f"SELECT bool_or(fraction <> 0), {whole}, min(place), max(place) {placed}"
-        ).fetchall()[0]
-        self.minutes |= {file} if minutes else set()
-        self.fractions |= bool(fractions)
-        if fractions:
-            point = "row(place, fraction)"
-            ends = [*engine.execute(f"SELECT min({point}), max({point}) {placed}").fetchall()[0]]
-        first, last = (NOWHERE if end is None else end if fractions else (end, 0) for end in ends)
-        self.spans[file] = first, last
-        if config.sorts and (backwards := runs_backwards(engine, rows)) is not False:
-            (self.level if backwards is None else self.newest_first).add(file)
-
     def coarser(self) -> tuple[int, int] | None:
         """Returns a file whose times are whole minutes and one of the same days whose times are not."""
-        pairs = ((one, other) for one in sorted(self.minutes) for other in self.spans if other not in self.minutes)
-        return next((pair for pair in pairs if self._overlap(*pair)), None)
+        pairs = ((one, other) for one in self.files if one.minutes for other in self.files if not other.minutes)
+        return next(((one.file, other.file) for one, other in pairs if _overlap(one, other)), None)
 
-    def _overlap(self, one: int, other: int) -> bool:
-        (first, last), (begin, end) = self.spans[one], self.spans[other]
-        return first <= end and begin <= last and NOWHERE not in (first, begin)
-
-    def order(self, files: int) -> str:
+    def order(self) -> str:
         """Returns the SQL that orders the plays of a session where rows are sorted.
 
         Of files that run from new to old, plays of the same place are taken in reverse; where all do, those of the
@@ -74,15 +95,20 @@ class Places:
         keys = ["place", *["fraction"] * self.fractions]
         file, row = "file", "row"
         backwards = self.newest_first
-        if backwards and len(backwards | self.level) == files:
-            backwards = backwards | self.level
+        if backwards and all(of.backwards is not False for of in self.files):
+            backwards = {of.file for of in self.files}
             # Of files that all hold one and the same place, numbers decide, in the direction of the whole.
-            sign = -1 if self.spans[0] > self.spans[files - 1] else 1
-            ranks = sorted(range(files), key=lambda number: (self.spans[number], sign * number))
+            ends = [(of.first, of.last) for of in self.files]
+            sign = -1 if ends[0] > ends[-1] else 1
+            ranks = sorted(range(len(ends)), key=lambda number: (ends[number], sign * number))
             file = f"list_position({ranks}, file)"
         if backwards:
             row = f"CASE WHEN file IN ({', '.join(map(str, sorted(backwards)))}) THEN -row ELSE row END"
         return ", ".join([*keys, file, row])
+
+
+def _overlap(one: FilePlaces, other: FilePlaces) -> bool:
+    return one.first <= other.last and other.first <= one.last and NOWHERE not in (one.first, other.first)
 
 
 def runs_backwards(engine: duckdb.DuckDBPyConnection, rows: str) -> bool | None:

@@ -9,6 +9,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from skipwise.common.schema import StrictModel
 from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.log_places import Places
 from skipwise.datapipes.prepare.places import BAD_PLACE, at_least, distance, exact, more_than
@@ -31,16 +32,43 @@ def as_time(seconds: float) -> str:
         return f"{seconds:g} s since 1970"
 
 
-def odd_ids(engine: duckdb.DuckDBPyConnection, roles: dict[str, str]) -> Iterator[str]:
-    """Yields warnings of ids that are hardly meant, after `number_texts`."""
-    for table, role in (("sessions", "session"), ("tracks", "track")):
-        ((twice, lists, ids),) = engine.execute(f"""
-            SELECT count_if(id IN (SELECT left(id, -2) FROM {table} WHERE id LIKE '%.0')),
-                count_if(regexp_full_match(id, '\\[.*,.*\\]')), count(*) FROM {table}""").fetchall()
-        if twice:
-            yield f"{twice:,} ids of {roles[role]} occur with .0 behind them too, as others: write them in one way"
-        if lists and 2 * lists > ids:
-            yield f"{roles[role]} holds lists written as text, and each counts as one id: write them as JSON or Parquet"
+def odd_ids(engine: duckdb.DuckDBPyConnection, table: str, with_point: str) -> list[int]:
+    """Returns of how many ids of a table those with ".0" behind them occur too, how many are lists written as text, and
+    how many there are.
+
+    `with_point`: SQL of the ids that occur with it, without it.
+    """
+    counts = engine.execute(f"""
+        SELECT count_if(id IN ({with_point})), count_if(regexp_full_match(id, '\\[.*,.*\\]')), count(*)
+        FROM {table}""").fetchall()[0]
+    return [int(count or 0) for count in counts]
+
+
+def id_warnings(column: str, counts: list[int]) -> Iterator[str]:
+    """Yields warnings of ids that are hardly meant; `counts`: see `odd_ids`."""
+    twice, lists, ids = counts
+    if twice:
+        yield f"{twice:,} ids of {column} occur with .0 behind them too, as others: write them in one way"
+    if lists and 2 * lists > ids:
+        yield f"{column} holds lists written as text, and each counts as one id: write them as JSON or Parquet"
+
+
+class Seen(StrictModel):
+    """What the warnings need to know of plays and sessions."""
+
+    plays: int = 0
+    owners: int = 0
+    """Sessions that the session column tells apart."""
+    sessions: int = 0
+    long: int = 0
+    """Sessions of more than `LONG` plays."""
+    fitting: dict[str, int] = {}
+    """Plays from 1990 to tomorrow, by the unit that times count; "" is the one that they are taken for."""
+    days: dict[str, int] = {}
+    """Sessions longer than a day, by unit."""
+    first: int = BAD_PLACE
+    last: int = -BAD_PLACE - 1
+    """The earliest and the latest place."""
 
 
 class Plausible:
@@ -57,6 +85,18 @@ class Plausible:
         self.fitting: Counter[str] = Counter()
         self.days: Counter[str] = Counter()
         self.first, self.last = BAD_PLACE, -BAD_PLACE - 1
+
+    def seen(self) -> Seen:
+        """Returns what was counted."""
+        return Seen(**{name: getattr(self, name) for name in Seen.model_fields})
+
+    def take_in(self, seen: Seen) -> None:
+        """Adds what was counted elsewhere."""
+        for name in ("plays", "owners", "sessions", "long"):
+            setattr(self, name, getattr(self, name) + getattr(seen, name))
+        self.fitting.update(seen.fitting)
+        self.days.update(seen.days)
+        self.first, self.last = min(self.first, seen.first), max(self.last, seen.last)
 
     def add(self, block: pa.Table, owners: int, starts: np.ndarray, lengths: np.ndarray) -> None:
         """Takes in plays that are sorted and cut into sessions; `owners`: how many the session column tells apart."""

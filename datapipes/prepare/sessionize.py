@@ -11,18 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from skipwise.common.console import note, stage
+from skipwise.common.console import stage
 from skipwise.common.errors import UserError
-from skipwise.common.tables import count_rows, table_writer
+from skipwise.common.tables import table_writer
 from skipwise.datapipes.prepare.bad_rows import begins, leave_out, order_faults
 from skipwise.datapipes.prepare.column_roles import WORDS, context_names
 from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.log_places import Places
-from skipwise.datapipes.prepare.log_source import Source
 from skipwise.datapipes.prepare.places import BAD_PLACE, ONE, at_least, distance, exact
 from skipwise.datapipes.prepare.plausible import Plausible
 from skipwise.datapipes.prepare.row_checks import CUT, TWO_FILES, order_error, policies, shown
-from skipwise.datapipes.prepare.staging import staged_rows
+from skipwise.datapipes.prepare.sources import Log
+from skipwise.datapipes.prepare.track_digests import DIGESTS, track_digests, track_hashes
 from skipwise.datapipes.view import counts_as_skipped
 
 BATCH = 1 << 20
@@ -35,35 +35,37 @@ UNKNOWN = "track not in the vocabulary"
 
 
 def group_sessions(
-    engine: duckdb.DuckDBPyConnection, sources: list[Source], config: PrepareConfig, scratch: Path, places: Places
-) -> tuple[Counter[str], Counter[str]]:
-    """Writes `scratch/sessions.parquet`, ordered by a hash of the session id.
+    engine: duckdb.DuckDBPyConnection, rows: str, log: Log, config: PrepareConfig, target: Path, places: Places
+) -> tuple[Counter[str], Counter[str], Plausible]:
+    """Writes the sessions of `rows` to `target`, ordered by a hash of the session id, after `number_texts`.
 
-    Tracks are codes there, and with a split by time there are columns of each session's last play and its split.
-    Returns the sessions dropped, by reason, and how many rows of the others are of an unknown track or repeat a
-    play. A session of more than 1,000,000 plays is refused: `session` is then the wrong column.
+    Tracks are codes there, `DIGESTS` tell sessions of the same tracks, and with a split by time there are columns of
+    each session's last play and its split. Returns the sessions dropped, by reason, how many rows of the others are of
+    an unknown track or repeat a play, and what the warnings need. A session of more than 1,000,000 plays is refused:
+    `session` is then the wrong column.
     """
+    roles = log[0].roles
     context = "".join(
-        f", enum_code({role}::word) AS {role}" if role in WORDS else f", {role}"
-        for role in context_names(sources[0].roles)
+        f", enum_code({role}::word) AS {role}" if role in WORDS else f", {role}" for role in context_names(roles)
     )
-    order = places.order(len(sources)) if config.sorts else "file, row"
+    order = places.order() if config.sorts else "file, row"
     fraction = ", fraction" if places.fractions else ""
+    ((total,),) = engine.execute(f"SELECT count(*) FROM {rows}").fetchall()
     reader = engine.sql(
         f"""
         SELECT sessions.code AS session, file, row, coalesce(place, {BAD_PLACE}) AS place, strength, fault,
             coalesce(tracks.code, -1)::INTEGER AS track{fraction}{context}
-        FROM {staged_rows(scratch)} AS plays
+        FROM {rows} AS plays
             JOIN sessions ON session = sessions.id LEFT JOIN tracks ON track = tracks.id
         ORDER BY sessions.code, {order}"""
     ).to_arrow_reader(BATCH)
     unit = places.unit(config)
     gap = None if unit is None or config.gap_seconds is None else config.gap_seconds / unit
-    total = sum(count_rows(path) for path in scratch.glob("rows-*.parquet"))
-    plausible = Plausible(config, places, sources[0].roles.get("order"))
+    plausible = Plausible(config, places, roles.get("order"))
     dropped: Counter[str] = Counter()
     rows_found: Counter[str] = Counter()
     lookup = engine.cursor()
+    hashes = track_hashes(lookup)
     with stage("grouping", total, "rows") as advance, ExitStack() as closing:
         writer = None
         for block in whole_sessions(reader, config):
@@ -74,9 +76,9 @@ def group_sessions(
             counts = gap, dropped, rows_found
             block = leave_out(block, block["fault"].to_numpy(), policies(config), *counts)
             if not config.sorts:
-                faults = order_faults(block, "order" in sources[0].roles)
+                faults = order_faults(block, "order" in roles)
                 if config.on_error == "stop" and faults.any():
-                    raise session_error(block, faults, sources, ids, first)
+                    raise session_error(block, faults, log, ids, first)
                 block = leave_out(block, faults, policies(config), *counts)
             # Bad rows, which have no code either, are gone.
             if not (known := block["track"].to_numpy() >= 0).all():
@@ -84,7 +86,7 @@ def group_sessions(
                 rows_found[UNKNOWN] += int(np.count_nonzero(~known))
                 dropped["without a track of the vocabulary"] += int(np.count_nonzero(~some))
                 block = block.filter(pa.array(known))
-            if config.sorts and "order" in sources[0].roles and (again := repeats_play(block, unit)).any():
+            if config.sorts and "order" in roles and (again := repeats_play(block, unit)).any():
                 rows_found[REPEATED_PLAYS] += int(np.count_nonzero(again))
                 if config.drop_duplicate_plays:
                     block = block.filter(pa.array(~again))
@@ -93,15 +95,14 @@ def group_sessions(
             if gap is not None or CUT in policies(config).values():
                 ids, starts = cut(block, ids, starts, gap)
             plausible.add(block, owners, starts, lengths_of(block, starts))
-            sessions = sessions_of(block, ids, starts, [*context_names(sources[0].roles)], config, dropped, unit)
+            sessions = sessions_of(block, ids, starts, [*context_names(roles)], config, dropped, unit)
+            for name, of in zip(DIGESTS, track_digests(sessions["tracks"].combine_chunks(), hashes), strict=True):
+                sessions = sessions.append_column(name, of)
             if writer is None:
-                file = scratch / "sessions.parquet"
-                writer = closing.enter_context(table_writer(file, sessions.schema, compression="lz4"))
+                writer = closing.enter_context(table_writer(target, sessions.schema, compression="lz4"))
             if len(sessions):
                 writer.write_table(sessions)
-    for warning in plausible.warnings():
-        note(f"warning: {warning}")
-    return +dropped, rows_found
+    return +dropped, rows_found, plausible
 
 
 def whole_sessions(reader: pa.RecordBatchReader, config: PrepareConfig) -> Iterator[pa.Table]:
@@ -204,11 +205,11 @@ def passing(
     return kept
 
 
-def session_error(block: pa.Table, faults: np.ndarray, sources: list[Source], ids: pa.Array, first: int) -> UserError:
+def session_error(block: pa.Table, faults: np.ndarray, log: Log, ids: pa.Array, first: int) -> UserError:
     """Returns the error of the first row that does not follow the one before; `ids`: of sessions from code `first`."""
     at = int(np.flatnonzero(faults)[0])
     before, now = block.slice(at - 1, 2).to_pylist()
-    source, other = sources[now["file"]], sources[before["file"]]
+    source, other = log[now["file"]], log[before["file"]]
     if faults[at] == TWO_FILES:
         session = ids[now["session"] - first].as_py()
         return UserError(

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from skipwise.common.errors import UserError
 from skipwise.common.tables import open_table
@@ -16,31 +17,47 @@ from skipwise.datapipes.prepare.text_layout import TYPED, Layout, text_layout
 from skipwise.datapipes.session_files import DAMAGED
 
 
-def find_sources(
-    config: PrepareConfig, patterns: tuple[str, ...] = ("*",), missed: frozenset[str] = frozenset()
-) -> list[Source]:
-    """Returns the files that `config.input` names, sorted by name, whatever the order of the arguments.
+class Log:
+    """The files that `config.input` names, sorted by name, whatever the order of the arguments; each is looked at when
+    it is asked for."""
 
-    Of folders, those that match one of the `patterns`. `missed`: columns that a known source lacks.
-    """
-    sources: list[Source] = []
-    files: dict[str, Path] = {}
-    stems: dict[Path, Path] = {}
-    for log in logs_of(config.input, patterns):
-        if config.user == USER_OF_FILE and (other := files.setdefault(log.user, log.path)) != log.path:
-            raise UserError(
-                f"{other} and {log.path} would both be of the listener '{log.user}' with --user {USER_OF_FILE}: "
-                f"rename one of them"
-            )
-        if not log.named and (other := stems.setdefault(stem_of(log.path), log.path)) != log.path:
-            raise UserError(
-                f"{other} and {log.path} differ in their format alone: if they hold the same plays, give one of them "
-                f"with --input, and otherwise both by name"
-            )
-        source = inspect(log, config)
-        sources.append(replace(source, missed=source.missed | missed))
-        refuse_other_columns(sources[0], sources[-1])
-    return sources
+    def __init__(self, config: PrepareConfig, patterns: tuple[str, ...] = ("*",), missed: frozenset[str] = frozenset()):
+        """Of folders, the files that match one of the `patterns`. `missed`: columns that a known source lacks."""
+        self._config, self._missed = config, missed
+        self._files = logs_of(config.input, patterns)
+        self._sources: dict[int, Source] = {}
+        self.sizes = [log.path.stat().st_size for log in self._files]
+        """Bytes of each file."""
+        users: dict[str, Path] = {}
+        stems: dict[Path, Path] = {}
+        for log in self._files:
+            if config.user == USER_OF_FILE and (other := users.setdefault(log.user, log.path)) != log.path:
+                raise UserError(
+                    f"{other} and {log.path} would both be of the listener '{log.user}' with --user {USER_OF_FILE}: "
+                    f"rename one of them"
+                )
+            if not log.named and (other := stems.setdefault(stem_of(log.path), log.path)) != log.path:
+                raise UserError(
+                    f"{other} and {log.path} differ in their format alone: if they hold the same plays, give one of "
+                    f"them with --input, and otherwise both by name"
+                )
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def contents(self) -> list[dict[str, Any]]:
+        """Returns the name and the bytes of each file, for a manifest."""
+        return [{"file": log.path.name, "bytes": size} for log, size in zip(self._files, self.sizes, strict=True)]
+
+    def __getitem__(self, number: int) -> Source:
+        """Returns a file as its first rows show it; raises `UserError` where it holds other columns than the first."""
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        if number not in self._sources:
+            source = inspect(self._files[number], self._config)
+            self._sources[number] = replace(source, missed=source.missed | self._missed)
+            refuse_other_columns(self[0], self._sources[number])
+        return self._sources[number]
 
 
 def inspect(log: LogFile, config: PrepareConfig) -> Source:

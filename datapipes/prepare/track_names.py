@@ -14,7 +14,7 @@ from skipwise.datapipes.prepare.log_files import files_of
 from skipwise.datapipes.prepare.name_options import LONGEST_NAME
 from skipwise.datapipes.prepare.read_rows import read, schema_of
 from skipwise.datapipes.prepare.sources import inspect
-from skipwise.datapipes.prepare.staging import staged_rows, write_rows
+from skipwise.datapipes.prepare.staging import write_rows
 
 UNSEEN = r"[\p{Z}\p{Cc}\x{202A}-\x{202E}\x{2066}-\x{2069}]+"
 TIDY = f"""
@@ -25,8 +25,25 @@ CREATE MACRO short(x) AS
 """One line of printable text: blanks, line breaks, control characters and turns of direction become single blanks."""
 
 
-def name_tracks(engine: duckdb.DuckDBPyConnection, config: PrepareConfig, scratch: Path) -> dict[str, str]:
-    """Makes a table for each column of names, of `code` and `value`, after `number_texts`.
+def count_names(engine: duckdb.DuckDBPyConnection, config: PrepareConfig, rows: str, folder: Path) -> None:
+    """Writes how many of the rows say each name of a track, a file for each column of names, after `number_texts`."""
+    for role in {} if config.tracks else config.named_columns:
+        counts = (
+            f"SELECT track, {role}, count(*) AS said FROM {rows} SEMI JOIN tracks ON track = tracks.id GROUP BY ALL"
+        )
+        write_rows(engine, counts, folder / said(role))
+
+
+def said(role: str) -> str:
+    """Returns the name of the file that `count_names` writes for a column."""
+    return f"said-{role}.parquet"
+
+
+def name_tracks(
+    engine: duckdb.DuckDBPyConnection, config: PrepareConfig, buckets: list[Path], scratch: Path
+) -> dict[str, str]:
+    """Makes a table for each column of names, of `code` and `value`, from what `count_names` wrote in the folders
+    `buckets`, once there is the table `tracks`.
 
     Returns the tables, by the column's name in the dataset. A track has the value that most rows say, of equally
     frequent ones the first in text order; rows of bad plays count too.
@@ -34,17 +51,20 @@ def name_tracks(engine: duckdb.DuckDBPyConnection, config: PrepareConfig, scratc
     if not config.names:
         return {}
     engine.execute(TIDY).fetchall()
-    rows = table_beside(engine, config, scratch) if config.tracks else staged_rows(scratch)
+    beside = table_beside(engine, config, scratch) if config.tracks else None
     tables = {}
     for role, name in config.named_columns.items():
         tables[name] = f"names_{role}"
+        rows = f"(SELECT track, {role}, 1 AS said FROM {beside})"
+        if beside is None:
+            rows = parquet(*[folder / said(role) for folder in buckets])
         engine.execute(f"""
             CREATE TABLE names_{role} AS SELECT code, short(value) AS value, choices FROM (
                 SELECT code, value, count(*) OVER (PARTITION BY code) AS choices,
                     row_number() OVER (PARTITION BY code ORDER BY said DESC, value) AS place
                 FROM (
                     SELECT code, tidy({role}) AS value, sum(said) AS said
-                    FROM (SELECT track, {role}, count(*) AS said FROM {rows} GROUP BY ALL) AS of_rows
+                    FROM (SELECT track, {role}, sum(said) AS said FROM {rows} GROUP BY ALL) AS of_rows
                         JOIN tracks ON of_rows.track = tracks.id
                     GROUP BY ALL)
                 WHERE value <> '')

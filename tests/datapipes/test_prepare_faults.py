@@ -15,8 +15,8 @@ import pytest
 from skipwise.common.errors import UserError
 from skipwise.datapipes.manifest import Manifest
 from skipwise.datapipes.prepare import PrepareConfig, prepare, read_rows
-from skipwise.datapipes.prepare.prepare_log import gist
-from skipwise.datapipes.prepare.sources import find_sources
+from skipwise.datapipes.prepare.plain_errors import gist
+from skipwise.datapipes.prepare.sources import Log
 
 HEAD = "session_id,session_position,track_id_clean,skip_1,skip_2,skip_3,not_skipped,hour_of_day,premium"
 GOOD = ["a,1,t1,0,0,0,1,7,1", "a,2,t2,0,0,0,1,7,1", "a,3,t3,0,0,0,1,7,1"]
@@ -283,7 +283,7 @@ def test_rows_of_a_wrong_number_of_fields_are_not_kept_until_the_end(tmp_path: P
     rows = [f"s{row // 9},{row % 9},t{row % 5}" + (",x" if row % 3 == 1 else "") for row in range(300)]
     log = tmp_path / "log.csv"
     log.write_text("\n".join(["session_id,session_position,track_id_clean", *rows, ""]))
-    (source,) = find_sources(PrepareConfig(input=(log,), output=tmp_path / "out"))
+    (source,) = Log(PrepareConfig(input=(log,), output=tmp_path / "out"))
     monkeypatch.setattr(read_rows, "BLOCK", 400)
     monkeypatch.setattr(read_rows, "RAGGED_BATCH", 8)
     batches = list(read_rows.read(source, lambda _: None))

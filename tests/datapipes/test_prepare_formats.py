@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from skipwise.common.errors import UserError
 from skipwise.datapipes.prepare import PrepareConfig, cut_records, json_rows, log_files, prepare, read_rows
-from skipwise.datapipes.prepare.sources import find_sources
+from skipwise.datapipes.prepare.sources import Log
 
 PLAYS = [("u", "a b", "10"), ("u", 'Söng, "8"', "20"), ("v", "a b", "5"), ("v", "x;y", "7")]
 ROLES = {"session": "user", "track": "song", "order": "at"}
@@ -27,7 +27,7 @@ def plays(path: Path, **options) -> list[tuple]:
     """What is read of a log: session, track and order of each row, in order; no row is bad."""
     options = {**ROLES, **options}
     found = []
-    for source in find_sources(PrepareConfig(input=(path,), output=Path("out"), **options)):
+    for source in Log(PrepareConfig(input=(path,), output=Path("out"), **options)):
         for batch in read_rows.read(source, lambda size: None):
             assert set(batch["mark"].to_pylist()) <= {0}
             found += zip(*(batch[role].to_pylist() for role in ROLES if role in source.roles), strict=True)
@@ -184,7 +184,7 @@ def test_long_lists_are_read_a_few_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(read_rows, "PARQUET_BATCH", 100)
     table = {"user": [*range(20)], "song": [[f"{user}-{at}" for at in range(40)] for user in range(20)]}
     pq.write_table(pa.table(table), tmp_path / "log.parquet")
-    (source,) = find_sources(PrepareConfig(input=(tmp_path,), output=tmp_path, **(ROLES | {"order": "file"})))
+    (source,) = Log(PrepareConfig(input=(tmp_path,), output=tmp_path, **(ROLES | {"order": "file"})))
     batches = list(read_rows.read(source, lambda size: None))
     assert max(map(len, batches)) == 80
     assert [song for batch in batches for song in batch["track"].to_pylist()] == sum(table["song"], [])
@@ -249,7 +249,7 @@ def test_no_two_files_are_taken_for_one_listener(names, users, tmp_path, monkeyp
     assert sorted(user for user, _, _ in plays(tmp_path, **own)) == users
     monkeypatch.chdir(tmp_path)
     each = PrepareConfig(input=(*map(Path, names),), output=Path("out"), track="song", order="at", user="file")
-    assert sorted(str(source.fixed["--user"]) for source in find_sources(each)) == users
+    assert sorted(str(source.fixed["--user"]) for source in Log(each)) == users
     (tmp_path / "bert.csv").write_text("song,at\nx,1\n")
     (tmp_path / "bert.txt").write_text("song\tat\nx\t1\n")
     with pytest.raises(UserError, match="bert.csv and .*bert.txt would both be of the listener 'bert' .* rename one"):
@@ -261,7 +261,7 @@ def test_a_file_that_is_named_twice_has_all_its_folders_columns(inputs, tmp_path
     (tmp_path / "log" / "user=u").mkdir(parents=True)
     (tmp_path / "log" / "user=u" / "part.csv").write_text("song,at\nx,1\n")
     config = PrepareConfig(input=tuple(tmp_path / name for name in inputs), output=tmp_path, **ROLES)
-    assert [source.fixed for source in find_sources(config)] == [{"user": "u"}]
+    assert [source.fixed for source in Log(config)] == [{"user": "u"}]
 
 
 def test_several_columns_make_one_id_that_tells_all_apart(tmp_path):
@@ -349,7 +349,7 @@ def test_a_column_that_begins_late_is_refused_with_what_helps(tmp_path):
             plays(tmp_path / "log.jsonl", **option)
     rows[5] = rows[5].replace("}", ', "skip": null}')
     (tmp_path / "log.jsonl").write_text("\n".join(rows))
-    (source,) = find_sources(PrepareConfig(input=(tmp_path,), output=tmp_path, skip="skip", **ROLES))
+    (source,) = Log(PrepareConfig(input=(tmp_path,), output=tmp_path, skip="skip", **ROLES))
     found = [one for batch in read_rows.read(source, lambda size: None) for one in batch["skip"].to_pylist()]
     assert found == [None] * 10_001 + ["true"] * 2
 
@@ -396,7 +396,7 @@ def test_quotes_behind_a_backslash_are_quotes(delimiter, tmp_path):
         prepare(PrepareConfig(input=(tmp_path / "log.csv",), output=tmp_path / "out", **ROLES))
     for plain in (r'u,"C:\",1', r"u,5\" single,1", r'u,"a \""b""",1', r'u,"a\"",1"' + "\n" + r'u,"b\",2'):
         (tmp_path / "log.csv").write_text(f"user,song,at\n{plain}\n")
-        (source,) = find_sources(PrepareConfig(input=(tmp_path / "log.csv",), output=tmp_path, **ROLES))
+        (source,) = Log(PrepareConfig(input=(tmp_path / "log.csv",), output=tmp_path, **ROLES))
         assert not source.layout.escaped
 
 
@@ -418,7 +418,7 @@ def test_one_log_in_two_formats_is_not_read_twice(tmp_path):
     ):
         plays(tmp_path / "log")
     both = PrepareConfig(input=tuple((tmp_path / "log").iterdir()), output=tmp_path, **ROLES)
-    assert len(find_sources(both)) == 2
+    assert len(Log(both)) == 2
 
 
 def test_columns_are_not_named_where_the_file_does(tmp_path):

@@ -1,0 +1,38 @@
+"""Which sessions have the same tracks in the same order, told by 128 bits a session whichever shard they are in."""
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+DIGESTS = ("digest_low", "digest_high")
+"""Columns of the staged sessions, uint64."""
+_GOLDEN, _FIRST, _SECOND = (np.uint64(value) for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def track_hashes(engine: duckdb.DuckDBPyConnection) -> np.ndarray:
+    """uint64 [2, num_tracks]: the two halves of the MD5 of each id of the table `tracks`, by its code."""
+    found = engine.sql("SELECT md5_number_lower(id) AS low, md5_number_upper(id) AS high FROM tracks ORDER BY code")
+    columns = found.to_arrow_table()
+    return np.stack([columns[name].to_numpy() for name in ("low", "high")])
+
+
+def track_digests(tracks: pa.ListArray, hashes: np.ndarray) -> list[pa.Array]:
+    """Returns `DIGESTS`: the sums, over a session's plays, of mixtures of the halves of the track's hash and the place.
+
+    `tracks`: codes, a list a session, none of them empty. SplitMix64's finalizer mixes, so that other lists have other
+    sums but for a chance of 2^-128.
+    """
+    lengths = tracks.value_lengths().to_numpy()
+    starts = np.cumsum(lengths) - lengths
+    places = (np.arange(lengths.sum()) - np.repeat(starts, lengths)).astype(np.uint64) * _GOLDEN
+    codes = tracks.flatten().to_numpy()
+    digests = []
+    for of in hashes:
+        values = of[codes] + places
+        values ^= values >> np.uint64(30)
+        values *= _FIRST
+        values ^= values >> np.uint64(27)
+        values *= _SECOND
+        values ^= values >> np.uint64(31)
+        digests.append(pa.array(np.add.reduceat(values, starts) if len(starts) else values))
+    return digests
