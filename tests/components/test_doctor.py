@@ -191,7 +191,26 @@ def test_a_problem_raises_and_a_well_machine_says_so(monkeypatch, capsys):
     assert "problem: torchmetrics is 1.8.2" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("option", "words"), [({"ranks": 0}, "ranks is 0"), ({"dimension": 12}, "multiple of 8")])
+def test_a_plan_for_other_machines(capsys):
+    doctor(DoctorConfig(tracks=10**8, ranks=64, gpu_memory=80.0, node_ranks=16, precision="fp16"))
+    said = capsys.readouterr().out
+    assert "plan for --data.batch-size 8192 --data.lanes 64, not for this machine" in said
+    assert "table 100,000,000 x 144 x 2 / 64 = 0.5 GB" in said and "--table.sharding grid: 64 ranks" in said
+    with pytest.raises(UserError, match="1 problem"):
+        doctor(DoctorConfig(tracks=10**11, ranks=64, gpu_memory=80.0))
+    assert "GB of memory on each device, of 80 GB: use more --ranks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"ranks": 0}, "ranks is 0"),
+        ({"dimension": 12}, "multiple of 8"),
+        ({"gpu_memory": 0.0}, "--gpu-memory is 0.0: expected a number above 0"),
+        ({"node_ranks": 4}, "--node-ranks is of a plan for other machines: add --gpu-memory"),
+        ({"gpu_memory": 80.0, "ranks": 3, "batch_size": 128}, "--batch-size 128 must be a multiple of --ranks 3"),
+    ],
+)
 def test_a_config_that_means_nothing_is_refused(option, words):
     with pytest.raises(ValueError, match=words):
         DoctorConfig(**option)
