@@ -113,6 +113,13 @@ setup(
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
-    entry_points={"console_scripts": ["skipwise = skipwise.components.__main__:main"]},
+    entry_points={
+        "console_scripts": ["skipwise = skipwise.components.__main__:main"],
+        # The names by which .torchxconfig may ask for TorchX's own trackers; TorchX registers none.
+        "torchx.tracker": [
+            "fsspec = torchx.tracker.backend.fsspec:create",
+            "mlflow = torchx.tracker.mlflow:create_tracker",
+        ],
+    },
     cmdclass={"build_py": BuildWithoutSetup},
 )

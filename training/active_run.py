@@ -105,6 +105,7 @@ class ActiveRun:
         self.save()
         self.checkpoints.close()
         self.progress.close()
+        self.progress.tracking.end()
         logger.info(f"stopped by SIGTERM, saved as {self.position.name}: the same command goes on from there")
         raise Stopped(0)
 

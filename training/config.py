@@ -122,6 +122,8 @@ class TrainConfig:
     """Steps between two lines of metrics.jsonl."""
     hang_s: float = 600.0
     """Seconds without a step after which a rank counts as hung: it is named, and all ranks end; 0 sets no limit."""
+    tracker: Literal["none", "mlflow", "torchx"] = "none"
+    """Where config, metrics and files are reported too (docs/training.md, "Trackers")."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.log_every < 1:

@@ -104,6 +104,7 @@ def _train_and_test(job: ActiveRun, stop_early: StopEarly | None, test: bool) ->
         "seconds": job.progress.seconds,
     }
     run.update_metrics(results)
+    job.progress.tracking.end(run.metrics())
     logger.info(hit_rate_table(results, config))
 
 

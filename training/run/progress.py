@@ -14,6 +14,7 @@ from skipwise.common.files import read_text, write_text
 from skipwise.models.task import StepLosses
 from skipwise.training.run.directory import LARGEST_METRICS, METRICS_LINES, RunDirectory
 from skipwise.training.run.position import Position
+from skipwise.training.run.tracking import Tracking
 
 PART = "part"
 """The kind of the lines of `Progress.part`."""
@@ -30,6 +31,7 @@ class Progress:
         `steps_before`: steps before its epoch.
         """
         self._run, self._steps, self._sessions = run, steps_per_epoch, sessions_per_epoch
+        self.tracking = Tracking(run)
         self._outputs: tuple[TextIO, SummaryWriter] | None = None
         if rank() == 0:
             file = run.path / "metrics.jsonl"
@@ -117,6 +119,7 @@ class Progress:
         file.flush()
         for name, value in values.items():
             board.add_scalar(f"{kind}/{name}", value, step)
+        self.tracking.scalars(kind, step, values)
 
 
 def _drop_later_lines(file: Path, position: Position, step: int) -> None:

@@ -39,6 +39,7 @@ FREE_TO_CHANGE = (
     "table.sharding",
     "train.log_every",
     "train.hang_s",
+    "train.tracker",
     "evaluate.batch_size",
     "checkpoint.minutes",
     "checkpoint.every",
