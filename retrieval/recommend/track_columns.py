@@ -26,6 +26,8 @@ ARTIST = "artist"
 _CACHED = 256
 """Conditions whose rows are kept, a bit for each row of the export."""
 _CACHED_VALUES = 100
+_CACHED_LISTS = 16
+"""Of conditions with more values than these, and of lists of tracks: a request's list is looked up once."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class TrackColumns:
         if table is not None:
             self._columns |= _read(table, tracks)
         self._bits = lru_cache(_CACHED)(self._bits_of)
+        self._bits_of_many = lru_cache(_CACHED_LISTS)(self._bits_of)
         self.allowed(())
 
     @property
@@ -143,7 +146,7 @@ class TrackColumns:
         if not conditions:
             return None
         bits = [
-            (self._bits if len(one.values) <= _CACHED_VALUES and one.column != TRACK else self._bits_of)(one)
+            (self._bits if len(one.values) <= _CACHED_VALUES and one.column != TRACK else self._bits_of_many)(one)
             for one in conditions
         ]
         return Allowed(reduce(np.bitwise_and, bits), len(self._tracks))

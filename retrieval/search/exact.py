@@ -22,6 +22,8 @@ from skipwise.retrieval.vectors import BLOCK_ROWS, Vectors
 
 _TAKEN_SHARE = 0.5
 """Up to this share of allowed rows these alone are gathered and scored; beyond it, all rows are."""
+_FEW_QUERIES, _TAKEN_SHARE_FOR_FEW = 16, 0.125
+"""For so few queries gathering takes longer than a first pass over all rows."""
 _FEWEST_ROWS = 1 << 16
 """Below so many rows the search takes a millisecond or two, and has no first pass."""
 _AFTER_QUERIES = 16
@@ -66,7 +68,8 @@ class ExactSearch:
         """See `Search`. Equal rows have equal scores, whichever rows are allowed."""
         rows_QK, scores_QK = _none_found(queries_QD, k)
         left_Q = torch.ones(len(queries_QD), dtype=torch.bool)
-        few = allowed is not None and allowed.count <= _TAKEN_SHARE * allowed.num_rows
+        share = _TAKEN_SHARE_FOR_FEW if self._large and len(queries_QD) <= _FEW_QUERIES and is_fast() else _TAKEN_SHARE
+        few = allowed is not None and allowed.count <= share * allowed.num_rows
         if k <= MOST_BEST and not few and (first_pass := self._set_up(len(queries_QD))):
             hidden_R = None if allowed is None else ~allowed.mask()
             for part_Q in first_pass.sound(queries_QD).split(QUERIES):

@@ -113,7 +113,8 @@ class IndexSearch:
     def _parameters(self, width: int, allowed: Allowed | None) -> Any:
         """Passed with each call: threads would share what is set on the index itself.
 
-        The index goes through as many rows more as are not allowed.
+        The fewer rows are allowed, the more of the index is gone through: a graph in proportion, as it ends when it has
+        seen `efSearch` rows, lists by the root, which kept the recall where it was.
         """
         selector, wider = None, 1.0
         if allowed is not None:
@@ -123,6 +124,6 @@ class IndexSearch:
             wide = math.ceil(max(self._settings["efSearch"], width) * wider)
             return self._faiss.SearchParametersHNSW(efSearch=wide, sel=selector)
         if "nprobe" in self._settings:
-            probes = min(self._index.nlist, math.ceil(self._settings["nprobe"] * wider))
+            probes = min(self._index.nlist, math.ceil(self._settings["nprobe"] * math.sqrt(wider)))
             return self._faiss.SearchParametersIVF(nprobe=probes, sel=selector)
         return None if allowed is None else self._faiss.SearchParameters(sel=selector)

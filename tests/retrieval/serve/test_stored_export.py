@@ -4,6 +4,8 @@ import shutil
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from skipwise.common import mirrors
@@ -46,3 +48,25 @@ def test_a_newer_one_in_the_store_takes_over(
     with pytest.raises(UserError, match=f"{place} cannot be read in 3 tries"):
         swap.changed()
     assert swap.current.generation == 2
+
+
+def test_rights_in_the_store_take_over(
+    bucket: str,  # noqa: F811
+    object_store: ObjectStore,  # noqa: F811
+    export: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(mirrors, "_FRESH_S", -10.0)
+    place = Place.of(f"{bucket}/rights.parquet")
+    assert place
+    for number, column in enumerate(["explicit", "territory"]):
+        pq.write_table(pa.table({"track_id": ["t_001"], column: ["x"]}), tmp_path / f"{number}.parquet")
+    publish(tmp_path / "0.parquet", place)
+    swap = HotSwap("main", export, "auto", Metrics(), tracks=local(str(place)))
+    assert swap.current.about()["columns"] == ["explicit"] and not swap.changed()
+    time.sleep(1.1)
+    publish(tmp_path / "1.parquet", place)
+    assert [swap.changed(), swap.changed()] == [False, True]
+    swap.reload()
+    assert swap.error is None and swap.current.about()["columns"] == ["territory"]
