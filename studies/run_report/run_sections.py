@@ -96,6 +96,8 @@ def table_maps(runs: list[ReportedRun]) -> list[Picture]:
         source, share = charts.table_map(run.sample, run.plays_N)
         size = len(run.sample.row_M)
         caption = f"Run {run.label}: {size:,} tracks; the two directions hold {100 * share:.1f} % of the variance."
+        if run.directory.config.data.features:
+            caption += " The tracks' own rows, without what their features add."
         if run.plays_N is None:
             caption += " Without its data there is no popularity to colour by."
         images.append(Picture(source, caption, f"Map of the track table. {caption}"))
