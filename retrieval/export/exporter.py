@@ -5,6 +5,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -107,8 +108,10 @@ def write_export(config: ExportConfig) -> None:
         exported, num_new = (sum(column) for column in zip(*counts, strict=True))
         on_rank_0(lambda: _check_space(scratch, config.output, exported, dim, kind))
         first = sum(count for count, _ in counts[: rank()])
-        written = gather_objects(on_all_ranks(lambda: _write_rows(result, rows, kind, first), _cannot_write))
-        opset = on_rank_0(lambda: _write_encoders(result, encoder, shape, signals_MD, config.onnx), _cannot_write)
+        with ThreadPoolExecutor(1) as beside:  # mostly Arrow's work, which leaves Python to the tracing of the encoder
+            writing = beside.submit(_write_rows, result, rows, kind, first)
+            opset = on_rank_0(lambda: _write_encoders(result, encoder, shape, signals_MD, config.onnx), _cannot_write)
+            written = gather_objects(on_all_ranks(writing.result, _cannot_write))
         loaders: dict[str, Callable[[], QueryFunction]] = {
             "the encoder program": lambda: torch.export.load(str(result / PROGRAM)).module(),
             "the encoder rebuilt from its weights": lambda: load_query_encoder(
@@ -264,6 +267,7 @@ def _write_encoders(
     result: Path, encoder: Encoder, shape: EncoderShape, signals_MD: Tensor | None, onnx: bool
 ) -> int | None:
     """Weights and program, and the program for ONNX if asked; returns the opset of that."""
+    result.mkdir(exist_ok=True)
     write_weights(result / WEIGHTS, encoder, signals_MD)
     program = write_program(result / PROGRAM, encoder, shape, signals_MD)
     return write_onnx(result / ONNX, program) if onnx else None

@@ -141,9 +141,14 @@ def _holds(file: Path, rows: LiveRows, kind: PartFormat) -> bool:
         if row == len(piece_RW):
             piece_RW, row = next(pieces, piece_RW[:0]), 0
         found_BW = piece_RW[row : row + len(encoded_BW)]
-        same = same and found_BW.dtype == encoded_BW.dtype and found_BW.data.cast("B") == encoded_BW.data.cast("B")
+        same = same and found_BW.dtype == encoded_BW.dtype and np.array_equal(_bits(found_BW), _bits(encoded_BW))
         row += len(encoded_BW)
     return same and row == len(piece_RW) and not any(len(piece) for piece in pieces)
+
+
+def _bits(values_BW: np.ndarray) -> np.ndarray:
+    """The same bytes as whole numbers."""
+    return values_BW.view(f"u{values_BW.itemsize}")
 
 
 def _names(file: Path, rows: LiveRows, dtype: DType | None) -> bool:

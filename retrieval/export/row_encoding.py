@@ -22,7 +22,8 @@ def encode(rows_BD: Tensor, dtype: DType, numbers_B: np.ndarray) -> np.ndarray:
 
     Raises `UserError` for a row that is not finite, or that `dtype` cannot hold; `numbers_B`: the rows' numbers.
     """
-    _refuse(~rows_BD.isfinite().all(dim=1), numbers_B, "is not finite in the model's table: train again")
+    if not torch.stack(rows_BD.aminmax()).isfinite().all():  # ten times as fast as asking each number
+        _refuse(~rows_BD.isfinite().all(dim=1), numbers_B, "is not finite in the model's table: train again")
     if dtype == "float32":
         return rows_BD.numpy()
     if dtype == "float16":

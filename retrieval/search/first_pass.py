@@ -26,7 +26,8 @@ MOST_BEST = 256
 """The most best rows that are asked for; above it, too many rows are scored twice."""
 GROUP = 32
 """Rows of a group: only groups whose best row may be among the best are read row by row."""
-_BLOCK_SCORES = 1 << 21
+_BLOCK_SCORES = 1 << 20
+"""2 MiB: larger ones are given back to the system, and are new pages each time."""
 _BLOCK_ROWS = 1 << 16
 _LEVELS = 127
 """Codes of -127 to 127, stored as 1 to 255."""
@@ -114,8 +115,9 @@ class FirstPass:
 
         packed = torch.ops.onednn.qlinear_prepack(code_QD.to(torch.int8), None)
         zeros_Q = torch.zeros(len(scale_Q), dtype=torch.int64)
-        found, excluded, rows = _Found(k, bound_Q, exact), _Excluded(excluded_QX), _block_rows(len(queries_QD))
-        for first in range(0, len(self._codes_RD), rows):
+        found, rows = _Found(k, bound_Q, exact), _block_rows(len(queries_QD))
+        starts = range(0, len(self._codes_RD), rows)
+        for first, (row_P, query_P) in zip(starts, _by_block(excluded_QX, starts), strict=True):
             scores_BQ = torch.ops.onednn.qlinear_pointwise(
                 self._codes_RD[first : first + rows],
                 1.0,
@@ -131,7 +133,8 @@ class FirstPass:
                 [],
                 "",
             )
-            excluded.hide(scores_BQ, first)
+            if len(row_P):
+                scores_BQ[row_P, query_P] = float("-inf")
             if hidden_R is not None:
                 scores_BQ[hidden_R[first : first + rows]] = float("-inf")
             if not found.add(scores_BQ, first):
@@ -139,18 +142,12 @@ class FirstPass:
         return found.result()
 
 
-class _Excluded:
-    """The pairs that a caller leaves out, by row."""
-
-    def __init__(self, excluded_QX: Tensor):
-        query_P, place_P = (excluded_QX >= 0).nonzero(as_tuple=True)
-        self._row_P, order_P = excluded_QX[query_P, place_P].sort()
-        self._query_P = query_P[order_P]
-
-    def hide(self, scores_BQ: Tensor, first: int) -> None:
-        edges = torch.tensor([first, first + len(scores_BQ)])
-        pairs = slice(*torch.searchsorted(self._row_P, edges).tolist())
-        scores_BQ[self._row_P[pairs] - first, self._query_P[pairs]] = float("-inf")
+def _by_block(excluded_QX: Tensor, starts: range) -> Iterator[tuple[Tensor, Tensor]]:
+    """The pairs to leave out of each block: rows counted from its first, and queries."""
+    query_P, place_P = (excluded_QX >= 0).nonzero(as_tuple=True)
+    row_P, order_P = excluded_QX[query_P, place_P].sort()
+    counts = (row_P // starts.step).bincount(minlength=len(starts)).tolist()
+    yield from zip((row_P % starts.step).split(counts), query_P[order_P].split(counts), strict=True)
 
 
 class _Found:

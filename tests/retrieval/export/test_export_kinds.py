@@ -163,7 +163,7 @@ def test_a_conversion_that_is_off_is_found(dtype: str):
 def refusal(run: Path, rows: Tensor, folder: Path, *kind: str) -> str:
     """The sentence of an export of `rows`, which leaves nothing behind."""
     own = RunDirectory.open(str(run))
-    with patch.object(exporter, "own_rows", lambda *arguments: (0, rows)), pytest.raises(UserError) as caught:
+    with patch.object(exporter, "track_rows", lambda *arguments: (0, rows)), pytest.raises(UserError) as caught:
         exporter.write_export(ExportConfig(str(own.path), folder / "out", False, *kind))
     assert not list(folder.iterdir())
     return str(caught.value)
