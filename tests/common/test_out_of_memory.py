@@ -11,7 +11,7 @@ import torch
 from skipwise.common import out_of_memory
 from skipwise.common.errors import UserError
 from skipwise.common.out_of_memory import is_out_of_memory, shortage
-from skipwise.datapipes.prepare import PrepareConfig, prepare_log
+from skipwise.datapipes.prepare import PrepareConfig, plain_errors, prepare
 
 HUGE = 1 << 55
 SHORT = {
@@ -53,10 +53,10 @@ def test_no_other_error_is_one(error: Exception, is_one: bool):
 
 def test_duckdb_says_whose_limit_it_was(monkeypatch: pytest.MonkeyPatch):
     config = PrepareConfig(input=(Path("x"),), output=Path("y"), memory=1)
-    monkeypatch.setattr(prepare_log, "available_memory", lambda: 3 * 10**8)
-    own = prepare_log._out_of_memory(config, "failed to allocate data of size 16.0 MiB (1.0 GiB/1.0 GiB used)")
+    monkeypatch.setattr(plain_errors, "available_memory", lambda: 3 * 10**8)
+    own = plain_errors._out_of_memory(config, "failed to allocate data of size 16.0 MiB (1.0 GiB/1.0 GiB used)")
     assert own == "--memory 1 (GiB) does not suffice for this log: raise it"
-    systems = prepare_log._out_of_memory(config, "Failed to allocate block of 262144 bytes (bad allocation)")
+    systems = plain_errors._out_of_memory(config, "Failed to allocate block of 262144 bytes (bad allocation)")
     assert "of which 0.3 GB are free now: lower --memory 1 (GiB)" in systems
 
 
@@ -64,7 +64,7 @@ def test_duckdb_says_whose_limit_it_was(monkeypatch: pytest.MonkeyPatch):
     ("memory", "room", "words"), [(2, 4.3, ""), (2, 4.2, "lower --memory 2 (GiB), or raise"), (1, 2.4, "needed: raise")]
 )
 def test_a_limit_that_is_too_low_is_said_before(memory: float, room: float, words: str, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_log, "process_memory", lambda: int(room * 1e9) + 60_000_000)
+    monkeypatch.setattr(plain_errors, "process_memory", lambda: int(room * 1e9) + 60_000_000)
     with pytest.raises(UserError, match=r"leaves .* GB that are needed" if words else "no.csv") as refused:
-        prepare_log.prepare(PrepareConfig(input=(tmp_path / "no.csv",), output=tmp_path / "out", memory=memory))
+        prepare(PrepareConfig(input=(tmp_path / "no.csv",), output=tmp_path / "out", memory=memory))
     assert words in str(refused.value)

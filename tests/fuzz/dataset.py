@@ -30,8 +30,8 @@ def make(folder: Path) -> Path:
         lines += [f"s{number},{place},t{row},{skip},1" for place, (row, skip) in plays]
     log.write_text("\n".join([*lines, ""]))
     with (
-        patch("skipwise.datapipes.prepare.publish.SESSIONS_PER_ROW_GROUP", 8),
-        patch("skipwise.datapipes.prepare.publish.SESSIONS_PER_PART", 16),
+        patch("skipwise.datapipes.prepare.split_files.SESSIONS_PER_ROW_GROUP", 8),
+        patch("skipwise.datapipes.prepare.split_files.SESSIONS_PER_PART", 16),
     ):
         prepare(PrepareConfig(input=(log,), output=folder / "data", skip_strength="strength"))
     assert {str(path.relative_to(folder / "data")) for path in (folder / "data").rglob("*.*")} == set(FILES)
