@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-PAGE = (Path(__file__).parents[2] / "docs/deploy.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/deploy.md").read_text()
 
 
 def documents(heading: str) -> list[Any]:
@@ -52,6 +53,17 @@ def test_services_agree_on_places():
     assert {probe["httpGet"]["path"] for name, probe in CONTAINER.items() if "Probe" in name} == {"/health", "/ready"}
 
 
-@pytest.mark.parametrize("document", KUBERNETES, ids=lambda document: document["kind"])
+INDEXED = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)[0])
+
+
+def test_shards_of_an_indexed_job_are_all_of_one_log():
+    (container,) = INDEXED["spec"]["template"]["spec"]["containers"]
+    words = container["command"]
+    assert words[:2] == ["skipwise", "prepare"] and INDEXED["spec"]["completions"] == 64
+    assert words[-4:] == ["--step", "read", "--shard", "$(JOB_COMPLETION_INDEX)/64"]
+    assert all(f"{word} " in said_by_help("prepare") for word in words if word.startswith("--"))
+
+
+@pytest.mark.parametrize("document", [*KUBERNETES, INDEXED], ids=lambda document: document["kind"])
 def test_objects_fit_the_schema_of_kubernetes(document: Any):
     pytest.importorskip("kubernetes_validate").validate(document, "1.31", strict=True)

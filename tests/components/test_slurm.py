@@ -1,10 +1,12 @@
-"""Training as a job of a real Slurm, on one node of two cores: submitted by TorchX, requeued in the middle, resumed.
+"""Jobs of a real Slurm, on one node of two cores: training submitted by TorchX, requeued in the middle, resumed; the
+arrays of docs/data.md, which prepare a log in shards.
 
 Needs Debian's `slurm-wlm` and `munge`, and root: `apt-get install slurm-wlm munge`.
 """
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from skipwise.datapipes.prepare import PrepareConfig, prepare
@@ -128,3 +132,31 @@ def test_a_job_that_is_requeued_resumes(slurm: dict[str, str], tmp_path: Path):
         line["epoch"] for line in map(json.loads, metrics.read_text().splitlines()) if line["kind"] == "validation"
     ]
     assert validated == list(range(1, 16)), "an epoch is missing, or stands there twice"
+
+
+def test_arrays_prepare_a_log_in_shards(slurm: dict[str, str], tmp_path: Path):
+    """The lines of docs/data.md, with 3 shards in place of 64."""
+    for number in range(3):
+        log = SynthesizeConfig(
+            tmp_path / "log" / f"{number}.parquet", sessions=200, tracks=100, clusters=5, seed=number
+        )
+        log.output.parent.mkdir(exist_ok=True)
+        synthesize(log)
+        table = pq.read_table(log.output)
+        ids = pc.binary_join_element_wise(table["session_id"], str(number), "-")
+        pq.write_table(table.set_column(0, "session_id", ids), log.output)
+    prepare(PrepareConfig(input=(tmp_path / "log",), output=tmp_path / "whole"))
+    (tmp_path / "options").write_text("--input log --output data\n")
+    page = (ROOT / "docs/data.md").read_text()
+    (block,) = re.findall(r"```bash\n(read=.*?)```", page, re.DOTALL)
+    script = block.replace("0-63", "0-2").replace("/64", "/3").replace("--mem 4G", "--mem 2G").replace("8G", "4G")
+    done = subprocess.run(["bash", "-ec", script], cwd=tmp_path, env=slurm, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+    def said() -> str:
+        queue = subprocess.run(["squeue"], env=slurm, capture_output=True, text=True).stdout
+        return queue + "".join(file.read_text() for file in sorted(tmp_path.glob("slurm-*.out")))
+
+    waited_for(lambda: (tmp_path / "data" / "manifest.json").exists(), 500, said)
+    compared = subprocess.run(["diff", "-r", tmp_path / "whole", tmp_path / "data"], capture_output=True, text=True)
+    assert compared.returncode == 0, compared.stdout
