@@ -1,8 +1,11 @@
-"""Free memory of host and device, and free disk space; None where they cannot be read."""
+"""Free memory of host and device, and free disk space, None where they cannot be read; and cores."""
 
 import ctypes
+import os
 import resource
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +46,22 @@ def device_memory(device: "torch.device") -> int | None:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
+def usable_cores(root: Path = Path("/")) -> int:
+    """Returns how many cores this process may use: those that it may run on, and no more than any control group allows.
+
+    `root`: where /proc and /sys are, for tests.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for controller, folder in (("", "sys/fs/cgroup"), ("cpu", "sys/fs/cgroup/cpu")):
+        for place in _groups(root, controller, folder):
+            quota, period = [*_text(place / "cpu.max").split(), "", ""][:2]
+            if controller:
+                quota, period = (_text(place / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
+            if quota.isdecimal() and period.isdecimal():  # not "max", nor -1
+                cores = min(cores, max(int(quota) // max(int(period), 1), 1))
+    return cores
+
+
 def free_disk(path: Path) -> int | None:
     """Returns the bytes free in the file system of `path`, or of its nearest parent that exists."""
     place = path.absolute()
@@ -57,25 +76,28 @@ def free_disk(path: Path) -> int | None:
 def _free_in_groups(root: Path) -> list[int]:
     """For every group with a limit. A container may see its own folders at another path, or its own as the root."""
     rooms = []
+    for controller, folder, limit_file, usage_file in _CGROUPS:
+        for place in _groups(root, controller, folder):
+            limit, usage = _text(place / limit_file).strip(), _text(place / usage_file).strip()
+            if limit.isdecimal() and usage.isdecimal():  # not "max"
+                stat = _fields(place / "memory.stat")
+                # Version 1 has the sum over the inner groups under other names.
+                cached = sum(stat.get(f"total_{name}", stat.get(name, 0)) for name in ("active_file", "inactive_file"))
+                rooms.append(max(int(limit) - int(usage) + cached, 0))
+    return rooms
+
+
+def _groups(root: Path, controller: str, folder: str) -> Iterator[Path]:
+    """The folders of this process's control group of a controller, and of all groups around it, innermost first."""
+    top = root / folder
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
-        for controller, folder, limit_file, usage_file in _CGROUPS:
-            if controller not in controllers.split(","):
-                continue
-            top = root / folder
+        if controller in controllers.split(","):
             group = top / path.lstrip("/")
             for place in (group, *group.parents):
-                limit, usage = _text(place / limit_file).strip(), _text(place / usage_file).strip()
-                if limit.isdecimal() and usage.isdecimal():  # not "max"
-                    stat = _fields(place / "memory.stat")
-                    # Version 1 has the sum over the inner groups under other names.
-                    cached = sum(
-                        stat.get(f"total_{name}", stat.get(name, 0)) for name in ("active_file", "inactive_file")
-                    )
-                    rooms.append(max(int(limit) - int(usage) + cached, 0))
+                yield place
                 if place == top:
                     break
-    return rooms
 
 
 def _fields(file: Path) -> dict[str, int]:
@@ -108,3 +130,8 @@ def keep_freed_memory() -> None:
     mallopt(_MMAP_THRESHOLD, 32 << 20)  # the most that glibc takes
     mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
     mallopt(_TOP_PAD, 64 << 20)
+
+
+if __name__ == "__main__":
+    # Threads of each of so many ranks, for components/torchrun.bash.
+    print(max(usable_cores() // int(sys.argv[1]), 1))

@@ -7,6 +7,8 @@
 # torchrun takes this shell's place: as the first process of a container, the shell would pass on no SIGTERM, and a pod that
 # is moved would be killed without having saved.
 #
+# Ranks share the cores that this process may use: torchrun would give each one thread, however many there are.
+#
 # torchrun's stores listen on all interfaces. On one node components/one_node.py binds them to the loopback interface.
 #
 # On several nodes each start of the ranks has a store of its own: torchrun's shared one keeps the addresses of ranks that
@@ -23,9 +25,13 @@ torchrun() {
         if [ "$word" = -m ]; then words+=(--); shift; break; fi
         shift
     done
-    local launcher=(torchrun)
+    local launcher=(torchrun) python threads
+    python=$(dirname "$(type -P torchrun)")/python
+    if [ -z "${OMP_NUM_THREADS:-}" ] && [[ " ${words[*]} " =~ \ --nproc[-_]per[-_]node[\ =]([0-9]+)\  ]]; then
+        threads=$("$python" -P -m skipwise.common.machine "${BASH_REMATCH[1]}") && export OMP_NUM_THREADS=$threads
+    fi
     if [[ " ${words[*]} " =~ \ --nnodes[\ =]([01]:)?1\  ]]; then
-        launcher=("$(dirname "$(type -P torchrun)")/python" -P -m skipwise.components.one_node)
+        launcher=("$python" -P -m skipwise.components.one_node)
     else
         export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     fi

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from skipwise.common.machine import available_memory, free_disk, process_memory
+from skipwise.common.machine import available_memory, free_disk, process_memory, usable_cores
 
 
 def machine(root: Path, files: dict[str, str]) -> Path:
@@ -54,6 +54,33 @@ V1, V2 = "sys/fs/cgroup/memory", "sys/fs/cgroup"
 )
 def test_what_a_machine_has_left(tmp_path: Path, files: dict[str, str], free: int | None):
     assert available_memory(machine(tmp_path, files)) == free
+
+
+ONE = {"proc/self/cgroup": "0::/job\n"}
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 16),
+        (ONE | {f"{V2}/cpu.max": "max 100000\n", f"{V2}/job/cpu.max": "450000 100000\n"}, 4),
+        (ONE | {f"{V2}/cpu.max": "50000 100000\n", f"{V2}/job/cpu.max": "max 100000\n"}, 1),
+        (ONE | {f"{V2}/cpu.max": "6400000 100000\n"}, 16),
+        (
+            {
+                "proc/self/cgroup": "4:cpu,cpuacct:/x\n0::/\n",
+                f"{V2}/cpu/cpu.cfs_quota_us": "600000\n",
+                f"{V2}/cpu/cpu.cfs_period_us": "100000\n",
+                f"{V2}/cpu/x/cpu.cfs_quota_us": "-1\n",
+                f"{V2}/cpu/x/cpu.cfs_period_us": "100000\n",
+            },
+            6,
+        ),
+    ],
+)
+def test_cores_that_control_groups_allow(tmp_path: Path, files: dict[str, str], cores: int, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(16))
+    assert usable_cores(machine(tmp_path, files)) == cores
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/meminfo"), reason="needs /proc")

@@ -15,6 +15,7 @@ from torchx.specs import AppDef
 
 from skipwise.common import failure
 from skipwise.common.failure import record
+from skipwise.common.machine import usable_cores
 from skipwise.datapipes.prepare import PrepareConfig, prepare
 from skipwise.datapipes.synthesize import SynthesizeConfig, synthesize
 
@@ -73,6 +74,31 @@ def test_retries_and_nodes_reach_torchrun(tmp_path):
             text=True,
         )
         assert done.stdout.split() == f"{expected} --nnodes {nodes} -m -- skipwise train --run x".split()
+
+
+@pytest.mark.parametrize(
+    ("words", "given", "threads"),
+    [
+        ("--nnodes 1 --nproc_per_node 1", {}, usable_cores()),
+        ("--nnodes 2 --nproc-per-node=100000", {}, 1),
+        ("--nnodes 1 --nproc-per-node 1", {"OMP_NUM_THREADS": "3"}, 3),
+    ],
+)
+def test_ranks_share_the_cores(words: str, given: dict[str, str], threads: int, tmp_path: Path):
+    (tmp_path / "torchrun").write_text("#!/bin/sh\necho $OMP_NUM_THREADS\n")
+    (tmp_path / "python").write_text(
+        f'#!/bin/sh\ncase "$3" in *one_node) echo $OMP_NUM_THREADS;; *) exec {sys.executable} "$@";; esac\n'
+    )
+    for program in ("torchrun", "python"):
+        (tmp_path / program).chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        ["bash", "-c", f". {ROOT}/components/torchrun.bash; torchrun {words} -m skipwise train"],
+        env=environment | {"PATH": f"{tmp_path}:{environment['PATH']}"} | given,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == [str(threads)], done.stderr
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "table", "sweep"])

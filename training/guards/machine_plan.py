@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from skipwise.common.errors import UserError
-from skipwise.common.machine import available_memory
+from skipwise.common.machine import available_memory, usable_cores
 from skipwise.training.config import RunConfig
 from skipwise.training.guards.memory_needs import check_memory, training_needs
 
@@ -34,7 +34,6 @@ class Machine:
 
 def read_machine() -> Machine:
     """Reads cores and memory from the system, and the GPUs from torch where it imports."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cards: list[Card] = []
     with suppress(Exception):  # reported by `load_problems`
@@ -43,7 +42,7 @@ def read_machine() -> Machine:
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)
             cards.append(Card(torch.cuda.get_device_name(index), total, free))
-    return Machine(cores, memory, available_memory(), tuple(cards))
+    return Machine(usable_cores(), memory, available_memory(), tuple(cards))
 
 
 def machine_problems(
