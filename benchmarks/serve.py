@@ -8,6 +8,8 @@ the figures are milliseconds.
 """
 
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from urllib.request import urlopen
 
 import numpy as np
 
+from skipwise.benchmarks.harness import wrk
 from skipwise.benchmarks.harness.benchmark_report import Report
 from skipwise.benchmarks.harness.config import SEED, ServeBenchmarkConfig
 from skipwise.benchmarks.harness.open_loop import Round, play
@@ -34,11 +37,12 @@ def measure(config: ServeBenchmarkConfig) -> Report:
     """Starts the service, asks it, and stops it."""
     random = np.random.default_rng(SEED)
     bodies, tracks = _bodies(config, random)
-    with _service(config) as port:
-        play(port, bodies, config.rate, min(5.0, config.seconds), random)
-        before = _figures(port)
-        rounds = [play(port, bodies, config.rate, config.seconds, random) for _ in range(config.rounds)]
-        after = _figures(port)
+    asked = {"own": play, "wrk": wrk.play}[config.tool]
+    with _service(config) as (port, process):
+        asked(port, bodies, config.rate, min(5.0, config.seconds), random)
+        before = _figures(port, process)
+        rounds = [asked(port, bodies, config.rate, config.seconds, random) for _ in range(config.rounds)]
+        after = _figures(port, process)
     figures = {name: after[name] - before[name] for name in ("cpu_s", "requests", "batches")}
     return _report(config, rounds, figures | {"resident_bytes": after["resident_bytes"]}, tracks)
 
@@ -55,9 +59,10 @@ def _bodies(config: ServeBenchmarkConfig, random: np.random.Generator) -> tuple[
 
 
 @contextmanager
-def _service(config: ServeBenchmarkConfig) -> Iterator[int]:
-    """The command, until the block ends; yields its port."""
+def _service(config: ServeBenchmarkConfig) -> Iterator[tuple[int, int]]:
+    """The command, until the block ends; yields its port and process."""
     options = ["--export", config.export, "--port", "0", "--reload-s", "0", "--search", config.search]
+    options += ["--workers", str(config.workers)]
     words = [sys.executable, "-m", "skipwise", "serve", *options]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
@@ -65,20 +70,28 @@ def _service(config: ServeBenchmarkConfig) -> Iterator[int]:
         if not said.startswith("serving "):
             raise UserError(f"the service did not start: {said.strip()}")
         try:
-            yield int(said.rsplit(":", 1)[1])
+            yield int(said.rsplit(":", 1)[1]), process.pid
         finally:
             process.terminate()
             process.communicate()
 
 
-def _figures(port: int) -> dict[str, float]:
-    """Of /metrics: resident bytes, seconds of CPU, batches and the requests in them."""
+def _figures(port: int, process: int) -> dict[str, float]:
+    """Batches and the requests in them, of /metrics; bytes of memory and seconds of CPU, of all processes.
+
+    What several share is counted once (PSS).
+    """
+    memory_kb = ticks = 0
+    for one in (process, *map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())):
+        (pss,) = re.findall(r"^Pss: +(\d+) kB", Path(f"/proc/{one}/smaps_rollup").read_text(), re.MULTILINE)
+        memory_kb += int(pss)
+        ticks += sum(map(int, Path(f"/proc/{one}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
     with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         lines = [line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if not line.startswith("#")]
     found = {name: float(value) for name, value in lines}
     return {
-        "resident_bytes": found["process_resident_memory_bytes"],
-        "cpu_s": found["process_cpu_seconds_total"],
+        "resident_bytes": memory_kb * 1024,
+        "cpu_s": ticks / os.sysconf("SC_CLK_TCK"),
         "requests": found['skipwise_batch_size_sum{kind="recommend"}'],
         "batches": found['skipwise_batch_size_count{kind="recommend"}'],
     }
@@ -106,7 +119,8 @@ def _report(config: ServeBenchmarkConfig, rounds: list[Round], service: dict[str
         header=["round", "requests", "errors", "ms P50", "P90", "P99", "most", "sent late, P99"],
         rows=rows,
         notes=[
-            "Times run from the planned moment to the last byte; 'sent late' is the client's own part of them.",
+            f"The load: {config.tool}; {config.workers} workers.",
+            "Times run from the planned moment (wrk: from sending) to the last byte; 'sent late' is the client's part.",
             "An error is any answer but 200, or none within 10 s; its time counts too.",
             f"The service: {service['requests'] / service['batches']:.2f} requests a batch, "
             f"{1000 * service['cpu_s'] / service['requests']:.1f} ms of CPU a request, "

@@ -264,9 +264,15 @@ class ServeBenchmarkConfig(BenchmarkConfig):
     """Tracks to recommend."""
     search: Literal["auto", "exact", "index"] = "auto"
     """As of the command `serve`."""
+    workers: int = 1
+    """As of the command `serve`."""
+    tool: Literal["own", "wrk"] = "own"
+    """What asks: our open loop, or wrk, whose connections each wait for their answer."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.workers < 1:
+            raise ValueError(f"--workers {self.workers} must be at least 1")
         if not (0 < self.rate <= 10_000 and 0 < self.seconds <= 600 and self.k <= 1000):
             raise ValueError("--rate must be in 0..10,000, --seconds in 0..600 and --k in 1..1000")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 
 from skipwise.benchmarks.__main__ import run
-from skipwise.benchmarks.harness import open_loop
+from skipwise.benchmarks.harness import open_loop, wrk
 from skipwise.benchmarks.harness.config import ServeBenchmarkConfig
 from skipwise.benchmarks.harness.open_loop import play
+from skipwise.common.errors import UserError
 
 ANSWER = b"HTTP/1.1 %d Said\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -93,7 +95,7 @@ def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     answered = iter((0, 40))
 
-    def figures(port):
+    def figures(port, process):
         requests = next(answered)
         return {"cpu_s": requests / 100, "requests": requests, "batches": requests / 2, "resident_bytes": 1 << 20}
 
@@ -101,7 +103,7 @@ def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         assert json.loads(bodies[0])["k"] == 7
         return serve.Round(np.full(20, 0.02), np.zeros(20), 1)
 
-    monkeypatch.setattr(serve, "_service", lambda config: nullcontext(0))
+    monkeypatch.setattr(serve, "_service", lambda config: nullcontext((0, 0)))
     monkeypatch.setattr(serve, "_figures", figures)
     monkeypatch.setattr(serve, "play", played)
     monkeypatch.setattr(serve, "_bodies", lambda config, random: ([b'{"k": 7}'], 1234))
@@ -115,7 +117,23 @@ def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert "1,234 tracks" in page and "2.00 requests a batch, 10.0 ms of CPU" in page
 
 
-@pytest.mark.parametrize(("field", "value"), [("rate", 0), ("seconds", 0), ("rounds", 0), ("k", 1001)])
+@pytest.mark.skipif(not shutil.which("wrk"), reason="needs wrk")
+def test_wrk_counts_the_same():
+    """A third of the answers are errors."""
+    with server([200, 503, 200] * 2000, stall_s=0) as port:
+        played = wrk.play(port, [b"{}", b"{ }"], 100, 2, np.random.default_rng(0))
+    assert 100 < len(played.latencies) < 300
+    assert len(played.latencies) / 4 < played.errors < len(played.latencies) / 2
+    assert (played.latencies >= 0).all() and played.latencies.mean() < 1
+
+
+def test_wrk_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="apt-get install wrk"):
+        wrk.play(1, [b"{}"], 100, 1, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("field", "value"), [("rate", 0), ("seconds", 0), ("rounds", 0), ("k", 1001), ("workers", 0)])
 def test_refusals(field: str, value: int):
     with pytest.raises(ValueError, match=f"--{field}"):
         ServeBenchmarkConfig(export="anything", **{field: value})

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from skipwise.common.distributed import process_group
+from skipwise.retrieval import shared_rows
 from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.export.exporter import write_export
 from skipwise.retrieval.export.row_encoding import encode
@@ -71,6 +72,14 @@ def test_an_export_with_all_deltas_is_the_whole_export_of_its_run(made):
     live, whole = applied(made["base"], made["two-parts"]).opened, OpenExport.open(made["whole"])
     same(live, whole)
     assert live.manifest.rows == TRACKS + 16 and live.tracks.row(f"t_{TRACKS:05}") is None, "no row was taken away"
+
+
+def test_rows_that_workers_share_take_deltas_each_by_itself(made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shared_rows, "_folder", tmp_path)
+    another = OpenExport.open(made["base"])
+    before = another.vectors.take(np.arange(TRACKS)).copy()
+    same(applied(made["base"], made["two-parts"]).opened, OpenExport.open(made["whole"]))
+    assert another.vectors.take(np.arange(TRACKS)).tobytes() == before.tobytes()
 
 
 def test_an_export_of_the_run_goes_on_where_it_stands(made):
