@@ -2,7 +2,8 @@
 
 A track that is the target of several positions is one entry of the pool a rank, weighted by their number. The sum is
 the same as over single positions, and ranks with different sessions exchange tensors of one size, the bags.
-Shape legend: B sessions, T positions, D width, U bags of the lookup, W entries of the pool (the U bags of each rank).
+Shape legend: B sessions, T positions, D width, U bags of the lookup, W entries of the pool (those bags
+of all ranks that are negatives).
 """
 
 from typing import Any
@@ -36,7 +37,7 @@ def in_batch_pool(
 
     Returns (rows [W, D], whose gradients go back to the rank that looked them up; float32 [B, W], added to the logits
     of a session's queries: the entry's log weight less its log expectation, -inf for tracks of the session, its
-    targets included, and for bags that are no negatives; float32 [U], added to the logits of each bag's track as a
+    targets included; float32 [U], added to the logits of each bag's track as a
     target: its log expectation's negative, or 0).
     """
     bags, looked_up = len(rows_UD), batch.tracks[FEATURE].values()
@@ -59,6 +60,9 @@ def in_batch_pool(
         place_W = torch.arange(len(row_W), device=device)
         first_X = torch.full_like(row_X, len(row_W), dtype=torch.int64).scatter_reduce_(0, track_W, place_W, "amin")
         weight_W = torch.zeros_like(weight_W).index_copy_(0, first_X, weight_X)
+    # More than half of the bags are empty or read alone, and would be columns of logits.
+    entry_W = weight_W.nonzero().squeeze(1)
+    row_W, weight_W, log_q_W = row_W[entry_W], weight_W[entry_W], log_q_W[entry_W]
 
     def log_expected(log_q: Tensor, drawn: Tensor) -> Tensor:
         return (drawn * log_q.double().exp() + len(uniform) / max(batch.drawn_from, 1)).log()
@@ -73,7 +77,7 @@ def in_batch_pool(
     bag_W = torch.searchsorted(row_U, row_W.long())
     in_session_BW = in_session_BU[:, bag_W] & (row_U[bag_W] == row_W)
     bias_BW = (weight_W.log() - log_expected(log_q_W, drawn_B1)).float()
-    rows_WD = _GatherRows.apply(rows_UD) if world_size() > 1 else rows_UD
+    rows_WD = (_GatherRows.apply(rows_UD) if world_size() > 1 else rows_UD).index_select(0, entry_W)
     target_U = torch.zeros(bags, device=device) if exact_targets else -log_expected(batch.log_q_U, drawn).float()
     return rows_WD, bias_BW.masked_fill(in_session_BW, float("-inf")), target_U
 

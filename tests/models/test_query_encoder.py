@@ -18,6 +18,10 @@ CONFIGS = [
     for positions in ("learned", "relative")
     for choices in ({}, {"norm_first": True}, {"norm_first": True, "prediction": "none"})
 ]
+CONFIGS += [
+    EncoderConfig(kind=kind, max_length=6, heads=2, hidden=16, positions="none")
+    for kind in ("ligr", "hstu", "gru", "nextitnet")
+]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)

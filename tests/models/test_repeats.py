@@ -92,8 +92,8 @@ def test_a_target_is_no_negative_of_the_next_track_heads(plays, sampling: str, c
         met = {batch.negatives_P[place].item() for place in range(first, last) if (session, place) not in left_out}
         assert not met & {*batch.targets_BT[session].tolist(), *batch.items_BT[session].tolist()}
     if sampling == "shared":
-        rows_UD = torch.zeros(len(batch.log_q_U), 4)
-        _, bias_BW, _ = in_batch_pool(rows_UD, batch, TRACKS)
+        rows_U1 = torch.arange(len(batch.log_q_U))[:, None]
+        bags_W1, bias_BW, _ = in_batch_pool(rows_U1, batch, TRACKS)
         for session in range(len(plays)):
-            met = set((bias_BW[session] > -math.inf).nonzero().flatten().tolist())
+            met = set(bags_W1[bias_BW[session] > -math.inf, 0].tolist())
             assert not met & set(batch.items_BT[session].tolist())
