@@ -9,8 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file
 
+from skipwise.common.errors import UserError
+from skipwise.components.train import read_command_line
+from skipwise.retrieval.row_delta import Deltas
 from skipwise.training.config import CheckpointConfig, RunConfig
+from skipwise.training.follow.config import StreamConfig
+from skipwise.training.follow.followed_run import FollowedRun, steady
 from skipwise.training.run.progress import Progress
+from tests.ranks import run_on_ranks
 from tests.support.following import TRACKS, base_run, follow_parts, following, write_part
 
 
@@ -85,3 +91,54 @@ def test_stopped_and_resumed_equals_not_stopped(base, tmp_path: Path, monkeypatc
         for name in ("whole", "cut")
     ]
     assert len(hashes[0]) == 8 and hashes[0] == hashes[1]
+
+
+def test_a_part_far_below_the_mean_of_those_before_is_an_alarm(base, tmp_path: Path, monkeypatch):
+    values = iter([0.4, 0.5, 0.42, 0.1])
+    monkeypatch.setattr(FollowedRun, "validate_part", lambda job: {"ndcg@10": next(values), "hr@10": 0.5, "targets": 9})
+    for number in range(4):
+        write_part(tmp_path / "parts" / str(number), 0, count=20, seed=number)
+    follow_parts(following(base, tmp_path / "run", tmp_path / "parts", alarm_drop=0.3, alarm_parts=2))
+    found = lines(tmp_path / "run", "part")
+    assert [one["alarm"] for one in found] == [False, False, False, True]
+    assert "running_mean" not in found[0] and found[1]["running_mean"] == 0.4
+    assert found[2]["running_mean"] == pytest.approx(0.45) and found[3]["running_mean"] == pytest.approx(0.435)
+    assert found[3]["drop"] == pytest.approx(1 - 0.1 / 0.435)
+
+
+def rows_of_deltas(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    source = Deltas(str(folder))
+    deltas = [source.read(number) for number in range(1, 1 + len(list(folder.glob("0*"))))]
+    return [(delta.rows_X, delta.values_XD) for delta in deltas]
+
+
+@pytest.mark.ranks
+def test_two_ranks_follow_as_one(base, tmp_path: Path):
+    parts = tmp_path / "parts"
+    for number in (1, 2):
+        write_part(parts / str(number), 5 * number, seed=number)
+    for ranks in (1, 2):
+        wanted = following(base, tmp_path / f"run-{ranks}", parts, deltas=str(tmp_path / f"deltas-{ranks}"))
+        run_on_ranks(tmp_path, ranks, follow_parts, replace(wanted, loss=replace(wanted.loss, keep_dropout=0.0)))
+    one, two = (rows_of_deltas(tmp_path / f"deltas-{ranks}") for ranks in (1, 2))
+    assert len(one) == len(two) == 2
+    for (rows, values), (rows_of_two, values_of_two) in zip(one, two, strict=True):
+        assert rows.tolist() == rows_of_two.tolist()
+        np.testing.assert_allclose(values, values_of_two, atol=1e-4)
+    first, second = (lines(tmp_path / f"run-{ranks}", "part") for ranks in (1, 2))
+    assert [one["ndcg@10"] for one in first] == pytest.approx([one["ndcg@10"] for one in second], abs=1e-3)
+
+
+def test_what_does_not_go_with_it_is_refused(base):
+    with pytest.raises(ValueError, match="--follow goes on from a trained run: name it with --init-from"):
+        replace(base, follow="parts", init_from="")
+    with pytest.raises(ValueError, match="--follow needs --table.sharding row_wise"):
+        replace(base, follow="parts", table=replace(base.table, sharding="table_wise"))
+    with pytest.raises(UserError, match="--stream options change nothing without --follow"):
+        read_command_line(["best", "--stream.spare-rows", "9"])
+    with pytest.raises(UserError, match="--train.epochs changes nothing with --follow"):
+        read_command_line(["best", "--follow", "parts", "--init-from", "run", "--train.epochs", "9"])
+    with pytest.raises(ValueError, match=r"--stream.alarm-drop 1.0 must lie in \[0, 1\)"):
+        StreamConfig(alarm_drop=1.0)
+    with pytest.raises(UserError, match="--optimizer.decay-to 0 leaves no learning rate"):
+        steady(replace(base, optimizer=replace(base.optimizer, decay_to=0.0)))
