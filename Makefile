@@ -114,10 +114,10 @@ test: check  ## check, then run the tests
 tests: $(DEV) chromium axe  ## run the tests alone; one file: make tests PYTEST_ARGS=tests/models/test_heads.py
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-soak: $(DEV) chromium  ## run the long tests: fuzzing, kills, and a job of Slurm where that is installed
+soak: $(DEV) chromium  ## run the long tests: fuzzing, kills, and jobs of Slurm and Spark where these are installed
 	@SKIPWISE_FUZZ_CASES=$(FUZZ_CASES) OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "" --timeout 3600 \
 		tests/fuzz tests/training/run/test_killed.py tests/components/test_slurm.py \
-		tests/retrieval/serve/test_soak.py $(PYTEST_ARGS)
+		tests/retrieval/serve/test_soak.py tests/datapipes/test_shards.py $(PYTEST_ARGS)
 
 mutants: $(MUTANTS)  ## try changes that a test should notice, on a copy: MUTANTS_EACH=4 a module of MUTANTS_OF=...; hours for all
 	@OMP_NUM_THREADS=1 $(PYTHON) tests/mutants.py $(MUTANTS_EACH) $(MUTANTS_SEED) $(MUTANTS_OF)
