@@ -1,4 +1,4 @@
-"""Ranks on two nodes with disks of their own: equal to one node; one node is killed, and another joins.
+"""Ranks on two nodes, with a disk in common or of their own: equal to one node; one is killed, and another joins.
 
 The nodes are network namespaces of this machine, each with a host name, process numbers and folders of its own. Needs
 root, and Debian's iproute2.
@@ -130,6 +130,15 @@ def test_disks_that_are_not_shared(place: Place, tmp_path: Path):
     write_dataset(tmp_path / "node-2" / "data", random_sessions(60, 200, seed=1), 200)
     (refused, _) = place.both(f"train --data.path data --run-dir {place.url}/other {SMALL} 1")
     assert "data is not the same dataset on every machine" in refused.said
+
+
+def test_a_disk_that_is_shared(place: Place, tmp_path: Path):
+    """Both nodes work in one folder, without a store."""
+    train = f"train --data.path {tmp_path}/data --run-dir run {SMALL} 2"
+    nodes = [Node(number, "2", train, tmp_path / "both", {}, 0) for number in (1, 2)]
+    assert [node.wait(SECONDS) for node in nodes] == [0, 0], nodes[0].said
+    found = json.loads((tmp_path / "both" / "run" / "metrics.json").read_text())
+    assert compared(found) == on_one_node(train, tmp_path)
 
 
 def test_a_node_is_killed_and_another_joins(place: Place, tmp_path: Path):
