@@ -28,6 +28,8 @@ _FEWEST_ROWS = 1 << 16
 """Below so many rows the search takes a millisecond or two, and has no first pass."""
 _AFTER_QUERIES = 16
 """A first pass takes as long to set up as so many queries one by one."""
+_REFUSALS = 3
+"""Calls in a row after which a first pass that cannot tell the rows of this table apart is given up."""
 _TAKEN = 1 << 15
 """Rows that are scored again at a time."""
 
@@ -59,6 +61,7 @@ class ExactSearch:
         `first_pass`: whether a large table, whose first row is 0, may have one.
         """
         self._vectors, self._unit, self._large = vectors, unit, first_pass and vectors.shape[0] >= _FEWEST_ROWS
+        self._pays, self._num_refused = self._large, 0
         self._num_asked, self._setting_up = 0, threading.Lock()
         self._first_pass: FirstPass | None = None
 
@@ -75,9 +78,14 @@ class ExactSearch:
             for part_Q in first_pass.sound(queries_QD).split(QUERIES):
                 asked_QD = queries_QD[part_Q]
                 score = partial(self._scores, asked_QD)
-                if pairs := first_pass.pairs(asked_QD, k, excluded_QX[part_Q], score, hidden_R):
+                pairs = first_pass.pairs(asked_QD, k, excluded_QX[part_Q], score, hidden_R)
+                self._num_refused = 0 if pairs else self._num_refused + 1
+                if pairs:
                     rows_QK[part_Q], scores_QK[part_Q] = self._best(asked_QD, k, *pairs)
                     left_Q[part_Q] = False
+                elif self._num_refused >= _REFUSALS:
+                    self._pays, self._first_pass = False, None
+                    break
         if left_Q.any():
             found = self._by_products(queries_QD[left_Q], k, excluded_QX[left_Q], allowed, few)
             if self._large:  # scored again as after a first pass, so that a score does not say which way it was found
@@ -90,7 +98,7 @@ class ExactSearch:
     def _set_up(self, num_queries: int) -> FirstPass | None:
         """The first pass, once enough queries have been asked; None before, and while another thread sets it up."""
         self._num_asked += num_queries
-        if self._first_pass or not self._large or self._num_asked < _AFTER_QUERIES or not is_fast():
+        if self._first_pass or not self._pays or self._num_asked < _AFTER_QUERIES or not is_fast():
             return self._first_pass
         if self._setting_up.acquire(blocking=False):
             try:

@@ -38,8 +38,8 @@ _FLOAT = 2.0**-20
 """More than the rounding of a sum of floats, for each of its terms' absolute values."""
 _SMALLEST = 2.0**-60
 """Of the norms of queries; below it, and above its inverse, squares would leave the range of floats."""
-_PAIRS_A_BEST, _PAIRS = 32, 4096
-"""Pairs of a query and a row to score again, for each of the best and for each query; more are not worth it."""
+_PAIRS_A_BEST, _PAIRS_A_ROW = 8, 1 / 256
+"""Rows to score again for a query, for each of the best and for each row; more take longer than float32 for all."""
 
 _MERGED_AFTER = {4**number for number in range(12)}
 """Blocks after which pairs that others surpass are left out."""
@@ -115,7 +115,8 @@ class FirstPass:
 
         packed = torch.ops.onednn.qlinear_prepack(code_QD.to(torch.int8), None)
         zeros_Q = torch.zeros(len(scale_Q), dtype=torch.int64)
-        found, rows = _Found(k, bound_Q, exact), _block_rows(len(queries_QD))
+        rows, most = _block_rows(len(queries_QD)), _PAIRS_A_BEST * k + round(_PAIRS_A_ROW * len(self._codes_RD))
+        found = _Found(k, bound_Q, exact, most)
         starts = range(0, len(self._codes_RD), rows)
         for first, (row_P, query_P) in zip(starts, _by_block(excluded_QX, starts), strict=True):
             scores_BQ = torch.ops.onednn.qlinear_pointwise(
@@ -153,13 +154,14 @@ def _by_block(excluded_QX: Tensor, starts: range) -> Iterator[tuple[Tensor, Tens
 class _Found:
     """The pairs so far: all whose score may reach the K-th best."""
 
-    def __init__(self, k: int, bound_Q: Tensor, exact: Score):
+    def __init__(self, k: int, bound_Q: Tensor, exact: Score, most: int):
+        """`most`: pairs of a query, in the mean of all."""
         self._k, self._bound_Q, self._exact = k, bound_Q, exact
         self._least_Q = torch.full_like(bound_Q, torch.finfo(torch.bfloat16).min, dtype=torch.bfloat16)
         """What a row of the best scores at least in the first pass; above minus infinity, for rows left out."""
         self._pairs: list[tuple[Tensor, Tensor, Tensor]] = []
         self._num_pairs = self._num_blocks = 0
-        self._most = len(bound_Q) * (_PAIRS_A_BEST * k + _PAIRS)
+        self._most = len(bound_Q) * most
 
     def add(self, scores_BQ: Tensor, first: int) -> bool:
         """Adds a block of bfloat16 scores; False where there are too many pairs."""

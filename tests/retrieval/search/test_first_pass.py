@@ -25,6 +25,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact, "_FEWEST_ROWS", 1)
     monkeypatch.setattr(exact, "_AFTER_QUERIES", 1)
     monkeypatch.setattr(first_pass, "_BLOCK_ROWS", 64)
+    monkeypatch.setattr(first_pass, "_PAIRS_A_ROW", 1.0)
 
 
 def best(table: Tensor, queries: Tensor, k: int, excluded: Tensor) -> tuple[list[list[int]], Tensor]:
@@ -100,7 +101,7 @@ def test_codes_cannot_tell_the_best_apart(monkeypatch: pytest.MonkeyPatch):
     table[700] = -50
     for few in (False, True):
         if few:
-            monkeypatch.setattr(first_pass, "_PAIRS", 10)
+            monkeypatch.setattr(first_pass, "_PAIRS_A_ROW", 1 / 256)
         calls, none = taken(monkeypatch), torch.full((3, 1), -1)
         found, scores = ExactSearch(Vectors([Piece(0, table.numpy())])).search(queries, 5, none)
         expected, expected_scores = best(table, queries, 5, none)
@@ -115,6 +116,17 @@ def test_queries_that_it_cannot_take_are_answered_beside_the_others(monkeypatch:
     rows, scores = ExactSearch(Vectors([Piece(0, table.numpy())])).search(queries, 3, none)
     assert calls == [True] and scores[1].isnan().all() and scores[2].isinf().all()
     assert rows[[0, 3, 4]].tolist() == best(table, queries[[0, 3, 4]], 3, none)[0]
+
+
+def test_it_is_given_up_where_it_never_helps(monkeypatch: pytest.MonkeyPatch):
+    table = torch.randn(700, 16, generator=torch.Generator().manual_seed(8))
+    table[3] *= 1e4  # all others have the same codes
+    monkeypatch.setattr(first_pass, "_PAIRS_A_ROW", 1 / 256)
+    search, calls, queries = ExactSearch(Vectors([Piece(0, table.numpy())])), taken(monkeypatch), table[10:12]
+    for _ in range(5):
+        found, _ = search.search(queries, 5, torch.full((2, 1), -1))
+        assert found.tolist() == best(table, queries, 5, torch.full((2, 1), -1))[0]
+    assert calls == [False] * 3
 
 
 @pytest.mark.parametrize("unit", [False, True])
