@@ -42,7 +42,7 @@ def test_recommend(ask: Asked, oracle: Oracle, exclude: str):
 def test_recommend_by_default(ask: Asked, oracle: Oracle):
     response = ask("POST", "/recommend", json={"session": [{"track": "t_001"}, {"track": "t_002"}]})
     assert_same(ranked(response), oracle.recommend([("t_001", False), ("t_002", False)], 10))
-    main = {"name": "main", "recipe": "best", "vocabulary_hash": "0" * 64, "loaded": 1}
+    main = {"name": "main", "recipe": "best", "vocabulary_hash": "0" * 64, "loaded": 1, "delta": 0}
     assert response.json()["export"] == main
 
 
