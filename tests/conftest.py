@@ -96,8 +96,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """What a test draws from torch is the same whichever tests run before it."""
+    """What a test draws from torch, and how exact its products are, is the same whichever tests run before it."""
     torch.manual_seed(0)
+    torch.set_float32_matmul_precision("highest")
 
 
 @pytest.fixture(autouse=True)
