@@ -53,7 +53,7 @@ def measure(config: EvaluateConfig) -> Report:
     agreement = _agreement(cases)
     times = alternate(cases, config.rounds, config.warmup)
     barrier()
-    rates = _alone(lambda: measure_rates(_floor_work(config), "fp32", device()))()
+    rates = _alone(lambda: measure_rates(_floor_work(config), "fp32", device(), "highest"))()
     return _report(config, times, broadcast_object(rates), broadcast_object(agreement))
 
 

@@ -83,13 +83,13 @@ def floor_seconds(work: Work, rates: Rates) -> float:
     )
 
 
-def measure_rates(work: Work, precision: str, device: torch.device) -> Rates:
+def measure_rates(work: Work, precision: str, device: torch.device, matmul: str = "medium") -> Rates:
     """This machine's rates by the threads that torch has now; products of square matrices and on the shapes of `work`.
 
-    float32 products run at "medium", as training's do. Takes some seconds.
+    float32 products run at `matmul`; "medium" is training's. Takes some seconds.
     """
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
+    torch.set_float32_matmul_precision(matmul)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     positions, targets, negatives, dim = round(work.positions), round(work.targets), round(work.negatives), work.dim
     shapes = [

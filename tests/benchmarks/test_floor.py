@@ -51,14 +51,18 @@ def test_rates_leave_the_precision_as_it_was(precision: str, monkeypatch: pytest
 
 def test_the_best_product_counts(monkeypatch: pytest.MonkeyPatch):
     """The rate is that of the best shape, so a step of other shapes cannot pass the floor."""
-    seen = []
+    seen, precisions = [], set()
 
     def rate(shape, dtype, device):
         seen.append(shape)
+        precisions.add(torch.get_float32_matmul_precision())
         return float(len(seen))
 
     monkeypatch.setattr("skipwise.benchmarks.harness.floor._SECONDS_EACH", 0.0)
     monkeypatch.setattr("skipwise.benchmarks.harness.floor._product_rate", rate)
     monkeypatch.setattr("skipwise.benchmarks.harness.floor._copy_rate", lambda numbers, device: float(numbers))
     assert measure_rates(WORK, "fp32", torch.device("cpu")) == Rates(5.0, floor._COPIED_NUMBERS, floor._CACHED_NUMBERS)
+    assert precisions == {"medium"}
     assert seen == [(2048, 2048, 2048), (10, 4, 12), (5, 4, 7), (5, 7, 4), (7, 5, 4)]
+    measure_rates(WORK, "fp32", torch.device("cpu"), "highest")
+    assert precisions == {"medium", "highest"}
