@@ -86,6 +86,11 @@ class _Files:
                 SELECT avg({sql}::DOUBLE), stddev_pop({sql}::DOUBLE) FROM of_rows JOIN heard USING (row) WHERE {finite}
             """).fetchall()
             mean, deviation = float(found or 0.0), float(spread or 0.0) or 1.0
+            if not np.isfinite([mean, deviation]).all():
+                raise UserError(
+                    f"{self.source}: numbers of '{self.column.name}' are too large for their mean and deviation: "
+                    "correct them, or leave the column out of --features"
+                )
         else:
             ((least, width),) = self.engine.execute(f"SELECT min(len({sql})), max(len({sql})) FROM of_rows").fetchall()
             width = int(width or 1)
@@ -154,11 +159,11 @@ def _numbers(block: pa.RecordBatch, width: int) -> tuple[np.ndarray, np.ndarray]
     """float64 [B, width] with 0 for what is no finite number, and bool [B]: of which tracks any is known."""
     column = block["value"]
     if not pa.types.is_list(column.type) and not pa.types.is_fixed_size_list(column.type):
-        values_BW = column.cast(pa.float64()).to_numpy(zero_copy_only=False)[:, None]
+        values_BW = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)[:, None]
     else:
         values_BW = np.full((len(column), width), np.nan)
         there = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
-        flat = column.drop_null().flatten().cast(pa.float64()).to_numpy(zero_copy_only=False)
+        flat = column.drop_null().flatten().cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
         values_BW[there] = flat.reshape(len(there), width)
     finite_BW = np.isfinite(values_BW)
     return np.where(finite_BW, values_BW, 0.0), finite_BW.any(axis=1)

@@ -162,12 +162,21 @@ def test_sessions_are_those_without_features(tmp_path: Path):
             {},
             "vectors of 'v' have 1 to 2 numbers, expected as many each",
         ),
+        ([{"track_id": "a", "x": 1e308}, {"track_id": "b", "x": -1e308}], {}, "numbers of 'x' are too large for their"),
     ],
 )
 def test_tables_that_are_refused(rows: list[dict], options: dict, message: str, tmp_path: Path):
     with pytest.raises(UserError, match=message):
         from_rows(tmp_path, rows, **options)
     assert not (tmp_path / "data").exists()
+
+
+def test_whole_numbers_of_more_than_53_bits_are_rounded(tmp_path: Path):
+    large = 2**60 + 1
+    rows = [{"track_id": "a", "x": large, "v": [large]}, {"track_id": "b", "x": -large, "v": [0]}]
+    data = from_rows(tmp_path, rows)
+    assert sorted({*np.load(data / "features" / "0-numbers.npy").ravel().tolist()}) == [-1.0, 0.0, 1.0]
+    assert np.load(data / "features" / "1-numbers.npy").max() == 2.0**60
 
 
 @pytest.mark.parametrize(
