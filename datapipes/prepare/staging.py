@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -77,7 +78,8 @@ def connect(config: PrepareConfig, scratch: Path) -> duckdb.DuckDBPyConnection:
     )
     if config.threads:
         engine.execute(f"SET threads = {config.threads}")
-    engine.execute("SET enable_progress_bar = false")
+    with suppress(duckdb.Error):  # in a notebook without ipywidgets, which has no bar to leave out
+        engine.execute("SET enable_progress_bar = false")
     engine.execute("SET TimeZone = 'UTC'")
     engine.execute(MACROS).fetchall()
     return engine

@@ -99,7 +99,7 @@ def test_both_pairs_for_gpu_belong_together(package):
 
 
 def test_no_entry_point_hides_torchx_builtins(package):
-    assert list(package["entry_points"]) == ["console_scripts"]
+    assert list(package["entry_points"]) == ["console_scripts", "torchx.tracker"]
 
 
 def test_tests_are_not_installed(package):

@@ -21,6 +21,7 @@ def test_it_is_made_once(here: Path, monkeypatch):
     for path in ("data/another", "a", "z"):
         sample.ensure_sample(path)
     monkeypatch.setattr(sample, "rank", lambda: 1)
+    monkeypatch.setattr(sample, "leads_machine", lambda: False)
     sample.ensure_sample(sample.SAMPLE)
     assert not any(here.iterdir())
     monkeypatch.setattr(sample, "rank", lambda: 0)

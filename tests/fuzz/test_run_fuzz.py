@@ -143,6 +143,8 @@ def test_run_records(run: Path, record: tuple[bytes, Any]):
             "trained_before": [],
             "contexts": {},
             "context_hash": None,
+            "features_hash": None,
+            "values": 0,
         } | content
         if content.keys().isdisjoint({"rows", "rows_hash"}):  # as runs from before init_from
             expected |= {"rows": content["counts"]["tracks"], "rows_hash": content["vocabulary_hash"]}
