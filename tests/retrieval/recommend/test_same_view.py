@@ -45,10 +45,8 @@ def recommended(history: SessionHistory, view: View) -> list[list[int]]:
         )
         return torch.zeros(len(lengths_B), 1)
 
-    vectors = SimpleNamespace(
-        take=lambda rows_N: rows_N[:, None].astype(np.float32), embeddings=np.zeros((0, 1), np.float32)
-    )
-    Recommender(SimpleNamespace(view=view, vectors=vectors, encoder=encoder), None).outputs(history)
+    rows = SimpleNamespace(take=lambda rows_N: rows_N[:, None].astype(np.float32), shape=(1, 1))
+    Recommender(SimpleNamespace(view=view, vectors=rows, embeddings=rows, encoder=encoder), None).outputs(history)
     return asked
 
 
