@@ -32,9 +32,9 @@ def write_part(folder: Path, first: int, count: int = 40, seed: int = 1) -> Path
 
 
 def base_run(folder: Path) -> RunConfig:
-    """Trains `folder/run` and returns a config that goes on from it."""
+    """Trains `folder/run`, with a refit as the default recipe has it, and returns a config that goes on from it."""
     data = write_dataset(folder / "data", random_sessions(80, TRACKS), TRACKS)
-    config = config_of(data, folder / "run", "best", epochs=2)
+    config = config_of(data, folder / "run", "best", epochs=2, refit=True)
     with process_group():
         train(config, "best", test=False)
     return replace(config, run_dir="", init_from=str(folder / "run"))

@@ -175,7 +175,7 @@ def _check_source(source: RunDirectory, config: RunConfig, store: SessionStore) 
         if before != now:
             raise UserError(
                 f"{source.path} was trained with --{field} {before}, not {now}: start from it with the same, or "
-                "leave --init-from out"
+                + ("follow from another run" if config.follow else "leave --init-from out")
             )
     for trained in source.trained:
         if not trained.is_same(store.manifest):
@@ -183,7 +183,7 @@ def _check_source(source: RunDirectory, config: RunConfig, store: SessionStore) 
                 f"{source.path} was trained on other data than {store.path}, or another split of them: where these "
                 "hold the same sessions, validation and test are of tracks that it has seen"
             )
-        elif "validation" not in trained.held_out:
+        elif "validation" not in trained.held_out and not config.follow:  # which is validated on the parts alone
             raise UserError(
                 f"{source.path} was refit on the validation targets of {store.path}, which could then choose no epoch: "
                 "start from a run with --train.no-refit, or on other data"
