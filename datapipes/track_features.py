@@ -16,6 +16,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from skipwise.common.errors import UserError, brief
+from skipwise.common.files import FileRecord
 from skipwise.common.schema import Count, PositiveCount, Sha256, StrictModel, matching
 from skipwise.common.tables import read_table
 
@@ -152,15 +153,9 @@ class TrackFeatures:
         return Content(numbers_UF, counts_UC, codes)
 
 
-def file_digest(file: Path) -> str:
-    """SHA-256, in hex."""
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _check(file: Path, digest: str) -> None:
     try:
-        if file_digest(file) == digest:
+        if FileRecord.of(file.parent, file.name).sha256 == digest:
             return
     except OSError as error:
         raise UserError(f"{file} cannot be read ({brief(error)}): {_AGAIN}") from error

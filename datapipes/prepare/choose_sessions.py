@@ -17,14 +17,14 @@ from skipwise.datapipes.prepare.plausible import as_time
 from skipwise.datapipes.prepare.sessionize import ENDED, SPLIT
 from skipwise.datapipes.prepare.track_digests import DIGESTS
 
-LEFT_OUT = 255
+NO_SPLIT = 255
 DUPLICATE = "with the tracks of another session"
 
 
 def choose_sessions(
     engine: duckdb.DuckDBPyConnection, buckets: list[Path], config: PrepareConfig, dropped: Counter[str]
 ) -> np.ndarray:
-    """Returns uint8 [num_sessions]: the place in `splits_of` of the split that has each staged session, `LEFT_OUT` for
+    """Returns uint8 [num_sessions]: the place in `splits_of` of the split that has each staged session, `NO_SPLIT` for
     none; the sessions of the `buckets` are numbered one bucket after the other.
 
     Leaves duplicates out where that is asked for, draws the sample, and counts in `dropped` what is left out. Prints
@@ -55,7 +55,7 @@ def choose_sessions(
         )
         note(duplicates_warning(duplicates.total(), count_by_split(engine).total(), crossing))
     refuse_empty_splits(engine, splits, config, buckets)
-    split_S = np.full(sum(sizes), LEFT_OUT, dtype=np.uint8)
+    split_S = np.full(sum(sizes), NO_SPLIT, dtype=np.uint8)
     found = engine.sql(f"SELECT number, list_position({splits}, split) - 1 AS place FROM chosen")
     for batch in found.to_arrow_reader(1 << 20):
         split_S[batch["number"].to_numpy()] = batch["place"].to_numpy()

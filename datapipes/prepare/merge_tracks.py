@@ -11,7 +11,7 @@ import pyarrow as pa
 from skipwise.common.tables import count_rows, open_table, table_writer
 from skipwise.datapipes.exact_files import parquet
 from skipwise.datapipes.manifest import VOCABULARY
-from skipwise.datapipes.prepare.choose_sessions import LEFT_OUT
+from skipwise.datapipes.prepare.choose_sessions import NO_SPLIT
 from skipwise.datapipes.prepare.feature_table import TABLE
 from skipwise.datapipes.prepare.given_vocabulary import Known
 from skipwise.datapipes.prepare.staging import TRACK_HASH
@@ -51,7 +51,7 @@ def merge_tracks(
 
 
 def count_plays(engine: duckdb.DuckDBPyConnection, staged: dict[Path, np.ndarray], split_S: np.ndarray) -> np.ndarray:
-    """int64 [num_codes]: how often each track is in the sessions that are not `LEFT_OUT`.
+    """int64 [num_codes]: how often each track is in the sessions that are not `NO_SPLIT`.
 
     `staged`: from the sessions of each bucket to the codes of its tracks in the table `tracks`.
     """
@@ -62,7 +62,7 @@ def count_plays(engine: duckdb.DuckDBPyConnection, staged: dict[Path, np.ndarray
         here = np.zeros(len(code), dtype=np.int64)
         with open_table(file) as table:
             for batch in table.batches(BLOCK_ROWS >> 4, ["tracks"]):
-                chosen = split_S[done : done + len(batch)] != LEFT_OUT
+                chosen = split_S[done : done + len(batch)] != NO_SPLIT
                 done += len(batch)
                 tracks = batch["tracks"] if chosen.all() else batch["tracks"].filter(pa.array(chosen))
                 np.add.at(here, tracks.flatten().to_numpy(), 1)

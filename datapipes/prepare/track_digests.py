@@ -4,9 +4,11 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from skipwise.datapipes.negatives import mix
+
 DIGESTS = ("digest_low", "digest_high")
 """Columns of the staged sessions, uint64."""
-_GOLDEN, _FIRST, _SECOND = (np.uint64(value) for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def track_hashes(engine: duckdb.DuckDBPyConnection) -> np.ndarray:
@@ -19,8 +21,7 @@ def track_hashes(engine: duckdb.DuckDBPyConnection) -> np.ndarray:
 def track_digests(tracks: pa.ListArray, hashes: np.ndarray) -> list[pa.Array]:
     """Returns `DIGESTS`: the sums, over a session's plays, of mixtures of the halves of the track's hash and the place.
 
-    `tracks`: codes, a list a session, none of them empty. SplitMix64's finalizer mixes, so that other lists have other
-    sums but for a chance of 2^-128.
+    `tracks`: codes, a list a session, none of them empty. Other lists have other sums but for a chance of 2^-128.
     """
     lengths = tracks.value_lengths().to_numpy()
     starts = np.cumsum(lengths) - lengths
@@ -28,11 +29,6 @@ def track_digests(tracks: pa.ListArray, hashes: np.ndarray) -> list[pa.Array]:
     codes = tracks.flatten().to_numpy()
     digests = []
     for of in hashes:
-        values = of[codes] + places
-        values ^= values >> np.uint64(30)
-        values *= _FIRST
-        values ^= values >> np.uint64(27)
-        values *= _SECOND
-        values ^= values >> np.uint64(31)
+        values = mix(of[codes] + places)
         digests.append(pa.array(np.add.reduceat(values, starts) if len(starts) else values))
     return digests

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from skipwise.common.console import note, stage
 from skipwise.common.errors import UserError
+from skipwise.common.files import FileRecord
 from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.counts import train_counts
 from skipwise.datapipes.exact_files import parquet, quoted, write
@@ -23,7 +24,7 @@ from skipwise.datapipes.manifest import VOCABULARY, Manifest
 from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.feature_table import TABLE, Column, column_of
 from skipwise.datapipes.sessions import SessionStore
-from skipwise.datapipes.track_features import FEATURES, FeatureEntry, file_digest
+from skipwise.datapipes.track_features import FEATURES, FeatureEntry
 
 LARGEST = 10.0
 """Deviations from the mean, at which numbers are cut."""
@@ -122,7 +123,7 @@ class _Files:
         ((width, known, unknown),) = self.engine.execute("""
             SELECT (SELECT count(*) FROM known_values), count(DISTINCT row) FILTER (code IS NOT NULL),
                 count_if(code IS NULL) FROM mentions LEFT JOIN known_values USING (value)""").fetchall()
-        counts_N, total = np.zeros(self.num_tracks, dtype=np.int64), 0
+        counts_N = np.zeros(self.num_tracks, dtype=np.int64)
         ((total,),) = self.engine.execute("SELECT count(*) FROM mentions JOIN known_values USING (value)").fetchall()
         with open(self.folder / f"{self.place}-codes.npy", "wb") as stream:
             shape = {"descr": "<i4", "fortran_order": False, "shape": (total,)}
@@ -145,7 +146,7 @@ class _Files:
 
     def _entry(self, width: int, tracks: int, **more: Any) -> FeatureEntry:
         names = ("codes.npy", "offsets.npy", "values.parquet") if self.column.kind == "values" else ("numbers.npy",)
-        files = {f"{self.place}-{name}": file_digest(self.folder / f"{self.place}-{name}") for name in names}
+        files = {f"{self.place}-{name}": FileRecord.of(self.folder, f"{self.place}-{name}").sha256 for name in names}
         return FeatureEntry(
             name=self.column.name, kind=self.column.kind, width=width, tracks=tracks, files=files, **more
         )

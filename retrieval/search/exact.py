@@ -69,7 +69,7 @@ class ExactSearch:
         self, queries_QD: Tensor, k: int, excluded_QX: Tensor, allowed: Allowed | None = None
     ) -> tuple[Tensor, Tensor]:
         """See `Search`. Equal rows have equal scores, whichever rows are allowed."""
-        rows_QK, scores_QK = _none_found(queries_QD, k)
+        rows_QK, scores_QK = none_found(queries_QD, k)
         left_Q = torch.ones(len(queries_QD), dtype=torch.bool)
         share = _TAKEN_SHARE_FOR_FEW if self._large and len(queries_QD) <= _FEW_QUERIES and is_fast() else _TAKEN_SHARE
         few = allowed is not None and allowed.count <= share * allowed.num_rows
@@ -127,7 +127,7 @@ class ExactSearch:
         self, queries_QD: Tensor, k: int, excluded_QX: Tensor, allowed: Allowed | None, few: bool
     ) -> tuple[Tensor, Tensor]:
         """By float32 products of all rows, or of the `few` that are allowed."""
-        rows_QK, scores_QK = _none_found(queries_QD, k)
+        rows_QK, scores_QK = none_found(queries_QD, k)
         if allowed is not None and few:
             found = (self._among(rows_N, queries_QD, k, excluded_QX) for rows_N in _pieces(allowed.rows()))
         else:
@@ -166,7 +166,8 @@ class ExactSearch:
         return normalize(rows_BD, dim=1) if self._unit else rows_BD
 
 
-def _none_found(queries_QD: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def none_found(queries_QD: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The rows and scores [Q, K] of a search that finds nothing."""
     return torch.full((len(queries_QD), k), -1), torch.full((len(queries_QD), k), float("-inf"))
 
 

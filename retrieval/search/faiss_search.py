@@ -15,7 +15,7 @@ from skipwise.common.versions import import_faiss
 from skipwise.models.topk import best_of
 from skipwise.retrieval.search.allowed import Allowed
 from skipwise.retrieval.search.config import FEW_ROWS
-from skipwise.retrieval.search.exact import ExactSearch
+from skipwise.retrieval.search.exact import ExactSearch, none_found
 from skipwise.retrieval.search.faiss_build import query_points
 from skipwise.retrieval.vectors import Vectors
 
@@ -61,7 +61,7 @@ class IndexSearch:
             return self._in_parts(queries_QD, k, excluded_QX)
         if allowed.count <= max(FEW_ROWS, _FEW_SHARE * allowed.num_rows):
             return self._exact.search(queries_QD, k, excluded_QX, allowed)
-        rows_QK, scores_QK = torch.full((len(queries_QD), k), -1), torch.full((len(queries_QD), k), float("-inf"))
+        rows_QK, scores_QK = none_found(queries_QD, k)
         few_Q = (excluded_QX >= 0).sum(dim=1) <= _WIDENED_BY
         if few_Q.any():
             rows_QK[few_Q], scores_QK[few_Q] = self._in_parts(queries_QD[few_Q], k, excluded_QX[few_Q], allowed)
@@ -83,8 +83,7 @@ class IndexSearch:
     def _search(
         self, queries_QD: Tensor, k: int, excluded_QX: Tensor, allowed: Allowed | None
     ) -> tuple[Tensor, Tensor]:
-        rows_QK = torch.full((len(queries_QD), k), -1)
-        scores_QK = torch.full((len(queries_QD), k), float("-inf"))
+        rows_QK, scores_QK = none_found(queries_QD, k)
         left_out = int((excluded_QX >= 0).sum(dim=1).max()) if excluded_QX.numel() else 0
         shortlist = self._settings.get("shortlist", 0)
         width = max(k + left_out, shortlist) if allowed is None else max(k, shortlist) + left_out

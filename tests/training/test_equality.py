@@ -47,12 +47,7 @@ def train_steps(config: RunConfig) -> dict:
     store = reading_inputs(config, SessionStore(config.data.path))
     model = build_model(config, store.num_tracks, contexts=store.contexts)
     trainer = Trainer(config, model, STEPS)
-    loader, losses, epoch = train_loader(config, store), [], 0
-    while len(losses) < STEPS:
-        epoch += 1
-        losses += [numbers(step) for step in trainer.steps(loader.epoch(epoch))]
-        trainer.detach()
-    assert len(losses) == STEPS, "the test's epochs must add up to its steps"
+    losses = losses_of(trainer, config, store)
     encoder = {name: value.detach().clone() for name, value in model.module.learner.named_parameters()}
     names = (TABLE, SIGNAL_TABLE) if config.data.inputs else (TABLE,)
     return {
@@ -60,6 +55,17 @@ def train_steps(config: RunConfig) -> dict:
         "tables": {name: own_rows(table_weight(model, name), rank(), world_size())[1].clone() for name in names},
         "encoder": encoder,
     }
+
+
+def losses_of(trainer: Trainer, config: RunConfig, store: SessionStore) -> list[tuple[float, ...]]:
+    """Trains for `STEPS` steps."""
+    loader, losses, epoch = train_loader(config, store), [], 0
+    while len(losses) < STEPS:
+        epoch += 1
+        losses += [numbers(step) for step in trainer.steps(loader.epoch(epoch))]
+        trainer.detach()
+    assert len(losses) == STEPS, "the test's epochs must add up to its steps"
+    return losses
 
 
 def numbers(losses: StepLosses) -> tuple[float, ...]:

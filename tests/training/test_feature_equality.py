@@ -24,7 +24,7 @@ from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
 from tests.support.features import KNOWN, add_features, random_rows
 from tests.support.tables import initial_rows
-from tests.training.test_equality import STEPS, numbers, small
+from tests.training.test_equality import STEPS, losses_of, numbers, small
 
 TRACKS, COLD = 203, 20
 """The last of the tracks are not played."""
@@ -35,11 +35,7 @@ def train_steps(config: RunConfig) -> dict:
     store = reading_inputs(config, SessionStore(config.data.path))
     model = build_model(config, store.num_tracks, features=store.features)
     trainer = Trainer(config, model, STEPS)
-    loader, losses, epoch = train_loader(config, store), [], 0
-    while len(losses) < STEPS:
-        epoch += 1
-        losses += [numbers(step) for step in trainer.steps(loader.epoch(epoch))]
-        trainer.detach()
+    losses = losses_of(trainer, config, store)
     model.eval()
     first, composed = track_rows(model, store.features, store.num_tracks)
     own = {name: own_rows(table_weight(model, name), rank(), world_size())[1].clone() for name in (TABLE, VALUE_TABLE)}
