@@ -192,9 +192,7 @@ class SessionStore:
     def _filtered(self, window: _Window, left_out_N: np.ndarray) -> _Window:
         left_P = np.repeat(window.offsets[1:], np.diff(window.offsets)) - np.arange(len(window.tracks))
         read_P = ~left_out_N[window.tracks] | (left_P <= self._always_read)
-        offsets = np.append(0, read_P.cumsum())[window.offsets]
-        contexts = None if window.contexts is None else window.contexts[read_P]
-        return _Window(offsets, window.tracks[read_P], window.skips[read_P], window.numbers, contexts)
+        return _chosen(window, window.tracks, read_P)
 
     def _checked(self, index: int) -> session_files.Rows:
         file, group = self._groups[index]
@@ -222,11 +220,15 @@ class SessionStore:
 
 
 def _mapped(window: _Window, row_of: np.ndarray) -> _Window:
-    rows = row_of[window.tracks]
-    known = rows >= 0
-    offsets = np.concatenate([[0], known.cumsum()])[window.offsets]
-    contexts = None if window.contexts is None else window.contexts[known]
-    return _Window(offsets, rows[known], window.skips[known], window.numbers, contexts)
+    rows_P = row_of[window.tracks]
+    return _chosen(window, rows_P, rows_P >= 0)
+
+
+def _chosen(window: _Window, tracks_P: np.ndarray, chosen_P: np.ndarray) -> _Window:
+    """The chosen plays alone, of these tracks."""
+    offsets = np.append(0, chosen_P.cumsum())[window.offsets]
+    contexts = None if window.contexts is None else window.contexts[chosen_P]
+    return _Window(offsets, tracks_P[chosen_P], window.skips[chosen_P], window.numbers, contexts)
 
 
 class SessionOrder:
