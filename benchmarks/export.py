@@ -22,7 +22,7 @@ from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.models.rows import own_rows
 from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.export.exporter import write_export
-from skipwise.retrieval.export.parts import LiveRows, check_part, write_part
+from skipwise.retrieval.export.parts import TableRows, check_part, write_part
 from skipwise.retrieval.formats import PartFormat
 from skipwise.training.build import build_model, table_weight
 from skipwise.training.checkpoint.checkpoints import load_best
@@ -50,7 +50,7 @@ def _cases(run: RunDirectory, folder: Path, kind: PartFormat) -> dict[str, Calla
     store = run.open_store()
     model = build_model(run.config, store.num_tracks)
     load_best(model, run.path)
-    rows = LiveRows(Vocabulary.of(store), *own_rows(table_weight(model), rank(), world_size()))
+    rows = TableRows(Vocabulary.of(store), *own_rows(table_weight(model), rank(), world_size()))
     part, plain = folder / f"{rank()}.{kind.format}", folder / f"plain-{rank()}.npy"
 
     def check() -> None:

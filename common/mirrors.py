@@ -39,11 +39,12 @@ _ROUNDS = 5  # that a directory which changes is fetched
 Wanted = Callable[[str], bool]
 
 
-def local(path: str | Path, wanted: Wanted = lambda name: True) -> Path:
+def local(path: str | Path, wanted: Wanted = lambda name: True, may_be_new: bool = False) -> Path:
     """Returns where the files are that a URL names, once they are in the cache as they are in the store now.
 
-    `wanted`: which of a folder's files, by their paths in it. Any other path is returned as it is. Processes that want
-    the same wait for the first. Raises `UserError` for what is not there, not whole, or cannot be reached.
+    `wanted`: which of a folder's files, by their paths in it; `may_be_new`: there may be none yet. Any other path is
+    returned as it is. Processes that want the same wait for the first. Raises `UserError` for what is not there, not
+    whole, or cannot be reached.
     """
     place = Place.of(path)
     if place is None:
@@ -51,7 +52,7 @@ def local(path: str | Path, wanted: Wanted = lambda name: True) -> Path:
     target = copy_of(place)
     try:
         with alone(place):
-            bring(place, target, wanted)
+            bring(place, target, wanted, may_be_new)
     except OSError as error:
         raise UserError(
             f"{cache_folder()}, where {place} is copied to, cannot be written ({reason(error)}): name another folder "

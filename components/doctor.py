@@ -62,10 +62,15 @@ class DoctorConfig:
         for field in fields(self) if self.gpu_memory is None else ():
             if field.name in _OF_PLAN and getattr(self, field.name) != field.default:
                 raise ValueError(f"--{field.name.replace('_', '-')} is of a plan for other machines: add --gpu-memory")
-        if self.gpu_memory is not None and self.batch_size and self.batch_size % (self.ranks or 1):
-            raise ValueError(f"--batch-size {self.batch_size} must be a multiple of --ranks {self.ranks}")
+        if self.gpu_memory is not None and self.batch_size and self.batch_size % self.planned_ranks:
+            raise ValueError(f"--batch-size {self.batch_size} must be a multiple of --ranks {self.planned_ranks}")
         if self.dimension % best().encoder.heads:
             raise ValueError(f"--dimension {self.dimension} must be a multiple of {best().encoder.heads}")
+
+    @property
+    def planned_ranks(self) -> int:
+        """Ranks of a plan, which this machine's devices do not bound."""
+        return self.ranks or _CPU_RANKS
 
     @property
     def run(self) -> RunConfig:
@@ -74,7 +79,7 @@ class DoctorConfig:
         table = replace(recipe.table, dim=self.dimension, precision=self.precision, exchange=self.exchange)
         if self.gpu_memory is None:
             return replace(recipe, table=table)
-        ranks = self.ranks or _CPU_RANKS
+        ranks = self.planned_ranks
         batch_size = self.batch_size or recipe.data.batch_size * ranks
         return replace(recipe, table=table, data=replace(recipe.data, batch_size=batch_size, lanes=ranks))
 
@@ -88,14 +93,14 @@ def doctor(config: DoctorConfig) -> None:
     versions = {"python": platform.python_version(), **installed()}
     problems = version_problems(versions) + load_problems(versions)
     machine = read_machine()
-    world_size = config.ranks or len(machine.cards) or _CPU_RANKS
     if config.gpu_memory is None:
+        world_size = config.ranks or len(machine.cards) or _CPU_RANKS
         plan = _plan(config, world_size)
         problems += machine_problems(machine, config.run, config.tracks, world_size, versions)
     else:
         data = config.run.data
         rates = config.inside, config.between, config.step_ms
-        ranks = Ranks(config.ranks or _CPU_RANKS, config.node_ranks, config.gpu_memory, *rates)
+        ranks = Ranks(config.planned_ranks, config.node_ranks, config.gpu_memory, *rates)
         plan, unfit = plan_lines(config.run, config.tracks, ranks)
         plan.insert(0, f"plan for --data.batch-size {data.batch_size} --data.lanes {data.lanes}, not for this machine")
         problems += unfit

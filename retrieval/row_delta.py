@@ -110,11 +110,14 @@ class Deltas:
         self.folder = folder
         self._place = Place.of(folder)
 
-    def look(self) -> Path | None:
-        """The local folder, with what the store has now; None while there is nothing."""
-        if self._place is None:
-            return Path(self.folder) if Path(self.folder).is_dir() else None
-        return local(self.folder) if self._place.files() else None
+    def look(self, number: int) -> bool:
+        """Brings what a store has from the delta of this number on; returns whether there is a folder of deltas."""
+
+        def wanted(name: str) -> bool:
+            found = _number(name.partition("/")[0])
+            return found is not None and found >= number
+
+        return local(self.folder, wanted, may_be_new=True).is_dir()
 
     def hash(self, number: int) -> str | None:
         """The hash of a delta's manifest as it was when last looked; None where there is none."""
@@ -122,10 +125,10 @@ class Deltas:
         return None if text is None else hash_of(text)
 
     def first(self) -> int | None:
-        """The number of the oldest delta that is there."""
+        """The number of the oldest delta that is there, of those that were looked for."""
         folder = local_of(self.folder)
         names = [one.name for one in folder.iterdir()] if folder.is_dir() else []
-        return min((int(name) for name in names if len(name) == 8 and name.isdigit()), default=None)
+        return min(filter(None, map(_number, names)), default=None)
 
     def read(self, number: int) -> RowDelta | None:
         """The delta of this number, None where there is none; raises `UserError` for one that is damaged."""
@@ -163,6 +166,11 @@ class Deltas:
         if number < 1 or not file.exists():
             return None
         return read_text(file, "the manifest of a delta", _LARGEST)
+
+
+def _number(name: str) -> int | None:
+    """Which delta's directory has this name; None for another name."""
+    return int(name) if len(name) == 8 and name.isdecimal() and name.isascii() else None
 
 
 def local_of(folder: str) -> Path:

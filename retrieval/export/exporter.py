@@ -42,7 +42,7 @@ from skipwise.retrieval.export.encoder_program import (
 from skipwise.retrieval.export.examples import example_sessions
 from skipwise.retrieval.export.exported_names import named_vocabulary, words_entry
 from skipwise.retrieval.export.parts import (
-    LiveRows,
+    TableRows,
     check_part,
     check_tracks,
     part_name,
@@ -100,7 +100,7 @@ def write_export(config: ExportConfig) -> None:
         signals = Signals.of(run_config.data.inputs, run.record.contexts)
         shape = EncoderShape(run_config.table.dim, run_config.loss.keep_width, signals.num_rows, len(signals.columns))
         signals_MD = signal_rows(model) if signals.columns else None
-        rows, num_new = LiveRows(vocabulary, *track_rows(model, store.features, num_rows)), 0
+        rows, num_new = TableRows(vocabulary, *track_rows(model, store.features, num_rows)), 0
         if since:
             chosen_R, num_new = on_all_ranks(lambda: changed_rows(since, rows.first, rows.rows_RD))
             rows = replace(rows, chosen_R=chosen_R)
@@ -237,7 +237,7 @@ def _check_space(scratch: Path, output: Path, num_rows: int, dim: int, kind: Par
         )
 
 
-def _write_rows(result: Path, rows: LiveRows, kind: PartFormat, first: int) -> tuple[PartEntry, PartEntry | None]:
+def _write_rows(result: Path, rows: TableRows, kind: PartFormat, first: int) -> tuple[PartEntry, PartEntry | None]:
     """This rank's part, written and compared, and the file of its ids if it has one.
 
     `first`: the export's row that it begins with.

@@ -52,7 +52,7 @@ class Block(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LiveRows:
+class TableRows:
     """The rows of the model's table that this rank exports, with their numbers and track ids."""
 
     vocabulary: Vocabulary
@@ -99,12 +99,12 @@ def tracks_name(rank: int) -> str:
     return f"tracks/part-{rank:05}.parquet"
 
 
-def write_part(file: Path, rows: LiveRows, kind: PartFormat) -> None:
+def write_part(file: Path, rows: TableRows, kind: PartFormat) -> None:
     """Writes the rows; raises `UserError` for one that is not finite, or that `kind` cannot hold."""
     {"parquet": _write_parquet, "npy": _write_npy, "faiss": _write_faiss}[kind.format](file, rows, kind.dtype)
 
 
-def check_part(file: Path, rows: LiveRows, kind: PartFormat) -> None:
+def check_part(file: Path, rows: TableRows, kind: PartFormat) -> None:
     """Raises `UserError` unless the part holds the live rows, or their conversion, bit for bit, and nothing else.
 
     It is read as serving reads it. A Parquet part's ids, numbers and names are compared too; and converted rows must be
@@ -113,12 +113,12 @@ def check_part(file: Path, rows: LiveRows, kind: PartFormat) -> None:
     _check(file, lambda: _holds(file, rows, kind) and (not kind.holds_tracks or _names(file, rows, kind.dtype)))
 
 
-def write_tracks(file: Path, rows: LiveRows) -> None:
+def write_tracks(file: Path, rows: TableRows) -> None:
     """Writes the ids, the numbers and the names of the rows alone."""
     _write_parquet(file, rows, None)
 
 
-def check_tracks(file: Path, rows: LiveRows) -> None:
+def check_tracks(file: Path, rows: TableRows) -> None:
     """Raises `UserError` unless the file holds the rows' ids, numbers and names."""
     _check(file, lambda: _names(file, rows, None))
 
@@ -132,7 +132,7 @@ def _check(file: Path, equals: Callable[[], bool]) -> None:
     raise UserError(f"{file.name} read back differs from the model's table: {_AGAIN}")
 
 
-def _holds(file: Path, rows: LiveRows, kind: PartFormat) -> bool:
+def _holds(file: Path, rows: TableRows, kind: PartFormat) -> bool:
     """Whether the part's rows are those, compared as bytes: -0.0 is not 0.0, and NaN equals itself."""
     pieces = READERS[kind.format](file)
     piece_RW, row, same = np.empty((0, 0)), 0, True
@@ -151,7 +151,7 @@ def _bits(values_BW: np.ndarray) -> np.ndarray:
     return values_BW.view(f"u{values_BW.itemsize}")
 
 
-def _names(file: Path, rows: LiveRows, dtype: DType | None) -> bool:
+def _names(file: Path, rows: TableRows, dtype: DType | None) -> bool:
     """Whether the file's ids, numbers and names are those of the rows, and its columns those that are written."""
     with open_table(file) as table:
         if not table.schema.equals(_schema(rows, dtype)) or table.metadata.num_rows != len(rows):
@@ -162,7 +162,7 @@ def _names(file: Path, rows: LiveRows, dtype: DType | None) -> bool:
         return all(found.equals(names) for found, names in zip(groups, expected, strict=True))
 
 
-def _write_parquet(file: Path, rows: LiveRows, dtype: DType | None) -> None:
+def _write_parquet(file: Path, rows: TableRows, dtype: DType | None) -> None:
     """Without a `dtype` the ids, numbers and names alone."""
     schema = _schema(rows, dtype)
     # Parquet has no numbers of 8 bits: indices into a dictionary take as many, plain numbers would take 32.
@@ -173,7 +173,7 @@ def _write_parquet(file: Path, rows: LiveRows, dtype: DType | None) -> None:
             writer.write_table(_table(block, schema, encoded_BW), row_group_size=len(block.tracks_B))
 
 
-def _schema(rows: LiveRows, dtype: DType | None) -> pa.Schema:
+def _schema(rows: TableRows, dtype: DType | None) -> pa.Schema:
     columns = {"track_id": pa.string(), "row": pa.int32(), **dict.fromkeys(rows.names, pa.string())}
     if dtype:
         number = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.uint8()}[dtype]
@@ -196,7 +196,7 @@ def _table(block: Block, schema: pa.Schema, encoded_BW: np.ndarray | None) -> pa
     return pa.table(arrays, schema=schema)
 
 
-def _write_npy(file: Path, rows: LiveRows, dtype: DType) -> None:
+def _write_npy(file: Path, rows: TableRows, dtype: DType) -> None:
     """C order, [R, D], or for int8 [R, D + 8]."""
     kind = {"float32": "<f4", "float16": "<f2", "int8": "|u1"}[dtype]
     shape = len(rows), row_bytes(rows.dim, dtype) // np.dtype(kind).itemsize
@@ -206,7 +206,7 @@ def _write_npy(file: Path, rows: LiveRows, dtype: DType) -> None:
             stream.write(block.encoded(dtype).data.cast("B"))
 
 
-def _write_faiss(file: Path, rows: LiveRows, dtype: DType) -> None:
+def _write_faiss(file: Path, rows: TableRows, dtype: DType) -> None:
     """`IndexFlatIP`, or for float16 `IndexScalarQuantizer` with QT_fp16."""
     faiss = import_faiss()
     if dtype == "float32":

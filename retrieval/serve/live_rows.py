@@ -86,7 +86,10 @@ class LiveRows:
         served = self._with(served, live.opened, live.applied.number)
         self.error = self._refused = None
         try:
-            self._deltas.look()
+            if not self._deltas.look(live.applied.number) or self._deltas.first() is None:
+                logger.warning(
+                    f"skipwise: --deltas {self._deltas.folder} has no delta yet: the rows are those of {served.opened.path}"
+                )
             now, oldest = self._deltas.hash(live.applied.number), self._deltas.first()
             if now not in (None, live.applied.hash):
                 self._refused = now
@@ -113,7 +116,7 @@ class LiveRows:
         """
         live = self._live
         assert live is not None
-        if self._deltas.look() is None:
+        if not self._deltas.look(live.applied.number):
             return
         now = self._deltas.hash(live.applied.number)
         if now not in (None, live.applied.hash):

@@ -25,7 +25,7 @@ from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.retrieval.export import exporter
 from skipwise.retrieval.export.config import ExportConfig
-from skipwise.retrieval.export.parts import LiveRows, check_part, write_part
+from skipwise.retrieval.export.parts import TableRows, check_part, write_part
 from skipwise.retrieval.export.row_encoding import encode
 from skipwise.retrieval.export_manifest import ExportManifest
 from skipwise.retrieval.formats import DType, Format, PartFormat
@@ -235,7 +235,7 @@ def test_a_part_that_reads_back_other_bytes(folder: Path, tmp_path: Path, kind: 
     """A refusal, or a part that still holds the table to the last bit."""
     vocabulary = Vocabulary.of(SessionStore(str(folder / "data")))
     rows_RD = torch.arange(TRACKS * DIM, dtype=torch.float32).view(TRACKS, DIM)
-    rows, file = LiveRows(vocabulary, 0, rows_RD), tmp_path / f"part.{kind.format}"
+    rows, file = TableRows(vocabulary, 0, rows_RD), tmp_path / f"part.{kind.format}"
     write_part(file, rows, kind)
     Flipped(file.name, share, bit).damage(file)
     try:

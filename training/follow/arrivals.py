@@ -12,14 +12,19 @@ PARTS = "parts.json"
 """In a run directory: the names of the parts taken, the oldest first, each with its data's hash."""
 
 
+def check_folder(folder: str) -> None:
+    """Raises `UserError` where no part can land."""
+    if Place.of(folder) is None and not Path(folder).is_dir():
+        raise UserError(f"--follow {folder} is no folder: make it, and let prepare write each part into it")
+
+
 class Arrivals:
     """The parts of a folder, local or in an object store. One rank asks, for all of them."""
 
     def __init__(self, folder: str, run_path: Path):
         """`folder`: in which each part is a dataset directory; `run_path`: of the run that follows."""
+        check_folder(folder)
         self._folder, self._place, self._file = folder, Place.of(folder), run_path / PARTS
-        if self._place is None and not Path(folder).is_dir():
-            raise UserError(f"--follow {folder} is no folder: make it, and let prepare write each part into it")
 
     def take(self, number: int) -> str | None:
         """The path of the part of this number, from 1: the one taken before, or the first new one by name.

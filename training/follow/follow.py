@@ -11,7 +11,8 @@ from skipwise.datapipes.signals import Signals
 from skipwise.training.build import check, reading_inputs, warn_without_skips
 from skipwise.training.config import RunConfig
 from skipwise.training.evaluation.measure_ranks import Metrics
-from skipwise.training.follow.followed_run import FollowedRun
+from skipwise.training.follow.arrivals import check_folder
+from skipwise.training.follow.followed_run import FollowedRun, steady
 from skipwise.training.follow.publishing import Publisher
 from skipwise.training.guards.hang_watch import HangWatch
 from skipwise.training.guards.memory_check import check_machines
@@ -29,6 +30,8 @@ def follow(config: RunConfig, recipe: str, publisher: Publisher | None = None) -
     """
     store = on_all_ranks(lambda: SessionStore(config.data.path))
     check(config, store)
+    steady(config)
+    on_rank_0(lambda: check_folder(config.follow))
     store = reading_inputs(config, store)
     warn_without_skips(config, store)
     longest, rows = store.manifest.session_lengths["max"], store.num_tracks + config.stream.spare_rows

@@ -5,7 +5,7 @@ import glob
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from skipwise.common.distributed import logger, on_rank_0, world_size
+from skipwise.common.distributed import logger, on_rank_0, rank, world_size
 from skipwise.common.errors import UserError
 from skipwise.common.files import read_json, replacing, write_json, write_text
 from skipwise.common.locks import LOCK, locked_for_all_ranks
@@ -58,11 +58,18 @@ def locked_run(config: RunConfig, recipe: str, store: SessionStore) -> Iterator[
     """`create_or_resume_run`; unless the run is finished, no other job uses its directory for the time of the block."""
     with worked_on(config.run_dir, "--run-dir") as run_dir:
         config = dataclasses.replace(config, run_dir=run_dir)
+        found = on_rank_0(lambda: bool(run_dir) and Path(run_dir).exists())
         path, finished = on_rank_0(lambda: _choose(config, recipe), partial(_cannot_write, config))
-        with nullcontext() if finished else locked_for_all_ranks(path, "--run-dir"):
-            if not config.run_dir:
-                config = dataclasses.replace(config, run_dir=str(path))
-            yield create_or_resume_run(config, recipe, store)
+        try:
+            with nullcontext() if finished else locked_for_all_ranks(path, "--run-dir"):
+                if not config.run_dir:
+                    config = dataclasses.replace(config, run_dir=str(path))
+                yield create_or_resume_run(config, recipe, store)
+        except UserError:
+            if not found and rank() == 0:
+                with suppress(OSError):  # a run has begun there
+                    path.rmdir()
+            raise
 
 
 def create_or_resume_run(config: RunConfig, recipe: str, store: SessionStore) -> RunDirectory:
@@ -98,12 +105,22 @@ def _is_unstarted(name: str) -> bool:
 
 
 def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
-    """The path of the run's directory, which holds its config, vocabulary and record."""
+    """The path of the run's directory, which holds its config, vocabulary and record; of a run that is refused none."""
     path, _ = _choose(config, recipe)
     if (path / RUN_RECORD).exists() and config.resume == "auto":
         _check_same_run(path, config, recipe, store)
         return path
     path.mkdir(parents=True, exist_ok=True)
+    try:
+        _write_first_files(path, config, recipe, store)
+    except UserError:
+        for name in _FIRST_FILES:
+            (path / name).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _write_first_files(path: Path, config: RunConfig, recipe: str, store: SessionStore) -> None:
     for left_over in path.glob(f"{SCRATCH}*"):
         shutil.rmtree(left_over, ignore_errors=True)
     config = dataclasses.replace(config, run_dir=str(path))
@@ -130,7 +147,6 @@ def _directory(config: RunConfig, recipe: str, store: SessionStore) -> Path:
         trained_before=before,
     )
     write_json(path / RUN_RECORD, record.model_dump(by_alias=True))
-    return path
 
 
 def _write_vocabulary(config: RunConfig, store: SessionStore, path: Path) -> tuple[int, str]:

@@ -16,7 +16,7 @@ from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.retrieval.export import exported_names
 from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.export.exporter import write_export
-from skipwise.retrieval.export.parts import LiveRows, check_part, check_tracks, write_part, write_tracks
+from skipwise.retrieval.export.parts import TableRows, check_part, check_tracks, write_part, write_tracks
 from skipwise.retrieval.find_tracks import find_tracks
 from skipwise.retrieval.formats import PartFormat
 from skipwise.retrieval.open_export import OpenExport
@@ -45,7 +45,7 @@ def vocabulary(tmp_path) -> Vocabulary:
 def test_names_stand_beside_ids(chosen: str, first: int, vocabulary: Vocabulary, tmp_path: Path):
     rows_RD = torch.randn(TRACKS - 5 - first, DIM)
     kept = np.arange(len(rows_RD)) % 4 == 1 if chosen == "some" else np.full(len(rows_RD), chosen == "all")
-    rows = LiveRows(vocabulary, first, rows_RD, None if chosen == "all" else torch.from_numpy(kept))
+    rows = TableRows(vocabulary, first, rows_RD, None if chosen == "all" else torch.from_numpy(kept))
     part, tracks = tmp_path / "part.parquet", tmp_path / "tracks.parquet"
     write_part(part, rows, KIND)
     check_part(part, rows, KIND)
@@ -60,7 +60,7 @@ def test_names_stand_beside_ids(chosen: str, first: int, vocabulary: Vocabulary,
 
 
 def test_a_name_that_was_written_wrongly_is_found(vocabulary: Vocabulary, tmp_path: Path):
-    rows, file = LiveRows(vocabulary, 0, torch.randn(TRACKS, DIM)), tmp_path / "part.parquet"
+    rows, file = TableRows(vocabulary, 0, torch.randn(TRACKS, DIM)), tmp_path / "part.parquet"
     write_part(file, rows, KIND)
     table = pq.read_table(file)
     changed = table.set_column(2, "title", pa.array([*TITLES[:-1], "Song"]))

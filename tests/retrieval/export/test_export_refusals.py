@@ -19,7 +19,7 @@ from skipwise.components.export import export
 from skipwise.models.query_encoder import QueryEncoder
 from skipwise.retrieval.export import exporter
 from skipwise.retrieval.export.config import ExportConfig
-from skipwise.retrieval.export.parts import LiveRows
+from skipwise.retrieval.export.parts import TableRows
 from skipwise.retrieval.export_manifest import ExportManifest
 from skipwise.retrieval.formats import PartFormat
 from skipwise.training.checkpoint.checkpoints import best_checkpoint
@@ -113,7 +113,7 @@ def test_vocabulary_that_its_run_does_not_know(change, words: str, folder: Path,
 def wrong_part(config: ExportConfig) -> str:
     write_part = exporter.write_part
 
-    def write_wrongly(file: Path, rows: LiveRows, kind: PartFormat) -> None:
+    def write_wrongly(file: Path, rows: TableRows, kind: PartFormat) -> None:
         rows_RD = rows.rows_RD.clone()
         if rows.first:
             rows_RD[-1, -1] = -rows_RD[-1, -1]

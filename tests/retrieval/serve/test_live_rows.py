@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from skipwise.common.distributed import process_group
+from skipwise.common.distributed import logger, process_group
 from skipwise.retrieval import shared_rows
 from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.export.exporter import write_export
@@ -117,6 +117,14 @@ def test_the_service_answers_with_new_tracks_and_says_which_version(made, tmp_pa
     metrics = asked("GET", "/metrics").text
     assert 'skipwise_delta{export="main"} 4.0' in metrics and 'skipwise_delta_lag_seconds{export="main"}' in metrics
     assert asked("GET", "/health").json()["exports"]["main"]["delta_error"] is None
+    asked.close()
+
+
+def test_a_folder_without_deltas_is_told_of(made, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch):
+    monkeypatch.setattr(logger, "propagate", True)
+    asked = Asked(ServeConfig(made["base"], search="exact", reload_s=0, deltas=str(tmp_path / "detlas")))
+    assert f"--deltas {tmp_path / 'detlas'} has no delta yet: the rows are those of {made['base']}" in caplog.text
+    assert asked.service.exports["main"].health()["delta_error"] is None, "the run may write it still"
     asked.close()
 
 

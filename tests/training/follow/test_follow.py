@@ -142,3 +142,18 @@ def test_what_does_not_go_with_it_is_refused(base):
         StreamConfig(alarm_drop=1.0)
     with pytest.raises(UserError, match="--optimizer.decay-to 0 leaves no learning rate"):
         steady(replace(base, optimizer=replace(base.optimizer, decay_to=0.0)))
+
+
+def test_a_run_that_is_refused_leaves_nothing_behind(base, tmp_path: Path):
+    run, parts = tmp_path / "run", tmp_path / "parts"
+    wanted = following(base, run, parts)
+    with pytest.raises(UserError, match=r"--follow .*parts is no folder: make it"):
+        follow_parts(wanted)
+    parts.mkdir()
+    for changed, sentence in (
+        ({"optimizer": replace(base.optimizer, decay_to=0.0)}, "--optimizer.decay-to 0 leaves no learning rate"),
+        ({"table": replace(base.table, dim=2 * base.table.dim)}, "was trained with --table.dim"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            follow_parts(replace(wanted, **changed))
+        assert [*tmp_path.iterdir()] == [parts]
