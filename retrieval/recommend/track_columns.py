@@ -73,8 +73,8 @@ class _Column:
             flags = [isinstance(value, bool) for value in values]
             texts = [isinstance(value, str) for value in values]
             if pa.types.is_temporal(kind) and all(texts):
-                return pa.array(values, pa.string()).cast(kind)
-            if pa.types.is_boolean(kind) and all(flags) or pa.types.is_float64(kind) and not any(flags + texts):
+                return _times(pa.array(values, pa.string()), kind)
+            if pa.types.is_boolean(kind) and all(flags) or pa.types.is_floating(kind) and not any(flags + texts):
                 return pa.array(values, kind)
         except (pa.ArrowException, OverflowError, ValueError) as error:
             raise self._unfit(condition) from error
@@ -82,7 +82,7 @@ class _Column:
 
     def _unfit(self, condition: Condition) -> UserError:
         kind = "text" if pa.types.is_large_string(self.values.type) else str(self.values.type)
-        kind = {"bool": "true or false", "double": "numbers"}.get(kind, kind)
+        kind = {"bool": "true or false", "double": "numbers", "float": "numbers"}.get(kind, kind)
         said = shown([*condition.values])
         return UserError(
             f"filter of {shown(condition.column)} has {said}, and the column holds {kind}: give values of that kind"
@@ -234,9 +234,12 @@ def _read(table: Path, tracks: TrackIds) -> Mapping[str, _Column]:
         try:
             values = found[name].combine_chunks()
             values.validate(full=True)
+            if values.type == pa.string_view():  # which Arrow does not take from
+                values = values.cast(pa.large_string())
             columns[name] = _Column.of(values.take(places))
         except (pa.ArrowException, ValueError) as error:
-            raise UserError(f"--tracks {table}: column {shown(name)} cannot be read ({brief(error)})") from error
+            remedy = "" if "not in range" not in str(error) else ": write whole numbers beyond 2^53 as text"
+            raise UserError(f"--tracks {table}: column {shown(name)} cannot be read ({brief(error)}){remedy}") from error
     return columns
 
 
@@ -246,10 +249,20 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     if kind in (pa.string(), pa.large_string(), pa.string_view()) or kind == pa.null():
         return pa.large_string()
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return pa.float64()
+        return kind if pa.types.is_float32(kind) else pa.float64()  # 0.1 is another number in each of the two
     if pa.types.is_boolean(kind) or pa.types.is_date(kind) or pa.types.is_timestamp(kind):
         return kind
     raise ValueError(f"it is {kind}: expected text, flags, numbers, dates or times, or lists of them")
+
+
+def _times(texts: pa.Array, kind: pa.DataType) -> pa.Array:
+    """As dates or times; those without a zone are of UTC where the column has one."""
+    try:
+        return texts.cast(kind)
+    except pa.ArrowInvalid:
+        if not pa.types.is_timestamp(kind) or kind.tz is None:
+            raise
+        return texts.cast(pa.timestamp(kind.unit)).cast(kind)
 
 
 def _as_text(value: Value) -> str:

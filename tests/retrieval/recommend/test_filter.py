@@ -127,6 +127,29 @@ def test_short_forms_flags_and_dates(recommender, ranking):
     assert recommender.recommend(SESSION, k=9, filter={"year": 1800}) == []
 
 
+def test_columns_as_other_programs_write_them(export, tmp_path):
+    """Numbers of four bytes, times with a zone, and text in Arrow's newer layout."""
+    days = [datetime.datetime(2026, 11, 1 + row % 20, 12, tzinfo=datetime.UTC) for row in range(TRACKS)]
+    columns = {
+        "track_id": pa.array(IDS, pa.string_view()),
+        "tempo": pa.array([row % 10 / 10 for row in range(TRACKS)], pa.float32()),
+        "added": pa.array(days, pa.timestamp("us", "Europe/Stockholm")),
+        "mood": pa.array([f"mood {row % 4}" for row in range(TRACKS)], pa.string_view()),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "rights.parquet")
+    recommender = skipwise.load(export, tracks=tmp_path / "rights.parquet")
+
+    def rows(filter: dict[str, Any]) -> list[int]:
+        found = recommender.recommend(SESSION, k=TRACKS, filter=filter, exclude="none")
+        return sorted(IDS.index(track) for track, _ in found)
+
+    assert rows({"tempo": 0.1}) == rows({"tempo": {"from": 0.1, "to": 0.1}}) == [*range(1, TRACKS, 10)]
+    expected = [row for row in range(TRACKS) if 3 <= row % 20 < 9]
+    for said in ("2026-11-04", "2026-11-04T12:00:00", "2026-11-04T12:00:00Z", "2026-11-04T13:00:00+01:00"):
+        assert rows({"added": {"from": said, "to": "2026-11-10"}}) == expected
+    assert rows({"mood": "mood 3"}) == [*range(3, TRACKS, 4)]
+
+
 @pytest.mark.parametrize("plays", [1, 2, 50])
 def test_cool_down(recommender, ranking, plays):
     heard = {ARTISTS[IDS.index(track)] for track in SESSION[-plays:]} - {None}
@@ -193,6 +216,7 @@ def test_refused_command_lines(export, tmp_path, run):  # noqa: F811
         "twice": ({"track_id": ["t_01", "t_01"], "year": [1, 2]}, "has 't_01' in two rows"),
         "null": ({"track_id": ["t_01", None], "year": [1, 2]}, "row 1 (counted from 0), has no track_id"),
         "struct": ({"track_id": ["t_01"], "of": [{"a": 1}]}, "column 'of' cannot be read"),
+        "hash": ({"track_id": ["t_01"], "of": [2**53 + 1]}, "write whole numbers beyond 2^53 as text"),
     }
     for name, (columns, said) in tables.items():
         pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
