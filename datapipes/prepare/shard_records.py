@@ -7,7 +7,7 @@ dataset, the buckets one after the other are in its order.
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import Field
 
 from skipwise.common.errors import UserError
-from skipwise.common.files import read_json, write_json
+from skipwise.common.files import FileRecord, read_json, write_json
 from skipwise.common.mirrors import local
 from skipwise.common.schema import Count, StrictModel, validate
 from skipwise.datapipes.prepare.config import PrepareConfig
@@ -39,6 +39,8 @@ class Shard(StrictModel):
     """Those that decide what the dataset holds."""
     versions: dict[str, str]
     """The tools."""
+    files: list[FileRecord] = []
+    """What it holds, where other processes read it."""
 
 
 class ReadShard(Shard):
@@ -113,6 +115,23 @@ def is_record(name: str) -> bool:
 def write_shard(folder: Path, shard: Shard) -> None:
     """Writes what the shard in `folder` says of itself, after its files."""
     write_json(folder / RECORD, shard.model_dump(mode="json"))
+
+
+def list_files(folder: Path) -> None:
+    """Adds to the record of the shard in `folder` what files it has, for those who read them in another process."""
+    content = read_json(folder / RECORD, "a shard")
+    names = sorted(
+        str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file() and file.name != RECORD
+    )
+    write_json(folder / RECORD, content | {"files": [FileRecord.of(folder, name).model_dump() for name in names]})
+
+
+def check_files(shard: Shard, folder: Path, number: int, wanted: Callable[[str], bool]) -> None:
+    """Raises `UserError` where one of the `wanted` files of a shard in `folder` is not as it was written."""
+    for record in shard.files:
+        if wanted(record.file) and (problem := record.problem(folder)):
+            again = f"--step {shard.step} --shard {number}/{shard.num_shards}"
+            raise UserError(f"{problem}: remove the folder {folder.name} and run {again} again")
 
 
 def read_shards(root: Path, kind: type[AnyShard], expected: dict[str, Any]) -> list[AnyShard]:

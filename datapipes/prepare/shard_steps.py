@@ -23,8 +23,10 @@ from skipwise.datapipes.prepare.shard_records import (
     RECORD,
     GroupShard,
     ReadShard,
+    check_files,
     find_num_shards,
     identity,
+    list_files,
     places_of,
     read_shards,
     shard_folder,
@@ -123,8 +125,12 @@ class Job:
     def _folders(self, root: Path, kind: Any, wanted: Callable[[str], bool]) -> dict[Path, Any]:
         """Returns all shards of a step by where their files are, of which `wanted` ones are fetched from a store."""
         shards = read_shards(root, kind, self.identity)
-        folders = [shard_folder(root, kind, number, len(shards)) for number in range(len(shards))]
-        return {local(folder, wanted): shard for folder, shard in zip(folders, shards, strict=True)}
+        found = {}
+        for number, shard in enumerate(shards):
+            folder = local(shard_folder(root, kind, number, len(shards)), wanted)
+            check_files(shard, folder, number, wanted)
+            found[folder] = shard
+        return found
 
 
 def shards_of(output: Path) -> Path:
@@ -148,6 +154,7 @@ def run_shard(config: PrepareConfig, step: ShardStep, num_shards: int, number: i
             return
         with atomic_output(folder, False, lambda path: False) as scratch:
             job.shard(step, root, number, scratch.absolute(), scratch.absolute() / "result")
+            list_files(scratch / "result")
     note(f"wrote {folder}")
 
 

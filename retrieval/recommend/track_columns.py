@@ -239,7 +239,9 @@ def _read(table: Path, tracks: TrackIds) -> Mapping[str, _Column]:
             columns[name] = _Column.of(values.take(places))
         except (pa.ArrowException, ValueError) as error:
             remedy = "" if "not in range" not in str(error) else ": write whole numbers beyond 2^53 as text"
-            raise UserError(f"--tracks {table}: column {shown(name)} cannot be read ({brief(error)}){remedy}") from error
+            raise UserError(
+                f"--tracks {table}: column {shown(name)} cannot be read ({brief(error)}){remedy}"
+            ) from error
     return columns
 
 

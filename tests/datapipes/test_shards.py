@@ -186,6 +186,30 @@ def test_shards_of_another_log_or_of_other_options_are_not_merged(logs, tmp_path
         prepare(merge)
 
 
+def test_shards_whose_files_are_damaged_or_gone_are_refused(logs, tmp_path):
+    """A bucket that is not there would be another dataset without a word; the others end in errors of Arrow's."""
+    config = cases(logs, tmp_path / "data")["users"]
+    run_shards(config, 2)
+    root = shards_of(tmp_path / "data")
+    rows = next((root / "read-0001-of-0002").glob("rows/bucket=0/*.parquet"))
+    staged = root / "group-0000-of-0002" / "sessions.parquet"
+    group = replace(config, step="group", shard="0/2")
+    for file, asked, again in (
+        (rows, lambda: prepare_shard(group), "read-0001-of-0002 and run --step read --shard 1/2 again"),
+        (staged, lambda: prepare(replace(config, step="merge")), "group-0000-of-0002 and run --step group --shard 0/2"),
+    ):
+        kept = shutil.copytree(root, tmp_path / "kept")
+        if file == rows:
+            shutil.rmtree(root / "group-0000-of-0002")
+        whole = file.read_bytes()
+        for content in (whole[: len(whole) // 2], whole[:40] + b"xxxx" + whole[44:], None):
+            file.unlink() if content is None else file.write_bytes(content)
+            with pytest.raises(UserError, match=f"remove the folder {again}"):
+                asked()
+        shutil.rmtree(root)
+        shutil.move(kept, root)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
