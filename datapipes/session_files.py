@@ -18,6 +18,8 @@ from skipwise.common.tables import MOST_IN_GROUP, open_table
 from skipwise.datapipes.signals import UNKNOWN
 
 _SCHEMA = pa.schema({"tracks": pa.list_(pa.int32()), "skips": pa.list_(pa.int8())})
+AGES = "track_age"
+"""The column of whole hours from the first play of the track in the log to a play, where plays have times."""
 STRENGTHS = 3
 """The greatest skip strength."""
 MOST_VALUES = 1000

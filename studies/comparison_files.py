@@ -31,7 +31,8 @@ _COLOURS = ("#33658a", "#b5541c", "#5b7b3a", "#7a4b8a")
 
 def write_comparison(output: Path, rows: list[Row], store: SessionStore, title: str) -> None:
     """Compares the rows by every protocol and writes the three files, each atomically."""
-    sessions, held_out = training_data(store)
+    config = RunDirectory.open(str(rows[0].runs[0])).config
+    sessions, held_out = training_data(store, hold_out_tracks=config.data.hold_out_tracks)
     by = groupings(store, train_counts(sessions, held_out=held_out))
     comparisons = [compare(rows, protocol, by) for protocol in PROTOCOLS]
     made = _made_of(rows, store)

@@ -1,4 +1,4 @@
-"""Groups of test targets for breakdowns: repeated or new, by position, by popularity, and by context type."""
+"""Groups of test targets for breakdowns: repeated or new, by position, popularity, age of the track, context type."""
 
 from functools import partial
 
@@ -7,13 +7,24 @@ import pyarrow as pa
 
 from skipwise.common.errors import UserError, brief
 from skipwise.common.tables import open_table
-from skipwise.datapipes.session_files import DAMAGED
+from skipwise.datapipes.session_files import AGES, DAMAGED
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.studies.comparison import Grouping
 from skipwise.training.evaluation.records import TargetRanks
 
 CONTEXT = "context_type"
 """The column of where a play came from."""
+_DAY = 24
+_AGES = {
+    "under a day": _DAY,
+    "under a week": 7 * _DAY,
+    "under 4 weeks": 28 * _DAY,
+    "under 13 weeks": 91 * _DAY,
+    "under a year": 365 * _DAY,
+    "a year or more": np.inf,
+}
+"""The hours below which a track is of each group."""
+_UNPLAYED = "0 not played in training"
 
 
 def groupings(store: SessionStore, counts_N: np.ndarray) -> Grouping:
@@ -23,8 +34,10 @@ def groupings(store: SessionStore, counts_N: np.ndarray) -> Grouping:
         "position in the session": lambda ranks: by_number(ranks.position + 1),
         "target's popularity": partial(_popularity, counts_N),
     }
+    if not (counts_N > 0).all() or has_ages(store):
+        found["age of the target's track"] = partial(_age, store, counts_N)
     if CONTEXT in store.manifest.context_columns:
-        found["target's context type"] = partial(_context, store)
+        found["target's context type"] = partial(_of_plays, store, CONTEXT, "unknown")
     return found
 
 
@@ -46,20 +59,40 @@ def _popularity(counts_N: np.ndarray, ranks: TargetRanks) -> np.ndarray:
     return np.array(["1 most played", "2", "3", "4", "5 least played"])[(plays[:, None] < edges).sum(axis=1)]
 
 
-def _context(store: SessionStore, ranks: TargetRanks) -> np.ndarray:
-    """The target's context type in the log, such as a playlist or the catalogue."""
-    found = np.full(len(ranks.session), "unknown", dtype=object)
+def _age(store: SessionStore, counts_N: np.ndarray, ranks: TargetRanks) -> np.ndarray:
+    """How long before the target its track was first played in the log, where plays have times; apart, tracks without
+    a play in training."""
+    groups_N = np.full(len(ranks.session), "1 played in training", dtype=object)
+    if has_ages(store):
+        names = np.array([f"{number} {name}" for number, name in enumerate(_AGES, 1)])
+        hours_N = _of_plays(store, AGES, "0", ranks).astype(np.int64)
+        groups_N = names[np.searchsorted([*_AGES.values()], hours_N, side="right")]
+    return np.where(counts_N[ranks.target] > 0, groups_N, _UNPLAYED).astype(str)
+
+
+def has_ages(store: SessionStore) -> bool:
+    """Whether the dataset says how old tracks were at its plays."""
+    try:
+        with open_table(store.parts[0]) as table:
+            return AGES in table.schema.names
+    except DAMAGED as error:
+        raise UserError(f"{store.path} cannot be read ({brief(error)}): run prepare again") from error
+
+
+def _of_plays(store: SessionStore, column: str, missing: str, ranks: TargetRanks) -> np.ndarray:
+    """What a column of the dataset says of the targets' plays, as text; `missing` where it says nothing."""
+    found = np.full(len(ranks.session), missing, dtype=object)
     first = 0
     try:
         for part in store.parts:
             with open_table(part) as table:
-                for batch in table.batches(1 << 16, [CONTEXT]):
+                for batch in table.batches(1 << 16, [column]):
                     lists = batch.column(0)
                     here_N = (ranks.session >= first) & (ranks.session < first + len(lists))
                     at_N = lists.offsets.to_numpy()[ranks.session[here_N] - first] + ranks.position[here_N]
-                    values = lists.values.take(pa.array(at_N)).cast(pa.string()).fill_null("unknown")
+                    values = lists.values.take(pa.array(at_N)).cast(pa.string()).fill_null(missing)
                     found[here_N] = values.to_numpy(zero_copy_only=False)
                     first += len(lists)
         return found.astype(str)
     except DAMAGED as error:
-        raise UserError(f"{store.path}: '{CONTEXT}' cannot be read ({brief(error)}): run prepare again") from error
+        raise UserError(f"{store.path}: '{column}' cannot be read ({brief(error)}): run prepare again") from error

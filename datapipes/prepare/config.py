@@ -44,8 +44,8 @@ MOST_CONTEXT = 32
 """Columns that `context` may name."""
 LEAST_MEMORY = 0.25
 """GiB."""
-RESERVED = ("session_id", "tracks", "skips")
-"""Columns that every session file has."""
+RESERVED = ("session_id", "tracks", "skips", "track_age")
+"""Columns of session files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,9 +249,7 @@ class PrepareConfig(
             if name in names[:number]:
                 raise ValueError(f"--context names '{name}' twice: name it once")
             if name in RESERVED:
-                raise ValueError(
-                    f"--context {name} is the name of a column that every dataset has: rename it in the log"
-                )
+                raise ValueError(f"--context {name} is the name of a column that datasets have: rename it in the log")
 
     @property
     def starts(self) -> dict[str, Fraction]:

@@ -23,6 +23,7 @@ from skipwise.datapipes.prepare.given_vocabulary import Known
 from skipwise.datapipes.prepare.group_shard import IDS, STAGED
 from skipwise.datapipes.prepare.merge_tracks import count_plays, merge_tracks, write_vocabulary
 from skipwise.datapipes.prepare.plausible import Plausible, id_warnings, odd_ids
+from skipwise.datapipes.prepare.play_times import Ages, unit_of_times
 from skipwise.datapipes.prepare.row_condition import LEFT_OUT
 from skipwise.datapipes.prepare.sessionize import ENDED, REPEATED_PLAYS, SPLIT
 from skipwise.datapipes.prepare.shard_records import GroupShard, ReadShard, places_of, total
@@ -78,7 +79,8 @@ def publish(
     if config.track_features:
         wanted += f" OR tracks.id IN (SELECT id FROM {TABLE})"
     rows, vocabulary_hash, named = write_vocabulary(engine, count_plays(engine, staged, split_S), wanted, names, result)
-    contexts = context_names(roles)
+    contexts, unit = context_names(roles), unit_of_times(places_of(reads), config, roles)
+    ages = Ages.of(dict(zip(folders, codes, strict=True)), len(rows), unit) if unit else None
     written = {
         split: SplitFiles(result / SESSIONS, split, int(rows.max()) + 1, [*contexts.values()])
         for split in splits_of(config)
@@ -90,6 +92,7 @@ def publish(
         split_S,
         contexts,
         [*written.values()],
+        ages,
     )
     plays = sum(split.plays for split in written.values())
     lengths = set().union(*(split.lengths for split in written.values()))
@@ -154,11 +157,13 @@ def write_sessions(
     split_S: np.ndarray,
     contexts: dict[str, str],
     written: list[SplitFiles],
+    ages: Ages | None,
 ) -> None:
     """Writes the staged sessions, each to the split that has it, with rows in place of codes and words in place of
     theirs.
 
-    `staged`: from each bucket's file to the codes of its tracks; `words`: to its words; `rows`: from codes to rows.
+    `staged`: from each bucket's file to the codes of its tracks; `words`: to its words; `rows`: from codes to rows;
+    `ages`: for plays with times.
     """
     done = 0
     with stage("writing", int(np.count_nonzero(split_S < len(written))), "sessions") as advance:
@@ -174,7 +179,8 @@ def write_sessions(
                 for batch in table.batches(SESSIONS_PER_ROW_GROUP, schema.names):
                     of_split = split_S[done : done + len(batch)]
                     done += len(batch)
-                    sessions = finished(batch, meanings, contexts)
+                    found = pa.Table.from_batches([batch])
+                    sessions = finished(ages.put(found, codes) if ages else found, meanings, contexts)
                     for place, files in enumerate(written):
                         mine = of_split == place
                         files.add(sessions if mine.all() else sessions.filter(pa.array(mine)))
@@ -198,9 +204,8 @@ def split_fields(written: dict[str, SplitFiles]) -> dict[str, Any]:
     }
 
 
-def finished(batch: pa.RecordBatch, meanings: dict[str, pa.Array], context: dict[str, str]) -> pa.Table:
+def finished(table: pa.Table, meanings: dict[str, pa.Array], context: dict[str, str]) -> pa.Table:
     """Replaces the codes of tracks by vocabulary rows, and those of context columns by their text and their names."""
-    table = pa.Table.from_batches([batch])
     for name, meaning in meanings.items():
         lists = table[name].combine_chunks()
         column = pa.ListArray.from_arrays(lists.offsets, meaning.take(lists.values))

@@ -20,6 +20,7 @@ from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.log_places import Places
 from skipwise.datapipes.prepare.places import BAD_PLACE, ONE, at_least, distance, exact
 from skipwise.datapipes.prepare.plausible import Plausible
+from skipwise.datapipes.prepare.play_times import FIRST, TIMES, FirstPlays, unit_of_times
 from skipwise.datapipes.prepare.row_checks import CUT, TWO_FILES, order_error, policies, shown
 from skipwise.datapipes.prepare.sources import Log
 from skipwise.datapipes.prepare.track_digests import DIGESTS, track_digests, track_hashes
@@ -40,7 +41,8 @@ def group_sessions(
     """Writes the sessions of `rows` to `target`, ordered by a hash of the session id, after `number_texts`.
 
     Tracks are codes there, `DIGESTS` tell sessions of the same tracks, and with a split by time there are columns of
-    each session's last play and its split. Returns the sessions dropped, by reason, how many rows of the others are of
+    each session's last play and its split; where places are times, there is a column `TIMES`, and `FIRST` is written
+    beside. Returns the sessions dropped, by reason, how many rows of the others are of
     an unknown track or repeat a play, and what the warnings need. A session of more than 1,000,000 plays is refused:
     `session` is then the wrong column.
     """
@@ -60,12 +62,15 @@ def group_sessions(
         ORDER BY sessions.code, {order}"""
     ).to_arrow_reader(BATCH)
     unit = places.unit(config)
+    timed = unit_of_times(places, config, roles) is not None
     gap = None if unit is None or config.gap_seconds is None else config.gap_seconds / unit
     plausible = Plausible(config, places, roles.get("order"))
     dropped: Counter[str] = Counter()
     rows_found: Counter[str] = Counter()
     lookup = engine.cursor()
+    first_plays = FirstPlays(lookup)
     hashes = track_hashes(lookup)
+    columns = [*context_names(roles), *[TIMES] * timed]
     with stage("grouping", total, "rows") as advance, ExitStack() as closing:
         writer = None
         for block in whole_sessions(reader, config):
@@ -86,6 +91,8 @@ def group_sessions(
                 rows_found[UNKNOWN] += int(np.count_nonzero(~known))
                 dropped["without a track of the vocabulary"] += int(np.count_nonzero(~some))
                 block = block.filter(pa.array(known))
+            if timed:
+                first_plays.add(block)
             if config.sorts and "order" in roles and (again := repeats_play(block, unit)).any():
                 rows_found[REPEATED_PLAYS] += int(np.count_nonzero(again))
                 if config.drop_duplicate_plays:
@@ -95,13 +102,15 @@ def group_sessions(
             if gap is not None or CUT in policies(config).values():
                 ids, starts = cut(block, ids, starts, gap)
             plausible.add(block, owners, starts, lengths_of(block, starts))
-            sessions = sessions_of(block, ids, starts, [*context_names(roles)], config, dropped, unit)
+            sessions = sessions_of(block, ids, starts, columns, config, dropped, unit)
             for name, of in zip(DIGESTS, track_digests(sessions["tracks"].combine_chunks(), hashes), strict=True):
                 sessions = sessions.append_column(name, of)
             if writer is None:
                 writer = closing.enter_context(table_writer(target, sessions.schema, compression="lz4"))
             if len(sessions):
                 writer.write_table(sessions)
+    if timed:
+        first_plays.write(target.with_name(FIRST))
     return +dropped, rows_found, plausible
 
 
@@ -153,12 +162,15 @@ def sessions_of(
     block: pa.Table,
     ids: pa.Array,
     starts: np.ndarray,
-    context: list[str],
+    columns: list[str],
     config: PrepareConfig,
     dropped: Counter[str],
     unit: Fraction | None,
 ) -> pa.Table:
-    """Returns the sessions that pass the filters, a row each, with tracks as codes; counts the others in `dropped`."""
+    """Returns the sessions that pass the filters, a row each, with tracks as codes; counts the others in `dropped`.
+
+    `columns`: those of plays beside tracks and skips.
+    """
     lengths = lengths_of(block, starts)
     kept = passing(block, starts, lengths, config, dropped)
     times = {}
@@ -171,9 +183,9 @@ def sessions_of(
     if config.max_length is not None:
         rows_kept &= np.repeat(starts + lengths, lengths) - np.arange(len(block)) <= config.max_length
         lengths = np.minimum(lengths, config.max_length)
-    block = block.filter(pa.array(rows_kept)).rename_columns({"track": "tracks", "strength": "skips"})
+    block = block.filter(pa.array(rows_kept)).rename_columns({"track": "tracks", "strength": "skips", "place": TIMES})
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths[kept])]), pa.int32())
-    names = ["tracks", "skips", *context]
+    names = ["tracks", "skips", *columns]
     lists = {name: pa.ListArray.from_arrays(offsets, block[name].combine_chunks()) for name in names}
     return pa.table({"session_id": ids.filter(pa.array(kept)), **lists, **times})
 

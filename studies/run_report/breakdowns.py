@@ -1,4 +1,4 @@
-"""HR@10 by groups of targets: new or repeated, position, context type and popularity.
+"""HR@10 by groups of targets: new or repeated, position, context type, popularity and the track's age.
 
 All runs of a report share their groups. Shape legend: N targets.
 """
@@ -92,6 +92,8 @@ class Breakdown:
     """Groups by this number [N] of each target; None for a grouping that needs the run's data."""
     grouping: str = ""
     """Name of that grouping in `studies.groupings`."""
+    lacking: str = ""
+    """What is said of data that have no such groups."""
 
     def series(self, runs: list[ReportedRun], protocol: str) -> list[Series]:
         """The series of every run that has what the breakdown needs."""
@@ -116,7 +118,7 @@ class Breakdown:
             if run.store is None:
                 lines.append(f"Run {run.label}: the data are not available: {run.store_error}")
             elif self.grouping not in run.groupings:
-                lines.append(f"Run {run.label}: the data have no column '{CONTEXT}'.")
+                lines.append(f"Run {run.label}: {self.lacking}.")
         return lines
 
 
@@ -133,11 +135,21 @@ BREAKDOWNS = (
         number_of=lambda ranks: ranks.position + 1,
     ),
     Breakdown(
-        "context type of the target's play", "As the log has it; test targets.", grouping="target's context type"
+        "context type of the target's play",
+        "As the log has it; test targets.",
+        grouping="target's context type",
+        lacking=f"the data have no column '{CONTEXT}'",
     ),
     Breakdown(
         "the target's popularity",
         "Fifths of the test targets by how often training saw them.",
         grouping="target's popularity",
+    ),
+    Breakdown(
+        "the age of the target's track",
+        "Test targets by the time since the first play of their track in the log, where prepare read times; apart, "
+        "tracks that training does not play. A track may be older than the log.",
+        grouping="age of the target's track",
+        lacking="the data have no times, and training plays all of their tracks",
     ),
 )

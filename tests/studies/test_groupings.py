@@ -1,4 +1,4 @@
-"""Groups of targets against plain loops over the log: new or repeated, position, popularity, context type."""
+"""Groups of targets against plain loops over the log: new or repeated, position, popularity, age, context type."""
 
 from pathlib import Path
 
@@ -77,9 +77,16 @@ def test_other_groups_by_hand(make_dataset):
     counts = np.zeros(TRACKS)
     counts[[1, 2, 3]] = 5, 9, 7
     by = groupings(store, counts)
-    assert set(by) == {"new or repeated target", "position in the session", "target's popularity"}, (
+    age = "age of the target's track"
+    assert set(by) == {"new or repeated target", "position in the session", "target's popularity", age}, (
         "the log has no context type"
     )
+    assert set(by[age](ranks)) == {"1 played in training"}
+    counts[3] = 0
+    unplayed, played = "0 not played in training", "1 played in training"
+    assert by[age](ranks).tolist() == [played, unplayed, unplayed, played, played]
+    assert age not in groupings(store, counts + 1), "one group says nothing"
+    counts[3] = 7
     assert by["new or repeated target"](ranks).tolist() == ["new", "repeated", "repeated", "new", "repeated"]
     assert by["position in the session"](ranks).tolist() == ["2", "3", "4", "5", "2"]
     # Plays of the targets 5 7 7 9 9: the edges of fifths are 9 7 7 7 from above.

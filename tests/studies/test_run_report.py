@@ -129,8 +129,8 @@ def test_one_file_that_asks_for_no_other(page: str, trained: Path):
     assert "//" not in re.sub(r"base64,[A-Za-z0-9+/=]*", "", page).replace(str(trained), "")
     assert not {"script", "link", "iframe"} & {tag for tag, _ in tags}
     images = [attributes for tag, attributes in tags if tag == "img"]
-    # Two curves, four breakdowns and the skips under three protocols, reliability, the map, throughput.
-    assert len(images) == 2 + 3 * 4 + 3 + 1 + 1 + 1
+    # Two curves, five breakdowns and the skips under three protocols, reliability, the map, throughput.
+    assert len(images) == 2 + 3 * 5 + 3 + 1 + 1 + 1
     for image in images:
         kind, content = image["src"].split(",")
         assert kind == "data:image/svg+xml;base64" and len(image["alt"]) > 20
