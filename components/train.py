@@ -106,6 +106,7 @@ def _refuse_unread(before: RunConfig, chosen: RunConfig) -> None:
             "encoder",
             ("mask_probability",),
         ),
+        "with --loss.in-batch": (loss.in_batch, "stream", ("half_life",)),
         "with --data.features": (bool(chosen.data.features), "data", ("id_dropout",)),
     }
     for where, (is_there, section, names) in parts.items():

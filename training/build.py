@@ -180,7 +180,7 @@ def cold_tracks(config: RunConfig, store: SessionStore, refit: bool = False) -> 
     their figures. All ranks call it together."""
     if not (config.data.features or config.data.hold_out_tracks):
         return None
-    return _train_counts(*training_data(store, refit, config.data.hold_out_tracks)) == 0
+    return play_counts(*training_data(store, refit, config.data.hold_out_tracks)) == 0
 
 
 def train_loader(
@@ -191,7 +191,8 @@ def train_loader(
 ) -> StepLoader[SessionBatch]:
     """This rank's training batches, made of all but each session's last `held_out` tracks.
 
-    `plays_R`: int64 [tracks], the plays of each before those of `store`.
+    `plays_R`: [tracks], how often each is played, by which in-batch negatives are corrected; None for the plays of
+    `store`.
     """
     longest, negatives = store.manifest.session_lengths["max"], config.data.negatives
     # A pool for the whole batch avoids no session; what is drawn for a session avoids all of its tracks.
@@ -211,7 +212,7 @@ def train_loader(
         mask_probability=config.cloze,
         borrow_from=config.data.borrow_from,
         held_out=held_out,
-        log_q=_log_q(store, held_out, plays_R) if config.loss.in_batch else None,
+        log_q=_log_q(play_counts(store, held_out) if plays_R is None else plays_R) if config.loss.in_batch else None,
         first_place=rank() * config.data.batch_size // world_size(),
         shuffle_inputs=config.data.skip_flags in ("shuffled", "shuffled-input"),
         shuffle_labels=config.data.skip_flags in ("shuffled", "shuffled-label"),
@@ -220,7 +221,7 @@ def train_loader(
         hidden_inputs=config.data.hidden_inputs,
         features=store.features,
         id_dropout=config.data.id_dropout if store.features else 0.0,
-        drawable=np.flatnonzero(_train_counts(store, held_out)) if store.features else None,
+        drawable=np.flatnonzero(play_counts(store, held_out)) if store.features else None,
     )
     dataset = StepDataset(store, config.data, builder, rank(), world_size())
     return StepLoader(dataset, pin_memory=device().type == "cuda")
@@ -231,14 +232,14 @@ def _view(config: RunConfig, store: SessionStore) -> View:
     return View(config.encoder.max_length, config.data.skip_up_to, config.data.skipped_tracks == "filter", signals)
 
 
-def _log_q(store: SessionStore, held_out: int, plays_R: np.ndarray | None) -> np.ndarray:
-    """float32 [tracks]: log of each track's share of the training plays; one never played there counts as one play."""
-    counts = _train_counts(store, held_out) + (0 if plays_R is None else plays_R)
-    played = torch.from_numpy(counts).clamp(min=1).double()
+def _log_q(plays_R: np.ndarray) -> np.ndarray:
+    """float32 [tracks]: log of each track's share of the plays; one without any counts as the least played one."""
+    least = plays_R[plays_R > 0].min(initial=1)
+    played = torch.from_numpy(plays_R).double().clamp(min=float(least))
     return (played / played.sum()).log().float().numpy()
 
 
-def _train_counts(store: SessionStore, held_out: int) -> np.ndarray:
+def play_counts(store: SessionStore, held_out: int) -> np.ndarray:
     """int64 [tracks]: plays of each track in training; all ranks call it together."""
     counts = torch.from_numpy(train_counts(store, rank(), world_size(), held_out)).to(device())
     if world_size() > 1:

@@ -14,6 +14,8 @@ class StreamConfig:
     evict_after: int = 0
     """Parts without a play after which a new track's row may be given to another one, where no row is free: the one
     unheard for longest goes first, of those the least played. 0 never takes a row away."""
+    half_life: float = 20.0
+    """Parts after which a play counts half in the shares that --loss.in-batch corrects by."""
     deltas: str = ""
     """Folder, also in an object store, for the rows that change (docs/follow.md); empty writes none."""
     delta_steps: int = 0
@@ -42,6 +44,8 @@ class StreamConfig:
             if getattr(self, name) < least:
                 flag = f"--stream.{name.replace('_', '-')}"
                 raise ValueError(f"{flag} {getattr(self, name)} must be at least {least}")
+        if not 0 < self.half_life < float("inf"):
+            raise ValueError(f"--stream.half-life {self.half_life} must be a positive number of parts")
         if not self.poll_s > 0 or self.idle_s < 0:
             raise ValueError("--stream.poll-s must be positive, and --stream.idle-s not negative")
         if not 0 <= self.alarm_drop < 1:

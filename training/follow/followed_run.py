@@ -16,14 +16,15 @@ from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.datapipes.vocabulary_match import SCRATCH, match
 from skipwise.training.active_run import ActiveRun
-from skipwise.training.build import HeldOut, build_model, train_loader
+from skipwise.training.build import HeldOut, build_model, play_counts, train_loader
 from skipwise.training.config import RunConfig
 from skipwise.training.evaluation.evaluator import Evaluator
 from skipwise.training.evaluation.measure_ranks import Metrics
+from skipwise.training.follow import play_shares
 from skipwise.training.follow.arrivals import Arrivals
 from skipwise.training.follow.live_table import ChangedRows, begin_anew
 from skipwise.training.follow.publishing import DeltaPoint, NewName, Publisher, TableChange
-from skipwise.training.follow.spare_rows import WAITS, SpareRows, record_of_rows
+from skipwise.training.follow.spare_rows import WAITS, SpareRows, record_of_plays, record_of_rows
 from skipwise.training.guards.hang_watch import HangWatch
 from skipwise.training.guards.non_finite import NonFiniteCheck
 from skipwise.training.guards.stop_signal import StopSignal
@@ -83,7 +84,10 @@ class FollowedRun(ActiveRun):
             if said:
                 logger.info(f"part {number} ({self._part}): {said}")
         self.trainer.model.module.learner.num_tracks = num_rows
-        plays_R = on_rank_0(self._plays) if self.config.loss.in_batch else None
+        plays_R = None
+        if self.config.loss.in_batch:
+            of_part_R = play_counts(self._mapped, 0)
+            plays_R = on_rank_0(lambda: self._renewed_plays(number, of_part_R, [*given]))
         self._loader = train_loader(self.config, self._mapped, held_out=0, plays_R=plays_R)
         self._num_sessions = len(store)
         self.progress.start_phase(self.num_steps, self._num_sessions, self.steps_before)
@@ -126,14 +130,24 @@ class FollowedRun(ActiveRun):
         named = {row: NewName(track, tracks[track].names) for row, track in given.items()}
         return row_of, self._spare.num_rows, named, said
 
-    def _plays(self) -> np.ndarray:
-        """int64: the plays of each row in use, in the data of the vocabulary and in the parts so far."""
-        plays_R = np.zeros(self._num_rows, dtype=np.int64)
-        table = read_table(self.run.vocabulary.file, ["row", "count"])
-        plays_R[table["row"].to_numpy()] = table["count"].to_numpy()
-        for one in self._spare.tracks.values():
-            if one.row != WAITS:
-                plays_R[one.row] = one.plays
+    def _renewed_plays(self, number: int, of_part_R: np.ndarray, given: list[int]) -> np.ndarray:
+        """Of rank 0: how often each row in use is played of late, the part under way included; see `play_shares`.
+
+        `given`: rows that other tracks have got now.
+        """
+        file, half_life = record_of_plays(self.run.path, number), self.config.stream.half_life
+        if file.exists() and self.position.step:
+            return play_shares.read(file)
+        if (before := record_of_plays(self.run.path, number - 1)).exists():
+            before_R = play_shares.read(before)
+        else:
+            table = read_table(self.run.vocabulary.file, ["row", "count"])
+            before_R = np.zeros(self.run.record.num_rows)
+            before_R[table["row"].to_numpy()] = table["count"].to_numpy()
+            before_R = play_shares.as_before(before_R, int(of_part_R.sum()), half_life)
+        before_R[[row for row in given if row < len(before_R)]] = 0
+        plays_R = play_shares.decayed(before_R, of_part_R, half_life)
+        play_shares.write(plays_R, file)
         return plays_R
 
     def validate_part(self) -> Metrics:
@@ -190,7 +204,7 @@ class FollowedRun(ActiveRun):
     def _prune(self) -> None:
         """Removes the records of rows that no checkpoint needs."""
         needed = self.position.epoch - self.config.checkpoint.keep - 2
-        for file in record_of_rows(self.run.path, 0).parent.glob("*.parquet"):
+        for file in record_of_rows(self.run.path, 0).parent.glob("[0-9]*.*"):
             if file.stem.isdigit() and int(file.stem) < needed:
                 file.unlink()
 

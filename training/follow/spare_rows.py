@@ -123,3 +123,8 @@ _NAMES = pa.list_(pa.string())
 def record_of_rows(run_path: Path, part: int) -> Path:
     """The record as the part of this number began; 0 for before the first."""
     return run_path / ROWS / f"{part:05}.parquet"
+
+
+def record_of_plays(run_path: Path, part: int) -> Path:
+    """How often each row is played of late, as the part of this number began, where the run corrects by it."""
+    return record_of_rows(run_path, part).with_suffix(".npy")

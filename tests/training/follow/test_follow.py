@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from skipwise.common.errors import UserError
 from skipwise.components.train import read_command_line
 from skipwise.retrieval.row_delta import Deltas
+from skipwise.training.build import train_loader
 from skipwise.training.config import CheckpointConfig, RunConfig
 from skipwise.training.follow.config import StreamConfig
 from skipwise.training.follow.followed_run import FollowedRun, steady
@@ -93,6 +94,57 @@ def test_stopped_and_resumed_equals_not_stopped(base, tmp_path: Path, monkeypatc
     assert len(hashes[0]) == 8 and hashes[0] == hashes[1]
 
 
+def test_in_batch_negatives_are_corrected_by_the_plays_of_late(base, tmp_path: Path, monkeypatch):
+    """Against a plain sum over parts; also in a run that is killed in the middle of parts and at their ends."""
+    parts, step_done = tmp_path / "parts", Progress.step_done
+    for number in range(1, 5):
+        write_part(parts / str(number), 5 * number, seed=number)
+    used: dict[str, list[np.ndarray]] = {"whole": [], "cut": []}
+    for name, stops in (("whole", []), ("cut", [2, 3, 7])):
+        wanted = following(base, tmp_path / name, parts, spare_rows=9, evict_after=1, half_life=2.0)
+        wanted = replace(wanted, loss=replace(base.loss, in_batch=True), checkpoint=CheckpointConfig(every=1))
+
+        def stopping(self, step, losses, stops=stops):
+            step_done(self, step, losses)
+            if stops and self.trained == stops[0]:
+                stops.pop(0)
+                raise KeyboardInterrupt
+
+        def loader(*arguments, name=name, **options):
+            used[name].append(options["plays_R"])
+            return train_loader(*arguments, **options)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Progress, "step_done", stopping)
+            patched.setattr("skipwise.training.follow.followed_run.train_loader", loader)
+            while stops:
+                with pytest.raises(KeyboardInterrupt):
+                    follow_parts(wanted)
+            follow_parts(wanted)
+    whole, cut = (saved(tmp_path / name) for name in ("whole", "cut"))
+    assert whole.keys() == cut.keys() and all(np.array_equal(whole[name], cut[name]) for name in whole)
+    assert len(used["whole"]) == 4 < len(used["cut"])
+    assert all(any(np.array_equal(one, other) for other in used["whole"]) for one in used["cut"])
+    first = pq.read_table(tmp_path / "whole" / "vocabulary.parquet").to_pylist()
+    before = {one["track_id"]: one["count"] for one in first}
+    row_of, scale = {one["track_id"]: one["row"] for one in first}, None
+    for number, found_R in enumerate(used["whole"], 1):
+        spare = pq.read_table(tmp_path / "whole" / "rows" / f"{number:05}.parquet").to_pylist()
+        rows = row_of | {one["track_id"]: one["row"] for one in spare if one["row"] >= 0}
+        plays = {
+            one["track_id"]: one["count"]
+            for one in pq.read_table(parts / str(number) / "vocabulary.parquet").to_pylist()
+        }
+        plays = {track: count for track, count in plays.items() if track in rows}
+        scale = scale or sum(plays.values()) / (1 - 0.5**0.5) / sum(before.values())
+        if number == 1:
+            before = {track: scale * count for track, count in before.items()}
+        before = {track: before.get(track, 0) * 0.5**0.5 + plays.get(track, 0) for track in rows}
+        expected_R = np.zeros(len(found_R))
+        expected_R[[rows[track] for track in before]] = [*before.values()]
+        np.testing.assert_allclose(found_R, expected_R, rtol=1e-9, atol=1e-12)
+
+
 def test_a_part_far_below_the_mean_of_those_before_is_an_alarm(base, tmp_path: Path, monkeypatch):
     values = iter([0.4, 0.5, 0.42, 0.1])
     monkeypatch.setattr(FollowedRun, "validate_part", lambda job: {"ndcg@10": next(values), "hr@10": 0.5, "targets": 9})
@@ -136,6 +188,9 @@ def test_what_does_not_go_with_it_is_refused(base):
         replace(base, follow="parts", table=replace(base.table, sharding="table_wise"))
     with pytest.raises(UserError, match="--stream options change nothing without --follow"):
         read_command_line(["best", "--stream.spare-rows", "9"])
+    with pytest.raises(UserError, match="--stream.half-life 9.0 changes nothing here: it is read with --loss.in-batch"):
+        words = ["--follow", "parts", "--init-from", "run", "--loss.no-in-batch", "--stream.half-life", "9"]
+        read_command_line(["best", *words])
     with pytest.raises(UserError, match="--train.epochs changes nothing with --follow"):
         read_command_line(["best", "--follow", "parts", "--init-from", "run", "--train.epochs", "9"])
     with pytest.raises(ValueError, match=r"--stream.alarm-drop 1.0 must lie in \[0, 1\)"):
