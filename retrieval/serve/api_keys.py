@@ -25,7 +25,8 @@ class ApiKeys:
     """
 
     def __init__(self, file: Path | None):
-        """Raises `UserError` for a file that cannot be read, or a key that is too short or no visible ASCII."""
+        """Raises `UserError` for a file that cannot be read, a file or variable without a key, or a key that is too short
+        or no visible ASCII."""
         self._file = file
         self._hashes = self._read()
 
@@ -48,9 +49,11 @@ class ApiKeys:
 
     def _read(self) -> list[bytes]:
         said = {VARIABLE: os.environ.get(VARIABLE, "").split()}
+        if VARIABLE in os.environ and not said[VARIABLE]:
+            raise UserError(f"{VARIABLE} is set and holds no API key, as if a secret were missing: fill it or unset it")
         if self._file:
-            lines = read_text(self._file, "one API key a line", _LARGEST_FILE).splitlines()
-            said[str(self._file)] = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+            lines = map(str.strip, read_text(self._file, "one API key a line", _LARGEST_FILE).splitlines())
+            said[str(self._file)] = [line for line in lines if line and not line.startswith("#")]
             if not said[str(self._file)]:
                 raise UserError(f"{self._file} holds no API key: write one a line, or leave out --api-keys")
         for where, keys in said.items():

@@ -86,7 +86,7 @@ def test_keys_are_replaced_while_the_service_runs(guarded: Asked, capsys: pytest
     ("content", "named"),
     [
         ("", "no API key"),
-        ("# none\n", "no API key"),
+        ("# none\n  #of-which-none-is-a-key\n", "no API key"),
         (f"{FIRST}\nshort", "key 2 of"),
         ("with blanks 0123456789", "key 1"),
     ]
@@ -106,6 +106,14 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path):
 def test_the_environments_key_is_checked_too(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(VARIABLE, "short")
     with pytest.raises(UserError, match=f"key 1 of {VARIABLE}"):
+        ApiKeys(None)
+
+
+@pytest.mark.parametrize("said", ["", " \n"])
+def test_a_variable_without_a_key_does_not_open_the_service(monkeypatch: pytest.MonkeyPatch, said: str):
+    """As where a secret of the deployment is missing."""
+    monkeypatch.setenv(VARIABLE, said)
+    with pytest.raises(UserError, match=f"{VARIABLE} is set and holds no API key"):
         ApiKeys(None)
 
 
