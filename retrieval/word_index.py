@@ -22,6 +22,8 @@ LONGEST = 64
 CORRECTED = 4
 """Letters from which on a word is looked for with one letter wrong too."""
 _ALTERNATIVES = 16
+_WORD = re.compile(r"[^\W_]+|[\u2190-\u2bff\U0001f000-\U0001faff]")
+"""Letters and digits, or one symbol: arrows, stars, hearts, emoji."""
 _SCHEMA = (
     "CREATE TABLE places(place INTEGER PRIMARY KEY, row INTEGER)",
     "CREATE VIRTUAL TABLE words USING "
@@ -32,11 +34,11 @@ _SCHEMA = (
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, as the index has them: "Beyoncé: Don't" is `beyonce dont`."""
+    """The words of a text, as the index has them: "Beyoncé: Don't ♥" is `beyonce dont ♥`."""
     if not text.isascii():
         parts = unicodedata.normalize("NFKD", text.replace("’", "'")).casefold()
         text = "".join(one for one in parts if not unicodedata.combining(one))
-    return [word[:LONGEST] for word in re.findall(r"[^\W_]+", text.lower().replace("'", ""))]
+    return [word[:LONGEST] for word in _WORD.findall(text.lower().replace("'", ""))]
 
 
 def write_words(file: Path, tracks: Iterable[tuple[int, str]]) -> int:
@@ -95,7 +97,8 @@ class WordIndex:
         """Rows of at most `limit` tracks that have all words of `text`, the most played first.
 
         First those that have the words whole, then those that have one that begins with the last word. Where there are
-        none, those that have words that begin with all of these; and where there are none, with one letter changed.
+        none, those that have words that begin with all of these; and where there are none, with one letter changed; and
+        then without its symbols.
         """
         words = words_of(text)[:MOST_WORDS]
         whole, starts = [f'"{word}"' for word in words], [f'"{word}"*' for word in words]
@@ -109,6 +112,9 @@ class WordIndex:
                 [start, *(f'"{one}"' for one in self.near(word))] for word, start in zip(words, starts, strict=True)
             ]
             found = dict.fromkeys(self._matching([f"({' OR '.join(of)})" for of in near], limit))
+        letters = [word for word in words if word[0].isalnum()]
+        if not found and 0 < len(letters) < len(words):
+            return self.find(" ".join(letters), limit)
         return list(found)[:limit]
 
     def near(self, word: str) -> list[str]:

@@ -71,6 +71,17 @@ def read_filter(given: Any) -> TrackFilter:
     return tuple(found)
 
 
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, for `object_pairs_hook`; raises `ValueError` where a name stands twice, of which Python takes
+    the last: a condition that nobody would miss before it is too late."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for number, name in enumerate(names) if name in names[:number])
+        raise ValueError(f"{shown(twice)} stands twice in one object: give it once")
+    return found
+
+
 def _values(column: str, test: str, given: Any) -> tuple[Value, ...]:
     many = isinstance(given, (list, tuple, set, frozenset))
     values = tuple(given) if many else (given,)
@@ -95,11 +106,12 @@ def _is_text(value: str) -> bool:
 def _of_word(words: list[str]) -> TrackFilter:
     """One word of a command line; raises `UserError`, which tyro hands on as it is."""
     try:
-        return read_filter(json.loads(words[0]))
+        return read_filter(json.loads(words[0], object_pairs_hook=each_once))
     except json.JSONDecodeError as error:
         raise UserError(f"--filter {shown(words[0])} is no JSON ({brief(error)}): {_EXPECTED}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"--{brief(error)}") from error
+        said = brief(error)
+        raise UserError(f"--{said}" if said.startswith("filter") else f"--filter {shown(words[0])}: {said}") from error
 
 
 _SPEC: tyro.constructors.PrimitiveConstructorSpec[Any] = tyro.constructors.PrimitiveConstructorSpec(

@@ -11,13 +11,25 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from skipwise.retrieval.recommend.track_filter import each_once
 from skipwise.retrieval.serve.answers import find_export
 from skipwise.retrieval.serve.batching import Overloaded
 from skipwise.retrieval.serve.guard import first_read
-from skipwise.retrieval.serve.http_schema import FEW_FIELDS, RecommendRequest
+from skipwise.retrieval.serve.http_schema import FEW_FIELDS, RecommendRequest, error_response
 from skipwise.retrieval.serve.service import Service
 
 RECOMMEND = "/recommend"
+
+
+class _Twice(Exception):
+    """A name stands twice in one object, of which FastAPI would take the last without a word."""
+
+
+def _objects(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    try:
+        return each_once(pairs)
+    except ValueError as error:
+        raise _Twice(error) from None
 
 
 async def recommended(service: Service, request: RecommendRequest) -> Response:
@@ -39,9 +51,13 @@ def quick(app: FastAPI, service: Service) -> ASGIApp:
             return await app(scope, receive, send)
         message = await receive()
         try:
+            given = json.loads(message["body"], object_pairs_hook=_objects)
             if Headers(scope=scope).get("content-type") != "application/json":
                 raise ValueError("FastAPI knows other spellings of it")
-            request = validated(json.loads(message["body"]))
+            request = validated(given)
+        except _Twice as error:
+            scope["route"] = route
+            return await error_response(422, str(error))(scope, receive, send)
         except Exception:
             return await app(scope, first_read(message, receive), send)
         scope["route"] = route

@@ -21,6 +21,7 @@ TITLES = [
     "<b>Rain</b> & Thunder",
     "مرحبا بالعالم",
     "",
+    "Fire🔥 👍🏽♥️",
 ]
 
 
@@ -55,6 +56,10 @@ def index(file) -> WordIndex:
         ("yesteerday", [5]),
         ("yestexd", [5]),
         ("thundxr rain", [7]),
+        ("🔥", [10]),
+        ("♥👍 fire", [10]),
+        ("🔥 rain", [0, 4, 7, 1]),  # no track has both
+        ("😀", []),
         ("ran", []),  # three letters are not corrected
         ("quiet thunder", []),
         ('" OR 1 NEAR(', []),

@@ -208,6 +208,7 @@ def test_refusals(recommender, filter, said):
 def test_refused_command_lines(export, tmp_path, run):  # noqa: F811
     line = ["recommend", "--export", str(export), "--session", "t_01"]
     refused(run(*line, "--filter", "explicit=false"), "--filter 'explicit=false' is no JSON")
+    refused(run(*line, "--filter", '{"artist": {"not": "A"}, "artist": {"not": "B"}}'), "'artist' stands twice")
     refused(run(*line, "--filter", '{"year": 1990}'), "no column 'year'", "--tracks")
     refused(run(*line, "--cool-down", "-1"), "cool_down -1 must lie in 0..10000")
     tables = {

@@ -38,7 +38,6 @@ def same(ask: Asked, layered: Asked, method: str = "POST", path: str = "/recomme
     ("content", "headers", "status"),
     [
         (b'{"session": [{"track": "t_001"}]}', JSON, 200),
-        (b'{"session": [{"track": "t_001"}], "k": 3, "k": 5}', JSON, 200),
         ('{"session": [{"track": "t_001"}]}'.encode("utf-16"), JSON, 200),
         (b'{"session": [{"track": "t_001"}]}', {"content-type": "Application/problem+json; charset=x"}, 200),
         (b'{"session": [{"track": "t_001"}]}', {"content-type": "text/plain"}, 422),
@@ -58,6 +57,21 @@ def same(ask: Asked, layered: Asked, method: str = "POST", path: str = "/recomme
 def test_bodies(ask: Asked, layered: Asked, content: bytes, headers: dict[str, str], status: int | None):
     answer = same(ask, layered, content=content, headers=headers)
     assert answer.status_code == status if status else 400 <= answer.status_code < 500
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ('{"session": [{"track": "t_001"}], "k": 3, "k": 5}', "k"),
+        ('{"session": [{"track": "t_001", "skipped": true, "skipped": false}]}', "skipped"),
+        ('{"session": [{"track": "t_001"}], "filter": {"artist": {"not": "A"}, "artist": {"not": "B"}}}', "artist"),
+    ],
+)
+@pytest.mark.parametrize("headers", [JSON, {"content-type": "application/json; charset=utf-8"}])
+def test_a_name_that_stands_twice_is_refused(ask: Asked, content: str, name: str, headers: dict[str, str]):
+    """Of two filters of one column the first would be passed over."""
+    answer = ask("POST", "/recommend", content=content.encode(), headers=headers)
+    assert answer.status_code == 422 and sentence(answer).startswith(f"'{name}' stands twice")
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
