@@ -26,14 +26,18 @@ MOST_BEST = 256
 """The most best rows that are asked for; above it, too many rows are scored twice."""
 GROUP = 32
 """Rows of a group: only groups whose best row may be among the best are read row by row."""
-_BLOCK_SCORES = 1 << 20
-"""2 MiB: larger ones are given back to the system, and are new pages each time."""
+_MULTIPLE = GROUP * 8
+"""Of the rows of a block, so that the levels of a group fill words of 8 bytes."""
+_BLOCK_BYTES = 1 << 21
+"""Larger ones are given back to the system, and are new pages each time."""
 _BLOCK_ROWS = 1 << 16
+_MOST_LEVEL, _LEVELS_OF_SPAN = 255, 200
+"""The level of all scores above, and the levels between the least that matters and the best of the first block."""
+_LEAST_UNIT = 2.0**-16
+"""Of a level, for each unit of the least score: so that levels are right by float32's numbers."""
 _LEVELS = 127
 """Codes of -127 to 127, stored as 1 to 255."""
 _ZERO = 128
-_HALF_PLACE = 2.0**-8 * 1.01
-"""The share of a bfloat16 that rounding to it has changed at most, and a little more."""
 _FLOAT = 2.0**-20
 """More than the rounding of a sum of floats, for each of its terms' absolute values."""
 _SMALLEST = 2.0**-60
@@ -114,31 +118,28 @@ class FirstPass:
             return (score(query_P, row_P) - centre_Q[query_P]) / norm_Q[query_P]
 
         packed = torch.ops.onednn.qlinear_prepack(code_QD.to(torch.int8), None)
-        zeros_Q = torch.zeros(len(scale_Q), dtype=torch.int64)
+
+        def product(codes_BD: Tensor, factor_Q: Tensor, added_Q: Tensor | None, dtype: torch.dtype) -> Tensor:
+            zeros_Q = torch.zeros(len(factor_Q), dtype=torch.int64)
+            scores_BQ: Tensor = torch.ops.onednn.qlinear_pointwise(
+                codes_BD, 1.0, _ZERO, packed, factor_Q, zeros_Q, added_Q, 1.0, 0, dtype, "none", [], ""
+            )
+            return scores_BQ
+
         rows, most = _block_rows(len(queries_QD)), _PAIRS_A_BEST * k + round(_PAIRS_A_ROW * len(self._codes_RD))
         found = _Found(k, bound_Q, exact, most)
         starts = range(0, len(self._codes_RD), rows)
         for first, (row_P, query_P) in zip(starts, _by_block(excluded_QX, starts), strict=True):
-            scores_BQ = torch.ops.onednn.qlinear_pointwise(
-                self._codes_RD[first : first + rows],
-                1.0,
-                _ZERO,
-                packed,
-                scale_Q,
-                zeros_Q,
-                None,
-                1.0,
-                0,
-                torch.bfloat16,
-                "none",
-                [],
-                "",
-            )
-            if len(row_P):
-                scores_BQ[row_P, query_P] = float("-inf")
+            codes_BD = self._codes_RD[first : first + rows]
+            scale = found.scale
+            if scale is None:
+                scores_BQ, nothing = product(codes_BD, scale_Q, None, torch.float32), float("-inf")
+            else:
+                scores_BQ, nothing = product(codes_BD, scale_Q / scale.unit_Q, scale.zero_Q, torch.uint8), 0
+            scores_BQ[row_P, query_P] = nothing
             if hidden_R is not None:
-                scores_BQ[hidden_R[first : first + rows]] = float("-inf")
-            if not found.add(scores_BQ, first):
+                scores_BQ[hidden_R[first : first + rows]] = nothing
+            if not found.add(scores_BQ, scale, first):
                 return None
         return found.result()
 
@@ -151,38 +152,67 @@ def _by_block(excluded_QX: Tensor, starts: range) -> Iterator[tuple[Tensor, Tens
     yield from zip((row_P % starts.step).split(counts), query_P[order_P].split(counts), strict=True)
 
 
+class _Scale(NamedTuple):
+    """What turns a score into a level of a byte: 0 below the least that matters, then one more for each unit.
+
+    So a block of scores is a byte each, nearly all of them 0.
+    """
+
+    unit_Q: Tensor
+    least_Q: Tensor
+
+    @property
+    def zero_Q(self) -> Tensor:
+        """What is added to a score in units, so that the least that matters is level 1."""
+        return 1 - self.least_Q / self.unit_Q
+
+
 class _Found:
     """The pairs so far: all whose score may reach the K-th best."""
 
     def __init__(self, k: int, bound_Q: Tensor, exact: Score, most: int):
         """`most`: pairs of a query, in the mean of all."""
         self._k, self._bound_Q, self._exact = k, bound_Q, exact
-        self._least_Q = torch.full_like(bound_Q, torch.finfo(torch.bfloat16).min, dtype=torch.bfloat16)
+        self._least_Q = torch.full_like(bound_Q, torch.finfo(torch.float32).min)
         """What a row of the best scores at least in the first pass; above minus infinity, for rows left out."""
+        self._unit_Q: Tensor | None = None
         self._pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+        """Query, row, and what the row scores at most in the first pass."""
         self._num_pairs = self._num_blocks = 0
         self._most = len(bound_Q) * most
 
-    def add(self, scores_BQ: Tensor, first: int) -> bool:
-        """Adds a block of bfloat16 scores; False where there are too many pairs."""
-        if padding := -len(scores_BQ) % GROUP:
-            scores_BQ = torch.nn.functional.pad(scores_BQ, (0, 0, 0, padding), value=float("-inf"))
-        # Above 0, bfloat16 are ordered as their bits are, and those are compared several times as fast.
-        order = torch.int16 if bool((self._least_Q > 0).all()) else torch.bfloat16
-        groups_GSQ = scores_BQ.view(order).view(-1, GROUP, scores_BQ.shape[1])
-        best_GQ = groups_GSQ.amax(dim=1)
-        if not self._num_blocks and len(best_GQ) >= self._k:
-            best_Q = best_GQ.float().topk(self._k, dim=0).values[-1]
-            self._raise(best_Q - best_Q.abs() * _HALF_PLACE - self._bound_Q)
-        least_Q = self._least_Q.view(order)
-        group_H, query_H = (best_GQ >= least_Q).nonzero(as_tuple=True)
-        if len(group_H) * GROUP > self._most * 8:
-            return False
-        scores_HS = groups_GSQ[group_H, :, query_H]
-        place_P, column_P = (scores_HS >= least_Q[query_H, None]).nonzero(as_tuple=True)
-        score_P = scores_HS[place_P, column_P].view(torch.bfloat16)
-        row_P = first + group_H[place_P] * GROUP + column_P
-        self._pairs.append((query_H[place_P], row_P, score_P))
+    @property
+    def scale(self) -> _Scale | None:
+        """Of the next block; None, for scores as they are, while K rows are not known yet."""
+        return None if self._unit_Q is None else _Scale(self._unit_Q, self._least_Q)
+
+    def add(self, scores_BQ: Tensor, scale: _Scale | None, first: int) -> bool:
+        """Adds a block of float32 scores, or of levels by `scale`; False where there are too many pairs."""
+        nothing = float("-inf") if scale is None else 0
+        if padding := -len(scores_BQ) % _MULTIPLE:
+            scores_BQ = torch.nn.functional.pad(scores_BQ, (0, 0, 0, padding), value=nothing)
+        num_queries = len(self._bound_Q)
+        groups_SC = scores_BQ.view(GROUP, -1)  # rows B / GROUP apart: maxima of contiguous numbers are the fastest
+        best_C = groups_SC.amax(dim=0)
+        if scale is None:
+            best_GQ = best_C.view(-1, num_queries)
+            if len(best_GQ) >= self._k:
+                self._raise(best_GQ.topk(self._k, dim=0).values[-1] - self._bound_Q)
+                self._set_unit(best_GQ.amax(dim=0))
+            column_H = (best_GQ >= self._least_Q).view(-1).nonzero().squeeze(1)
+            scores_SH = groups_SC[:, column_H]
+            place_P, taken_P = (scores_SH >= self._least_Q[column_H % num_queries]).nonzero(as_tuple=True)
+            column_P, score_P = column_H[taken_P], scores_SH[place_P, taken_P]
+        else:
+            word_H = best_C.view(torch.int64).nonzero().squeeze(1)  # eight columns at a time
+            levels_SH = groups_SC.view(torch.int64)[:, word_H].view(torch.uint8)
+            place_P, taken_P = levels_SH.nonzero(as_tuple=True)
+            column_P, level_P = word_H[taken_P // 8] * 8 + taken_P % 8, levels_SH[place_P, taken_P]
+            query_P = column_P % num_queries
+            score_P = scale.least_Q[query_P] + scale.unit_Q[query_P] * level_P
+            score_P[level_P == _MOST_LEVEL] = float("inf")
+        row_P = first + place_P * (len(scores_BQ) // GROUP) + column_P // num_queries
+        self._pairs.append((column_P % num_queries, row_P, score_P))
         self._num_pairs, self._num_blocks = self._num_pairs + len(row_P), self._num_blocks + 1
         if self._num_blocks in _MERGED_AFTER or self._num_pairs > self._most:
             self._merge()
@@ -212,12 +242,16 @@ class _Found:
 
     def _raise(self, reached_Q: Tensor) -> None:
         """`reached_Q`: K rows are known to score as much or more."""
-        reached_Q = reached_Q - self._bound_Q
-        least_Q = reached_Q - reached_Q.abs() * _HALF_PLACE
-        # Rounding this to bfloat16 leaves out no bfloat16 that is at least as large.
-        self._least_Q = torch.maximum(self._least_Q, least_Q.bfloat16())
+        self._least_Q = torch.maximum(self._least_Q, reached_Q - self._bound_Q)
+
+    def _set_unit(self, most_Q: Tensor) -> None:
+        """`most_Q`: what a row scores in the first pass."""
+        if not (self._least_Q > torch.finfo(torch.float32).min).all():
+            return
+        span_Q = (most_Q - self._least_Q) / _LEVELS_OF_SPAN
+        self._unit_Q = torch.maximum(torch.maximum(self._bound_Q / 8, span_Q), self._least_Q.abs() * _LEAST_UNIT)
 
 
 def _block_rows(num_queries: int) -> int:
-    """B: a multiple of groups, of the same size for nearly equal numbers of queries."""
-    return min(_BLOCK_SCORES // num_queries, _BLOCK_ROWS) // GROUP * GROUP
+    """B: a multiple of groups of words, of the same size for nearly equal numbers of queries."""
+    return max(min(_BLOCK_BYTES // num_queries, _BLOCK_ROWS) // _MULTIPLE, 1) * _MULTIPLE

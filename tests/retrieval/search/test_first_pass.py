@@ -24,7 +24,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables of some hundred rows have a first pass, in several blocks."""
     monkeypatch.setattr(exact, "_FEWEST_ROWS", 1)
     monkeypatch.setattr(exact, "_AFTER_QUERIES", 1)
-    monkeypatch.setattr(first_pass, "_BLOCK_ROWS", 64)
+    monkeypatch.setattr(first_pass, "_BLOCK_ROWS", 256)
     monkeypatch.setattr(first_pass, "_PAIRS_A_ROW", 1.0)
 
 
@@ -55,7 +55,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 @settings(max_examples=30, deadline=None)
 @given(
     seed=some.integers(0, 10_000),
-    rows=some.sampled_from([1, 31, 65, 700]),
+    rows=some.sampled_from([1, 31, 65, 700, 3000]),
     dim=some.sampled_from([1, 3, 8, 33]),
     k=some.sampled_from([1, 7, 40]),
     kind=some.sampled_from(["whole numbers", "normal", "long and short", "far from 0", "one column", "all alike"]),
