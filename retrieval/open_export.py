@@ -33,7 +33,7 @@ from skipwise.models.query_encoder import EncoderShape, load_query_encoder
 from skipwise.retrieval.export_manifest import ExportManifest, PartEntry, WeightsEntry
 from skipwise.retrieval.faiss_files import PART, read_faiss
 from skipwise.retrieval.formats import SCALE_BIAS_BYTES
-from skipwise.retrieval.shared_rows import in_one_piece
+from skipwise.retrieval.shared_rows import in_one_piece, table_name
 from skipwise.retrieval.skip_entries import SignalEntry
 from skipwise.retrieval.track_ids import TrackIds
 from skipwise.retrieval.vectors import BLOCK_ROWS, Piece, Vectors
@@ -97,7 +97,7 @@ class OpenExport:
         try:
             tracks = _tracks(path, manifest)
             pieces = (piece for part in manifest.parts for piece in part_pieces(path, manifest, part))
-            vectors = Vectors(in_one_piece(manifest, pieces))
+            vectors = Vectors(in_one_piece(manifest, pieces), table_name(manifest))
         except (*DAMAGED, RuntimeError) as error:
             raise UserError(f"{path} cannot be opened ({brief(error)}): {_AGAIN}") from error
         contexts = {entry.name: entry.values for entry in manifest.signals}

@@ -1,6 +1,6 @@
-"""A table's rows in a file that several processes map, so that they are in memory once.
+"""A table's rows, and their codes, in files that several processes map, so that they are in memory once.
 
-The file is private to these processes, written whole and never changed: an export's own files may be cut short by
+The files are private to these processes, written whole and never changed: an export's own files may be cut short by
 others while they are mapped, and whoever touches such a page is killed by SIGBUS.
 
 Shape legend: R rows, W numbers of an encoded row.
@@ -8,7 +8,7 @@ Shape legend: R rows, W numbers of an encoded row.
 
 import fcntl
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,6 +30,12 @@ def share_in(folder: Path) -> None:
     _folder = folder
 
 
+def table_name(manifest: ExportManifest) -> str:
+    """A name that only tables of the same content have."""
+    parts = [manifest.dtype, manifest.dim, *(part.sha256 for part in manifest.parts)]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
 def in_one_piece(manifest: ExportManifest, pieces: Iterator[Piece]) -> list[Piece]:
     """All rows of an export in one piece, which is faster to take from than several.
 
@@ -44,36 +50,64 @@ def in_one_piece(manifest: ExportManifest, pieces: Iterator[Piece]) -> list[Piec
             table_RW[piece.first : piece.first + len(piece.encoded)] = piece.encoded
         pa.default_memory_pool().release_unused()  # some hundred MB that reading left
         return [Piece(0, table_RW, manifest.dtype)]
-    parts = [manifest.dtype, manifest.dim, *(part.sha256 for part in manifest.parts)]
-    file = _folder / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.rows"
-    with _alone(_folder):
-        if not file.exists():
-            with replacing(file) as partial:
-                _write(partial, pieces)
-        with open(file, "rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH)  # lasts as long as the map, which keeps the descriptor
-            mapped_RW = np.memmap(stream, dtype, "c", shape=(manifest.rows, width))
+    mapped_RW = _mapped(table_name(manifest), dtype, (manifest.rows, width), lambda file: _write(file, pieces))
     pa.default_memory_pool().release_unused()
     return [Piece(0, mapped_RW, manifest.dtype)]
 
 
-def _write(file: Path, pieces: Iterator[Piece]) -> None:
-    try:
+def shared_bytes(name: str, size: int, used: int, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """uint8 [size]: what `make` returns, made by one of the processes; bytes from `used` on are of any value.
+
+    Made for this process alone where it shares no folder, where `name` is empty, and where the folder has no room. What
+    is written to it is seen by this process alone.
+    """
+    if _folder is None or not name:
+        return make()
+    made: list[np.ndarray] = []
+
+    def write(file: Path) -> None:
+        made.append(make())
         with open(file, "wb") as stream:
-            for piece in pieces:
-                encoded_RW = np.ascontiguousarray(piece.encoded)
+            stream.write(made[0][:used].data)
+            stream.truncate(size)
+
+    try:
+        return _mapped(name, np.dtype(np.uint8), (size,), write)
+    except OSError:
+        return made[0] if made else make()
+
+
+def _mapped(name: str, dtype: np.dtype, shape: tuple[int, ...], write: Callable[[Path], None]) -> np.ndarray:
+    """The content of the shared file of this name, copied where it is written to; `write` makes it where it is not
+    there."""
+    assert _folder
+    file = _folder / f"{name}.rows"
+    with _alone(_folder):
+        if not file.exists():
+            with replacing(file) as partial:
                 try:
-                    stream.seek(piece.first * encoded_RW.itemsize * encoded_RW.shape[1])
-                    stream.write(encoded_RW.data.cast("B"))
-                    stream.flush()
-                except OSError as error:
-                    raise UserError(
-                        f"{file.parent} cannot take the table ({error.strerror}): make room there, name a folder "
-                        "elsewhere in TMPDIR, or serve with --workers 1"
-                    ) from error
-    except BaseException:
-        file.unlink(missing_ok=True)
-        raise
+                    write(partial)
+                except BaseException:
+                    partial.unlink(missing_ok=True)
+                    raise
+        with open(file, "rb") as stream:
+            fcntl.flock(stream, fcntl.LOCK_SH)  # lasts as long as the map, which keeps the descriptor
+            return np.memmap(stream, dtype, "c", shape=shape)
+
+
+def _write(file: Path, pieces: Iterator[Piece]) -> None:
+    with open(file, "wb") as stream:
+        for piece in pieces:
+            encoded_RW = np.ascontiguousarray(piece.encoded)
+            try:
+                stream.seek(piece.first * encoded_RW.itemsize * encoded_RW.shape[1])
+                stream.write(encoded_RW.data.cast("B"))
+                stream.flush()
+            except OSError as error:
+                raise UserError(
+                    f"{file.parent} cannot take the table ({error.strerror}): make room there, name a folder "
+                    "elsewhere in TMPDIR, or serve with --workers 1"
+                ) from error
 
 
 @contextmanager

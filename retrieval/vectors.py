@@ -40,9 +40,9 @@ class Piece:
 class Vectors:
     """A table in pieces."""
 
-    def __init__(self, pieces: list[Piece]):
-        """`pieces`: at least one, in row order, without gaps."""
-        self._pieces = pieces
+    def __init__(self, pieces: list[Piece], name: str = ""):
+        """`pieces`: at least one, in row order, without gaps; `name`: one that no table of other content has."""
+        self._pieces, self.name = pieces, name
         self.dim = pieces[0].dim
         self._firsts = np.array([piece.first for piece in pieces])
 
@@ -92,6 +92,7 @@ class Vectors:
 class _Narrowed(Vectors):
     def __init__(self, whole: Vectors, dim: int):
         self._whole, self.dim = whole, dim
+        self.name = whole.name and f"{whole.name}-{dim}"
 
     @property
     def shape(self) -> tuple[int, int]:

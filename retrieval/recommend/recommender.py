@@ -82,6 +82,25 @@ class Recommender:
         """`columns`: what `filter` and `cool_down` read; the export's own unless given."""
         self._opened, self._search, self._columns = opened, search, columns
         self._nearest = {by: ExactSearch(opened.embeddings, by == "cosine") for by in get_args(Likeness)}
+        if isinstance(search, ExactSearch) and not opened.manifest.keep:
+            self._nearest["inner-product"] = search  # over the same rows, so with one first pass
+
+    def over(self, opened: OpenExport, search: Search, columns: TrackColumns) -> "Recommender":
+        """Of an export that this one's is to become, by a search of it; `changed` then says which rows it has anew."""
+        found = Recommender(opened, search, columns)
+        mine = self._nearest
+        found._nearest |= {by: mine[by].over(opened.embeddings) for by in mine if mine[by] is not self._search}
+        return found
+
+    def set_up(self) -> None:
+        """Sets the exact search up before it is asked; that for `similar` waits until it is."""
+        if isinstance(self._search, ExactSearch):
+            self._search.set_up()
+
+    def changed(self, rows_X: np.ndarray) -> None:
+        """Rows `rows_X` have been written anew; nobody may be asking."""
+        for search in {id(one): one for one in (self._search, *self._nearest.values())}.values():
+            search.changed(rows_X)
 
     @cached_property
     def columns(self) -> TrackColumns:

@@ -47,6 +47,19 @@ class Search(Protocol):
         """
         ...
 
+    def changed(self, rows_X: np.ndarray) -> None:
+        """Rows `rows_X`, int64, of the table that is searched have been written anew; nobody may be searching."""
+        ...
+
+
+class _FirstPassOf:
+    """The first pass over a table, once it is set up."""
+
+    def __init__(self, pays: bool):
+        self.pays, self.num_refused, self.num_asked = pays, 0, 0
+        self.made: FirstPass | None = None
+        self.setting_up = threading.Lock()
+
 
 class ExactSearch:
     """Every row is scored; equal scores come by the lower row. Thread-safe.
@@ -61,9 +74,24 @@ class ExactSearch:
         `first_pass`: whether a large table, whose first row is 0, may have one.
         """
         self._vectors, self._unit, self._large = vectors, unit, first_pass and vectors.shape[0] >= _FEWEST_ROWS
-        self._pays, self._num_refused = self._large, 0
-        self._num_asked, self._setting_up = 0, threading.Lock()
-        self._first_pass: FirstPass | None = None
+        self._first = _FirstPassOf(self._large)
+
+    def over(self, vectors: Vectors) -> "ExactSearch":
+        """The search of a table that this one's is to become: `changed` then says which rows it has anew."""
+        found = ExactSearch(vectors, self._unit, self._large)
+        found._first, found._large = self._first, self._large
+        return found
+
+    def changed(self, rows_X: np.ndarray) -> None:
+        """See `Search`."""
+        if first_pass := self._first.made:
+            values_XD = self._rows(torch.from_numpy(self._vectors.take(rows_X)))
+            if not first_pass.write(torch.from_numpy(rows_X), values_XD, self._vectors.shape[0]):
+                self._first = _FirstPassOf(self._large)
+
+    def set_up(self) -> None:
+        """Sets the first pass up where there is to be one, before it is needed."""
+        self._set_up(_AFTER_QUERIES)
 
     def search(
         self, queries_QD: Tensor, k: int, excluded_QX: Tensor, allowed: Allowed | None = None
@@ -79,12 +107,12 @@ class ExactSearch:
                 asked_QD = queries_QD[part_Q]
                 score = partial(self._scores, asked_QD)
                 pairs = first_pass.pairs(asked_QD, k, excluded_QX[part_Q], score, hidden_R)
-                self._num_refused = 0 if pairs else self._num_refused + 1
+                self._first.num_refused = 0 if pairs else self._first.num_refused + 1
                 if pairs:
                     rows_QK[part_Q], scores_QK[part_Q] = self._best(asked_QD, k, *pairs)
                     left_Q[part_Q] = False
-                elif self._num_refused >= _REFUSALS:
-                    self._pays, self._first_pass = False, None
+                elif self._first.num_refused >= _REFUSALS:
+                    self._first.pays, self._first.made = False, None
                     break
         if left_Q.any():
             found = self._by_products(queries_QD[left_Q], k, excluded_QX[left_Q], allowed, few)
@@ -97,15 +125,17 @@ class ExactSearch:
 
     def _set_up(self, num_queries: int) -> FirstPass | None:
         """The first pass, once enough queries have been asked; None before, and while another thread sets it up."""
-        self._num_asked += num_queries
-        if self._first_pass or not self._pays or self._num_asked < _AFTER_QUERIES or not is_fast():
-            return self._first_pass
-        if self._setting_up.acquire(blocking=False):
+        first = self._first
+        first.num_asked += num_queries
+        if first.made or not first.pays or first.num_asked < _AFTER_QUERIES or not is_fast():
+            return first.made
+        if first.setting_up.acquire(blocking=False):
             try:
-                self._first_pass = self._first_pass or FirstPass(self._blocks, *self._vectors.shape)
+                name = self._vectors.name and f"{self._vectors.name}-codes{'-unit' * self._unit}"
+                first.made = first.made or FirstPass(self._blocks, *self._vectors.shape, name)
             finally:
-                self._setting_up.release()
-        return self._first_pass
+                first.setting_up.release()
+        return first.made
 
     def _best(self, queries_QD: Tensor, k: int, query_P: Tensor, row_P: Tensor) -> tuple[Tensor, Tensor]:
         """The best rows and scores [Q, K] of pairs whose rows are in ascending order for each query."""

@@ -47,7 +47,13 @@ class IndexSearch:
 
     def over(self, vectors: Vectors) -> "IndexSearch":
         """The same index, whose candidates are scored by other vectors, as many."""
-        return IndexSearch(self._index, vectors, self._settings)
+        found = IndexSearch(self._index, vectors, self._settings)
+        found._exact = self._exact.over(vectors)
+        return found
+
+    def changed(self, rows_X: np.ndarray) -> None:
+        """See `Search`: the index itself stays as it is."""
+        self._exact.changed(rows_X)
 
     def search(
         self, queries_QD: Tensor, k: int, excluded_QX: Tensor, allowed: Allowed | None = None

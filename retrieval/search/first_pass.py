@@ -17,8 +17,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from skipwise.models.topk import side_by_side
+from skipwise.retrieval.search.row_codes import LEVELS, ROOM, ZERO, Blocks, RowCodes
 
 QUERIES = 64
 """Queries of a call: the more, the longer the scores take to be written and read."""
@@ -26,8 +28,10 @@ MOST_BEST = 256
 """The most best rows that are asked for; above it, too many rows are scored twice."""
 GROUP = 32
 """Rows of a group: only groups whose best row may be among the best are read row by row."""
-_MULTIPLE = GROUP * 8
-"""Of the rows of a block, so that the levels of a group fill words of 8 bytes."""
+_QUERIES_MULTIPLE = 16
+"""Of the queries of a call, the others being 0: as many take as long as one."""
+_LAST_MULTIPLE = ROOM
+"""Of the rows of the last block."""
 _BLOCK_BYTES = 1 << 21
 """Larger ones are given back to the system, and are new pages each time."""
 _BLOCK_ROWS = 1 << 16
@@ -35,9 +39,6 @@ _MOST_LEVEL, _LEVELS_OF_SPAN = 255, 200
 """The level of all scores above, and the levels between the least that matters and the best of the first block."""
 _LEAST_UNIT = 2.0**-16
 """Of a level, for each unit of the least score: so that levels are right by float32's numbers."""
-_LEVELS = 127
-"""Codes of -127 to 127, stored as 1 to 255."""
-_ZERO = 128
 _FLOAT = 2.0**-20
 """More than the rounding of a sum of floats, for each of its terms' absolute values."""
 _SMALLEST = 2.0**-60
@@ -47,9 +48,6 @@ _PAIRS_A_BEST, _PAIRS_A_ROW = 8, 1 / 256
 
 _MERGED_AFTER = {4**number for number in range(12)}
 """Blocks after which pairs that others surpass are left out."""
-
-Blocks = Callable[[], Iterator[tuple[int, Tensor]]]
-"""(first row, float32 [B, D]), in row order; the same at each call."""
 
 
 def is_fast() -> bool:
@@ -69,31 +67,20 @@ class Pairs(NamedTuple):
 
 
 class FirstPass:
-    """The codes of a table. Thread-safe."""
+    """The first pass over a table. Thread-safe, but while rows are written."""
 
-    def __init__(self, blocks: Blocks, num_rows: int, dim: int):
-        """Reads the table twice."""
-        low_D, high_D = torch.full((dim,), float("inf")), torch.full((dim,), float("-inf"))
-        for _, block_BD in blocks():
-            low_D = torch.minimum(low_D, block_BD.amin(dim=0))
-            high_D = torch.maximum(high_D, block_BD.amax(dim=0))
-        self._largest_D = torch.maximum(low_D.abs(), high_D.abs())
-        self._centre_D, step_D = low_D / 2 + high_D / 2, (high_D / 2 - low_D / 2) / _LEVELS
-        self._step_D = step_D.masked_fill(step_D == 0, 1.0)
-        self._codes_RD = torch.empty(num_rows, dim, dtype=torch.uint8)
-        off = norm = torch.zeros(())
-        for first, block_BD in blocks():
-            exact_BD = (block_BD - self._centre_D).div_(self._step_D)
-            code_BD = exact_BD.round().clamp_(-_LEVELS, _LEVELS)
-            norm = torch.maximum(norm, code_BD.norm(dim=1).max())
-            off = torch.maximum(off, exact_BD.sub_(code_BD).norm(dim=1).max())
-            self._codes_RD[first : first + len(block_BD)] = code_BD.add_(_ZERO)
-        self._off, self._norm = float(off), float(norm)
+    def __init__(self, blocks: Blocks, num_rows: int, dim: int, name: str = ""):
+        """See `RowCodes`."""
+        self._codes = RowCodes(blocks, num_rows, dim, name)
+
+    def write(self, row_X: Tensor, values_XD: Tensor, num_rows: int) -> bool:
+        """See `RowCodes`; nobody may be searching."""
+        return self._codes.write(row_X, values_XD, num_rows)
 
     def sound(self, queries_QD: Tensor) -> Tensor:
         """The queries [Q] that `pairs` takes: those that are not zero, and whose scores are finite."""
-        largest_Q = queries_QD.abs() @ torch.maximum(self._largest_D, self._step_D * _LEVELS)
-        norm_Q = (queries_QD * self._step_D).norm(dim=1)
+        largest_Q = queries_QD.abs() @ torch.maximum(self._codes.largest_D, self._codes.step_D * LEVELS)
+        norm_Q = (queries_QD * self._codes.step_D).norm(dim=1)
         return (largest_Q.isfinite() & (norm_Q > _SMALLEST) & (norm_Q < 1 / _SMALLEST)).nonzero().squeeze(1)
 
     def pairs(
@@ -104,41 +91,59 @@ class FirstPass:
         `score` is what they will be scored by; `hidden_R`: bool, rows that no query may find. None is returned where
         too many rows score alike: the float32 search takes less.
         """
-        scaled_QD = queries_QD * self._step_D
+        codes, num_queries = self._codes, len(queries_QD)
+        scaled_QD = queries_QD * codes.step_D
         norm_Q = scaled_QD.norm(dim=1)
         unit_QD = scaled_QD / norm_Q[:, None]
-        scale_Q = unit_QD.abs().amax(dim=1) / _LEVELS
+        scale_Q = unit_QD.abs().amax(dim=1) / LEVELS
         code_QD = (unit_QD / scale_Q[:, None]).round()
         off_Q = (unit_QD - code_QD * scale_Q[:, None]).norm(dim=1)
-        floats_Q = (queries_QD.abs() @ self._largest_D) / norm_Q + _LEVELS
-        bound_Q = self._off + off_Q * self._norm + _FLOAT * self._codes_RD.shape[1] * floats_Q
-        centre_Q = queries_QD @ self._centre_D
+        floats_Q = (queries_QD.abs() @ codes.largest_D) / norm_Q + LEVELS
+        bound_Q = codes.off + off_Q * codes.norm + _FLOAT * queries_QD.shape[1] * floats_Q
+        centre_Q = queries_QD @ codes.centre_D
 
         def exact(query_P: Tensor, row_P: Tensor) -> Tensor:
             return (score(query_P, row_P) - centre_Q[query_P]) / norm_Q[query_P]
 
-        packed = torch.ops.onednn.qlinear_prepack(code_QD.to(torch.int8), None)
+        # Of few sizes, as oneDNN compiles a kernel for each.
+        padding = -num_queries % _QUERIES_MULTIPLE
+        packed = torch.ops.onednn.qlinear_prepack(pad(code_QD, (0, 0, 0, padding)).to(torch.int8), None)
+        zeros_Q = torch.zeros(num_queries + padding, dtype=torch.int64)
 
         def product(codes_BD: Tensor, factor_Q: Tensor, added_Q: Tensor | None, dtype: torch.dtype) -> Tensor:
-            zeros_Q = torch.zeros(len(factor_Q), dtype=torch.int64)
+            added_Q = None if added_Q is None else pad(added_Q, (0, padding))
             scores_BQ: Tensor = torch.ops.onednn.qlinear_pointwise(
-                codes_BD, 1.0, _ZERO, packed, factor_Q, zeros_Q, added_Q, 1.0, 0, dtype, "none", [], ""
+                codes_BD,
+                1.0,
+                ZERO,
+                packed,
+                pad(factor_Q, (0, padding)),
+                zeros_Q,
+                added_Q,
+                1.0,
+                0,
+                dtype,
+                "none",
+                [],
+                "",
             )
             return scores_BQ
 
-        rows, most = _block_rows(len(queries_QD)), _PAIRS_A_BEST * k + round(_PAIRS_A_ROW * len(self._codes_RD))
-        found = _Found(k, bound_Q, exact, most)
-        starts = range(0, len(self._codes_RD), rows)
+        rows, most = _block_rows(len(zeros_Q)), _PAIRS_A_BEST * k + round(_PAIRS_A_ROW * codes.num_rows)
+        found = _Found(k, bound_Q, padding, exact, most)
+        starts = range(0, codes.num_rows, rows)
         for first, (row_P, query_P) in zip(starts, _by_block(excluded_QX, starts), strict=True):
-            codes_BD = self._codes_RD[first : first + rows]
+            there = min(codes.num_rows - first, rows)
+            codes_BD = codes.codes_CD[first : first + -(-there // _LAST_MULTIPLE) * _LAST_MULTIPLE]
             scale = found.scale
             if scale is None:
                 scores_BQ, nothing = product(codes_BD, scale_Q, None, torch.float32), float("-inf")
             else:
                 scores_BQ, nothing = product(codes_BD, scale_Q / scale.unit_Q, scale.zero_Q, torch.uint8), 0
+            scores_BQ[there:] = nothing
             scores_BQ[row_P, query_P] = nothing
             if hidden_R is not None:
-                scores_BQ[hidden_R[first : first + rows]] = nothing
+                scores_BQ[:there][hidden_R[first : first + there]] = nothing
             if not found.add(scores_BQ, scale, first):
                 return None
         return found.result()
@@ -170,9 +175,9 @@ class _Scale(NamedTuple):
 class _Found:
     """The pairs so far: all whose score may reach the K-th best."""
 
-    def __init__(self, k: int, bound_Q: Tensor, exact: Score, most: int):
-        """`most`: pairs of a query, in the mean of all."""
-        self._k, self._bound_Q, self._exact = k, bound_Q, exact
+    def __init__(self, k: int, bound_Q: Tensor, padding: int, exact: Score, most: int):
+        """`padding`: columns of scores behind those of queries; `most`: pairs of a query, in the mean of all."""
+        self._k, self._bound_Q, self._exact, self._width = k, bound_Q, exact, len(bound_Q) + padding
         self._least_Q = torch.full_like(bound_Q, torch.finfo(torch.float32).min)
         """What a row of the best scores at least in the first pass; above minus infinity, for rows left out."""
         self._unit_Q: Tensor | None = None
@@ -188,31 +193,28 @@ class _Found:
 
     def add(self, scores_BQ: Tensor, scale: _Scale | None, first: int) -> bool:
         """Adds a block of float32 scores, or of levels by `scale`; False where there are too many pairs."""
-        nothing = float("-inf") if scale is None else 0
-        if padding := -len(scores_BQ) % _MULTIPLE:
-            scores_BQ = torch.nn.functional.pad(scores_BQ, (0, 0, 0, padding), value=nothing)
         num_queries = len(self._bound_Q)
         groups_SC = scores_BQ.view(GROUP, -1)  # rows B / GROUP apart: maxima of contiguous numbers are the fastest
         best_C = groups_SC.amax(dim=0)
         if scale is None:
-            best_GQ = best_C.view(-1, num_queries)
+            best_GQ = best_C.view(-1, self._width)[:, :num_queries]
             if len(best_GQ) >= self._k:
                 self._raise(best_GQ.topk(self._k, dim=0).values[-1] - self._bound_Q)
                 self._set_unit(best_GQ.amax(dim=0))
-            column_H = (best_GQ >= self._least_Q).view(-1).nonzero().squeeze(1)
-            scores_SH = groups_SC[:, column_H]
-            place_P, taken_P = (scores_SH >= self._least_Q[column_H % num_queries]).nonzero(as_tuple=True)
-            column_P, score_P = column_H[taken_P], scores_SH[place_P, taken_P]
+            group_H, query_H = (best_GQ >= self._least_Q).nonzero(as_tuple=True)
+            scores_SH = groups_SC[:, group_H * self._width + query_H]
+            place_P, taken_P = (scores_SH >= self._least_Q[query_H]).nonzero(as_tuple=True)
+            group_P, query_P, score_P = group_H[taken_P], query_H[taken_P], scores_SH[place_P, taken_P]
         else:
             word_H = best_C.view(torch.int64).nonzero().squeeze(1)  # eight columns at a time
             levels_SH = groups_SC.view(torch.int64)[:, word_H].view(torch.uint8)
             place_P, taken_P = levels_SH.nonzero(as_tuple=True)
             column_P, level_P = word_H[taken_P // 8] * 8 + taken_P % 8, levels_SH[place_P, taken_P]
-            query_P = column_P % num_queries
+            group_P, query_P = column_P // self._width, column_P % self._width
             score_P = scale.least_Q[query_P] + scale.unit_Q[query_P] * level_P
             score_P[level_P == _MOST_LEVEL] = float("inf")
-        row_P = first + place_P * (len(scores_BQ) // GROUP) + column_P // num_queries
-        self._pairs.append((column_P % num_queries, row_P, score_P))
+        row_P = first + place_P * (len(scores_BQ) // GROUP) + group_P
+        self._pairs.append((query_P, row_P, score_P))
         self._num_pairs, self._num_blocks = self._num_pairs + len(row_P), self._num_blocks + 1
         if self._num_blocks in _MERGED_AFTER or self._num_pairs > self._most:
             self._merge()
@@ -253,5 +255,5 @@ class _Found:
 
 
 def _block_rows(num_queries: int) -> int:
-    """B: a multiple of groups of words, of the same size for nearly equal numbers of queries."""
-    return max(min(_BLOCK_BYTES // num_queries, _BLOCK_ROWS) // _MULTIPLE, 1) * _MULTIPLE
+    """B: of the same size for nearly equal numbers of queries."""
+    return max(min(_BLOCK_BYTES // num_queries, _BLOCK_ROWS) // _LAST_MULTIPLE, 1) * _LAST_MULTIPLE

@@ -19,8 +19,7 @@ class GrownSearch:
 
     def __init__(self, index: IndexSearch, vectors: Vectors, num_rows: int):
         """`num_rows`: of `vectors`, the first of which the index knows."""
-        self.index = index
-        self._index = index.over(vectors.between(0, index.num_rows))
+        self.index = index.over(vectors.between(0, index.num_rows))
         self._behind = ExactSearch(vectors.between(index.num_rows, num_rows), first_pass=False)
 
     def search(
@@ -29,11 +28,15 @@ class GrownSearch:
         """See `Search`."""
         before, behind = (None, None) if allowed is None else _split(allowed, self.index.num_rows)
         found = [
-            self._index.search(queries_QD, k, excluded_QX, before),
+            self.index.search(queries_QD, k, excluded_QX, before),
             self._behind.search(queries_QD, k, excluded_QX, behind),
         ]
         rows_QK, scores_QK = (torch.cat(pieces, dim=1) for pieces in zip(*found, strict=True))
         return best_of(rows_QK, scores_QK, k)
+
+    def changed(self, rows_X: np.ndarray) -> None:
+        """See `Search`."""
+        self.index.changed(rows_X[rows_X < self.index.num_rows])
 
 
 def _split(allowed: Allowed, row: int) -> tuple[Allowed, Allowed]:
@@ -48,9 +51,12 @@ def _split(allowed: Allowed, row: int) -> tuple[Allowed, Allowed]:
 
 
 def search_of(before: Search, vectors: Vectors, num_rows: int) -> Search:
-    """The search of `vectors`, of `num_rows` rows, which the table has become that `before` searches."""
+    """The search of `vectors`, of `num_rows` rows, which the table becomes that `before` searches.
+
+    `changed` then says which rows it has anew.
+    """
     if isinstance(before, ExactSearch):
-        return ExactSearch(vectors)
+        return before.over(vectors)
     index = before.index if isinstance(before, GrownSearch) else before
     assert isinstance(index, IndexSearch)
     return GrownSearch(index, vectors, num_rows)

@@ -14,7 +14,6 @@ from skipwise.common.distributed import logger
 from skipwise.common.errors import UserError
 from skipwise.retrieval.live_export import LiveExport
 from skipwise.retrieval.open_export import OpenExport
-from skipwise.retrieval.recommend.recommender import Recommender
 from skipwise.retrieval.recommend.track_columns import TrackColumns
 from skipwise.retrieval.recommend.track_filter import TrackFilter
 from skipwise.retrieval.row_delta import Deltas
@@ -132,7 +131,9 @@ class LiveRows:
             served = self._with(served, change.opened, delta.manifest.number)
             with self._gate.writing():
                 live.commit(change)
+                served.recommender.changed(delta.rows_X)
                 yield served
+            served.recommender.set_up()  # again, where the rows have left the range of its codes
             self._count(live)
         self.error = None
 
@@ -148,14 +149,16 @@ class LiveRows:
             )
         live.commit(live.prepare(delta))
         self._count(live)
-        return self._with(served, live.opened, delta.manifest.number)
+        served = self._with(served, live.opened, delta.manifest.number)
+        served.recommender.changed(delta.rows_X)
+        return served
 
     def _with(self, served: ServedExport, opened: OpenExport, number: int) -> ServedExport:
         search = search_of(served.search, opened.vectors, opened.manifest.rows)
         columns = served.recommender.columns
         if opened.tracks is not served.opened.tracks:
             columns = TrackColumns(opened.tracks, self._tracks, self._always)
-        recommender = Recommender(opened, search, columns)
+        recommender = served.recommender.over(opened, search, columns)
         return replace(served, opened=opened, search=search, recommender=recommender, delta=number)
 
     def _count(self, live: LiveExport) -> None:

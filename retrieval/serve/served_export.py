@@ -63,6 +63,7 @@ class ServedExport:
             opened = OpenExport.open(path.resolve(strict=False))
             opened_search = open_search(opened, search)
             recommender = Recommender(opened, opened_search, TrackColumns(opened.tracks, tracks, always))
+            recommender.set_up()
             _ = opened.words  # is read here, not by the first who searches
             rows_BK, scores_BK, _ = recommender.recommend(SessionHistory.of([[(0, 0)]]), RecommendOptions())
         except UserError:

@@ -1,6 +1,9 @@
 """The first pass of the exact search: with it, the best rows and their scores are those without it, bit for bit."""
 
+import gc
+import resource
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from torch import Tensor
 
+from skipwise.retrieval import shared_rows
 from skipwise.retrieval.export.row_encoding import encode
 from skipwise.retrieval.search import exact, first_pass
 from skipwise.retrieval.search.allowed import Allowed
 from skipwise.retrieval.search.exact import ExactSearch
 from skipwise.retrieval.search.first_pass import FirstPass, is_fast
+from skipwise.retrieval.search.row_codes import RowCodes
 from skipwise.retrieval.vectors import Piece, Vectors
 
 pytestmark = pytest.mark.skipif(not is_fast(), reason="this processor has no instructions for bytes (VNNI)")
@@ -25,6 +30,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact, "_FEWEST_ROWS", 1)
     monkeypatch.setattr(exact, "_AFTER_QUERIES", 1)
     monkeypatch.setattr(first_pass, "_BLOCK_ROWS", 256)
+    monkeypatch.setattr(first_pass, "_LAST_MULTIPLE", 256)
     monkeypatch.setattr(first_pass, "_PAIRS_A_ROW", 1.0)
 
 
@@ -55,7 +61,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 @settings(max_examples=30, deadline=None)
 @given(
     seed=some.integers(0, 10_000),
-    rows=some.sampled_from([1, 31, 65, 700, 3000]),
+    rows=some.sampled_from([1, 31, 65, 700, 1100]),
     dim=some.sampled_from([1, 3, 8, 33]),
     k=some.sampled_from([1, 7, 40]),
     kind=some.sampled_from(["whole numbers", "normal", "long and short", "far from 0", "one column", "all alike"]),
@@ -176,3 +182,66 @@ def test_others_do_not_wait_while_it_is_set_up(monkeypatch: pytest.MonkeyPatch):
     go_on.set()
     setter.join()
     assert calls == [True]
+
+
+@settings(max_examples=6, deadline=None)
+@given(seed=some.integers(0, 10_000), unit=some.booleans(), far=some.sampled_from([0.5, 1.5, 40.0]))
+def test_rows_that_are_written_and_added_later(seed: int, unit: bool, far: float):
+    """Those far beyond the range of the table make it be read again."""
+    generator = torch.Generator().manual_seed(seed)
+    table, queries = torch.randn(700, 8, generator=generator), torch.randn(17, 8, generator=generator)
+    own, new = table[:600].numpy().copy(), np.zeros((100, 8), dtype=np.float32)
+    none = torch.full((17, 1), -1)
+    search = ExactSearch(Vectors([Piece(0, own)]), unit)
+    with pytest.MonkeyPatch.context() as patch:
+        calls = taken(patch)
+        search.search(queries, 7, none)
+        for rows in (600, 650, 650, 700):
+            changed = torch.randperm(rows, generator=generator)[:40].sort().values
+            changed = torch.cat([changed[changed < 600], torch.arange(600, rows)])
+            table[changed] = far * torch.randn(len(changed), 8, generator=generator)
+            search = search.over(Vectors([Piece(0, own), *([Piece(600, new[: rows - 600])] if rows > 600 else [])]))
+            own[:], new[:] = table[:600].numpy(), table[600:].numpy()
+            search.changed(changed.numpy())
+            found, scores = search.search(queries, 7, none)
+            meant = torch.nn.functional.normalize(table[:rows], dim=1) if unit else table[:rows]
+            expected, expected_scores = best(meant, queries, 7, none)
+            assert found.tolist() == expected
+            torch.testing.assert_close(scores, expected_scores, rtol=1e-6, atol=1e-6)
+    assert all(calls) and len(calls) == 5
+
+
+def test_codes_are_made_by_one_process_and_changed_by_each_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shared_rows, "_folder", tmp_path)
+    table, none = torch.randn(900, 8, generator=torch.Generator().manual_seed(5)), torch.full((20, 1), -1)
+    both = [table.numpy().copy() for _ in range(2)]
+    first, second = (ExactSearch(Vectors([Piece(0, own)], "a-table")) for own in both)
+    first.set_up()
+    monkeypatch.setattr(RowCodes, "_made", None)  # the second one makes none
+    calls, changed = taken(monkeypatch), np.arange(0, 900, 3)
+    both[0][changed] *= -0.5
+    first = first.over(Vectors([Piece(0, both[0])]))
+    first.changed(changed)
+    for search, own in ((first, both[0]), (second, both[1])):
+        found, scores = search.search(table[:20], 9, none)
+        expected, expected_scores = best(torch.from_numpy(own), table[:20], 9, none)
+        assert found.tolist() == expected and torch.equal(scores, expected_scores)
+    assert calls == [True, True] and len([*tmp_path.glob("*.rows")]) == 1
+    del first, second, search
+    gc.collect()
+    shared_rows.remove_unused()
+    assert not [*tmp_path.glob("*.rows")]
+
+
+def test_codes_stay_in_memory_where_the_folder_has_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(shared_rows, "_folder", tmp_path)
+    table, none = torch.randn(900, 8), torch.full((20, 1), -1)
+    calls, search = taken(monkeypatch), ExactSearch(Vectors([Piece(0, table.numpy())], "a-table"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        found, _ = search.search(table[:20], 9, none)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert calls == [True] and found.tolist() == best(table, table[:20], 9, none)[0]
+    assert [file.name for file in tmp_path.iterdir()] == ["lock"]

@@ -18,6 +18,7 @@ from skipwise.retrieval.formats import encode_rows
 from skipwise.retrieval.live_export import LiveExport
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.row_delta import Deltas
+from skipwise.retrieval.search import exact
 from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.live_rows import Gate
 from tests.retrieval.serve.conftest import Asked
@@ -95,7 +96,13 @@ def test_rows_are_converted_as_export_converts_them(dtype: str):
     assert encode_rows(rows_RD.numpy(), dtype).tobytes() == encode(rows_RD, dtype, np.arange(5000)).tobytes()
 
 
-def test_the_service_answers_with_new_tracks_and_says_which_version(made, tmp_path: Path):
+@pytest.mark.parametrize("first_pass", [False, True])
+def test_the_service_answers_with_new_tracks_and_says_which_version(
+    first_pass: bool, made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    if first_pass:
+        monkeypatch.setattr(exact, "_FEWEST_ROWS", 1)
+        monkeypatch.setattr(exact, "_AFTER_QUERIES", 1)
     deltas = tmp_path / "deltas"
     asked = Asked(ServeConfig(made["base"], made["whole"], search="exact", reload_s=0, deltas=str(deltas)))
     main = asked.service.exports["main"]
@@ -111,6 +118,8 @@ def test_the_service_answers_with_new_tracks_and_says_which_version(made, tmp_pa
         assert answer["export"]["delta"] == number and answer["export"]["loaded"] == 1
     other = asked.recommend(session, k=70, export="compare").json()
     assert answer["tracks"] == other["tracks"]
+    nearest = [asked("GET", f"/similar/{new}?k=70&export={name}").json()["tracks"] for name in ("main", "compare")]
+    assert nearest[0] == nearest[1]
     assert new in [track["track"] for track in answer["tracks"]]
     assert asked.recommend([(new, False)]).status_code == 200
     assert asked("GET", f"/similar/{new}").json()["export"]["delta"] == 4
