@@ -4,13 +4,14 @@
 - `torchx run components/launch.py:evaluate`: evaluates a run on several ranks
 - `torchx run components/launch.py:table`: trains and compares models at several seeds
 - `torchx run components/launch.py:sweep`: searches a recipe's settings
-- `torchx run components/launch.py:prepare`: turns raw logs into a dataset directory, in one process
+- `torchx run components/launch.py:prepare`: turns raw logs into a dataset directory, in one process or in shards
 
 Each lists its options with `--help`. What follows `--` goes to the command itself:
 `torchx run components/launch.py:train --nproc 4 -- --data.path data/sample`. Nothing here imports torch.
 """
 
 import inspect
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -130,31 +131,38 @@ def sweep(*args: str, **asked: Any) -> specs.AppDef:
 
 def prepare(
     *args: str,
+    shards: int = 1,
     cpu: int = 2,
     memory_mb: int = 4096,
     max_retries: int = 0,
     image: str = torchx.IMAGE,
     mounts: str = "",
 ) -> specs.AppDef:
-    """Turns raw logs into a dataset directory, in one process.
+    """Turns raw logs into a dataset directory, in one process or in shards.
 
     Args:
         args: options of `skipwise prepare`, after `--`
-        cpu: cores to ask of the scheduler
-        memory_mb: memory to ask of the scheduler, in MB
-        max_retries: how often it is started again after it has died
+        shards: processes that share the work and wait for each other, which all see the log and the output
+        cpu: cores to ask of the scheduler, for each shard
+        memory_mb: memory to ask of the scheduler, in MB, for each shard
+        max_retries: how often it is started again after it has died; what shards have done is not done again
         image: container image, where the scheduler runs containers
         mounts: what a container sees of its host, such as type=bind,src=/data,dst=/data; several follow each other
     """
-    _at_least(1, cpu=cpu, memory_mb=memory_mb)
+    _at_least(1, shards=shards, cpu=cpu, memory_mb=memory_mb)
+    entrypoint, words = "python", ["-m", "skipwise", "prepare", *args]
+    if shards > 1:  # AWS Batch has the number of a replica in a variable, which a shell reads
+        shard = f"--step all --shard {specs.macros.replica_id}/{shards}"
+        entrypoint, words = "bash", ["-c", f"exec python {shlex.join(words)} {shard}"]
     return specs.AppDef(
         name="skipwise-prepare",
         roles=[
             specs.Role(
                 name="prepare",
                 image=image,
-                entrypoint="python",
-                args=["-m", "skipwise", "prepare", *args],
+                entrypoint=entrypoint,
+                args=words,
+                num_replicas=shards,
                 resource=specs.Resource(cpu=cpu, gpu=0, memMB=memory_mb),
                 max_retries=max_retries,
                 mounts=specs.parse_mounts(_mounts(mounts)),

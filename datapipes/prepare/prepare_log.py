@@ -16,7 +16,7 @@ from skipwise.datapipes.prepare.engines import Engine, in_processes, in_spark, i
 from skipwise.datapipes.prepare.plain_errors import check_room, plain_errors
 from skipwise.datapipes.prepare.shard_options import ShardStep
 from skipwise.datapipes.prepare.shard_records import shard_folder
-from skipwise.datapipes.prepare.shard_steps import KINDS, Job, is_dataset, merge_shards, run_shard
+from skipwise.datapipes.prepare.shard_steps import KINDS, Job, is_dataset, merge_shards, run_shard, run_together
 from skipwise.datapipes.prepare.skip_rules import doubts
 
 
@@ -46,10 +46,16 @@ def prepare(config: PrepareConfig) -> Manifest:
 
 
 def prepare_shard(config: PrepareConfig) -> None:
-    """Does the work of `config.shard` in `config.step`, "read" or "group": see `run_shard`."""
-    assert config.step in ("read", "group")
+    """Does the work of `config.shard` in `config.step`: "read" or "group", see `run_shard`, or "all".
+
+    With "all" the processes of all shards, which must run at the same time, wait for each other; shard 0 writes the
+    dataset directory as `prepare` does, and the others end after it.
+    """
     number, num_shards = config.numbers
-    run_shard(config, config.step, num_shards, number)
+    if config.step == "read" or config.step == "group":
+        run_shard(config, config.step, num_shards, number)
+    elif run_together(config):
+        prepare(replace(config, step="merge", shard=None))
 
 
 def _prepare_here(config: PrepareConfig) -> tuple[Job, Manifest]:

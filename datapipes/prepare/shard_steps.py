@@ -1,6 +1,7 @@
 """The steps of `prepare`: each shard reads its files, each groups its bucket, and one process merges them."""
 
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 from skipwise.common.console import note
 from skipwise.common.errors import UserError
 from skipwise.common.mirrors import local
-from skipwise.common.outputs import atomic_output
+from skipwise.common.outputs import atomic_output, refuse_existing
+from skipwise.common.stores import Place
 from skipwise.datapipes.manifest import MANIFEST, Manifest
 from skipwise.datapipes.prepare.column_roles import FLAGS
 from skipwise.datapipes.prepare.config import PrepareConfig
@@ -26,6 +28,7 @@ from skipwise.datapipes.prepare.shard_records import (
     check_files,
     find_num_shards,
     identity,
+    is_record,
     list_files,
     places_of,
     read_shards,
@@ -36,6 +39,7 @@ from skipwise.datapipes.prepare.skip_options import SKIPS
 from skipwise.datapipes.prepare.sources import Log
 from skipwise.datapipes.prepare.staging import connect
 
+_POLL_S = 1.0
 KINDS: dict[ShardStep, type[ReadShard] | type[GroupShard]] = {"read": ReadShard, "group": GroupShard}
 
 
@@ -179,6 +183,37 @@ def merge_shards(config: PrepareConfig, num_shards: int | None = None) -> tuple[
     job.say_read(root)
     with atomic_output(config.output, config.overwrite, is_dataset) as scratch:
         manifest = job.merge(root, scratch.absolute())
-    if local(root, lambda name: False) == root:
-        shutil.rmtree(root, ignore_errors=True)
+    _remove(root)
     return job, manifest
+
+
+def _remove(root: Path) -> None:
+    """Removes the shards, of which the records go first."""
+    if place := Place.of(root):
+        for name in sorted(place.files(), key=lambda name: not is_record(name)):
+            (place / name).remove()
+    else:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def run_together(config: PrepareConfig) -> bool:
+    """Does what the steps of the shards have to do for `config.shard`, and waits for the other shards after each.
+
+    Returns whether this is the shard whose process is to merge them; for any other once that is done.
+    """
+    number, num_shards = config.numbers
+    refuse_existing(config.output, config.overwrite, is_dataset)
+    root = shards_of(config.output)
+    for step, kind in KINDS.items():
+        run_shard(config, step, num_shards, number)
+        waits = {shard_folder(root, kind, other, num_shards) for other in range(num_shards)}
+        if waits := {folder for folder in waits if not is_there(folder)}:
+            note(f"waits for {len(waits)} of {num_shards} shards to {step}")
+        while waits := {folder for folder in waits if not is_there(folder)}:
+            time.sleep(_POLL_S)
+    if number == 0:
+        return True
+    note("waits for shard 0 to merge")
+    while is_there(shard_folder(root, GroupShard, number, num_shards)):
+        time.sleep(_POLL_S)
+    return False

@@ -87,7 +87,8 @@ class LiveRows:
         try:
             if not self._deltas.look(live.applied.number) or self._deltas.first() is None:
                 logger.warning(
-                    f"skipwise: --deltas {self._deltas.folder} has no delta yet: the rows are those of {served.opened.path}"
+                    f"skipwise: --deltas {self._deltas.folder} has no delta yet: the rows are those of "
+                    f"{served.opened.path}"
                 )
             now, oldest = self._deltas.hash(live.applied.number), self._deltas.first()
             if now not in (None, live.applied.hash):

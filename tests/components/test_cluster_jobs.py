@@ -25,17 +25,24 @@ LINES = {
     "--run-dir /data/runs/a",
     "prepare": "--cpu 3 --memory_mb 9000 --image registry.example/skipwise:1 --mounts "
     "type=volume,src=logs,dst=/data,readonly -- --input s3://logs/plays.parquet --output s3://logs/mine",
+    "prepare-shards": "--shards 2 --cpu 3 --memory_mb 9000 --max_retries 3 --image registry.example/skipwise:1 "
+    "--mounts type=volume,src=logs,dst=/data,readonly -- --input s3://logs/2026/ --output s3://logs/mine",
 }
 CASES = [(scheduler, job) for scheduler in OPTIONS for job in LINES]
+
+
+def command_of(job: str) -> str:
+    """What the component is called."""
+    return job.partition("-")[0]
 
 
 def rendered(scheduler: str, job: str) -> Any:
     """The job as the scheduler's server gets it."""
     pytest.importorskip("kubernetes" if scheduler == "kubernetes" else "boto3")
     with get_runner() as runner:
-        component = f"{ROOT}/components/launch.py:{job}"
+        component = f"{ROOT}/components/launch.py:{command_of(job)}"
         request = runner.dryrun_component(component, LINES[job].split(), scheduler, OPTIONS[scheduler]).request
-    text = re.sub(rf"(skipwise-{job})-[a-z0-9]{{8,}}", r"\1-ID", str(request))
+    text = re.sub(rf"(skipwise-{command_of(job)})-[a-z0-9]{{8,}}", r"\1-ID", str(request))
     return yaml.safe_load(re.sub(r"://torchx[\w-]*/", "://torchx/", text))
 
 
@@ -56,6 +63,8 @@ def test_what_kubernetes_is_asked_for(job: str):
         "train": ({"cpu": "6000m", "memory": "24000M", "nvidia.com/gpu": "2"}, {"hostPath": {"path": "/mnt/data"}}),
         "prepare": ({"cpu": "3000m", "memory": "9000M"}, {"persistentVolumeClaim": {"claimName": "logs"}}),
     }
+    expected["prepare-shards"] = expected["prepare"]
+    assert len(spec["tasks"]) == {"train": 2, "prepare": 1, "prepare-shards": 2}[job]
     for number, task in enumerate(spec["tasks"]):
         pod = task["template"]["spec"]
         (container,) = pod["containers"]
@@ -69,6 +78,9 @@ def test_what_kubernetes_is_asked_for(job: str):
             host = "TORCHX_RANK0_HOST" if number == 0 else f"VC_{first}_HOSTS"
             assert f"--rdzv_endpoint ${{{host}:=localhost}}:29500 " in line and "--nnodes 2 --nproc_per_node 2 " in line
             assert line.endswith("-m skipwise train --data.path /data/mine --run-dir /data/runs/a")
+        if job == "prepare-shards":
+            assert container["command"][2].endswith(f"--output s3://logs/mine --step all --shard {number}/2")
+            assert task["maxRetry"] == 3 and {"event": "PodFailed", "action": "RestartJob"} in task["policies"]
 
 
 @pytest.mark.parametrize("job", LINES)
@@ -92,13 +104,16 @@ def test_jobs_fit_the_model_of_aws_batch(job: str):
         assert not report.has_errors(), report.generate_report()
         assert words.keys() <= shape.members.keys()
     (nodes,) = request["job_def"]["nodeProperties"]["nodeRangeProperties"]
+    if job == "prepare-shards":
+        assert request["job_def"]["nodeProperties"]["numNodes"] == 2
+        assert nodes["container"]["command"][2].endswith("--step all --shard $AWS_BATCH_JOB_NODE_INDEX/2")
     asked = {one["type"]: one["value"] for one in nodes["container"]["resourceRequirements"]}
     assert (
         asked
         == {
             "train": {"VCPU": "6", "MEMORY": "24000", "GPU": "2"},
             "prepare": {"VCPU": "3", "MEMORY": "9000"},
-        }[job]
+        }[command_of(job)]
     )
 
 

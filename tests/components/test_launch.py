@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -131,7 +132,14 @@ def test_what_a_scheduler_is_asked_for():
 
 @pytest.mark.parametrize(
     "words",
-    ["train --mounts type=bind", "prepare --mounts foo", "train --memory_mb -5", "train --nproc 0", "prepare --cpu 0"],
+    [
+        "train --mounts type=bind",
+        "prepare --mounts foo",
+        "train --memory_mb -5",
+        "train --nproc 0",
+        "prepare --cpu 0",
+        "prepare --shards 0",
+    ],
 )
 def test_what_no_scheduler_can_give_is_refused(words: str, capfd: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stop:
@@ -168,6 +176,43 @@ def test_prepare_is_one_process():
     (role,) = app_of("prepare", "--cpu", "8", "--memory_mb", "9000", "--", "--input", "log.csv").roles
     assert (role.num_replicas, role.resource.cpu, role.resource.memMB) == (1, 8, 9000)
     assert [role.entrypoint, *role.args] == ["python", "-m", "skipwise", "prepare", "--input", "log.csv"]
+
+
+def test_prepare_in_shards_is_a_process_for_each():
+    app = app_of("prepare", "--shards", "3", "--memory_mb", "900", "--", "--input", "a log.csv", "--output", "$x")
+    (role,) = app.roles
+    assert (role.num_replicas, role.resource.cpu, role.resource.memMB, role.entrypoint) == (3, 2, 900, "bash")
+    assert role.args[0] == "-c" and role.args[1].startswith("exec python -m skipwise prepare ")
+    words = shlex.split(role.args[1].replace("${replica_id}", "2"))
+    assert words[5:] == "--input|a log.csv|--output|$x|--step|all|--shard|2/3".split("|")
+    assert "'$x'" in role.args[1], "no shell reads what a user wrote"
+
+
+def test_slurm_gets_a_job_that_runs_all_shards_at_once():
+    with get_runner() as runner:
+        words = ["--shards", "3", "--memory_mb", "900", "--", "--input", "log", "--output", "data"]
+        script = str(runner.dryrun_component(f"{ROOT}/components/launch.py:prepare", words, "slurm"))
+    assert script.count("--ntasks-per-node=1 --cpus-per-task=2 --mem=900") == 3 and script.count("#SBATCH hetjob") == 2
+    line = "--input log --output data --step all --shard"
+    assert [script.count(f"{line} {number}/3") for number in range(3)] == [1, 1, 1] and "${replica_id}" not in script
+
+
+@pytest.mark.ranks
+def test_a_local_job_prepares_in_shards(tmp_path: Path):
+    for number in range(2):
+        synthesize(SynthesizeConfig(tmp_path / f"{number}.csv", sessions=100, tracks=60, clusters=5, seed=number))
+        (tmp_path / "log").mkdir(exist_ok=True)
+        lines = (tmp_path / f"{number}.csv").read_text().splitlines()
+        named = [lines[0], *(f"{number}{line}" for line in lines[1:])]
+        (tmp_path / "log" / f"{number}.csv").write_text("\n".join(named) + "\n")
+    prepare(PrepareConfig(input=(tmp_path / "log",), output=tmp_path / "whole"))
+    component = f"{ROOT}/components/launch.py:prepare"
+    words = ["--shards", "2", "--", "--input", "log", "--output", "data"]
+    done = torchx("run", "-s", "local_cwd", component, *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "waits for shard 0 to merge" in done.stderr
+    compared = subprocess.run(["diff", "-r", tmp_path / "whole", tmp_path / "data"], capture_output=True, text=True)
+    assert compared.returncode == 0, compared.stdout
 
 
 def test_torchx_loads_the_appdefs_without_torch():

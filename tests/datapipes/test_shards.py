@@ -3,7 +3,12 @@
 import csv
 import random
 import shutil
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +19,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skipwise.common.errors import UserError
+from skipwise.common.mirrors import local
+from skipwise.common.stores import Place
 from skipwise.datapipes.prepare import PrepareConfig, prepare, prepare_shard
 from skipwise.datapipes.prepare.group_shard import files_of
 from skipwise.datapipes.prepare.shard_steps import shards_of
 from skipwise.datapipes.prepare.track_digests import track_digests
+from tests.support.stored import bucket, object_store
+
+__all__ = ["bucket", "object_store"]
 
 MSSD = ["session_id", "session_position", "track_id_clean", "skip_1", "skip_2", "skip_3", "context_type", "title"]
 FLAGS = [("1", "1", "1"), ("0", "1", "1"), ("0", "0", "0")]
@@ -160,6 +170,72 @@ def test_a_shard_that_is_missing_is_repeated_alone(logs, tmp_path, capsys):
     assert contents(tmp_path / "data") == contents(tmp_path / "whole")
 
 
+KILLED = """
+import os, signal, sys
+from skipwise.components import __main__ as command
+from skipwise.datapipes.prepare import group_shard
+group_shard.write_shard = lambda folder, shard: os.kill(os.getpid(), signal.SIGKILL)
+command.main()
+"""
+
+
+def test_a_shard_that_is_killed_is_run_again(logs, tmp_path):
+    """By SIGKILL, in a process of its own, once its files are written and before its record is."""
+    config = replace(cases(logs, tmp_path / "data")["named"], threads=1)
+    root, words = shards_of(tmp_path / "data"), ["--title", "title", "--split", "session", "--threads", "1"]
+    words += ["--input", str(logs / "sessions"), "--output", str(tmp_path / "data")]
+    for step, others in (("read", [0, 2]), ("group", [0, 2])):
+        done = subprocess.run([sys.executable, "-c", KILLED, "prepare", *words, "--step", step, "--shard", "1/3"])
+        assert done.returncode == -signal.SIGKILL
+        assert list(root.glob(f".{step}-0001*.partial/result/*")), "it was in the middle"
+        for number in others:
+            prepare_shard(replace(config, step=step, shard=f"{number}/3"))
+        with pytest.raises(UserError, match=f"(read|group)-0001-of-0003 is missing: run --step {step} --shard 1/3"):
+            prepare(replace(config, step="merge"))
+        prepare_shard(replace(config, step=step, shard="1/3"))
+    assert not list(root.glob(".*partial")) and not (tmp_path / "data").exists()
+    prepare(replace(config, step="merge"))
+    prepare(replace(config, output=tmp_path / "whole"))
+    assert contents(tmp_path / "data") == contents(tmp_path / "whole")
+
+
+def test_all_shards_at_once_wait_for_each_other(logs, tmp_path, monkeypatch):
+    """With the last one late, and an output that is there already refused."""
+    monkeypatch.setattr("skipwise.datapipes.prepare.shard_steps._POLL_S", 0.01)
+    config = cases(logs, tmp_path / "data")["users"]
+    with ThreadPoolExecutor(3) as pool:
+        jobs = [pool.submit(prepare_shard, replace(config, step="all", shard=f"{number}/3")) for number in (0, 1)]
+        waits_until((shards_of(tmp_path / "data") / "read-0001-of-0003").exists)
+        assert not any(job.done() for job in jobs)
+        jobs.append(pool.submit(prepare_shard, replace(config, step="all", shard="2/3")))
+        for job in jobs:
+            job.result(timeout=60)
+    prepare(replace(config, output=tmp_path / "whole"))
+    assert contents(tmp_path / "data") == contents(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "whole"]
+    with pytest.raises(UserError, match="data exists"):
+        prepare_shard(replace(config, step="all", shard="1/3"))
+
+
+def test_shards_meet_in_an_object_store(bucket, object_store, logs, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("skipwise.datapipes.prepare.shard_steps._POLL_S", 0.01)
+    config = cases(logs, Path(f"{bucket}/data"))["named"]
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(prepare_shard, replace(config, step="all", shard=f"{number}/2")) for number in (0, 1)]
+        for job in jobs:
+            job.result(timeout=60)
+    prepare(replace(config, output=tmp_path / "whole"))
+    assert contents(local(f"{bucket}/data")) == contents(tmp_path / "whole")
+    assert not Place.of(f"{bucket}/data.shards").files(), "the merge removes them there too"
+
+
+def waits_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_shards_of_another_log_or_of_other_options_are_not_merged(logs, tmp_path):
     shutil.copytree(logs / "users", tmp_path / "users")
     config = replace(cases(logs, tmp_path / "data")["users"], input=(tmp_path / "users",))
@@ -214,7 +290,8 @@ def test_shards_whose_files_are_damaged_or_gone_are_refused(logs, tmp_path):
     ("options", "sentence"),
     [
         ({"step": "read"}, "--step read needs the shard"),
-        ({"step": "merge", "shard": "0/2"}, "--shard belongs to --step read and --step group"),
+        ({"step": "merge", "shard": "0/2"}, "--shard belongs to --step read, group and all"),
+        ({"step": "all"}, "--step all needs the shard"),
         ({"shard": "0/2"}, "--shard belongs to"),
         ({"step": "group", "shard": "2/2"}, "--shard must be a number from 0 and how many there are"),
         ({"step": "group", "shard": "x"}, "--shard must be"),

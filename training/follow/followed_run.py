@@ -222,7 +222,10 @@ class FollowedRun(ActiveRun):
 
 
 def steady(config: RunConfig) -> RunConfig:
-    """The config with the learning rates that its schedule ends with, which stay; raises `UserError` where that is 0."""
+    """The config with the learning rates that its schedule ends with, which stay.
+
+    Raises `UserError` where these are 0.
+    """
     left = config.optimizer.decay_to
     if not left:
         raise UserError("--optimizer.decay-to 0 leaves no learning rate to go on with: set it above 0")
