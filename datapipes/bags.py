@@ -52,20 +52,25 @@ class Bags:
         num_tracks: int,
         num_signals: int,
         features: TrackFeatures | None = None,
+        profile_BK: np.ndarray | None = None,
     ):
-        """`positions`: the most rows that the sessions of any batch can need; it fixes the number of bags.
+        """`positions`: the most rows that the sessions of any batch can need; it fixes the number of bags, with the
+        shape of `profile_BK`, rows of their listeners' profiles, -1 for none.
 
         There are never more bags than `num_tracks` and the empty one, or than `num_signals`, the rows of the second
         table, which the first bags hold.
         """
-        wanted = np.concatenate([inputs.rows_BT[inputs.valid_BT], negatives])
-        self.rows, places = np.unique(wanted, return_inverse=True)
-        count = len(wanted) - len(negatives)
-        self.empty = max(min(positions + len(negatives), num_tracks), num_signals)
+        profile_BK = np.zeros((len(inputs.rows_BT), 0), dtype=np.int64) if profile_BK is None else profile_BK
+        wanted = [inputs.rows_BT[inputs.valid_BT], negatives, profile_BK[profile_BK >= 0]]
+        self.rows, places = np.unique(np.concatenate(wanted), return_inverse=True)
+        of_inputs, of_negatives, of_profiles = np.split(places, np.cumsum(list(map(len, wanted)))[:-1])
+        self.empty = max(min(positions + len(negatives) + profile_BK.size, num_tracks), num_signals)
         self._num_signals, self._features = num_signals, features
         self.items_BT = np.full(inputs.rows_BT.shape, self.empty, dtype=np.int64)
-        self.items_BT[inputs.valid_BT] = places[:count]
-        self.negatives_P = places[count:]
+        self.items_BT[inputs.valid_BT] = of_inputs
+        self.negatives_P = of_negatives
+        self.profile_BK = np.full(profile_BK.shape, self.empty, dtype=np.int64)
+        self.profile_BK[profile_BK >= 0] = of_profiles
 
     def places(self, tracks_BS: np.ndarray) -> np.ndarray:
         """Returns int64 [B, S]: the first place of each track in the pool of negatives, -1 for a track not in it."""
@@ -97,6 +102,7 @@ class Bags:
         arrays |= content | {
             "items_BT": self.items_BT,
             "negatives_P": self.negatives_P,
+            "profile_BK": self.profile_BK,
             "tokens_N": np.flatnonzero(width < arrays["inputs_B"][:, None]),
             "queries_V": np.flatnonzero(arrays["targets_BT"] != self.empty),
         }

@@ -2,7 +2,8 @@
 
 Shape legend, used in every name that carries a shape: B sessions on this rank, T positions that are read, S positions
 of whole sessions, U bags of the lookup, N positions read, V positions with a target, P pool of negatives, X collisions,
-C candidates or columns of values, M rows of signals, F numbers of a track, J positions that the keep head learns from.
+C candidates or columns of values, M rows of signals, F numbers of a track, J positions that the keep head learns from,
+K tracks of a profile.
 """
 
 from collections.abc import Callable
@@ -73,6 +74,8 @@ class SessionBatch(Pipelineable):
     """float32: one over the values that each bag's track has in each column of values, 0 where it has none; [0, 0]."""
     own_U: Tensor
     """float32: 1 where a bag's own row is read, 0 where its track is known by its features alone; [0]."""
+    profile_BK: Tensor
+    """int64: what the listener kept in the sessions before, the last ones first; [B, 0] where profiles are not read."""
     session_B: Tensor
     """int64: the session's number in the dataset, -1 for a session that only fills up the batch."""
     drawn_from: int
@@ -116,6 +119,9 @@ class EvaluationBatch:
     """int8: their skip strengths, 0 where there is none."""
     history_contexts_BSK: Tensor
     """int16: their codes of the context columns that are read, 0 where there is none; [B, S, 0] without such."""
+    profile_rows_BK: Tensor
+    """int64 rows of what the listener kept in the sessions before, -1 behind them; [B, 0] where profiles are not
+    read."""
     candidates_BC: Tensor
     """int64 rows of uniform tracks that the whole session does not contain, -1 where it leaves no more; [B, 0] where
     none are drawn."""

@@ -56,7 +56,8 @@ class TrainBuilder:
     `shuffle_inputs`, `shuffle_labels`: skip flags change places within each session, as inputs and as what is learned;
     with `shuffle_inputs` what else is read of a play changes places with its flag.
     `targets`, `hidden_inputs`, `id_dropout`: see `DataConfig`; `judge`: the batch says which of the next tracks were
-    kept. `features`: what is read of tracks; `drawable`: ascending rows of the tracks that negatives are drawn from.
+    kept. `features`: what is read of tracks; `drawable`: ascending rows of the tracks that negatives are drawn from;
+    `profile`: the most tracks that are read of a listener's profile.
     """
 
     seed: int
@@ -78,6 +79,7 @@ class TrainBuilder:
     features: TrackFeatures | None = None
     id_dropout: float = 0.0
     drawable: np.ndarray | None = None
+    profile: int = 0
 
     def build(self, sessions: Sessions, epoch: int, step: int) -> SessionBatch:
         """Removes the held-out tracks and their skips, and draws masks and negatives."""
@@ -115,7 +117,8 @@ class TrainBuilder:
         if self.drawable is not None:
             pool = self.drawable[pool]
         positions = batch * min(self.longest, view.length)
-        bags = Bags(inputs, pool, positions, self.num_tracks, view.signals.num_rows, self.features)
+        profile_BK = sessions.profiles(self.profile)
+        bags = Bags(inputs, pool, positions, self.num_tracks, view.signals.num_rows, self.features, profile_BK)
         places_BS = bags.places(seen_BS)
         if own:
             window_B2, collides_X2 = own_windows(places_BS, self.negatives, drawn_from)
@@ -191,6 +194,7 @@ class EvaluationBuilder:
     purpose: str
     append_mask: bool
     features: TrackFeatures | None = None
+    profile: int = 0
 
     def build(self, sessions: Sessions, epoch: int, step: int) -> EvaluationBatches:
         """The targets of these sessions; the last batch is filled up."""
@@ -230,7 +234,8 @@ class EvaluationBuilder:
             masked_BT[np.flatnonzero(real_B), inputs.length_B[real_B]] = True
         none = np.zeros(0, dtype=np.int64)
         positions = self.size * min(self.longest, view.length)
-        bags = Bags(inputs, none, positions, self.num_tracks, view.signals.num_rows, self.features)
+        profile_BK = np.where(real_B[:, None], sessions.profiles(self.profile)[owner_B], -1)
+        bags = Bags(inputs, none, positions, self.num_tracks, view.signals.num_rows, self.features, profile_BK)
         candidates_BC = np.zeros((self.size, 0), dtype=np.int64)
         if self.candidates:
             used, place_B = np.unique(owner_B, return_inverse=True)
@@ -274,6 +279,7 @@ class EvaluationBuilder:
             history_BS=torch.from_numpy(seen_BS),
             history_strengths_BS=torch.from_numpy(strengths_BS),
             history_contexts_BSK=torch.from_numpy(past_BSK.astype(np.int16)),
+            profile_rows_BK=torch.from_numpy(profile_BK),
             candidates_BC=torch.from_numpy(candidates_BC),
             target_skips_B=torch.from_numpy(skips_BT[row_B]),
             position_B=torch.from_numpy(at_B),

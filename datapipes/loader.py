@@ -15,7 +15,8 @@ from typing import Generic
 
 from skipwise.datapipes.collate import Batch, BatchBuilder
 from skipwise.datapipes.config import DataConfig
-from skipwise.datapipes.sessions import SessionOrder, SessionStore, pad
+from skipwise.datapipes.session_order import SessionOrder, pad
+from skipwise.datapipes.sessions import SessionStore
 
 
 class StepDataset(Generic[Batch]):

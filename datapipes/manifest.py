@@ -76,6 +76,10 @@ class Manifest(StrictModel):
     """The values that training sees in each of them, sorted; empty in a directory older than these."""
     context_checksums: dict[PartName, dict[str, list[Crc32]]] = {}
     """For each session file and context column, `session_files.Words.checksum` of its row groups."""
+    profile: Count = 0
+    """The most tracks of a session's profile, those that its listener kept in the sessions before; 0 without."""
+    profile_checksums: dict[PartName, list[Crc32]] = {}
+    """For each session file, `session_files.checksum` of the profiles of its row groups."""
     parts: dict[PartName, Count]
     """Session files in reading order, each with its number of sessions."""
     vocabulary_hash: Sha256
@@ -127,6 +131,11 @@ class Manifest(StrictModel):
         checksums = {part: [of.get(name) for name in names] for part, of in self.context_checksums.items()}
         return digest({"values": [(name, self.contexts.get(name)) for name in names], "checksums": checksums})
 
+    @property
+    def profile_hash(self) -> str:
+        """SHA-256, in hex, over the profiles."""
+        return digest({"profile": self.profile, "checksums": self.profile_checksums})
+
     def skips(self) -> str:
         """Returns which share of the plays is skipped, and of which it is not known."""
         unknown = f", {100 * self.unknown_share:.1f} % not known" if self.unknown_share else ""
@@ -160,6 +169,8 @@ class Manifest(StrictModel):
         for split, held in sorted(self.split_counts.items(), key=lambda item: SPLITS.index(item[0])):
             new = f", {held['tracks_not_in_train']:,} tracks that no training session has" if split != "train" else ""
             parts.append(f"{split}: {held['sessions']:,} sessions, {held['plays']:,} plays{new}")
+        if self.profile:
+            parts.append(f"profiles of up to {self.profile:,} tracks")
         if self.contexts:
             sizes = (f"{name} {len(self.contexts[name]):,}" for name in self.context_columns)
             parts.append(f"context columns and their values: {', '.join(sizes)}")

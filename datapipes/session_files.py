@@ -17,6 +17,8 @@ from skipwise.common.errors import UserError, brief
 from skipwise.common.tables import MOST_IN_GROUP, open_table
 from skipwise.datapipes.signals import UNKNOWN
 
+PROFILE = "profile"
+"""The column of what a session's listener kept in the sessions before."""
 _SCHEMA = pa.schema({"tracks": pa.list_(pa.int32()), "skips": pa.list_(pa.int8())})
 AGES = "track_age"
 """The column of whole hours from the first play of the track in the log to a play, where plays have times."""
@@ -37,6 +39,23 @@ class Rows(NamedTuple):
     """int32 [plays]."""
     skips: np.ndarray
     """int8 [plays]: skip strengths, or `UNKNOWN`."""
+
+
+class Lists(NamedTuple):
+    """A list of rows for each session of a row group, flat."""
+
+    lengths: np.ndarray
+    """int64 [sessions]."""
+    rows: np.ndarray
+    """int32."""
+
+    @classmethod
+    def of(cls, column: pa.ListArray) -> "Lists":
+        """Raises `ValueError` for a null."""
+        values = column.flatten()
+        if not pa.types.is_list(column.type) or values.type != pa.int32() or column.null_count or values.null_count:
+            raise ValueError(f"a column is {column.type} or has a null, expected lists of rows")
+        return cls(column.value_lengths().to_numpy().astype(np.int64), values.to_numpy())
 
 
 def sizes(file: Path) -> list[tuple[int, int]]:
@@ -92,6 +111,18 @@ def read_contexts(file: Path, group: int, names: Sequence[str], most: int = MOST
         raise UserError(f"{file}, row group {group}: cannot be read ({brief(error)}): run prepare again") from error
 
 
+def read_profiles(file: Path, group: int, sessions: int, most: int) -> Lists:
+    """Returns the profiles of one row group; raises `UserError` unless each of its `sessions` has `most` rows or fewer."""
+    try:
+        with open_table(file) as opened:
+            lists = Lists.of(opened.group(group, [PROFILE], sessions * max(most, 1))[PROFILE].combine_chunks())
+        if len(lists.lengths) != sessions or lists.lengths.max(initial=0) > most:
+            raise ValueError(f"expected a profile of {most} rows or fewer for each of {sessions} sessions")
+    except DAMAGED as error:
+        raise UserError(f"{file}, row group {group}: cannot be read ({brief(error)}): run prepare again") from error
+    return lists
+
+
 class Words(NamedTuple):
     """A context column, each of its words once."""
 
@@ -130,9 +161,9 @@ def refuse_faults(rows: Rows, num_tracks: int, shortest: int, longest: int, wher
             raise UserError(f"{where}: {what} lies outside {least}..{most}: run prepare again")
 
 
-def checksum(rows: Rows) -> str:
+def checksum(rows: Rows | Lists) -> str:
     """Returns the CRC-32, in 8 hexadecimal digits, of a row group's lengths (as int32), tracks and skips."""
     crc = 0
-    for values, kind in zip(rows, ("<i4", "<i4", "i1"), strict=True):
+    for values, kind in zip(rows, ("<i4", "<i4", "i1"), strict=False):
         crc = zlib.crc32(np.ascontiguousarray(values, kind).data, crc)
     return f"{crc:08x}"

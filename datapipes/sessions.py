@@ -1,11 +1,8 @@
-"""Sessions on disk in an order that is a function of (seed, epoch) alone.
+"""Sessions on disk: row groups of a dataset directory, read and checked.
 
-The whole order is never in memory: row groups are permuted, cut into windows of a few groups, and the sessions of each
-window are permuted. Position p of the order is found by arithmetic, so a reader can start anywhere, and a run that is
-resumed or has another number of ranks reads the same sessions at the same step.
+Shape legend: S sessions, P plays, K tracks of a profile or context columns.
 """
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -31,6 +28,15 @@ class Sessions:
     number_B: np.ndarray
     contexts_BTK: np.ndarray | None = None
     """uint16: codes of the context columns that are read, 0 for what is not known; None where none are."""
+    profile_BK: np.ndarray | None = None
+    """int32: rows of what the listener kept in the sessions before, the last ones first, -1 behind them; None where
+    profiles are not read."""
+
+    def profiles(self, most: int) -> np.ndarray:
+        """int64 [B, K]: their first `most` columns; -1 where no profiles are read."""
+        if self.profile_BK is None:
+            return np.full((len(self.length_B), most), -1, dtype=np.int64)
+        return self.profile_BK[:, :most].astype(np.int64)
 
 
 @dataclass
@@ -43,6 +49,8 @@ class _Window:
     numbers: np.ndarray
     contexts: np.ndarray | None = None
     """uint16 [plays, K]."""
+    profiles: np.ndarray | None = None
+    """int32 [sessions, K], see `Sessions`."""
 
 
 Chosen = tuple[_Window, np.ndarray]
@@ -61,6 +69,8 @@ class SessionStore:
     """The context columns that are read, each with the values that have a code: their places, from 1."""
     features: TrackFeatures | None = None
     """What is read of tracks."""
+    profile = 0
+    """The most tracks that are read of a profile."""
     _left_out_N: np.ndarray | None = None
     """bool [num_tracks]: tracks whose plays are left out."""
     _always_read = 0
@@ -152,6 +162,19 @@ class SessionStore:
         store.features = store._whole.features = features
         return store
 
+    def profiling(self, most: int) -> "SessionStore":
+        """Returns the same sessions with profiles of up to `most` tracks; raises `UserError` where the dataset has
+        shorter ones, or none."""
+        if most > (has := self.manifest.profile):
+            raise UserError(
+                f"{self.path} has {f'profiles of up to {has} tracks' if has else 'no profiles of listeners'}: prepare "
+                f"the log again with --profile {most}, or set --data.profile {has}"
+            )
+        store = copy(self)
+        store._whole = copy(self._whole)
+        store.profile = store._whole.profile = most
+        return store
+
     def without(self, tracks_N: np.ndarray, always_read: int) -> "SessionStore":
         """Returns the same sessions without the plays of these tracks (bool [num_tracks]), but for the last ones of
         each session, `always_read` of them; sessions may be left with few tracks, or none."""
@@ -185,6 +208,8 @@ class SessionStore:
             numbers.append(self._first_numbers[index] + np.arange(len(rows.lengths)))
         window = _Window(*(np.concatenate(pieces) for pieces in (offsets, tracks, skips, numbers)))
         window.contexts = np.concatenate(contexts) if contexts else None
+        if self.profile:
+            window.profiles = np.concatenate([self._profiles(int(index)) for index in groups])
         if self._row_of is not None:
             window = _mapped(window, self._row_of)
         return window if self._left_out_N is None else self._filtered(window, self._left_out_N)
@@ -192,7 +217,7 @@ class SessionStore:
     def _filtered(self, window: _Window, left_out_N: np.ndarray) -> _Window:
         left_P = np.repeat(window.offsets[1:], np.diff(window.offsets)) - np.arange(len(window.tracks))
         read_P = ~left_out_N[window.tracks] | (left_P <= self._always_read)
-        return _chosen(window, window.tracks, read_P)
+        return _chosen(window, window.tracks, read_P, np.where(left_out_N, -1, np.arange(len(left_out_N))))
 
     def _checked(self, index: int) -> session_files.Rows:
         file, group = self._groups[index]
@@ -218,78 +243,32 @@ class SessionStore:
             codes.append(words.codes(values))
         return np.stack(codes, axis=1)
 
+    def _profiles(self, index: int) -> np.ndarray:
+        """int32 [sessions, K] of a row group, the last tracks first."""
+        (file, group), most = self._groups[index], self.manifest.profile
+        where = f"{file}, row group {group}"
+        lists = session_files.read_profiles(file, group, int(self.group_sizes[index]), most)
+        if len(lists.rows) and not 0 <= lists.rows.min() <= lists.rows.max() < self.manifest.counts["tracks"]:
+            raise UserError(f"{where}: a profile has a row that no track has: run prepare again")
+        if self.manifest.profile_checksums.get(file.name, [])[group : group + 1] != [session_files.checksum(lists)]:
+            raise UserError(f"{where}: its profiles are not what prepare wrote, by their checksum: run prepare again")
+        place_SK = np.arange(self.profile)
+        last_S = np.cumsum(lists.lengths) - 1
+        real_SK = place_SK < lists.lengths[:, None]
+        return np.append(lists.rows, np.int32(-1))[np.where(real_SK, last_S[:, None] - place_SK, -1)]
+
 
 def _mapped(window: _Window, row_of: np.ndarray) -> _Window:
     rows_P = row_of[window.tracks]
-    return _chosen(window, rows_P, rows_P >= 0)
+    return _chosen(window, rows_P, rows_P >= 0, row_of)
 
 
-def _chosen(window: _Window, tracks_P: np.ndarray, chosen_P: np.ndarray) -> _Window:
-    """The chosen plays alone, of these tracks."""
+def _chosen(window: _Window, tracks_P: np.ndarray, chosen_P: np.ndarray, row_of: np.ndarray) -> _Window:
+    """The chosen plays alone, of these tracks; `row_of`: the row of each track of a profile, -1 for none."""
     offsets = np.append(0, chosen_P.cumsum())[window.offsets]
     contexts = None if window.contexts is None else window.contexts[chosen_P]
-    return _Window(offsets, tracks_P[chosen_P], window.skips[chosen_P], window.numbers, contexts)
-
-
-class SessionOrder:
-    """One epoch's order over a store. Its positions run from 0 to `len(store)`."""
-
-    def __init__(self, store: SessionStore, seed: int, epoch: int, shuffle_groups: int, windows_kept: int):
-        """`shuffle_groups`: row groups whose sessions are mixed; `windows_kept`: decoded windows held in memory."""
-        self.store, self._seed, self._epoch, self._windows_kept = store, seed, epoch, windows_kept
-        groups = self._random(0).permutation(len(store.group_sizes))
-        self._windows = [groups[first : first + shuffle_groups] for first in range(0, len(groups), shuffle_groups)]
-        sizes = [int(store.group_sizes[window].sum()) for window in self._windows]
-        self._starts = np.concatenate([[0], np.cumsum(sizes)])
-        self._cache: OrderedDict[int, Chosen] = OrderedDict()
-
-    def take(self, first: int, last: int) -> list[Chosen]:
-        """Returns the sessions at positions `first` to `last` (exclusive), as pieces of windows for `pad`."""
-        pieces = []
-        window = int(np.searchsorted(self._starts, first, side="right")) - 1
-        while first < last:
-            stop = min(last, int(self._starts[window + 1]))
-            pieces.append(self._piece(window, first, stop))
-            first, window = stop, window + 1
-        return pieces
-
-    def _piece(self, number: int, first: int, last: int) -> Chosen:
-        if number not in self._cache:
-            window = self.store.read(self._windows[number])
-            self._cache[number] = window, self._random(1 + number).permutation(len(window.numbers))
-            if len(self._cache) > self._windows_kept:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end(number)
-        window, order = self._cache[number]
-        return window, order[first - self._starts[number] : last - self._starts[number]]
-
-    def _random(self, purpose: int) -> np.random.Generator:
-        return np.random.default_rng([self._seed, self._epoch, purpose])
-
-
-def pad(lanes: list[list[Chosen]], rows: int) -> Sessions:
-    """Copies the chosen sessions of each lane into one padded block of `rows` sessions a lane."""
-    placed = [(lane * rows, piece) for lane, pieces in enumerate(lanes) for piece in pieces]
-    lengths = [np.diff(window.offsets)[chosen] for _, (window, chosen) in placed]
-    width = max((int(part.max()) for part in lengths if len(part)), default=1) or 1
-    total = len(lanes) * rows
-    tracks_BT = np.full((total, width), -1, dtype=np.int64)
-    skips_BT = np.zeros((total, width), dtype=np.int8)
-    length_B = np.zeros(total, dtype=np.int64)
-    number_B = np.full(total, -1, dtype=np.int64)
-    columns = {window.contexts.shape[1] for _, (window, _) in placed if window.contexts is not None}
-    contexts_BTK = np.zeros((total, width, *columns), dtype=np.uint16) if columns else None
-    end = 0
-    for (first, (window, chosen)), length in zip(placed, lengths, strict=True):
-        # A lane's second piece follows its first.
-        block = slice(max(first, end), max(first, end) + len(chosen))
-        end = block.stop
-        valid = np.arange(width) < length[:, None]
-        source = (window.offsets[chosen][:, None] + np.arange(width))[valid]
-        tracks_BT[block][valid] = window.tracks[source]
-        skips_BT[block][valid] = window.skips[source]
-        if contexts_BTK is not None and window.contexts is not None:
-            contexts_BTK[block][valid] = window.contexts[source]
-        length_B[block] = length
-        number_B[block] = window.numbers[chosen]
-    return Sessions(tracks_BT, skips_BT, length_B, number_B, contexts_BTK)
+    profiles = window.profiles
+    if profiles is not None:
+        profiles = np.append(row_of, -1)[profiles].astype(np.int32)
+        profiles = np.take_along_axis(profiles, (profiles < 0).argsort(axis=1, kind="stable"), axis=1)
+    return _Window(offsets, tracks_P[chosen_P], window.skips[chosen_P], window.numbers, contexts, profiles)

@@ -5,11 +5,12 @@ from dataclasses import dataclass, fields
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from skipwise.datapipes.prepare.feature_options import FeatureOptions
 from skipwise.datapipes.prepare.known_sources import SOURCES
 from skipwise.datapipes.prepare.name_options import NameOptions
+from skipwise.datapipes.prepare.session_options import SessionOptions
 from skipwise.datapipes.prepare.shard_options import ShardOptions
 from skipwise.datapipes.prepare.skip_options import SkipOptions
 from skipwise.datapipes.prepare.split_options import SPLIT_OPTIONS, SplitOptions
@@ -23,8 +24,6 @@ REST = "..."
 """The end of a name in `columns` whose column goes on to the end of the line."""
 MSSD_ORDER = "session_position"
 """MSSD's column of a play's place in its session, from 1: no time."""
-
-Policy = Literal["stop", "skip", "cut", "session"]
 
 
 class Default(str):
@@ -44,7 +43,7 @@ MOST_CONTEXT = 32
 """Columns that `context` may name."""
 LEAST_MEMORY = 0.25
 """GiB."""
-RESERVED = ("session_id", "tracks", "skips", "track_age")
+RESERVED = ("session_id", "tracks", "skips", "track_age", "profile")
 """Columns of session files."""
 
 
@@ -98,31 +97,6 @@ class InputOptions:
     context: tuple[str, ...] | None = None
     """Columns to keep of each play, whose values are words, whole numbers or flags: what a model can read of past
     plays. Unless given, those of MSSD that the log has; without a name, none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SessionOptions:
-    """Which sessions are kept, and how much of them."""
-
-    min_length: int = 3
-    """Drop sessions of fewer tracks; leave-one-out needs 3."""
-    drop_longer: int | None = None
-    """Drop sessions of more tracks than this."""
-    require_skip: bool = False
-    """Drop sessions without a track of strength 1 or 2."""
-    drop_duplicate_sessions: bool = False
-    """Of sessions with the same tracks in the same order keep one, the first by a hash of the session id."""
-    sample: int | None = None
-    """Keep this many of the sessions that pass the filters above, drawn uniformly."""
-    seed: int = 0
-    """Seed of --sample and of --split session: the same sessions whatever the order of rows and files."""
-    max_length: int | None = None
-    """Cut longer sessions to their last tracks, this many; the filters see whole sessions."""
-    on_error: Policy = "stop"
-    """At a bad row: `stop` with a sentence, `skip` the row, `cut` the session there (the row is left out, and a new
-    session begins behind it), or drop its `session` (with --gap: the plays between two pauses). The manifest counts."""
-    on_missing_track: Policy | None = None
-    """The same for rows without a track id (podcasts, removed tracks); --on-error decides unless given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,14 +180,7 @@ class PrepareConfig(
         self.check_names()
         self.check_features(self.named_columns.values())
         self.check_skips()
-        for flag, value, least in (
-            ("--min-length", self.min_length, 3),
-            ("--drop-longer", self.drop_longer, self.min_length),
-            ("--max-length", self.max_length, 3),
-            ("--sample", self.sample, 1),
-        ):
-            if value is not None and not least <= value < 1 << 31:
-                raise ValueError(f"{flag} must be at least {least} and less than 2^31, not {value}")
+        self.check_sessions(self.gap is not None)
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise ValueError(f"--threads must be from 1 to 1024, not {self.threads}")
         if not LEAST_MEMORY <= self.memory <= 1_000_000:

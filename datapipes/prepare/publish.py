@@ -24,6 +24,7 @@ from skipwise.datapipes.prepare.group_shard import IDS, STAGED
 from skipwise.datapipes.prepare.merge_tracks import count_plays, merge_tracks, write_vocabulary
 from skipwise.datapipes.prepare.plausible import Plausible, id_warnings, odd_ids
 from skipwise.datapipes.prepare.play_times import Ages, unit_of_times
+from skipwise.datapipes.prepare.profiles import Profiles
 from skipwise.datapipes.prepare.row_condition import LEFT_OUT
 from skipwise.datapipes.prepare.sessionize import ENDED, REPEATED_PLAYS, SPLIT
 from skipwise.datapipes.prepare.shard_records import GroupShard, ReadShard, places_of, total
@@ -93,6 +94,7 @@ def publish(
         contexts,
         [*written.values()],
         ages,
+        Profiles(config.profile, len(written)) if config.profile else None,
     )
     plays = sum(split.plays for split in written.values())
     lengths = set().union(*(split.lengths for split in written.values()))
@@ -110,6 +112,8 @@ def publish(
             name: sorted(set().union(*(of.values[name] for of in written.values()))) for name in contexts.values()
         },
         context_checksums={part: of for split in written.values() for part, of in split.context_checksums.items()},
+        profile=config.profile,
+        profile_checksums={part: of for split in written.values() for part, of in split.profile_checksums.items()},
         parts={name: size for split in written.values() for name, size in split.parts.items()},
         checksums={name: of for split in written.values() for name, of in split.checksums.items()},
         vocabulary_hash=vocabulary_hash,
@@ -158,9 +162,10 @@ def write_sessions(
     contexts: dict[str, str],
     written: list[SplitFiles],
     ages: Ages | None,
+    profiles: Profiles | None,
 ) -> None:
     """Writes the staged sessions, each to the split that has it, with rows in place of codes and words in place of
-    theirs.
+    theirs, and with their `profiles`.
 
     `staged`: from each bucket's file to the codes of its tracks; `words`: to its words; `rows`: from codes to rows;
     `ages`: for plays with times.
@@ -181,6 +186,8 @@ def write_sessions(
                     done += len(batch)
                     found = pa.Table.from_batches([batch])
                     sessions = finished(ages.put(found, codes) if ages else found, meanings, contexts)
+                    if profiles:
+                        sessions = profiles.added(sessions, of_split)
                     for place, files in enumerate(written):
                         mine = of_split == place
                         files.add(sessions if mine.all() else sessions.filter(pa.array(mine)))

@@ -10,7 +10,7 @@ import pyarrow as pa
 from skipwise.common.tables import table_writer
 from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.manifest import SESSIONS_PER_ROW_GROUP
-from skipwise.datapipes.session_files import Rows, Words, checksum
+from skipwise.datapipes.session_files import PROFILE, Lists, Rows, Words, checksum
 from skipwise.datapipes.signals import UNKNOWN
 from skipwise.datapipes.view import counts_as_skipped
 
@@ -21,12 +21,13 @@ class SplitFiles:
     """Writes sessions to `folder/SPLIT-*.parquet`, and counts what they hold."""
 
     def __init__(self, folder: Path, split: str, num_tracks: int, contexts: list[str]):
-        """`contexts`: the columns beside `session_id`, `tracks` and `skips`."""
+        """`contexts`: the columns beside `session_id`, `tracks`, `skips` and perhaps profiles."""
         self.folder, self.split = folder, split
         self.heard_U = np.zeros(num_tracks, dtype=bool)
         self.values: dict[str, set[str]] = {name: set() for name in contexts}
         """What its training plays say in each context column."""
         self.context_checksums: dict[str, dict[str, list[str]]] = {}
+        self.profile_checksums: dict[str, list[str]] = {}
         self.parts: dict[str, int] = {}
         self.checksums: dict[str, list[str]] = {}
         self.lengths: set[int] = set()
@@ -72,6 +73,8 @@ class SplitFiles:
         self.unknown += int(np.count_nonzero(rows.skips == UNKNOWN))
         self.heard_U[rows.tracks] = True
         self._add_contexts(group, rows.lengths, name)
+        if PROFILE in group.column_names:
+            self.profile_checksums.setdefault(name, []).append(checksum(Lists.of(group[PROFILE].combine_chunks())))
 
     def _add_contexts(self, group: pa.Table, lengths: np.ndarray, part: str) -> None:
         """Adds the checksums of a row group's context columns, and the values that training sees."""

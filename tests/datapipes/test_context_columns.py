@@ -12,7 +12,8 @@ from skipwise.common.errors import UserError
 from skipwise.datapipes.batch import SIGNAL_FEATURE
 from skipwise.datapipes.collate import EvaluationBuilder, TrainBuilder
 from skipwise.datapipes.manifest import SESSIONS
-from skipwise.datapipes.sessions import SessionOrder, Sessions, SessionStore, pad
+from skipwise.datapipes.session_order import SessionOrder, pad
+from skipwise.datapipes.sessions import Sessions, SessionStore
 from skipwise.datapipes.signals import UNKNOWN, Signals
 from skipwise.datapipes.view import View
 from tests.conftest import random_sessions

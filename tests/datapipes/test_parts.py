@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from skipwise.common.errors import UserError
 from skipwise.datapipes.counts import train_counts, transitions
 from skipwise.datapipes.manifest import SPLITS, Manifest
-from skipwise.datapipes.sessions import SessionOrder, SessionStore, pad
+from skipwise.datapipes.session_order import SessionOrder, pad
+from skipwise.datapipes.sessions import SessionStore
 from tests.conftest import random_sessions, write_dataset
 
 TRACKS = 30

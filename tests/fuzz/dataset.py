@@ -11,7 +11,8 @@ from skipwise.common.errors import UserError
 from skipwise.datapipes.counts import train_counts, transitions
 from skipwise.datapipes.manifest import HASH, MANIFEST, VOCABULARY, digest
 from skipwise.datapipes.prepare import PrepareConfig, prepare
-from skipwise.datapipes.sessions import SessionOrder, SessionStore, pad
+from skipwise.datapipes.session_order import SessionOrder, pad
+from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.vocabulary import Vocabulary
 from tests.conftest import random_sessions
 from tests.fuzz.tally import patience

@@ -79,6 +79,7 @@ def make_batch(sessions: Plays, share: Tensor, uniform: Sequence[int] = ()) -> S
         numbers_UF=torch.zeros(0, 0),
         shares_UC=torch.zeros(0, 0),
         own_U=torch.zeros(0),
+        profile_BK=torch.zeros(len(sessions), 0, dtype=torch.long),
         session_B=torch.arange(len(sessions)),
         drawn_from=len(share),
         negatives=len(uniform),
