@@ -41,6 +41,9 @@ class DataConfig:
     hidden_inputs: float = 0.05
     """Share of training's sessions whose --data.inputs are read as not known, so that a session without them can be;
     of as many, the context columns alone are."""
+    profile: int = 0
+    """The most tracks that are read of what the session's listener kept in the sessions before, as `prepare --profile`
+    keeps it: one token before the session's tracks. 0 is without."""
     features: tuple[str, ...] = ()
     """What is known of each track and added to its row: columns of the dataset's features, by their names."""
     id_dropout: float = 0.5
@@ -69,6 +72,7 @@ class DataConfig:
             ("negatives", 0, (1 << 63) - 1),
             ("lanes", 1, 1 << 20),
             ("shuffle_groups", 1, (1 << 63) - 1),
+            ("profile", 0, 1000),
             ("workers", 0, 1024),
             ("prefetch", 1, 1 << 16),
         ):

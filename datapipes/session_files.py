@@ -112,7 +112,7 @@ def read_contexts(file: Path, group: int, names: Sequence[str], most: int = MOST
 
 
 def read_profiles(file: Path, group: int, sessions: int, most: int) -> Lists:
-    """Returns the profiles of one row group; raises `UserError` unless each of its `sessions` has `most` rows or fewer."""
+    """Returns the profiles of a row group; raises `UserError` unless each of its sessions has `most` rows or fewer."""
     try:
         with open_table(file) as opened:
             lists = Lists.of(opened.group(group, [PROFILE], sessions * max(most, 1))[PROFILE].combine_chunks())

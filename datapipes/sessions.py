@@ -170,6 +170,8 @@ class SessionStore:
                 f"{self.path} has {f'profiles of up to {has} tracks' if has else 'no profiles of listeners'}: prepare "
                 f"the log again with --profile {most}, or set --data.profile {has}"
             )
+        if not most:
+            return self
         store = copy(self)
         store._whole = copy(self._whole)
         store.profile = store._whole.profile = most

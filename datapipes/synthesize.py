@@ -16,6 +16,7 @@ from skipwise.common.errors import UserError
 from skipwise.common.outputs import atomic_output
 from skipwise.datapipes.invented_features import invented_features
 from skipwise.datapipes.invented_names import artists, titles
+from skipwise.datapipes.planted_tastes import listener_columns, play_favourites
 from skipwise.datapipes.view import counts_as_skipped
 
 SESSIONS_PER_CHUNK = 8192
@@ -57,9 +58,10 @@ class SynthesizeConfig:
     """Number of taste clusters, at least 2 tracks each."""
     zipf: float = 1.0
     """Exponent of popularity within a cluster: 0 is uniform, more is steeper."""
-    planted: Literal["none", "content", "state", "pairs"] = "none"
-    """One rule that alone decides what is skipped, in place of the above: the track's hidden taste against the
-    listener's, what happened to the last play, or which track follows which (docs/data.md, "Planted skips")."""
+    planted: Literal["none", "content", "state", "pairs", "tastes"] = "none"
+    """One rule that alone decides what is played and skipped, in place of the above: the track's hidden taste against
+    the listener's, what happened to the last play, which track follows which, or favourites of a listener who has
+    several sessions (docs/data.md, "Planted skips")."""
     track_features: Path | None = None
     """Write what is known of each track as well, into this .parquet file: genre, artist, tags, year and audio, which
     say where it stands in the planted structure (for `prepare --track-features`)."""
@@ -233,8 +235,13 @@ def _rows(catalogue: Catalogue, config: SynthesizeConfig, first: int, count: int
     random = np.random.default_rng([config.seed, 1, first // SESSIONS_PER_CHUNK])
     home = random.integers(config.clusters, size=count)
     lengths = random.integers(SHORTEST, LONGEST + 1, size=count)
-    listen = _listen if config.planted == "none" else _planted
-    track_SL, strength_SL = listen(catalogue, config, random, home)
+    if config.planted == "tastes":
+        other = catalogue.draw(random, random.integers(config.clusters, size=count * LONGEST))
+        others_SL = other.reshape(count, LONGEST)
+        track_SL, strength_SL = play_favourites(random, others_SL, config.tracks, config.seed, first)
+    else:
+        listen = _listen if config.planted == "none" else _planted
+        track_SL, strength_SL = listen(catalogue, config, random, home)
     inside = np.arange(LONGEST) < lengths[:, None]
     strength = strength_SL[inside]
     skipped = strength > 0
@@ -268,5 +275,6 @@ def _rows(catalogue: Catalogue, config: SynthesizeConfig, first: int, count: int
             "hist_user_behavior_reason_start": reason_start,
             "hist_user_behavior_reason_end": reason_end,
             **names,
+            **(listener_columns(first, session, place) if config.planted == "tastes" else {}),
         }
     )

@@ -161,7 +161,7 @@ class EncoderConfig:
         """The most tracks of a session that are read to predict the next one."""
         return self.max_length - self.appended_positions
 
-    def num_weights(self, dim: int, keep_dim: int = 0, reads_signals: bool = False) -> int:
+    def num_weights(self, dim: int, keep_dim: int = 0, reads_signals: bool = False, profile: int = 0) -> int:
         """Numbers of `skipwise.models.encoder.Encoder`'s weights over rows of width `dim`."""
         order = {
             "learned": self.max_length * dim,
@@ -182,6 +182,7 @@ class EncoderConfig:
             prediction += (dim + 1) * (keep_dim + 1)
             if reads_signals:
                 prediction += 3 * STATE * (dim + STATE + 2) + STATE * (keep_dim + 1)
+        prediction += (square + 2 * profile) * bool(profile)
         return order + self.appended_positions * dim + 2 * dim + self.blocks * block + prediction
 
     def num_activations(self, sessions: int, positions: int, dim: int) -> int:

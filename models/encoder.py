@@ -20,6 +20,7 @@ from skipwise.models.config import EncoderConfig
 from skipwise.models.dropout import Dropout
 from skipwise.models.keep import KeepHead
 from skipwise.models.packed import Packed, Padded
+from skipwise.models.profile import Profile, ReadProfile
 
 _BLOCKS: dict[str, Callable[[EncoderConfig, int, int], nn.Module]] = {
     "transformer": TransformerBlock,
@@ -44,8 +45,10 @@ class Encoder(nn.Module):
         keep_dim: int = 0,
         reads_signals: bool = False,
         keep_dropout: float = 0.0,
+        profile: int = 0,
     ):
-        """`keep_dim`: F, 0 without a keep head; `reads_signals`: whether calls give signals beside tracks."""
+        """`keep_dim`: F, 0 without a keep head; `reads_signals`: whether calls give signals beside tracks; `profile`:
+        the most tracks of a listener's profile, which calls then give."""
         super().__init__()
         self.config = config
         learned, relative = config.positions == "learned", config.positions == "relative"
@@ -63,10 +66,13 @@ class Encoder(nn.Module):
         if config.prediction == "gelu":
             self.prediction.append(nn.GELU())
         self.keep = KeepHead(dim, keep_dim, reads_signals, config.dropout, keep_dropout) if keep_dim else None
+        self.profile = Profile(dim, profile) if profile else None
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Truncated normal in plus and minus 0.02 for weights and positions, zero for biases (paper, section 4)."""
         for name, parameter in self.named_parameters():
+            if name.startswith("profile."):
+                continue  # so that all other weights are those of an encoder without
             if "norm" in name:
                 nn.init.constant_(parameter, 1.0 if name.endswith("weight") else 0.0)
             elif name.endswith("bias"):
@@ -76,26 +82,39 @@ class Encoder(nn.Module):
         for module in (*self.blocks, self.keep):
             if isinstance(module, (GruBlock, KeepHead)):
                 module.reset_parameters(generator)
+        if self.profile is not None:
+            self.profile.reset_parameters()
 
     def padded(
-        self, items_BTD: Tensor, inputs_B: Tensor, masked_BT: Tensor, signals_BTD: Tensor | None = None
+        self,
+        items_BTD: Tensor,
+        inputs_B: Tensor,
+        masked_BT: Tensor,
+        signals_BTD: Tensor | None = None,
+        profile: ReadProfile | None = None,
     ) -> Tensor:
         """Predictions [B, T, D], computed at padding too: for programs whose shapes must not depend on the data.
 
         `inputs_B`: positions to read of each session; `masked_BT`: positions whose track is replaced by the mask
         token. Learned positions count from the session's end: the last one, which predicts, is the same for any length.
-        `signals_BTD`: the sum of what is read of each play beside its track.
+        `signals_BTD`: the sum of what is read of each play beside its track; `profile`: of `Profile`.
         """
         batch, length, dim = items_BTD.shape
         places = Padded(batch, length)
         signals_ND = None if signals_BTD is None else signals_BTD.reshape(-1, dim)
-        return self(items_BTD.reshape(-1, dim), places, inputs_B, masked_BT, signals_ND).view(batch, length, -1)
+        items_ND = items_BTD.reshape(-1, dim)
+        return self(items_ND, places, inputs_B, masked_BT, signals_ND, profile).view(batch, length, -1)
 
     def queries(
-        self, items_BTD: Tensor, inputs_B: Tensor, masked_BT: Tensor, signals_BTD: Tensor | None = None
+        self,
+        items_BTD: Tensor,
+        inputs_B: Tensor,
+        masked_BT: Tensor,
+        signals_BTD: Tensor | None = None,
+        profile: ReadProfile | None = None,
     ) -> Tensor:
         """[B, D]: the prediction at each session's last position to read, of `padded`."""
-        predictions_BTD = self.padded(items_BTD, inputs_B, masked_BT, signals_BTD)
+        predictions_BTD = self.padded(items_BTD, inputs_B, masked_BT, signals_BTD, profile)
         last_B = (inputs_B - 1).clamp(min=0)
         # By shape, because `len` would fix a traced program to the number of sessions of its example.
         return predictions_BTD[torch.arange(items_BTD.shape[0], device=items_BTD.device), last_B]
@@ -107,18 +126,22 @@ class Encoder(nn.Module):
         inputs_B: Tensor,
         masked_BT: Tensor,
         signals_ND: Tensor | None = None,
+        profile: ReadProfile | None = None,
     ) -> Tensor:
         """Predictions [N, D] at the positions in `places`.
 
-        Only the blocks and the keep head's state look across positions, within a session.
+        Only the blocks and the keep head's state look across positions, within a session. The token of the listener's
+        profile stands before the session's tracks in the blocks alone: each position sees it, none predicts it, and it
+        has no place in their order.
         """
-        length, device = places.length, items_ND.device
-        place_T = torch.arange(length, device=device)
-        real_BT = place_T < inputs_B[:, None]
+        device = items_ND.device
+        place_T = torch.arange(places.length, device=device)
+        led = profile is not None
+        inner = places.led() if led else places
         if self.training:
             width = max(items_ND.shape[1], self.config.hidden)
-            most_scores = places.most_scores(self.config.heads) if self.config.attends else 0
-            self.dropout.renew(max(len(items_ND) * width, most_scores), device)
+            most_scores = inner.most_scores(self.config.heads) if self.config.attends else 0
+            self.dropout.renew(max((len(items_ND) + led * inner.batch) * width, most_scores), device)
         states_NH = None
         if signals_ND is not None:
             items_ND = items_ND + signals_ND
@@ -133,11 +156,15 @@ class Encoder(nn.Module):
         if self.positions is not None:
             from_end_BT = (place_T - inputs_B[:, None] + self.config.max_length).clamp(max=self.config.max_length - 1)
             items_ND = items_ND + nn.functional.embedding(places.collect(from_end_BT), self.positions)
+        if profile is not None:
+            items_ND = inner.lead(profile.token_BD, items_ND)
+            place_T = torch.arange(inner.length, device=device)
         hidden_ND = self.dropout(self.norm(items_ND))
         visible_TT = (place_T[:, None] >= place_T) | (self.config.direction == "bidirectional")
         hidden_mask = torch.where(visible_TT, 0.0, float("-inf"))[None]
-        if isinstance(places, Padded):
+        if isinstance(inner, Padded):
             # A row that sees nothing would become NaN: padding sees itself, and nothing read sees padding.
+            real_BT = place_T < (inputs_B + led)[:, None]
             padding_B1TT = torch.where(real_BT[:, None, :] | ~real_BT[:, :, None], 0.0, float("-inf"))[:, None]
             hidden_mask = hidden_mask + padding_B1TT
         for number, block in enumerate(self.blocks):
@@ -145,10 +172,17 @@ class Encoder(nn.Module):
             if self.distance_bias is not None:
                 farthest = self.config.max_length - 1
                 distance_TT = (place_T[:, None] - place_T).clamp(-farthest, farthest) + farthest
-                mask = mask + self.distance_bias[number][:, distance_TT]
-            hidden_ND = block(hidden_ND, places, mask, self.dropout)
+                bias_HTT = self.distance_bias[number][:, distance_TT]
+                if led:
+                    bias_HTT = bias_HTT * ((place_T[:, None] > 0) & (place_T > 0))
+                mask = mask + bias_HTT
+            hidden_ND = block(hidden_ND, inner, mask, self.dropout)
+        hidden_ND = inner.behind(hidden_ND) if led else hidden_ND
         hidden_ND = hidden_ND if self.final_norm is None else self.final_norm(hidden_ND)
         predictions_ND = self.prediction(hidden_ND)
+        if profile is not None:
+            every_BTD = profile.repeats_BD[:, None].expand(-1, places.length, -1)
+            predictions_ND = predictions_ND + places.collect(every_BTD)
         if self.keep is None:
             return predictions_ND
         return torch.cat([predictions_ND, self.keep(hidden_ND, states_NH)], dim=1)

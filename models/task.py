@@ -18,6 +18,7 @@ from skipwise.models.heads import gbce_power, keep_losses, skip_infonce
 from skipwise.models.in_batch import in_batch_pool
 from skipwise.models.packed import Packed
 from skipwise.models.pool import Bias, Head, gbce_head, hardest, pool_losses, softmax_head
+from skipwise.models.profile import ReadProfile
 from skipwise.models.session_negatives import session_logits
 
 
@@ -105,9 +106,9 @@ class Learner(nn.Module):
         # A slice's gradient is a copy: where the embedding is all of a row, none is made.
         rows_UD = rows_UX[:, :dim] if self.loss.keep else rows_UX
         target_at_V = batch.targets_BT.flatten()[batch.queries_V]
-        wanted = batch.items_BT.flatten(), target_at_V, batch.negatives_P
+        wanted = batch.items_BT.flatten(), target_at_V, batch.negatives_P, batch.profile_BK.flatten()
         # One gather of all rows that are needed, hence one sum of gradients into them.
-        items_PD, targets_VD, pool_PD = nn.functional.embedding(torch.cat(wanted), rows_UD).split(
+        items_PD, targets_VD, pool_PD, profiles_PD = nn.functional.embedding(torch.cat(wanted), rows_UD).split(
             list(map(len, wanted))
         )
         items_BTD = items_PD.view(batch_size, length, dim)
@@ -115,7 +116,8 @@ class Learner(nn.Module):
         with torch.autocast(rows_UX.device.type, self.autocast, enabled=self.autocast is not None):
             signals_BTD = _signals(signals_MD, batch)
             signals_ND = None if signals_BTD is None else places.collect(signals_BTD)
-            outputs_NX = self.encoder(places.collect(items_BTD), places, batch.inputs_B, batch.masked_BT, signals_ND)
+            items_ND, profile = places.collect(items_BTD), self._profile(profiles_PD, batch)
+            outputs_NX = self.encoder(items_ND, places, batch.inputs_B, batch.masked_BT, signals_ND, profile)
         predictions_ND = outputs_NX[:, :dim] if self.loss.keep else outputs_NX
         queries_VD = predictions_ND
         if len(batch.queries_V) != len(batch.tokens_N):
@@ -190,7 +192,16 @@ class Learner(nn.Module):
         """[B, D], or with a keep head [B, D + F + 1]: the output at each session's last position, in full precision."""
         rows_UD = rows_UX[:, : rows_UX.shape[1] - self.loss.keep_width]
         items_BTD = nn.functional.embedding(batch.items_BT, rows_UD)
-        return self.encoder.queries(items_BTD, batch.inputs_B, batch.masked_BT, _signals(signals_MD, batch))
+        profile = self._profile(nn.functional.embedding(batch.profile_BK.flatten(), rows_UD), batch)
+        return self.encoder.queries(items_BTD, batch.inputs_B, batch.masked_BT, _signals(signals_MD, batch), profile)
+
+    def _profile(self, profiles_PD: Tensor, batch: SessionBatch) -> ReadProfile | None:
+        """What is read of each session's profile, of its tracks' rows [B * K, D]."""
+        if self.encoder.profile is None:
+            return None
+        real_BK = batch.profile_BK != batch.tracks.stride() - 1
+        read: ReadProfile = self.encoder.profile(profiles_PD.view(*real_BK.shape, profiles_PD.shape[1]), real_BK)
+        return read
 
     @property
     def _softmax_head(self) -> Head:

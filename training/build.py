@@ -68,7 +68,7 @@ def check_device(config: RunConfig) -> None:
 
 def reading_inputs(config: RunConfig, store: SessionStore) -> SessionStore:
     """The dataset to train on with the context columns that the config reads, by the values that training sees, and
-    with the features of tracks.
+    with the features of tracks and the profiles of listeners.
 
     Raises `UserError` for a name that it does not have.
     """
@@ -80,7 +80,7 @@ def reading_inputs(config: RunConfig, store: SessionStore) -> SessionStore:
                 f"again with {name} in --context"
             )
     store = store.reading({name: known[name] for name in config.data.inputs if name != SKIPS})
-    return store.featuring(config.data.features)
+    return store.featuring(config.data.features).profiling(config.data.profile)
 
 
 def warn_without_skips(config: RunConfig, store: SessionStore) -> None:
@@ -109,7 +109,8 @@ def build_model(
     num_signals = Signals.of(config.data.inputs, contexts).num_rows
     num_values, columns = (features.num_values, features.num_columns) if features else (0, 0)
     table = make_table(num_rows or num_tracks, rows.dim, num_signals, dim, num_values, columns, rows.precision)
-    encoder = Encoder(config.encoder, dim, keep_dim, num_signals > 0, config.loss.keep_dropout)
+    reads = num_signals > 0, config.loss.keep_dropout, config.data.profile
+    encoder = Encoder(config.encoder, dim, keep_dim, *reads)
     encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
     autocast = torch.bfloat16 if config.train.precision == "bf16" else None
     beside = config.data.heard_negatives, config.data.skipped_negatives
@@ -222,6 +223,7 @@ def train_loader(
         features=store.features,
         id_dropout=config.data.id_dropout if store.features else 0.0,
         drawable=np.flatnonzero(play_counts(store, held_out)) if store.features else None,
+        profile=config.data.profile,
     )
     dataset = StepDataset(store, config.data, builder, rank(), world_size())
     return StepLoader(dataset, pin_memory=device().type == "cuda")
@@ -286,6 +288,7 @@ def evaluation_loader(
         purpose="rank-" + split[:3],
         append_mask=config.cloze is not None,
         features=held_out.sessions.features,
+        profile=config.data.profile,
     )
     num_sessions = max(size // max(longest - 1, 1), 1) if held_out.targets == "all" else size
     data = replace(config.data, lanes=world_size(), batch_size=num_sessions * world_size(), skip_negatives="own")

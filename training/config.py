@@ -185,6 +185,11 @@ class RunConfig:
             raise ValueError(f"--follow needs --table.sharding row_wise, not {self.table.sharding}")
         if self.follow and (self.data.features or self.data.hold_out_tracks):
             raise ValueError("--follow reads no --data.features and holds out no tracks: leave these out")
+        if self.follow and self.data.profile:
+            raise ValueError(
+                "--follow reads no --data.profile, as a part does not say what its listeners kept in the parts before: "
+                "leave it out"
+            )
         if self.encoder.attends and self.table.dim % self.encoder.heads:
             raise ValueError(f"--table.dim {self.table.dim} must be a multiple of --encoder.heads {self.encoder.heads}")
         if self.data.negatives == 0 and not self.loss.in_batch:

@@ -209,6 +209,11 @@ def _open(run_path: str, config: ExportConfig) -> tuple[RunDirectory, SessionSto
             f"{run_path} follows {run.config.follow}: it is exported without --names and --only-new-since; names come "
             "with its parts, and serve --deltas takes what changes"
         )
+    if run.config.data.profile:
+        raise UserError(
+            f"{run_path} reads profiles of listeners, which exports cannot take yet: export a run without "
+            "--data.profile, or measure this one with evaluate"
+        )
     store = run.open_store()
     # Row-wise, so that no rank holds the whole table, whatever it was trained with; as many lanes as ranks, so that
     # any number of ranks works.

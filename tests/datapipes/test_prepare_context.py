@@ -185,7 +185,7 @@ def test_names_that_cannot_be(tmp_path: Path):
     )
     for names, says in (
         (["n", "n"], "names 'n' twice"),
-        (["tracks"], "--context tracks is the name of a column that every dataset has"),
+        (["tracks"], "--context tracks is the name of a column that datasets have"),
         ([f"c{number}" for number in range(33)], "--context names 33 columns: name at most 32"),
     ):
         with pytest.raises(ValueError, match=says):

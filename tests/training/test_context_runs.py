@@ -107,7 +107,9 @@ def test_other_context_is_not_gone_on_with(tmp_path: Path):
             train(moved, "best")
         config_file = tmp_path / "run" / "config.yaml"
         config_file.write_text(config_file.read_text().replace(str(data), str(other)))
-        with pytest.raises(UserError, match="the context columns of .*other are not those .* prepare that data set"):
+        with pytest.raises(
+            UserError, match="the context columns or profiles of .*other are not those .* prepare that data set"
+        ):
             evaluate_run(RunDirectory.open(str(tmp_path / "run")), ("full",))
 
 

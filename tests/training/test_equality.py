@@ -83,7 +83,8 @@ def dense_steps(config: RunConfig) -> dict:
         )
     tables = {name: torch.nn.Embedding.from_pretrained(rows, freeze=False) for name, rows in tables.items()}
     round_rows(config, tables)
-    encoder = Encoder(config.encoder, dim, config.loss.keep_width, bool(config.data.inputs))
+    reads = bool(config.data.inputs), config.loss.keep_dropout, config.data.profile
+    encoder = Encoder(config.encoder, dim, config.loss.keep_width, *reads)
     encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
     beside = config.data.heard_negatives, config.data.skipped_negatives
     learner = Learner(encoder, config.loss, None, store.num_tracks, *beside)

@@ -179,8 +179,8 @@ def what_to_measure(
     of sessions that training has seen.
     """
     store, config = SessionStore(data).reading(run.record.contexts) if data else run.open_store(), run.config
-    if data and config.data.features:
-        store = store.featuring(run.open_features())
+    if data:
+        store = store.featuring(run.open_features() if config.data.features else ()).profiling(config.data.profile)
     if positions:
         config = replace(config, evaluate=replace(config.evaluate, positions=positions))
         if not (data or store.unseen):

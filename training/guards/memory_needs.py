@@ -144,7 +144,8 @@ def _optimizer_numbers(optimizer: str, columns: int) -> tuple[int, str]:
 
 def dense_weights(config: RunConfig) -> int:
     """Returns how many numbers the encoder's weights are."""
-    return config.encoder.num_weights(config.table.dim, config.loss.keep_width, bool(config.data.inputs))
+    data, keep_dim = config.data, config.loss.keep_width
+    return config.encoder.num_weights(config.table.dim, keep_dim, bool(data.inputs), data.profile)
 
 
 def _table_bytes(table: TableConfig, num_rows: int) -> tuple[int, str]:
@@ -156,7 +157,7 @@ def _table_bytes(table: TableConfig, num_rows: int) -> tuple[int, str]:
 def bags_of(config: RunConfig, num_tracks: int, longest: int, world_size: int) -> int:
     """Returns the bags of a rank's training batch, each of one row or none."""
     sessions, pool, read = _batch_sizes(config, num_tracks, longest, world_size)
-    return min(sessions * min(longest, read) + pool, num_tracks) + 1
+    return min(sessions * (min(longest, read) + config.data.profile) + pool, num_tracks) + 1
 
 
 def _batch_sizes(config: RunConfig, num_tracks: int, longest: int, world_size: int) -> tuple[int, int, int]:
@@ -181,9 +182,10 @@ def _batch_and_step_bytes(config: RunConfig, num_tracks: int, longest: int, worl
     bags = bags_of(config, num_tracks, longest, world_size)
     padded = sessions * positions
     # Each padded position's bag, target, flags and signals; the pool; the bags.
-    batch = (18 + 8 * len(data.inputs)) * padded + 8 * pool + 4 * bags
-    rows = 2 * bags * dim + 2 * (padded + pool) * dim
-    blocks = encoder.num_activations(sessions, positions, dim)
+    profiles = sessions * data.profile
+    batch = (18 + 8 * len(data.inputs)) * padded + 8 * (pool + profiles) + 4 * bags
+    rows = 2 * bags * dim + 2 * (padded + pool + profiles) * dim
+    blocks = encoder.num_activations(sessions, positions + bool(data.profile), dim)
     copies = 6 if config.optimizer.average else 4
     width = 2 if config.train.precision == "bf16" else _FLOAT
     return batch, _FLOAT * rows + width * blocks + copies * _FLOAT * dense_weights(config)

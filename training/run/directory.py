@@ -76,6 +76,8 @@ class RunRecord(DataRecord):
     """The dataset's, over these."""
     features_hash: Sha256 | None = None
     """`TrackFeatures.digest` of what is read of tracks; None where nothing is."""
+    profile_hash: Sha256 | None = None
+    """The dataset's `Manifest.profile_hash`, for a run that reads profiles."""
     num_values: Count = Field(alias="values", default=0)
     """Rows of the table of the tracks' values."""
     versions: dict[str, str]
@@ -85,7 +87,9 @@ class RunRecord(DataRecord):
     """What the weights had been trained on that the run started from (`init_from`)."""
 
     def reads_same(self, manifest: Manifest) -> bool:
-        """Whether the context columns that the run reads say the same in a dataset of the same sessions."""
+        """Whether context columns and profiles that the run reads say the same in a dataset of the same sessions."""
+        if self.profile_hash is not None and manifest.profile_hash != self.profile_hash:
+            return False
         return not self.contexts or manifest.context_hash(self.contexts) == self.context_hash
 
     @classmethod
@@ -180,6 +184,7 @@ class RunDirectory:
                 "use that data set, or train again"
             )
         store = store.reading(self.record.contexts).featuring(self.config.data.features)
+        store = store.profiling(self.config.data.profile)
         if store.features and store.features.digest != self.record.features_hash:
             raise UserError(
                 f"the features of tracks of {store.path} are not those that {self.path} was trained on: prepare that "
@@ -187,8 +192,8 @@ class RunDirectory:
             )
         if not self.record.reads_same(store.manifest):
             raise UserError(
-                f"the context columns of {store.path} are not those that {self.path} was trained on: prepare that data "
-                "set again as it was, or train again"
+                f"the context columns or profiles of {store.path} are not those that {self.path} was trained on: "
+                "prepare that data set again as it was, or train again"
             )
         return store
 

@@ -141,6 +141,7 @@ def _write_first_files(path: Path, config: RunConfig, recipe: str, store: Sessio
         contexts={name: list(values) for name, values in store.contexts.items()},
         context_hash=store.manifest.context_hash(store.contexts) if store.contexts else None,
         features_hash=store.features.digest if store.features else None,
+        profile_hash=store.manifest.profile_hash if store.profile else None,
         values=store.features.num_values if store.features else 0,
         versions=versions(),
         launch=os.environ.get("TORCHELASTIC_RUN_ID"),
@@ -180,8 +181,9 @@ _ROWS_DEPEND_ON: dict[str, Callable[[RunConfig], Any]] = {
     "loss.keep-dim": lambda config: config.loss.keep_width,
     "data.inputs": lambda config: " ".join(config.data.inputs) or "none",
     "data.features": lambda config: " ".join(config.data.features) or "none",
+    "data.profile": lambda config: config.data.profile,
 }
-"""Fields by which the tables' columns, rows or optimizer state differ."""
+"""Fields by which the tables' columns, rows or optimizer state, or the weights of what is read, differ."""
 
 
 def _check_source(source: RunDirectory, config: RunConfig, store: SessionStore) -> None:
