@@ -15,10 +15,10 @@ from skipwise.datapipes.prepare.config import (
     InputOptions,
     OutputOptions,
     PrepareConfig,
-    SessionOptions,
 )
 from skipwise.datapipes.prepare.feature_options import FeatureOptions
 from skipwise.datapipes.prepare.name_options import NameOptions
+from skipwise.datapipes.prepare.session_options import SessionOptions
 from skipwise.datapipes.prepare.shard_options import ShardOptions
 from skipwise.datapipes.prepare.skip_options import SkipOptions
 from skipwise.datapipes.prepare.split_options import SplitOptions
