@@ -34,7 +34,7 @@ _LAST_MULTIPLE = ROOM
 """Of the rows of the last block."""
 _BLOCK_BYTES = 1 << 21
 """Larger ones are given back to the system, and are new pages each time."""
-_BLOCK_ROWS = 1 << 16
+_BLOCK_ROWS = 1 << 17
 _MOST_LEVEL, _LEVELS_OF_SPAN = 255, 200
 """The level of all scores above, and the levels between the least that matters and the best of the first block."""
 _LEAST_UNIT = 2.0**-16
@@ -46,7 +46,7 @@ _SMALLEST = 2.0**-60
 _PAIRS_A_BEST, _PAIRS_A_ROW = 8, 1 / 256
 """Rows to score again for a query, for each of the best and for each row; more take longer than float32 for all."""
 
-_MERGED_AFTER = {4**number for number in range(12)}
+_MERGED_AFTER = {2**number for number in range(24)}
 """Blocks after which pairs that others surpass are left out."""
 
 
@@ -131,9 +131,12 @@ class FirstPass:
 
         rows, most = _block_rows(len(zeros_Q)), _PAIRS_A_BEST * k + round(_PAIRS_A_ROW * codes.num_rows)
         found = _Found(k, bound_Q, padding, exact, most)
-        starts = range(0, codes.num_rows, rows)
-        for first, (row_P, query_P) in zip(starts, _by_block(excluded_QX, starts), strict=True):
-            there = min(codes.num_rows - first, rows)
+        # The first one is small, as its scores are floats; it says which scores matter.
+        starts = [0, *range(_block_rows(4 * len(zeros_Q)), codes.num_rows, rows)]
+        for first, behind, (row_P, query_P) in zip(
+            starts, [*starts[1:], codes.num_rows], _by_block(excluded_QX, starts), strict=True
+        ):
+            there = behind - first
             codes_BD = codes.codes_CD[first : first + -(-there // _LAST_MULTIPLE) * _LAST_MULTIPLE]
             scale = found.scale
             if scale is None:
@@ -149,12 +152,14 @@ class FirstPass:
         return found.result()
 
 
-def _by_block(excluded_QX: Tensor, starts: range) -> Iterator[tuple[Tensor, Tensor]]:
+def _by_block(excluded_QX: Tensor, starts: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
     """The pairs to leave out of each block: rows counted from its first, and queries."""
     query_P, place_P = (excluded_QX >= 0).nonzero(as_tuple=True)
     row_P, order_P = excluded_QX[query_P, place_P].sort()
-    counts = (row_P // starts.step).bincount(minlength=len(starts)).tolist()
-    yield from zip((row_P % starts.step).split(counts), query_P[order_P].split(counts), strict=True)
+    starts_S = torch.tensor(starts)
+    block_P = torch.searchsorted(starts_S, row_P, right=True) - 1
+    counts = block_P.bincount(minlength=len(starts)).tolist()
+    yield from zip((row_P - starts_S[block_P]).split(counts), query_P[order_P].split(counts), strict=True)
 
 
 class _Scale(NamedTuple):
