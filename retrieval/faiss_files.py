@@ -28,6 +28,7 @@ _QUANTIZER: _Layout = ((b"IxFI",), _HEADER, _PRODUCT, _Vector(4))
 _CODES: _Layout = (_NO_DIRECT_MAP, 1 + 8 + 3 * 8, _Vector(4), (b"ilar",))
 _GRAPH: _Layout = (_Vector(8), _Vector(4), _Vector(4), _Vector(8), _Vector(4), 5 * 4)
 INDEX: dict[IndexKind, _Layout] = {
+    "fastscan": ((b"IPfs",), _HEADER, _PRODUCT),
     "ivfpq": (*_LISTS, *_QUANTIZER, *_CODES),
     "hnsw": ((b"IHNs",), _HEADER, _DISTANCE, *_GRAPH, (b"IxSQ",)),
 }

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-IndexKind = Literal["flat", "ivfpq", "hnsw"]
-"""Exact over the export's own vectors; inverted lists of product-quantized rows; a graph of neighbours."""
+IndexKind = Literal["flat", "fastscan", "ivfpq", "hnsw"]
+"""Exact over the export's own vectors; all rows by codes of four bits for two numbers; inverted lists of
+product-quantized rows; a graph of neighbours."""
 FEW_ROWS = 100_000
 """Below so many the exact search takes less than some milliseconds, and an index would only miss tracks."""
 SearchChoice = Literal["auto", "exact", "index"]
@@ -20,7 +21,7 @@ class IndexConfig:
     """Directory that export wrote; the chosen index is written into it and recorded in its manifest."""
     kinds: tuple[IndexKind, ...] = ()
     """To measure and choose from; flat is the exact search over the export's own vectors, and needs no file. Where none
-    is named: flat alone below 100,000 tracks, else all three."""
+    is named: flat alone below 100,000 tracks, else all four."""
     recall: float = 0.95
     """Share of the ten best tracks by inner product that must be found."""
     k: int = 100

@@ -35,7 +35,10 @@ _ROWS_A_CENTROID = 39
 _TRAINED_ON = 64
 """Rows for each list that k-means is trained on."""
 _CODE_NUMBERS = 4
-"""Numbers of a row that one code stands for."""
+"""Numbers of a row that one code of a byte stands for."""
+_SCAN_NUMBERS, _SCAN_BITS = 2, 4
+"""Those of the codes that are all gone through, and the bits of these."""
+_SCAN_TRAINED_ON = 100_000
 _LINKS, _WIDTH_WHILE_BUILDING = 32, 100
 _BLOCK_ROWS = 1 << 14
 _SEED = 0
@@ -54,12 +57,12 @@ class BuiltIndex:
 
 def fewest_rows(kind: IndexKind) -> int:
     """The fewest rows that this kind can be built of."""
-    return _ROWS_A_CENTROID << 4 if kind == "ivfpq" else 1
+    return _ROWS_A_CENTROID << 4 if kind in ("ivfpq", "fastscan") else 1
 
 
 def build(kind: IndexKind, vectors: Vectors, num_rows: int) -> BuiltIndex:
-    """Builds `ivfpq` or `hnsw` of at least `fewest_rows(kind)` rows, block by block."""
-    built = {"ivfpq": _ivfpq, "hnsw": _hnsw}[kind](vectors, num_rows)
+    """Builds a kind other than `flat` of at least `fewest_rows(kind)` rows, block by block."""
+    built = {"fastscan": _fastscan, "ivfpq": _ivfpq, "hnsw": _hnsw}[kind](vectors, num_rows)
     with tqdm(total=num_rows, desc=f"adding to {kind}", leave=False, mininterval=1) as bar:
         for _, block_BD in vectors.blocks(_BLOCK_ROWS):
             built.index.add(built.inserted(_finite(block_BD.numpy())))
@@ -73,6 +76,8 @@ def search_settings(kind: IndexKind, built: BuiltIndex | None, k: int) -> list[d
         return [{}]
     if kind == "hnsw":
         return [{"efSearch": width} for width in sorted({k, *(2**power for power in range(4, 10))}) if width >= k]
+    if kind == "fastscan":
+        return [{"shortlist": shortlist} for shortlist in (k, 2 * k, 4 * k, 16 * k)]
     probes = sorted({min(2**power, built.parameters["nlist"]) for power in range(2, 10)})
     return [{"nprobe": nprobe, "shortlist": shortlist} for shortlist in (k, 4 * k) for nprobe in probes]
 
@@ -86,9 +91,35 @@ def _ivfpq(vectors: Vectors, num_rows: int) -> BuiltIndex:
     index = faiss.IndexIVFPQ(faiss.IndexFlatIP(dim), dim, lists, codes, bits, faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = index.pq.cp.seed = _SEED
     trained_on = min(num_rows, max(_TRAINED_ON * lists, _ROWS_A_CENTROID << bits))
-    chosen_T = np.random.default_rng(_SEED).choice(num_rows, trained_on, replace=False)
-    index.train(_finite(vectors.take(np.sort(chosen_T))))
+    index.train(_some(vectors, num_rows, trained_on))
     return BuiltIndex(index, {"nlist": lists, "codes": codes, "bits": bits, "trained_on": trained_on})
+
+
+def _some(vectors: Vectors, num_rows: int, trained_on: int) -> np.ndarray:
+    """float32 [T, D]."""
+    chosen_T = np.random.default_rng(_SEED).choice(num_rows, trained_on, replace=False)
+    return _finite(vectors.take(np.sort(chosen_T)))
+
+
+def _fastscan(vectors: Vectors, num_rows: int) -> BuiltIndex:
+    """Codes of four bits for two numbers, which a processor looks up in its registers: all rows are gone through."""
+    index = scan_index(vectors.dim)
+    index.pq.cp.seed = _SEED
+    trained_on = min(num_rows, _SCAN_TRAINED_ON)
+    index.train(scan_rows(_some(vectors, num_rows, trained_on)))
+    parameters = {"codes": index.pq.M, "bits": _SCAN_BITS, "trained_on": trained_on}
+    return BuiltIndex(index, parameters, scan_rows)
+
+
+def scan_index(dim: int) -> Any:
+    """An empty `fastscan` index of rows of `dim` numbers."""
+    faiss, codes = import_faiss(), -(-dim // _SCAN_NUMBERS)
+    return faiss.IndexPQFastScan(_SCAN_NUMBERS * codes, codes, _SCAN_BITS, faiss.METRIC_INNER_PRODUCT)
+
+
+def scan_rows(rows_ND: np.ndarray) -> np.ndarray:
+    """Rows or queries, with a 0 behind an odd number of numbers."""
+    return np.pad(rows_ND, ((0, 0), (0, -rows_ND.shape[1] % _SCAN_NUMBERS)))
 
 
 def _hnsw(vectors: Vectors, num_rows: int) -> BuiltIndex:

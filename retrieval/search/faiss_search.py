@@ -16,7 +16,7 @@ from skipwise.models.topk import best_of
 from skipwise.retrieval.search.allowed import Allowed
 from skipwise.retrieval.search.config import FEW_ROWS
 from skipwise.retrieval.search.exact import ExactSearch, none_found
-from skipwise.retrieval.search.faiss_build import query_points
+from skipwise.retrieval.search.faiss_build import query_points, scan_rows
 from skipwise.retrieval.vectors import Vectors
 
 _QUERIES = 128
@@ -39,6 +39,8 @@ class IndexSearch:
         """
         self._faiss, self._index, self._vectors, self._settings = import_faiss(), index, vectors, settings
         self._exact = ExactSearch(vectors)
+        self._scans = isinstance(index, self._faiss.IndexFastScan)
+        """Whether all rows are gone through, by codes: FAISS then leaves none out, and finds none where all score alike."""
 
     @property
     def num_rows(self) -> int:
@@ -61,11 +63,12 @@ class IndexSearch:
         """See `Search`. A row that the index does not find is missing, even where it is among the best.
 
         Among few allowed rows the exact search finds the best; among more it does so for queries of which thousands of
-        rows are left out, and for those for which the index finds fewer than `k`.
+        rows are left out, and for those for which the index finds fewer than `k`. In place of `fastscan` it answers
+        wherever not all rows are allowed.
         """
-        if allowed is None:
+        if allowed is None and not self._scans:
             return self._in_parts(queries_QD, k, excluded_QX)
-        if allowed.count <= max(FEW_ROWS, _FEW_SHARE * allowed.num_rows):
+        if allowed and (self._scans or allowed.count <= max(FEW_ROWS, _FEW_SHARE * allowed.num_rows)):
             return self._exact.search(queries_QD, k, excluded_QX, allowed)
         rows_QK, scores_QK = none_found(queries_QD, k)
         few_Q = (excluded_QX >= 0).sum(dim=1) <= _WIDENED_BY
@@ -97,7 +100,9 @@ class IndexSearch:
         if not width or not len(queries_QD):
             return rows_QK, scores_QK
         asked_QD = queries_QD.numpy()
-        if self._index.d > queries_QD.shape[1]:
+        if self._scans:
+            asked_QD = scan_rows(asked_QD)
+        elif self._index.d > queries_QD.shape[1]:
             asked_QD = query_points(asked_QD)
         _, rows_QW = self._index.search(asked_QD, width, params=self._parameters(width, allowed))
         # In ascending order, so that of equal scores the lower row comes first.

@@ -23,7 +23,7 @@ from skipwise.retrieval.faiss_files import INDEX, read_faiss
 from skipwise.retrieval.open_export import OpenExport, check_file
 from skipwise.retrieval.search.config import IndexKind, SearchChoice
 from skipwise.retrieval.search.exact import ExactSearch, Search
-from skipwise.retrieval.search.faiss_build import point_width
+from skipwise.retrieval.search.faiss_build import point_width, scan_index
 from skipwise.retrieval.search.faiss_search import IndexSearch
 
 
@@ -44,10 +44,10 @@ def open_search(opened: OpenExport, choice: SearchChoice = "auto") -> Search:
     except (RuntimeError, ValueError, OSError, MemoryError) as error:
         raise UserError(f"{file} cannot be read ({brief(error)}): {remedy}") from error
     rows, dim = opened.manifest.rows, opened.manifest.dim
-    width = point_width(dim) if entry.kind == "hnsw" else dim
+    width = {"hnsw": point_width(dim), "fastscan": scan_index(dim).d}.get(entry.kind, dim)
     if (index.ntotal, index.d) != (rows, width):
         raise UserError(f"{file} holds {index.ntotal} rows of {index.d} where {rows} of {width} belong: {remedy}")
-    if entry.kind == "ivfpq" and not _sound(index):
+    if entry.kind == "ivfpq" and not _sound(index) or entry.kind == "fastscan" and not _sound_scan(index, dim):
         raise UserError(f"{file} is not an index that was written by index: {remedy}")
     return IndexSearch(index, opened.vectors, entry.search)
 
@@ -67,6 +67,22 @@ def _sound(index: Any) -> bool:
             return False
         seen_R[rows_X] = True
     return bool(seen_R.all())
+
+
+def _sound_scan(index: Any, dim: int) -> bool:
+    """The same of codes that are all gone through."""
+    fresh, of = scan_index(dim), ("bbs", "qbs", "implem", "M", "M2", "ksub", "nbits", "code_size", "skip")
+    same = all(getattr(index, name) == getattr(fresh, name) for name in of)
+    of_codes = ("d", "M", "nbits", "dsub", "ksub", "code_size")
+    same &= all(getattr(index.pq, name) == getattr(fresh.pq, name) for name in of_codes)
+    rows = -(-index.ntotal // fresh.bbs) * fresh.bbs
+    return bool(
+        index.is_trained
+        and same
+        and index.ntotal2 == rows
+        and index.codes.size() == rows * fresh.M2 // 2
+        and index.pq.centroids.size() == fresh.d * fresh.ksub
+    )
 
 
 @contextmanager

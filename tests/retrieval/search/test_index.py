@@ -43,7 +43,7 @@ def share(found: np.ndarray, best: np.ndarray, k: int) -> float:
     return float(np.mean([len(set(a[:k]) & set(b[:k])) / k for a, b in zip(found, best, strict=True)]))
 
 
-@pytest.mark.parametrize("kind", ["ivfpq", "hnsw"])
+@pytest.mark.parametrize("kind", ["fastscan", "ivfpq", "hnsw"])
 def test_measured_is_what_numpy_finds_and_it_is_no_cosine(by_hand, kind: str, capsys):
     export = by_hand()
     index(IndexConfig(export, kinds=(kind,), **QUICK))
@@ -67,7 +67,7 @@ def test_measured_is_what_numpy_finds_and_it_is_no_cosine(by_hand, kind: str, ca
     assert record.queries_a_call == choose.QUERIES_A_CALL and record.threads == 1
 
 
-@pytest.mark.parametrize("kind", ["ivfpq", "hnsw"])
+@pytest.mark.parametrize("kind", ["fastscan", "ivfpq", "hnsw"])
 def test_one_thread_makes_the_same_file(by_hand, kind: str):
     exports = by_hand(), by_hand()
     for export in exports:
@@ -114,11 +114,11 @@ def test_the_fastest_that_reaches_is_chosen(by_hand, monkeypatch: pytest.MonkeyP
 def test_small_tables(by_hand, rows: int, capsys):
     random = np.random.default_rng(0)
     export = by_hand(*(random.standard_normal((count, 16), dtype=np.float32) for count in (rows, 3)))
-    index(IndexConfig(export, kinds=("flat", "ivfpq", "hnsw"), **QUICK))
+    index(IndexConfig(export, kinds=("flat", "fastscan", "ivfpq", "hnsw"), **QUICK))
     left_out = "ivfpq is left out: it needs 624 tracks to be trained on, there are"
     assert (left_out in capsys.readouterr().out) == (rows < 624)
     record = ExportManifest.read(export).index
-    assert {one.kind for one in record.measured} == {"flat", "hnsw"} | ({"ivfpq"} if rows == 624 else set())
+    assert {one.kind for one in record.measured} == {"flat", "hnsw"} | ({"fastscan", "ivfpq"} if rows == 624 else set())
     assert found_by(OpenExport.open(export), torch.randn(2, 16), rows + 5).shape == (2, rows + 5)
 
 
@@ -128,7 +128,7 @@ def test_few_tracks_are_searched_exactly_unless_kinds_are_named(by_hand, monkeyp
     assert "are few: the exact search (flat) is taken" in capsys.readouterr().out
     assert {one.kind for one in ExportManifest.read(export).index.measured} == {"flat"}
     assert IndexConfig(export).kinds_for(99_999) == ("flat",)
-    assert IndexConfig(export).kinds_for(100_000) == ("flat", "ivfpq", "hnsw")
+    assert IndexConfig(export).kinds_for(100_000) == ("flat", "fastscan", "ivfpq", "hnsw")
     assert IndexConfig(export, kinds=("hnsw",)).kinds_for(7) == ("hnsw",)
 
 

@@ -57,6 +57,14 @@ def lists(quantizer: Any = None) -> Any:
     return made
 
 
+def codes() -> Any:
+    """What `index` writes of `fastscan`."""
+    made = faiss.IndexPQFastScan(DIM, DIM // 2, 4, faiss.METRIC_INNER_PRODUCT)
+    made.train(TABLE)
+    made.add(TABLE)
+    return made
+
+
 def on_disk(file: Path) -> bytes:
     """Inverted lists that are mapped from `file`, writable."""
     made, mapped = lists(), faiss.OnDiskInvertedLists(LISTS, DIM // 8, str(file))
@@ -173,6 +181,28 @@ def test_pieces_that_do_not_fit_each_other(export: Path, way: str):
         assert "is not an index that was written by index" in sentence
 
 
+CODES = {
+    "untrained": untrained,
+    "other codes": other_codes,
+    "blocks of another size": lambda made: setattr(made, "bbs", 64),
+    "another way": lambda made: setattr(made, "implem", 100),
+    "queries in another order": lambda made: setattr(made, "qbs", 0x9999),
+    "fewer rows than it says": lambda made: setattr(made, "ntotal2", 32),
+    "wider codes": lambda made: setattr(made, "M2", 2 * made.M2),
+    "fewer codes": lambda made: made.codes.resize(8),
+}
+
+
+@pytest.mark.parametrize("way", CODES)
+def test_codes_that_do_not_fit_the_table(tmp_path: Path, way: str):
+    export = write_by_hand(tmp_path / "export", TABLE, QUERIES)
+    index(IndexConfig(export, kinds=("fastscan",), recall=0.1, threads=1))
+    assert open_search(OpenExport.open(export))
+    made = codes()
+    CODES[way](made)
+    assert "make it again with index" in refusal(export, stored(made))
+
+
 def test_what_index_writes_opens(export: Path):
     put(export, stored(lists()))
     assert open_search(OpenExport.open(export))
@@ -215,9 +245,10 @@ def test_a_part_of_other_classes(tmp_path: Path):
         OpenExport.open(folder)
 
 
-@pytest.mark.parametrize("kind", ["ivfpq", "hnsw", "part"])
+@pytest.mark.parametrize("kind", ["fastscan", "ivfpq", "hnsw", "part"])
 def test_a_file_that_is_cut_anywhere(tmp_path: Path, kind: str):
     made: dict[str, Callable[[], Any]] = {
+        "fastscan": codes,
         "ivfpq": lists,
         "hnsw": lambda: faiss.IndexHNSWSQ(DIM, faiss.ScalarQuantizer.QT_fp16, 8),
         "part": lambda: faiss.IndexFlatIP(DIM),

@@ -15,6 +15,7 @@ from hypothesis import strategies as some
 from skipwise.common.errors import UserError
 from skipwise.components.index import index
 from skipwise.retrieval.open_export import OpenExport
+from skipwise.retrieval.search.allowed import Allowed
 from skipwise.retrieval.search.config import IndexConfig
 from skipwise.retrieval.search.exact import ExactSearch
 from skipwise.retrieval.search.faiss_build import build
@@ -60,12 +61,14 @@ def test_over_a_flat_index_it_is_the_exact_search(data):
     assert torch.equal(scores, exact_scores)
 
 
-@pytest.mark.parametrize("kind", ["ivfpq", "hnsw"])
+@pytest.mark.parametrize("kind", ["fastscan", "ivfpq", "hnsw"])
 def test_excluded_rows_are_made_up_for(kind: str):
     table, queries = norms_matter(800, 30)
     vectors, queries = Vectors([Piece(0, table)]), torch.from_numpy(queries)
     built = build(kind, vectors, len(table))
-    everything = {"efSearch": 800} if kind == "hnsw" else {"nprobe": built.parameters["nlist"], "shortlist": 800}
+    everything = {"efSearch": 800} if kind == "hnsw" else {"nprobe": built.parameters.get("nlist"), "shortlist": 800}
+    if kind == "fastscan":
+        del everything["nprobe"]
     search, exact = IndexSearch(built.index, vectors, everything), ExactSearch(vectors)
     best, _ = exact.search(queries, 20, nothing(queries))
     rows, scores = search.search(queries, 10, best)
@@ -86,6 +89,25 @@ def test_more_than_there_are():
     for of, score in zip(rows, scores, strict=True):
         assert sorted(of[:48].tolist()) == list(range(2, 50)) and (of[48:] == -1).all()
         assert torch.isinf(score[48:]).all() and (score[:48].diff() <= 0).all()
+
+
+@pytest.mark.parametrize("dim", [1, 5, 16])
+def test_a_scan_of_codes_leaves_to_the_exact_search_what_it_cannot_find(dim: int):
+    """Queries of which no row scores better than another, filters, more rows than it gives, and odd widths."""
+    random = np.random.default_rng(0)
+    table, queries = (random.standard_normal((rows, dim), dtype=np.float32) for rows in (700, 6))
+    queries[2], queries[3] = 0, np.nan
+    vectors, queries = Vectors([Piece(0, table)]), torch.from_numpy(queries)
+    search, exact = (
+        IndexSearch(build("fastscan", vectors, 700).index, vectors, {"shortlist": 700}),
+        ExactSearch(vectors),
+    )
+    allowed = Allowed.of(random.random(700) < 0.9)
+    for k, only in ((10, None), (10, allowed), (750, None)):
+        rows, scores = search.search(queries, k, nothing(queries), only)
+        expected, expected_scores = exact.search(queries, k, nothing(queries), only)
+        assert (rows == expected)[queries.isfinite().all(dim=1)].float().mean() > 0.99
+        torch.testing.assert_close(scores, expected_scores, equal_nan=True)
 
 
 def test_few_probes_find_fewer_than_asked_for():
