@@ -104,9 +104,11 @@ class _Files:
         with open(file, "wb") as stream:
             shape = {"descr": "<f4", "fortran_order": False, "shape": (self.num_tracks, width)}
             np.lib.format.write_array_header_1_0(stream, shape)
+            limits = (-LARGEST, LARGEST) if self.column.kind == "number" else (-np.inf, np.inf)
+            largest = np.inf if self.column.kind == "number" else float(np.finfo(np.float32).max)
             for block in self._blocks(f"SELECT {sql} AS value FROM of_rows ORDER BY row"):
-                values_BW, known_B = _numbers(block, width)
-                values_BW = np.clip((values_BW - mean) / deviation, *_limits(self.column.kind)) * known_B[:, None]
+                values_BW, known_B = _numbers(block, width, largest)
+                values_BW = np.clip((values_BW - mean) / deviation, *limits) * known_B[:, None]
                 stream.write(values_BW.astype("<f4").data.cast("B") if values_BW.size else b"")
                 known += int(known_B.sum())
         return self._entry(width, known, mean=mean, deviation=deviation)
@@ -152,12 +154,9 @@ class _Files:
         )
 
 
-def _limits(kind: str) -> tuple[float, float]:
-    return (-LARGEST, LARGEST) if kind == "number" else (-np.inf, np.inf)
-
-
-def _numbers(block: pa.RecordBatch, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """float64 [B, width] with 0 for what is no finite number, and bool [B]: of which tracks any is known."""
+def _numbers(block: pa.RecordBatch, width: int, largest: float) -> tuple[np.ndarray, np.ndarray]:
+    """float64 [B, width] with 0 for what is no finite number or above `largest`, and bool [B]: of which tracks any is
+    known."""
     column = block["value"]
     if not pa.types.is_list(column.type) and not pa.types.is_fixed_size_list(column.type):
         values_BW = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)[:, None]
@@ -166,5 +165,5 @@ def _numbers(block: pa.RecordBatch, width: int) -> tuple[np.ndarray, np.ndarray]
         there = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
         flat = column.drop_null().flatten().cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
         values_BW[there] = flat.reshape(len(there), width)
-    finite_BW = np.isfinite(values_BW)
+    finite_BW = np.isfinite(values_BW) & (np.abs(values_BW) <= largest)
     return np.where(finite_BW, values_BW, 0.0), finite_BW.any(axis=1)

@@ -162,6 +162,11 @@ def test_sessions_are_those_without_features(tmp_path: Path):
             {},
             "vectors of 'v' have 1 to 2 numbers, expected as many each",
         ),
+        (
+            [{"track_id": None, "g": "x"}, {"track_id": " ", "g": "x"}],
+            {},
+            "has 2 rows, none of them with a track id in",
+        ),
         ([{"track_id": "a", "x": 1e308}, {"track_id": "b", "x": -1e308}], {}, "numbers of 'x' are too large for their"),
     ],
 )
@@ -169,6 +174,39 @@ def test_tables_that_are_refused(rows: list[dict], options: dict, message: str, 
     with pytest.raises(UserError, match=message):
         from_rows(tmp_path, rows, **options)
     assert not (tmp_path / "data").exists()
+
+
+def test_rows_without_an_id_and_texts_that_are_hardly_categories_are_told(tmp_path: Path, capsys):
+    from_rows(tmp_path, [*ROWS, {"track_id": None, "genre": "pop"}, {"track_id": "", "genre": "pop"}])
+    assert "tracks.parquet: 2 of 7 rows have no track id in 'track_id' and are left out" in capsys.readouterr().err
+    numbers = [f"{track},{place}.5,[x y],rock" for place, track in enumerate("abcdefghi")]
+    (tmp_path / "tracks.csv").write_text("\n".join(["track_id,year,tags,genre", *numbers, "j,about 1990,[z],1984", ""]))
+    prepared(tmp_path, tmp_path / "tracks.csv", output=tmp_path / "texts")
+    told = capsys.readouterr().err
+    assert "'year' has 9 numbers and 1 other texts, such as 'about 1990', and is read as categories" in told
+    assert "'tags' looks like lists written as text" in told and "'genre' has" not in told
+    options = {"feature_values": ("year", "tags"), "output": tmp_path / "confirmed"}
+    prepared(tmp_path, tmp_path / "tracks.csv", **options)
+    assert "is read as" not in capsys.readouterr().err
+
+
+def test_uuids_in_bytes_are_the_ids_that_a_log_has(tmp_path: Path):
+    identity = [bytes([number] * 16) for number in range(3)]
+    for name, columns in (("log", {"session": ["s"] * 3}), ("tracks", {"year": [1, 2, 3]})):
+        pq.write_table(pa.table({"track": pa.array(identity, pa.binary(16)), **columns}), tmp_path / f"{name}.parquet")
+    options = {"session": "session", "track": "track", "order": "file", "output": tmp_path / "data"}
+    prepare(PrepareConfig(input=(tmp_path / "log.parquet",), track_features=tmp_path / "tracks.parquet", **options))
+    assert Manifest.read(tmp_path / "data").features[0].tracks == 3
+    assert (
+        "01010101-0101-0101-0101-010101010101" in pq.read_table(tmp_path / "data" / "vocabulary.parquet")[0].to_pylist()
+    )
+
+
+def test_numbers_of_a_vector_beyond_float32_are_not_finite(tmp_path: Path):
+    data = from_rows(tmp_path, [{"track_id": "a", "v": [1e39, 2.0]}, {"track_id": "b", "v": [-1e300, np.inf]}])
+    found = np.load(data / "features" / "0-numbers.npy")
+    assert found.max() == 2.0 and np.count_nonzero(found) == 1
+    assert Manifest.read(data).features[0].tracks == 1
 
 
 def test_whole_numbers_of_more_than_53_bits_are_rounded(tmp_path: Path):
