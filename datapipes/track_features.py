@@ -83,10 +83,11 @@ class TrackFeatures:
         known = {entry.name: (place, entry) for place, entry in enumerate(entries)}
         for name in names:
             if name not in known:
-                has = f"has {', '.join(known)}" if known else "was prepared without --track-features"
-                raise UserError(
-                    f"--data.features {name}: {dataset} {has}; name one of its columns, or prepare it again"
-                )
+                has = f"has {', '.join(known)}; name these, or prepare it again with {name}"
+                if not known:
+                    has = "has no features of tracks; prepare it again with --track-features or --features, or leave "
+                    has += "--data.features out"
+                raise UserError(f"--data.features {name}: {dataset} {has}")
         chosen = [known[name] for name in names]
         folder, numbers, offsets, codes, texts = dataset / FEATURES, [], [], [], []
         for place, entry in chosen:

@@ -184,7 +184,10 @@ class RunConfig:
         if self.follow and self.table.sharding != "row_wise":
             raise ValueError(f"--follow needs --table.sharding row_wise, not {self.table.sharding}")
         if self.follow and (self.data.features or self.data.hold_out_tracks):
-            raise ValueError("--follow reads no --data.features and holds out no tracks: leave these out")
+            raise ValueError(
+                "--follow reads no --data.features and holds out no tracks: name a run without these by --init-from, "
+                "and leave them out"
+            )
         if self.follow and self.data.profile:
             raise ValueError(
                 "--follow reads no --data.profile, as a part does not say what its listeners kept in the parts before: "

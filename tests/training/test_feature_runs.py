@@ -27,6 +27,7 @@ from skipwise.training.checkpoint.checkpoints import best_checkpoint
 from skipwise.training.config import RunConfig
 from skipwise.training.evaluation.evaluator import evaluate_run
 from skipwise.training.evaluation.records import read_target_ranks
+from skipwise.training.follow.follow import follow
 from skipwise.training.guards.hang_watch import HangWatch
 from skipwise.training.guards.stop_signal import StopSignal
 from skipwise.training.loop import train
@@ -145,14 +146,26 @@ def test_what_is_refused(folder: Path, tmp_path: Path):
     data = shutil.copytree(folder / "data", tmp_path / "data")
     config = reading(data, tmp_path / "run")
     with process_group():
-        with pytest.raises(UserError, match="--data.features mood: .*data has genre, tags, year, audio; name one of"):
+        with pytest.raises(
+            UserError, match="--data.features mood: .*data has genre, tags, year, audio; name these, or"
+        ):
             train(replace(config, data=replace(config.data, features=("mood",))), "best")
         plain = Manifest.read(data).model_copy(update={"features": []})
         plain.write(data)
-        with pytest.raises(UserError, match="--data.features genre: .* was prepared without --track-features"):
+        with pytest.raises(UserError, match="--data.features genre: .* has no features of tracks; prepare it again"):
             train(config, "best")
+        moved = shutil.copytree(folder / "run", tmp_path / "without")
+        text = (moved / "config.yaml").read_text()
+        (moved / "config.yaml").write_text(text.replace(str(folder / "data"), str(data)))
+        with pytest.raises(
+            UserError, match="features of tracks of .*data are not those that .*: prepare that data set"
+        ):
+            evaluate_run(RunDirectory.open(str(moved)), ("full",))
         with pytest.raises(UserError, match="--data.features genre tags year audio, not none"):
             train(replace(config_of(data, tmp_path / "run"), init_from=str(folder / "run")), "best")
+        after = replace(config_of(data, tmp_path / "run"), init_from=str(folder / "run"), follow=str(tmp_path))
+        with pytest.raises(UserError, match="not none: follow from another run"):
+            follow(after, "best")
         with pytest.raises(UserError, match="does not compare rows of which features of tracks are a part"):
             write_export(ExportConfig(str(folder / "run"), tmp_path / "delta", only_new_since=str(folder / "run")))
         # The same sessions with other features are other data.
@@ -172,8 +185,27 @@ def test_what_is_refused(folder: Path, tmp_path: Path):
     ):
         with pytest.raises(ValueError, match=message):
             replace(config.data, **options)
+    with pytest.raises(ValueError, match="holds out no tracks: name a run without these by --init-from, and leave"):
+        replace(config, follow="parts", init_from=str(folder / "run"))
     with pytest.raises(UserError, match="--data.id-dropout 0.1 changes nothing here: it is read with --data.features"):
         read_command_line(["best", "--data.id-dropout", "0.1"])
+
+
+def test_other_kinds_of_features_are_not_taken_over(folder: Path, tmp_path: Path):
+    """Vectors of another width, or none, before anything is written; a run without features is not started from."""
+    rows = [row | {"audio": [*row["audio"], 1.0] if row["audio"] else None} for row in random_rows(TRACKS)]
+    wider = add_features(write_dataset(tmp_path / "wider", random_sessions(90, TRACKS), TRACKS), rows)
+    config = replace(reading(wider, tmp_path / "after"), init_from=str(folder / "run"))
+    with process_group():
+        with pytest.raises(UserError, match="reads 4 numbers of each track's features, and .*wider has 5 in these"):
+            train(config, "best")
+        assert not (tmp_path / "after").exists()
+        train(config_of(folder / "data", tmp_path / "plain", epochs=1), "best", test=False)
+        config = replace(config, init_from=str(tmp_path / "plain"))
+        with pytest.raises(
+            UserError, match="trained without --data.features, not with genre .*: start from it without"
+        ):
+            train(config, "best")
 
 
 def test_rows_of_values_are_taken_over_by_column_and_value(folder: Path, tmp_path: Path):

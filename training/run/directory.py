@@ -183,9 +183,11 @@ class RunDirectory:
                 f"{store.path} has another vocabulary than the data {self.path} was trained on: "
                 "use that data set, or train again"
             )
-        store = store.reading(self.record.contexts).featuring(self.config.data.features)
+        store, features = store.reading(self.record.contexts), self.config.data.features
         store = store.profiling(self.config.data.profile)
-        if store.features and store.features.digest != self.record.features_hash:
+        lacking = {*features} - {entry.name for entry in store.manifest.features}
+        store = store if lacking else store.featuring(features)
+        if lacking or (store.features and store.features.digest != self.record.features_hash):
             raise UserError(
                 f"the features of tracks of {store.path} are not those that {self.path} was trained on: prepare that "
                 "data set again as it was, or train again"

@@ -25,6 +25,8 @@ from skipwise.datapipes.manifest import RUN_RECORD, VOCABULARY
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.datapipes.vocabulary_match import SCRATCH, match
+from skipwise.training.checkpoint.checkpoints import open_checkpoint, start_checkpoint
+from skipwise.training.checkpoint.state import MODEL
 from skipwise.training.config import RunConfig
 from skipwise.training.config_fields import flatten
 from skipwise.training.follow.rows_in_use import rows_in_use
@@ -191,10 +193,14 @@ def _check_source(source: RunDirectory, config: RunConfig, store: SessionStore) 
     for field, told in _ROWS_DEPEND_ON.items():
         before, now = (told(each) for each in (source.config, config))
         if before != now:
-            raise UserError(
-                f"{source.path} was trained with --{field} {before}, not {now}: start from it with the same, or "
-                + ("follow from another run" if config.follow else "leave --init-from out")
-            )
+            was, same = f"with --{field} {before}, not {now}", "start from it with the same, or "
+            if before == "none":
+                was, same = f"without --{field}, not with {now}", "start from it without, or "
+            if config.follow:  # which reads no features
+                same = "" if field == "data.features" else same
+            other = "follow from another run" if config.follow else "leave --init-from out"
+            raise UserError(f"{source.path} was trained {was}: {same}{other}")
+    _check_features(source, store)
     for trained in source.trained:
         if not trained.is_same(store.manifest):
             logger.warning(
@@ -206,6 +212,20 @@ def _check_source(source: RunDirectory, config: RunConfig, store: SessionStore) 
                 f"{source.path} was refit on the validation targets of {store.path}, which could then choose no epoch: "
                 "start from a run with --train.no-refit, or on other data"
             )
+
+
+def _check_features(source: RunDirectory, store: SessionStore) -> None:
+    """Raises `UserError` where columns of the same names are read otherwise than by `source`."""
+    if store.features is None:
+        return
+    checkpoint = start_checkpoint(source.path)
+    projection = open_checkpoint(checkpoint).shape_of(f"{MODEL}content.projection.weight")
+    before, now = projection[1] if projection else 0, store.features.num_numbers
+    if before != now:
+        raise UserError(
+            f"{source.path} reads {before:,} numbers of each track's features, and {store.path} has {now:,} in these "
+            "columns: prepare it with vectors as wide and with the same --feature-values, or leave --init-from out"
+        )
 
 
 def _check_same_run(path: Path, config: RunConfig, recipe: str, store: SessionStore) -> None:
