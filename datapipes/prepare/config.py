@@ -10,7 +10,7 @@ from typing import Any
 from skipwise.datapipes.prepare.feature_options import FeatureOptions
 from skipwise.datapipes.prepare.known_sources import SOURCES
 from skipwise.datapipes.prepare.name_options import NameOptions
-from skipwise.datapipes.prepare.session_options import SessionOptions
+from skipwise.datapipes.prepare.session_options import PAUSE, SessionOptions
 from skipwise.datapipes.prepare.shard_options import ShardOptions
 from skipwise.datapipes.prepare.skip_options import SkipOptions
 from skipwise.datapipes.prepare.split_options import SPLIT_OPTIONS, SplitOptions
@@ -210,6 +210,10 @@ class PrepareConfig(
 
     def _check_context(self) -> None:
         names = self.context or ()
+        if self.pause and self.order in (FILE_ORDER, MSSD_ORDER):
+            raise ValueError(f"--pause needs a column of times, and --order {self.order} is none: name one by --order")
+        if self.pause and PAUSE in names:
+            raise ValueError(f"--context {PAUSE} and --pause are one column: leave one out")
         if len(names) > MOST_CONTEXT:
             raise ValueError(f"--context names {len(names)} columns: name at most {MOST_CONTEXT}")
         for number, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""How long after the first play of its track in the log each play was, where places are times.
+"""How long after the play before each play was, and after the first play of its track, where places are times.
 
 A bucket of sessions knows the plays of its own sessions alone, so first plays are merged before ages are computed.
 """
@@ -14,6 +14,7 @@ import pyarrow as pa
 from skipwise.common.tables import read_table, write_table
 from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.log_places import Places
+from skipwise.datapipes.prepare.places import ONE, distance
 from skipwise.datapipes.session_files import AGES
 
 TIMES = "times"
@@ -27,6 +28,19 @@ HOUR = 3600
 def unit_of_times(places: Places, config: PrepareConfig, roles: dict[str, str]) -> Fraction | None:
     """What places count, in seconds; None where plays have no times."""
     return places.unit(config) if "order" in roles else None
+
+
+def pauses(block: pa.Table, unit: Fraction) -> pa.Array:
+    """int8 [rows]: log2 of one more than the seconds since the row before, rounded; null in the first row of a session.
+
+    Rows are sorted by session and place.
+    """
+    whole, parts = distance(block, slice(None, -1), slice(1, None))
+    passed = whole.astype(np.float64) if parts is None else whole + parts / ONE
+    codes = np.zeros(len(block), dtype=np.int8)
+    codes[1:] = np.rint(np.log2(1 + passed * float(unit)))
+    first = np.diff(block["session"].to_numpy(), prepend=-1) != 0
+    return pa.array(codes, mask=first)
 
 
 class FirstPlays:

@@ -26,6 +26,7 @@ from skipwise.datapipes.prepare.plausible import Plausible, id_warnings, odd_ids
 from skipwise.datapipes.prepare.play_times import Ages, unit_of_times
 from skipwise.datapipes.prepare.profiles import Profiles
 from skipwise.datapipes.prepare.row_condition import LEFT_OUT
+from skipwise.datapipes.prepare.session_options import PAUSE
 from skipwise.datapipes.prepare.sessionize import ENDED, REPEATED_PLAYS, SPLIT
 from skipwise.datapipes.prepare.shard_records import GroupShard, ReadShard, places_of, total
 from skipwise.datapipes.prepare.split_files import SplitFiles
@@ -80,7 +81,8 @@ def publish(
     if config.track_features:
         wanted += f" OR tracks.id IN (SELECT id FROM {TABLE})"
     rows, vocabulary_hash, named = write_vocabulary(engine, count_plays(engine, staged, split_S), wanted, names, result)
-    contexts, unit = context_names(roles), unit_of_times(places_of(reads), config, roles)
+    contexts = context_names(roles) | ({PAUSE: PAUSE} if config.pause else {})
+    unit = unit_of_times(places_of(reads), config, roles)
     ages = Ages.of(dict(zip(folders, codes, strict=True)), len(rows), unit) if unit else None
     written = {
         split: SplitFiles(result / SESSIONS, split, int(rows.max()) + 1, [*contexts.values()])

@@ -6,6 +6,8 @@ from typing import Literal
 Policy = Literal["stop", "skip", "cut", "session"]
 MOST_PROFILE = 1000
 """Tracks of a profile."""
+PAUSE = "pause"
+"""The context column that --pause writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,9 @@ class SessionOptions:
     """Keep with each session the tracks that its listener kept in the sessions before it, the last ones, this many at
     most: what a model can read of them (--data.profile). Needs --gap, by which sessions are known to be of one
     listener."""
+    pause: bool = False
+    """Keep with each play a context column `pause`: how long after the play before it began, as the logarithm of
+    seconds, where --order is a time. A model reads it with --data.inputs pause."""
     on_error: Policy = "stop"
     """At a bad row: `stop` with a sentence, `skip` the row, `cut` the session there (the row is left out, and a new
     session begins behind it), or drop its `session` (with --gap: the plays between two pauses). The manifest counts."""

@@ -20,8 +20,9 @@ from skipwise.datapipes.prepare.config import PrepareConfig
 from skipwise.datapipes.prepare.log_places import Places
 from skipwise.datapipes.prepare.places import BAD_PLACE, ONE, at_least, distance, exact
 from skipwise.datapipes.prepare.plausible import Plausible
-from skipwise.datapipes.prepare.play_times import FIRST, TIMES, FirstPlays, unit_of_times
+from skipwise.datapipes.prepare.play_times import FIRST, TIMES, FirstPlays, pauses, unit_of_times
 from skipwise.datapipes.prepare.row_checks import CUT, TWO_FILES, order_error, policies, shown
+from skipwise.datapipes.prepare.session_options import PAUSE
 from skipwise.datapipes.prepare.sources import Log
 from skipwise.datapipes.prepare.track_digests import DIGESTS, track_digests, track_hashes
 from skipwise.datapipes.view import counts_as_skipped
@@ -63,6 +64,10 @@ def group_sessions(
     ).to_arrow_reader(BATCH)
     unit = places.unit(config)
     timed = unit_of_times(places, config, roles) is not None
+    if config.pause and not timed:
+        raise UserError(
+            f"--pause needs times, and '{roles.get('order')}' has numbers of no known unit: say it by --time-unit"
+        )
     gap = None if unit is None or config.gap_seconds is None else config.gap_seconds / unit
     plausible = Plausible(config, places, roles.get("order"))
     dropped: Counter[str] = Counter()
@@ -70,7 +75,7 @@ def group_sessions(
     lookup = engine.cursor()
     first_plays = FirstPlays(lookup)
     hashes = track_hashes(lookup)
-    columns = [*context_names(roles), *[TIMES] * timed]
+    columns = [*context_names(roles), *[PAUSE] * config.pause, *[TIMES] * timed]
     with stage("grouping", total, "rows") as advance, ExitStack() as closing:
         writer = None
         for block in whole_sessions(reader, config):
@@ -97,6 +102,8 @@ def group_sessions(
                 rows_found[REPEATED_PLAYS] += int(np.count_nonzero(again))
                 if config.drop_duplicate_plays:
                     block = block.filter(pa.array(~again))
+            if config.pause and unit is not None:
+                block = block.append_column(PAUSE, pauses(block, unit))
             starts = starts_of(block)
             ids, owners = ids.take(pa.array(block["session"].to_numpy()[starts] - first)), len(starts)
             if gap is not None or CUT in policies(config).values():

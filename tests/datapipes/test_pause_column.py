@@ -1,10 +1,11 @@
-"""The pauses that docs/data.md adds to a log, prepared."""
+"""The pause before each play, which `prepare --pause` keeps."""
 
-import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
+from skipwise.common.errors import UserError
 from skipwise.datapipes.prepare import PrepareConfig, prepare
 
 LOG = """user,track,time,skipped
@@ -20,26 +21,43 @@ b,y,2026-01-02 09:05:20,1
 """
 
 
-def test_pauses_are_logarithms(tmp_path: Path, monkeypatch):
+def prepared(folder: Path, log: str = LOG, **options) -> tuple[dict[str, list], dict[str, list[str]]]:
+    """What each session's plays say, and the values that training sees."""
+    (folder / "plays.csv").write_text(log)
+    columns = {"session": "user", "track": "track", "order": "time", "skip": "skipped", "pause": True} | options
+    found = prepare(PrepareConfig(input=(folder / "plays.csv",), output=folder / "data", **columns))
+    sessions = pq.read_table(folder / "data" / "sessions" / "part-00000.parquet").to_pylist()
+    return {session["session_id"]: session["pause"] for session in sessions}, found.contexts
+
+
+def test_pauses_are_logarithms(tmp_path: Path):
     """Of 1 more second: 0 s is 0, 1 s is 1, 3 s is 2, 180 s and 160 s are 7 (7.50, 7.33), a day is 16 (16.4)."""
-    monkeypatch.chdir(tmp_path)
-    Path("plays.csv").write_text(LOG)
-    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
-    (code,) = re.findall(r"```python\n(import duckdb.*?)```", page, re.DOTALL)
-    exec(code, {})
-    config = PrepareConfig(
-        input=(Path("plays.parquet"),),
-        output=Path("data"),
-        session="user",
-        track="track",
-        order="time",
-        sort=True,
-        skip="skipped",
-        context=("pause",),
-        min_length=3,
-    )
+    pauses, values = prepared(tmp_path, sort=True)
+    assert pauses == {"a": [None, 1, 2, 7, 0], "b": [None, 16, 7, 7]}
     # Training sees all but each session's last two plays.
-    assert prepare(config).contexts["pause"] == ["1", "16", "2"]
-    sessions = pq.read_table("data/sessions/part-00000.parquet").to_pylist()
-    pauses = {session["session_id"]: session["pause"] for session in sessions}
-    assert pauses == {"a": [None, "1", "2", "7", "0"], "b": [None, "16", "7", "7"]}
+    assert values == {"pause": ["1", "16", "2"]}
+
+
+def test_a_session_that_is_cut_begins_with_its_listeners_pause(tmp_path: Path):
+    """Numbers in steps of 5 seconds with fractions: 4.2 steps are 21 s and 4 (4.46), 720 are an hour and 12 (11.8)."""
+    log = "user,track,time,skipped\n" + "".join(f"a,{track},{time},0\n" for track, time in PLACES.items())
+    pauses, _ = prepared(tmp_path, log, gap="30m", time_unit="5s")
+    assert pauses == {"a#1": [None, 4, 0], "a#2": [12, 4, 4, 0]}
+
+
+PLACES = {"p": "10", "q": "14.2", "r": "14.21", "s": "734.21", "t": "738.41", "u": "742.61", "v": "742.61"}
+
+
+def test_what_has_no_times_is_refused(tmp_path: Path):
+    log = "user,track,time,skipped\n" + "".join(f"a,{track},{place},0\n" for place, track in enumerate("xyz"))
+    with pytest.raises(
+        UserError, match="--pause needs times, and 'time' has numbers of no known unit: say it by --time"
+    ):
+        prepared(tmp_path, log)
+    for options, message in (
+        ({"order": "file"}, "--pause needs a column of times, and --order file is none"),
+        ({"context": ("pause",)}, "--context pause and --pause are one column: leave one out"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prepared(tmp_path, **options)
+    assert not (tmp_path / "data").exists()
