@@ -196,6 +196,12 @@ def test_a_plan_for_other_machines(capsys):
     said = capsys.readouterr().out
     assert "plan for --data.batch-size 8192 --data.lanes 64, not for this machine" in said
     assert "table 100,000,000 x 144 x 2 / 64 = 0.5 GB" in said and "--table.sharding grid: 64 ranks" in said
+    doctor(DoctorConfig(tracks=10**8, ranks=64, gpu_memory=80.0))
+    said = capsys.readouterr().out
+    assert "rows of a multiple of 32 numbers, not 144: it would be with --dimension 144" in said
+    assert "--table.sharding grid: 64 ranks, 8 on a node, 100,000,000 tracks x 160" in said
+    doctor(DoctorConfig(tracks=10**8, ranks=9, gpu_memory=80.0))
+    assert "without a grid: --table.sharding grid splits rows" in capsys.readouterr().out, "9 ranks on 2 nodes of 8"
     with pytest.raises(UserError, match="1 problem"):
         doctor(DoctorConfig(tracks=10**11, ranks=64, gpu_memory=80.0))
     assert "GB of memory on each device, of 80 GB: use more --ranks" in capsys.readouterr().out

@@ -5,6 +5,7 @@ what all ranks hold of each bag, and a bag has one row: so each rank sends B row
 as many gradients back. A grid does so among the ranks of a node, for its columns, and then exchanges whole rows.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from skipwise.training.config import RunConfig
@@ -41,7 +42,8 @@ class Sent:
 
 
 def plan_lines(config: RunConfig, num_tracks: int, ranks: Ranks) -> tuple[list[str], list[str]]:
-    """Memory, traffic, checkpoints and time of a step, for row-wise and for a grid where there are several nodes.
+    """Memory, traffic, checkpoints and time of a step, for row-wise and for a grid where there are several nodes; where
+    that cannot split the rows, for the next wider ones.
 
     Also returns a problem, with its remedy, where none of these fits the devices.
     """
@@ -52,13 +54,31 @@ def plan_lines(config: RunConfig, num_tracks: int, ranks: Ranks) -> tuple[list[s
             lines += _plan(split, num_tracks, ranks)
             devices.append(device_bytes(split, num_tracks, ranks))
         except ValueError as error:
-            lines.append(f"without a grid: {error}")
+            if wider := _wider(split, ranks):
+                lines.append(
+                    f"a grid over {ranks.num_nodes} nodes needs rows of a multiple of {4 * ranks.num_nodes} numbers, "
+                    f"not {split.row_table.dim}: it would be with --dimension {wider.table.dim}"
+                )
+                lines += _plan(wider, num_tracks, ranks)
+            else:
+                lines.append(f"without a grid: {error}")
     if min(devices) <= ranks.gpu_gb * 1e9:
         return lines, []
     return lines, [
         f"{ranks.world_size} ranks need {size(min(devices))} of memory on each device, of {ranks.gpu_gb:g} GB: use "
         "more --ranks, --precision fp16, or a smaller --dimension or --batch-size"
     ]
+
+
+def _wider(config: RunConfig, ranks: Ranks) -> RunConfig | None:
+    """The config with the next wider rows that a grid can split over these nodes; None where none are."""
+    heads = config.encoder.heads
+    for dim in range(config.table.dim + heads, config.table.dim + 4 * ranks.num_nodes * heads + 1, heads):
+        with suppress(ValueError):
+            wider = replace(config, table=replace(config.table, dim=dim))
+            wider.row_table.blocks(ranks.world_size, ranks.num_nodes)
+            return wider
+    return None
 
 
 def device_bytes(config: RunConfig, num_tracks: int, ranks: Ranks) -> int:

@@ -94,6 +94,7 @@ def test_the_lines_of_a_plan():
     (problem,) = plan_lines(small("row_wise"), 10**8, replace(TWO_NODES, gpu_gb=1.0))[1]
     assert problem.startswith("4 ranks need 1.6 GB of memory on each device, of 1 GB: use more --ranks")
     lines, _ = plan_lines(small("row_wise"), 10**8, replace(TWO_NODES, world_size=24))
-    assert lines[-1].startswith("without a grid: --table.sharding grid splits rows of 16 numbers over 12 nodes")
+    wider = "a grid over 12 nodes needs rows of a multiple of 48 numbers, not 16: it would be with --dimension 48"
+    assert wider in lines and "--table.sharding grid: 24 ranks, 2 on a node, 100,000,000 tracks x 48 fp32" in lines
     lines, _ = plan_lines(small("row_wise"), 10**8, replace(TWO_NODES, node_ranks=4))
     assert not any("grid" in line for line in lines), "there is one node"
