@@ -92,13 +92,16 @@ class ActiveRun:
     def step_done(self) -> None:
         """Is called after each step that neither saves nor stops."""
 
+    def publish(self) -> None:
+        """Is called where a delta is due; there are none of a run that does not follow."""
+
     def save(self, best: bool = False) -> None:
         """Writes a checkpoint of the position, in the background; `best` marks it as the best so far."""
         if best:
             self.move(best_checkpoint=self.position.name)
         self._hang_watch.heartbeat("writing checkpoint {}", self.position.name)
         self.checkpoints.save(self.trainer.tensors(), self.position)
-        self.stop_signal.restart_clock()
+        self.stop_signal.restart_clock(Action.SAVE)
 
     def stop(self) -> None:
         """Saves and raises `Stopped`."""

@@ -124,8 +124,8 @@ def train_epoch(job: ActiveRun) -> None:
 
         action = job.stop_signal.sync_action(failed=job.failed)
         last = step == job.num_steps
-        if action == Action.GO_ON and config.checkpoint.every and not last:
-            action = Action.GO_ON if step % config.checkpoint.every else Action.SAVE
+        if action < Action.SAVE and config.checkpoint.every and not last and step % config.checkpoint.every == 0:
+            action = Action.SAVE
         if action != Action.GO_ON or last:
             job.non_finite.check(job.run.path)
         if action == Action.FAIL:
@@ -134,6 +134,8 @@ def train_epoch(job: ActiveRun) -> None:
             job.stop()
         elif action == Action.SAVE:
             job.save()
+        elif action == Action.PUBLISH:
+            job.publish()
         else:
             job.step_done()
     job.trainer.detach()

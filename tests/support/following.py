@@ -40,7 +40,7 @@ def base_run(folder: Path) -> RunConfig:
     return replace(config, run_dir="", init_from=str(folder / "run"))
 
 
-def following(config: RunConfig, run: Path, parts: Path, **stream) -> RunConfig:
+def following(config: RunConfig, run: Path, parts: Path | str, **stream) -> RunConfig:
     """`config` for a run that follows and ends when no part is left."""
     options = {"spare_rows": 16, "idle_s": 0.01, "poll_s": 0.01} | stream
     return replace(config, run_dir=str(run), follow=str(parts), stream=StreamConfig(**options))

@@ -20,6 +20,8 @@ class StreamConfig:
     """Folder, also in an object store, for the rows that change (docs/follow.md); empty writes none."""
     delta_steps: int = 0
     """Steps of a part between two deltas, beside the one at its end; 0 leaves it at that."""
+    delta_minutes: float = 0.0
+    """Minutes of training on a part after which a delta is due, beside the one at its end; 0 leaves it at that."""
     deltas_kept: int = 1000
     """Deltas that stay in --stream.deltas, the newest ones: a service starts from an export that is no older."""
     poll_s: float = 5.0
@@ -38,12 +40,15 @@ class StreamConfig:
             ("admit_plays", 1),
             ("evict_after", 0),
             ("delta_steps", 0),
+            ("delta_minutes", 0),
             ("deltas_kept", 1),
             ("alarm_parts", 1),
         ):
             if getattr(self, name) < least:
                 flag = f"--stream.{name.replace('_', '-')}"
                 raise ValueError(f"{flag} {getattr(self, name)} must be at least {least}")
+        if (self.delta_steps or self.delta_minutes) and not self.deltas:
+            raise ValueError("--stream.delta-steps and .delta-minutes write into --stream.deltas: name a folder there")
         if not 0 < self.half_life < float("inf"):
             raise ValueError(f"--stream.half-life {self.half_life} must be a positive number of parts")
         if not self.poll_s > 0 or self.idle_s < 0:

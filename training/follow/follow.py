@@ -39,7 +39,8 @@ def follow(config: RunConfig, recipe: str, publisher: Publisher | None = None) -
     check_machines(config, rows, longest, work_folder(config.run_dir or "runs"), num_signals)
     with locked_run(config, recipe, store) as run:
         torch.set_float32_matmul_precision(config.train.matmul)
-        with StopSignal(config.checkpoint.minutes) as stop_signal, HangWatch(config.train.hang_s) as hang_watch:
+        clocks = config.checkpoint.minutes, config.stream.delta_minutes
+        with StopSignal(*clocks) as stop_signal, HangWatch(config.train.hang_s) as hang_watch:
             job = FollowedRun(run, store, stop_signal, hang_watch, publisher)
             while path := _next_part(job, hang_watch):
                 job.open_part(path)

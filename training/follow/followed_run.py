@@ -27,7 +27,7 @@ from skipwise.training.follow.publishing import DeltaPoint, NewName, Publisher, 
 from skipwise.training.follow.spare_rows import WAITS, SpareRows, record_of_plays, record_of_rows
 from skipwise.training.guards.hang_watch import HangWatch
 from skipwise.training.guards.non_finite import NonFiniteCheck
-from skipwise.training.guards.stop_signal import StopSignal
+from skipwise.training.guards.stop_signal import Action, StopSignal
 from skipwise.training.run.directory import RunDirectory
 from skipwise.training.trainer import Trainer
 
@@ -165,6 +165,7 @@ class FollowedRun(ActiveRun):
             self._changed.note()
         every = self.config.stream.delta_steps
         if every and self.position.step % every == 0 and self.position.step < self.num_steps:
+            self.non_finite.check(self.run.path)
             self.publish()
 
     def save(self, best: bool = True) -> None:
@@ -182,6 +183,7 @@ class FollowedRun(ActiveRun):
 
     def publish(self) -> None:
         """Writes a delta of what has changed since the last one, if anything has."""
+        self.stop_signal.restart_clock(Action.PUBLISH)
         nothing = self._published_at == self.position.steps and not self._new
         if self._publisher is None or not self._part or nothing:
             return

@@ -1,4 +1,4 @@
-"""What all ranks do between two steps: go on, write a checkpoint, stop for SIGTERM, or end for a failure.
+"""What all ranks do between two steps: go on, publish a delta, save, stop for SIGTERM, or end for a failure.
 
 What one rank requests (by a signal, the clock, a failed write, a number that is not finite) all must do at the same
 step. The requests are reduced while the next step is computed, so that no step waits for them.
@@ -20,9 +20,11 @@ class Action(IntEnum):
     """What to do now; of several requests, the highest."""
 
     GO_ON = 0
-    SAVE = 1
-    STOP = 2
-    FAIL = 3
+    PUBLISH = 1
+    """What has changed, without a checkpoint; one publishes too."""
+    SAVE = 2
+    STOP = 3
+    FAIL = 4
 
 
 class Stopped(SystemExit):
@@ -32,12 +34,14 @@ class Stopped(SystemExit):
 class StopSignal:
     """A context in which SIGTERM does not end the process but requests a stop, which follows at the next step."""
 
-    def __init__(self, minutes: float):
-        """`minutes` after which rank 0 requests a checkpoint; 0 never."""
-        self._seconds = 60 * minutes
+    def __init__(self, minutes: float, delta_minutes: float = 0.0):
+        """Minutes after which rank 0 requests a checkpoint, and after which a delta; 0 never."""
+        self._seconds = {Action.SAVE: 60 * minutes, Action.PUBLISH: 60 * delta_minutes}
+        self._due = dict[Action, float]()
         self._terminated = False
         self._in_flight: tuple[dist.Work, torch.Tensor] | None = None
-        self.restart_clock()
+        for action in self._seconds:
+            self.restart_clock(action)
 
     def __enter__(self) -> "StopSignal":
         self._handles = threading.current_thread() is threading.main_thread()
@@ -51,9 +55,9 @@ class StopSignal:
         if error[0] is None and self._in_flight:
             self._in_flight[0].wait()
 
-    def restart_clock(self) -> None:
-        """Counts the minutes to the next checkpoint from now on."""
-        self._due = time.monotonic() + self._seconds
+    def restart_clock(self, action: Action) -> None:
+        """Counts the minutes to the next checkpoint (SAVE) or delta (PUBLISH) from now on."""
+        self._due[action] = time.monotonic() + self._seconds[action]
 
     def sync_action(self, failed: bool = False) -> Action:
         """What all ranks do now; every rank calls it at the same places. `failed`: this rank cannot go on."""
@@ -74,9 +78,10 @@ class StopSignal:
             return Action.FAIL
         if self._terminated:
             return Action.STOP
-        if rank() == 0 and self._seconds and time.monotonic() >= self._due:
-            self.restart_clock()
-            return Action.SAVE
+        for action, seconds in self._seconds.items():
+            if rank() == 0 and seconds and time.monotonic() >= self._due[action]:
+                self.restart_clock(action)
+                return action
         return Action.GO_ON
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

@@ -48,6 +48,7 @@ FREE_TO_CHANGE = (
     "checkpoint.keep",
     "follow",
     "stream.deltas_kept",
+    "stream.delta_minutes",
     "stream.poll_s",
     "stream.idle_s",
 )

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from skipwise.common import mirrors
 from skipwise.common.distributed import logger, process_group
+from skipwise.common.mirrors import publish
+from skipwise.common.stores import Place
 from skipwise.retrieval import shared_rows
 from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.export.exporter import write_export
@@ -21,8 +24,12 @@ from skipwise.retrieval.row_delta import Deltas
 from skipwise.retrieval.search import exact
 from skipwise.retrieval.serve.config import ServeConfig
 from skipwise.retrieval.serve.live_rows import Gate
+from skipwise.training.config import RunConfig
 from tests.retrieval.serve.conftest import Asked
 from tests.support.following import TRACKS, base_run, follow_parts, following, write_part
+from tests.support.stored import bucket, object_store
+
+__all__ = ["bucket", "object_store"]
 
 
 def exported(run: str | Path, output: Path, **options) -> Path:
@@ -32,10 +39,15 @@ def exported(run: str | Path, output: Path, **options) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> dict[str, Path]:
+def config(tmp_path_factory) -> RunConfig:
+    """What goes on from a base run."""
+    return base_run(tmp_path_factory.mktemp("live"))
+
+
+@pytest.fixture(scope="module")
+def made(config) -> dict[str, Path]:
     """The export of a base run, the deltas of two parts, the export behind them, and the deltas of one part more."""
-    folder = tmp_path_factory.mktemp("live")
-    config = base_run(folder)
+    folder = Path(config.init_from).parent
     parts, deltas = folder / "parts", folder / "deltas"
     write_part(parts / "1", 5, seed=1)
     write_part(parts / "2", 66, seed=2)
@@ -171,6 +183,36 @@ def test_deltas_of_another_run_are_refused(made):
     live.opened = replace(live.opened, manifest=live.opened.manifest.model_copy(update={"trained": {"other": 1}}))
     with pytest.raises(Exception, match="is no export of the run that the deltas go on from"):
         live.follows(Deltas(str(made["deltas"])).read(1))
+
+
+def test_parts_and_deltas_in_an_object_store(made, config, bucket, object_store, tmp_path, monkeypatch):  # noqa: F811
+    """The run takes parts that land in a bucket, writes deltas there, and a service follows them: to the same bits."""
+    stream = {"deltas": f"{bucket}/deltas", "delta_steps": 1, "evict_after": 1}
+    wanted = following(config, tmp_path / "run", f"{bucket}/parts", **stream)
+
+    def land(*names: str) -> None:
+        for name in names:
+            part = shutil.copytree(Path(config.init_from).parent / "parts" / name, tmp_path / name)
+            publish(part, Place.of(f"{bucket}/parts/{name}"))
+        follow_parts(wanted)
+
+    land("1", "2")
+    asked = Asked(ServeConfig(made["base"], search="exact", reload_s=0, deltas=f"{bucket}/deltas"))
+    main = asked.service.exports["main"]
+    same(main.current.opened, OpenExport.open(made["whole"]))
+    assert main.current.delta == 4
+    land("3")
+    object_store.reset()
+    monkeypatch.setattr(mirrors, "_FRESH_S", -10.0)  # as if everything had been stored long ago
+    main.refresh()
+    assert main.current.delta == 6 and main.health()["delta_error"] is None
+    same(main.current.opened, applied(made["base"], made["deltas"]).opened)
+    assert not [name for name in object_store.asked("GET") if name.startswith("deltas/00000001/")], "is known already"
+    looks, files = [], Place.files
+    monkeypatch.setattr(Place, "files", lambda place: looks.append(place) or files(place))
+    main.refresh()
+    assert len(looks) == 1
+    asked.close()
 
 
 def test_nobody_reads_while_a_delta_is_written():

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -197,6 +198,26 @@ def test_what_does_not_go_with_it_is_refused(base):
         StreamConfig(alarm_drop=1.0)
     with pytest.raises(UserError, match="--optimizer.decay-to 0 leaves no learning rate"):
         steady(replace(base, optimizer=replace(base.optimizer, decay_to=0.0)))
+
+
+def test_deltas_every_so_many_minutes(base, tmp_path: Path, monkeypatch):
+    """By a clock that moves 20 seconds with each step: one after 3 steps, and the one at the part's end."""
+    now, step_done = [0.0], Progress.step_done
+    monkeypatch.setattr("skipwise.training.guards.stop_signal.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def stepping(self, step, losses):
+        step_done(self, step, losses)
+        now[0] += 20
+
+    monkeypatch.setattr(Progress, "step_done", stepping)
+    write_part(tmp_path / "parts" / "1", 5, count=160)
+    deltas = tmp_path / "deltas"
+    wanted = following(base, tmp_path / "run", tmp_path / "parts", deltas=str(deltas), delta_minutes=1.0)
+    follow_parts(replace(wanted, checkpoint=CheckpointConfig(minutes=0)))
+    assert now[0] == 100, "steps of the part"
+    assert [file.name for file in sorted(deltas.glob("0*"))] == ["00000001", "00000002"]
+    with pytest.raises(ValueError, match=r"--stream.delta-steps and .delta-minutes write into --stream.deltas"):
+        StreamConfig(delta_minutes=5)
 
 
 def test_a_run_that_is_refused_leaves_nothing_behind(base, tmp_path: Path):
