@@ -31,6 +31,10 @@ LARGEST = 10.0
 WIDEST = 1 << 16
 """Numbers of a vector."""
 _BLOCK = 1 << 16
+_FAR = 1000.0
+"""A number of a vector above which training hardly goes well."""
+_MANY = 1000
+"""Values of one track, all of which each step that has the track looks up."""
 
 
 def write_features(
@@ -100,7 +104,7 @@ class _Files:
                     f"{self.source}: vectors of '{self.column.name}' have {least} to {width} numbers, expected as many "
                     f"each, 1 to {WIDEST:,}: correct them, or leave the column out of --features"
                 )
-        file, known = self.folder / f"{self.place}-numbers.npy", 0
+        file, known, farthest = self.folder / f"{self.place}-numbers.npy", 0, 0.0
         with open(file, "wb") as stream:
             shape = {"descr": "<f4", "fortran_order": False, "shape": (self.num_tracks, width)}
             np.lib.format.write_array_header_1_0(stream, shape)
@@ -111,6 +115,12 @@ class _Files:
                 values_BW = np.clip((values_BW - mean) / deviation, *limits) * known_B[:, None]
                 stream.write(values_BW.astype("<f4").data.cast("B") if values_BW.size else b"")
                 known += int(known_B.sum())
+                farthest = max(farthest, float(np.abs(values_BW).max(initial=0.0)))
+        if self.column.kind == "vector" and farthest > _FAR:
+            note(
+                f"warning: vectors of '{self.column.name}' have numbers up to {farthest:.3g}, which are read as they are: "
+                "scale them so that most lie between -1 and 1"
+            )
         return self._entry(width, known, mean=mean, deviation=deviation)
 
     def values(self) -> FeatureEntry:
@@ -135,6 +145,12 @@ class _Files:
             ):
                 counts_N += np.bincount(block["row"].to_numpy(), minlength=self.num_tracks)
                 stream.write(block["code"].to_numpy().astype("<i4").tobytes())
+        if (most := int(counts_N.max(initial=0))) > _MANY:
+            note(
+                f"warning: {int((counts_N > _MANY).sum()):,} tracks have more than {_MANY:,} values of "
+                f"'{self.column.name}', one of them {most:,}: every step looks up all of each track; keep those that "
+                "say most"
+            )
         np.save(self.folder / f"{self.place}-offsets.npy", np.append(0, counts_N.cumsum()).astype("<i8"))
         write(
             self.engine.sql("SELECT value, code, tracks FROM known_values ORDER BY code"),

@@ -78,6 +78,7 @@ def cases(logs: Path, output: Path) -> dict[str, PrepareConfig]:
         on_missing_track="session",
         drop_duplicate_plays=True,
         context=("device",),
+        pause=True,
         profile=4,
         threads=1,
     )

@@ -190,6 +190,14 @@ def test_rows_without_an_id_and_texts_that_are_hardly_categories_are_told(tmp_pa
     assert "is read as" not in capsys.readouterr().err
 
 
+def test_vectors_out_of_scale_and_thousands_of_tags_are_told(tmp_path: Path, capsys):
+    rows = [{"track_id": track, "v": [1e4, 1.0], "tags": [f"{track}{tag}" for tag in range(1200)]} for track in "abe"]
+    from_rows(tmp_path, rows)
+    told = capsys.readouterr().err
+    assert "vectors of 'v' have numbers up to 1e+04, which are read as they are: scale them" in told
+    assert "2 tracks have more than 1,000 values of 'tags', one of them 1,200" in told, "e is of no training play"
+
+
 def test_uuids_in_bytes_are_the_ids_that_a_log_has(tmp_path: Path):
     identity = [bytes([number] * 16) for number in range(3)]
     for name, columns in (("log", {"session": ["s"] * 3}), ("tracks", {"year": [1, 2, 3]})):
@@ -245,7 +253,7 @@ def test_files_that_are_refused(tmp_path: Path):
 def test_what_prepare_did_not_write_is_refused(tmp_path: Path):
     data = from_rows(tmp_path)
     manifest = Manifest.read(data)
-    with pytest.raises(UserError, match=r"--data.features mood: .* has genre, tags, year, live, audio; name one"):
+    with pytest.raises(UserError, match=r"--data.features mood: .* has genre, tags, year, live, audio; name these"):
         SessionStore(str(data)).featuring(("mood",))
     assert SessionStore(str(data)).featuring(("year", "genre")).features.num_values == 2
     place = [entry.name for entry in manifest.features].index("year")
