@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchrec.distributed.types import Awaitable
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from skipwise.common.distributed import sum_ranks, world_size
@@ -62,7 +63,9 @@ class SessionTask(nn.Module):
             return found.values(), None
         signals_MD = found[SIGNAL_FEATURE][: self.num_signals] if self.num_signals else None
         if self.content is None:
-            return found[FEATURE], signals_MD
+            rows_UX = found[FEATURE]
+            # Still awaited; only torch's functions take that for a tensor, `len` and autograd's functions do not.
+            return (rows_UX.wait() if isinstance(rows_UX, Awaitable) else rows_UX), signals_MD
         return self.content(found, batch.numbers_UF, batch.shares_UC, batch.own_U), signals_MD
 
     @torch.no_grad()

@@ -130,6 +130,21 @@ class Deltas:
         names = [one.name for one in folder.iterdir()] if folder.is_dir() else []
         return min(filter(None, map(_number, names)), default=None)
 
+    def base(self) -> str | None:
+        """`base` of the newest delta that is there; None where there is none, or none that can be read."""
+        folder = local_of(self.folder)
+        names = (
+            self._place.files() if self._place else [one.name for one in folder.iterdir()] if folder.is_dir() else []
+        )
+        if (newest := max(filter(None, (_number(name.partition("/")[0]) for name in names)), default=None)) is None:
+            return None
+        self.look(newest)
+        try:
+            base: str | None = json.loads(self._manifest(newest) or "{}").get("base")
+        except ValueError:  # cut short, and to be written again
+            return None
+        return base
+
     def read(self, number: int) -> RowDelta | None:
         """The delta of this number, None where there is none; raises `UserError` for one that is damaged."""
         text = self._manifest(number)

@@ -5,11 +5,12 @@ import shutil
 from pathlib import Path
 
 import pyarrow as pa
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from skipwise.common.distributed import gather_objects, on_all_ranks, on_rank_0, rank
-from skipwise.common.errors import UserError
+from skipwise.common.errors import UserError, brief
 from skipwise.common.files import FileRecord
 from skipwise.common.mirrors import publish
 from skipwise.common.outputs import refuse_url
@@ -19,7 +20,16 @@ from skipwise.common.work_folders import work_folder
 from skipwise.datapipes.manifest import MANIFEST
 from skipwise.models.query_encoder import weights_of
 from skipwise.retrieval.export.exporter import signal_rows
-from skipwise.retrieval.row_delta import ENCODER, TRACKS, DeltaManifest, DeltaPart, delta_name, hash_of, record_hash
+from skipwise.retrieval.row_delta import (
+    ENCODER,
+    TRACKS,
+    DeltaManifest,
+    DeltaPart,
+    Deltas,
+    delta_name,
+    hash_of,
+    record_hash,
+)
 from skipwise.training.follow.publishing import DeltaPoint, TableChange
 from skipwise.training.run.directory import RunDirectory
 
@@ -32,6 +42,15 @@ class DeltaWriter:
         if Place.of(folder) is None:
             refuse_url(Path(folder), "--stream.deltas")
         self._folder, self._place, self._kept = Path(work_folder(folder)), Place.of(folder), kept
+
+    def check(self, init_from: str) -> None:
+        """See `Publisher`."""
+        deltas = Deltas(str(self._place or self._folder))
+        if deltas.base() not in (None, _base(init_from)):
+            raise UserError(
+                f"--stream.deltas {deltas.folder} holds deltas that begin with another run than {init_from}: name "
+                "another folder, or remove that one"
+            )
 
     def __call__(self, change: TableChange, last: DeltaPoint) -> DeltaPoint:
         """See `Publisher`. Raises the same `UserError` on every rank where the folder cannot be written."""
@@ -46,7 +65,7 @@ class DeltaWriter:
                     f"{self._folder}, where deltas are written, is not there on every machine: name a folder that all "
                     "of them share, or set SKIPWISE_CACHE to one"
                 )
-            save_file({"rows": change.rows_X.contiguous(), "values": change.rows_XD.contiguous()}, scratch / part)
+            _save({"rows": change.rows_X.contiguous(), "values": change.rows_XD.contiguous()}, scratch / part)
             return DeltaPart(**FileRecord.of(scratch, part).model_dump(), rows=len(change.rows_X))
 
         parts = gather_objects(on_all_ranks(write_rows, self._cannot_write))
@@ -55,11 +74,11 @@ class DeltaWriter:
         def finish() -> DeltaPoint:
             _write_tracks(scratch / TRACKS, change)
             state: dict[str, Tensor] = weights_of(encoder, signals_MD)
-            save_file(state, scratch / ENCODER)
+            _save(state, scratch / ENCODER)
             manifest = DeltaManifest(
                 number=last.number + 1,
                 previous=last.hash,
-                base=last.base or _base(change),
+                base=last.base or _base(change.run.config.init_from),
                 rows_hash=change.run.record.rows_hash,
                 table_rows=change.num_rows,
                 dim=change.run.config.row_table.dim,
@@ -97,8 +116,17 @@ class DeltaWriter:
         return f"--stream.deltas {self._place or self._folder} cannot take a delta ({why}): fix that and run this again"
 
 
-def _base(change: TableChange) -> str:
-    return record_hash(RunDirectory.open(change.run.config.init_from).record.model_dump(by_alias=True))
+def _base(init_from: str) -> str:
+    return record_hash(RunDirectory.open(init_from).record.model_dump(by_alias=True))
+
+
+def _save(tensors: dict[str, Tensor], file: Path) -> None:
+    """As safetensors, which others than this user may read where they may read the folder; raises `OSError`."""
+    try:
+        save_file(tensors, file)
+    except SafetensorError as error:
+        raise OSError(brief(error)) from error
+    file.chmod(file.parent.stat().st_mode & 0o666)
 
 
 def _make(scratch: Path) -> None:

@@ -25,8 +25,8 @@ class ApiKeys:
     """
 
     def __init__(self, file: Path | None):
-        """Raises `UserError` for a file that cannot be read, a file or variable without a key, or a key that is too short
-        or no visible ASCII."""
+        """Raises `UserError` for a file that cannot be read, a file or variable without a key, or a key that is too
+        short or no visible ASCII."""
         self._file = file
         self._hashes = self._read()
 

@@ -1,6 +1,7 @@
 """`train --follow`: parts of data are validated on and then trained on as they land, for ever."""
 
 import time
+from functools import partial
 
 import torch
 
@@ -32,6 +33,8 @@ def follow(config: RunConfig, recipe: str, publisher: Publisher | None = None) -
     check(config, store)
     steady(config)
     on_rank_0(lambda: check_folder(config.follow))
+    if publisher:
+        on_rank_0(partial(publisher.check, config.init_from))
     store = reading_inputs(config, store)
     warn_without_skips(config, store)
     longest, rows = store.manifest.session_lengths["max"], store.num_tracks + config.stream.spare_rows

@@ -53,6 +53,10 @@ class TableChange:
 class Publisher(Protocol):
     """Writes deltas. All ranks call it together."""
 
+    def check(self, init_from: str) -> None:
+        """Of rank 0, first: raises `UserError` where there are deltas that begin with another run than `init_from`."""
+        ...
+
     def __call__(self, change: TableChange, last: DeltaPoint) -> DeltaPoint:
         """Publishes the delta behind `last` and returns its point."""
         ...

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from skipwise.common.errors import UserError
 from skipwise.components.train import read_command_line
+from skipwise.retrieval.export import delta_writer
 from skipwise.retrieval.row_delta import Deltas
 from skipwise.training.build import train_loader
 from skipwise.training.config import CheckpointConfig, RunConfig
@@ -166,6 +168,40 @@ def rows_of_deltas(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 @pytest.mark.ranks
+def test_a_full_disk_ends_in_a_sentence_and_the_run_goes_on(base, tmp_path: Path, monkeypatch):
+    """safetensors has an exception of its own; and its files are for one user alone."""
+    parts, deltas, save = tmp_path / "parts", tmp_path / "deltas", delta_writer.save_file
+    write_part(parts / "1", 5)
+    wanted = following(base, tmp_path / "run", parts, deltas=str(deltas))
+
+    def full(tensors, file):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(delta_writer, "save_file", full)
+    with pytest.raises(UserError, match="cannot take a delta .*No space left on device"):
+        follow_parts(wanted)
+    monkeypatch.setattr(delta_writer, "save_file", save)
+    follow_parts(wanted)
+    files = [*(deltas / "00000001").iterdir()]
+    assert len(files) == 4 and len({file.stat().st_mode for file in files}) == 1
+
+
+def test_deltas_that_begin_with_another_run_are_not_written_over(base, tmp_path: Path):
+    parts, deltas = tmp_path / "parts", tmp_path / "deltas"
+    write_part(parts / "1", 5)
+    wanted = following(base, tmp_path / "run", parts, deltas=str(deltas))
+    follow_parts(wanted)
+    manifest = deltas / "00000001" / "manifest.json"
+    text = manifest.read_text()
+    follow_parts(replace(wanted, run_dir=str(tmp_path / "again")))
+    assert manifest.read_text() == text
+    changed = json.loads(text) | {"base": "0" * 64}
+    manifest.write_text(json.dumps(changed))
+    with pytest.raises(UserError, match="holds deltas that begin with another run than .*run: name another folder"):
+        follow_parts(replace(wanted, run_dir=str(tmp_path / "other")))
+    assert json.loads(manifest.read_text()) == changed and not (tmp_path / "other").exists()
+
+
 def test_two_ranks_follow_as_one(base, tmp_path: Path):
     parts = tmp_path / "parts"
     for number in (1, 2):
