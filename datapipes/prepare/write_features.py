@@ -118,8 +118,8 @@ class _Files:
                 farthest = max(farthest, float(np.abs(values_BW).max(initial=0.0)))
         if self.column.kind == "vector" and farthest > _FAR:
             note(
-                f"warning: vectors of '{self.column.name}' have numbers up to {farthest:.3g}, which are read as they are: "
-                "scale them so that most lie between -1 and 1"
+                f"warning: vectors of '{self.column.name}' have numbers up to {farthest:.3g}, which are read as they "
+                "are: scale them so that most lie between -1 and 1"
             )
         return self._entry(width, known, mean=mean, deviation=deviation)
 

@@ -40,7 +40,7 @@ class IndexSearch:
         self._faiss, self._index, self._vectors, self._settings = import_faiss(), index, vectors, settings
         self._exact = ExactSearch(vectors)
         self._scans = isinstance(index, self._faiss.IndexFastScan)
-        """Whether all rows are gone through, by codes: FAISS then leaves none out, and finds none where all score alike."""
+        """Whether all rows are read, by codes: FAISS then leaves none out, and finds none where all score alike."""
 
     @property
     def num_rows(self) -> int:
