@@ -208,7 +208,8 @@ def test_two_ranks_follow_as_one(base, tmp_path: Path):
         write_part(parts / str(number), 5 * number, seed=number)
     for ranks in (1, 2):
         wanted = following(base, tmp_path / f"run-{ranks}", parts, deltas=str(tmp_path / f"deltas-{ranks}"))
-        run_on_ranks(tmp_path, ranks, follow_parts, replace(wanted, loss=replace(wanted.loss, keep_dropout=0.0)))
+        loss = replace(wanted.loss, keep_dropout=0.0, in_batch=True)
+        run_on_ranks(tmp_path, ranks, follow_parts, replace(wanted, loss=loss))
     one, two = (rows_of_deltas(tmp_path / f"deltas-{ranks}") for ranks in (1, 2))
     assert len(one) == len(two) == 2
     for (rows, values), (rows_of_two, values_of_two) in zip(one, two, strict=True):
