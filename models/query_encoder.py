@@ -2,7 +2,7 @@
 
 Imports neither TorchRec nor FBGEMM, so that a server rebuilds it from weights and an `EncoderConfig`.
 Shape legend: B sessions, T tracks, D width of an embedding, F columns of a row that are the keep head's, M rows of
-signals, C signals of a play.
+signals, C signals of a play, K tracks of a profile.
 """
 
 import copy
@@ -31,6 +31,8 @@ class EncoderShape:
     """M, 0 for an encoder that reads tracks alone."""
     columns: int = 0
     """C."""
+    profile: int = 0
+    """K, 0 for an encoder that reads no profiles."""
 
     @property
     def row_dim(self) -> int:
@@ -56,20 +58,36 @@ class QueryEncoder(nn.Module):
         self.appended = encoder.config.appended_positions
         self.max_tracks = encoder.config.max_tracks
 
-    def forward(self, items_BTD: Tensor, lengths_B: Tensor, signals_BTC: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        items_BTD: Tensor,
+        lengths_B: Tensor,
+        signals_BTC: Tensor | None = None,
+        profile_BKD: Tensor | None = None,
+        profile_lengths_B: Tensor | None = None,
+    ) -> Tensor:
         """Outputs at each session's last position, which for a bidirectional encoder is the mask token.
 
         Queries [B, D], or with a keep head [B, D + F + 1], as `Encoder` has them. `items_BTD`: the tracks' rows, of
-        which the embedding is read; `signals_BTC`: rows of the table of signals, for an encoder that has one.
+        which the embedding is read; `signals_BTC`: rows of the table of signals, for an encoder that has one;
+        `profile_BKD`: rows of what the listener kept before, the last ones first, for one that reads profiles, as many
+        as `profile_lengths_B`; without them each is empty.
         """
-        items_BTD = items_BTD[..., : self.encoder.norm.normalized_shape[0]]
+        dim = self.encoder.norm.normalized_shape[0]
+        items_BTD, profile = items_BTD[..., :dim], None
+        if self.encoder.profile is not None:
+            if profile_BKD is None or profile_lengths_B is None:
+                profile_BKD, profile_lengths_B = items_BTD[:, :1], torch.zeros_like(lengths_B)
+            place_K = torch.arange(profile_BKD.shape[1], device=items_BTD.device)
+            profile = self.encoder.profile(profile_BKD[..., :dim], place_K < profile_lengths_B[:, None])
         signals_BTD = None
         if signals_BTC is not None and self.signals is not None:
             signals_BTD = nn.functional.embedding(signals_BTC, self.signals).sum(dim=2)
             signals_BTD = nn.functional.pad(signals_BTD, (0, 0, 0, self.appended))
         items_BTD = nn.functional.pad(items_BTD, (0, 0, 0, self.appended))
         place_T = torch.arange(items_BTD.shape[1], device=items_BTD.device)
-        return self.encoder.queries(items_BTD, lengths_B + self.appended, place_T == lengths_B[:, None], signals_BTD)
+        masked_BT = place_T == lengths_B[:, None]
+        return self.encoder.queries(items_BTD, lengths_B + self.appended, masked_BT, signals_BTD, profile)
 
 
 def weights_of(encoder: Encoder, signals_MD: Tensor | None) -> dict[str, Tensor]:
@@ -84,7 +102,7 @@ def load_query_encoder(config: EncoderConfig, shape: EncoderShape, state: Mappin
     Raises `RuntimeError` where the names, shapes or types in `state` are others.
     """
     with torch.device("meta"):
-        encoder = Encoder(config, shape.dim, shape.keep_dim, shape.num_signals > 0)
+        encoder = Encoder(config, shape.dim, shape.keep_dim, shape.num_signals > 0, profile=shape.profile)
     state = dict(state)
     if other := [name for name, tensor in state.items() if tensor.dtype != torch.float32]:
         raise RuntimeError(f"'{other[0]}' is {state[other[0]].dtype}, expected torch.float32")

@@ -86,7 +86,7 @@ def measure_hit_rates(
 def _listed(batch: EvaluationBatch, recommender: Recommender, dial: float) -> dict[str, Tensor]:
     """The columns of `RankMetrics.update`: a target's rank is its place among the tracks that are recommended."""
     real_B = batch.target_B >= 0
-    past = batch.history_BS, batch.history_strengths_BS, batch.history_contexts_BSK
+    past = batch.history_BS, batch.history_strengths_BS, batch.history_contexts_BSK, batch.profile_rows_BK
     history = SessionHistory(*(values[real_B].numpy() for values in past))
     target_B = batch.target_B[real_B]
     found = recommender.recommend(history, RecommendOptions(k=CUTOFFS[-1], dial=dial))

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
+from pydantic import Field
 from safetensors.torch import load
 from torch import Tensor, nn
 
@@ -46,6 +47,7 @@ class _DataSettings(StrictModel, extra="ignore"):
     skip_up_to: Literal[1, 2, 3]
     skipped_tracks: Literal["read", "filter"]
     inputs: list[str] = []
+    profile: Annotated[int, Field(ge=0, le=1000)] = 0
 
 
 class _RunConfig(StrictModel, extra="ignore"):
@@ -67,10 +69,12 @@ class OpenExport:
     tracks: TrackIds
     vectors: Vectors
     encoder: nn.Module
-    """(items [B, T, D], lengths [B], and signals [B, T, C] if it reads any) -> outputs: `manifest.encoder` has the
-    contract."""
+    """(items [B, T, D], lengths [B], and signals [B, T, C] if it reads any; profiles by name) -> outputs:
+    `manifest.encoder` has the contract."""
     view: View
     """What the model reads of a session: its last tracks, which plays count as skipped, and whether those are read."""
+    profile: int = 0
+    """The most tracks that it reads of what the listener kept in earlier sessions."""
 
     @classmethod
     def open(cls, path: Path) -> "OpenExport":
@@ -106,7 +110,8 @@ class OpenExport:
         if not same or [SignalEntry.of(column) for column in signals.columns] != manifest.signals:
             raise UserError(f"{path / MANIFEST} has other signals than its config's inputs: {_AGAIN}")
         view = View(manifest.encoder.max_tracks, data.skip_up_to, data.skipped_tracks == "filter", signals)
-        return cls(path, manifest, tracks, vectors, _encoder(path, manifest, manifest.weights, signals), view)
+        encoder = _encoder(path, manifest, manifest.weights, signals, data.profile)
+        return cls(path, manifest, tracks, vectors, encoder, view, data.profile)
 
     @cached_property
     def words(self) -> WordIndex | None:
@@ -228,11 +233,11 @@ READERS = {"parquet": _read_parquet, "npy": _read_npy, "faiss": _read_faiss}
 """The encoded rows [R, W] of a part, in one array or more; raise what the format's own library raises."""
 
 
-def _encoder(path: Path, manifest: ExportManifest, weights: WeightsEntry, signals: Signals) -> nn.Module:
+def _encoder(path: Path, manifest: ExportManifest, weights: WeightsEntry, signals: Signals, profile: int) -> nn.Module:
     """Raises `UserError` unless it turns sessions of `max_tracks` rows into outputs of their width."""
     file, longest = path / weights.file, manifest.encoder.max_tracks
     keep_dim = manifest.keep.dim if manifest.keep else 0
-    shape = EncoderShape(manifest.dim - keep_dim, keep_dim, signals.num_rows, len(signals.columns))
+    shape = EncoderShape(manifest.dim - keep_dim, keep_dim, signals.num_rows, len(signals.columns), profile)
     try:
         if weights.config.max_tracks != longest:
             raise ValueError(f"it reads {weights.config.max_tracks} tracks, not {longest}")

@@ -16,7 +16,7 @@ from skipwise.common.locks import locked_for_all_ranks
 from skipwise.common.mirrors import upload
 from skipwise.common.outputs import require_directory
 from skipwise.datapipes.sessions import SessionStore
-from skipwise.studies.baselines.measuring import BASELINES, is_measured, measure_baseline
+from skipwise.studies.baselines.measuring import baselines_of, is_measured, measure_baseline
 from skipwise.studies.comparison import Row
 from skipwise.studies.comparison_files import write_comparison
 from skipwise.studies.config import Model, StudyConfig
@@ -71,7 +71,7 @@ def run_study(config: StudyConfig, models: Mapping[str, Model]) -> None:
             gc.collect()
         for refit in sorted({recipe.train.refit for recipe in recipes.values()}):
             as_trained = replace(first, train=replace(first.train, refit=refit))
-            for baseline in BASELINES:
+            for baseline in baselines_of(store):
                 suffix, note = ("-refit", ", refit") if refit else ("", "")
                 name, label = baseline.name + suffix, baseline.label + note
                 folder = output / "runs" / name

@@ -19,9 +19,10 @@ from skipwise.models.query_encoder import EncoderShape, QueryEncoder, weights_of
 
 _INPUTS = ("items_BTD", "lengths_B", "signals_BTC")
 
+PROFILE_INPUTS = ("profile_BKD", "profile_lengths_B")
 QueryFunction = Callable[..., Tensor]
-"""Track rows [B, T, X], lengths [B] and, for an encoder that reads signals, their rows [B, T, C] in; queries [B, D]
-out, or what else `QueryEncoder` returns, on the CPU."""
+"""Track rows [B, T, X], lengths [B] and, for an encoder that reads signals, their rows [B, T, C] in, and by name, for
+one that reads profiles, `PROFILE_INPUTS`; queries [B, D] out, or what else `QueryEncoder` returns, on the CPU."""
 
 
 def write_checked(file: Path, content: bytes) -> None:
@@ -50,9 +51,14 @@ def write_program(
     if shape.columns:
         example = *example, torch.zeros(3, longest, shape.columns, dtype=torch.int64)
         shapes["signals_BTC"] = {0: sessions, 1: tracks}
+    profiles: dict[str, Tensor] = {}
+    if shape.profile:
+        values = torch.zeros(3, shape.profile, shape.row_dim), torch.full((3,), shape.profile)
+        profiles = dict(zip(PROFILE_INPUTS, values, strict=True))
+        shapes |= dict.fromkeys(PROFILE_INPUTS, {0: sessions})
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer's own ways with a recurrent state's weights
-        program = torch.export.export(traced, example, dynamic_shapes=shapes)
+        program = torch.export.export(traced, example, profiles, dynamic_shapes=shapes)
     # Through memory, because torch's own writer raises an error that does not say that the disk is full.
     whole = io.BytesIO()
     torch.export.save(program, whole)
@@ -67,12 +73,19 @@ class _PaddedQuery(nn.Module):
         super().__init__()
         self.query = query
 
-    def forward(self, items_BTD: Tensor, lengths_B: Tensor, signals_BTC: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        items_BTD: Tensor,
+        lengths_B: Tensor,
+        signals_BTC: Tensor | None = None,
+        profile_BKD: Tensor | None = None,
+        profile_lengths_B: Tensor | None = None,
+    ) -> Tensor:
         """As `QueryEncoder`."""
         missing = (0, 0, 0, self.query.max_tracks - items_BTD.shape[1])
         items_BTD = nn.functional.pad(items_BTD, missing)
         signals_BTC = None if signals_BTC is None else nn.functional.pad(signals_BTC, missing)
-        queries_BX: Tensor = self.query(items_BTD, lengths_B, signals_BTC)
+        queries_BX: Tensor = self.query(items_BTD, lengths_B, signals_BTC, profile_BKD, profile_lengths_B)
         return queries_BX
 
 
@@ -80,7 +93,8 @@ def write_onnx(file: Path, program: ExportedProgram) -> int:
     """Writes the program for ONNX, with the same inputs and any shape; returns the opset. Needs the extra `onnx`."""
     # It would log that it goes on without the operators of each library that is not installed.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
-    names = _INPUTS[: len(program.graph_signature.user_inputs)]
+    count, of_listeners = len(program.graph_signature.user_inputs), len(PROFILE_INPUTS)
+    names = _INPUTS[:count] if count <= len(_INPUTS) else (*_INPUTS[: count - of_listeners], *PROFILE_INPUTS)
     onnx = torch.onnx.export(program, input_names=names, output_names=["queries_BD"], dynamo=True, verbose=False)
     assert onnx is not None  # it is only for the old exporter
     write_checked(file, onnx.model_proto.SerializeToString())
@@ -93,8 +107,9 @@ def load_onnx(file: Path) -> QueryFunction:
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
-    def run(*inputs: Tensor) -> Tensor:
-        named = {name: tensor.numpy() for name, tensor in zip(_INPUTS, inputs, strict=False)}
+    def run(*inputs: Tensor, **profiles: Tensor) -> Tensor:
+        given = dict(zip(_INPUTS, inputs, strict=False)) | profiles
+        named = {name: tensor.numpy() for name, tensor in given.items()}
         (queries_BD,) = session.run(["queries_BD"], named)
         return torch.from_numpy(queries_BD)
 
@@ -118,6 +133,15 @@ def input_contract(config: EncoderConfig, shape: EncoderShape) -> dict[str, Any]
             "not known, else that and 1 and the value's place in `values`; anything at padding",
         }
     }
+    profiles = {
+        "profile_BKD": {
+            "dtype": "float32",
+            "shape": ["B", shape.profile, shape.row_dim],
+            "meaning": "embedding rows of the last tracks that the listener kept in earlier sessions, the last one "
+            "first, padded behind them with zeros",
+        },
+        "profile_lengths_B": {"dtype": "int64", "shape": ["B"], "meaning": f"tracks of each, in 0..{shape.profile}"},
+    }
     return {
         "direction": config.direction,
         "max_length": config.max_length,
@@ -131,7 +155,8 @@ def input_contract(config: EncoderConfig, shape: EncoderShape) -> dict[str, Any]
             },
             "lengths_B": {"dtype": "int64", "shape": ["B"], "meaning": "tracks of each session, in 1..T"},
         }
-        | (signals if shape.columns else {}),
+        | (signals if shape.columns else {})
+        | (profiles if shape.profile else {}),
         "output": {
             "queries_BD": {
                 "dtype": "float32",

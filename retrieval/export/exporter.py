@@ -98,7 +98,8 @@ def write_export(config: ExportConfig) -> None:
         model.eval()
         encoder = model.module.learner.encoder
         signals = Signals.of(run_config.data.inputs, run.record.contexts)
-        shape = EncoderShape(run_config.table.dim, run_config.loss.keep_width, signals.num_rows, len(signals.columns))
+        widths = run_config.table.dim, run_config.loss.keep_width
+        shape = EncoderShape(*widths, signals.num_rows, len(signals.columns), run_config.data.profile)
         signals_MD = signal_rows(model) if signals.columns else None
         rows, num_new = TableRows(vocabulary, *track_rows(model, store.features, num_rows)), 0
         if since:
@@ -208,11 +209,6 @@ def _open(run_path: str, config: ExportConfig) -> tuple[RunDirectory, SessionSto
         raise UserError(
             f"{run_path} follows {run.config.follow}: it is exported without --names and --only-new-since; names come "
             "with its parts, and serve --deltas takes what changes"
-        )
-    if run.config.data.profile:
-        raise UserError(
-            f"{run_path} reads profiles of listeners, which exports cannot take yet: export a run without "
-            "--data.profile, or measure this one with evaluate"
         )
     store = run.open_store()
     # Row-wise, so that no rank holds the whole table, whatever it was trained with; as many lanes as ranks, so that

@@ -17,7 +17,7 @@ from skipwise.common.errors import UserError
 from skipwise.datapipes.batch import SessionBatch
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.task import Learner
-from skipwise.retrieval.export.encoder_program import QueryFunction
+from skipwise.retrieval.export.encoder_program import PROFILE_INPUTS, QueryFunction
 from skipwise.training.build import HeldOut, evaluation_loader
 from skipwise.training.config import SPLITS, RunConfig
 
@@ -112,6 +112,10 @@ def _differences(
     encoder, (rows_UX, signals_MD) = learner.encoder, rows
     appended = encoder.config.appended_positions
     items_BTX = nn.functional.embedding(batch.items_BT, rows_UX)
+    profiles: dict[str, Tensor] = {}
+    if encoder.profile is not None:
+        lengths = (batch.profile_BK != batch.tracks.stride() - 1).sum(dim=1)
+        profiles = dict(zip(PROFILE_INPUTS, (nn.functional.embedding(batch.profile_BK, rows_UX), lengths), strict=True))
     real_S = (batch.session_B >= 0).nonzero().squeeze(1)
     for variant in (batch, _first_half(batch, appended)):
         lengths_B = variant.inputs_B - appended
@@ -124,7 +128,8 @@ def _differences(
             inputs = [nn.functional.pad(items_BTX[chosen_S, :width], (0, 0, 0, padding)), lengths_B[chosen_S]]
             if signals_MD is not None:
                 inputs.append(nn.functional.pad(batch.signals_BTC[chosen_S, :width], (0, 0, 0, padding)))
-            query_SD = program(*(values.cpu() for values in inputs))
+            of_listeners = {name: values[chosen_S].cpu() for name, values in profiles.items()}
+            query_SD = program(*(values.cpu() for values in inputs), **of_listeners)
             live_SD = live_BD[chosen_S].cpu()
             difference = float((query_SD - live_SD).abs().max())
             if not torch.allclose(query_SD, live_SD, rtol=TOLERANCE, atol=TOLERANCE):

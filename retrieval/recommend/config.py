@@ -99,9 +99,13 @@ class RecommendConfig(RecommendOptions):
     session: str | None = None
     """Track ids in play order with commas between them; ":skip" behind an id says that it was skipped, ":kept" that it
     was kept; of one without either it is not known. An id with commas or marks of its own goes in quotes, as in CSV."""
+    profile: str | None = None
+    """Ids of tracks that the listener kept in sessions before --session, the last one at the end, written as in that;
+    for exports of runs with --data.profile."""
     input: Path | None = None
     """Many sessions instead: a Parquet file with the column `tracks` (lists of ids) and, optionally, `skips` (for each
-    track whether it was skipped, or at which strength, 0..3; null: not known) and `session_id`."""
+    track whether it was skipped, or at which strength, 0..3; null: not known), `profile` (lists of ids, as --profile)
+    and `session_id`."""
     output: Path | None = None
     """Parquet file to write for --input: `tracks` and `scores`, best first, in the order of the input, and with a keep
     head `kept`, the probability that the listener keeps each."""
@@ -121,6 +125,8 @@ class RecommendConfig(RecommendOptions):
             raise ValueError("give either --session or --input")
         if self.input and not self.output:
             raise ValueError("--input needs --output: name the Parquet file to write")
+        if self.input is not None and self.profile is not None:
+            raise ValueError("--profile goes with --session: give --input a column `profile`")
         of_input = ("output", "overwrite", "unknown", "batch", "names")
         if self.input is None and any(getattr(self, name) != getattr(RecommendConfig, name) for name in of_input):
             raise ValueError(f"{', '.join(f'--{name}' for name in of_input)} go with --input, not with --session")

@@ -1,9 +1,10 @@
 """From sessions of rows to ranked rows: encode, turn the dial, search, and leave out tracks of the session.
 
 Shape legend: B sessions, T tracks, P plays, D width, Y of the encoder's outputs, K best or context columns, X rows to
-leave out, Q tracks to find the nearest of.
+leave out, Q tracks to find the nearest of, N tracks of a profile.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, get_args
@@ -32,18 +33,34 @@ class SessionHistory:
     """int8: skip strengths, 0 kept, `UNKNOWN` where it is not known; 0 at padding."""
     contexts_BTK: np.ndarray | None = None
     """int64: codes of the context columns that the encoder reads, 0 for what is not known; None: nothing is."""
+    profile_BN: np.ndarray | None = None
+    """int64: rows of what the listener kept in earlier sessions, the last ones first, -1 behind them; None: nothing."""
 
     @classmethod
-    def of(cls, sessions: list[list[tuple[int, ...]]]) -> "SessionHistory":
-        """Of (row, strength), and perhaps the K codes of context columns behind these."""
+    def of(
+        cls, sessions: list[list[tuple[int, ...]]], profiles: Sequence[Sequence[int]] | None = None
+    ) -> "SessionHistory":
+        """Of (row, strength), and perhaps the K codes of context columns behind these; `profiles`: rows, the last ones
+        at the end."""
         plays = [play for session in sessions for play in session]
         rows_P, strengths_P = (np.array([play[column] for play in plays]) for column in (0, 1))
         contexts_PK = np.array([play[2:] for play in plays]) if plays and len(plays[0]) > 2 else None
-        return cls.flat(np.array(list(map(len, sessions)), dtype=np.int64), rows_P, strengths_P, contexts_PK)
+        profile_BN = None
+        if profiles is not None:
+            profile_BN = np.full((len(profiles), max(map(len, profiles), default=0)), -1, dtype=np.int64)
+            for rows_N, profile in zip(profile_BN, profiles, strict=True):
+                rows_N[: len(profile)] = profile[::-1]
+        lengths_B = np.array(list(map(len, sessions)), dtype=np.int64)
+        return cls.flat(lengths_B, rows_P, strengths_P, contexts_PK, profile_BN)
 
     @classmethod
     def flat(
-        cls, lengths_B: np.ndarray, rows_P: np.ndarray, strengths_P: np.ndarray, contexts_PK: np.ndarray | None = None
+        cls,
+        lengths_B: np.ndarray,
+        rows_P: np.ndarray,
+        strengths_P: np.ndarray,
+        contexts_PK: np.ndarray | None = None,
+        profile_BN: np.ndarray | None = None,
     ) -> "SessionHistory":
         """Of plays in one array, session after session."""
         real_BT = np.arange(lengths_B.max(initial=0)) < lengths_B[:, None]
@@ -54,7 +71,7 @@ class SessionHistory:
         if contexts_PK is not None:
             contexts_BTK = np.zeros((*real_BT.shape, contexts_PK.shape[1]), dtype=np.int64)
             contexts_BTK[real_BT] = contexts_PK
-        return cls(rows_BT, strengths_BT, contexts_BTK)
+        return cls(rows_BT, strengths_BT, contexts_BTK, profile_BN)
 
 
 class Recommended(NamedTuple):
@@ -197,13 +214,25 @@ class Recommender:
         """
         view = self._opened.view
         inputs = view.read(history.rows_BT, history.strengths_BT, contexts_BSK=history.contexts_BTK)
-        items_BTD = self._opened.vectors.take(np.maximum(inputs.rows_BT, 0).ravel()).reshape(*inputs.rows_BT.shape, -1)
-        items_BTD[~inputs.valid_BT] = 0
-        read = [items_BTD, inputs.length_B]
+        read = [self._vectors(inputs.rows_BT), inputs.length_B]
         if view.signals.num_rows:
             read.append(view.signals.rows(inputs.strengths_BT, inputs.contexts_BTK))
-        outputs_BY: Tensor = self._opened.encoder(*map(torch.from_numpy, read))
+        profiles: dict[str, Tensor] = {}
+        if most := self._opened.profile:
+            given_BN = np.full((len(history.rows_BT), most), -1, dtype=np.int64)
+            if history.profile_BN is not None:
+                width = min(most, history.profile_BN.shape[1])
+                given_BN[:, :width] = history.profile_BN[:, :width]
+            profiles["profile_BKD"] = torch.from_numpy(self._vectors(given_BN))
+            profiles["profile_lengths_B"] = torch.from_numpy((given_BN >= 0).sum(axis=1))
+        outputs_BY: Tensor = self._opened.encoder(*map(torch.from_numpy, read), **profiles)
         return outputs_BY
+
+    def _vectors(self, rows_BT: np.ndarray) -> np.ndarray:
+        """float32 [B, T, X]; zero where a row is -1."""
+        items_BTX: np.ndarray = self._opened.vectors.take(np.maximum(rows_BT, 0).ravel()).reshape(*rows_BT.shape, -1)
+        items_BTX[rows_BT < 0] = 0
+        return items_BTX
 
 
 def excluded(history: SessionHistory, skipped_BT: np.ndarray, exclude: Exclude) -> np.ndarray:

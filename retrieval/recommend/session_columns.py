@@ -1,6 +1,6 @@
 """A table of sessions, from a file or from Python: its columns, and each of their values, checked.
 
-Shape legend: S sessions of a chunk, P plays of them, B sessions of a batch, K context columns.
+Shape legend: S sessions of a chunk, P plays of them, B sessions of a batch, K context columns, N tracks of a profile.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from skipwise.common.errors import UserError, brief, shown
 from skipwise.datapipes.nested import bytes_of, flat, is_list
-from skipwise.datapipes.session_files import STRENGTHS, Words
+from skipwise.datapipes.session_files import PROFILE, STRENGTHS, Words
 from skipwise.datapipes.signals import UNKNOWN
 from skipwise.retrieval.open_export import OpenExport
 from skipwise.retrieval.recommend.config import MAX_PLAYS, Unknown
@@ -22,7 +22,7 @@ COLUMNS = ("tracks", "skips", "session_id")
 
 def names_of(opened: OpenExport) -> list[str]:
     """The columns of sessions that this export reads."""
-    return [*COLUMNS, *(column.name for column in opened.contexts)]
+    return [*COLUMNS, *(column.name for column in opened.contexts), *([PROFILE] if opened.profile else [])]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Sessions:
     """int8: skip strengths, `UNKNOWN` where they are null, and without the column `skips`."""
     contexts_PK: np.ndarray
     """uint16: codes of the context columns that the model reads, 0 for what is not known."""
+    profile_SN: np.ndarray
+    """int64: rows of what the listener kept before, the last ones first, -1 behind them."""
     num_unknown: int
     """Tracks that were left out."""
 
@@ -55,13 +57,14 @@ class Sessions:
             lengths_B = self.lengths_S[chosen_B]
             within = np.arange(lengths_B.sum()) - np.repeat(lengths_B.cumsum() - lengths_B, lengths_B)
             plays = np.repeat(starts_S[chosen_B], lengths_B) + within
-            columns = (values[plays] for values in (self.rows_P, self.strengths_P, self.contexts_PK))
-            yield chosen_B, SessionHistory.flat(lengths_B, *columns)
+            rows_P, strengths_P, contexts_PK = self.rows_P[plays], self.strengths_P[plays], self.contexts_PK[plays]
+            profile_BN = self.profile_SN[chosen_B]
+            yield chosen_B, SessionHistory.flat(lengths_B, rows_P, strengths_P, contexts_PK, profile_BN)
 
 
 class SessionColumns:
-    """The columns `tracks` and, where the table has them, `skips`, `session_id` and the context columns that the model
-    reads."""
+    """The columns `tracks` and, where the table has them, `skips`, `session_id`, and the context columns and `profile`
+    that the model reads."""
 
     def __init__(self, source: str, schema: pa.Schema, opened: OpenExport, names: bool = False):
         """`source` names the table in messages; `names`: what tracks are called is wanted too.
@@ -78,6 +81,8 @@ class SessionColumns:
         self._check_lists(schema, "tracks", "track ids", _is_id)
         if "skips" in self.names:
             self._check_lists(schema, "skips", f"true or false, or strengths 0..{STRENGTHS}", _is_skip)
+        if PROFILE in self.names:
+            self._check_lists(schema, PROFILE, "track ids", _is_id)
         for column in opened.contexts:
             if column.name in self.names:
                 self._check_lists(schema, column.name, "words, whole numbers or flags", _is_word)
@@ -132,20 +137,43 @@ class SessionColumns:
             )
             strengths_P = np.where(known_P, strengths_P, UNKNOWN)
         contexts_PK = self._contexts(first, batch, lengths_S)
-        rows_P = self._opened.tracks.rows(tracks_P)
+        rows_P = self._rows(first, tracks_P, lengths_S, "tracks", unknown)
         known_P = rows_P >= 0
-        if unknown == "refuse" and not known_P.all():
-            track = tracks_P[int(known_P.argmin())].as_py()
-            near = self._opened.tracks.near(track)
-            meant = f" (perhaps {shown(near)} was meant)" if near else ""
-            remedy = "remove it, or leave such tracks out with unknown=drop (--unknown drop)"
-            trouble = f"holds {shown(track)}, which is not in the export{meant}: {remedy}"
-            self._refuse(first, _any(~known_P, lengths_S), "tracks", trouble)
         session_P = np.repeat(np.arange(len(lengths_S)), lengths_S)[known_P]
         lengths_S = np.bincount(session_P, minlength=len(lengths_S))
         ids = {name: batch[name] for name in self._ids}
         plays = rows_P[known_P], strengths_P[known_P], contexts_PK[known_P]
-        return Sessions(ids, lengths_S, *plays, int((~known_P).sum()))
+        profile_SN, num_unknown = self._profiles(first, batch, unknown)
+        return Sessions(ids, lengths_S, *plays, profile_SN, int((~known_P).sum()) + num_unknown)
+
+    def _rows(self, first: int, tracks_P: pa.Array, lengths_S: np.ndarray, name: str, unknown: Unknown) -> np.ndarray:
+        """int64 [P]: the row of each track, -1 for one that is not in the export."""
+        rows_P: np.ndarray = self._opened.tracks.rows(tracks_P)
+        if unknown == "refuse" and not (rows_P >= 0).all():
+            track = tracks_P[int((rows_P >= 0).argmin())].as_py()
+            near = self._opened.tracks.near(track)
+            meant = f" (perhaps {shown(near)} was meant)" if near else ""
+            remedy = "remove it, or leave such tracks out with unknown=drop (--unknown drop)"
+            trouble = f"holds {shown(track)}, which is not in the export{meant}: {remedy}"
+            self._refuse(first, _any(rows_P < 0, lengths_S), name, trouble)
+        return rows_P
+
+    def _profiles(self, first: int, batch: pa.RecordBatch, unknown: Unknown) -> tuple[np.ndarray, int]:
+        """int64 [S, N], as `Sessions` has them, of the tracks that are in the export; and how many are not."""
+        most = self._opened.profile if PROFILE in self.names else 0
+        profile_SN = np.full((len(batch), most), -1, dtype=np.int64)
+        if not most:
+            return profile_SN, 0
+        lengths_S, tracks_P = self._lists(first, batch, PROFILE)
+        rows_P = self._rows(first, tracks_P, lengths_S, PROFILE, unknown)
+        known_P = rows_P >= 0
+        session_P = np.repeat(np.arange(len(batch)), lengths_S)[known_P]
+        counts_S = np.bincount(session_P, minlength=len(batch))
+        # Counted from the last one, which is the first to be read.
+        place_P = counts_S.cumsum()[session_P] - 1 - np.arange(len(session_P))
+        read_P = place_P < most
+        profile_SN[session_P[read_P], place_P[read_P]] = rows_P[known_P][read_P]
+        return profile_SN, int((~known_P).sum())
 
     def _contexts(self, first: int, batch: pa.RecordBatch, lengths_S: np.ndarray) -> np.ndarray:
         """uint16 [P, K]."""
@@ -166,7 +194,7 @@ class SessionColumns:
         assert lengths_S is not None
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
-        if name == "tracks" and not _is_text(values.type):
+        if name in ("tracks", PROFILE) and not _is_text(values.type):
             values = bytes_of(values).cast(pa.string())
         nulls_P = values.is_null().to_numpy(zero_copy_only=False)
         self._refuse_play(first, nulls_P & (not nulls), lengths_S, name, "is null")

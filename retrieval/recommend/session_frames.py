@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from skipwise.common.errors import UserError, brief
+from skipwise.datapipes.session_files import PROFILE
 from skipwise.retrieval.recommend.session_columns import COLUMNS
 
 _EXPECTED = (
@@ -39,6 +40,21 @@ def to_table(sessions: Any, skipped: Any = None, names: Sequence[str] = COLUMNS)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise UserError(f"sessions or skipped cannot be read ({brief(error)}): {_EXPECTED}") from error
     raise UserError(f"sessions is of type {type(sessions).__name__}: {_EXPECTED}")
+
+
+def with_profile(table: pa.Table, sessions: Any, profile: Any) -> pa.Table:
+    """The table of `sessions` with a column of their listeners' profiles; raises `UserError` where these do not fit."""
+    if profile is None:
+        return table
+    if PROFILE in table.column_names:
+        raise UserError("profile is given, and the table has a column 'profile' too: leave one out")
+    try:
+        column = pa.array([profile] if is_one_session(sessions) else profile, pa.list_(pa.string()))
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise UserError(f"profile cannot be read ({brief(error)}): expected a list of track ids a session") from error
+    if len(column) != len(table):
+        raise UserError(f"profile has {len(column)} lists where there are {len(table)} sessions: give one a session")
+    return table.append_column(PROFILE, column)
 
 
 def like(sessions: Any, ranked: pa.Table) -> Any:

@@ -26,10 +26,11 @@ class TypedPlay(NamedTuple):
     """Whether blanks at the ends of `track` are surely a part of it."""
 
 
-def read_session(text: str) -> list[TypedPlay]:
+def read_session(text: str, option: str = "--session") -> list[TypedPlay]:
     """In play order. Raises `UserError` for an empty session or an empty place in it."""
     if not text.strip():
-        raise UserError('--session is empty: give track ids in play order, like "t_1:kept,t_2:skip,t_3"')
+        example = "t_1:kept,t_2:skip,t_3" if option == "--session" else "t_1,t_2"
+        raise UserError(f'{option} is empty: give track ids in play order, like "{example}"')
     plays: list[TypedPlay] = []
     at = 0
     while at <= len(text):
@@ -41,9 +42,17 @@ def read_session(text: str) -> list[TypedPlay]:
             mark = next((mark for mark in _MARKS if word.rstrip().endswith(mark)), "")
             track = word.rstrip().removesuffix(mark) if mark else word
         if not track.strip() and not quoted:
-            raise UserError(f"--session has no track in place {len(plays) + 1}: give one id between any two commas")
+            raise UserError(f"{option} has no track in place {len(plays) + 1}: give one id between any two commas")
         plays.append(TypedPlay(track, _MARKS.get(mark), quoted is not None))
         at += 1
+    return plays
+
+
+def read_profile(text: str) -> list[TypedPlay]:
+    """Of `--profile`, the last one at the end. Raises `UserError` as `read_session`, and for a mark."""
+    plays = read_session(text, "--profile")
+    if marked := next((play for play in plays if play.skipped is not None), None):
+        raise UserError(f"--profile holds tracks that were kept: leave the mark behind {shown(marked.track)} out")
     return plays
 
 
@@ -57,7 +66,7 @@ def known_row(tracks: TrackIds, track: str, place: str) -> int:
     return row
 
 
-def known_tracks(tracks: TrackIds, plays: list[TypedPlay]) -> list[str]:
+def known_tracks(tracks: TrackIds, plays: list[TypedPlay], option: str = "--session") -> list[str]:
     """The id of each play; blanks at the ends of one that is not in quotes belong to it where the export has it so.
 
     Raises `UserError` for an unknown track.
@@ -65,14 +74,14 @@ def known_tracks(tracks: TrackIds, plays: list[TypedPlay]) -> list[str]:
     ids = [play.track if play.quoted or tracks.row(play.track) is not None else play.track.strip() for play in plays]
     for one, other in zip(plays, plays[1:], strict=False):
         if tracks.row(one.track.strip()) is None and tracks.row(whole := f"{one.track},{other.track}") is not None:
-            raise UserError(f'--session cannot tell {shown(whole)}, whose id has a comma: write it in quotes ("a,b")')
+            raise UserError(f'{option} cannot tell {shown(whole)}, whose id has a comma: write it in quotes ("a,b")')
     for number, track in enumerate(ids, start=1):
         if track.endswith(_LIKE_MARKS) and tracks.row(track) is None:
             raise UserError(
-                f"--session, place {number}: {shown(track)} is no track: write :skip behind an id that was skipped, "
+                f"{option}, place {number}: {shown(track)} is no track: write :skip behind an id that was skipped, "
                 ":kept behind one that was kept"
             )
-        known_row(tracks, track, f"--session, place {number}:")
+        known_row(tracks, track, f"{option}, place {number}:")
     return ids
 
 

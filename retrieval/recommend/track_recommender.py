@@ -25,7 +25,7 @@ from skipwise.retrieval.recommend.config import (
 )
 from skipwise.retrieval.recommend.recommender import Recommender
 from skipwise.retrieval.recommend.session_columns import SessionColumns, Sessions, names_of
-from skipwise.retrieval.recommend.session_frames import is_one_session, like, to_table
+from skipwise.retrieval.recommend.session_frames import is_one_session, like, to_table, with_profile
 from skipwise.retrieval.recommend.session_text import known_row
 from skipwise.retrieval.recommend.track_columns import TrackColumns
 from skipwise.retrieval.search.config import SearchChoice
@@ -74,6 +74,7 @@ class TrackRecommender:
         tracks: Any,
         skipped: Any = None,
         *,
+        profile: Any = None,
         k: int = 10,
         exclude: Exclude = "session",
         dial: Dial = 0.0,
@@ -91,11 +92,14 @@ class TrackRecommender:
         - a list of lists (many sessions): a list of such lists;
         - an Arrow array (of ids, or of lists of ids): an Arrow table with the columns `tracks` and `scores`;
         - an Arrow table, a pandas or a polars data frame with the column `tracks` (lists of ids) and optionally
-          `skips` and `session_id`: the same kind, with `session_id` (if given), `tracks` and `scores`.
+          `skips`, `profile` and `session_id`: the same kind, with `session_id` (if given), `tracks` and `scores`.
 
         Tables of an export with a keep head have the column `kept` too: the probability that the listener keeps each
         track. With `names` they have the columns of what tracks are called, such as `title`; for lists there is
         `names`, the method. Without `skipped`, what happened to the plays counts as not known.
+
+        `profile`: the ids of what the listener of one session kept in earlier ones, the last one at the end; for many
+        sessions a list of such lists. The export's run must read profiles.
 
         `filter` is a dictionary such as {"explicit": False, "territory": ["SE", "NO"]}. It, `cool_down`, `exclude`,
         `dial` and `unknown` are those of `skipwise recommend`; with `unknown="drop"`, a session of
@@ -114,7 +118,7 @@ class TrackRecommender:
             raise UserError(
                 "names goes with arrays and tables of sessions: for lists, call names(tracks) of the recommender"
             )
-        columns, read = self._read(tracks, skipped, unknown, names)
+        columns, read = self._read(tracks, skipped, unknown, names, profile)
         ranked = [self.rank(sessions, options, names=names) for sessions in read]
         return like(tracks, pa.Table.from_batches(ranked, columns.ranked))
 
@@ -159,7 +163,7 @@ class TrackRecommender:
             raise UserError(f"{shown(str(tracks))} is no track id and no list of them: expected text, as '8'")
         return np.array([known_row(self.tracks, one, "the track") for one in tracks], dtype=np.int64)
 
-    def encode(self, tracks: Any, skipped: Any = None, dial: Dial = 0.0) -> np.ndarray:
+    def encode(self, tracks: Any, skipped: Any = None, dial: Dial = 0.0, profile: Any = None) -> np.ndarray:
         """The encoder's queries, float32 [S, D], in the order of the sessions; [D] for one session as a list of ids.
 
         Takes what `recommend` takes. The score of a track at this `dial` is the inner product of its row and the query.
@@ -169,7 +173,7 @@ class TrackRecommender:
         except ValueError as error:
             raise UserError(str(error)) from error
         queries = [np.zeros((0, self.opened.manifest.dim), dtype=np.float32)]
-        for sessions in self._read(tracks, skipped, "refuse")[1]:
+        for sessions in self._read(tracks, skipped, "refuse", profile=profile)[1]:
             queries_SD = np.zeros((len(sessions.lengths_S), self.opened.manifest.dim), dtype=np.float32)
             for chosen_B, history in sessions.batches(_BATCH):
                 queries_SD[chosen_B] = self._recommender.queries(history, turned).numpy()
@@ -200,9 +204,14 @@ class TrackRecommender:
         return pa.record_batch(sessions.ids | {"tracks": tracks} | lists)
 
     def _read(
-        self, tracks: Any, skipped: Any, unknown: Unknown, names: bool = False
+        self, tracks: Any, skipped: Any, unknown: Unknown, names: bool = False, profile: Any = None
     ) -> tuple[SessionColumns, Iterator[Sessions]]:
-        table = to_table(tracks, skipped, names_of(self.opened))
+        if profile is not None and not self.opened.profile:
+            raise UserError(
+                f"{self.opened.path} reads no profile: leave it out, or export a run that was trained with "
+                "--data.profile"
+            )
+        table = with_profile(to_table(tracks, skipped, names_of(self.opened)), tracks, profile)
         columns = SessionColumns("sessions", table.schema, self.opened, names)
         return columns, columns.read(table.select(columns.names).combine_chunks().to_batches(_CHUNK), unknown)
 

@@ -5,7 +5,7 @@ Shape legend: Q requests of a group, K best, P distinct played tracks, D width.
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from starlette.exceptions import HTTPException
@@ -26,14 +26,15 @@ Request = TypeVar("Request", RecommendRequest, SimilarRequest)
 def recommendations(exports: Exports, requests: Sequence[RecommendRequest]) -> list[Answer | Exception]:
     """One search for all requests that differ in session and K alone, of the largest K among them."""
 
-    def search(served: ServedExport, sessions: list[Any], k: int, like: RecommendRequest) -> Recommended:
+    def search(served: ServedExport, asked: list[Any], k: int, like: RecommendRequest) -> Recommended:
         options = RecommendOptions(
             k=k, exclude=like.exclude, dial=like.dial, filter=like.filter, cool_down=like.cool_down
         )
-        return served.recommender.recommend(SessionHistory.of(sessions), options)
+        history = SessionHistory.of([one.session for one in asked], [one.profile for one in asked])
+        return served.recommender.recommend(history, options)
 
     def tracks(request: RecommendRequest) -> list[str]:
-        return [play.track for play in request.session]
+        return [play.track for play in request.session] + request.profile
 
     def key(request: RecommendRequest) -> Any:
         return request.export, request.exclude, request.dial, request.filter, request.cool_down
@@ -98,11 +99,11 @@ def _grouped(
         columns |= {} if found.kept_BK is None else {"kept": found.kept_BK[listed_BK].tolist()}
         ranked = zip(served.opened.tracks.named_rows(rows_N), zip(*columns.values(), strict=True), strict=True)
         ranked_N: Iterator[Answer] = (names | dict(zip(columns, one, strict=True)) for names, one in ranked)
-        for row, (place, (session, more)) in enumerate(asked.items()):
+        for row, (place, (one, more)) in enumerate(asked.items()):
             rows_K: np.ndarray = found.rows_BK[row][listed_BK[row]]
             tracks: list[Answer] = [*islice(ranked_N, len(rows_K))]
             if why := getattr(requests[place], "why", 0):
-                played = [heard for heard, *_ in session]
+                played = [heard for heard, *_ in one.session]
                 nearest = _nearest(served, rows_K, np.array(list(dict.fromkeys(played))), why)
                 tracks = [track | {"nearest": near} for track, near in zip(tracks, nearest, strict=True)]
             answers[place] = {"export": export, "tracks": tracks} | more
@@ -127,8 +128,19 @@ def _nearest(served: ServedExport, rows_K: np.ndarray, played_P: np.ndarray, mos
     ]
 
 
-def _session(served: ServedExport, request: RecommendRequest, rows: list[int]) -> tuple[list[tuple[int, ...]], Answer]:
-    """Row, strength and context codes of the session's known tracks, and its unknown tracks."""
+class _Asked(NamedTuple):
+    """What to recommend after."""
+
+    session: list[tuple[int, ...]]
+    """Row, strength and context codes of the known tracks."""
+    profile: list[int]
+    """Rows of the known tracks that the listener kept before."""
+
+
+def _session(served: ServedExport, request: RecommendRequest, rows: list[int]) -> tuple[_Asked, Answer]:
+    """The known tracks, and the unknown ones of session and profile; `rows`: of the session, then of the profile."""
+    if request.profile and not served.opened.profile:
+        raise HTTPException(422, "this export reads no profile: leave it out, or export a run with --data.profile")
     try:
         served.recommender.dial(request.dial)
         served.recommender.columns.check(request.filter, request.cool_down)
@@ -137,7 +149,7 @@ def _session(served: ServedExport, request: RecommendRequest, rows: list[int]) -
     session, heard, unknown = [], [], []
     kept, skipped = served.opened.view.strengths(np.array([False, True])).tolist()
     strengths = {None: UNKNOWN, False: kept, True: skipped}
-    for play, row in zip(request.session, rows, strict=True):
+    for play, row in zip(request.session, rows, strict=False):
         if row >= 0:
             session.append((row, strengths[play.skipped], *_codes(served, play)))
             heard.append({"track": play.track})
@@ -145,12 +157,18 @@ def _session(served: ServedExport, request: RecommendRequest, rows: list[int]) -
             unknown.append(play.track)
         else:
             raise _not_there(play.track, "leave it out, or send unknown=drop to have it dropped")
+    rows_of_profile = rows[len(request.session) :]
+    if gone := [track for track, row in zip(request.profile, rows_of_profile, strict=True) if row < 0]:
+        if request.unknown != "drop":
+            raise _not_there(gone[0], "leave it out of the profile, or send unknown=drop to have it dropped")
+        unknown += gone
     if not session:
         raise HTTPException(422, "none of the session's tracks is in the export: send at least one that is")
+    asked = _Asked(session, [row for row in rows_of_profile if row >= 0])
     if not served.opened.tracks.names:
-        return session, {"dropped": unknown}
+        return asked, {"dropped": unknown}
     names = served.opened.tracks.named_rows(np.array([row for row, *_ in session]))
-    return session, {"dropped": unknown, "session": [track | of for track, of in zip(heard, names, strict=True)]}
+    return asked, {"dropped": unknown, "session": [track | of for track, of in zip(heard, names, strict=True)]}
 
 
 def _codes(served: ServedExport, play: Play) -> list[int]:

@@ -1,6 +1,6 @@
 """The requests and answers of the service, from which its OpenAPI description is made."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -35,12 +35,15 @@ def _utf8(text: str) -> str:
     return text
 
 
+TrackId = Annotated[str, AfterValidator(_utf8)]
+
+
 class Play(BaseModel):
     """One track of a session."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    track: Annotated[str, AfterValidator(_utf8)]
+    track: TrackId
     skipped: bool | None = None
     """None: it is not known."""
     context: Annotated[dict[str, str | bool | int], FEW_FIELDS] = Field(
@@ -56,6 +59,8 @@ class RecommendRequest(RecommendOptions):
 
     session: Annotated[list[Annotated[Play, FEW_FIELDS]], FailFast(), Field(min_length=1, max_length=LIMIT)]
     """Oldest play first."""
+    profile: Annotated[list[TrackId], FailFast(), Field(strict=True, max_length=LIMIT)] = field(default_factory=list)
+    """Tracks that the listener kept in earlier sessions, the last one at the end; for exports that read them."""
     k: Annotated[int, Field(strict=True, ge=1, le=LIMIT)] = 10
     """Tracks to recommend."""
     export: ExportName = "main"
@@ -118,7 +123,7 @@ class Neighbours(BaseModel):
 class Recommendations(Neighbours):
     """Best first."""
 
-    dropped: list[str] = Field(description="Tracks of the session that are not in the export.")
+    dropped: list[str] = Field(description="Tracks of session and profile that are not in the export.")
     session: list[NamedTrack] | None = Field(
         None, description="What the session's other tracks are called, by an export that has it."
     )

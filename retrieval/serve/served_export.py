@@ -99,6 +99,7 @@ class ServedExport:
             "loss": loss,
             "trained_on_skips": skips,
             "reads": reads,
+            "profile": self.opened.profile,
             "keep": manifest.keep.model_dump() if manifest.keep else None,
             "index": index,
             "search": type(self.search).__name__,

@@ -4,7 +4,7 @@ All are ranked as models are: the same targets and candidates, each rank measure
 Shape legend: B targets, S positions of whole sessions, N tracks, C candidates.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.ranking import Counts
 from skipwise.studies.baselines.item_neighbours import ItemKNN
 from skipwise.studies.baselines.markov import Markov
-from skipwise.studies.baselines.popularity import Popularity, PopularityInSession
+from skipwise.studies.baselines.popularity import Popularity, PopularityInSession, PopularityOfListener
 from skipwise.studies.baselines.session_neighbours import STAN, VSKNN
 from skipwise.training.build import HeldOut, cold_tracks, evaluation_loader, training_data
 from skipwise.training.config import PROTOCOLS, RunConfig
@@ -49,11 +49,18 @@ class Baseline(TypingProtocol):
 BASELINES: tuple[type[Baseline], ...] = (Popularity, PopularityInSession, Markov, ItemKNN, VSKNN, STAN)
 
 
+def baselines_of(store: SessionStore) -> tuple[type[Baseline], ...]:
+    """Those that a dataset has; one with profiles of listeners has another one."""
+    return (*BASELINES, PopularityOfListener) if store.manifest.profile else BASELINES
+
+
 def measure_baseline(baseline: type[Baseline], config: RunConfig, store: SessionStore, folder: Path) -> None:
     """Writes `metrics.json` and `ranks/` of a baseline's test into `folder`, as a run keeps them.
 
     It is fitted to what a run of `config` is trained on, the refit included.
     """
+    most = store.manifest.profile if issubclass(baseline, PopularityOfListener) else 0
+    store, config = store.profiling(most), replace(config, data=replace(config.data, profile=most))
     fitted = baseline(*training_data(store, config.train.refit, config.data.hold_out_tracks))
     held_out = HeldOut.of(config.evaluate, store, "test")
     loader = evaluation_loader(config, held_out, PROTOCOLS, "test", config.evaluate.sessions)
@@ -82,7 +89,7 @@ def measured_in(baseline: type[Baseline], run: Path, config: RunConfig, store: S
 def measure_missing(run: RunDirectory) -> None:
     """Measures the run's test by each baseline by which it has not been measured, on all ranks, and says how well."""
     store = run.open_store()
-    for baseline in BASELINES:
+    for baseline in baselines_of(store):
         if measured_in(baseline, run.path, run.config, store) is None:
             measure_baseline(baseline, run.config, store, run.path / FOLDER / baseline.name)
         folder = measured_in(baseline, run.path, run.config, store)
@@ -99,19 +106,22 @@ def _identity(config: RunConfig, store: SessionStore) -> dict[str, Any]:
         "data_hash": manifest.data_hash,
         "evaluate": asdict(config.evaluate),
         "refit": config.train.refit,
-    } | ({"hold_out_tracks": config.data.hold_out_tracks} if config.data.hold_out_tracks else {})
+        **({"hold_out_tracks": config.data.hold_out_tracks} if config.data.hold_out_tracks else {}),
+        **({"profile_hash": manifest.profile_hash} if manifest.profile else {}),
+    }
 
 
 def _ranked(baseline: Baseline, num_tracks: int, batch: EvaluationBatch) -> Ranked:
     """Of the batch's targets, by every protocol."""
-    target_B, history_BS, candidates_BC = (
-        values.numpy() for values in (batch.target_B, batch.history_BS, batch.candidates_BC)
+    target_B, history_BS, candidates_BC, profile_BK = (
+        values.numpy() for values in (batch.target_B, batch.history_BS, batch.candidates_BC, batch.profile_rows_BK)
     )
     found = {protocol: np.zeros((2, len(target_B)), dtype=np.int64) for protocol in PROTOCOLS}
     real, size = np.flatnonzero(target_B >= 0), max(_SCORES // num_tracks, 1)
     for first in range(0, len(real), size):
         part_B = real[first : first + size]
-        scores_BN = baseline.scores(history_BS[part_B])
+        # Profiles are read for the listener's popularity alone.
+        scores_BN = baseline.scores(np.concatenate([history_BS[part_B], profile_BK[part_B]], axis=1))
         own_B = np.arange(len(part_B)), target_B[part_B]
         above_BN, ties_BN = (compare(scores_BN, scores_BN[own_B][:, None]) for compare in (np.greater, np.equal))
         ties_BN[own_B] = False

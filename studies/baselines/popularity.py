@@ -45,3 +45,13 @@ class PopularityInSession:
         # One play in the session outweighs any popularity.
         np.add.at(scores_BN, (session, history_BS[session, play]), self._popularity.num_places)
         return scores_BN
+
+
+class PopularityOfListener(PopularityInSession):
+    """Scores a track by how often the listener has kept it in sessions before and played it in this one, then by its
+    training plays.
+
+    "Personalised most popular" of Abbattista et al., RecSys 2024, arXiv 2409.04329, over the profile of the session.
+    """
+
+    name, label = "listener-popularity", "popularity with the listener"

@@ -9,7 +9,7 @@ import numpy as np
 from skipwise.common.errors import UserError
 from skipwise.datapipes.counts import train_counts
 from skipwise.datapipes.sessions import SessionStore
-from skipwise.studies.baselines.measuring import BASELINES, measured_in
+from skipwise.studies.baselines.measuring import baselines_of, measured_in
 from skipwise.studies.comparison import Grouping
 from skipwise.studies.curves import Curve, read_curves
 from skipwise.studies.groupings import groupings
@@ -80,7 +80,7 @@ def read_run(path: str, label: str, config_of: Callable[[str], RunConfig | None]
 
 
 def _baselines(directory: RunDirectory, store: SessionStore) -> dict[str, dict[str, TargetRanks]]:
-    found = {one.label: measured_in(one, directory.path, directory.config, store) for one in BASELINES}
+    found = {one.label: measured_in(one, directory.path, directory.config, store) for one in baselines_of(store)}
     return {
         label: {
             protocol: read_target_ranks(folder, protocol, "test")

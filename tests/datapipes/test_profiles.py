@@ -140,7 +140,9 @@ def test_damaged_profiles_are_found(log, tmp_path):
     table = pq.read_table(file)
     profiles = table["profile"].to_pylist()
     profiles[3] = [*profiles[3][:-1], (profiles[3][-1] + 1) % 20] if profiles[3] else [0]
-    pq.write_table(table.set_column(3, "profile", pa.array(profiles, pa.list_(pa.int32()))), file)
+    pq.write_table(
+        table.set_column(table.column_names.index("profile"), "profile", pa.array(profiles, pa.list_(pa.int32()))), file
+    )
     store = SessionStore(str(tmp_path / "data"))
     store.read(np.array([0]))
     with pytest.raises(UserError, match="row group 0: its profiles are not what prepare wrote, by their checksum"):

@@ -49,6 +49,30 @@ def test_any_batch_and_length(kind: str, direction: str, positions: str, tmp_pat
                 torch.testing.assert_close(queries_BD[session], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("columns", [0, 2])
+@torch.no_grad()
+def test_any_batch_with_profiles(columns: int, tmp_path: Path):
+    shape = EncoderShape(8, num_signals=5 * (columns > 0), columns=columns, profile=3)
+    config = EncoderConfig(max_length=5, blocks=1, heads=2, hidden=8)
+    encoder = Encoder(config, 8, reads_signals=columns > 0, profile=3).eval()
+    encoder.reset_parameters(torch.Generator().manual_seed(1))
+    for parameter in encoder.parameters():
+        parameter.add_(torch.randn_like(parameter) / 4)
+    signals_MD = torch.randn(5, 8) if columns else None
+    query = QueryEncoder(encoder, signals_MD)
+    write_onnx(tmp_path / "encoder.onnx", write_program(tmp_path / "encoder.pt2", encoder, shape, signals_MD))
+    for run in (torch.export.load(tmp_path / "encoder.pt2").module(), load_onnx(tmp_path / "encoder.onnx")):
+        for batch, width in ((1, 1), (5, 2), (2, query.max_tracks)):
+            given = [torch.randn(batch, width, 8), torch.randint(1, width + 1, (batch,))]
+            given += [torch.randint(5, (batch, width, columns))] if columns else []
+            of_listeners = {
+                "profile_BKD": torch.randn(batch, 3, 8),
+                "profile_lengths_B": torch.arange(batch) % 4,
+            }
+            torch.testing.assert_close(run(*given, **of_listeners), query(*given, **of_listeners), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @torch.no_grad()
 def test_any_batch_and_length_with_a_state(direction: str, tmp_path: Path):

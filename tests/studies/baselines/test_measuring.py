@@ -12,8 +12,8 @@ from skipwise.datapipes.counts import train_counts
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.studies.baselines import measuring
 from skipwise.studies.baselines.markov import Markov
-from skipwise.studies.baselines.measuring import BASELINES, Baseline, is_measured, measure_baseline
-from skipwise.studies.baselines.popularity import Popularity
+from skipwise.studies.baselines.measuring import BASELINES, Baseline, baselines_of, is_measured, measure_baseline
+from skipwise.studies.baselines.popularity import Popularity, PopularityOfListener
 from skipwise.studies.baselines.session_neighbours import STAN, VSKNN
 from skipwise.studies.groupings import groupings
 from skipwise.training.build import HeldOut, evaluation_loader
@@ -22,6 +22,7 @@ from skipwise.training.evaluation.metrics import NOT_ELIGIBLE
 from skipwise.training.evaluation.records import read_target_ranks
 from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
+from tests.support.profiles import add_profiles, random_profiles
 
 TRACKS = 60
 SPLIT = {"test": 20, "train": 40, "validation": 10}
@@ -51,7 +52,7 @@ def sessions() -> list:
 @pytest.mark.parametrize(
     ("baseline", "ranks", "split", "refit"),
     [
-        (Popularity, 1, None, False),
+        (PopularityOfListener, 1, None, False),
         (Markov, 2, None, False),
         (STAN, 1, None, True),
         (Markov, 2, SPLIT, False),
@@ -70,7 +71,10 @@ def test_ranks_are_those_of_a_plain_loop(
 ):
     """Fitted to a dataset that holds nothing but what the run beside it trains on."""
     monkeypatch.setattr(measuring, "_SCORES", 5 * TRACKS)
-    data = make_dataset(sessions, TRACKS, split=split)
+    data, profiles = make_dataset(sessions, TRACKS, split=split), [[] for _ in sessions]
+    if baseline is PopularityOfListener:
+        profiles = random_profiles(len(sessions), TRACKS, 9)
+        add_profiles(data, profiles)
     run_on_ranks(tmp_path, ranks, measured, baseline, data, tmp_path / "out", refit)
     if split:
         trained, targets = sessions[20 : 70 if refit else 60], sessions[:20]
@@ -98,7 +102,7 @@ def test_ranks_are_those_of_a_plain_loop(
                 continue
             rivals = set(candidates[number]) if protocol == "paper" else set(range(TRACKS)) - {target}
             rivals -= set(history) if protocol == "served" else set()
-            scores_N = fitted.scores(np.array([history]))[0]
+            scores_N = fitted.scores(np.array([history + profiles[number]]))[0]
             assert rank == 1 + sum(scores_N[row] > scores_N[target] for row in rivals), (protocol, number)
             assert ties == sum(scores_N[row] == scores_N[target] for row in rivals), (protocol, number)
 
@@ -112,7 +116,14 @@ def test_names_are_the_folders_of_a_table():
         "vsknn",
         "stan",
     ]
-    assert len({baseline.label for baseline in BASELINES}) == len(BASELINES)
+    assert len({baseline.label for baseline in (*BASELINES, PopularityOfListener)}) == len(BASELINES) + 1
+
+
+def test_the_listeners_popularity_is_of_datasets_with_profiles(sessions: list, make_dataset):
+    data = make_dataset(sessions, TRACKS)
+    assert baselines_of(SessionStore(str(data))) == BASELINES
+    add_profiles(data, random_profiles(len(sessions), TRACKS, 9))
+    assert baselines_of(SessionStore(str(data))) == (*BASELINES, PopularityOfListener)
 
 
 def test_another_evaluation_is_measured_again(sessions: list, make_dataset, tmp_path: Path):
