@@ -57,7 +57,8 @@ class StopSignal:
 
     def restart_clock(self, action: Action) -> None:
         """Counts the minutes to the next checkpoint (SAVE) or delta (PUBLISH) from now on."""
-        self._due[action] = time.monotonic() + self._seconds[action]
+        if seconds := self._seconds[action]:
+            self._due[action] = time.monotonic() + seconds
 
     def sync_action(self, failed: bool = False) -> Action:
         """What all ranks do now; every rank calls it at the same places. `failed`: this rank cannot go on."""
