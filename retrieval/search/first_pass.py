@@ -131,12 +131,9 @@ class FirstPass:
 
         rows, most = _block_rows(len(zeros_Q)), _PAIRS_A_BEST * k + round(_PAIRS_A_ROW * codes.num_rows)
         found = _Found(k, bound_Q, padding, exact, most)
-        # The first one is small, as its scores are floats; it says which scores matter.
-        starts = [0, *range(_block_rows(4 * len(zeros_Q)), codes.num_rows, rows)]
-        for first, behind, (row_P, query_P) in zip(
-            starts, [*starts[1:], codes.num_rows], _by_block(excluded_QX, starts), strict=True
-        ):
-            there = behind - first
+        starts = range(0, codes.num_rows, rows)
+        for first, (row_P, query_P) in zip(starts, _by_block(excluded_QX, starts), strict=True):
+            there = min(codes.num_rows - first, rows)
             codes_BD = codes.codes_CD[first : first + -(-there // _LAST_MULTIPLE) * _LAST_MULTIPLE]
             scale = found.scale
             if scale is None:
@@ -152,14 +149,12 @@ class FirstPass:
         return found.result()
 
 
-def _by_block(excluded_QX: Tensor, starts: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
+def _by_block(excluded_QX: Tensor, starts: range) -> Iterator[tuple[Tensor, Tensor]]:
     """The pairs to leave out of each block: rows counted from its first, and queries."""
     query_P, place_P = (excluded_QX >= 0).nonzero(as_tuple=True)
     row_P, order_P = excluded_QX[query_P, place_P].sort()
-    starts_S = torch.tensor(starts)
-    block_P = torch.searchsorted(starts_S, row_P, right=True) - 1
-    counts = block_P.bincount(minlength=len(starts)).tolist()
-    yield from zip((row_P - starts_S[block_P]).split(counts), query_P[order_P].split(counts), strict=True)
+    counts = (row_P // starts.step).bincount(minlength=len(starts)).tolist()
+    yield from zip((row_P % starts.step).split(counts), query_P[order_P].split(counts), strict=True)
 
 
 class _Scale(NamedTuple):
