@@ -123,7 +123,7 @@ def _differences(
         for chosen_S, padded in zip(real_S.tensor_split([1, 8]), (False, False, True), strict=True):
             if not len(chosen_S):
                 continue
-            width = int(lengths_B[chosen_S].max())
+            width = max(int(lengths_B[chosen_S].max()), 1)  # of a session whose tracks are all filtered out, too
             padding = encoder.config.max_length - appended - width if padded else 0
             inputs = [nn.functional.pad(items_BTX[chosen_S, :width], (0, 0, 0, padding)), lengths_B[chosen_S]]
             if signals_MD is not None:

@@ -17,7 +17,7 @@ from skipwise.retrieval.search.grown import search_of
 from skipwise.retrieval.vectors import Piece, Vectors
 
 ROWS, NEW, DIM = 1200, 37, 16
-FINDS_ALL = ("exact", "first pass", "all lists")
+FINDS_ALL = ("exact", "first pass", "all lists", "codes")
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +31,12 @@ def searches(table) -> Iterator[dict[str, tuple[Search, int]]]:
     """By name, each and the number of its rows: of a table, and of the same with rows behind it."""
     pytest.importorskip("faiss")
     vectors, longer = (Vectors([Piece(0, table[:ROWS]), *more]) for more in ([], [Piece(ROWS, table[ROWS:])]))
-    lists, graph = (build(kind, vectors, ROWS).index for kind in ("ivfpq", "hnsw"))
+    lists, graph, codes = (build(kind, vectors, ROWS).index for kind in ("ivfpq", "hnsw", "fastscan"))
     made: dict[str, Search] = {
         "exact": ExactSearch(vectors, first_pass=False),
         "all lists": IndexSearch(lists, vectors, {"nprobe": lists.nlist, "shortlist": ROWS}),
         "one list": IndexSearch(lists, vectors, {"nprobe": 1, "shortlist": 10}),
+        "codes": IndexSearch(codes, vectors, {"shortlist": 64}),
         "graph": IndexSearch(graph, vectors, {"efSearch": 64}),
     }
     found = {f"{name}, grown": (search_of(one, longer, ROWS + NEW), ROWS + NEW) for name, one in made.items()}
@@ -84,6 +85,7 @@ def test_k_of_the_allowed_rows_in_their_order(table, searches, seed, share, k, l
                 best = rows_N[np.lexsort((rows_N, -score_R[rows_N]))].tolist()
                 found = [row for row in rows_K.tolist() if row >= 0]
                 assert len(found) == min(k, len(best)) == len({*found}), name
-                assert {*found} <= {*best} and found == [row for row in best if row in {*found}], name
+                place = {row: at for at, row in enumerate(best)}
+                assert {*found} <= {*best} and found == sorted(found, key=place.__getitem__), name
                 assert scores_K[: len(found)].tolist() == score_R[found].tolist(), name
                 assert found == best[:k] or not name.startswith(FINDS_ALL), name
