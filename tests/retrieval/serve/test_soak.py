@@ -34,7 +34,8 @@ def service(made: dict[str, Path], tmp_path: Path) -> Iterator[tuple[subprocess.
     options = f"--workers 2 --port 0 --reload-s 0.4 --export {tmp_path / 'export'} --deltas {tmp_path / 'deltas'}"
     words = [sys.executable, "-m", "skipwise", "serve", *options.split()]
     with open(tmp_path / "said", "w") as said, subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
-        port = urlsplit(process.stderr.readline().split()[-1]).port
+        serving = next(line for line in process.stderr if line.startswith("serving "))  # behind a warning of no deltas
+        port = urlsplit(serving.split()[-1]).port
         threading.Thread(target=lambda: said.writelines(process.stderr), daemon=True).start()
         yield process, port
         process.terminate()
