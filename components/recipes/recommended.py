@@ -3,14 +3,15 @@
 from dataclasses import replace
 
 from skipwise.components.recipes.paper import SKIP_BLIND
+from skipwise.datapipes.config import DataConfig
 from skipwise.models.config import EncoderConfig, TableConfig
-from skipwise.training.config import RunConfig, TrainConfig
+from skipwise.training.config import OptimizerConfig, RunConfig, TrainConfig
 
 
 def best() -> RunConfig:
     """The recommended recipe and the default: reads skips and learns, beside the next track, whether it will be kept.
 
-    Relative positions, hidden tracks, shared negatives, and a refit on the validation too (docs/results.md).
+    Its settings were found by a sweep on validation (docs/results.md).
     """
     blind = best_skip_blind()
     return replace(blind, data=replace(blind.data, inputs=("skips",)), loss=replace(blind.loss, keep=0.5))
@@ -19,21 +20,27 @@ def best() -> RunConfig:
 def best_skip_blind() -> RunConfig:
     """`best` without skips: neither read nor learned."""
     return RunConfig(
-        table=TableConfig(learning_rate=0.1),
-        encoder=EncoderConfig(positions="relative", dropout=0.3, track_dropout=0.15),
-        loss=SKIP_BLIND,
+        table=TableConfig(learning_rate=0.23),
+        encoder=EncoderConfig(positions="relative", dropout=0.3, track_dropout=0.15, prediction="linear"),
+        loss=replace(SKIP_BLIND, in_batch=True),
+        optimizer=OptimizerConfig(learning_rate=0.0029),
         train=TrainConfig(refit=True),
     )
 
 
 def long() -> RunConfig:
-    """`best` for sequences of up to 200, as ratings data has them."""
-    return replace(best(), encoder=replace(best().encoder, max_length=200))
+    """`best` for sequences of up to 200, as ratings data has them.
+
+    Without in-batch negatives, which would be as many as a batch has plays.
+    """
+    config = best()
+    return replace(config, encoder=replace(config.encoder, max_length=200), loss=replace(config.loss, in_batch=False))
 
 
 def long_skip_blind() -> RunConfig:
     """`long` without skips, for data that have none."""
-    return replace(best_skip_blind(), encoder=long().encoder)
+    config = best_skip_blind()
+    return replace(config, encoder=long().encoder, loss=replace(config.loss, in_batch=False))
 
 
 def best_long() -> RunConfig:
@@ -41,10 +48,9 @@ def best_long() -> RunConfig:
 
     Narrower than `best`, with more dropout, norms first and no prediction layer (docs/results.md).
     """
-    blind = best_skip_blind()
-    return replace(
-        blind,
-        table=TableConfig(dim=64),
+    return RunConfig(
+        data=DataConfig(negatives=4000),
+        table=TableConfig(dim=64, learning_rate=0.125),
         encoder=EncoderConfig(
             max_length=50,
             positions="relative",
@@ -54,4 +60,7 @@ def best_long() -> RunConfig:
             norm_first=True,
             prediction="none",
         ),
+        loss=SKIP_BLIND,
+        optimizer=OptimizerConfig(learning_rate=0.0026),
+        train=TrainConfig(refit=True),
     )

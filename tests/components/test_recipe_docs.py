@@ -50,6 +50,7 @@ def test_every_recipe_and_what_it_sets():
     sets["best"] = sets["best-skip-blind"] | sets["best"]
     for name, base in (("long", "best"), ("long-skip-blind", "best-skip-blind")):
         sets[name] = sets[base] | sets[name]
+        del sets[name]["loss.in_batch"], sets[name]["loss.no_in_batch"]
     shared = {path: sets["unidir"][path] for path in ("data.sampling", "optimizer.learning_rate", "train.patience")}
     for suffix in ("skip-context", "skip-track"):
         sets[f"unidir-{suffix}"] = shared | sets[f"unidir-{suffix}"]

@@ -90,7 +90,7 @@ def test_words_that_cannot_be_read_are_refused(run, make_dataset, tmp_path: Path
     refused(run("trane"), "there is no command 'trane'")
     refused(run("train", "--train.epoch", "3", *common), "--train.epoch")
     refused(run("train", "--table.optimizer", "adam", *common), "adam needs a GPU", "rowwise_adagrad")
-    refused(run("train", "--data.negatives", "0", *common), "--data.negatives 0", "--loss.in-batch")
+    refused(run("train", "unidir", "--data.negatives", "0", *common), "--data.negatives 0", "--loss.in-batch")
     refused(run("train", "--data.batch-size", "30", *common), "must be a multiple of --data.lanes")
     refused(run("train", "--encoder.heads", "7", *common), "must be a multiple of --encoder.heads 7")
     assert not run_dir.exists(), "something was written before the refusal"
