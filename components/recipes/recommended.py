@@ -50,7 +50,7 @@ def best_long() -> RunConfig:
     """
     return RunConfig(
         data=DataConfig(negatives=4000),
-        table=TableConfig(dim=64, learning_rate=0.125),
+        table=TableConfig(dim=64),
         encoder=EncoderConfig(
             max_length=50,
             positions="relative",
@@ -61,6 +61,5 @@ def best_long() -> RunConfig:
             prediction="none",
         ),
         loss=SKIP_BLIND,
-        optimizer=OptimizerConfig(learning_rate=0.0026),
         train=TrainConfig(refit=True),
     )
