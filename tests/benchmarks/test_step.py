@@ -35,7 +35,7 @@ def config(**changes) -> StepConfig:
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["--recipe", "best-skip-blind", "--negatives", "per-session", "--precision", "bf16"]]
+    "options", [[], ["--recipe", "relative-blind", "--negatives", "per-session", "--precision", "bf16"]]
 )
 def test_report_of_one_process(options: list[str], quick: None, tmp_path: Path):
     file = tmp_path / "step.json"
