@@ -167,7 +167,6 @@ def rows_of_deltas(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(delta.rows_X, delta.values_XD) for delta in deltas]
 
 
-@pytest.mark.ranks
 def test_a_full_disk_ends_in_a_sentence_and_the_run_goes_on(base, tmp_path: Path, monkeypatch):
     """safetensors has an exception of its own; and its files are for one user alone."""
     parts, deltas, save = tmp_path / "parts", tmp_path / "deltas", delta_writer.save_file
@@ -202,6 +201,7 @@ def test_deltas_that_begin_with_another_run_are_not_written_over(base, tmp_path:
     assert json.loads(manifest.read_text()) == changed and not (tmp_path / "other").exists()
 
 
+@pytest.mark.ranks
 def test_two_ranks_follow_as_one(base, tmp_path: Path):
     parts = tmp_path / "parts"
     for number in (1, 2):
