@@ -136,12 +136,12 @@ class Encoder(nn.Module):
         """
         device = items_ND.device
         place_T = torch.arange(places.length, device=device)
-        led = profile is not None
-        inner = places.led() if led else places
+        prepends = profile is not None
+        inner = places.prepended() if prepends else places
         if self.training:
             width = max(items_ND.shape[1], self.config.hidden)
             most_scores = inner.most_scores(self.config.heads) if self.config.attends else 0
-            self.dropout.renew(max((len(items_ND) + led * inner.batch) * width, most_scores), device)
+            self.dropout.renew(max((len(items_ND) + prepends * inner.batch) * width, most_scores), device)
         states_NH = None
         if signals_ND is not None:
             items_ND = items_ND + signals_ND
@@ -157,27 +157,20 @@ class Encoder(nn.Module):
             from_end_BT = (place_T - inputs_B[:, None] + self.config.max_length).clamp(max=self.config.max_length - 1)
             items_ND = items_ND + nn.functional.embedding(places.collect(from_end_BT), self.positions)
         if profile is not None:
-            items_ND = inner.lead(profile.token_BD, items_ND)
+            items_ND = inner.prepend(profile.token_BD, items_ND)
             place_T = torch.arange(inner.length, device=device)
         hidden_ND = self.dropout(self.norm(items_ND))
         visible_TT = (place_T[:, None] >= place_T) | (self.config.direction == "bidirectional")
         hidden_mask = torch.where(visible_TT, 0.0, float("-inf"))[None]
         if isinstance(inner, Padded):
             # A row that sees nothing would become NaN: padding sees itself, and nothing read sees padding.
-            real_BT = place_T < (inputs_B + led)[:, None]
+            real_BT = place_T < (inputs_B + prepends)[:, None]
             padding_B1TT = torch.where(real_BT[:, None, :] | ~real_BT[:, :, None], 0.0, float("-inf"))[:, None]
             hidden_mask = hidden_mask + padding_B1TT
         for number, block in enumerate(self.blocks):
-            mask = hidden_mask
-            if self.distance_bias is not None:
-                farthest = self.config.max_length - 1
-                distance_TT = (place_T[:, None] - place_T).clamp(-farthest, farthest) + farthest
-                bias_HTT = self.distance_bias[number][:, distance_TT]
-                if led:
-                    bias_HTT = bias_HTT * ((place_T[:, None] > 0) & (place_T > 0))
-                mask = mask + bias_HTT
+            mask = self._biased(hidden_mask, number, place_T, prepends)
             hidden_ND = block(hidden_ND, inner, mask, self.dropout)
-        hidden_ND = inner.behind(hidden_ND) if led else hidden_ND
+        hidden_ND = inner.without_first(hidden_ND) if prepends else hidden_ND
         hidden_ND = hidden_ND if self.final_norm is None else self.final_norm(hidden_ND)
         predictions_ND = self.prediction(hidden_ND)
         if profile is not None:
@@ -186,3 +179,14 @@ class Encoder(nn.Module):
         if self.keep is None:
             return predictions_ND
         return torch.cat([predictions_ND, self.keep(hidden_ND, states_NH)], dim=1)
+
+    def _biased(self, mask: Tensor, block: int, place_T: Tensor, prepends: bool) -> Tensor:
+        """The mask with the block's bias of distances, of which the token before the first track has none."""
+        if self.distance_bias is None:
+            return mask
+        farthest = self.config.max_length - 1
+        distance_TT = (place_T[:, None] - place_T).clamp(-farthest, farthest) + farthest
+        bias_HTT = self.distance_bias[block][:, distance_TT]
+        if prepends:
+            bias_HTT = bias_HTT * ((place_T[:, None] > 0) & (place_T > 0))
+        return mask + bias_HTT

@@ -56,16 +56,16 @@ class Padded:
         """[B, T, X] of [B * T, X]."""
         return values_NX.view(self.batch, self.length, values_NX.shape[1])
 
-    def led(self) -> "Padded":
+    def prepended(self) -> "Padded":
         """The same with one more position before each session's first."""
         return Padded(self.batch, self.length + 1)
 
-    def lead(self, first_BX: Tensor, values_NX: Tensor) -> Tensor:
-        """The values of positions that are `led`: `first_BX` of the first ones."""
+    def prepend(self, first_BX: Tensor, values_NX: Tensor) -> Tensor:
+        """The values of positions that are `prepended`: `first_BX` of the first ones."""
         return torch.cat([first_BX[:, None], values_NX.view(self.batch, -1, values_NX.shape[1])], dim=1).flatten(0, 1)
 
-    def behind(self, values_NX: Tensor) -> Tensor:
-        """Of values of positions that are `led`, those of all others."""
+    def without_first(self, values_NX: Tensor) -> Tensor:
+        """Of values of positions that are `prepended`, those of all others."""
         return self.spread(values_NX)[:, 1:].flatten(0, 1)
 
 
@@ -86,20 +86,20 @@ class Packed:
         spread_PX = values_NX.new_zeros(self.batch * self.length, values_NX.shape[1])
         return spread_PX.index_copy_(0, self.tokens_N, values_NX).view(self.batch, self.length, -1)
 
-    def led(self) -> "Packed":
+    def prepended(self) -> "Packed":
         """The same with one more position before each session's first."""
         first_B = torch.arange(self.batch, device=self.tokens_N.device) * (self.length + 1)
         behind_N = self.tokens_N + self.tokens_N // self.length + 1
         return Packed(self.batch, self.length + 1, torch.cat([first_B, behind_N]).sort().values)
 
-    def lead(self, first_BX: Tensor, values_NX: Tensor) -> Tensor:
-        """The values of positions that are `led`: `first_BX` of the first ones."""
+    def prepend(self, first_BX: Tensor, values_NX: Tensor) -> Tensor:
+        """The values of positions that are `prepended`: `first_BX` of the first ones."""
         first_N = self.tokens_N % self.length == 0
         place_N = torch.where(first_N, first_N.cumsum(0) - 1, self.batch - 1 + (~first_N).cumsum(0))
         return torch.cat([first_BX, values_NX]).index_select(0, place_N)
 
-    def behind(self, values_NX: Tensor) -> Tensor:
-        """Of values of positions that are `led`, those of all others."""
+    def without_first(self, values_NX: Tensor) -> Tensor:
+        """Of values of positions that are `prepended`, those of all others."""
         return values_NX[self.tokens_N % self.length != 0]
 
     def attend(
