@@ -191,7 +191,7 @@ class RunConfig:
         if self.follow and self.data.profile:
             raise ValueError(
                 "--follow reads no --data.profile, as a part does not say what its listeners kept in the parts before: "
-                "leave it out"
+                "name a run without it by --init-from, and leave it out"
             )
         if self.encoder.attends and self.table.dim % self.encoder.heads:
             raise ValueError(f"--table.dim {self.table.dim} must be a multiple of --encoder.heads {self.encoder.heads}")

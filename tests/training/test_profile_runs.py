@@ -18,6 +18,7 @@ from skipwise.training.build import HeldOut, build_model, reading_inputs, train_
 from skipwise.training.config import RunConfig
 from skipwise.training.evaluation.evaluator import Evaluator, evaluate_run
 from skipwise.training.evaluation.records import read_target_ranks
+from skipwise.training.follow.follow import follow
 from skipwise.training.loop import train
 from skipwise.training.run.directory import RunDirectory
 from skipwise.training.trainer import Trainer, seed_dropout
@@ -83,6 +84,11 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path: Path):
         assert evaluate_run(run, ("full",), str(bare), "last").metrics["full"]["test"]["targets"] == 50
         with pytest.raises(UserError, match="was trained with --data.profile 6, not 3: start from it with the same"):
             train(replace(reading(data, tmp_path / "next", 3), init_from=str(run.path)), "best")
+        without = replace(reading(data, tmp_path / "next", 0), init_from=str(run.path))
+        with pytest.raises(UserError, match="with --data.profile 6, not none: start from it with the same, or leave"):
+            train(without, "best")
+        with pytest.raises(UserError, match="with --data.profile 6, not none: follow from another run"):
+            follow(replace(without, follow=str(tmp_path)), "best")
         config = run.path / "config.yaml"
         config.write_text(config.read_text().replace(str(data), str(other)))
         with pytest.raises(UserError, match="the context columns or profiles of .*other are not those"):

@@ -184,7 +184,7 @@ _ROWS_DEPEND_ON: dict[str, Callable[[RunConfig], Any]] = {
     "loss.keep-dim": lambda config: config.loss.keep_width,
     "data.inputs": lambda config: " ".join(config.data.inputs) or "none",
     "data.features": lambda config: " ".join(config.data.features) or "none",
-    "data.profile": lambda config: config.data.profile,
+    "data.profile": lambda config: config.data.profile or "none",
 }
 """Fields by which the tables' columns, rows or optimizer state, or the weights of what is read, differ."""
 
@@ -197,8 +197,8 @@ def _check_source(source: RunDirectory, config: RunConfig, store: SessionStore) 
             was, same = f"with --{field} {before}, not {now}", "start from it with the same, or "
             if before == "none":
                 was, same = f"without --{field}, not with {now}", "start from it without, or "
-            if config.follow:  # which reads no features
-                same = "" if field == "data.features" else same
+            if config.follow and field in ("data.features", "data.profile"):  # which it refuses
+                same = ""
             other = "follow from another run" if config.follow else "leave --init-from out"
             raise UserError(f"{source.path} was trained {was}: {same}{other}")
     _check_features(source, store)
