@@ -7,6 +7,8 @@ from skipwise.common.errors import UserError
 
 HELD_OUT = {"validation": 2, "test": 1}
 """Which track from the session's end each split predicts; training sees neither."""
+MOST_PROFILE = 1000
+"""Tracks of a listener's profile."""
 _MOST_SKIPPED = 1e6
 
 
@@ -43,7 +45,7 @@ class DataConfig:
     of as many, the context columns alone are."""
     profile: int = 0
     """The most tracks that are read of what the session's listener kept in the sessions before, as `prepare --profile`
-    keeps it: one token before the session's tracks. 0 is without."""
+    keeps it: as a token before the session's tracks, and as a sum added to what is predicted. 0 is without."""
     features: tuple[str, ...] = ()
     """What is known of each track and added to its row: columns of the dataset's features, by their names."""
     id_dropout: float = 0.5
@@ -72,7 +74,7 @@ class DataConfig:
             ("negatives", 0, (1 << 63) - 1),
             ("lanes", 1, 1 << 20),
             ("shuffle_groups", 1, (1 << 63) - 1),
-            ("profile", 0, 1000),
+            ("profile", 0, MOST_PROFILE),
             ("workers", 0, 1024),
             ("prefetch", 1, 1 << 16),
         ):

@@ -26,6 +26,7 @@ from skipwise.common.mirrors import local
 from skipwise.common.schema import StrictModel, validate
 from skipwise.common.tables import open_table, read_table
 from skipwise.common.versions import import_faiss
+from skipwise.datapipes.config import MOST_PROFILE
 from skipwise.datapipes.manifest import MANIFEST
 from skipwise.datapipes.session_files import DAMAGED
 from skipwise.datapipes.signals import SKIPS, SignalColumn, Signals
@@ -47,7 +48,7 @@ class _DataSettings(StrictModel, extra="ignore"):
     skip_up_to: Literal[1, 2, 3]
     skipped_tracks: Literal["read", "filter"]
     inputs: list[str] = []
-    profile: Annotated[int, Field(ge=0, le=1000)] = 0
+    profile: Annotated[int, Field(ge=0, le=MOST_PROFILE)] = 0
 
 
 class _RunConfig(StrictModel, extra="ignore"):

@@ -44,7 +44,7 @@ def check_plain(config: RunConfig) -> None:
         "in-batch negatives": config.loss.in_batch,
         "hardest negatives": config.loss.hardest > 0,
         "gBCE": config.loss.head == "gbce",
-        "profiles of listeners": config.data.profile,
+        "profiles of listeners": config.data.profile > 0,
         "heard tracks among the negatives": config.data.heard_negatives,
         "next kept tracks as targets": config.data.targets == "next-kept",
         "inputs beside the tracks": bool(config.data.inputs),

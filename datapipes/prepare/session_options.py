@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from skipwise.datapipes.config import MOST_PROFILE
+
 Policy = Literal["stop", "skip", "cut", "session"]
-MOST_PROFILE = 1000
-"""Tracks of a profile."""
 PAUSE = "pause"
 """The context column that --pause writes."""
 
