@@ -80,6 +80,7 @@ def test_rows_are_those_of_the_evaluator_and_differences_are_by_session(folder: 
     assert differs["gap_hr@10"][0] == pytest.approx(gaps[1] - gaps[0])
 
 
+@pytest.mark.ranks
 def test_any_number_of_ranks_and_what_is_printed(folder: Path, run):  # noqa: F811
     done = run("evaluate", "--run", str(folder / "keep"), "--dial", "3", "0.5")
     assert done.code == 0 and "dial 3 less 0: HR@10 " in done.said and "dial 0.5 less 0: " in done.said
