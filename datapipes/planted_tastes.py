@@ -11,7 +11,7 @@ from skipwise.datapipes.negatives import keys, uniforms
 
 SESSIONS_EACH = 10
 """Sessions of a listener."""
-LOVED = 0.8
+FAVOURITES = 0.8
 """Chance that a play is a favourite."""
 SKIPPED = 0.1, 0.9
 """Chances that a favourite and any other play are skipped."""
@@ -29,9 +29,9 @@ def play_favourites(
     """
     key_S = keys("taste", seed, 0, _listeners(first, len(other_SL)))
     favourite_SL = (uniforms(key_S, other_SL.shape[1]) * num_tracks).astype(np.int64)
-    loved_SL = random.random(other_SL.shape) < LOVED
-    track_SL = np.where(loved_SL, random.permuted(favourite_SL, axis=1), other_SL)
-    skipped_SL = random.random(other_SL.shape) < np.where(loved_SL, *SKIPPED)
+    favoured_SL = random.random(other_SL.shape) < FAVOURITES
+    track_SL = np.where(favoured_SL, random.permuted(favourite_SL, axis=1), other_SL)
+    skipped_SL = random.random(other_SL.shape) < np.where(favoured_SL, *SKIPPED)
     return track_SL, (skipped_SL * random.integers(1, 3, size=other_SL.shape)).astype(np.int8)
 
 

@@ -31,6 +31,7 @@ LARGEST = 10.0
 WIDEST = 1 << 16
 """Numbers of a vector."""
 _BLOCK = 1 << 16
+_MOST_FLOAT = float(np.finfo(np.float32).max)
 _FAR = 1000.0
 """A number of a vector above which training hardly goes well."""
 _MANY = 1000
@@ -108,11 +109,10 @@ class _Files:
         with open(file, "wb") as stream:
             shape = {"descr": "<f4", "fortran_order": False, "shape": (self.num_tracks, width)}
             np.lib.format.write_array_header_1_0(stream, shape)
-            limits = (-LARGEST, LARGEST) if self.column.kind == "number" else (-np.inf, np.inf)
-            largest = np.inf if self.column.kind == "number" else float(np.finfo(np.float32).max)
+            clipped, readable = (LARGEST, np.inf) if self.column.kind == "number" else (np.inf, _MOST_FLOAT)
             for block in self._blocks(f"SELECT {sql} AS value FROM of_rows ORDER BY row"):
-                values_BW, known_B = _numbers(block, width, largest)
-                values_BW = np.clip((values_BW - mean) / deviation, *limits) * known_B[:, None]
+                values_BW, known_B = _numbers(block, width, readable)
+                values_BW = np.clip((values_BW - mean) / deviation, -clipped, clipped) * known_B[:, None]
                 stream.write(values_BW.astype("<f4").data.cast("B") if values_BW.size else b"")
                 known += int(known_B.sum())
                 farthest = max(farthest, float(np.abs(values_BW).max(initial=0.0)))
@@ -170,9 +170,9 @@ class _Files:
         )
 
 
-def _numbers(block: pa.RecordBatch, width: int, largest: float) -> tuple[np.ndarray, np.ndarray]:
-    """float64 [B, width] with 0 for what is no finite number or above `largest`, and bool [B]: of which tracks any is
-    known."""
+def _numbers(block: pa.RecordBatch, width: int, readable: float) -> tuple[np.ndarray, np.ndarray]:
+    """float64 [B, width] with 0 for what is no finite number or beyond `readable`, and bool [B]: of which tracks any
+    is known."""
     column = block["value"]
     if not pa.types.is_list(column.type) and not pa.types.is_fixed_size_list(column.type):
         values_BW = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)[:, None]
@@ -181,5 +181,5 @@ def _numbers(block: pa.RecordBatch, width: int, largest: float) -> tuple[np.ndar
         there = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
         flat = column.drop_null().flatten().cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
         values_BW[there] = flat.reshape(len(there), width)
-    finite_BW = np.isfinite(values_BW) & (np.abs(values_BW) <= largest)
+    finite_BW = np.isfinite(values_BW) & (np.abs(values_BW) <= readable)
     return np.where(finite_BW, values_BW, 0.0), finite_BW.any(axis=1)

@@ -18,8 +18,8 @@ from skipwise.models.encoder import Encoder
 from skipwise.models.query_encoder import EncoderShape, QueryEncoder, weights_of
 
 _INPUTS = ("items_BTD", "lengths_B", "signals_BTC")
-
 PROFILE_INPUTS = ("profile_BKD", "profile_lengths_B")
+
 QueryFunction = Callable[..., Tensor]
 """Track rows [B, T, X], lengths [B] and, for an encoder that reads signals, their rows [B, T, C] in, and by name, for
 one that reads profiles, `PROFILE_INPUTS`; queries [B, D] out, or what else `QueryEncoder` returns, on the CPU."""

@@ -52,8 +52,8 @@ class Search(Protocol):
         ...
 
 
-class _FirstPassOf:
-    """The first pass over a table, once it is set up."""
+class _FirstPassState:
+    """The first pass over a table once it is set up, and what decides on it; shared by the searches of one table."""
 
     def __init__(self, pays: bool):
         self.pays, self.num_refused, self.num_asked = pays, 0, 0
@@ -74,7 +74,7 @@ class ExactSearch:
         `first_pass`: whether a large table, whose first row is 0, may have one.
         """
         self._vectors, self._unit, self._large = vectors, unit, first_pass and vectors.shape[0] >= _FEWEST_ROWS
-        self._first = _FirstPassOf(self._large)
+        self._first = _FirstPassState(self._large)
 
     def over(self, vectors: Vectors) -> "ExactSearch":
         """The search of a table that this one's is to become: `changed` then says which rows it has anew."""
@@ -87,7 +87,7 @@ class ExactSearch:
         if first_pass := self._first.made:
             values_XD = self._rows(torch.from_numpy(self._vectors.take(rows_X)))
             if not first_pass.write(torch.from_numpy(rows_X), values_XD, self._vectors.shape[0]):
-                self._first = _FirstPassOf(self._large)
+                self._first = _FirstPassState(self._large)
 
     def set_up(self) -> None:
         """Sets the first pass up where there is to be one, before it is needed."""

@@ -66,9 +66,9 @@ def test_excluded_rows_are_made_up_for(kind: str):
     table, queries = norms_matter(800, 30)
     vectors, queries = Vectors([Piece(0, table)]), torch.from_numpy(queries)
     built = build(kind, vectors, len(table))
-    everything = {"efSearch": 800} if kind == "hnsw" else {"nprobe": built.parameters.get("nlist"), "shortlist": 800}
-    if kind == "fastscan":
-        del everything["nprobe"]
+    everything = {"efSearch": 800} if kind == "hnsw" else {"shortlist": 800}
+    if kind == "ivfpq":
+        everything["nprobe"] = built.parameters["nlist"]
     search, exact = IndexSearch(built.index, vectors, everything), ExactSearch(vectors)
     best, _ = exact.search(queries, 20, nothing(queries))
     rows, scores = search.search(queries, 10, best)
