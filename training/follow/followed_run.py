@@ -131,9 +131,9 @@ class FollowedRun(ActiveRun):
         return row_of, self._spare.num_rows, named, said
 
     def _renewed_plays(self, number: int, of_part_R: np.ndarray, given: list[int]) -> np.ndarray:
-        """Of rank 0: how often each row in use is played of late, the part under way included; see `play_shares`.
+        """Of rank 0: how often each row in use was played recently, the part under way included; see `play_shares`.
 
-        `given`: rows that other tracks have got now.
+        `given`: rows that tracks have got with this part.
         """
         file, half_life = record_of_plays(self.run.path, number), self.config.stream.half_life
         if file.exists() and self.position.step:

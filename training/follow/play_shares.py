@@ -1,4 +1,4 @@
-"""How often each track is played of late: what in-batch negatives are corrected by in a run that follows.
+"""How often each track was played recently: what in-batch negatives are corrected by in a run that follows.
 
 Counts with exponential decay, renewed by each part before it is trained on: a function of the parts alone, computed by
 rank 0, and kept beside the record of rows, so that a run that goes on has the same. Of one part alone the counts would

@@ -126,5 +126,5 @@ def record_of_rows(run_path: Path, part: int) -> Path:
 
 
 def record_of_plays(run_path: Path, part: int) -> Path:
-    """How often each row is played of late, as the part of this number began, where the run corrects by it."""
+    """How often each row was played recently, as the part of this number began, where the run corrects by it."""
     return record_of_rows(run_path, part).with_suffix(".npy")
