@@ -108,28 +108,8 @@ class FirstPass:
         # Of few sizes, as oneDNN compiles a kernel for each.
         padding = -num_queries % _QUERIES_MULTIPLE
         packed = torch.ops.onednn.qlinear_prepack(pad(code_QD, (0, 0, 0, padding)).to(torch.int8), None)
-        zeros_Q = torch.zeros(num_queries + padding, dtype=torch.int64)
 
-        def product(codes_BD: Tensor, factor_Q: Tensor, added_Q: Tensor | None, dtype: torch.dtype) -> Tensor:
-            added_Q = None if added_Q is None else pad(added_Q, (0, padding))
-            scores_BQ: Tensor = torch.ops.onednn.qlinear_pointwise(
-                codes_BD,
-                1.0,
-                ZERO,
-                packed,
-                pad(factor_Q, (0, padding)),
-                zeros_Q,
-                added_Q,
-                1.0,
-                0,
-                dtype,
-                "none",
-                [],
-                "",
-            )
-            return scores_BQ
-
-        rows, most = _block_rows(len(zeros_Q)), _PAIRS_A_BEST * k + round(_PAIRS_A_ROW * codes.num_rows)
+        rows, most = _block_rows(num_queries + padding), _PAIRS_A_BEST * k + round(_PAIRS_A_ROW * codes.num_rows)
         found = _Found(k, bound_Q, padding, exact, most)
         starts = range(0, codes.num_rows, rows)
         for first, (row_P, query_P) in zip(starts, _by_block(excluded_QX, starts), strict=True):
@@ -137,9 +117,10 @@ class FirstPass:
             codes_BD = codes.codes_CD[first : first + -(-there // _LAST_MULTIPLE) * _LAST_MULTIPLE]
             scale = found.scale
             if scale is None:
-                scores_BQ, nothing = product(codes_BD, scale_Q, None, torch.float32), float("-inf")
+                scores_BQ, nothing = _product(codes_BD, packed, pad(scale_Q, (0, padding)), None), float("-inf")
             else:
-                scores_BQ, nothing = product(codes_BD, scale_Q / scale.unit_Q, scale.zero_Q, torch.uint8), 0
+                levels = scale_Q / scale.unit_Q, scale.zero_Q
+                scores_BQ, nothing = _product(codes_BD, packed, *(pad(of, (0, padding)) for of in levels)), 0
             scores_BQ[there:] = nothing
             scores_BQ[row_P, query_P] = nothing
             if hidden_R is not None:
@@ -147,6 +128,15 @@ class FirstPass:
             if not found.add(scores_BQ, scale, first):
                 return None
         return found.result()
+
+
+def _product(codes_BD: Tensor, packed: Tensor, factor_Q: Tensor, added_Q: Tensor | None) -> Tensor:
+    """Whole-number products [B, Q] with `packed` queries, times `factor_Q`: float32, or with `added_Q` uint8."""
+    zeros_Q, dtype = torch.zeros(len(factor_Q), dtype=torch.int64), torch.float32 if added_Q is None else torch.uint8
+    scores_BQ: Tensor = torch.ops.onednn.qlinear_pointwise(
+        codes_BD, 1.0, ZERO, packed, factor_Q, zeros_Q, added_Q, 1.0, 0, dtype, "none", [], ""
+    )
+    return scores_BQ
 
 
 def _by_block(excluded_QX: Tensor, starts: range) -> Iterator[tuple[Tensor, Tensor]]:
