@@ -9,10 +9,8 @@ from pathlib import Path
 from skipwise.common.distributed import process_group
 from skipwise.datapipes.prepare import PrepareConfig, prepare
 from skipwise.datapipes.sessions import SessionStore
-from skipwise.training.build import HeldOut, build_model, reading_inputs, train_loader, training_data
-from skipwise.training.evaluation.evaluator import Evaluator
-from skipwise.training.trainer import Trainer
-from tests.training.test_planted import config_of
+from skipwise.training.build import HeldOut, reading_inputs
+from tests.training.test_planted import config_of, trained
 
 HALF = 10
 
@@ -39,13 +37,7 @@ def test_the_pause_before_a_play_tells_what_follows(tmp_path: Path):
         config = replace(config, encoder=replace(config.encoder, track_dropout=0.0))
         with process_group():
             store = reading_inputs(config, SessionStore(config.data.path))
-            model = build_model(config, store.num_tracks, contexts=store.contexts)
-            loader = train_loader(config, *training_data(store))
-            trainer = Trainer(config, model, 5 * loader.steps)
-            for epoch in range(1, 6):
-                for _ in trainer.steps(loader.epoch(epoch)):
-                    pass
-                trainer.detach()
             held_out = HeldOut.of(replace(config.evaluate, positions="last"), store, "test")
-            hits[name] = Evaluator(config, model).measure(("full",), "test", held_out, 0)["full"]["hr@10"]
+            found = trained(config, store, 5).measure(("full",), "test", held_out, 0)
+            hits[name] = found["full"]["hr@10"]
     assert hits["read"] > 0.9 and hits["not read"] < 0.7, hits

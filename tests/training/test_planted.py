@@ -53,23 +53,28 @@ def config_of(recipe: str, path: str, data: dict, loss: dict) -> RunConfig:
     )
 
 
+def trained(config: RunConfig, store: SessionStore, epochs: int) -> Evaluator:
+    """Of a model after a few epochs, on one thread; within a process group."""
+    torch.set_num_threads(1)
+    model = build_model(config, store.num_tracks, contexts=store.contexts)
+    loader = train_loader(config, *training_data(store))
+    trainer = Trainer(config, model, epochs * loader.steps)
+    for epoch in range(1, epochs + 1):
+        batches = loader.epoch(epoch)
+        for step in range(loader.steps):
+            seed_dropout(config.train.seed, epoch, step)
+            trainer.step(batches)
+        trainer.detach()
+    return Evaluator(config, model)
+
+
 def learned(recipe: str, path: str, data: dict | None = None, loss: dict | None = None, epochs: int = 6) -> dict:
     """The metrics of the test sessions after a few epochs."""
     config = config_of(recipe, path, data or {}, loss or {})
     store = SessionStore(path)
     with process_group():
-        torch.set_num_threads(1)
-        model = build_model(config, store.num_tracks)
-        loader = train_loader(config, *training_data(store))
-        trainer = Trainer(config, model, epochs * loader.steps)
-        for epoch in range(1, epochs + 1):
-            batches = loader.epoch(epoch)
-            for step in range(loader.steps):
-                seed_dropout(SEED, epoch, step)
-                trainer.step(batches)
-            trainer.detach()
         held_out = HeldOut.of(config.evaluate, store, "test")
-        return Evaluator(config, model).measure(("full",), "test", held_out, 0)["full"]
+        return trained(config, store, epochs).measure(("full",), "test", held_out, 0)["full"]
 
 
 def test_content_is_found_by_the_keep_head_alone(planted):

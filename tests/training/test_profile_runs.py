@@ -14,14 +14,13 @@ from skipwise.common.errors import UserError
 from skipwise.datapipes.prepare import PrepareConfig, prepare
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.synthesize import SynthesizeConfig, synthesize
-from skipwise.training.build import HeldOut, build_model, reading_inputs, train_loader, training_data
+from skipwise.training.build import HeldOut, reading_inputs
 from skipwise.training.config import RunConfig
-from skipwise.training.evaluation.evaluator import Evaluator, evaluate_run
+from skipwise.training.evaluation.evaluator import evaluate_run
 from skipwise.training.evaluation.records import read_target_ranks
 from skipwise.training.follow.follow import follow
 from skipwise.training.loop import train
 from skipwise.training.run.directory import RunDirectory
-from skipwise.training.trainer import Trainer, seed_dropout
 from tests.conftest import random_sessions, write_dataset
 from tests.ranks import run_on_ranks
 from tests.support.profiles import add_profiles, random_profiles
@@ -29,6 +28,7 @@ from tests.training.checkpoint.test_resume import SESSIONS, TRACKS, config_of, s
 from tests.training.test_equality import TRACKS as TRACKS_OF_SMALL
 from tests.training.test_equality import assert_equal, dense_steps, small, train_steps
 from tests.training.test_planted import config_of as planted_config
+from tests.training.test_planted import trained
 
 
 @pytest.mark.ranks
@@ -127,18 +127,8 @@ def first_tracks_found(folder: Path, path: str, profile: int, epochs: int = 6, s
     config = replace(config, table=replace(config.table, dim=32), train=replace(config.train, seed=seed))
     store = reading_inputs(config, SessionStore(path))
     with process_group():
-        torch.set_num_threads(1)
-        model = build_model(config, store.num_tracks)
-        loader = train_loader(config, *training_data(store))
-        trainer = Trainer(config, model, epochs * loader.steps)
-        for epoch in range(1, epochs + 1):
-            batches = loader.epoch(epoch)
-            for step in range(loader.steps):
-                seed_dropout(seed, epoch, step)
-                trainer.step(batches)
-            trainer.detach()
         held_out = HeldOut.of(config.evaluate, store, "test")
-        Evaluator(config, model).measure(("served",), "test", held_out, 0, folder)
+        trained(config, store, epochs).measure(("served",), "test", held_out, 0, folder)
     ranks = read_target_ranks(folder, "served", "test")
     return float(ranks.values("hr@10")[ranks.position <= 3].mean())
 
