@@ -49,7 +49,9 @@ def everything(path: Path) -> dict[str, Any]:
     ids = [name for _, block in Vocabulary.of(store).ids(0, store.num_tracks) for name in block.to_pylist()]
     arrays = {**vars(sessions), **vars(window), "counts": train_counts(store)}
     arrays |= dict(zip(("keys", "pairs"), transitions(store), strict=True))
-    values = {name: (array.shape, array.astype(np.int64).tobytes()) for name, array in arrays.items()}
+    values = {
+        name: (array.shape, array.astype(np.int64).tobytes()) for name, array in arrays.items() if array is not None
+    }
     return values | {"ids": ids, "manifest": store.manifest}
 
 

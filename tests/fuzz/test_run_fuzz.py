@@ -144,6 +144,7 @@ def test_run_records(run: Path, record: tuple[bytes, Any]):
             "contexts": {},
             "context_hash": None,
             "features_hash": None,
+            "profile_hash": None,
             "values": 0,
         } | content
         if content.keys().isdisjoint({"rows", "rows_hash"}):  # as runs from before init_from

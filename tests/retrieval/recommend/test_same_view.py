@@ -46,7 +46,9 @@ def recommended(history: SessionHistory, view: View) -> list[list[int]]:
         return torch.zeros(len(lengths_B), 1)
 
     rows = SimpleNamespace(take=lambda rows_N: rows_N[:, None].astype(np.float32), shape=(1, 1))
-    Recommender(SimpleNamespace(view=view, vectors=rows, embeddings=rows, encoder=encoder), None).outputs(history)
+    Recommender(SimpleNamespace(view=view, vectors=rows, embeddings=rows, encoder=encoder, profile=0), None).outputs(
+        history
+    )
     return asked
 
 
