@@ -11,7 +11,7 @@ from skipwise.training.config import OptimizerConfig, RunConfig, TrainConfig
 def best() -> RunConfig:
     """The recommended recipe and the default: reads skips and learns, beside the next track, whether it will be kept.
 
-    Its settings were found by a sweep on validation (docs/results.md).
+    Its settings were found by a sweep on validation (docs/modelling.md).
     """
     blind = best_skip_blind()
     return replace(blind, data=replace(blind.data, inputs=("skips",)), loss=replace(blind.loss, keep=0.5))
