@@ -35,7 +35,10 @@ def ranks_of(sessions: Iterable[Iterable[tuple[int, float, float, int, float, fl
     )
 
 
-PLAY = st.tuples(st.integers(-1, 3), st.integers(0, 999), st.integers(0, 999), st.integers(0, 3), st.booleans())
+# Where it is not known what happened to a target, it is in no pair.
+PLAY = st.tuples(st.integers(-1, 3), st.integers(0, 999), st.integers(0, 999), st.integers(0, 3), st.booleans()).map(
+    lambda play: play if play[0] >= 0 else (*play[:3], 0, play[4])
+)
 
 
 @settings(max_examples=100, deadline=None)
