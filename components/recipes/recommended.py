@@ -29,18 +29,18 @@ def best_skip_blind() -> RunConfig:
 
 
 def long() -> RunConfig:
-    """`best` for sequences of up to 200, as ratings data has them.
-
-    Without in-batch negatives, which would be as many as a batch has plays.
-    """
-    config = best()
-    return replace(config, encoder=replace(config.encoder, max_length=200), loss=replace(config.loss, in_batch=False))
+    """`best` for sequences of up to 200, as ratings data has them."""
+    return _up_to_200(best())
 
 
 def long_skip_blind() -> RunConfig:
     """`long` without skips, for data that have none."""
-    config = best_skip_blind()
-    return replace(config, encoder=long().encoder, loss=replace(config.loss, in_batch=False))
+    return _up_to_200(best_skip_blind())
+
+
+def _up_to_200(config: RunConfig) -> RunConfig:
+    """For longer sequences, without in-batch negatives, which would be as many as a batch has plays."""
+    return replace(config, encoder=replace(config.encoder, max_length=200), loss=replace(config.loss, in_batch=False))
 
 
 def best_long() -> RunConfig:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -21,6 +21,7 @@ import pytest
 
 from skipwise.datapipes.prepare import PrepareConfig, prepare
 from skipwise.datapipes.synthesize import SynthesizeConfig, synthesize
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -89,13 +90,6 @@ def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
             os.kill(int(file.read_text()), 15)
 
 
-def waited_for(condition: Callable[[], bool], seconds: float, what: Callable[[], str]) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, what()
-        time.sleep(0.5)
-
-
 def test_a_job_that_is_requeued_resumes(slurm: dict[str, str], tmp_path: Path):
     synthesize(SynthesizeConfig(tmp_path / "log.parquet", sessions=400, tracks=200, clusters=5))
     prepare(PrepareConfig(input=(tmp_path / "log.parquet",), output=tmp_path / "data"))
@@ -121,12 +115,12 @@ def test_a_job_that_is_requeued_resumes(slurm: dict[str, str], tmp_path: Path):
 
     assert "TRES=cpu=2,mem=6000M" in run("scontrol", "show", "job", job)
     metrics = tmp_path / "run" / "metrics.jsonl"
-    waited_for(lambda: metrics.exists() and metrics.stat().st_size > 0, 120, said)
+    wait_until(lambda: metrics.exists() and metrics.stat().st_size > 0, 120, said, every=0.5)
     run("scontrol", "requeue", job)
     # Slurm starts a requeued job two minutes later.
     run("scontrol", "update", f"JobId={job}", "StartTime=now")
-    waited_for(lambda: "Restarts=1" in run("scontrol", "show", "job", job), 60, said)
-    waited_for(lambda: (tmp_path / "run" / "metrics.json").exists(), 400, said)
+    wait_until(lambda: "Restarts=1" in run("scontrol", "show", "job", job), 60, said, every=0.5)
+    wait_until(lambda: (tmp_path / "run" / "metrics.json").exists(), 400, said, every=0.5)
     assert "goes on from checkpoint" in log.read_text(), said()
     validated = [
         line["epoch"] for line in map(json.loads, metrics.read_text().splitlines()) if line["kind"] == "validation"
@@ -157,6 +151,6 @@ def test_arrays_prepare_a_log_in_shards(slurm: dict[str, str], tmp_path: Path):
         queue = subprocess.run(["squeue"], env=slurm, capture_output=True, text=True).stdout
         return queue + "".join(file.read_text() for file in sorted(tmp_path.glob("slurm-*.out")))
 
-    waited_for(lambda: (tmp_path / "data" / "manifest.json").exists(), 500, said)
+    wait_until(lambda: (tmp_path / "data" / "manifest.json").exists(), 500, said, every=0.5)
     compared = subprocess.run(["diff", "-r", tmp_path / "whole", tmp_path / "data"], capture_output=True, text=True)
     assert compared.returncode == 0, compared.stdout

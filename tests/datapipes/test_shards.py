@@ -6,8 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +24,7 @@ from skipwise.datapipes.prepare.group_shard import files_of
 from skipwise.datapipes.prepare.shard_steps import shards_of
 from skipwise.datapipes.prepare.track_digests import track_digests
 from tests.support.stored import bucket, object_store
+from tests.support.waiting import wait_until
 
 __all__ = ["bucket", "object_store"]
 
@@ -207,7 +206,7 @@ def test_all_shards_at_once_wait_for_each_other(logs, tmp_path, monkeypatch):
     config = cases(logs, tmp_path / "data")["users"]
     with ThreadPoolExecutor(3) as pool:
         jobs = [pool.submit(prepare_shard, replace(config, step="all", shard=f"{number}/3")) for number in (0, 1)]
-        waits_until((shards_of(tmp_path / "data") / "read-0001-of-0003").exists)
+        wait_until((shards_of(tmp_path / "data") / "read-0001-of-0003").exists, every=0.01)
         assert not any(job.done() for job in jobs)
         jobs.append(pool.submit(prepare_shard, replace(config, step="all", shard="2/3")))
         for job in jobs:
@@ -229,13 +228,6 @@ def test_shards_meet_in_an_object_store(bucket, object_store, logs, tmp_path, mo
     prepare(replace(config, output=tmp_path / "whole"))
     assert contents(local(f"{bucket}/data")) == contents(tmp_path / "whole")
     assert not Place.of(f"{bucket}/data.shards").files(), "the merge removes them there too"
-
-
-def waits_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_shards_of_another_log_or_of_other_options_are_not_merged(logs, tmp_path):

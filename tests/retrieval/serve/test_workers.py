@@ -8,8 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from skipwise.common.errors import UserError
 from skipwise.retrieval import shared_rows
 from skipwise.retrieval.open_export import OpenExport
 from tests.retrieval.serve.conftest import Oracle
+from tests.support.waiting import wait_until
 
 BODY = {"session": [{"track": "t_001"}]}
 COUNT = 'skipwise_requests_total{code="200",path="/recommend"}'
@@ -41,7 +41,7 @@ class Running:
         said = self.process.stderr.readline()
         assert said.startswith("serving 300 tracks at http://127.0.0.1:"), said
         self.url = said.split()[-1]
-        until(lambda: len(self.workers()) == 2 and all(map(maps_of_table, self.workers())))
+        wait_until(lambda: len(self.workers()) == 2 and all(map(maps_of_table, self.workers())))
 
     def workers(self) -> list[int]:
         return [*map(int, Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split())]
@@ -67,13 +67,6 @@ class Running:
         """Of /metrics."""
         found = re.findall(rf"^{re.escape(name)} (\S+)$", httpx.get(f"{self.url}/metrics").text, re.MULTILINE)
         return float(found[0]) if found else 0.0
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.1)
 
 
 def maps_of_table(process: int) -> set[str]:
@@ -113,12 +106,12 @@ def test_a_newer_export_is_taken_by_all(running: Running, other: Path):
     shutil.copytree(other, folder)
     assert running.count('skipwise_export_generation{export="main"}') == 1
     running.process.send_signal(signal.SIGHUP)
-    until(lambda: running.count('skipwise_export_generation{export="main"}') == 2)
-    until(lambda: len({*maps_of_table(running.workers()[0]), *maps_of_table(running.workers()[1])}) == 1)
+    wait_until(lambda: running.count('skipwise_export_generation{export="main"}') == 2)
+    wait_until(lambda: len({*maps_of_table(running.workers()[0]), *maps_of_table(running.workers()[1])}) == 1)
     assert older not in maps_of_table(running.workers()[0])
     (best, _), *_ = Oracle(other).recommend([("t_001", False)])
     assert running.ask(8) == [best] * 8
-    until(lambda: len([*running.scratch.glob("*/*.rows")]) == 1)
+    wait_until(lambda: len([*running.scratch.glob("*/*.rows")]) == 1)
 
 
 def test_one_that_is_killed_is_replaced(running: Running):
@@ -128,7 +121,7 @@ def test_one_that_is_killed_is_replaced(running: Running):
     said = [running.process.stderr.readline() for _ in range(3)]  # the first two: of the newer export
     assert f"worker process {killed} ended with -9: another one takes its place" in said[2]
     running.ask(3)
-    until(lambda: len(running.workers()) == 2 and all(map(maps_of_table, running.workers())))
+    wait_until(lambda: len(running.workers()) == 2 and all(map(maps_of_table, running.workers())))
     assert left in running.workers()
     assert running.count(COUNT) == requests + 3, "what the killed one has counted stays"
 

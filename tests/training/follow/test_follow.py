@@ -41,6 +41,24 @@ def saved(run: Path) -> dict[str, np.ndarray]:
     return {f"{file.name} {key}": value for file in files for key, value in load_file(file).items()}
 
 
+def follow_with_stops(config: RunConfig, stops: list[int], monkeypatch) -> None:
+    """Follows to the end, killed after each of these steps and started again."""
+    step_done = Progress.step_done
+
+    def stopping(self, step, losses):
+        step_done(self, step, losses)
+        if stops and self.trained == stops[0]:
+            stops.pop(0)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "step_done", stopping)
+        while stops:
+            with pytest.raises(KeyboardInterrupt):
+                follow_parts(config)
+        follow_parts(config)
+
+
 def test_new_tracks_get_rows_and_each_part_is_validated_on_first(base, tmp_path: Path):
     run, parts = tmp_path / "run", tmp_path / "parts"
     write_part(parts / "b", 10, seed=2)
@@ -65,7 +83,7 @@ def test_new_tracks_get_rows_and_each_part_is_validated_on_first(base, tmp_path:
 
 def test_stopped_and_resumed_equals_not_stopped(base, tmp_path: Path, monkeypatch):
     """Killed in the middle of parts and at their ends; with rows that are taken away, and deltas."""
-    parts, step_done = tmp_path / "parts", Progress.step_done
+    parts = tmp_path / "parts"
     for number in range(1, 5):
         write_part(parts / str(number), 5 * number, seed=number)
     for name, stops in (("whole", []), ("cut", [2, 3, 7])):
@@ -73,18 +91,7 @@ def test_stopped_and_resumed_equals_not_stopped(base, tmp_path: Path, monkeypatc
         wanted = following(base, run, parts, spare_rows=9, evict_after=1, delta_steps=1, deltas=str(deltas))
         wanted = replace(wanted, checkpoint=CheckpointConfig(every=len(stops) and 1))
 
-        def stopping(self, step, losses, stops=stops):
-            step_done(self, step, losses)
-            if stops and self.trained == stops[0]:
-                stops.pop(0)
-                raise KeyboardInterrupt
-
-        with monkeypatch.context() as patched:
-            patched.setattr(Progress, "step_done", stopping)
-            while stops:
-                with pytest.raises(KeyboardInterrupt):
-                    follow_parts(wanted)
-            follow_parts(wanted)
+        follow_with_stops(wanted, stops, monkeypatch)
     whole, cut = (saved(tmp_path / name) for name in ("whole", "cut"))
     assert whole.keys() == cut.keys() and all(np.array_equal(whole[name], cut[name]) for name in whole)
     assert lines(tmp_path / "whole", "part") == lines(tmp_path / "cut", "part")
@@ -99,7 +106,7 @@ def test_stopped_and_resumed_equals_not_stopped(base, tmp_path: Path, monkeypatc
 
 def test_in_batch_negatives_are_corrected_by_the_plays_of_late(base, tmp_path: Path, monkeypatch):
     """Against a plain sum over parts; also in a run that is killed in the middle of parts and at their ends."""
-    parts, step_done = tmp_path / "parts", Progress.step_done
+    parts = tmp_path / "parts"
     for number in range(1, 5):
         write_part(parts / str(number), 5 * number, seed=number)
     used: dict[str, list[np.ndarray]] = {"whole": [], "cut": []}
@@ -107,23 +114,13 @@ def test_in_batch_negatives_are_corrected_by_the_plays_of_late(base, tmp_path: P
         wanted = following(base, tmp_path / name, parts, spare_rows=9, evict_after=1, half_life=2.0)
         wanted = replace(wanted, loss=replace(base.loss, in_batch=True), checkpoint=CheckpointConfig(every=1))
 
-        def stopping(self, step, losses, stops=stops):
-            step_done(self, step, losses)
-            if stops and self.trained == stops[0]:
-                stops.pop(0)
-                raise KeyboardInterrupt
-
         def loader(*arguments, name=name, **options):
             used[name].append(options["plays_R"])
             return train_loader(*arguments, **options)
 
         with monkeypatch.context() as patched:
-            patched.setattr(Progress, "step_done", stopping)
             patched.setattr("skipwise.training.follow.followed_run.train_loader", loader)
-            while stops:
-                with pytest.raises(KeyboardInterrupt):
-                    follow_parts(wanted)
-            follow_parts(wanted)
+            follow_with_stops(wanted, stops, monkeypatch)
     whole, cut = (saved(tmp_path / name) for name in ("whole", "cut"))
     assert whole.keys() == cut.keys() and all(np.array_equal(whole[name], cut[name]) for name in whole)
     assert len(used["whole"]) == 4 < len(used["cut"])
