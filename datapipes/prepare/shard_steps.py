@@ -206,6 +206,8 @@ def run_together(config: PrepareConfig) -> bool:
     root = shards_of(config.output)
     for step, kind in KINDS.items():
         run_shard(config, step, num_shards, number)
+        if number > 0 and kind is GroupShard:  # shard 0 may have merged and removed them all before the next look
+            break
         waits = {shard_folder(root, kind, other, num_shards) for other in range(num_shards)}
         if waits := {folder for folder in waits if not is_there(folder)}:
             note(f"waits for {len(waits)} of {num_shards} shards to {step}")

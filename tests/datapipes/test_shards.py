@@ -218,6 +218,19 @@ def test_all_shards_at_once_wait_for_each_other(logs, tmp_path, monkeypatch):
         prepare_shard(replace(config, step="all", shard="1/3"))
 
 
+def test_a_shard_ends_where_the_others_were_grouped_and_merged_between_two_looks(logs, tmp_path, monkeypatch):
+    config = cases(logs, tmp_path / "data")["users"]
+    steps = iter(("read", "all"))
+
+    def other_shard(_: float) -> None:
+        prepare_shard(replace(config, step=next(steps), shard="0/2"))
+
+    monkeypatch.setattr("skipwise.datapipes.prepare.shard_steps.time.sleep", other_shard)
+    prepare_shard(replace(config, step="all", shard="1/2"))
+    assert next(steps, None) is None
+    assert (tmp_path / "data").exists()
+
+
 def test_shards_meet_in_an_object_store(bucket, object_store, logs, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr("skipwise.datapipes.prepare.shard_steps._POLL_S", 0.01)
     config = cases(logs, Path(f"{bucket}/data"))["named"]
