@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,9 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from skipwise.common.claims import claimed
 from skipwise.common.distributed import gather_objects, on_all_ranks, on_rank_0, rank
 from skipwise.common.errors import UserError, brief
 from skipwise.common.files import FileRecord
+from skipwise.common.locks import LOCK, locked
 from skipwise.common.mirrors import publish
 from skipwise.common.outputs import refuse_url
 from skipwise.common.stores import Place
@@ -43,8 +47,26 @@ class DeltaWriter:
             refuse_url(Path(folder), "--stream.deltas")
         self._folder, self._place, self._kept = Path(work_folder(folder)), Place.of(folder), kept
 
-    def check(self, init_from: str) -> None:
-        """See `Publisher`."""
+    @contextmanager
+    def held(self, init_from: str) -> Iterator[None]:
+        """See `Publisher`. Rank 0 holds the lock in the folder, or the claim on the place in the store."""
+        found, other = self._folder.exists(), "choose another --stream.deltas"
+        with ExitStack() as holds:
+
+            def hold() -> None:
+                if rank() == 0:
+                    if self._place:
+                        holds.enter_context(claimed(self._place, other))
+                    else:
+                        self._folder.mkdir(parents=True, exist_ok=True)
+                        holds.callback(_remove_empty, self._folder, found)
+                        holds.enter_context(locked(self._folder / LOCK, self._folder, other))
+                    self._refuse_others(init_from)
+
+            on_all_ranks(hold, self._cannot_write)
+            yield
+
+    def _refuse_others(self, init_from: str) -> None:
         deltas = Deltas(str(self._place or self._folder))
         if deltas.base() not in (None, _base(init_from)):
             raise UserError(
@@ -114,6 +136,13 @@ class DeltaWriter:
 
     def _cannot_write(self, why: str) -> str:
         return f"--stream.deltas {self._place or self._folder} cannot take a delta ({why}): fix that and run this again"
+
+
+def _remove_empty(folder: Path, found: bool) -> None:
+    """Removes a folder that was made for deltas, where none has come."""
+    if not found:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _base(init_from: str) -> str:

@@ -1,7 +1,7 @@
 """`train --follow`: parts of data are validated on and then trained on as they land, for ever."""
 
 import time
-from functools import partial
+from contextlib import nullcontext
 
 import torch
 
@@ -33,14 +33,13 @@ def follow(config: RunConfig, recipe: str, publisher: Publisher | None = None) -
     check(config, store)
     steady(config)
     on_rank_0(lambda: check_folder(config.follow))
-    if publisher:
-        on_rank_0(partial(publisher.check, config.init_from))
     store = reading_inputs(config, store)
     warn_without_skips(config, store)
     longest, rows = store.manifest.session_lengths["max"], store.num_tracks + config.stream.spare_rows
     num_signals = Signals.of(config.data.inputs, store.contexts).num_rows
     check_machines(config, rows, longest, work_folder(config.run_dir or "runs"), num_signals)
-    with locked_run(config, recipe, store) as run:
+    deltas = publisher.held(config.init_from) if publisher else nullcontext()
+    with deltas, locked_run(config, recipe, store) as run:
         torch.set_float32_matmul_precision(config.train.matmul)
         clocks = config.checkpoint.minutes, config.stream.delta_minutes
         with StopSignal(*clocks) as stop_signal, HangWatch(config.train.hang_s) as hang_watch:

@@ -1,6 +1,7 @@
 """What a run that follows gives to whoever publishes its changes, and where in their sequence it stands."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,8 +54,12 @@ class TableChange:
 class Publisher(Protocol):
     """Writes deltas. All ranks call it together."""
 
-    def check(self, init_from: str) -> None:
-        """Of rank 0, first: raises `UserError` where there are deltas that begin with another run than `init_from`."""
+    def held(self, init_from: str) -> AbstractContextManager[None]:
+        """No other job publishes there for the time of the block.
+
+        Raises the same `UserError` on every rank where one does, or where there are deltas that begin with another run
+        than `init_from`.
+        """
         ...
 
     def __call__(self, change: TableChange, last: DeltaPoint) -> DeltaPoint:

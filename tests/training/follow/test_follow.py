@@ -1,6 +1,7 @@
 """Runs that follow: new tracks, parts in turn, a run that is stopped, ranks, and drift."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,14 +15,19 @@ from safetensors.numpy import load_file
 from skipwise.common.errors import UserError
 from skipwise.components.train import read_command_line
 from skipwise.retrieval.export import delta_writer
+from skipwise.retrieval.export.delta_writer import DeltaWriter
 from skipwise.retrieval.row_delta import Deltas
 from skipwise.training.build import train_loader
 from skipwise.training.config import CheckpointConfig, RunConfig
 from skipwise.training.follow.config import StreamConfig
+from skipwise.training.follow.follow import follow
 from skipwise.training.follow.followed_run import FollowedRun, steady
 from skipwise.training.run.progress import Progress
 from tests.ranks import run_on_ranks
 from tests.support.following import TRACKS, base_run, follow_parts, following, write_part
+from tests.support.stored import bucket, object_store
+
+__all__ = ["bucket", "object_store"]
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +204,45 @@ def test_deltas_that_begin_with_another_run_are_not_written_over(base, tmp_path:
     assert json.loads(manifest.read_text()) == changed and not (tmp_path / "other").exists()
 
 
+def test_a_second_follower_into_the_same_deltas_is_refused(base, tmp_path: Path, monkeypatch):
+    """In the middle of the first one's part; the first one's deltas are those of a run that was alone."""
+    parts, deltas, step_done, tried = tmp_path / "parts", tmp_path / "deltas", Progress.step_done, []
+    write_part(parts / "1", 5)
+    alone = following(base, tmp_path / "alone", parts, deltas=str(tmp_path / "deltas-alone"), delta_steps=1)
+    follow_parts(alone)
+    first = replace(alone, run_dir=str(tmp_path / "first"), stream=replace(alone.stream, deltas=str(deltas)))
+    second = replace(first, run_dir=str(tmp_path / "second"))
+
+    def trying(self, step, losses):
+        step_done(self, step, losses)
+        if not tried:
+            tried.append(step)
+            said = f"deltas is in use by process {os.getpid()} on .* UTC: wait .*, or choose another --stream.deltas$"
+            with pytest.raises(UserError, match=said):
+                follow(second, "best", DeltaWriter(second.stream.deltas, 9))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "step_done", trying)
+        follow_parts(first)
+    assert tried and not (tmp_path / "second").exists()
+    written, wanted = (
+        {file.parent.name: file.read_bytes() for file in folder.glob("0*/manifest.json")}
+        for folder in (deltas, tmp_path / "deltas-alone")
+    )
+    assert len(written) == 2 and written == wanted
+    assert not [name for name in os.listdir(deltas) if name.startswith(".")]
+    follow_parts(second)
+
+
+def test_a_second_follower_into_the_same_place_of_a_store_is_refused(base, bucket: str):  # noqa: F811
+    with DeltaWriter(f"{bucket}/deltas", 9).held(base.init_from):
+        with pytest.raises(UserError, match=f"^{bucket}/deltas is in use by process {os.getpid()} on "):
+            with DeltaWriter(f"{bucket}/deltas", 9).held(base.init_from):
+                raise AssertionError
+    with DeltaWriter(f"{bucket}/deltas", 9).held(base.init_from):
+        pass
+
+
 @pytest.mark.ranks
 def test_two_ranks_follow_as_one(base, tmp_path: Path):
     parts = tmp_path / "parts"
@@ -260,6 +305,7 @@ def test_a_run_that_is_refused_leaves_nothing_behind(base, tmp_path: Path):
     with pytest.raises(UserError, match=r"--follow .*parts is no folder: make it"):
         follow_parts(wanted)
     parts.mkdir()
+    wanted = replace(wanted, stream=replace(wanted.stream, deltas=str(tmp_path / "deltas")))
     for changed, sentence in (
         ({"optimizer": replace(base.optimizer, decay_to=0.0)}, "--optimizer.decay-to 0 leaves no learning rate"),
         ({"table": replace(base.table, dim=2 * base.table.dim)}, "was trained with --table.dim"),
