@@ -35,7 +35,7 @@ class Destination(Protocol):
     """What its client raises."""
 
     def __enter__(self) -> Self:
-        """Makes what is not there; raises `UserError` where something else stands under the name."""
+        """Makes what is not there; raises `UserError` where something else stands under the name or the alias."""
         ...
 
     def __exit__(self, *failure: object) -> None:

@@ -82,6 +82,31 @@ class PgvectorDestination:
             if column not in columns:
                 self._run("ALTER TABLE {table} ADD COLUMN {column} text", column=self._sql.Identifier(column))
         self._run("CREATE TEMP TABLE skipwise_pushed (LIKE {table}) ON COMMIT DROP")
+        if self._config.alias:
+            self._check_alias(self._config.alias)
+
+    def _check_alias(self, alias: str) -> None:
+        """Raises `UserError` where the view could not be turned once all rows are there, or is somebody else's."""
+        there = self._row("SELECT to_regclass({text})::oid::int8", text=f'"{alias}"')[0]
+        if there is not None:
+            read = self._run(
+                "SELECT DISTINCT obj_description(refobjid, 'pg_class') FROM pg_rewrite "
+                "JOIN pg_depend ON objid = pg_rewrite.oid AND classid = 'pg_rewrite'::regclass "
+                "WHERE ev_class = {number}::oid AND refclassid = 'pg_class'::regclass AND refobjid <> ev_class",
+                number=there,
+            ).fetchall()
+            if len(read) != 1 or read_state(read[0][0]) is None:
+                raise UserError(
+                    f"the database has {alias!r}, which is no view of a table that push made: give another --alias"
+                )
+        try:
+            with self._connection.transaction(force_rollback=True):
+                self.turn(alias)
+        except self._psycopg.Error as error:
+            raise UserError(
+                f"the view {alias!r} cannot be turned to {self._config.name!r} ({brief(error)}): mend that, or give "
+                "another --alias"
+            ) from error
 
     def state(self) -> PushedState:
         """From the table's comment."""

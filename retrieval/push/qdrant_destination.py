@@ -40,6 +40,10 @@ class QdrantDestination:
             self._client = self._make(url=url, api_key=os.environ.get("QDRANT_API_KEY"), timeout=_TIMEOUT_S)
         else:
             self._client = self._make(path=url)
+        if self._config.alias in {one.name for one in self._client.get_collections().collections}:
+            raise UserError(
+                f"{url} has a collection {self._config.alias!r}, so that no alias has this name: give another --alias"
+            )
         if not self._client.collection_exists(self._config.name):
             self._client.create_collection(
                 self._config.name,

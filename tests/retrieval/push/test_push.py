@@ -94,7 +94,7 @@ def place(request, tmp_path: Path, monkeypatch) -> Place:
         return Place("qdrant", str(tmp_path / "qdrant"))
     psycopg = pytest.importorskip("psycopg")
     with psycopg.connect(POSTGRES) as connection:
-        connection.execute(f"DROP VIEW IF EXISTS served; DROP TABLE IF EXISTS {NAME}")
+        connection.execute(f"DROP VIEW IF EXISTS served CASCADE; DROP TABLE IF EXISTS {NAME}, mine")
     return Place("pgvector", POSTGRES)
 
 
@@ -233,6 +233,40 @@ def test_a_delta_is_refused_after_an_interrupted_push(place, export, tmp_path, m
 def test_an_alias_is_turned(place, export):
     place.push(export, alias="served")
     place.push(export, alias="served")
+    assert place.ask(table()[7], 3, "served") == place.ask(table()[7], 3)
+
+
+def test_an_alias_that_is_something_else_is_refused_first(place, export, tmp_path, monkeypatch):
+    """A collection, table or view of somebody else, or a view that another one reads: it stays, nothing is sent."""
+    monkeypatch.setattr(CLASSES[place.kind], "upsert", lambda *_: pytest.fail("rows were sent"))
+    if place.kind == "qdrant":
+        from qdrant_client import models
+
+        with place.client() as client:
+            client.create_collection("served", models.VectorParams(size=DIM, distance=models.Distance.DOT))
+            with pytest.raises(UserError, match="has a collection 'served', .*: give another --alias$"):
+                place.push(export, alias="served")
+            assert [one.name for one in client.get_collections().collections] == ["served"]
+        return
+    no_view = "has 'served', which is no view of a table that push made: give another --alias$"
+    with place.client() as connection:
+        connection.execute("CREATE TABLE mine (a int); COMMENT ON TABLE mine IS 'mine'")
+    for make, drop in (("TABLE served (a int)", "TABLE served"), ("VIEW served AS SELECT * FROM mine", "VIEW served")):
+        with place.client() as connection:
+            connection.execute(f"CREATE {make}")
+        with pytest.raises(UserError, match=no_view):
+            place.push(export, alias="served")
+        with place.client() as connection:
+            assert connection.execute(f"SELECT to_regclass('{NAME}')").fetchone() == (None,)
+            connection.execute(f"DROP {drop}")
+    monkeypatch.undo()
+    place.push(export, alias="served")
+    with place.client() as connection:
+        connection.execute("DROP TABLE mine; CREATE VIEW reads_it AS SELECT track_id FROM served")
+    monkeypatch.setattr(PgvectorDestination, "upsert", lambda *_: pytest.fail("rows were sent"))
+    with pytest.raises(UserError, match=r"'served' cannot be turned to .*reads_it depends on .*\): mend that, or give"):
+        place.push(write_made(tmp_path / "next", IDS, table(5), names=NAMES), alias="served")
+    same(place.rows(), expected(table()))
     assert place.ask(table()[7], 3, "served") == place.ask(table()[7], 3)
 
 
