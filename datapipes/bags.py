@@ -48,14 +48,14 @@ class Bags:
         self,
         inputs: Inputs,
         negatives: np.ndarray,
-        positions: int,
+        needed: int,
         num_tracks: int,
         num_signals: int,
         features: TrackFeatures | None = None,
         profile_BK: np.ndarray | None = None,
     ):
-        """`positions`: the most rows that the sessions of any batch can need; it fixes the number of bags, with the
-        shape of `profile_BK`, rows of their listeners' profiles, -1 for none.
+        """`needed`: the most rows that the sessions and negatives of any rank's batch can need; it fixes the number of
+        bags, with the shape of `profile_BK`, rows of their listeners' profiles, -1 for none.
 
         There are never more bags than `num_tracks` and the empty one, or than `num_signals`, the rows of the second
         table, which the first bags hold.
@@ -64,7 +64,7 @@ class Bags:
         wanted = [inputs.rows_BT[inputs.valid_BT], negatives, profile_BK[profile_BK >= 0]]
         self.rows, places = np.unique(np.concatenate(wanted), return_inverse=True)
         of_inputs, of_negatives, of_profiles = np.split(places, np.cumsum(list(map(len, wanted)))[:-1])
-        self.empty = max(min(positions + len(negatives) + profile_BK.size, num_tracks), num_signals)
+        self.empty = max(min(needed + profile_BK.size, num_tracks), num_signals)
         self._num_signals, self._features = num_signals, features
         self.items_BT = np.full(inputs.rows_BT.shape, self.empty, dtype=np.int64)
         self.items_BT[inputs.valid_BT] = of_inputs

@@ -59,7 +59,7 @@ class SessionBatch(Pipelineable):
     judged_kept_J: Tensor
     """float32: 1 where the listener kept them."""
     negatives_P: Tensor
-    """int64: the batch's pool of negatives; [0] when evaluating."""
+    """int64: the batch's pool of negatives, or this rank's share of it; [0] when evaluating."""
     window_B2: Tensor
     """int64: from and until which place of the pool a session's negatives lie; places ascend with the session."""
     collides_X2: Tensor

@@ -53,6 +53,7 @@ class TrainBuilder:
     `borrow_from`: 0, or the size of the groups of sessions within which each takes the skipped tracks of the next.
     `log_q`: float32 [tracks], log of each track's share of the training plays, for heads that correct by it.
     `first_place`: the first session's place in the global batch, which decides where in the pool its negatives begin.
+    `pool_share`: number and count of the ranks that share one shared pool, where each looks up its part alone.
     `shuffle_inputs`, `shuffle_labels`: skip flags change places within each session, as inputs and as what is learned;
     with `shuffle_inputs` what else is read of a play changes places with its flag.
     `targets`, `hidden_inputs`, `id_dropout`: see `DataConfig`; `judge`: the batch says which of the next tracks were
@@ -71,6 +72,7 @@ class TrainBuilder:
     held_out: int = HELD_OUT["validation"]
     log_q: np.ndarray | None = None
     first_place: int = 0
+    pool_share: tuple[int, int] = (0, 1)
     shuffle_inputs: bool = False
     shuffle_labels: bool = False
     targets: Literal["next", "next-kept"] = "next"
@@ -116,14 +118,15 @@ class TrainBuilder:
         )
         if self.drawable is not None:
             pool = self.drawable[pool]
-        positions = batch * min(self.longest, view.length)
-        profile_BK = sessions.profiles(self.profile)
-        bags = Bags(inputs, pool, positions, self.num_tracks, view.signals.num_rows, self.features, profile_BK)
+        share, shares = self.pool_share
+        needed = batch * min(self.longest, view.length) + -(-len(pool) // shares)
+        pool, profile_BK = pool[share::shares], sessions.profiles(self.profile)
+        bags = Bags(inputs, pool, needed, self.num_tracks, view.signals.num_rows, self.features, profile_BK)
         places_BS = bags.places(seen_BS)
         if own:
             window_B2, collides_X2 = own_windows(places_BS, self.negatives, drawn_from)
         else:
-            window_B2, collides_X2 = shared_windows(places_BS, self.negatives)
+            window_B2, collides_X2 = shared_windows(places_BS, len(pool))
         if cloze:
             masked_BT, inputs_B = self._masks(inputs, sessions.number_B, epoch), inputs.length_B
             targets_BT = next_BT = np.where(masked_BT, bags.items_BT, bags.empty)

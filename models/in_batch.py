@@ -48,12 +48,11 @@ def in_batch_pool(
     targets = batch.targets_BT.flatten()
     weight_U = torch.zeros(bags, device=device).index_add_(0, targets, torch.ones_like(targets, dtype=torch.float))
     weight_U[-1] = 0
-    # All ranks drew the same uniform negatives, and each contributes a share of their weight.
-    uniform = batch.negatives_P
-    weight_U.index_add_(0, uniform, torch.full_like(uniform, 1 / world_size(), dtype=torch.float))
+    # Each rank contributes its share of the uniform negatives.
+    weight_U.index_add_(0, batch.negatives_P, torch.ones_like(batch.negatives_P, dtype=torch.float))
     # float64 holds row numbers exactly.
     row_W, weight_W, log_q_W = gather_rows(torch.stack([row_U, weight_U, batch.log_q_U], dim=1).double()).unbind(1)
-    drawn = weight_W.sum() - len(uniform)
+    drawn = weight_W.sum() - batch.negatives
     if distinct and world_size() > 1:
         row_X, track_W = row_W.unique(return_inverse=True)
         weight_X = torch.zeros_like(row_X).index_add_(0, track_W, weight_W)
@@ -65,7 +64,7 @@ def in_batch_pool(
     row_W, weight_W, log_q_W = row_W[entry_W], weight_W[entry_W], log_q_W[entry_W]
 
     def log_expected(log_q: Tensor, drawn: Tensor) -> Tensor:
-        return (drawn * log_q.double().exp() + len(uniform) / max(batch.drawn_from, 1)).log()
+        return (drawn * log_q.double().exp() + batch.negatives / max(batch.drawn_from, 1)).log()
 
     # Once for all sessions, or for each without its own targets.
     drawn_B1 = drawn.reshape(1, 1)

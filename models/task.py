@@ -109,7 +109,8 @@ class Learner(nn.Module):
         # A slice's gradient is a copy: where the embedding is all of a row, none is made.
         rows_UD = rows_UX[:, :dim] if self.loss.keep else rows_UX
         target_at_V = batch.targets_BT.flatten()[batch.queries_V]
-        wanted = batch.items_BT.flatten(), target_at_V, batch.negatives_P, batch.profile_BK.flatten()
+        drawn_P = batch.negatives_P[:0] if self.loss.in_batch else batch.negatives_P  # those are in the exchanged pool
+        wanted = batch.items_BT.flatten(), target_at_V, drawn_P, batch.profile_BK.flatten()
         # One gather of all rows that are needed, hence one sum of gradients into them.
         items_PD, targets_VD, pool_PD, profiles_PD = nn.functional.embedding(torch.cat(wanted), rows_UD).split(
             list(map(len, wanted))

@@ -215,6 +215,7 @@ def train_loader(
         held_out=held_out,
         log_q=_log_q(play_counts(store, held_out) if plays_R is None else plays_R) if config.loss.in_batch else None,
         first_place=rank() * config.data.batch_size // world_size(),
+        pool_share=(rank(), world_size()) if config.loss.in_batch else (0, 1),
         shuffle_inputs=config.data.skip_flags in ("shuffled", "shuffled-input"),
         shuffle_labels=config.data.skip_flags in ("shuffled", "shuffled-label"),
         targets=config.data.targets,

@@ -42,8 +42,11 @@ class Fixed(nn.Module):
         return places.collect(self.predictions_BTD)
 
 
-def make_batch(sessions: Plays, share: Tensor, uniform: Sequence[int] = ()) -> SessionBatch:
-    """`share`: of the training plays, by track; `uniform`: the shared pool."""
+def make_batch(
+    sessions: Plays, share: Tensor, uniform: Sequence[int] = (), pool_share: tuple[int, int] = (0, 1)
+) -> SessionBatch:
+    """`share`: of the training plays, by track; `uniform`: the shared pool, of which a rank has its share."""
+    negatives, uniform = len(uniform), uniform[pool_share[0] :: pool_share[1]]
     rows = sorted({row for session in [*sessions, uniform] for row in session})
     bag, width, empty = {row: number for number, row in enumerate(rows)}, max(map(len, sessions)), BAGS - 1
     items, targets = torch.full((2, len(sessions), width), empty)
@@ -82,7 +85,7 @@ def make_batch(sessions: Plays, share: Tensor, uniform: Sequence[int] = ()) -> S
         profile_BK=torch.zeros(len(sessions), 0, dtype=torch.long),
         session_B=torch.arange(len(sessions)),
         drawn_from=len(share),
-        negatives=len(uniform),
+        negatives=negatives,
         epoch=1,
         step=0,
     )
@@ -252,7 +255,7 @@ def rank_gradients(uniform: list[int], exact: bool) -> tuple[Tensor, Tensor]:
     sessions = RANKS[rank] if ranks > 1 else sum(RANKS, [])
     table, predictions, share = known()
     places = 2 * rank, max(1, *map(len, sessions))
-    batch = make_batch(sessions or [[]], share, uniform)
+    batch = make_batch(sessions or [[]], share, uniform, (rank, ranks))
     predictions_BTD = predictions[places[0] : places[0] + len(sessions), : batch.items_BT.shape[1]]
     loss, mean = run(table, predictions_BTD, batch, EXACT if exact else LOSS)
     loss.backward()
@@ -268,7 +271,7 @@ def known() -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize(("uniform", "exact"), [([], False), ([8, 1, 9], True)])
+@pytest.mark.parametrize(("uniform", "exact"), [([], False), ([8, 1, 9, 5], True)])
 def test_unlike_ranks_make_one_pool(uniform: list[int], exact: bool, tmp_path: Path):
     table, predictions, share = known()
     expected = plain_loop(table, predictions, sum(RANKS, []), share, uniform, exact)

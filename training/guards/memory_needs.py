@@ -166,15 +166,17 @@ def _batch_sizes(config: RunConfig, num_tracks: int, longest: int, world_size: i
     sessions, pool = data.batch_size // world_size, min(data.negatives, num_tracks)
     if data.sampling == "per-session":
         pool += (sessions - 1) * STRIDE + longest
+    if config.loss.in_batch:
+        pool = -(-pool // world_size)  # of the shared pool, each rank looks up its part
     return sessions, pool, config.encoder.max_length + (config.cloze is None)
 
 
 def _batch_and_step_bytes(config: RunConfig, num_tracks: int, longest: int, world_size: int) -> tuple[int, int]:
     """Bytes of a rank's largest training batch, as `skipwise.datapipes.collate` makes it, and of a step on it.
 
-    A step holds rows looked up and gathered, each with its gradient; what every block keeps, such as queries, keys,
-    values and the attention's weights, padded; the dropout masks; and the dense weights with gradient and moments,
-    and with their mean and a copy where validation uses it.
+    A step holds rows looked up and gathered, with in-batch negatives those of all ranks too, each with its gradient;
+    what every block keeps, such as queries, keys, values and the attention's weights, padded; the dropout masks; and
+    the dense weights with gradient and moments, and with their mean and a copy where validation uses it.
     """
     data, encoder, dim = config.data, config.encoder, config.table.dim
     sessions, pool, read = _batch_sizes(config, num_tracks, longest, world_size)
@@ -185,6 +187,8 @@ def _batch_and_step_bytes(config: RunConfig, num_tracks: int, longest: int, worl
     profiles = sessions * data.profile
     batch = (18 + 8 * len(data.inputs)) * padded + 8 * (pool + profiles) + 4 * bags
     rows = 2 * bags * dim + 2 * (padded + pool + profiles) * dim
+    if config.loss.in_batch and world_size > 1:
+        rows += 2 * world_size * bags * dim
     blocks = encoder.num_activations(sessions, positions + bool(data.profile), dim)
     copies = 6 if config.optimizer.average else 4
     width = 2 if config.train.precision == "bf16" else _FLOAT
