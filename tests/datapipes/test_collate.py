@@ -80,6 +80,17 @@ def test_shared_negatives_are_drawn_anew_each_step_and_are_equal_on_all_ranks():
     assert tuple(batch.tracks.values()[batch.negatives_P].tolist()) == pools[1, 0]
 
 
+def test_ranks_share_a_pool_of_in_batch_negatives():
+    """Each of its tracks on one rank; as many bags on all, since a sharded lookup needs that."""
+    whole = builder().build(sessions(), 1, 0)
+    parts = [replace(builder(), pool_share=(rank, 3)).build(sessions(), 1, 0) for rank in range(3)]
+    drawn = [part.tracks.values()[part.negatives_P].tolist() for part in parts]
+    assert [len(rows) for rows in drawn] == [7, 7, 6]
+    assert sorted(sum(drawn, [])) == sorted(whole.tracks.values()[whole.negatives_P].tolist())
+    assert {part.negatives for part in parts} == {20}
+    assert {part.tracks.stride() for part in parts} == {4 * 6 + 7 + 1}
+
+
 @pytest.mark.parametrize("tracks", [TRACKS, 5000])
 def test_a_sessions_own_negatives_avoid_it_and_are_the_same_on_any_rank(tracks: int):
     """In the small catalogue the pool of 4 * 64 + 40 places comes round five times."""

@@ -77,6 +77,10 @@ def small(sampling: str, **encoder) -> RunConfig:
     )
 
 
+def in_batch(config: RunConfig) -> RunConfig:
+    return replace(config, loss=replace(config.loss, in_batch=True))
+
+
 # Of one of 2 ranks: 16 sessions of 6 positions, one more than are read, but 5 where the mask token replaces it.
 @pytest.mark.parametrize(
     "config, longest, positions, pool, bags",
@@ -84,13 +88,14 @@ def small(sampling: str, **encoder) -> RunConfig:
         (small("shared"), 20, 6, 100, 16 * 6 + 100 + 1),
         (small("shared", direction="bidirectional"), 20, 5, 100, 16 * 5 + 100 + 1),
         (small("shared"), 5, 3, 100, 16 * 5 + 100 + 1),  # two are held out of the longest session
+        (in_batch(small("shared")), 20, 6, 50, 16 * 6 + 50 + 1),  # each rank has its share
         (small("per-session"), 20, 6, 100 + 15 * 64 + 20, 16 * 6 + 100 + 15 * 64 + 20 + 1),
     ],
 )
 def test_batches_and_steps_by_hand(config: RunConfig, longest: int, positions: int, pool: int, bags: int):
     found = sizes(config, 1_000_000, 2, longest)
     assert found["the prefetched batches"] == 6 * (18 * 16 * positions + 8 * pool + 4 * bags)
-    rows = 2 * bags * 8 + 2 * (16 * positions + pool) * 8
+    rows = 2 * bags * 8 + 2 * (16 * positions + pool) * 8 + (2 * 2 * bags * 8 if config.loss.in_batch else 0)
     scores = 16 * 2 * positions**2
     attention = 3 * (3 * 16 * positions * 8 + scores) + scores
     assert found["a step"] == 4 * (rows + attention) + 16 * dense(config)
