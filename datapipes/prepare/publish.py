@@ -121,7 +121,7 @@ def publish(
         vocabulary_hash=vocabulary_hash,
         track_columns=named,
         sources=reads[0].log,
-        options=config.contents(),
+        options=config.contents() | ({"vocabulary": known.digest} if known else {}),
         dropped_sessions=dict(dropped_sessions),
         dropped_rows=dict(dropped_rows),
         versions={"python": platform.python_version(), **versions()},

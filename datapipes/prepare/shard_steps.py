@@ -78,6 +78,15 @@ class Job:
         """Whether a column says what was skipped."""
         return bool(self.log[0].roles.keys() & {*SKIPS, *FLAGS})
 
+    def made(self, manifest: Manifest) -> bool:
+        """Whether a dataset is what these shards make, as its manifest tells: of tables beside the log it does not."""
+        options = {name: of for name, of in self.identity["options"].items() if (name, of) != ("vocabulary", None)}
+        return (
+            not (self.config.tracks or self.config.track_features)
+            and (manifest.sources, manifest.options) == (self.identity["log"], options)
+            and self.identity["versions"].items() <= manifest.versions.items()
+        )
+
     def look_at_all(self) -> None:
         """Looks at every file, so that what is wrong with the columns of one is said before the first is read."""
         for number in range(len(self.log)):
@@ -196,14 +205,30 @@ def _remove(root: Path) -> None:
         shutil.rmtree(root, ignore_errors=True)
 
 
+def _is_merged(config: PrepareConfig) -> bool:
+    """Whether the output is there already, of this log and these options."""
+    try:
+        manifest = Manifest.read(local(config.output, lambda name: name == MANIFEST))
+    except UserError:
+        return False
+    with plain_errors(config):
+        return Job.of(config, config.numbers[1]).made(manifest)
+
+
 def run_together(config: PrepareConfig) -> bool:
     """Does what the steps of the shards have to do for `config.shard`, and waits for the other shards after each.
 
-    Returns whether this is the shard whose process is to merge them; for any other once that is done.
+    Returns whether this is the shard whose process is to merge them; for any other once that is done. A shard that is
+    started again after the merge has nothing to do.
     """
     number, num_shards = config.numbers
-    refuse_existing(config.output, config.overwrite, is_dataset)
     root = shards_of(config.output)
+    if not config.overwrite and _is_merged(config):
+        note(f"{config.output} is there already, of this log and these options")
+        if number == 0:
+            _remove(root)  # where it was killed at that
+        return False
+    refuse_existing(config.output, config.overwrite, is_dataset)
     for step, kind in KINDS.items():
         run_shard(config, step, num_shards, number)
         if number > 0 and kind is GroupShard:  # shard 0 may have merged and removed them all before the next look

@@ -201,7 +201,7 @@ def test_a_shard_that_is_killed_is_run_again(logs, tmp_path):
 
 
 def test_all_shards_at_once_wait_for_each_other(logs, tmp_path, monkeypatch):
-    """With the last one late, and an output that is there already refused."""
+    """With the last one late."""
     monkeypatch.setattr("skipwise.datapipes.prepare.shard_steps._POLL_S", 0.01)
     config = cases(logs, tmp_path / "data")["users"]
     with ThreadPoolExecutor(3) as pool:
@@ -214,8 +214,37 @@ def test_all_shards_at_once_wait_for_each_other(logs, tmp_path, monkeypatch):
     prepare(replace(config, output=tmp_path / "whole"))
     assert contents(tmp_path / "data") == contents(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "whole"]
-    with pytest.raises(UserError, match="data exists"):
-        prepare_shard(replace(config, step="all", shard="1/3"))
+
+
+@pytest.mark.parametrize("with_vocabulary", [False, True])
+def test_a_shard_that_is_started_again_after_the_merge_ends(logs, tmp_path, capsys, with_vocabulary):
+    """Of another log, other options or other tracks it is refused, and with a table whose content nothing tells."""
+    shutil.copytree(logs / "users", tmp_path / "users")
+    config = replace(cases(logs, tmp_path / "data")["users"], input=(tmp_path / "users",), on_missing_track="cut")
+    plain, whole = replace(config, step="all", shard="0/1"), tmp_path / "tracks"
+    prepare(replace(config, output=whole))
+    config, other = (
+        (replace(plain, vocabulary=whole), plain) if with_vocabulary else (plain, replace(plain, vocabulary=whole))
+    )
+    prepare_shard(config)
+    made = contents(tmp_path / "data")
+    root = shards_of(tmp_path / "data")
+    (root / "group-0002-of-0003").mkdir(parents=True)  # as of a shard 0 that was killed in removing them
+    capsys.readouterr()
+    for number in (2, 0):
+        prepare_shard(replace(config, shard=f"{number}/3"))
+        assert capsys.readouterr().err == f"{tmp_path}/data is there already, of this log and these options\n"
+        assert root.exists() == (number > 0)
+    (tmp_path / "table.csv").write_text("track,title\nx1,One\n")
+    changes = {"min_length": 4}, {"tracks": tmp_path / "table.csv", "title": "title"}, {"context": None}
+    for refused in (other, *(replace(config, **change) for change in changes)):
+        with pytest.raises(UserError, match="data exists: choose another --output"):
+            prepare_shard(refused)
+    with (tmp_path / "users" / "plays_1.csv").open("a") as text:
+        text.write("u1,x1,1600000000,car\n")
+    with pytest.raises(UserError, match="data exists: choose another --output"):
+        prepare_shard(config)
+    assert contents(tmp_path / "data") == made and not root.exists()
 
 
 def test_a_shard_ends_where_the_others_were_grouped_and_merged_between_two_looks(logs, tmp_path, monkeypatch):
@@ -241,6 +270,9 @@ def test_shards_meet_in_an_object_store(bucket, object_store, logs, tmp_path, mo
     prepare(replace(config, output=tmp_path / "whole"))
     assert contents(local(f"{bucket}/data")) == contents(tmp_path / "whole")
     assert not Place.of(f"{bucket}/data.shards").files(), "the merge removes them there too"
+    prepare_shard(replace(config, step="all", shard="1/2"))
+    with pytest.raises(UserError, match="data exists"):
+        prepare_shard(replace(config, step="all", shard="1/2", title=None))
 
 
 def test_shards_of_another_log_or_of_other_options_are_not_merged(logs, tmp_path):
