@@ -140,43 +140,50 @@ class Learner(nn.Module):
             nll = self._in_batch_losses(rows_UD, queries_VD, targets_VD, target_at_V, beside_V, batch)
         else:
             nll = self._pool_losses(queries_VD, targets_VD, pool_PD, beside_V, batch)
-        nce, nce_count = nll.new_zeros(()), nll.new_zeros(())
-        if self.loss.context != "none":
-            output_BTD = places.spread(predictions_ND).float() if self.loss.context == "output" else None
-            nce_BT, counts_BT = skip_infonce(
-                output_BTD,
-                items_BTD,
-                batch.skipped_BT,
-                (batch.items_BT != rows_UX.shape[0] - 1) & batch.known_BT,
-                batch.skips_of_B if len(batch.skips_of_B) else None,
-                self.loss.temperature,
-                self.loss.queries,
-                batch.items_BT if self.loss.mask_repeats else None,
-            )
-            nce, nce_count = nce_BT.sum(), counts_BT.sum()
-        keep = nll.new_zeros(())
-        if self.loss.keep:
-            outputs_JK = outputs_NX[torch.searchsorted(batch.tokens_N, batch.judged_J), dim:]
-            rows_JF = nn.functional.embedding(batch.judged_tracks_J, rows_UX[:, dim:])
-            assert self.encoder.keep is not None
-            keep = keep_losses(outputs_JK, self.encoder.keep.keep_dropout(rows_JF), batch.judged_kept_J).sum()
+        nce, nce_count = self._skip_losses(rows_UX, items_BTD, predictions_ND, places, batch)
+        keep = self._keep_losses(rows_UX, outputs_NX, batch) if self.loss.keep else nll.new_zeros(())
         self._note([rows_UX, signals_MD], (nll + nce + keep).detach(), batch.session_B)
-        sums = sum_ranks(
-            torch.stack(
-                [
-                    *(loss.detach() for loss in (nll, nce, keep)),
-                    nll.new_tensor(len(queries_VD)),
-                    nce_count.to(nll.dtype),
-                    nll.new_tensor(len(batch.judged_J)),
-                ]
-            )
+        return self._means((nll, nce, keep), (len(queries_VD), nce_count, len(batch.judged_J)))
+
+    def _skip_losses(
+        self, rows_UX: Tensor, items_BTD: Tensor, predictions_ND: Tensor, places: Packed, batch: SessionBatch
+    ) -> tuple[Tensor, Tensor]:
+        """The sum of the skip InfoNCE, and of how many positions; zeros without a skip head."""
+        if self.loss.context == "none":
+            return items_BTD.new_zeros(()), items_BTD.new_zeros(())
+        output_BTD = places.spread(predictions_ND).float() if self.loss.context == "output" else None
+        nce_BT, counts_BT = skip_infonce(
+            output_BTD,
+            items_BTD,
+            batch.skipped_BT,
+            (batch.items_BT != rows_UX.shape[0] - 1) & batch.known_BT,
+            batch.skips_of_B if len(batch.skips_of_B) else None,
+            self.loss.temperature,
+            self.loss.queries,
+            batch.items_BT if self.loss.mask_repeats else None,
         )
-        counts = sums[3:].clamp(min=1)
-        means = sums[:3] / counts
-        weights = self.loss.beta, self.loss.alpha, self.loss.keep
+        return nce_BT.sum(), counts_BT.sum()
+
+    def _keep_losses(self, rows_UX: Tensor, outputs_NX: Tensor, batch: SessionBatch) -> Tensor:
+        """The sum of the losses."""
+        dim = rows_UX.shape[1] - self.loss.keep_width
+        outputs_JK = outputs_NX[torch.searchsorted(batch.tokens_N, batch.judged_J), dim:]
+        rows_JF = nn.functional.embedding(batch.judged_tracks_J, rows_UX[:, dim:])
+        assert self.encoder.keep is not None
+        return keep_losses(outputs_JK, self.encoder.keep.keep_dropout(rows_JF), batch.judged_kept_J).sum()
+
+    def _means(
+        self, losses: tuple[Tensor, Tensor, Tensor], counts: tuple[int, Tensor, int]
+    ) -> tuple[Tensor, StepLosses]:
+        """From this rank's sums and counts of the three losses: what to run backward on, and the global means."""
+        counts_3 = [losses[0].new_tensor(count) if isinstance(count, int) else count.to(losses[0]) for count in counts]
+        sums = sum_ranks(torch.stack([*(loss.detach() for loss in losses), *counts_3]))
+        weights, totals = (self.loss.beta, self.loss.alpha, self.loss.keep), sums[3:].clamp(min=1)
+        means = sums[:3] / totals
+        nll, nce, keep = losses
         # TorchRec and DDP average gradients over ranks; times their number is the sum that a mean over all needs.
         loss = world_size() * (
-            weights[0] * nll / counts[0] + weights[1] * nce / counts[1] + weights[2] * keep / counts[2]
+            weights[0] * nll / totals[0] + weights[1] * nce / totals[1] + weights[2] * keep / totals[2]
         )
         total = weights[0] * means[0] + weights[1] * means[1] + weights[2] * means[2]
         return loss, StepLosses(total, *means)

@@ -15,7 +15,8 @@ from skipwise.common.distributed import device, gather_objects, logger, rank, wo
 from skipwise.common.errors import UserError
 from skipwise.common.node_disks import num_machines, on_one_machine
 from skipwise.datapipes.batch import EvaluationBatches, SessionBatch
-from skipwise.datapipes.collate import EvaluationBuilder, TrainBuilder
+from skipwise.datapipes.collate import TrainBuilder
+from skipwise.datapipes.collate_targets import EvaluationBuilder
 from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.counts import train_counts
 from skipwise.datapipes.loader import StepDataset, StepLoader

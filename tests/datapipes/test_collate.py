@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from skipwise.datapipes.collate import EvaluationBuilder, TrainBuilder
+from skipwise.datapipes.collate import TrainBuilder
+from skipwise.datapipes.collate_targets import EvaluationBuilder
 from skipwise.datapipes.sessions import Sessions
 from skipwise.datapipes.view import View
 

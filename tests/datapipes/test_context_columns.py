@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from skipwise.common.errors import UserError
 from skipwise.datapipes.batch import SIGNAL_FEATURE
-from skipwise.datapipes.collate import EvaluationBuilder, TrainBuilder
+from skipwise.datapipes.collate import TrainBuilder
+from skipwise.datapipes.collate_targets import EvaluationBuilder
 from skipwise.datapipes.manifest import SESSIONS
 from skipwise.datapipes.session_order import SessionOrder, pad
 from skipwise.datapipes.sessions import Sessions, SessionStore

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipwise.datapipes.batch import SIGNAL_FEATURE, EvaluationBatch
-from skipwise.datapipes.collate import EvaluationBuilder, TrainBuilder
+from skipwise.datapipes.collate import TrainBuilder
+from skipwise.datapipes.collate_targets import EvaluationBuilder
 from skipwise.datapipes.sessions import Sessions
 from skipwise.datapipes.signals import UNKNOWN, Signals
 from skipwise.datapipes.view import View

@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from skipwise.datapipes.collate import EvaluationBuilder, TrainBuilder
+from skipwise.datapipes.collate import TrainBuilder
+from skipwise.datapipes.collate_targets import EvaluationBuilder
 from skipwise.datapipes.sessions import Sessions
 from skipwise.datapipes.view import View
 

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipwise.datapipes.collate import EvaluationBuilder, TrainBuilder
+from skipwise.datapipes.collate import TrainBuilder
+from skipwise.datapipes.collate_targets import EvaluationBuilder
 from skipwise.datapipes.signals import Signals
 from skipwise.datapipes.view import View
 from skipwise.models.config import EncoderConfig, LossConfig

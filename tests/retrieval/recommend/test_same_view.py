@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipwise.datapipes.collate import EvaluationBuilder
+from skipwise.datapipes.collate_targets import EvaluationBuilder
 from skipwise.datapipes.sessions import Sessions
 from skipwise.datapipes.view import View
 from skipwise.retrieval.recommend.recommender import Recommender, SessionHistory
