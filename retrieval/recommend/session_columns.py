@@ -21,8 +21,8 @@ COLUMNS = ("tracks", "skips", "session_id")
 
 
 def names_of(opened: OpenExport) -> list[str]:
-    """The columns of sessions that this export reads."""
-    return [*COLUMNS, *(column.name for column in opened.contexts), *([PROFILE] if opened.profile else [])]
+    """The columns of sessions that this export reads, or refuses by their name."""
+    return [*COLUMNS, *(column.name for column in opened.contexts), PROFILE]
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,11 @@ class SessionColumns:
         if "skips" in self.names:
             self._check_lists(schema, "skips", f"true or false, or strengths 0..{STRENGTHS}", _is_skip)
         if PROFILE in self.names:
+            if not opened.profile:
+                raise UserError(
+                    f"{source} has a column '{PROFILE}', and {opened.path} reads no profile: leave it out, or export a "
+                    "run that was trained with --data.profile"
+                )
             self._check_lists(schema, PROFILE, "track ids", _is_id)
         for column in opened.contexts:
             if column.name in self.names:

@@ -2,10 +2,12 @@
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -116,6 +118,16 @@ def test_what_does_not_fit_is_refused(export: Path, tmp_path: Path):
         recommend(RecommendConfig(export=export, session="t_00003", profile="t_00007:kept"))
     with pytest.raises(UserError, match="reads no profile: leave it out, or export a run that was trained with"):
         recommend(RecommendConfig(export=bare, session="t_003", profile="t_007"))
+    table = pa.table({"tracks": [["t_003"]], "profile": [["t_007"]], "other": [["is ignored"]]})
+    pq.write_table(table, tmp_path / "in.parquet")
+    output = tmp_path / "out.parquet"
+    for asked in (
+        lambda: recommend(RecommendConfig(export=bare, input=tmp_path / "in.parquet", output=output)),
+        *(partial(TrackRecommender.load(bare).recommend, one) for one in (table, table.to_pandas())),
+    ):
+        with pytest.raises(UserError, match="has a column 'profile', and .*bare reads no profile: leave it out, or "):
+            asked()
+    assert not output.exists()
     with pytest.raises(ValueError, match="--profile goes with --session"):
         RecommendConfig(export=export, input=Path("in"), output=Path("out"), profile="t_00007")
 
