@@ -43,10 +43,10 @@ class DoctorConfig:
     """Of that plan: ranks on each node."""
     batch_size: int | None = None
     """Of that plan: sessions of a global batch, by default 128 a rank."""
-    inside: float = 200.0
-    """Of that plan: GB/s that a rank sends to others of its node, assumed."""
-    between: float = 25.0
-    """Of that plan: GB/s that a rank sends to other nodes, assumed."""
+    inside: float | None = None
+    """Of that plan: GB/s that a rank sends to others of its node, as measured; 200 is assumed where not given."""
+    between: float | None = None
+    """Of that plan: GB/s that a rank sends to other nodes, as measured; 25 is assumed where not given."""
     step_ms: float | None = None
     """Of that plan: milliseconds of a step on one rank alone, as `python -m skipwise.benchmarks step` measures it."""
 

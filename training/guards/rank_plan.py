@@ -12,17 +12,21 @@ from skipwise.training.config import RunConfig
 from skipwise.training.guards.memory_needs import bags_of, checkpoint_bytes, dense_weights, size, training_needs
 
 _FLOAT = _ID = _LENGTH = 4
+_INSIDE_GB_S, _BETWEEN_GB_S = 200.0, 25.0
+"""Rates that are assumed where none are given."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where ranks run, and the rates that a plan assumes; GB/s are of one rank, in one direction."""
+    """Where ranks run, and the rates that were measured there; GB/s are of one rank, in one direction."""
 
     world_size: int
     node_ranks: int
     gpu_gb: float
-    inside_gb_s: float
-    between_gb_s: float
+    inside_gb_s: float | None = None
+    """Within a node."""
+    between_gb_s: float | None = None
+    """Between nodes."""
     step_ms: float | None = None
     """A step on one rank alone."""
 
@@ -126,7 +130,8 @@ def _plan(config: RunConfig, num_tracks: int, ranks: Ranks) -> list[str]:
     whole = checkpoint_bytes(config, num_tracks, world_size, num_nodes=ranks.num_nodes)
     sent = traffic(config, num_tracks, ranks)
     inside, between = (sum(getattr(each, place) for each in sent) for place in ("inside", "between"))
-    times = inside / ranks.inside_gb_s / 1e6, between / ranks.between_gb_s / 1e6
+    rates = ranks.inside_gb_s or _INSIDE_GB_S, ranks.between_gb_s or _BETWEEN_GB_S
+    times = inside / rates[0] / 1e6, between / rates[1] / 1e6
     time = (
         f"communication of a step: {sum(times):.1f} ms ({times[0]:.1f} within the node, {times[1]:.1f} between nodes)"
     )
@@ -147,8 +152,13 @@ def _plan(config: RunConfig, num_tracks: int, ranks: Ranks) -> list[str]:
         f"  a rank sends {size(int(inside))} within its node and {size(int(between))} to other nodes in a step",
         *(f"    {each.what}: {size(int(each.inside))}, {size(int(each.between))}" for each in sent),
         f"  {time}",
-        f"    assumed, not measured: {ranks.inside_gb_s:g} and {ranks.between_gb_s:g} GB/s of each rank",
+        f"    rates of a rank: {_rate(rates[0], ranks.inside_gb_s, '--inside')} within its node, "
+        f"{_rate(rates[1], ranks.between_gb_s, '--between')} to other nodes",
         f"  {total}",
         f"  a checkpoint: {size(whole)}, of which a rank writes {size(whole // world_size)}; a run holds "
         f"{config.checkpoint.keep + 2}",
     ]
+
+
+def _rate(gb_s: float, given: float | None, flag: str) -> str:
+    return f"{gb_s:g} GB/s ({'given' if given else f'assumed, not measured: {flag}'})"

@@ -1,6 +1,7 @@
 """What ranks send: by hand, and as torch's profiler sees their collectives; the lines of a plan."""
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from tests.conftest import random_sessions
 from tests.ranks import run_on_ranks
 
 TRACKS = 203
-TWO_NODES = Ranks(4, 2, 80.0, 200.0, 25.0)
+TWO_NODES = Ranks(4, 2, 80.0)
 
 
 def small(sharding: str, path: Path = Path("data"), **table) -> RunConfig:
@@ -84,13 +85,38 @@ def test_the_plan_is_what_is_sent(make_dataset, tmp_path: Path):
         assert any((name, shapes) == (seen, given[:2]) for seen, given in grid), grid
 
 
+def test_measured_rates_are_told_from_assumed_ones():
+    """The times of the default rates, scaled."""
+
+    def times(**given: float) -> tuple[float, float, float, str]:
+        lines, _ = plan_lines(small("row_wise"), 10**8, replace(TWO_NODES, **given))
+        number = r"([0-9.]+)"
+        told = rf"communication of a step: {number} ms \({number} within the node, {number} between nodes\)\n *(.*)"
+        found = re.search(told, "\n".join(lines))
+        assert found
+        return float(found[1]), float(found[2]), float(found[3]), found[4]
+
+    _, inside, between, _ = times(inside_gb_s=0.002, between_gb_s=0.00025)
+    found = times(inside_gb_s=0.001, between_gb_s=0.00025)
+    assert found[1:3] == (pytest.approx(2 * inside, abs=0.2), between) and found[0] == pytest.approx(
+        sum(found[1:3]), abs=0.2
+    )
+    assert found[3] == "rates of a rank: 0.001 GB/s (given) within its node, 0.00025 GB/s (given) to other nodes"
+    assert (
+        "0.001 GB/s (given) within its node, 25 GB/s (assumed, not measured: --between)" in times(inside_gb_s=0.001)[3]
+    )
+
+
 def test_the_lines_of_a_plan():
     lines, problems = plan_lines(small("row_wise"), 10**8, replace(TWO_NODES, step_ms=7.0))
     assert not problems
     text = "\n".join(lines)
     assert "--table.sharding row_wise: 4 ranks, 2 on a node, 100,000,000 tracks x 16 fp32" in text
     assert "--table.sharding grid: 4 ranks" in text and "with the 7 given for a rank alone" in text
-    assert text.count("assumed, not measured: 200 and 25 GB/s of each rank") == 2
+    assumed = (
+        "200 GB/s (assumed, not measured: --inside) within its node, 25 GB/s (assumed, not measured: --between) to"
+    )
+    assert text.count(f"    rates of a rank: {assumed} other nodes") == 2
     (problem,) = plan_lines(small("row_wise"), 10**8, replace(TWO_NODES, gpu_gb=1.0))[1]
     assert problem.startswith("4 ranks need 1.6 GB of memory on each device, of 1 GB: use more --ranks")
     lines, _ = plan_lines(small("row_wise"), 10**8, replace(TWO_NODES, world_size=24))
