@@ -5,6 +5,7 @@ import sys
 
 from skipwise.benchmarks.harness import config
 from skipwise.benchmarks.harness.operator_cases import OperatorsConfig
+from skipwise.benchmarks.harness.scale_cases import ScaleConfig
 from skipwise.common.errors import UserError, shown
 from skipwise.components.__main__ import guarded
 from skipwise.components.cli import parse
@@ -13,7 +14,7 @@ PROGRAM = "python -m skipwise.benchmarks"
 BENCHMARKS: dict[str, type] = {
     "step": config.StepConfig,
     "operators": OperatorsConfig,
-    "scale": config.ScaleConfig,
+    "scale": ScaleConfig,
     "pipeline": config.PipelineConfig,
     "peers": config.PeersConfig,
     "evaluate": config.EvaluateConfig,

@@ -18,7 +18,7 @@ def train_counts(
         window = store.read(np.array([group]))
         lengths = np.diff(window.offsets)
         left = np.repeat(window.offsets[1:], lengths) - np.arange(len(window.tracks))
-        counts += np.bincount(window.tracks[left > held_out], minlength=store.num_tracks)
+        np.add.at(counts, window.tracks[left > held_out], 1)  # in time that does not grow with the tracks
     return counts
 
 

@@ -95,38 +95,6 @@ class StepConfig(TableBenchmarkConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScaleConfig(BenchmarkConfig):
-    """Time the training step for every pair of a table size and a batch size.
-
-    Example: python -m skipwise.benchmarks scale --tracks 100000 1000000 --batches 64 256
-    """
-
-    tracks: tuple[int, ...] = (100_000, 1_000_000, 10_000_000)
-    """Rows of the tables, which are in memory together."""
-    batches: tuple[int, ...] = (64, 256, 1024, 4096)
-    """Sessions of the global batch, over all ranks."""
-    dim: int = 128
-    """Width of a row."""
-    rounds: int = 10
-    """Steps that are timed, of each case; tables of all sizes in turn."""
-    warmup: int = 3
-    """Steps of each case before them."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("tracks", "batches"):
-            values = getattr(self, name)
-            if not values or min(values) < 1 or len(set(values)) < len(values):
-                raise ValueError(f"--{name} must be distinct numbers of at least 1")
-        for batch in self.batches:
-            self.step(self.tracks[0], batch)  # refuses a batch that no step can have
-
-    def step(self, tracks: int, batch: int) -> StepConfig:
-        """The options of `step` for one case."""
-        return StepConfig(tracks=tracks, dim=self.dim, batch=batch, baseline="none")
-
-
-@dataclass(frozen=True, kw_only=True)
 class PipelineConfig(BenchmarkConfig):
     """Time the batches from Parquet beside a plain DataLoader, and how long a training step waits for them.
 

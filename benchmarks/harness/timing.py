@@ -1,10 +1,10 @@
 """Cases timed in turn (A B A B), so that other load on the machine affects all of them alike; and peak memory."""
 
-import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -107,7 +107,13 @@ def peak_bytes() -> int:
     """The most this process has held: GPU memory where there is one, else resident memory."""
     if device().type == "cuda":
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resident_peak_bytes()
+
+
+def resident_peak_bytes() -> int:
+    """The most memory this process has held. `getrusage` would count what its parent held when it started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
 
 
 def peaks_of_ranks() -> list[int]:

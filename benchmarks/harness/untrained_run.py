@@ -1,6 +1,5 @@
 """An untrained run with a table of any size, for benchmarks of what comes after training."""
 
-import hashlib
 import math
 import tempfile
 from collections.abc import Iterator
@@ -8,15 +7,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-
 from skipwise.benchmarks.harness.config import LONGEST, SEED
-from skipwise.benchmarks.harness.synthetic import MemoryStore
+from skipwise.benchmarks.harness.written_dataset import write_dataset
 from skipwise.common.distributed import barrier, broadcast_object, rank
-from skipwise.common.tables import write_table
 from skipwise.components.recipes import RECIPES
-from skipwise.datapipes.manifest import SESSIONS, VOCABULARY
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.training.build import build_model
 from skipwise.training.checkpoint.checkpoints import Checkpoints
@@ -28,7 +22,6 @@ from skipwise.training.run.start import create_or_resume_run
 
 RECIPE = "best-skip-blind"
 _SESSIONS = 1000
-_PART = "part-00000.parquet"
 
 
 @contextmanager
@@ -42,7 +35,7 @@ def shared_folder() -> Iterator[Path]:
 def make_run(folder: Path, num_tracks: int, dim: int) -> RunDirectory:
     """Writes `folder / data` and `folder / run` with initial weights. All ranks call it together."""
     if rank() == 0:
-        _write_data(folder / "data", num_tracks)
+        write_dataset(folder / "data", num_tracks, _SESSIONS, LONGEST)
     barrier()
     config = run_config(folder, dim)
     store = SessionStore(config.data.path)
@@ -67,23 +60,3 @@ def run_config(folder: Path, dim: int) -> RunConfig:
         train=replace(recipe.train, seed=SEED),
         evaluate=replace(recipe.evaluate, candidates=1),
     )
-
-
-def _write_data(folder: Path, num_tracks: int) -> None:
-    """A dataset directory of random sessions, with every track in its vocabulary."""
-    (folder / SESSIONS).mkdir(parents=True)
-    store = MemoryStore(_SESSIONS, num_tracks, LONGEST)
-    plays = store.read(np.zeros(1, dtype=np.int64))
-    offsets = pa.array(plays.offsets, pa.int32())
-    sessions = {
-        "session_id": [f"s{number:04}" for number in plays.numbers],
-        "tracks": pa.ListArray.from_arrays(offsets, pa.array(plays.tracks, pa.int32())),
-        "skips": pa.ListArray.from_arrays(offsets, pa.array(plays.skips)),
-    }
-    write_table(pa.table(sessions), folder / SESSIONS / _PART)
-    ids = [f"t{row:08}" for row in range(num_tracks)]
-    counts = np.bincount(plays.tracks, minlength=num_tracks)
-    vocabulary = {"track_id": ids, "row": np.arange(num_tracks, dtype=np.int32), "count": counts}
-    write_table(pa.table(vocabulary), folder / VOCABULARY, 1 << 20, compression="zstd")
-    digest = hashlib.sha256("".join(f"{track}\n" for track in ids).encode()).hexdigest()
-    store.manifest.model_copy(update={"parts": {_PART: _SESSIONS}, "vocabulary_hash": digest}).write(folder)
