@@ -17,7 +17,7 @@ from torch.nn.functional import normalize, pad
 from skipwise.models.ranking import full_topk
 from skipwise.models.topk import best_of, side_by_side
 from skipwise.retrieval.search.allowed import Allowed
-from skipwise.retrieval.search.first_pass import MOST_BEST, QUERIES, FirstPass, is_fast
+from skipwise.retrieval.search.first_pass import MOST_BEST, FirstPass, is_fast, queries_a_call
 from skipwise.retrieval.vectors import BLOCK_ROWS, Vectors
 
 _TAKEN_SHARE = 0.5
@@ -103,7 +103,7 @@ class ExactSearch:
         few = allowed is not None and allowed.count <= share * allowed.num_rows
         if k <= MOST_BEST and not few and (first_pass := self._set_up(len(queries_QD))):
             hidden_R = None if allowed is None else ~allowed.mask()
-            for part_Q in first_pass.sound(queries_QD).split(QUERIES):
+            for part_Q in first_pass.sound(queries_QD).split(queries_a_call(k)):
                 asked_QD = queries_QD[part_Q]
                 score = partial(self._scores, asked_QD)
                 pairs = first_pass.pairs(asked_QD, k, excluded_QX[part_Q], score, hidden_R)

@@ -22,19 +22,21 @@ from torch.nn.functional import pad
 from skipwise.models.topk import side_by_side
 from skipwise.retrieval.search.row_codes import LEVELS, ROOM, ZERO, Blocks, RowCodes
 
-QUERIES = 64
-"""Queries of a call: the more, the longer the scores take to be written and read."""
+_QUERIES, _QUERIES_FOR_MANY = 256, 64
+"""Queries of a call: products of many take less for each. Blocks then have fewer rows, so that the first one says less
+about the best, of which more than `_FEW_BEST` are many."""
+_FEW_BEST = 64
 MOST_BEST = 256
 """The most best rows that are asked for; above it, too many rows are scored twice."""
 GROUP = 32
 """Rows of a group: only groups whose best row may be among the best are read row by row."""
-_QUERIES_MULTIPLE = 16
-"""Of the queries of a call, the others being 0: as many take as long as one."""
+_QUERIES_MULTIPLE, _FEW_MULTIPLE = 16, 8
+"""Of the queries of a call, and of a few of them, the others being 0: products of as many take as long as of two."""
 _LAST_MULTIPLE = ROOM
 """Of the rows of the last block."""
-_BLOCK_BYTES = 1 << 21
-"""Larger ones are given back to the system, and are new pages each time."""
-_BLOCK_ROWS = 1 << 17
+_BLOCK_BYTES = 1 << 22
+"""Those of the first block are four times as many; above 32 MiB they are given back to the system, and new each time."""
+_BLOCK_ROWS = 1 << 20
 _MOST_LEVEL, _LEVELS_OF_SPAN = 255, 200
 """The level of all scores above, and the levels between the least that matters and the best of the first block."""
 _LEAST_UNIT = 2.0**-16
@@ -57,6 +59,11 @@ def is_fast() -> bool:
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """The scores [P] of pairs, queries [P] and rows [P]."""
+
+
+def queries_a_call(k: int) -> int:
+    """The most queries of a call of `FirstPass.pairs` for the `k` best."""
+    return _QUERIES if k <= _FEW_BEST else _QUERIES_FOR_MANY
 
 
 class Pairs(NamedTuple):
@@ -86,7 +93,7 @@ class FirstPass:
     def pairs(
         self, queries_QD: Tensor, k: int, excluded_QX: Tensor, score: Score, hidden_R: Tensor | None = None
     ) -> Pairs | None:
-        """Of 1 to `QUERIES` queries, all `sound`: pairs that hold the `k` best rows, without those of `excluded_QX`.
+        """Of 1 to `queries_a_call(k)` queries, all `sound`: pairs that hold the `k` best rows, without those of `excluded_QX`.
 
         `score` is what they will be scored by; `hidden_R`: bool, rows that no query may find. None is returned where
         too many rows score alike: the float32 search takes less.
@@ -106,7 +113,7 @@ class FirstPass:
             return (score(query_P, row_P) - centre_Q[query_P]) / norm_Q[query_P]
 
         # Of few sizes, as oneDNN compiles a kernel for each.
-        padding = -num_queries % _QUERIES_MULTIPLE
+        padding = _padding(num_queries)
         packed = torch.ops.onednn.qlinear_prepack(pad(code_QD, (0, 0, 0, padding)).to(torch.int8), None)
 
         rows, most = _block_rows(num_queries + padding), _PAIRS_A_BEST * k + round(_PAIRS_A_ROW * codes.num_rows)
@@ -242,6 +249,12 @@ class _Found:
             return
         span_Q = (most_Q - self._least_Q) / _LEVELS_OF_SPAN
         self._unit_Q = torch.maximum(torch.maximum(self._bound_Q / 8, span_Q), self._least_Q.abs() * _LEAST_UNIT)
+
+
+def _padding(num_queries: int) -> int:
+    """Queries of 0 behind those of a call: none behind a single one, whose scores are then few."""
+    multiple = _FEW_MULTIPLE if num_queries <= _FEW_MULTIPLE else _QUERIES_MULTIPLE
+    return -num_queries % multiple if num_queries > 1 else 0
 
 
 def _block_rows(num_queries: int) -> int:

@@ -63,12 +63,15 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     seed=some.integers(0, 10_000),
     rows=some.sampled_from([1, 31, 65, 700, 1100]),
     dim=some.sampled_from([1, 3, 8, 33]),
-    k=some.sampled_from([1, 7, 40]),
-    kind=some.sampled_from(["whole numbers", "normal", "long and short", "far from 0", "one column", "all alike"]),
+    num_queries=some.sampled_from([1, 6, 67]),
+    k=some.sampled_from([1, 7, 40, 70]),
+    kind=some.sampled_from(
+        ["whole numbers", "normal", "long and short", "far from 0", "one column", "all alike", "zero rows", "huge"]
+    ),
 )
-def test_equal_to_scoring_every_row(seed: int, rows: int, dim: int, k: int, kind: str):
+def test_equal_to_scoring_every_row(seed: int, rows: int, dim: int, num_queries: int, k: int, kind: str):
     generator = torch.Generator().manual_seed(seed)
-    table, queries = torch.randn(rows, dim, generator=generator), torch.randn(67, dim, generator=generator)
+    table, queries = (torch.randn(count, dim, generator=generator) for count in (rows, num_queries))
     if kind == "whole numbers":  # many ties, at the last place too
         table, queries = (2 * table).round(), (2 * queries).round()
     elif kind == "long and short":
@@ -79,13 +82,27 @@ def test_equal_to_scoring_every_row(seed: int, rows: int, dim: int, k: int, kind
         table[:, 1:] = 0.25
     elif kind == "all alike":
         table = table[:1].repeat(rows, 1)
-    queries[5] = 0
-    excluded = torch.randint(-1, rows, (67, 4), generator=generator)
+    elif kind == "zero rows":  # they are among the best where few are not
+        table[torch.rand(rows, generator=generator) < 0.9] = 0
+    elif kind == "huge":
+        table *= 1e12
+    queries[5:6] = 0
+    excluded = torch.randint(-1, rows, (num_queries, 4), generator=generator)
     with pytest.MonkeyPatch.context() as patch:
         calls = taken(patch)
         found, scores = ExactSearch(Vectors([Piece(0, table.numpy())])).search(queries, k, excluded)
     expected, expected_scores = best(table, queries, k, excluded)
     assert all(calls) and found.tolist() == expected and torch.equal(scores, expected_scores)
+
+
+@pytest.mark.parametrize(("k", "num_calls"), [(5, 2), (65, 5)])
+def test_many_queries_are_taken_in_parts(k: int, num_calls: int, monkeypatch: pytest.MonkeyPatch):
+    generator = torch.Generator().manual_seed(9)
+    table, queries = (torch.randn(count, 8, generator=generator) for count in (700, 260))
+    excluded, calls = torch.randint(-1, 700, (260, 2), generator=generator), taken(monkeypatch)
+    found, scores = ExactSearch(Vectors([Piece(0, table.numpy())])).search(queries, k, excluded)
+    expected, expected_scores = best(table, queries, k, excluded)
+    assert calls == [True] * num_calls and found.tolist() == expected and torch.equal(scores, expected_scores)
 
 
 def test_rows_that_are_not_allowed(monkeypatch: pytest.MonkeyPatch):
