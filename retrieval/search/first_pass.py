@@ -35,7 +35,7 @@ _QUERIES_MULTIPLE, _FEW_MULTIPLE = 16, 8
 _LAST_MULTIPLE = ROOM
 """Of the rows of the last block."""
 _BLOCK_BYTES = 1 << 22
-"""Those of the first block are four times as many; above 32 MiB they are given back to the system, and new each time."""
+"""Those of the first block are four times as many; above 32 MiB the system has them back, and gives new ones."""
 _BLOCK_ROWS = 1 << 20
 _MOST_LEVEL, _LEVELS_OF_SPAN = 255, 200
 """The level of all scores above, and the levels between the least that matters and the best of the first block."""
@@ -93,10 +93,10 @@ class FirstPass:
     def pairs(
         self, queries_QD: Tensor, k: int, excluded_QX: Tensor, score: Score, hidden_R: Tensor | None = None
     ) -> Pairs | None:
-        """Of 1 to `queries_a_call(k)` queries, all `sound`: pairs that hold the `k` best rows, without those of `excluded_QX`.
+        """Of 1 to `queries_a_call(k)` queries, all `sound`: pairs that hold the `k` best rows.
 
-        `score` is what they will be scored by; `hidden_R`: bool, rows that no query may find. None is returned where
-        too many rows score alike: the float32 search takes less.
+        Without those of `excluded_QX`. `score` is what they will be scored by; `hidden_R`: bool, rows that no query may
+        find. None is returned where too many rows score alike: the float32 search takes less.
         """
         codes, num_queries = self._codes, len(queries_QD)
         scaled_QD = queries_QD * codes.step_D
