@@ -199,17 +199,19 @@ def train_loader(
     longest, negatives = store.manifest.session_lengths["max"], config.data.negatives
     # A pool for the whole batch avoids no session; what is drawn for a session avoids all of its tracks.
     avoided = longest if config.data.sampling == "per-session" else 0
-    if negatives + avoided > store.num_tracks:
+    drawable = np.flatnonzero(play_counts(store, held_out)) if store.features else None
+    num_drawn = store.num_tracks if drawable is None else len(drawable)
+    if negatives + avoided > num_drawn:
         logger.info(
-            f"--data.negatives {negatives}: {store.path} has {store.num_tracks} tracks, so a session may have fewer "
-            "negatives: all tracks that it does not contain"
+            f"--data.negatives {negatives}: {store.path} has {num_drawn} tracks to draw from, so a session may have "
+            "fewer negatives: all of these that it does not contain"
         )
     builder = TrainBuilder(
         seed=config.train.seed,
         view=_view(config, store),
         longest=longest,
         num_tracks=store.num_tracks,
-        negatives=min(negatives, store.num_tracks),
+        negatives=min(negatives, num_drawn),
         sampling=config.data.sampling,
         mask_probability=config.cloze,
         borrow_from=config.data.borrow_from,
@@ -224,7 +226,7 @@ def train_loader(
         hidden_inputs=config.data.hidden_inputs,
         features=store.features,
         id_dropout=config.data.id_dropout if store.features else 0.0,
-        drawable=np.flatnonzero(play_counts(store, held_out)) if store.features else None,
+        drawable=drawable,
         profile=config.data.profile,
     )
     dataset = StepDataset(store, config.data, builder, rank(), world_size())

@@ -37,6 +37,8 @@ class FeatureOptions:
             )
         if not self.reads_features and (self.feature_values or self.feature_separator is not None):
             raise ValueError("--feature-values and --feature-separator apply to --track-features: name that table")
+        if not self.track_features and (other := {*self.feature_values} - {*self.features}):
+            raise ValueError(f"--feature-values {min(other)} is not among --features: name it there, or leave it out")
         if self.feature_separator == "":
             raise ValueError("--feature-separator must be at least one character: leave it out for one value a text")
         for name, given in (("--features", self.features), ("--feature-values", self.feature_values)):

@@ -29,10 +29,15 @@ def prepare(config: PrepareConfig) -> Manifest:
     """
     if config.shard is not None:
         raise UserError(f"--step {config.step} writes no dataset: call prepare_shard")
+    return _prepare(config)
+
+
+def _prepare(config: PrepareConfig, num_shards: int | None = None) -> Manifest:
+    """`num_shards`: how many to merge, where that is known."""
     check_room(config)
     with plain_errors(config):
         if config.step == "merge":
-            job, manifest = merge_shards(config)
+            job, manifest = merge_shards(config, num_shards)
         elif config.spark is not None:
             job, manifest = _prepare_in_spark(config, config.spark)
         else:
@@ -55,7 +60,7 @@ def prepare_shard(config: PrepareConfig) -> None:
     if config.step == "read" or config.step == "group":
         run_shard(config, config.step, num_shards, number)
     elif run_together(config):
-        prepare(replace(config, step="merge", shard=None))
+        _prepare(replace(config, step="merge", shard=None), num_shards)
 
 
 def _prepare_here(config: PrepareConfig) -> tuple[Job, Manifest]:

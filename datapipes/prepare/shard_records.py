@@ -101,9 +101,13 @@ def shard_folder(root: Path, kind: type[Shard], number: int, num_shards: int) ->
 def find_num_shards(root: Path) -> int:
     """Returns how many shards the log was cut in, by the names of those that are there."""
     found = sorted({int(folder.parent.name.split("-")[-1]) for folder in local(root, is_record).glob(f"*/{RECORD}")})
-    if len(found) != 1:
-        several = f"has shards of {' and of '.join(map(str, found))}" if found else "has no shards"
-        raise UserError(f"{root} {several}: run --step read and --step group for each of --shard 0/N to N-1/N")
+    if not found:
+        raise UserError(f"{root} has no shards: run --step read and --step group for each of --shard 0/N to N-1/N")
+    if len(found) > 1:
+        raise UserError(
+            f"{root} has shards of {' and of '.join(map(str, found))}: remove the folders of all counts but one "
+            f"(*-of-{found[-1]:04} are of {found[-1]}), then merge again"
+        )
     return found[0]
 
 

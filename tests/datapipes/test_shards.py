@@ -297,8 +297,16 @@ def test_shards_of_another_log_or_of_other_options_are_not_merged(logs, tmp_path
     for step in ("read", "group"):
         prepare_shard(replace(config, output=tmp_path / "other", step=step, shard="0/1"))
     shutil.move(shards_of(tmp_path / "other") / "read-0000-of-0001", shards_of(tmp_path / "data"))
-    with pytest.raises(UserError, match="data.shards has shards of 1 and of 2"):
+    with pytest.raises(UserError, match=r"data.shards has shards of 1 and of 2: remove .* \(\*-of-0002 are of 2\)"):
         prepare(merge)
+
+
+def test_shards_of_another_count_are_in_nobodys_way(logs, tmp_path):
+    """Of a job that was killed, before one of fewer processes: its shards would wait for a merge that is refused."""
+    config = cases(logs, tmp_path / "data")["users"]
+    prepare_shard(replace(config, step="read", shard="1/2"))
+    prepare_shard(replace(config, step="all", shard="0/1"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
 def test_shards_whose_files_are_damaged_or_gone_are_refused(logs, tmp_path):

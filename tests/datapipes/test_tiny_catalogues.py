@@ -107,6 +107,6 @@ def test_a_run_says_so_and_draws_all(sampling: str, make_dataset, capfd: pytest.
     with process_group():
         check(config, store)
         batch = train_loader(config, store).dataset[1, 0]
-    said = f"--data.negatives 1000000000: {store.path} has 60 tracks, so a session may have fewer negatives"
+    said = f"--data.negatives 1000000000: {store.path} has 60 tracks to draw from, so a session may have"
     assert said in capfd.readouterr().err
     assert_close(batch.negatives_P.unique(), torch.arange(60))

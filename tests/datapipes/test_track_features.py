@@ -230,6 +230,10 @@ def test_whole_numbers_of_more_than_53_bits_are_rounded(tmp_path: Path):
     [
         ({"feature_separator": "|"}, "--feature-values and --feature-separator apply to --track-features"),
         ({"features": ("genre",)}, "--features genre is no column that the dataset names"),
+        (
+            {"features": ("artist",), "artist": "artist", "feature_values": ("artist", "tempo")},
+            "--feature-values tempo is not among --features",
+        ),
         ({"features": ("a", "a"), "track_features": Path("x.csv")}, "--features names 'a' twice"),
         ({"feature_separator": "", "track_features": Path("x.csv")}, "--feature-separator must be at least one"),
     ],

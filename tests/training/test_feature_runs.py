@@ -22,7 +22,7 @@ from skipwise.retrieval.export.exporter import write_export
 from skipwise.studies.baselines.measuring import measure_baseline
 from skipwise.studies.baselines.popularity import Popularity
 from skipwise.training.active_run import ActiveRun
-from skipwise.training.build import cold_tracks, reading_inputs, training_data
+from skipwise.training.build import cold_tracks, reading_inputs, train_loader, training_data
 from skipwise.training.checkpoint.checkpoints import best_checkpoint
 from skipwise.training.config import RunConfig
 from skipwise.training.evaluation.evaluator import evaluate_run
@@ -231,3 +231,19 @@ def test_rows_of_values_are_taken_over_by_column_and_value(folder: Path, tmp_pat
     for value, row in after.items():
         assert torch.equal(found[row], saved[VALUES][before[value]] if value in before else fresh[row]), value
     assert torch.equal(projection, saved[PROJECTION])
+
+
+def test_a_pool_larger_than_what_training_plays_has_each_track_once(tmp_path):
+    """A second copy of a session's own track would be a negative of its own target."""
+    config = reading(dataset(tmp_path / "data", played=TRACKS // 2), tmp_path / "run")
+    config = replace(config, data=replace(config.data, negatives=TRACKS, sampling="shared"))
+    store = reading_inputs(config, SessionStore(config.data.path))
+    with process_group():
+        played = np.flatnonzero(train_counts(store))
+        batch = train_loader(config, store).dataset[1, 0]
+    assert sorted(batch.tracks["track"].values()[batch.negatives_P].tolist()) == played.tolist()
+    assert batch.negatives == batch.drawn_from == len(played) < TRACKS
+    for number, (own_T, (first, until)) in enumerate(zip(batch.items_BT, batch.window_B2.tolist(), strict=True)):
+        left_out = batch.collides_X2[batch.collides_X2[:, 0] == number, 1].tolist()
+        met = [int(batch.negatives_P[place]) for place in range(first, until) if place not in left_out]
+        assert not {*met} & {*own_T.tolist()}

@@ -16,6 +16,8 @@ def check_folder(folder: str) -> None:
     """Raises `UserError` where no part can land."""
     if Place.of(folder) is None and not Path(folder).is_dir():
         raise UserError(f"--follow {folder} is no folder: make it, and let prepare write each part into it")
+    if Place.of(folder) is None and (Path(folder) / MANIFEST).exists():
+        raise _is_part(folder)
 
 
 class Arrivals:
@@ -59,11 +61,18 @@ class Arrivals:
     def _landed(self) -> list[str]:
         """The names of all whole parts, in their order."""
         if self._place is None:
+            check_folder(self._folder)
             folders = (one for one in Path(self._folder).iterdir() if not one.name.startswith("."))
             return sorted(one.name for one in folders if (one / MANIFEST).is_file())
         files = {tuple(name.split("/")) for name in self._place.files()}
+        if (MANIFEST,) in files:
+            raise _is_part(self._folder)
         names = sorted(parts[0] for parts in files if len(parts) == 2 and parts[1] == MANIFEST)
         return [name for name in names if (name, UNFINISHED) not in files]
 
     def _path(self, name: str) -> str:
         return f"{self._folder.rstrip('/')}/{name}"
+
+
+def _is_part(folder: str) -> UserError:
+    return UserError(f"--follow {folder} is one dataset directory: name the folder that it lies in, for all parts")

@@ -53,6 +53,16 @@ def test_the_record_is_read_back_and_as_many_wait_as_there_are_rows(tmp_path: Pa
         again.read(tmp_path / "rows" / "1.parquet")
 
 
+def test_a_folder_that_is_gone_is_said(tmp_path: Path):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "run").mkdir()
+    arrivals = Arrivals(str(tmp_path / "parts"), tmp_path / "run")
+    assert arrivals.take(1) is None
+    (tmp_path / "parts").rmdir()
+    with pytest.raises(UserError, match="parts is no folder: make it"):
+        arrivals.take(1)
+
+
 def test_a_part_that_was_taken_must_stay_what_it_was(tmp_path: Path):
     (tmp_path / "run").mkdir()
     with pytest.raises(UserError, match="is no folder: make it"):
@@ -61,6 +71,8 @@ def test_a_part_that_was_taken_must_stay_what_it_was(tmp_path: Path):
         (tmp_path / "parts" / name).mkdir(parents=True)
         (tmp_path / "parts" / name / "manifest.json").touch()
     (tmp_path / "parts" / "a").mkdir()
+    with pytest.raises(UserError, match="parts/b is one dataset directory: name the folder that it lies in"):
+        Arrivals(str(tmp_path / "parts" / "b"), tmp_path / "run")
     arrivals = Arrivals(str(tmp_path / "parts"), tmp_path / "run")
     path = arrivals.take(1)
     assert path == str(tmp_path / "parts" / "b")
