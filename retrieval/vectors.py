@@ -6,6 +6,7 @@ Shape legend: R rows, D width, N rows asked for, B rows of a block, W numbers of
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -33,8 +34,12 @@ class Piece:
         if self.dtype != "float32":
             return decode(self.encoded[rows_N], self.dtype)
         # Several times as fast as NumPy's indexing.
-        taken_ND: np.ndarray = _tensor(self.encoded).index_select(0, torch.from_numpy(rows_N)).numpy()
+        taken_ND: np.ndarray = self._encoded.index_select(0, torch.from_numpy(rows_N)).numpy()
         return taken_ND
+
+    @cached_property
+    def _encoded(self) -> torch.Tensor:
+        return _tensor(self.encoded)
 
 
 class Vectors:

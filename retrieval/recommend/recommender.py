@@ -205,7 +205,7 @@ class Recommender:
         keep = self._opened.manifest.keep
         return dialled(self.outputs(history), keep.dim if keep else 0, dial)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def outputs(self, history: SessionHistory) -> Tensor:
         """The encoder's outputs, float32 [B, Y], B at least 1.
 

@@ -156,7 +156,7 @@ class TrackRecommender:
 
         Raises `UserError` for an unknown track.
         """
-        return self.tracks.named_rows(self._rows(tracks))
+        return self.tracks.named_rows(self._rows(tracks).tolist())
 
     def _rows(self, tracks: list[str]) -> np.ndarray:
         if not isinstance(tracks, (list, tuple)) or not all(isinstance(one, str) for one in tracks):

@@ -119,7 +119,8 @@ def scan_index(dim: int) -> Any:
 
 def scan_rows(rows_ND: np.ndarray) -> np.ndarray:
     """Rows or queries, with a 0 behind an odd number of numbers."""
-    return np.pad(rows_ND, ((0, 0), (0, -rows_ND.shape[1] % _SCAN_NUMBERS)))
+    odd = rows_ND.shape[1] % _SCAN_NUMBERS
+    return np.pad(rows_ND, ((0, 0), (0, _SCAN_NUMBERS - odd))) if odd else rows_ND
 
 
 def _hnsw(vectors: Vectors, num_rows: int) -> BuiltIndex:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from skipwise.common.versions import import_faiss
 from skipwise.models.topk import best_of
@@ -70,9 +71,11 @@ class IndexSearch:
             return self._in_parts(queries_QD, k, excluded_QX)
         if allowed and (self._scans or allowed.count <= max(FEW_ROWS, _FEW_SHARE * allowed.num_rows)):
             return self._exact.search(queries_QD, k, excluded_QX, allowed)
-        rows_QK, scores_QK = none_found(queries_QD, k)
-        few_Q = (excluded_QX >= 0).sum(dim=1) <= _WIDENED_BY
-        if few_Q.any():
+        if excluded_QX.shape[1] <= _WIDENED_BY:
+            rows_QK, scores_QK = self._in_parts(queries_QD, k, excluded_QX, allowed)
+        else:
+            rows_QK, scores_QK = none_found(queries_QD, k)
+            few_Q = (excluded_QX >= 0).sum(dim=1) <= _WIDENED_BY
             rows_QK[few_Q], scores_QK[few_Q] = self._in_parts(queries_QD[few_Q], k, excluded_QX[few_Q], allowed)
         if len(short_S := (rows_QK[:, -1] < 0).nonzero().squeeze(1)):
             found = self._exact.search(queries_QD[short_S], k, excluded_QX[short_S], allowed)
@@ -92,13 +95,12 @@ class IndexSearch:
     def _search(
         self, queries_QD: Tensor, k: int, excluded_QX: Tensor, allowed: Allowed | None
     ) -> tuple[Tensor, Tensor]:
-        rows_QK, scores_QK = none_found(queries_QD, k)
         left_out = int((excluded_QX >= 0).sum(dim=1).max()) if excluded_QX.numel() else 0
         shortlist = self._settings.get("shortlist", 0)
         width = max(k + left_out, shortlist) if allowed is None else max(k, shortlist) + left_out
         width = min(self._index.ntotal, width)
         if not width or not len(queries_QD):
-            return rows_QK, scores_QK
+            return none_found(queries_QD, k)
         asked_QD = queries_QD.numpy()
         if self._scans:
             asked_QD = scan_rows(asked_QD)
@@ -108,12 +110,12 @@ class IndexSearch:
         # In ascending order, so that of equal scores the lower row comes first.
         rows_QW = torch.from_numpy(np.sort(rows_QW, axis=1))
         scores_QW = self._scores(queries_QD, rows_QW)
-        there_QW = rows_QW >= 0
-        for excluded_Q in excluded_QX.unbind(dim=1):
-            there_QW &= rows_QW != excluded_Q[:, None]
-        rows_QW = rows_QW.masked_fill(~there_QW, -1)
-        scores_QW = scores_QW.masked_fill(~there_QW, float("-inf"))
-        return best_of(torch.cat([rows_QW, rows_QK], dim=1), torch.cat([scores_QW, scores_QK], dim=1), k)
+        place_QX = torch.searchsorted(rows_QW, excluded_QX).clamp(max=width - 1)
+        query_P, left_out_P = (rows_QW.gather(1, place_QX) == excluded_QX).nonzero(as_tuple=True)
+        rows_QW[query_P, place_QX[query_P, left_out_P]] = -1
+        scores_QW.masked_fill_(rows_QW < 0, float("-inf"))
+        missing = (0, max(k - width, 0))
+        return best_of(pad(rows_QW, missing, value=-1), pad(scores_QW, missing, value=float("-inf")), k)
 
     def _scores(self, queries_QD: Tensor, rows_QW: Tensor) -> Tensor:
         taken = self._vectors.take(np.maximum(rows_QW.numpy(), 0).ravel())

@@ -93,9 +93,8 @@ def _grouped(
         k_B = np.array([requests[place].k for place in asked])
         found = search(served, [one for one, _ in asked.values()], int(k_B.max()), like)
         listed_BK = (found.rows_BK >= 0) & (np.arange(found.rows_BK.shape[1]) < k_B[:, None])
-        # Of all requests together, since a look-up of ten tracks costs as much as one of hundreds.
-        rows_N = found.rows_BK[listed_BK]
-        columns = {"track": served.opened.tracks.ids(rows_N).to_pylist(), "score": found.scores_BK[listed_BK].tolist()}
+        rows_N = found.rows_BK[listed_BK].tolist()
+        columns = {"track": served.opened.tracks.texts(rows_N), "score": found.scores_BK[listed_BK].tolist()}
         columns |= {} if found.kept_BK is None else {"kept": found.kept_BK[listed_BK].tolist()}
         ranked = zip(served.opened.tracks.named_rows(rows_N), zip(*columns.values(), strict=True), strict=True)
         ranked_N: Iterator[Answer] = (names | dict(zip(columns, one, strict=True)) for names, one in ranked)
@@ -116,7 +115,7 @@ def _nearest(served: ServedExport, rows_K: np.ndarray, played_P: np.ndarray, mos
     lengths_KP = np.linalg.norm(found_KD, axis=1)[:, None] * np.linalg.norm(played_PD, axis=1)
     cosine_KP = found_KD @ played_PD.T / np.maximum(lengths_KP, np.finfo(np.float32).tiny)
     tracks = served.opened.tracks
-    named = zip(tracks.ids(played_P).to_pylist(), tracks.named_rows(played_P), strict=True)
+    named = zip(tracks.texts(played_P.tolist()), tracks.named_rows(played_P.tolist()), strict=True)
     named_P = [{"track": track} | names for track, names in named]
     return [
         [
@@ -167,12 +166,14 @@ def _session(served: ServedExport, request: RecommendRequest, rows: list[int]) -
     asked = _Asked(session, [row for row in rows_of_profile if row >= 0])
     if not served.opened.tracks.names:
         return asked, {"dropped": unknown}
-    names = served.opened.tracks.named_rows(np.array([row for row, *_ in session]))
+    names = served.opened.tracks.named_rows([row for row, *_ in session])
     return asked, {"dropped": unknown, "session": [track | of for track, of in zip(heard, names, strict=True)]}
 
 
 def _codes(served: ServedExport, play: Play) -> list[int]:
     """Of each context column that the export reads, 0 where the request does not say it or no training play said so."""
+    if not play.context and not served.codes:
+        return []
     unread = play.context.keys() - served.codes.keys()
     if unread:
         known = ", ".join(served.codes) or "none"

@@ -109,8 +109,8 @@ class ServedExport:
         """The plays of each session to start from, oldest first."""
         tracks, found = self.opened.tracks, []
         for plays in self.opened.manifest.examples:
-            rows = np.array([play.row for play in plays], dtype=np.int64)
-            named = zip(tracks.ids(rows).to_pylist(), tracks.named_rows(rows), plays, strict=True)
+            rows = [play.row for play in plays]
+            named = zip(tracks.texts(rows), tracks.named_rows(rows), plays, strict=True)
             found.append([{"track": track} | names | {"skipped": play.skipped} for track, names, play in named])
         return found
 

@@ -27,9 +27,9 @@ def test_like_a_dictionary(ids: list[str], asked: list[str], prefix: str, large:
     for track in [*ids, *asked, prefix]:
         assert tracks.row(track) == rows.get(track)
     both = asked + ids
-    for many in (0, 1000):
-        with patch("skipwise.retrieval.track_ids._MANY", many):
-            assert tracks.rows_of([*both, "\ud800"]) == [*(rows.get(track, -1) for track in both), -1]
+    assert tracks.rows_of([*both, "\ud800"]) == [*(rows.get(track, -1) for track in both), -1]
+    with patch("skipwise.retrieval.track_ids._hash", len):  # so many tracks have one hash
+        assert TrackIds(pa.array(ids, kind)).rows_of([*both, "\ud800"]) == [*(rows.get(one, -1) for one in both), -1]
     assert tracks.rows(pa.array(both, kind)).tolist() == [rows.get(track, -1) for track in both]
     assert tracks.rows(pa.array(["x", *both], kind)[1:]).tolist() == [rows.get(track, -1) for track in both]
     for at_once in (1, 2, 100):
@@ -62,3 +62,15 @@ def test_a_near_track():
 def test_ids_that_are_none(ids: pa.Array, words: str):
     with pytest.raises(ValueError, match=words):
         TrackIds(ids)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_texts_of_arrays_that_begin_further_on(kind: pa.DataType):
+    ids, titles = [f"ü_{row}" for row in range(40)], ["", None, "é"] * 13 + ["x"]
+    for first in (0, 3, 9):
+        tracks = TrackIds(pa.array(ids, kind)[first:], {"title": pa.array(titles, kind)[first:]})
+        rows = [*range(len(tracks)), 0]
+        assert tracks.texts(rows) == [*ids[first:], ids[first]] and tracks.rows_of(ids[first:]) == rows[:-1]
+        assert tracks.named_rows(rows) == [{"title": of} if of is not None else {} for of in titles[first:]] + [
+            {"title": titles[first]} if titles[first] is not None else {}
+        ]
