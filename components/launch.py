@@ -150,6 +150,7 @@ def prepare(
         mounts: what a container sees of its host, such as type=bind,src=/data,dst=/data; several follow each other
     """
     _at_least(1, shards=shards, cpu=cpu, memory_mb=memory_mb)
+    _at_least(0, max_retries=max_retries)
     entrypoint, words = "python", ["-m", "skipwise", "prepare", *args]
     if shards > 1:  # AWS Batch has the number of a replica in a variable, which a shell reads
         shard = f"--step all --shard {specs.macros.replica_id}/{shards}"

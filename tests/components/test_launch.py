@@ -139,6 +139,7 @@ def test_what_a_scheduler_is_asked_for():
         "train --nproc 0",
         "prepare --cpu 0",
         "prepare --shards 0",
+        "prepare --max_retries -1",
     ],
 )
 def test_what_no_scheduler_can_give_is_refused(words: str, capfd: pytest.CaptureFixture[str]):
