@@ -61,19 +61,10 @@ def publish(
     dropped_sessions = total(group.dropped_sessions for group in groups.values())
     dropped_rows = Counter({LEFT_OUT: sum(read.left_out for read in reads)})
     dropped_rows = +dropped_rows + total(group.dropped_rows for group in groups.values())
-    again = 0 if config.drop_duplicate_plays else dropped_rows.pop(REPEATED_PLAYS, 0)
-    if again:
-        near = places_of(reads).unit(config) is not None
-        when = f"{roles['order']} equal to the second" if near else f"same {roles['order']}"
-        note(
-            f"warning: {again:,} rows repeat a play (same {roles['session']} and {roles['track']}, {when}): leave "
-            f"them out with --drop-duplicate-plays, unless {roles['order']} counts minutes or days, so that they may "
-            f"be plays of their own"
-        )
+    if not config.drop_duplicate_plays and (again := dropped_rows.pop(REPEATED_PLAYS, 0)):
+        note_repeated(again, roles, near=places_of(reads).unit(config) is not None)
     if not any(group.sessions for group in groups.values()):
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in (dropped_sessions + dropped_rows).most_common())
-        other = ", name another --vocabulary" if config.vocabulary else ""
-        raise UserError(f"no session is left (dropped: {reasons}): loosen the filters{other} or fix the log")
+        raise no_session_left(dropped_sessions + dropped_rows, config)
     staged = {folder / STAGED: of for folder, of in zip(folders, codes, strict=True) if groups[folder].sessions}
     split_S = choose_sessions(engine, [*staged], config, dropped_sessions)
     (result / SESSIONS).mkdir(parents=True)
@@ -84,10 +75,8 @@ def publish(
     contexts = context_names(roles) | ({PAUSE: PAUSE} if config.pause else {})
     unit = unit_of_times(places_of(reads), config, roles)
     ages = Ages.of(dict(zip(folders, codes, strict=True)), len(rows), unit) if unit else None
-    written = {
-        split: SplitFiles(result / SESSIONS, split, int(rows.max()) + 1, [*contexts.values()])
-        for split in splits_of(config)
-    }
+    num_tracks, columns = int(rows.max()) + 1, [*contexts.values()]
+    written = {split: SplitFiles(result / SESSIONS, split, num_tracks, columns) for split in splits_of(config)}
     write_sessions(
         staged,
         {folder / STAGED: group.codes() for folder, group in groups.items()},
@@ -98,26 +87,7 @@ def publish(
         ages,
         Profiles(config.profile, len(written)) if config.profile else None,
     )
-    plays = sum(split.plays for split in written.values())
-    lengths = set().union(*(split.lengths for split in written.values()))
     manifest = Manifest(
-        counts={
-            "sessions": sum(sum(split.parts.values()) for split in written.values()),
-            "plays": plays,
-            "tracks": int(rows.max()) + 1,
-        },
-        session_lengths={"min": min(lengths), "max": max(lengths)},
-        skip_share=round(sum(split.skipped for split in written.values()) / plays, 6),
-        unknown_share=round(sum(split.unknown for split in written.values()) / plays, 6),
-        context_columns=[*contexts.values()],
-        contexts={
-            name: sorted(set().union(*(of.values[name] for of in written.values()))) for name in contexts.values()
-        },
-        context_checksums={part: of for split in written.values() for part, of in split.context_checksums.items()},
-        profile=config.profile,
-        profile_checksums={part: of for split in written.values() for part, of in split.profile_checksums.items()},
-        parts={name: size for split in written.values() for name, size in split.parts.items()},
-        checksums={name: of for split in written.values() for name, of in split.checksums.items()},
         vocabulary_hash=vocabulary_hash,
         track_columns=named,
         sources=reads[0].log,
@@ -125,10 +95,29 @@ def publish(
         dropped_sessions=dict(dropped_sessions),
         dropped_rows=dict(dropped_rows),
         versions={"python": platform.python_version(), **versions()},
+        profile=config.profile,
+        **session_fields(written, num_tracks, columns),
         **({} if config.split == "last" else split_fields(written)),
     )
     manifest.write(result)
     return write_features(engine, config, features, result, manifest) if config.reads_features else manifest
+
+
+def no_session_left(dropped: Counter[str], config: PrepareConfig) -> UserError:
+    """Returns the error of a log of which the filters leave nothing; `dropped`: sessions and rows by reason."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.most_common())
+    other = ", name another --vocabulary" if config.vocabulary else ""
+    return UserError(f"no session is left (dropped: {reasons}): loosen the filters{other} or fix the log")
+
+
+def note_repeated(again: int, roles: dict[str, str], near: bool) -> None:
+    """Prints that so many rows repeat a play; `near`: at a time that is equal to the second."""
+    when = f"{roles['order']} equal to the second" if near else f"same {roles['order']}"
+    note(
+        f"warning: {again:,} rows repeat a play (same {roles['session']} and {roles['track']}, {when}): leave "
+        f"them out with --drop-duplicate-plays, unless {roles['order']} counts minutes or days, so that they may "
+        f"be plays of their own"
+    )
 
 
 def warn(
@@ -196,6 +185,29 @@ def write_sessions(
                         advance(int(np.count_nonzero(mine)))
         for files in written:
             files.close()
+
+
+def session_fields(written: dict[str, SplitFiles], num_tracks: int, contexts: list[str]) -> dict[str, Any]:
+    """Returns the manifest's fields of what the session files hold."""
+    files = written.values()
+    plays = sum(split.plays for split in files)
+    lengths = set().union(*(split.lengths for split in files))
+    return {
+        "counts": {
+            "sessions": sum(sum(split.parts.values()) for split in files),
+            "plays": plays,
+            "tracks": num_tracks,
+        },
+        "session_lengths": {"min": min(lengths), "max": max(lengths)},
+        "skip_share": round(sum(split.skipped for split in files) / plays, 6),
+        "unknown_share": round(sum(split.unknown for split in files) / plays, 6),
+        "context_columns": contexts,
+        "contexts": {name: sorted(set().union(*(of.values[name] for of in files))) for name in contexts},
+        "context_checksums": {part: of for split in files for part, of in split.context_checksums.items()},
+        "profile_checksums": {part: of for split in files for part, of in split.profile_checksums.items()},
+        "parts": {name: size for split in files for name, size in split.parts.items()},
+        "checksums": {name: of for split in files for name, of in split.checksums.items()},
+    }
 
 
 def split_fields(written: dict[str, SplitFiles]) -> dict[str, Any]:

@@ -48,20 +48,8 @@ def group_sessions(
     `session` is then the wrong column.
     """
     roles = log[0].roles
-    context = "".join(
-        f", enum_code({role}::word) AS {role}" if role in WORDS else f", {role}" for role in context_names(roles)
-    )
-    order = places.order() if config.sorts else "file, row"
-    fraction = ", fraction" if places.fractions else ""
     ((total,),) = engine.execute(f"SELECT count(*) FROM {rows}").fetchall()
-    reader = engine.sql(
-        f"""
-        SELECT sessions.code AS session, file, row, coalesce(place, {BAD_PLACE}) AS place, strength, fault,
-            coalesce(tracks.code, -1)::INTEGER AS track{fraction}{context}
-        FROM {rows} AS plays
-            JOIN sessions ON session = sessions.id LEFT JOIN tracks ON track = tracks.id
-        ORDER BY sessions.code, {order}"""
-    ).to_arrow_reader(BATCH)
+    reader = sorted_rows(engine, rows, roles, config, places)
     unit = places.unit(config)
     timed = unit_of_times(places, config, roles) is not None
     if config.pause and not timed:
@@ -83,19 +71,8 @@ def group_sessions(
             named = lookup.sql(f"SELECT id FROM sessions WHERE code BETWEEN {first} AND {last} ORDER BY code")
             ids = named.to_arrow_table()["id"].combine_chunks()
             advance(len(block))
-            counts = gap, dropped, rows_found
-            block = leave_out(block, block["fault"].to_numpy(), policies(config), *counts)
-            if not config.sorts:
-                faults = order_faults(block, "order" in roles)
-                if config.on_error == "stop" and faults.any():
-                    raise session_error(block, faults, log, ids, first)
-                block = leave_out(block, faults, policies(config), *counts)
-            # Bad rows, which have no code either, are gone.
-            if not (known := block["track"].to_numpy() >= 0).all():
-                some = np.logical_or.reduceat(known, starts_of(block))
-                rows_found[UNKNOWN] += int(np.count_nonzero(~known))
-                dropped["without a track of the vocabulary"] += int(np.count_nonzero(~some))
-                block = block.filter(pa.array(known))
+            block = without_faults(block, log, config, ids, gap, dropped, rows_found)
+            block = of_known_tracks(block, dropped, rows_found)
             if timed:
                 first_plays.add(block)
             if config.sorts and "order" in roles and (again := repeats_play(block, unit)).any():
@@ -119,6 +96,59 @@ def group_sessions(
     if timed:
         first_plays.write(target.with_name(FIRST))
     return +dropped, rows_found, plausible
+
+
+def sorted_rows(
+    engine: duckdb.DuckDBPyConnection, rows: str, roles: dict[str, str], config: PrepareConfig, places: Places
+) -> pa.RecordBatchReader:
+    """Returns the rows by the codes of their sessions, and within a session in play order; a track that has no code is
+    -1 there, a row without a place has `BAD_PLACE`."""
+    context = "".join(
+        f", enum_code({role}::word) AS {role}" if role in WORDS else f", {role}" for role in context_names(roles)
+    )
+    order = places.order() if config.sorts else "file, row"
+    fraction = ", fraction" if places.fractions else ""
+    return engine.sql(
+        f"""
+        SELECT sessions.code AS session, file, row, coalesce(place, {BAD_PLACE}) AS place, strength, fault,
+            coalesce(tracks.code, -1)::INTEGER AS track{fraction}{context}
+        FROM {rows} AS plays
+            JOIN sessions ON session = sessions.id LEFT JOIN tracks ON track = tracks.id
+        ORDER BY sessions.code, {order}"""
+    ).to_arrow_reader(BATCH)
+
+
+def without_faults(
+    block: pa.Table,
+    log: Log,
+    config: PrepareConfig,
+    ids: pa.Array,
+    gap: Fraction | None,
+    dropped: Counter[str],
+    rows_found: Counter[str],
+) -> pa.Table:
+    """Leaves out bad rows and those out of order, and counts them, or raises the error of the first; `ids`: of the
+    block's sessions."""
+    counts, first = (gap, dropped, rows_found), block["session"][0].as_py()
+    block = leave_out(block, block["fault"].to_numpy(), policies(config), *counts)
+    if config.sorts:
+        return block
+    faults = order_faults(block, "order" in log[0].roles)
+    if config.on_error == "stop" and faults.any():
+        raise session_error(block, faults, log, ids, first)
+    return leave_out(block, faults, policies(config), *counts)
+
+
+def of_known_tracks(block: pa.Table, dropped: Counter[str], rows_found: Counter[str]) -> pa.Table:
+    """Leaves out plays of tracks that are not in the vocabulary, and counts them; no row may be bad, which has no
+    track either."""
+    known = block["track"].to_numpy() >= 0
+    if known.all():
+        return block
+    some = np.logical_or.reduceat(known, starts_of(block))
+    rows_found[UNKNOWN] += int(np.count_nonzero(~known))
+    dropped["without a track of the vocabulary"] += int(np.count_nonzero(~some))
+    return block.filter(pa.array(known))
 
 
 def whole_sessions(reader: pa.RecordBatchReader, config: PrepareConfig) -> Iterator[pa.Table]:

@@ -19,6 +19,7 @@ from skipwise.models.query_encoder import EncoderShape, QueryEncoder, weights_of
 
 _INPUTS = ("items_BTD", "lengths_B", "signals_BTC")
 PROFILE_INPUTS = ("profile_BKD", "profile_lengths_B")
+_NAMES = {name.lower(): name for name in (*_INPUTS, *PROFILE_INPUTS)}  # torch.export writes them in small letters
 
 QueryFunction = Callable[..., Tensor]
 """Track rows [B, T, X], lengths [B] and, for an encoder that reads signals, their rows [B, T, C] in, and by name, for
@@ -93,8 +94,7 @@ def write_onnx(file: Path, program: ExportedProgram) -> int:
     """Writes the program for ONNX, with the same inputs and any shape; returns the opset. Needs the extra `onnx`."""
     # It would log that it goes on without the operators of each library that is not installed.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
-    count, of_listeners = len(program.graph_signature.user_inputs), len(PROFILE_INPUTS)
-    names = _INPUTS[:count] if count <= len(_INPUTS) else (*_INPUTS[: count - of_listeners], *PROFILE_INPUTS)
+    names = [_NAMES[name] for name in program.graph_signature.user_inputs]
     onnx = torch.onnx.export(program, input_names=names, output_names=["queries_BD"], dynamo=True, verbose=False)
     assert onnx is not None  # it is only for the old exporter
     write_checked(file, onnx.model_proto.SerializeToString())
