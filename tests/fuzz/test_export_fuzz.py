@@ -33,6 +33,7 @@ from tests.conftest import random_sessions, write_dataset
 from tests.fuzz.cases import cases
 from tests.ranks import run_on_ranks
 from tests.retrieval.conftest import DIM, LONGEST, TRACKS, save_untrained, small
+from tests.support.flipped_bits import flip
 from tests.support.one_rank import alone  # noqa: F401  a fixture
 
 pytestmark = [pytest.mark.ranks, pytest.mark.usefixtures("alone")]
@@ -205,7 +206,7 @@ class Flipped:
         if file.name == self.piece:
             with open(file, "r+b") as stream:
                 content = bytearray(stream.read())
-                content[int(self.share * len(content))] ^= 1 << self.bit
+                flip(content, self.share, self.bit)
                 stream.seek(0)
                 stream.write(content)
 

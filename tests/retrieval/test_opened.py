@@ -18,6 +18,7 @@ from skipwise.retrieval.export.encoder_program import write_weights
 from skipwise.retrieval.open_export import OpenExport
 from tests.components.conftest import refused, run  # noqa: F401  a fixture
 from tests.support.exports import change, record, small_encoder, write_made
+from tests.support.flipped_bits import flip
 
 TRACKS, DIM = 30, 8
 IDS = [f"t_{row:02}" for row in range(TRACKS)]
@@ -210,7 +211,7 @@ def test_a_part_that_was_vouched_for_and_is_damaged(whole: Path, tmp_path_factor
     """A sentence, or a table of the right size: Parquet has no checksum of its own."""
     copy = Path(shutil.copytree(whole, tmp_path_factory.mktemp("damaged") / "out"))
     content = bytearray((copy / part(number)).read_bytes())
-    content[int(share * len(content))] ^= 1 << bit
+    flip(content, share, bit)
     (copy / part(number)).write_bytes(content)
     parts = manifest(copy)["parts"]
     parts[number] |= record(copy, part(number))

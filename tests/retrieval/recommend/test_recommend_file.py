@@ -179,7 +179,7 @@ def test_two_columns_of_one_name(opened: OpenExport, tmp_path: Path):
 
 @settings(max_examples=60, deadline=None)
 @example(share=0.4203, bit=3, cut=False)  # Arrow then reads 26 of the 30 rows
-@given(share=st.floats(0, 0.999), bit=st.integers(0, 7), cut=st.booleans())
+@given(share=st.floats(0, 0.38), bit=st.integers(0, 7), cut=st.booleans())  # before the footer: see flipped_bits.py
 def test_a_damaged_file(opened: OpenExport, tmp_path_factory, share: float, bit: int, cut: bool):
     """A sentence that names the file and leaves nothing, or an answer for every row."""
     folder = tmp_path_factory.mktemp("damaged")
