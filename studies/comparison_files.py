@@ -98,7 +98,8 @@ def _unfinished(runs: dict[str, Any]) -> list[str]:
     names = [f"`{name}`" for name, run in runs.items() if run["best_is_last"]]
     if not names:
         return ["no run's best epoch is its last one"]
-    return [f"**the best epoch is the last one, so that more may be better: {', '.join(names)}**; raise --train.epochs"]
+    more = f"**the best epoch is the last one, so that more may be better: {', '.join(names)}**"
+    return [f"{more}; raise train.epochs by --config"]
 
 
 def draw(comparison: dict[str, Any], file: Path) -> None:

@@ -195,7 +195,7 @@ def test_a_tie_is_an_expected_value(write):
 def test_runs_whose_best_epoch_is_the_last_are_named():
     runs = {name: {"best_is_last": name != "patient"} for name in ("capped", "patient", "short")}
     (note,) = _unfinished(runs)
-    assert "`capped`, `short`" in note and "patient" not in note and "raise --train.epochs" in note
+    assert "`capped`, `short`" in note and "patient" not in note and "raise train.epochs by --config" in note
     assert _unfinished({"patient": runs["patient"]}) == ["no run's best epoch is its last one"]
 
 

@@ -232,7 +232,7 @@ def _check_features(source: RunDirectory, store: SessionStore) -> None:
 def _check_same_run(path: Path, config: RunConfig, recipe: str, store: SessionStore) -> None:
     """Raises `UserError` unless the run in `path` has this config, recipe and data."""
     run = RunDirectory.open(str(path))
-    state, go_on = "an unfinished", "go on with that, or choose another --run-dir"
+    state, go_on = "an unfinished", f"go on with that, by --config {path}/config.yaml, or choose another --run-dir"
     if run.finished:
         state, go_on = "a finished", f"show --run {path} prints its figures; choose another --run-dir"
     if run.record.recipe != recipe:
