@@ -103,7 +103,8 @@ class ExactSearch:
         few = allowed is not None and allowed.count <= share * allowed.num_rows
         if k <= MOST_BEST and not few and (first_pass := self._set_up(len(queries_QD))):
             hidden_R = None if allowed is None else ~allowed.mask()
-            for part_Q in first_pass.sound(queries_QD).split(queries_a_call(k)):
+            sound_Q = first_pass.sound(queries_QD)
+            for part_Q in sound_Q.split(queries_a_call(k)) if len(sound_Q) else ():
                 asked_QD = queries_QD[part_Q]
                 score = partial(self._scores, asked_QD)
                 pairs = first_pass.pairs(asked_QD, k, excluded_QX[part_Q], score, hidden_R)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as some
 from torch import Tensor
 
@@ -59,6 +59,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 @settings(max_examples=30, deadline=None)
+@example(seed=197, rows=1, dim=1, num_queries=1, k=1, kind="whole numbers")  # one query, and it is zero
 @given(
     seed=some.integers(0, 10_000),
     rows=some.sampled_from([1, 31, 65, 700, 1100]),
