@@ -14,7 +14,7 @@ import pytest
 
 from skipwise.benchmarks.harness.open_loop import Round, play
 from skipwise.benchmarks.serve import _figures
-from tests.retrieval.serve.test_live_rows import made  # noqa: F401 (a fixture)
+from tests.retrieval.serve.test_live_rows import config, made  # noqa: F401 (fixtures)
 from tests.support.following import TRACKS
 
 SECONDS = float(os.environ.get("SKIPWISE_SOAK_S", "60"))
