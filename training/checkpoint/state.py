@@ -4,9 +4,11 @@ import copy
 
 import torch
 from torch import Tensor
+from torch.distributed._shard.metadata import ShardMetadata
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torch.distributed._shard.sharded_tensor.shard import Shard
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
+from torch.distributed.remote_device import _remote_device
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
@@ -74,9 +76,18 @@ def _empty_copy(value: Tensor | ShardedTensor) -> Tensor | ShardedTensor:
     if not isinstance(value, ShardedTensor):
         return torch.empty_like(value, device="cpu", requires_grad=False)
     shards = [
-        Shard(torch.empty_like(shard.tensor, device="cpu", requires_grad=False), copy.deepcopy(shard.metadata))
+        Shard(torch.empty_like(shard.tensor, device="cpu", requires_grad=False), in_host_memory(shard.metadata))
         for shard in value.local_shards()
     ]
+    metadata = copy.deepcopy(value.metadata())
+    metadata.shards_metadata = [in_host_memory(shard) for shard in metadata.shards_metadata]
     return ShardedTensor._init_from_local_shards_and_global_metadata(
-        shards, value.metadata(), process_group=value._process_group
+        shards, metadata, process_group=value._process_group
     )
+
+
+def in_host_memory(shard: ShardMetadata) -> ShardMetadata:
+    """The same shard of the same rank, on the CPU."""
+    assert isinstance(shard.placement, _remote_device)
+    placement = f"rank:{shard.placement.rank()}/cpu"
+    return ShardMetadata(list(shard.shard_offsets), list(shard.shard_sizes), placement)
