@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -90,8 +91,15 @@ def random_sessions(count: int, tracks: int, longest: int = 12, seed: int = 0) -
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes minutes begins first, so that no process is left alone with it at the end."""
+    """What takes minutes begins first, so that no process is left alone with it at the end.
+
+    Tests marked `gpu` need a card. SKIPWISE_GPU_TESTS=cpu runs them without one, to see that the tests themselves work.
+    """
     items.sort(key=lambda item: item.path.stem not in ("test_readme", "test_killed"))
+    if not torch.cuda.is_available() and os.environ.get("SKIPWISE_GPU_TESTS") != "cpu":
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch sees none here"))
 
 
 @pytest.fixture(autouse=True)
