@@ -18,6 +18,7 @@ from skipwise.benchmarks.harness.timing import Times, alternate, ratios
 from skipwise.benchmarks.harness.untrained_run import shared_folder
 from skipwise.common.distributed import device, gather_rows, on_rank_0, rank, world_size
 from skipwise.common.errors import UserError
+from skipwise.common.product_precision import set_product_precision
 from skipwise.components.recipes import DEFAULT, RECIPES
 from skipwise.datapipes.prepare import PrepareConfig, prepare
 from skipwise.datapipes.sessions import SessionStore
@@ -57,7 +58,7 @@ def measure(config: PipelineConfig) -> Report:
                 f"{len(store)} sessions are {loader.steps} batches of --batch {config.batch}, and {wanted} are needed: "
                 "raise --sessions or lower --steps or --batch"
             )
-        torch.set_float32_matmul_precision(run.train.matmul)
+        set_product_precision(run.train.matmul)
         training = _TrainingSteps(run, store, config.steps)
         times = alternate(
             {

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 
-import torch
-
 from skipwise.common.distributed import logger, on_all_ranks
+from skipwise.common.product_precision import set_product_precision
 from skipwise.common.work_folders import work_folder
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.signals import Signals
@@ -47,7 +46,7 @@ def train(config: RunConfig, recipe: str, stop_early: StopEarly | None = None, t
             logger.info(f"{run.path} is finished already; choose another --run-dir to train again")
             logger.info(hit_rate_table(run.metrics(), run.config))
             return run
-        torch.set_float32_matmul_precision(config.train.matmul)
+        set_product_precision(config.train.matmul)
         with StopSignal(config.checkpoint.minutes) as stop_signal, HangWatch(config.train.hang_s) as hang_watch:
             _train_and_test(ActiveRun(run, store, stop_signal, hang_watch), stop_early, test)
     return run

@@ -13,6 +13,7 @@ from skipwise.benchmarks.harness.floor import Work
 from skipwise.benchmarks.harness.synthetic import MemoryStore
 from skipwise.common.distributed import device, rank, world_size
 from skipwise.common.errors import UserError
+from skipwise.common.product_precision import set_product_precision
 from skipwise.components.recipes import named_recipe
 from skipwise.datapipes.batch import SessionBatch
 from skipwise.datapipes.collate import BatchBuilder
@@ -55,7 +56,7 @@ class TrainingSteps:
     """The project's training, as `skipwise.training.loop` sets it up, over a cycle of batches in memory."""
 
     def __init__(self, config: RunConfig, store: MemoryStore):
-        torch.set_float32_matmul_precision(config.train.matmul)
+        set_product_precision(config.train.matmul)
         torch.manual_seed(config.train.seed * world_size() + rank())
         self.model = build_model(config, store.num_tracks).train()
         self._trainer = Trainer(config, self.model, total_steps=1 << 20)

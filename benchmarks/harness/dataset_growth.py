@@ -24,6 +24,7 @@ from skipwise.benchmarks.harness.written_dataset import write_dataset
 from skipwise.common.distributed import logger, process_group
 from skipwise.common.errors import UserError
 from skipwise.common.machine import free_disk
+from skipwise.common.product_precision import set_product_precision
 from skipwise.datapipes.manifest import SESSIONS_PER_ROW_GROUP
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.training.build import build_model, train_loader
@@ -104,7 +105,7 @@ def read_and_train(run: RunConfig) -> Reading:
         seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
         peak = resident_peak_bytes()
         torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(run.train.matmul)
+        set_product_precision(run.train.matmul)
         trainer = Trainer(run, build_model(run, store.num_tracks).train(), total_steps=1 << 20)
         batches = chain.from_iterable(loader.epoch(epoch) for epoch in count(2))
         steps = [timed(lambda: trainer.step(batches)) for _ in range(WARMUP + STEPS)]

@@ -19,6 +19,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from skipwise.common.distributed import gather_objects, logger, on_all_ranks, on_rank_0, rank, world_size
 from skipwise.common.errors import UserError
 from skipwise.common.outputs import atomic_output_on_all_ranks
+from skipwise.common.product_precision import set_product_precision
 from skipwise.common.versions import need_extra
 from skipwise.datapipes.manifest import MANIFEST
 from skipwise.datapipes.sessions import SessionStore
@@ -80,7 +81,7 @@ _AGAIN = "check the disk, then export again"
 def write_export(config: ExportConfig) -> None:
     """Exports the best weights of a run, whole or not at all. Needs a process group."""
     began = time.perf_counter()
-    torch.set_float32_matmul_precision("highest")
+    set_product_precision("highest")
     kind = PartFormat(config.format, config.dtype)
     on_all_ranks(kind.check)
     if config.onnx:

@@ -61,13 +61,15 @@ def test_each_step_is_the_definitions(optimizer: str, group: None):
         encoder=replace(recipe.encoder, heads=2, hidden=DIM),
     )
     model = build_model(config, ROWS).train()
-    trainer = Trainer(config, model, total_steps=100)
+    _ = Trainer(config, model, total_steps=100)  # hands the learning rate and the number of steps to the kernels
     expected = Plain(optimizer, initial_rows(ROWS, DIM, config.table.init_bound, config.train.seed), 0.03, 1e-8)
     (shard,) = local_shards(table_weight(model))
     assert shard.tensor.device == device() and torch.equal(shard.tensor.cpu(), expected.rows)
     generator = torch.Generator().manual_seed(0)
     for _ in range(STEPS):
-        ids = torch.randint(ROWS - 30, (LOOKUPS,), generator=generator) * torch.randint(2, (LOOKUPS,), generator=generator)
+        ids = torch.randint(ROWS - 30, (LOOKUPS,), generator=generator) * torch.randint(
+            2, (LOOKUPS,), generator=generator
+        )
         gradient = torch.randn(LOOKUPS, DIM, generator=generator)
         bags = KeyedJaggedTensor([FEATURE], ids, lengths=torch.ones(LOOKUPS, dtype=torch.int32)).to(device())
         found = model.module.table(bags).values()
@@ -75,4 +77,3 @@ def test_each_step_is_the_definitions(optimizer: str, group: None):
         (found * gradient.to(device())).sum().backward()
         expected.step(ids, gradient)
         torch.testing.assert_close(shard.tensor.cpu(), expected.rows, rtol=1e-4, atol=1e-5)
-    assert trainer.optimizer is not None

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from skipwise.common.product_precision import set_product_precision
 from skipwise.components.recipes import named_recipe
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.table import TABLE, local_shards
@@ -36,7 +37,7 @@ def learning(name: str, path: Path, precision: str = "fp32", rows: str = "fp32",
 
 def losses_of(config: RunConfig) -> tuple[Tensor, Tensor]:
     """The mean loss of each epoch, and the rows at the end."""
-    torch.set_float32_matmul_precision(config.train.matmul)
+    set_product_precision(config.train.matmul)
     store = reading_inputs(config, SessionStore(config.data.path))
     model = build_model(config, store.num_tracks, contexts=store.contexts).train()
     loader = train_loader(config, store)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from skipwise.common.distributed import device, gather_rows, logger, on_rank_0, rank, sum_ranks, world_size
 from skipwise.common.errors import UserError
 from skipwise.common.locks import locked_for_all_ranks
+from skipwise.common.product_precision import exact_products
 from skipwise.datapipes.batch import EvaluationBatch, EvaluationBatches
 from skipwise.datapipes.overlap import shared_sessions
 from skipwise.datapipes.sessions import SessionStore
@@ -287,14 +288,3 @@ def gather_padded(history_BS: Tensor) -> Tensor:
         dist.all_reduce(width, op=dist.ReduceOp.MAX)
     padding = int(width) - history_BS.shape[1]
     return gather_rows(torch.nn.functional.pad(history_BS, (0, padding), value=-1))
-
-
-@contextmanager
-def exact_products() -> Iterator[None]:
-    """Full float32 matrix products, whatever precision training uses."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

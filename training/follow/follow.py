@@ -3,9 +3,8 @@
 import time
 from contextlib import nullcontext
 
-import torch
-
 from skipwise.common.distributed import broadcast_object, logger, on_all_ranks, on_rank_0
+from skipwise.common.product_precision import set_product_precision
 from skipwise.common.work_folders import work_folder
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.signals import Signals
@@ -40,7 +39,7 @@ def follow(config: RunConfig, recipe: str, publisher: Publisher | None = None) -
     check_machines(config, rows, longest, work_folder(config.run_dir or "runs"), num_signals)
     deltas = publisher.held(config.init_from) if publisher else nullcontext()
     with deltas, locked_run(config, recipe, store) as run:
-        torch.set_float32_matmul_precision(config.train.matmul)
+        set_product_precision(config.train.matmul)
         clocks = config.checkpoint.minutes, config.stream.delta_minutes
         with StopSignal(*clocks) as stop_signal, HangWatch(config.train.hang_s) as hang_watch:
             job = FollowedRun(run, store, stop_signal, hang_watch, publisher)
