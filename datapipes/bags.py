@@ -37,7 +37,12 @@ def bags_of(
     lengths = torch.zeros(len(keys), num_bags, dtype=torch.int32)
     for of_feature, count_U in zip(lengths, counts, strict=True):
         of_feature[: len(count_U)] = torch.from_numpy(count_U)
-    ids = KeyedJaggedTensor(keys=keys, values=torch.from_numpy(np.concatenate(values)), lengths=lengths.flatten())
+    ids = KeyedJaggedTensor(
+        keys=keys,
+        values=torch.from_numpy(np.concatenate(values)),
+        lengths=lengths.flatten(),
+        length_per_key=[int(count_U.sum()) for count_U in counts],  # else read from the device
+    )
     return ids, {"numbers_UF": numbers_UF, "shares_UC": shares_UC.astype(np.float32)}
 
 
@@ -99,12 +104,16 @@ class Bags:
         """The batch of these bags; `arrays`: those of its fields that do not follow from the bags."""
         tracks, content = bags_of(self.rows, self.empty + 1, self._num_signals, self._features)
         width = np.arange(arrays["targets_BT"].shape[1])
+        targets = np.flatnonzero(arrays["targets_BT"] != self.empty)
+        pooled = [arrays["targets_BT"].ravel()[targets], self.negatives_P] if len(arrays["log_q_U"]) else []
         arrays |= content | {
             "items_BT": self.items_BT,
             "negatives_P": self.negatives_P,
             "profile_BK": self.profile_BK,
             "tokens_N": np.flatnonzero(width < arrays["inputs_B"][:, None]),
-            "queries_V": np.flatnonzero(arrays["targets_BT"] != self.empty),
+            "queries_V": targets,
+            "collides_Y2": _by_position(arrays["collides_X2"], targets // len(width), len(self.items_BT)),
+            "entries_E": np.unique(np.concatenate(pooled)) if pooled else np.zeros(0, dtype=np.int64),
         }
         return SessionBatch(
             tracks=tracks,
@@ -114,3 +123,14 @@ class Bags:
             step=step,
             **{name: torch.from_numpy(values) for name, values in arrays.items()},
         )
+
+
+def _by_position(collides_X2: np.ndarray, session_V: np.ndarray, sessions: int) -> np.ndarray:
+    """(position, place) pairs: each collision once for every position of its session, ascending by position."""
+    first_S = np.searchsorted(session_V, np.arange(sessions + 1))
+    session_X, place_X = collides_X2.T
+    count_X = first_S[session_X + 1] - first_S[session_X]
+    source_Y = np.repeat(np.arange(len(count_X)), count_X)
+    nth_Y = np.arange(len(source_Y)) - (np.cumsum(count_X) - count_X)[source_Y]
+    pairs_Y2 = np.stack([first_S[session_X][source_Y] + nth_Y, place_X[source_Y]], axis=1)
+    return pairs_Y2[pairs_Y2[:, 0].argsort(kind="stable")]

@@ -1,9 +1,9 @@
 """The one contract between data and model.
 
 Shape legend, used in every name that carries a shape: B sessions on this rank, T positions that are read, S positions
-of whole sessions, U bags of the lookup, N positions read, V positions with a target, P pool of negatives, X collisions,
-C candidates or columns of values, M rows of signals, F numbers of a track, J positions that the keep head learns from,
-K tracks of a profile.
+of whole sessions, U bags of the lookup, N positions read, V positions with a target, P pool of negatives, X collisions
+of sessions, Y those of positions, E entries of the in-batch pool, C candidates or columns of values, M rows of signals,
+F numbers of a track, J positions that the keep head learns from, K tracks of a profile.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
 
 FEATURE, SIGNAL_FEATURE = "track", "signal"
+_PLAIN = ("drawn_from", "negatives", "epoch", "step", "host")
+"""Fields that are no tensors."""
 
 
 def value_feature(column: int) -> str:
@@ -64,10 +66,15 @@ class SessionBatch(Pipelineable):
     """int64: from and until which place of the pool a session's negatives lie; places ascend with the session."""
     collides_X2: Tensor
     """int64: (session, place of the pool) of the session's own tracks in its window."""
+    collides_Y2: Tensor
+    """int64: the same for every position of the session with a target: (place in `queries_V`, place of the pool),
+    ascending by the first."""
     skips_of_B: Tensor
     """int64: the session of this batch whose skipped tracks are the InfoNCE's negatives; [0] where it is its own."""
     log_q_U: Tensor
     """float32: log of each bag's share of the training plays; [0] where no head corrects by it."""
+    entries_E: Tensor
+    """int64: the bags that are targets or this rank's negatives, ascending; [0] where `log_q_U` is."""
     numbers_UF: Tensor
     """float32: the numbers that are read of each bag's track; [0, 0] where no features of tracks are read."""
     shares_UC: Tensor
@@ -84,9 +91,22 @@ class SessionBatch(Pipelineable):
     """How many each session is compared with, its own tracks among them where the pool is shared."""
     epoch: int
     step: int
+    host: "SessionBatch | None" = None
+    """The batch that this one was copied from."""
+
+    @property
+    def on_host(self) -> "SessionBatch":
+        """The batch in host memory, where sizes are read without a wait for the device."""
+        return self.host or self
+
+    @property
+    def shares_pool(self) -> bool:
+        """Whether the window of every session is the whole pool."""
+        first_B, until_B = self.on_host.window_B2.unbind(1)
+        return bool(((first_B == 0) & (until_B == len(self.negatives_P))).all())
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "SessionBatch":
-        return self._mapped(lambda value: value.to(device, non_blocking=non_blocking))
+        return replace(self._mapped(lambda value: value.to(device, non_blocking=non_blocking)), host=self.on_host)
 
     def pin_memory(self) -> Self:
         return self._mapped(lambda value: value.pin_memory())
@@ -100,7 +120,7 @@ class SessionBatch(Pipelineable):
         return replace(self, **changes)
 
     def _tensors(self) -> list[tuple[str, Tensor | KeyedJaggedTensor]]:
-        return [(field.name, getattr(self, field.name)) for field in fields(self) if field.type is not int]
+        return [(field.name, getattr(self, field.name)) for field in fields(self) if field.name not in _PLAIN]
 
 
 @dataclass

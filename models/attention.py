@@ -73,26 +73,32 @@ class HeadRows:
     groups: list[Group]
 
     @classmethod
-    def of(cls, tokens_N: Tensor, batch: int, length: int, heads: int) -> "HeadRows":
-        """For positions b * T + t in `tokens_N`, of each session the first ones."""
+    def of(cls, tokens_N: Tensor, batch: int, length: int, heads: int, one_group: bool | None = None) -> "HeadRows":
+        """For positions b * T + t in `tokens_N`, of each session the first ones; `one_group`: None as the device asks.
+
+        On a GPU a batch is one group: many small products would leave it idle, and lengths need not leave it.
+        """
         device = tokens_N.device
         session_N, place_N = tokens_N // length, tokens_N % length
         lengths_B = torch.zeros(batch, dtype=torch.int64, device=device).index_add_(
             0, session_N, torch.ones_like(session_N)
         )
-        # On a GPU a batch is one group: many small products would leave it idle, and lengths need not leave it.
-        groups, order_B = [Group(0, batch, length, length, lengths_B)], torch.arange(batch, device=device)
-        if device.type == "cpu":
+        # Of each position: its group's first row, its session's place in the group, and the group's size.
+        given: Any = 0, session_N[:, None], batch, length
+        groups = [Group(0, batch, length, length, lengths_B)]
+        if not (device.type != "cpu" if one_group is None else one_group):
             lengths_B, order_B = lengths_B.sort(descending=True, stable=True)
             groups = list(groups_of(lengths_B, heads))
-        # Of each session: its group's first row, its place in the group, and the group's size.
-        columns = [
-            (group.first, place, group.sessions, group.length) for group in groups for place in range(group.sessions)
-        ]
-        session_B4 = torch.zeros(batch, 4, dtype=torch.int64)
-        session_B4[: len(columns)] = torch.tensor(columns).view(-1, 4)
-        session_B4 = torch.empty_like(session_B4, device=device).index_copy_(0, order_B, session_B4.to(device))
-        first_N1, nth_N1, sessions_N1, length_N1 = session_B4[session_N, :, None].unbind(1)
+            columns = [
+                (group.first, place, group.sessions, group.length)
+                for group in groups
+                for place in range(group.sessions)
+            ]
+            session_B4 = torch.zeros(batch, 4, dtype=torch.int64)
+            session_B4[: len(columns)] = torch.tensor(columns).view(-1, 4)
+            session_B4 = torch.empty_like(session_B4).index_copy_(0, order_B, session_B4)
+            given = session_B4[session_N, :, None].unbind(1)
+        first_N1, nth_N1, sessions_N1, length_N1 = given
         output_NH = (nth_N1 * heads + torch.arange(heads, device=device)) * length_N1 + place_N[:, None]
         part_P1 = torch.arange(3, device=device)[:, None]
         packed_NPH = (first_N1 + part_P1.T * sessions_N1 * heads * length_N1)[:, :, None] + output_NH[:, None]

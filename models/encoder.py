@@ -146,7 +146,7 @@ class Encoder(nn.Module):
         if signals_ND is not None:
             items_ND = items_ND + signals_ND
             if self.keep is not None and self.keep.state is not None:
-                read_ND = torch.where(places.collect(masked_BT)[:, None], 0.0, signals_ND)
+                read_ND = signals_ND.masked_fill(places.collect(masked_BT)[:, None], 0.0)
                 states_NH = places.collect(self.keep.states(places.spread(read_ND)))
         if self.training and self.config.track_dropout:
             shown_N1 = torch.rand(len(items_ND), 1, device=device) >= self.config.track_dropout
@@ -160,12 +160,14 @@ class Encoder(nn.Module):
             items_ND = inner.prepend(profile.token_BD, items_ND)
             place_T = torch.arange(inner.length, device=device)
         hidden_ND = self.dropout(self.norm(items_ND))
+        # Plain numbers would be copied to a GPU, which waits for it.
+        seen, hidden = (torch.full((), value, device=device) for value in (0.0, float("-inf")))
         visible_TT = (place_T[:, None] >= place_T) | (self.config.direction == "bidirectional")
-        hidden_mask = torch.where(visible_TT, 0.0, float("-inf"))[None]
+        hidden_mask = torch.where(visible_TT, seen, hidden)[None]
         if isinstance(inner, Padded):
             # A row that sees nothing would become NaN: padding sees itself, and nothing read sees padding.
             real_BT = place_T < (inputs_B + prepends)[:, None]
-            padding_B1TT = torch.where(real_BT[:, None, :] | ~real_BT[:, :, None], 0.0, float("-inf"))[:, None]
+            padding_B1TT = torch.where(real_BT[:, None, :] | ~real_BT[:, :, None], seen, hidden)[:, None]
             hidden_mask = hidden_mask + padding_B1TT
         for number, block in enumerate(self.blocks):
             mask = self._biased(hidden_mask, number, place_T, prepends)

@@ -44,7 +44,7 @@ def next_kept(skipped_BT: Tensor, valid_BT: Tensor) -> Tensor:
     """int64 [B, T]: the position of the next kept track after each position, T where there is none."""
     length = skipped_BT.shape[1]
     place_T = torch.arange(length, device=skipped_BT.device)
-    kept_BT = torch.where(valid_BT & ~skipped_BT, place_T, length)
+    kept_BT = place_T.masked_fill(skipped_BT | ~valid_BT, length)
     at_or_after_BT = kept_BT.flip(1).cummin(dim=1).values.flip(1)
     return torch.cat([at_or_after_BT[:, 1:], torch.full_like(at_or_after_BT[:, :1], length)], dim=1)
 
@@ -130,7 +130,7 @@ def _infonce(
     if lent_BTD is not None:
         lent_BTT = contexts_BTD @ torch.nn.functional.normalize(lent_BTD, dim=-1).transpose(1, 2) / temperature
     loss_BT = sampled_softmax(positive_BT, lent_BTT.masked_fill(~negative_BTT, float("-inf")))
-    return torch.where(counts_BT, loss_BT, 0.0), counts_BT
+    return loss_BT.masked_fill(~counts_BT, 0.0), counts_BT
 
 
 def _cosines(rows_BTD: Tensor) -> Tensor:

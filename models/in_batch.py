@@ -60,7 +60,7 @@ def in_batch_pool(
         first_X = torch.full_like(row_X, len(row_W), dtype=torch.int64).scatter_reduce_(0, track_W, place_W, "amin")
         weight_W = torch.zeros_like(weight_W).index_copy_(0, first_X, weight_X)
     # More than half of the bags are empty or read alone, and would be columns of logits.
-    entry_W = weight_W.nonzero().squeeze(1)
+    entry_W = batch.entries_E if world_size() == 1 else weight_W.nonzero().squeeze(1)
     row_W, weight_W, log_q_W = row_W[entry_W], weight_W[entry_W], log_q_W[entry_W]
 
     def log_expected(log_q: Tensor, drawn: Tensor) -> Tensor:

@@ -72,9 +72,10 @@ class Padded:
 class Packed:
     """The N positions that are read, as one list, so that position-wise layers skip padding."""
 
-    def __init__(self, batch: int, length: int, tokens_N: Tensor):
-        """`tokens_N`: int64, b * T + t of each, ascending."""
-        self.batch, self.length, self.tokens_N = batch, length, tokens_N
+    def __init__(self, batch: int, length: int, tokens_N: Tensor, source_N: Tensor | None = None):
+        """`tokens_N`: int64, b * T + t of each, ascending; `source_N`: of those that are `prepended`, the place of each
+        among the B first ones and, behind them, the others."""
+        self.batch, self.length, self.tokens_N, self._source_N = batch, length, tokens_N, source_N
         self._head_rows: HeadRows | None = None
 
     def collect(self, values_BT: Tensor) -> Tensor:
@@ -90,17 +91,18 @@ class Packed:
         """The same with one more position before each session's first."""
         first_B = torch.arange(self.batch, device=self.tokens_N.device) * (self.length + 1)
         behind_N = self.tokens_N + self.tokens_N // self.length + 1
-        return Packed(self.batch, self.length + 1, torch.cat([first_B, behind_N]).sort().values)
+        tokens_N, source_N = torch.cat([first_B, behind_N]).sort()
+        return Packed(self.batch, self.length + 1, tokens_N, source_N)
 
     def prepend(self, first_BX: Tensor, values_NX: Tensor) -> Tensor:
         """The values of positions that are `prepended`: `first_BX` of the first ones."""
-        first_N = self.tokens_N % self.length == 0
-        place_N = torch.where(first_N, first_N.cumsum(0) - 1, self.batch - 1 + (~first_N).cumsum(0))
-        return torch.cat([first_BX, values_NX]).index_select(0, place_N)
+        assert self._source_N is not None
+        return _Collect.apply(torch.cat([first_BX, values_NX]), self._source_N)
 
     def without_first(self, values_NX: Tensor) -> Tensor:
         """Of values of positions that are `prepended`, those of all others."""
-        return values_NX[self.tokens_N % self.length != 0]
+        assert self._source_N is not None
+        return _Collect.apply(values_NX, self._source_N.argsort()[self.batch :])
 
     def attend(
         self,

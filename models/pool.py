@@ -2,7 +2,7 @@
 
 Only the sum of the losses is ever differentiated, so forward computes each chunk's gradient while its logits are in the
 cache, and keeps neither all logits nor anything of their size for backward.
-Shape legend: V positions with a target, in order of their sessions; D width; P pool; X collisions; v and p: the rows
+Shape legend: V positions with a target, in order of their sessions; D width; P pool; Y collisions; v and p: the rows
 and columns of one chunk.
 """
 
@@ -16,11 +16,16 @@ from torch import Tensor
 
 _SHARED_ROWS = 256
 _OWN_ROWS = 128
+_CUDA_OWN_ROWS = 1024
 _CUDA_ELEMENTS = 1 << 27
 
 Head = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Takes the targets' logits [v] and the negatives' [v, p] (-inf: left out), float32; returns the losses [v] and their
 gradient with respect to the targets' logits [v], and overwrites the negatives' logits with theirs."""
+
+
+OnHost = tuple[Tensor | None, Tensor | None]
+"""`window_V2` and `collides_Y2` of `pool_losses`."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +44,24 @@ def pool_losses(
     queries_VD: Tensor,
     targets_VD: Tensor,
     pool_PD: Tensor,
-    window_V2: Tensor,
-    collides_X2: Tensor,
+    window_V2: Tensor | None,
+    collides_Y2: Tensor | None,
     head: Head,
     beside_V: Tensor | None = None,
     bias: Bias | None = None,
+    on_host: OnHost | None = None,
 ) -> Tensor:
     """The sum of the head's losses of queries [V, D] against their targets' rows and their windows of the pool.
 
-    `window_V2`: int64, the first place and the place after the last of each, ascending; `collides_X2`: int64
-    (position, place) pairs to leave out, ascending. `beside_V`: for `softmax_head` alone, float32 logsumexp of the
-    logits of negatives that are not in the pool, finite.
+    `window_V2`: int64, the first place and the place after the last of each, ascending; None where each is the whole
+    pool. `collides_Y2`: int64 (position, place) pairs to leave out, ascending, if any. `beside_V`: for `softmax_head`
+    alone, float32 logsumexp of the logits of negatives that are not in the pool, finite. `on_host`: both in host
+    memory, since to copy them there waits for a GPU.
     """
-    return _PoolLosses.apply(queries_VD, targets_VD, pool_PD, window_V2, collides_X2, head, beside_V, bias)
+    if on_host is None:
+        window, collides = (None if given is None else given.cpu() for given in (window_V2, collides_Y2))
+        on_host = window, collides
+    return _PoolLosses.apply(queries_VD, targets_VD, pool_PD, window_V2, collides_Y2, head, beside_V, bias, on_host)
 
 
 def softmax_head(target_v: Tensor, logits_vp: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,11 +111,12 @@ class _PoolLosses(torch.autograd.Function):
         queries_VD: Tensor,
         targets_VD: Tensor,
         pool_PD: Tensor,
-        window_V2: Tensor,
-        collides_X2: Tensor,
+        window_V2: Tensor | None,
+        collides_Y2: Tensor | None,
         head: Head,
         beside_V: Tensor | None,
         bias: Bias | None,
+        on_host: OnHost,
     ) -> Tensor:
         dtype = queries_VD.dtype  # bfloat16 under autocast; sums over chunks stay float32
         rows_PD, tracks_VD = pool_PD.to(dtype), targets_VD.to(dtype)
@@ -117,15 +128,16 @@ class _PoolLosses(torch.autograd.Function):
         grad_query_VD, grad_target_V = torch.empty_like(queries_VD), torch.empty_like(target_V)
         grad_pool_PD = torch.zeros_like(pool_PD, dtype=torch.float32)
         total = target_V.new_zeros(())
-        for rows, columns, whole, collides in _chunks(window_V2, collides_X2, len(pool_PD)):
+        for rows, columns, pairs in _chunks(len(queries_VD), len(pool_PD), queries_VD.device.type, *on_host):
             logits_vp = (queries_VD[rows] @ rows_PD[columns].T).float()
             if bias is not None:
                 logits_vp += bias.pool_BP[bias.session_V[rows], columns]
-            if not whole:
+            if window_V2 is not None:
                 place_p = torch.arange(columns.start, columns.stop, device=logits_vp.device)
                 window_v2 = window_V2[rows]
                 logits_vp.masked_fill_((place_p < window_v2[:, :1]) | (place_p >= window_v2[:, 1:]), float("-inf"))
-            if len(collides):
+            if collides_Y2 is not None and pairs.start < pairs.stop:
+                collides = collides_Y2[pairs]
                 logits_vp[collides[:, 0] - rows.start, collides[:, 1] - columns.start] = float("-inf")
             losses_v, grad_target_V[rows] = head(first_V[rows], logits_vp)
             total += losses_v.sum()
@@ -152,25 +164,25 @@ class _PoolLosses(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_query_VD, grad_target_VD, grad_pool_PD, grad_beside_V = ctx.saved_tensors
         grad_beside_V = None if grad_beside_V is None else grad_beside_V * grad
-        return grad_query_VD * grad, grad_target_VD * grad, grad_pool_PD * grad, None, None, None, grad_beside_V, None
+        gradients = grad_query_VD * grad, grad_target_VD * grad, grad_pool_PD * grad
+        return *gradients, None, None, None, grad_beside_V, None, None
 
 
-def _chunks(window_V2: Tensor, collides_X2: Tensor, pool: int) -> Iterator[tuple[slice, slice, bool, Tensor]]:
-    """(positions, the places in any of their windows, whether these are in all of them, collisions among them)."""
-    positions = len(window_V2)
-    if not positions:
-        return
-    shared = bool(((window_V2[:, 0] == 0) & (window_V2[:, 1] == pool)).all())
-    size = _SHARED_ROWS if shared else _OWN_ROWS
-    if window_V2.device.type == "cuda" and shared:
-        size = max(size, _CUDA_ELEMENTS // max(pool, 1))
+def _chunks(
+    positions: int, pool: int, device: str, window_V2: Tensor | None, collides_Y2: Tensor | None
+) -> Iterator[tuple[slice, slice, slice]]:
+    """(positions, the places in any of their windows, the collisions of these positions), of tensors in host memory."""
+    size = _SHARED_ROWS if window_V2 is None else _OWN_ROWS
+    if device != "cpu":
+        size = _CUDA_OWN_ROWS if window_V2 is not None else max(size, _CUDA_ELEMENTS // max(pool, 1))
     starts = list(range(0, positions, size))
-    limits = torch.tensor([*starts, positions], device=window_V2.device)
-    bounds = torch.searchsorted(collides_X2[:, 0].contiguous(), limits).tolist()
+    bounds = [0] * len(starts) + [0 if collides_Y2 is None else len(collides_Y2)]
+    if collides_Y2 is not None and len(starts) > 1:
+        bounds = torch.searchsorted(collides_Y2[:, 0].contiguous(), torch.tensor([*starts, positions])).tolist()
     for number, start in enumerate(starts):
         rows = slice(start, min(start + size, positions))
         columns = slice(0, pool)
-        if not shared:
+        if window_V2 is not None:
             first, last = int(window_V2[rows, 0].min()), int(window_V2[rows, 1].max())
             columns = slice(first, max(last, first + 1))  # where all windows are empty, one place in none of them
-        yield rows, columns, shared, collides_X2[bounds[number] : bounds[number + 1]]
+        yield rows, columns, slice(bounds[number], bounds[number + 1])

@@ -176,7 +176,9 @@ class Learner(nn.Module):
         self, losses: tuple[Tensor, Tensor, Tensor], counts: tuple[int, Tensor, int]
     ) -> tuple[Tensor, StepLosses]:
         """From this rank's sums and counts of the three losses: what to run backward on, and the global means."""
-        counts_3 = [losses[0].new_tensor(count) if isinstance(count, int) else count.to(losses[0]) for count in counts]
+        counts_3 = [
+            losses[0].new_full((), count) if isinstance(count, int) else count.to(losses[0]) for count in counts
+        ]
         sums = sum_ranks(torch.stack([*(loss.detach() for loss in losses), *counts_3]))
         weights, totals = (self.loss.beta, self.loss.alpha, self.loss.keep), sums[3:].clamp(min=1)
         means = sums[:3] / totals
@@ -233,9 +235,7 @@ class Learner(nn.Module):
             rows_UD, batch, self.num_tracks, exact_targets, distinct=self.loss.hardest > 0
         )
         bias = Bias(target_bias_U[target_at_V], bias_BW, batch.queries_V // batch.items_BT.shape[1])
-        window_V2 = torch.tensor([0, len(rows_WD)], device=rows_WD.device).expand(len(queries_VD), 2)
-        nothing_X2, head = batch.collides_X2[:0], self._softmax_head
-        return pool_losses(queries_VD, targets_VD, rows_WD, window_V2, nothing_X2, head, beside_V, bias)
+        return pool_losses(queries_VD, targets_VD, rows_WD, None, None, self._softmax_head, beside_V, bias)
 
     def _pool_losses(
         self,
@@ -245,14 +245,18 @@ class Learner(nn.Module):
         beside_V: Tensor | None,
         batch: SessionBatch,
     ) -> Tensor:
-        session_V = batch.queries_V // batch.items_BT.shape[1]
-        window_V2 = batch.window_B2[session_V]
-        collides_Y2 = _by_position(batch.collides_X2, session_V, len(batch.items_BT))
+        host, window_V2, host_window_V2 = batch.on_host, None, None
+        if not batch.shares_pool:
+            length = batch.items_BT.shape[1]
+            window_V2, host_window_V2 = (one.window_B2[one.queries_V // length] for one in (batch, host))
+        on_host = host_window_V2, host.collides_Y2
         head = self._softmax_head
         if self.loss.head == "gbce":
             power = gbce_power(self.loss.calibration, batch.negatives, batch.drawn_from)
             head = gbce_head(power, batch.negatives)
-        return pool_losses(queries_VD, targets_VD, pool_PD, window_V2, collides_Y2, head, beside_V)
+        return pool_losses(
+            queries_VD, targets_VD, pool_PD, window_V2, batch.collides_Y2, head, beside_V, on_host=on_host
+        )
 
 
 def _signals(signals_MD: Tensor | None, batch: SessionBatch) -> Tensor | None:
@@ -260,14 +264,3 @@ def _signals(signals_MD: Tensor | None, batch: SessionBatch) -> Tensor | None:
     if signals_MD is None:
         return None
     return nn.functional.embedding(batch.signals_BTC, signals_MD).sum(dim=2)
-
-
-def _by_position(collides_X2: Tensor, session_V: Tensor, sessions: int) -> Tensor:
-    """(position, place) pairs: each collision once for every position of its session, ascending by position."""
-    first_S = torch.searchsorted(session_V, torch.arange(sessions + 1, device=session_V.device))
-    session_X, place_X = collides_X2.unbind(1)
-    count_X = first_S[session_X + 1] - first_S[session_X]
-    source_Y = torch.repeat_interleave(count_X)
-    nth_Y = torch.arange(len(source_Y), device=source_Y.device) - (count_X.cumsum(0) - count_X)[source_Y]
-    pairs_Y2 = torch.stack([first_S[session_X][source_Y] + nth_Y, place_X[source_Y]], dim=1)
-    return pairs_Y2[pairs_Y2[:, 0].argsort()]

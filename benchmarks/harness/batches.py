@@ -70,8 +70,7 @@ class TrainingSteps:
 
 def own_batches(config: RunConfig, store: MemoryStore) -> list[SessionBatch]:
     """This rank's part of one epoch. No track is held out: a session's length is what is trained on."""
-    dataset = train_loader(config, store, held_out=0).dataset
-    return [dataset[1, step] for step in range(dataset.steps)]
+    return list(train_loader(config, store, held_out=0).epoch(1))
 
 
 def plain_batches(config: RunConfig, store: MemoryStore) -> list[PlainBatch]:

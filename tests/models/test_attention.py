@@ -45,19 +45,24 @@ def dense(projected_ND: Tensor, mask_HTT: Tensor, kept_BHTT: Tensor) -> Tensor:
     return (weights @ value).transpose(1, 2).reshape(-1, DIM)[TOKENS_N]
 
 
-@pytest.mark.parametrize("most", [1, 60, 200, 1 << 18])
+@pytest.mark.parametrize("most", [1, 60, 200, 1 << 18, None])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("biases", [0, 1, HEADS])
 @pytest.mark.parametrize("share", [0.0, 0.4])
-def test_equals_the_dense_computation(most: int, causal: bool, biases: int, share: float, monkeypatch):
-    """One query at a time, some, several sessions together, all."""
-    monkeypatch.setattr(attention, "SCORES", most)
+def test_equals_the_dense_computation(most: int | None, causal: bool, biases: int, share: float, monkeypatch):
+    """One query at a time, some, several sessions together, all; and all sessions padded as on a GPU."""
+    monkeypatch.setattr(attention, "SCORES", most or 1)
     projected_ND = torch.randn(len(TOKENS_N), 3 * DIM, requires_grad=True)
     bias = torch.randn(max(biases, 1), LENGTH, LENGTH, requires_grad=biases > 0)
     mask_HTT = bias + (torch.full((LENGTH, LENGTH), -torch.inf).triu(1) if causal else 0)
-    rows, masks = HeadRows.of(TOKENS_N, len(LENGTHS), LENGTH, HEADS), Masks(share)
+    rows, masks = HeadRows.of(TOKENS_N, len(LENGTHS), LENGTH, HEADS, one_group=most is None), Masks(share)
     found = attend(projected_ND, rows, mask_HTT, causal, masks, HEADS)
-    wanted = dense(projected_ND, mask_HTT, masks.dense(rows, causal))
+    kept_BHTT = (
+        masks.drawn[0].view(len(LENGTHS), HEADS, LENGTH, LENGTH)
+        if share and most is None
+        else masks.dense(rows, causal)
+    )
+    wanted = dense(projected_ND, mask_HTT, kept_BHTT)
     assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     inputs, weights = [projected_ND, bias] if biases else [projected_ND], torch.randn_like(found)
     for ours, theirs in zip(

@@ -77,8 +77,12 @@ def make_batch(
         negatives_P=torch.tensor([bag[row] for row in uniform], dtype=torch.long),
         window_B2=torch.tensor([[0, len(uniform)]] * len(sessions)),
         collides_X2=torch.zeros(0, 2, dtype=torch.long),
+        collides_Y2=torch.zeros(0, 2, dtype=torch.long),
         skips_of_B=torch.zeros(0, dtype=torch.long),
         log_q_U=log_q,
+        entries_E=torch.tensor(
+            sorted({*targets.flatten().tolist(), *(bag[row] for row in uniform)} - {BAGS - 1}), dtype=torch.long
+        ),
         numbers_UF=torch.zeros(0, 0),
         shares_UC=torch.zeros(0, 0),
         own_U=torch.zeros(0),
