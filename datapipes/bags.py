@@ -3,6 +3,8 @@
 Shape legend: that of `skipwise.datapipes.batch`.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -115,13 +117,9 @@ class Bags:
             "collides_Y2": _by_position(arrays["collides_X2"], targets // len(width), len(self.items_BT)),
             "entries_E": np.unique(np.concatenate(pooled)) if pooled else np.zeros(0, dtype=np.int64),
         }
+        tensors: dict[str, Any] = {name: torch.from_numpy(values) for name, values in arrays.items()}
         return SessionBatch(
-            tracks=tracks,
-            drawn_from=drawn_from,
-            negatives=negatives,
-            epoch=epoch,
-            step=step,
-            **{name: torch.from_numpy(values) for name, values in arrays.items()},
+            tracks=tracks, drawn_from=drawn_from, negatives=negatives, epoch=epoch, step=step, **tensors
         )
 
 
