@@ -14,6 +14,8 @@ MUTANTS_EACH ?= 4
 MUTANTS_SEED ?= 0
 MUTANTS_OF ?= models datapipes training/evaluation studies/statistics.py
 PYTEST_ARGS ?=
+OUT ?= gpu-check.json
+GPU_CHECK_ARGS ?=
 
 # Simply expanded, so that one `make` means one run.
 RUN := $(or $(RUN),runs/$(shell date +%Y%m%d-%H%M%S))
@@ -47,10 +49,10 @@ NAMESPACE := $(abspath $(VENV))/src
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .DELETE_ON_ERROR:
-.PHONY: help setup extras dev train test tests soak mutants check lint types imports docs site chromium axe doctor lock sbom advisories clean
+.PHONY: help setup extras dev train test tests soak gpu-check mutants check lint types imports docs site chromium axe doctor lock sbom advisories clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  DEVICE=cpu|gpu   which wheels; gpu where an NVIDIA driver answers"
 	@echo "  RANKS=4          processes that train; on gpu one for each card"
@@ -62,6 +64,7 @@ help:  ## list the targets
 	@echo "                   TORCH_INDEX=https://download.pytorch.org/whl/cpu"
 	@echo "  TEST_WORKERS=2   processes that run tests side by side; many tests start ranks of their own"
 	@echo "  PYTEST_ARGS=...  to pytest"
+	@echo "  GPU_CHECK_ARGS=... to gpu-check; --small for tiny sizes, --sections tests step for some of it"
 	@echo "  FUZZ_CASES=3     malformed inputs of make soak, as a multiple of the number in tests/fuzz; make test tries a fifth"
 
 setup: $(SETUP)  ## install the pinned packages into the virtual environment
@@ -118,6 +121,9 @@ soak: $(DEV) chromium  ## run the long tests: fuzzing, kills, and jobs of Slurm 
 	@SKIPWISE_FUZZ_CASES=$(FUZZ_CASES) OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "" --timeout 3600 \
 		tests/fuzz tests/training/run/test_killed.py tests/components/test_slurm.py \
 		tests/retrieval/serve/test_soak.py tests/datapipes/test_shards.py $(PYTEST_ARGS)
+
+gpu-check: $(DEV)  ## run on a GPU what only a GPU can show (tests, steps, ranking, a training), into one JSON, OUT=gpu-check.json
+	@$(PYTHON) -m skipwise.benchmarks gpu-check --output $(OUT) $(GPU_CHECK_ARGS)
 
 mutants: $(MUTANTS)  ## try changes that a test should notice, on a copy: MUTANTS_EACH=4 a module of MUTANTS_OF=...; hours for all
 	@OMP_NUM_THREADS=1 $(PYTHON) tests/mutants.py $(MUTANTS_EACH) $(MUTANTS_SEED) $(MUTANTS_OF)

@@ -4,6 +4,7 @@ import importlib
 import sys
 
 from skipwise.benchmarks.harness import config
+from skipwise.benchmarks.harness.gpu_sections import GpuCheckConfig
 from skipwise.benchmarks.harness.operator_cases import OperatorsConfig
 from skipwise.benchmarks.harness.scale_cases import ScaleConfig
 from skipwise.common.errors import UserError, shown
@@ -23,9 +24,10 @@ BENCHMARKS: dict[str, type] = {
     "checkpoint": config.CheckpointBenchmarkConfig,
     "serve": config.ServeBenchmarkConfig,
     "compare": config.CompareConfig,
+    "gpu-check": GpuCheckConfig,
 }
 """Each is the module `skipwise.benchmarks.NAME`, imported late for a fast `--help`; its `measure(config)` returns a
-`Report` (that of `compare` prints)."""
+`Report` (those of `compare` and `gpu-check` print)."""
 
 
 def run(argv: list[str]) -> None:
@@ -39,8 +41,8 @@ def run(argv: list[str]) -> None:
     if name not in BENCHMARKS:
         raise UserError(f"there is no benchmark {shown(name)}: expected one of {', '.join(BENCHMARKS)}")
     options: object = parse(BENCHMARKS[name], words, f"{PROGRAM} {name}")
-    measure = importlib.import_module(f"skipwise.benchmarks.{name}").measure
-    if name == "compare":
+    measure = importlib.import_module(f"skipwise.benchmarks.{name.replace('-', '_')}").measure
+    if name in ("compare", "gpu-check"):
         measure(options)
     else:
         importlib.import_module("skipwise.benchmarks.harness.benchmark_report").measure_and_write(measure, options)

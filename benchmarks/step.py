@@ -7,12 +7,11 @@ from typing import Any
 import torch
 
 from skipwise.benchmarks.baselines.plain_process import plain_process, take_step
-from skipwise.benchmarks.harness.batches import TrainingSteps, global_work, plain_batches, run_config
+from skipwise.benchmarks.harness.batches import TrainingSteps, global_work, made_store, plain_batches, run_config
 from skipwise.benchmarks.harness.benchmark_report import Report, table
 from skipwise.benchmarks.harness.config import LANES, StepConfig
 from skipwise.benchmarks.harness.floor import Rates, Work, floor_seconds, measure_rates
 from skipwise.benchmarks.harness.step_parts import measure_parts
-from skipwise.benchmarks.harness.synthetic import MemoryStore
 from skipwise.benchmarks.harness.timing import Times, alternate, peak_bytes, peaks_of_ranks, ratios, whole_machine
 from skipwise.common.distributed import barrier, broadcast_object, device, rank, world_size
 from skipwise.common.errors import UserError
@@ -26,7 +25,7 @@ def measure(config: StepConfig) -> Report:
     run = run_config(config)
     if LANES % world_size():
         raise UserError(f"{world_size()} ranks cannot share {LANES} lanes: start 1, 2, 4, 8 or {LANES}")
-    store = MemoryStore(_BATCHES * config.batch, config.tracks, config.length)
+    store = made_store(_BATCHES * config.batch, config.tracks, config.length)
     ours = TrainingSteps(run, store)
     for _ in range(3):
         ours.step()
@@ -98,10 +97,13 @@ def _report(
             [[name, f"{of['p50_ms']:.1f}", f"{of['p90_ms']:.1f}"] for name, of in parts.items()],
         ),
     ]
+    optimizer = [config.optimizer] * (config.optimizer != "recipe")
     return Report(
         name="step",
-        variant="-".join([config.recipe, config.precision, config.negatives]),
-        title=f"Training step: {config.recipe}, {config.precision}, negatives {config.negatives}",
+        variant="-".join([config.recipe, *optimizer, config.precision, config.negatives]),
+        title=", ".join(
+            [f"Training step: {config.recipe}", *optimizer, config.precision, f"negatives {config.negatives}"]
+        ),
         figures=figures,
         samples=samples,
         header=header,

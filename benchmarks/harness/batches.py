@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -28,11 +29,12 @@ from skipwise.training.trainer import Trainer
 def run_config(config: StepConfig) -> RunConfig:
     """The recipe with the benchmark's settings; raises `UserError` for settings that do not go together."""
     recipe = named_recipe(config.recipe)
+    optimizer = recipe.table.optimizer if config.optimizer == "recipe" else config.optimizer
     try:
         run = replace(
             recipe,
             data=replace(recipe.data, batch_size=config.batch, sampling=config.negatives, workers=0),
-            table=replace(recipe.table, dim=config.dim, sharding="row_wise"),
+            table=replace(recipe.table, dim=config.dim, sharding="row_wise", optimizer=optimizer),
             encoder=replace(recipe.encoder, max_length=config.length),
             train=replace(recipe.train, precision=config.precision, seed=SEED),
         )
@@ -68,13 +70,38 @@ class TrainingSteps:
         self._trainer.step(self._batches)
 
 
+@lru_cache(maxsize=1)
+def made_store(num_sessions: int, num_tracks: int, longest: int) -> MemoryStore:
+    """A `MemoryStore`, the same one for cases of one size that follow each other; so are its batches."""
+    return MemoryStore(num_sessions, num_tracks, longest)
+
+
 def own_batches(config: RunConfig, store: MemoryStore) -> list[SessionBatch]:
     """This rank's part of one epoch. No track is held out: a session's length is what is trained on."""
-    return list(train_loader(config, store, held_out=0).epoch(1))
+    return _own_batches(_batches_alone(config), store)
 
 
 def plain_batches(config: RunConfig, store: MemoryStore) -> list[PlainBatch]:
     """The same global batches for the plain step, which draws its own negatives."""
+    return _plain_batches(_batches_alone(config), store)
+
+
+def _batches_alone(config: RunConfig) -> RunConfig:
+    """With the same values of what changes no batch."""
+    return replace(
+        config,
+        table=replace(config.table, optimizer="sgd", precision="fp32"),
+        train=replace(config.train, precision="fp32"),
+    )
+
+
+@lru_cache(maxsize=1)
+def _own_batches(config: RunConfig, store: MemoryStore) -> list[SessionBatch]:
+    return list(train_loader(config, store, held_out=0).epoch(1))
+
+
+@lru_cache(maxsize=1)
+def _plain_batches(config: RunConfig, store: MemoryStore) -> list[PlainBatch]:
     builder = cast(BatchBuilder[Any], _PlainBuilder(config, store.num_tracks, config.train.seed))
     dataset: StepDataset[Any] = StepDataset(store, config.data, builder, rank=0, world_size=1)
     return [cast(PlainBatch, dataset[1, step]) for step in range(dataset.steps)]

@@ -18,6 +18,7 @@ HISTORY = 10
 SEED = 0
 Precision = Literal["fp32", "bf16"]
 Negatives = Literal["shared", "per-session"]
+TableOptimizer = Literal["recipe", "rowwise_adagrad", "adagrad", "sgd", "adam", "partial_rowwise_adam"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class StepConfig(TableBenchmarkConfig):
     """Matrix products of both sides in float32 or bfloat16."""
     negatives: Negatives = "shared"
     """One pool of negatives a batch, or one a session."""
+    optimizer: TableOptimizer = "recipe"
+    """The table's, fused into backward; plain keeps SparseAdam. The two Adams need a GPU."""
     batch: int = 256
     """Sessions of the global batch, over all ranks."""
     length: int = 20

@@ -29,6 +29,8 @@ _COPIED_NUMBERS = 1 << 26
 _CACHED_NUMBERS = 1 << 16
 """256 KiB, and as many written: within the second level of one core."""
 _SQUARE = 2048
+_CARD_CACHED_NUMBERS, _CARD_SQUARE = 1 << 22, 8192
+"""On a GPU: 16 MiB, and as many written, within its second level; and what it takes to occupy all of it."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,12 @@ def measure_rates(work: Work, precision: str, device: torch.device, matmul: str 
         (targets, negatives, dim),
         (negatives, targets, dim),
     ]
+    square, cached = (_CARD_SQUARE, _CARD_CACHED_NUMBERS) if device.type == "cuda" else (_SQUARE, _CACHED_NUMBERS)
     try:
         return Rates(
-            product=max(_product_rate(shape, dtype, device) for shape in [(_SQUARE,) * 3, *shapes]),
+            product=max(_product_rate(shape, dtype, device) for shape in [(square,) * 3, *shapes]),
             copy=_copy_rate(_COPIED_NUMBERS, device),
-            cache=_copy_rate(_CACHED_NUMBERS, device),
+            cache=_copy_rate(cached, device),
         )
     finally:
         torch.set_float32_matmul_precision(before)
