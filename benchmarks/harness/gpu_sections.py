@@ -122,18 +122,18 @@ def case_figures(name: str, folder: Path) -> Figures:
 
 def figures_of_tests(file: Path) -> Figures:
     """Counts and each test's outcome, of pytest's XML."""
-    tests = []
+    tests: list[Figures] = []
     for case in ElementTree.parse(file).iter("testcase"):
         outcome, message = "passed", ""
         for kind in ("failure", "error", "skipped"):
             for element in case.iter(kind):
                 outcome, message = kind, element.get("message", "")[:500]
-        properties = {each.get("name"): each.get("value") for each in case.iter("property")}
+        noted = {each.get("name"): each.get("value") for each in case.iter("property")}
         tests.append(
             {"test": f"{case.get('classname')}::{case.get('name')}", "outcome": outcome, "message": message}
-            | {"seconds": float(case.get("time", 0)), "noted": properties}
+            | {"seconds": float(case.get("time", 0)), "noted": noted}
         )
-    outcomes = [test["outcome"] for test in tests]
+    outcomes: list[str] = [test["outcome"] for test in tests]
     return {"outcomes": {kind: outcomes.count(kind) for kind in sorted({*outcomes})}, "tests": tests}
 
 
