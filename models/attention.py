@@ -61,51 +61,86 @@ class Group:
 
 @dataclass(frozen=True)
 class HeadRows:
-    """The index of each head's row of each position, in the packed and in the padded layout."""
+    """Where each head's row of each position is, in the packed and in the padded layout."""
 
-    padded_R: Tensor
+    heads: int
+    tokens_N: Tensor
+    """int64: b * T + t of each position."""
+    padded_R: Tensor | None
     """int64 [3 * sum of G * H * S]: for each padded row its index among the N * 3 * H packed ones; that of some other
-    where there is padding."""
+    where there is padding. None for one group, whose rows are moved whole positions at a time."""
     packed_R: Tensor
-    """int64 [N * 3 * H]: for each packed row its index among the padded ones."""
+    """int64 [N * 3 * H]: for each packed row its index among the padded ones; [0] for one group."""
     output_R: Tensor
-    """int64 [N * H]: for each packed row of the output its index among the padded ones."""
+    """int64 [N * H]: for each packed row of the output its index among the padded ones; [0] for one group."""
     groups: list[Group]
 
     @classmethod
     def of(cls, tokens_N: Tensor, batch: int, length: int, heads: int, one_group: bool | None = None) -> "HeadRows":
         """For positions b * T + t in `tokens_N`, of each session the first ones; `one_group`: None as the device asks.
 
-        On a GPU a batch is one group: many small products would leave it idle, and lengths need not leave it.
+        On a GPU a batch is one group: many small products would leave it idle, and so would rows this narrow.
         """
         device = tokens_N.device
         session_N, place_N = tokens_N // length, tokens_N % length
         lengths_B = torch.zeros(batch, dtype=torch.int64, device=device).index_add_(
             0, session_N, torch.ones_like(session_N)
         )
-        # Of each position: its group's first row, its session's place in the group, and the group's size.
-        given: Any = 0, session_N[:, None], batch, length
-        groups = [Group(0, batch, length, length, lengths_B)]
-        if not (device.type != "cpu" if one_group is None else one_group):
-            lengths_B, order_B = lengths_B.sort(descending=True, stable=True)
-            groups = list(groups_of(lengths_B, heads))
-            columns = [
-                (group.first, place, group.sessions, group.length)
-                for group in groups
-                for place in range(group.sessions)
-            ]
-            session_B4 = torch.zeros(batch, 4, dtype=torch.int64)
-            session_B4[: len(columns)] = torch.tensor(columns).view(-1, 4)
-            session_B4 = torch.empty_like(session_B4).index_copy_(0, order_B, session_B4)
-            given = session_B4[session_N, :, None].unbind(1)
-        first_N1, nth_N1, sessions_N1, length_N1 = given
-        output_NH = (nth_N1 * heads + torch.arange(heads, device=device)) * length_N1 + place_N[:, None]
-        part_P1 = torch.arange(3, device=device)[:, None]
+        if device.type != "cpu" if one_group is None else one_group:
+            return cls(heads, tokens_N, None, tokens_N[:0], tokens_N[:0], [Group(0, batch, length, length, lengths_B)])
+        lengths_B, order_B = lengths_B.sort(descending=True, stable=True)
+        groups = list(groups_of(lengths_B, heads))
+        # Of each session: its group's first row, its place in the group, and the group's size.
+        columns = [
+            (group.first, place, group.sessions, group.length) for group in groups for place in range(group.sessions)
+        ]
+        session_B4 = torch.zeros(batch, 4, dtype=torch.int64)
+        session_B4[: len(columns)] = torch.tensor(columns).view(-1, 4)
+        session_B4 = torch.empty_like(session_B4).index_copy_(0, order_B, session_B4)
+        first_N1, nth_N1, sessions_N1, length_N1 = session_B4[session_N, :, None].unbind(1)
+        output_NH = (nth_N1 * heads + torch.arange(heads)) * length_N1 + place_N[:, None]
+        part_P1 = torch.arange(3)[:, None]
         packed_NPH = (first_N1 + part_P1.T * sessions_N1 * heads * length_N1)[:, :, None] + output_NH[:, None]
         packed_R = packed_NPH.flatten()
         padded_R = packed_R.new_zeros(3 * heads * sum(group.sessions * group.length for group in groups))
-        padded_R[packed_R] = torch.arange(len(packed_R), device=device)
-        return cls(padded_R, packed_R, (first_N1 // 3 + output_NH).flatten(), groups)
+        padded_R[packed_R] = torch.arange(len(packed_R))
+        return cls(heads, tokens_N, padded_R, packed_R, (first_N1 // 3 + output_NH).flatten(), groups)
+
+    def pad(self, values_NX: Tensor, width: int) -> Tensor:
+        """[R, W]: the padded rows of the queries, keys and values [N, 3 * D]."""
+        if self.padded_R is None:
+            return self._padded(values_NX, width)
+        return values_NX.reshape(-1, width).index_select(0, self.padded_R)
+
+    def pad_outputs(self, values_ND: Tensor, width: int) -> Tensor:
+        """[R / 3, W]: the padded rows of outputs [N, D], zero where there is padding."""
+        if self.padded_R is None:
+            return self._padded(values_ND, width)
+        rows_RW = values_ND.new_zeros(len(self.padded_R) // 3, width)
+        return rows_RW.index_copy_(0, self.output_R, values_ND.reshape(-1, width))
+
+    def pack(self, rows_RW: Tensor) -> Tensor:
+        """[N, 3 * D] of the padded rows of queries, keys and values."""
+        return self._packed(rows_RW, self.packed_R)
+
+    def pack_outputs(self, rows_RW: Tensor) -> Tensor:
+        """[N, D] of the padded rows of outputs."""
+        return self._packed(rows_RW, self.output_R)
+
+    def _padded(self, values_NX: Tensor, width: int) -> Tensor:
+        """One group's rows: all sessions of a head, all heads of a part, all parts."""
+        batch, length = self.groups[0].sessions, self.groups[0].length
+        padded_PX = values_NX.new_zeros(batch * length, values_NX.shape[1]).index_copy_(0, self.tokens_N, values_NX)
+        # B x T x parts * H x W -> parts x B x H x T x W
+        parts = padded_PX.view(batch, length, -1, self.heads, width).permute(2, 0, 3, 1, 4)
+        return parts.reshape(-1, width)
+
+    def _packed(self, rows_RW: Tensor, index_R: Tensor) -> Tensor:
+        if self.padded_R is not None:
+            return rows_RW.index_select(0, index_R).view(len(self.tokens_N), -1)
+        batch, length, width = self.groups[0].sessions, self.groups[0].length, rows_RW.shape[1]
+        parts = rows_RW.view(-1, batch, self.heads, length, width).permute(1, 3, 0, 2, 4)
+        return parts.reshape(batch * length, -1).index_select(0, self.tokens_N)
 
     def most_scores(self, heads: int) -> int:
         """Of one part."""
@@ -158,7 +193,7 @@ class _Attend(torch.autograd.Function):
     ) -> Tensor:
         width = projected_NX.shape[1] // (3 * heads)
         scale = 1 / math.sqrt(width)
-        packed_RW = projected_NX.reshape(-1, width).index_select(0, rows.padded_R)
+        packed_RW = rows.pad(projected_NX, width)
         if packed_RW.device.type == "cpu":
             packed_RW = packed_RW.float()  # bfloat16 speeds up no products this small, and makes the softmax less exact
         output_RW = packed_RW.new_empty(len(packed_RW) // 3, width)
@@ -183,14 +218,13 @@ class _Attend(torch.autograd.Function):
         ctx.save_for_backward(packed_RW, *saved)
         ctx.rows, ctx.causal, ctx.heads, ctx.scale, ctx.mask_shape = rows, causal, heads, scale, mask_HTT.shape
         ctx.silu = silu
-        return output_RW.index_select(0, rows.output_R).view(-1, heads * width).to(projected_NX.dtype)
+        return rows.pack_outputs(output_RW).to(projected_NX.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad_output_ND: Tensor) -> tuple[Tensor | None, ...]:
         packed_RW, *saved = ctx.saved_tensors
         rows, width, heads, left = ctx.rows, packed_RW.shape[1], ctx.heads, iter(saved)
-        grad_row = grad_output_ND.reshape(-1, width).to(packed_RW.dtype)
-        grad_output_RW = packed_RW.new_zeros(len(packed_RW) // 3, width).index_copy_(0, rows.output_R, grad_row)
+        grad_output_RW = rows.pad_outputs(grad_output_ND.to(packed_RW.dtype), width)
         grad_RW = torch.empty_like(packed_RW)
         grad_mask_HTT = packed_RW.new_zeros(ctx.mask_shape) if ctx.needs_input_grad[2] else None
         for group in rows.groups:
@@ -223,5 +257,4 @@ class _Attend(torch.autograd.Function):
                     grad_value[:, keys] += of_value
             grad_query *= ctx.scale
             grad_key *= ctx.scale
-        grad_projected = grad_RW.index_select(0, rows.packed_R).view(len(grad_output_ND), -1)
-        return grad_projected.to(grad_output_ND.dtype), None, grad_mask_HTT, None, None, None, None
+        return rows.pack(grad_RW).to(grad_output_ND.dtype), None, grad_mask_HTT, None, None, None, None

@@ -47,7 +47,7 @@ def in_batch_pool(
     row_U[: len(looked_up)] = looked_up
     targets = batch.targets_BT.flatten()
     weight_U = torch.zeros(bags, device=device).index_add_(0, targets, torch.ones_like(targets, dtype=torch.float))
-    weight_U[-1] = 0
+    weight_U[-1:].zero_()
     # Each rank contributes its share of the uniform negatives.
     weight_U.index_add_(0, batch.negatives_P, torch.ones_like(batch.negatives_P, dtype=torch.float))
     # float64 holds row numbers exactly.

@@ -138,7 +138,8 @@ class _PoolLosses(torch.autograd.Function):
                 logits_vp.masked_fill_((place_p < window_v2[:, :1]) | (place_p >= window_v2[:, 1:]), float("-inf"))
             if collides_Y2 is not None and pairs.start < pairs.stop:
                 collides = collides_Y2[pairs]
-                logits_vp[collides[:, 0] - rows.start, collides[:, 1] - columns.start] = float("-inf")
+                places = collides[:, 0] - rows.start, collides[:, 1] - columns.start
+                logits_vp.index_put_(places, logits_vp.new_full((), float("-inf")))  # a plain number would be copied
             losses_v, grad_target_V[rows] = head(first_V[rows], logits_vp)
             total += losses_v.sum()
             grad_logit_vp = logits_vp.to(dtype)

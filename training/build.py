@@ -116,16 +116,16 @@ def build_model(
     autocast = torch.bfloat16 if config.train.precision == "bf16" else None
     beside = config.data.heard_negatives, config.data.skipped_negatives
     learner = Learner(encoder, config.loss, autocast, num_tracks, *beside)
-    content = None
-    if features:
-        content = ContentRows(features.num_numbers, features.num_columns, rows.dim)
+    content = ContentRows(features.num_numbers, features.num_columns, rows.dim) if features else None
+    if content is not None:
         content.reset_parameters(config.table.init_bound, torch.Generator().manual_seed(config.train.seed))
-    task = SessionTask(table, learner, num_signals, content)
+    task = SessionTask(table, learner.to(device()), num_signals, content and content.to(device()))
     model = DistributedModelParallel(
         task,
         device=device(),
         plan=make_plan(rows, task, "table", world_size(), device().type, num_machines()),
         sharders=[make_sharder(rows)],
+        init_data_parallel=world_size() > 1,  # one rank has nothing to average
     )
     bound, seed = config.table.init_bound, config.train.seed
     if not features:  # with features, a track's own row begins at zero, which is what one that is never played keeps
