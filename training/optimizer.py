@@ -9,11 +9,19 @@ from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
+from skipwise.common.distributed import world_size
 from skipwise.models.config import TableConfig
 from skipwise.training.config import OptimizerConfig
 
 WARMUP_START = 0.1
 """Share of the learning rates at the first step of the warm-up."""
+
+
+class _Optimizer(CombinedOptimizer):
+    """One rank's gradients are taken over and not added to zeros; those of several are views of what they exchange."""
+
+    def zero_grad(self, set_to_none: bool = False) -> None:
+        super().zero_grad(set_to_none or world_size() == 1)
 
 
 def make_optimizer(model: DistributedModelParallel, config: OptimizerConfig) -> CombinedOptimizer:
@@ -26,7 +34,7 @@ def make_optimizer(model: DistributedModelParallel, config: OptimizerConfig) -> 
     )
     if config.clip_norm:
         dense = GradientClippingOptimizer(dense, clipping=GradientClipping.NORM, max_gradient=config.clip_norm)
-    return CombinedOptimizer([("dense", dense), ("table", model.fused_optimizer)])
+    return _Optimizer([("dense", dense), ("table", model.fused_optimizer)])
 
 
 def make_schedule(

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
-from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from skipwise.common.distributed import device, rank, world_size
+from skipwise.common.distributed import device, rank
 from skipwise.datapipes.batch import SessionBatch
 from skipwise.models.task import StepLosses
 from skipwise.training.checkpoint.checkpoint_index import CheckpointIndex
@@ -29,7 +28,6 @@ class Trainer:
     def __init__(self, config: RunConfig, model: DistributedModelParallel, total_steps: int):
         """`total_steps`: at which the schedule ends."""
         self._config, self.model, self._total_steps = config, model, total_steps
-        self._dense = list(dict(in_backward_optimizer_filter(model.named_parameters())).values())
         self.optimizer = make_optimizer(model, config.optimizer)
         self._average = WeightAverage(model, config.optimizer.average) if config.optimizer.average else None
         self.set_step(0)
@@ -37,9 +35,6 @@ class Trainer:
 
     def step(self, batches: Iterator[SessionBatch]) -> StepLosses:
         """Trains on the next batch; raises `StopIteration` once none is left."""
-        if world_size() == 1:  # where ranks average, gradients are views of what they exchange
-            for parameter in self._dense:
-                parameter.grad = None  # a gradient that is taken over is not added to zeros
         losses: StepLosses = self._pipeline.progress(batches)
         self._schedule.step()
         self._steps += 1
