@@ -19,6 +19,10 @@ from torch import Tensor
 SCORES = 1 << 18
 """The most scores of one part on a CPU: 1 MiB, the second-level cache of a core."""
 
+SHORTEST = 16
+"""The fewest positions of a group on a CPU: torch's softmax of fewer numbers than a vector register holds takes ten
+times as long."""
+
 HIDDEN = -1e4
 """A score whose SiLU is zero, in any precision; of minus infinity it would be NaN."""
 
@@ -35,7 +39,7 @@ class Group:
     sessions: int
     """G."""
     length: int
-    """S."""
+    """S: of the longest session, or `SHORTEST`."""
     queries: int
     """The most queries of one part."""
     lengths_G: Tensor
@@ -89,7 +93,7 @@ class HeadRows:
         if device.type != "cpu" if one_group is None else one_group:
             return cls(heads, tokens_N, None, tokens_N[:0], tokens_N[:0], [Group(0, batch, length, length, lengths_B)])
         lengths_B, order_B = lengths_B.sort(descending=True, stable=True)
-        groups = list(groups_of(lengths_B, heads))
+        groups = list(groups_of(lengths_B, heads, SHORTEST))
         # Of each session: its group's first row, its place in the group, and the group's size.
         columns = [
             (group.first, place, group.sessions, group.length) for group in groups for place in range(group.sessions)
@@ -147,12 +151,15 @@ class HeadRows:
         return max((group.sessions * heads * group.queries * group.length for group in self.groups), default=0)
 
 
-def groups_of(lengths_B: Tensor, heads: int) -> Iterator[Group]:
-    """Groups of sessions whose lengths [B] descend, of as many as have `SCORES` at most; empty ones are in none."""
+def groups_of(lengths_B: Tensor, heads: int, shortest: int = 1) -> Iterator[Group]:
+    """Groups of sessions whose lengths [B] descend, of as many as have `SCORES` at most; empty ones are in none.
+
+    `shortest`: the least S of a group.
+    """
     lengths = [length for length in lengths_B.tolist() if length]
     done = first = 0
     while done < len(lengths):
-        length = lengths[done]
+        length = max(lengths[done], shortest)
         sessions = min(max(1, SCORES // (heads * length**2)), len(lengths) - done)
         parts = math.ceil(heads * length**2 / SCORES)
         yield Group(first, sessions, length, math.ceil(length / parts), lengths_B[done : done + sessions])
@@ -175,8 +182,33 @@ def attend(
     """
     if not len(projected_NX):  # a rank whose sessions only fill up the batch
         return projected_NX[:, : projected_NX.shape[1] // 3]
+    mask_HTT = _reaching(mask_HTT, rows.groups[0].length)  # the longest
     with torch.autocast(projected_NX.device.type, enabled=False):
         return _Attend.apply(projected_NX, rows, mask_HTT, causal, dropped, heads, silu)
+
+
+def _reaching(mask_HTT: Tensor, length: int) -> Tensor:
+    """The mask for that many positions: those after its own are hidden from these, and see everything."""
+    missing = length - mask_HTT.shape[1]
+    if missing <= 0:
+        return mask_HTT
+    pad = torch.nn.functional.pad
+    return pad(pad(mask_HTT, (0, missing), value=float("-inf")), (0, 0, 0, missing))
+
+
+class _ExactProducts:
+    """Products in float32 on a CPU: ones with heads this narrow take longer where their numbers are rounded first."""
+
+    def __init__(self, device: torch.device):
+        self._on_cpu, self._before = device.type == "cpu", torch.get_float32_matmul_precision()
+
+    def __enter__(self) -> None:
+        if self._on_cpu:
+            torch.set_float32_matmul_precision("highest")
+
+    def __exit__(self, *_: object) -> None:
+        if self._on_cpu:
+            torch.set_float32_matmul_precision(self._before)
 
 
 class _Attend(torch.autograd.Function):
@@ -198,23 +230,26 @@ class _Attend(torch.autograd.Function):
             packed_RW = packed_RW.float()  # bfloat16 speeds up no products this small, and makes the softmax less exact
         output_RW = packed_RW.new_empty(len(packed_RW) // 3, width)
         saved = []
-        for group in rows.groups:
-            query, key, value = group.of(packed_RW, heads)
-            output = group.outputs(output_RW, heads)
-            for queries, keys in group.parts(causal):
-                mask = mask_HTT[None, :, queries, keys]
-                if not causal:
-                    hidden_GS = torch.arange(group.length, device=mask.device) >= group.lengths_G[:, None]
-                    mask = mask.masked_fill(hidden_GS[:, None, None], torch.finfo(mask.dtype).min / 2)
-                if silu is not None:
-                    mask = mask.clamp(min=HIDDEN)
-                mask = mask.expand(group.sessions, heads, -1, -1).reshape(-1, *mask.shape[2:]).to(query.dtype)
-                scores = torch.baddbmm(mask, query[:, queries], key[:, keys].transpose(1, 2), alpha=scale)
-                weights = scores.softmax(dim=-1) if silu is None else torch.nn.functional.silu(scores) * silu
-                kept = None if dropped is None else dropped((group.sessions, heads, *weights.shape[1:]), weights)
-                kept = None if kept is None else kept.view_as(weights)
-                torch.bmm(weights if kept is None else weights * kept, value[:, keys], out=output[:, queries])
-                saved += [weights if silu is None else scores, kept]
+        with _ExactProducts(packed_RW.device):
+            for group in rows.groups:
+                query, key, value = group.of(packed_RW, heads)
+                query *= scale  # so that the gradient of the keys needs no factor
+                output = group.outputs(output_RW, heads)
+                for queries, keys in group.parts(causal):
+                    mask = mask_HTT[None, :, queries, keys]
+                    if not causal:
+                        hidden_GS = torch.arange(group.length, device=mask.device) >= group.lengths_G[:, None]
+                        mask = mask.masked_fill(hidden_GS[:, None, None], torch.finfo(mask.dtype).min / 2)
+                    if silu is not None:
+                        mask = mask.clamp(min=HIDDEN)
+                    scores = torch.bmm(query[:, queries], key[:, keys].transpose(1, 2))
+                    shape = group.sessions, heads, *scores.shape[1:]
+                    scores.view(shape).add_(mask.to(scores.dtype))
+                    weights = scores.softmax(dim=-1) if silu is None else torch.nn.functional.silu(scores) * silu
+                    kept = None if dropped is None else dropped(shape, weights)
+                    kept = None if kept is None else kept.view_as(weights)
+                    torch.bmm(weights if kept is None else weights * kept, value[:, keys], out=output[:, queries])
+                    saved += [weights if silu is None else scores, kept]
         ctx.save_for_backward(packed_RW, *saved)
         ctx.rows, ctx.causal, ctx.heads, ctx.scale, ctx.mask_shape = rows, causal, heads, scale, mask_HTT.shape
         ctx.silu = silu
@@ -227,34 +262,39 @@ class _Attend(torch.autograd.Function):
         grad_output_RW = rows.pad_outputs(grad_output_ND.to(packed_RW.dtype), width)
         grad_RW = torch.empty_like(packed_RW)
         grad_mask_HTT = packed_RW.new_zeros(ctx.mask_shape) if ctx.needs_input_grad[2] else None
-        for group in rows.groups:
-            query, key, value = group.of(packed_RW, heads)
-            grad_query, grad_key, grad_value = group.of(grad_RW, heads)
-            grad_output = group.outputs(grad_output_RW, heads)
-            for queries, keys in group.parts(ctx.causal):
-                weights, kept, grad_seen = next(left), next(left), grad_output[:, queries]
-                if ctx.silu is not None:
-                    scores, weights = weights, torch.nn.functional.silu(weights) * ctx.silu
-                grad_weights = torch.bmm(grad_seen, value[:, keys].transpose(1, 2))
-                if kept is not None:
-                    grad_weights *= kept
-                if ctx.silu is None:
-                    grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
-                else:
-                    grad_scores = torch.ops.aten.silu_backward(grad_weights * ctx.silu, scores)
-                if grad_mask_HTT is not None:
-                    grad_mask = grad_scores.view(group.sessions, heads, *weights.shape[1:]).sum(0)
-                    grad_mask_HTT[:, queries, keys] += grad_mask.sum_to_size(len(grad_mask_HTT), *weights.shape[1:])
-                # Not with `out=`: on a CPU its kernel is several times slower than the copy.
-                grad_query[:, queries] = torch.bmm(grad_scores, key[:, keys])
-                of_key = torch.bmm(grad_scores.transpose(1, 2), query[:, queries])
-                of_value = torch.bmm((weights if kept is None else weights * kept).transpose(1, 2), grad_seen)
-                if queries.stop == group.length:
-                    grad_key.copy_(of_key)
-                    grad_value.copy_(of_value)
-                else:
-                    grad_key[:, keys] += of_key
-                    grad_value[:, keys] += of_value
-            grad_query *= ctx.scale
-            grad_key *= ctx.scale
+        with _ExactProducts(packed_RW.device):
+            for group in rows.groups:
+                query, key, value = group.of(packed_RW, heads)
+                grad_query, grad_key, grad_value = group.of(grad_RW, heads)
+                grad_output = group.outputs(grad_output_RW, heads)
+                for queries, keys in group.parts(ctx.causal):
+                    weights, kept, grad_seen = next(left), next(left), grad_output[:, queries]
+                    if ctx.silu is not None:
+                        scores, weights = weights, torch.nn.functional.silu(weights) * ctx.silu
+                    grad_weights = torch.bmm(grad_seen, value[:, keys].transpose(1, 2))
+                    if kept is not None:
+                        grad_weights *= kept
+                    if ctx.silu is None:
+                        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+                    else:
+                        grad_scores = torch.ops.aten.silu_backward(grad_weights * ctx.silu, scores)
+                    if grad_mask_HTT is not None:
+                        grad_HQK = grad_scores.view(group.sessions, heads, *weights.shape[1:]).sum(0)
+                        grad_mask_HTT[:, queries, keys] += grad_HQK.sum_to_size(len(grad_mask_HTT), *grad_HQK.shape[1:])
+                    if kept is not None:
+                        weights = torch.mul(weights, kept, out=grad_weights)
+                    of_query = grad_scores, key[:, keys]
+                    of_key = grad_scores.transpose(1, 2), query[:, queries]
+                    of_value = weights.transpose(1, 2), grad_seen
+                    if queries.start == 0 and queries.stop == group.length:
+                        torch.bmm(*of_query, out=grad_query)
+                    else:  # on a CPU the kernel of `out=` is several times slower than the copy, where rows lie apart
+                        grad_query[:, queries] = torch.bmm(*of_query)
+                    if queries.stop == group.length:
+                        torch.bmm(*of_key, out=grad_key)
+                        torch.bmm(*of_value, out=grad_value)
+                    else:
+                        grad_key[:, keys] += torch.bmm(*of_key)
+                        grad_value[:, keys] += torch.bmm(*of_value)
+                grad_query *= ctx.scale
         return rows.pack(grad_RW).to(grad_output_ND.dtype), None, grad_mask_HTT, None, None, None, None

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from skipwise.models.attention import SCORES, groups_of
 
-_SHORTEST = 1e-24
-"""Lower bound of a row's squared length, so that a row of zeros has a direction: the square of `normalize`'s eps."""
+_SHORTEST = 1e-12
+"""Lower bound of a row's length, so that a row of zeros has a direction: `normalize`'s eps."""
 
 
 def sampled_softmax(target_V: Tensor, negatives_VK: Tensor) -> Tensor:
@@ -120,11 +120,11 @@ def _infonce(
     if queries == "kept":
         counts_BT = counts_BT & ~skipped_BT
     if context_BTD is None and lent_BTD is None:
-        own_BTT = _cosines(items_BTD) / temperature
-    else:
-        tracks_BTD = torch.nn.functional.normalize(items_BTD, dim=-1)
-        contexts_BTD = tracks_BTD if context_BTD is None else torch.nn.functional.normalize(context_BTD, dim=-1)
-        own_BTT = contexts_BTD @ tracks_BTD.transpose(1, 2) / temperature
+        loss_BT = _OwnSkips.apply(items_BTD, negative_BTT, positive_at_BT[:, :, None], counts_BT, temperature)
+        return loss_BT, counts_BT
+    tracks_BTD = torch.nn.functional.normalize(items_BTD, dim=-1)
+    contexts_BTD = tracks_BTD if context_BTD is None else torch.nn.functional.normalize(context_BTD, dim=-1)
+    own_BTT = contexts_BTD @ tracks_BTD.transpose(1, 2) / temperature
     positive_BT = own_BTT.gather(2, positive_at_BT[:, :, None]).squeeze(2)
     lent_BTT = own_BTT
     if lent_BTD is not None:
@@ -133,11 +133,43 @@ def _infonce(
     return loss_BT.masked_fill(~counts_BT, 0.0), counts_BT
 
 
-def _cosines(rows_BTD: Tensor) -> Tensor:
-    """[B, T, T]: each row's cosine with each of its session.
+class _OwnSkips(torch.autograd.Function):
+    """`sampled_softmax` of the cosines of a session's own tracks, in place wherever a number is not read again.
 
-    From inner products alone, whose diagonal holds the squared lengths: T numbers a row instead of D.
+    Two products of T x T x D numbers a session instead of three, since a cosine is the same from both its tracks.
     """
-    products_BTT = rows_BTD @ rows_BTD.transpose(1, 2)
-    inverse_BT = products_BTT.diagonal(dim1=1, dim2=2).clamp(min=_SHORTEST).rsqrt()
-    return products_BTT * inverse_BT[:, :, None] * inverse_BT[:, None, :]
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        items_BTD: Tensor,
+        negative_BTT: Tensor,
+        positive_at_BT1: Tensor,
+        counts_BT: Tensor,
+        temperature: float,
+    ) -> Tensor:
+        """The losses [B, T]; `negative_BTT`: bool [B, 1 or T, T]."""
+        inverse_BT1 = torch.linalg.vector_norm(items_BTD, dim=2, keepdim=True).clamp_(min=_SHORTEST).reciprocal_()
+        directions_BTD = items_BTD * inverse_BT1
+        logits_BTT = torch.bmm(directions_BTD, directions_BTD.transpose(1, 2)).div_(temperature)
+        positive_BT1 = logits_BTT.gather(2, positive_at_BT1)
+        logits_BTT.masked_fill_(~negative_BTT, float("-inf"))
+        highest_BT1 = torch.maximum(positive_BT1, logits_BTT.amax(dim=2, keepdim=True))
+        share_BT1 = (positive_BT1 - highest_BT1).exp_()
+        total_BT1 = logits_BTT.sub_(highest_BT1).exp_().sum(dim=2, keepdim=True).add_(share_BT1)
+        loss_BT1 = total_BT1.log() + highest_BT1 - positive_BT1
+        # The gradient of each logit: its probability, less one for the positive's.
+        counts_BT1 = counts_BT[:, :, None]
+        grad_BTT = logits_BTT.mul_(counts_BT1 / total_BT1)
+        grad_BTT.scatter_add_(2, positive_at_BT1, (share_BT1 / total_BT1 - 1) * counts_BT1)
+        ctx.save_for_backward(directions_BTD, inverse_BT1, grad_BTT)
+        ctx.temperature = temperature
+        return torch.where(counts_BT, loss_BT1.squeeze(2), 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BT: Tensor) -> tuple[Tensor | None, ...]:
+        directions_BTD, inverse_BT1, grad_BTT = ctx.saved_tensors
+        grad_BTT = grad_BTT * (grad_BT / ctx.temperature)[:, :, None]
+        grad_BTD = torch.bmm(grad_BTT + grad_BTT.transpose(1, 2), directions_BTD)
+        along_BT1 = (directions_BTD * grad_BTD).sum(dim=2, keepdim=True)
+        return grad_BTD.addcmul_(directions_BTD, along_BT1, value=-1).mul_(inverse_BT1), None, None, None, None

@@ -27,13 +27,14 @@ class Masks:
 
     def dense(self, rows: HeadRows, causal: bool) -> Tensor:
         """[B, H, T, T] of those that were drawn, one elsewhere."""
-        kept_BHTT, drawn = torch.ones(len(LENGTHS), HEADS, LENGTH, LENGTH), iter(self.drawn)
+        longest = max(LENGTH, *(group.length for group in rows.groups))
+        kept_BHTT, drawn = torch.ones(len(LENGTHS), HEADS, longest, longest), iter(self.drawn)
         longest_first = sorted(range(len(LENGTHS)), key=lambda session: -LENGTHS[session])
         for group in rows.groups:
             members, longest_first = longest_first[: group.sessions], longest_first[group.sessions :]
             for queries, keys in group.parts(causal) if self.share else ():
                 kept_BHTT[members, :, queries, keys] = next(drawn)
-        return kept_BHTT
+        return kept_BHTT[:, :, :LENGTH, :LENGTH]
 
 
 def dense(projected_ND: Tensor, mask_HTT: Tensor, kept_BHTT: Tensor) -> Tensor:
@@ -49,9 +50,14 @@ def dense(projected_ND: Tensor, mask_HTT: Tensor, kept_BHTT: Tensor) -> Tensor:
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("biases", [0, 1, HEADS])
 @pytest.mark.parametrize("share", [0.0, 0.4])
-def test_equals_the_dense_computation(most: int | None, causal: bool, biases: int, share: float, monkeypatch):
-    """One query at a time, some, several sessions together, all; and all sessions padded as on a GPU."""
+@pytest.mark.parametrize("shortest", [1, 16])
+def test_equals_the_dense_computation(
+    most: int | None, causal: bool, biases: int, share: float, shortest: int, monkeypatch
+):
+    """One query at a time, some, several sessions together, all; all sessions padded as on a GPU; and groups padded
+    beyond the longest session."""
     monkeypatch.setattr(attention, "SCORES", most or 1)
+    monkeypatch.setattr(attention, "SHORTEST", shortest)
     projected_ND = torch.randn(len(TOKENS_N), 3 * DIM, requires_grad=True)
     bias = torch.randn(max(biases, 1), LENGTH, LENGTH, requires_grad=biases > 0)
     mask_HTT = bias + (torch.full((LENGTH, LENGTH), -torch.inf).triu(1) if causal else 0)
@@ -77,6 +83,7 @@ def test_equals_the_dense_computation(most: int | None, causal: bool, biases: in
 def test_no_part_has_more_scores_than_fit(most: int, monkeypatch):
     """But for one query of one session; longer sessions come first, and none twice."""
     monkeypatch.setattr(attention, "SCORES", most)
+    monkeypatch.setattr(attention, "SHORTEST", 1)
     rows = HeadRows.of(TOKENS_N, len(LENGTHS), LENGTH, HEADS)
     sizes = [
         group.sessions * HEADS * (queries.stop - queries.start) * group.length

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from skipwise.models.attention import SHORTEST
 from skipwise.models.config import EncoderConfig
 from skipwise.models.dropout import Dropout
 from skipwise.models.encoder import Encoder
@@ -22,7 +23,8 @@ def expected(encoder: Encoder, items_ND: Tensor, masks: list[Tensor]) -> Tensor:
         def attention(values_ND: Tensor, block: torch.nn.Module = block) -> Tensor:
             parts = block.project(values_ND).view(SESSIONS, LENGTH, 3, HEADS, DIM // HEADS).permute(2, 0, 3, 1, 4)
             scores = parts[0] @ parts[1].transpose(2, 3) / (DIM / HEADS) ** 0.5
-            weights = (scores + torch.full((LENGTH, LENGTH), -torch.inf).triu(1)).softmax(dim=3) * next_mask()
+            weights = (scores + torch.full((LENGTH, LENGTH), -torch.inf).triu(1)).softmax(dim=3)
+            weights = weights * next_mask()[..., :LENGTH, :LENGTH]
             return next_mask() * block.merge((weights @ parts[2]).transpose(1, 2).reshape(-1, DIM))
 
         def feed_forward(values_ND: Tensor, block: torch.nn.Module = block) -> Tensor:
@@ -62,10 +64,11 @@ def test_each_place_is_masked_by_the_share_asked_for(norm_first: bool, packed: b
     with torch.no_grad():
         found = encoder(*given)
         assert_close(found, expected(encoder, items_ND, masks), rtol=1e-4, atol=1e-5)
-        block = [(SESSIONS, HEADS, LENGTH, LENGTH), (SESSIONS * LENGTH, DIM), (SESSIONS * LENGTH, HIDDEN)]
+        length = SHORTEST if packed else LENGTH
+        block = [(SESSIONS, HEADS, length, length), (SESSIONS * LENGTH, DIM), (SESSIONS * LENGTH, HIDDEN)]
         assert [mask.shape for mask in masks] == [block[1], *(block + block[1:2]) * 2]
         for mask in masks:
             tolerance = 4 * (0.3 * 0.7 / mask.numel()) ** 0.5
             assert (mask == 0).float().mean().item() == pytest.approx(0.3, abs=tolerance)
-        ones = [torch.ones(())] * len(masks)
+        ones = [torch.ones(1, 1)] * len(masks)
         assert_close(encoder.eval()(*given), expected(encoder, items_ND, ones), rtol=1e-4, atol=1e-5)
