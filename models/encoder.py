@@ -138,7 +138,7 @@ class Encoder(nn.Module):
         place_T = torch.arange(places.length, device=device)
         prepends = profile is not None
         inner = places.prepended() if prepends else places
-        if self.training:
+        if self.training and device.type == "cpu":
             width = max(items_ND.shape[1], self.config.hidden)
             most_scores = inner.most_scores(self.config.heads) if self.config.attends else 0
             self.dropout.renew(max((len(items_ND) + prepends * inner.batch) * width, most_scores), device)

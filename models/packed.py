@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from skipwise.models import fused
 from skipwise.models.attention import HIDDEN, HeadRows, attend
 from skipwise.models.dropout import Dropout
 
@@ -77,6 +78,7 @@ class Packed:
         among the B first ones and, behind them, the others."""
         self.batch, self.length, self.tokens_N, self._source_N = batch, length, tokens_N, source_N
         self._head_rows: HeadRows | None = None
+        self._starts: Tensor | None = None
 
     def collect(self, values_BT: Tensor) -> Tensor:
         """[N, ...] of [B, T, ...]."""
@@ -113,7 +115,10 @@ class Packed:
         heads: int,
         silu: float | None = None,
     ) -> Tensor:
-        """`skipwise.models.attention.attend`, with a mask [H or 1, T, T]."""
+        """`skipwise.models.attention.attend`, with a mask [H or 1, T, T]: one for all heads says what `causal` does."""
+        if silu is None and len(mask) < heads and fused.takes(projected_NX, heads, self.length):
+            share = dropout.share if dropout is not None and dropout.training else 0.0
+            return fused.attend(projected_NX, self._starts_B1(), self.length, causal, share, heads)
         dropped = None if dropout is None else dropout.mask
         return attend(projected_NX, self._rows(heads), mask, causal, dropped, heads, silu)
 
@@ -126,6 +131,13 @@ class Packed:
         if self._head_rows is None:
             self._head_rows = HeadRows.of(self.tokens_N, self.batch, self.length, heads)
         return self._head_rows
+
+    def _starts_B1(self) -> Tensor:
+        """int32 [B + 1]: before each session and after the last, how many positions there are."""
+        if self._starts is None:
+            first_B1 = torch.arange(self.batch + 1, device=self.tokens_N.device) * self.length
+            self._starts = torch.searchsorted(self.tokens_N, first_B1, out_int32=True)
+        return self._starts
 
 
 class _Collect(torch.autograd.Function):
