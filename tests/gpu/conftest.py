@@ -21,10 +21,16 @@ def group() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def on_cpu() -> Iterator[Callable[..., Any]]:
-    """`on_cpu(function, *arguments)`: what it returns in a process that sees no card."""
-    with process_without_card() as call:
-        yield call
+def begin_on_cpu() -> Iterator[Callable[..., Any]]:
+    """`begin_on_cpu(function, *arguments)()`: what it returns in a process that sees no card, which begins at once."""
+    with process_without_card() as begin:
+        yield begin
+
+
+@pytest.fixture(scope="session")
+def on_cpu(begin_on_cpu: Callable[..., Any]) -> Callable[..., Any]:
+    """`on_cpu(function, *arguments)`: what it returns there."""
+    return lambda *call: begin_on_cpu(*call)()
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from skipwise.common.distributed import (
     sum_ranks,
     world_size,
 )
-from tests.gpu.test_same_as_cpu import epoch_of, small
+from tests.gpu.test_same_as_cpu import small, steps_of
 
 pytestmark = pytest.mark.gpu
 
@@ -45,7 +45,7 @@ def on_rank(number: int, count: int, port: int, path: Path, folder: Path) -> Non
         assert rows[:, 0].tolist() == [float(each) for each in range(count) for _ in range(2)]
         assert broadcast_object({"from": number}) == {"from": 0}
         assert on_all_ranks(lambda: number) == number
-        found = epoch_of(small("unidir-skip-track", path, optimizer="sgd"))
+        found = steps_of(small("unidir-skip-track", path, optimizer="sgd"))
         torch.save(found["losses"] | found["weights"], folder / f"{number}.pt")
 
 
@@ -58,7 +58,7 @@ def test_a_rank_for_each_card(group: None, sessions_path: Path, tmp_path: Path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torch.multiprocessing.spawn(on_rank, (count, port, sessions_path, tmp_path), nprocs=count)
-    alone = epoch_of(small("unidir-skip-track", sessions_path, optimizer="sgd"))
+    alone = steps_of(small("unidir-skip-track", sessions_path, optimizer="sgd"))
     alone = alone["losses"] | alone["weights"]
     for number in range(count):
         found = torch.load(tmp_path / f"{number}.pt")

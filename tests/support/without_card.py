@@ -15,7 +15,8 @@ from skipwise.common.distributed import device, process_group
 
 @contextmanager
 def process_without_card() -> Iterator[Callable[..., Any]]:
-    """Yields `call(function, *arguments)`: what the function returns there, in a gloo group of one rank.
+    """Yields `begin(function, *arguments)`, which returns a function that waits for what that one returns there, in a
+    gloo group of one rank.
 
     `function` reaches the process by its name: it stands at the top of its module.
     """
@@ -31,12 +32,12 @@ def process_without_card() -> Iterator[Callable[..., Any]]:
             if before is not None:
                 os.environ["CUDA_VISIBLE_DEVICES"] = before
 
-        def call(function: Callable[..., Any], *arguments: Any) -> Any:
-            ready.result()
+        def begin(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
             # Pickled here and there: a tensor sent as it is would be memory that the processes share.
-            return pickle.loads(pool.submit(_call, pickle.dumps((function, arguments))).result())
+            under_way = pool.submit(_call, pickle.dumps((function, arguments)))
+            return lambda: (ready.result(), pickle.loads(under_way.result()))[1]
 
-        yield call
+        yield begin
 
 
 def _start() -> None:
