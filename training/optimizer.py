@@ -3,6 +3,7 @@
 from functools import partial
 
 import torch
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
 from torch.optim.lr_scheduler import LambdaLR
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
@@ -35,6 +36,23 @@ def make_optimizer(model: DistributedModelParallel, config: OptimizerConfig) -> 
     if config.clip_norm:
         dense = GradientClippingOptimizer(dense, clipping=GradientClipping.NORM, max_gradient=config.clip_norm)
     return _Optimizer([("dense", dense), ("table", model.fused_optimizer)])
+
+
+def count_table_steps(optimizer: CombinedOptimizer, steps: int) -> None:
+    """Has the table's kernels go on counting from `steps`, by which a fused Adam corrects its moments.
+
+    They count every lookup, evaluation's too.
+    """
+    for kernels in table_kernels(dict(optimizer.optimizers)["table"]):
+        kernels.iter.fill_(steps)  # of these two, one alone decides after the first lookup
+        kernels.iter_cpu.fill_(steps)
+
+
+def table_kernels(optimizer: KeyedOptimizer) -> list[SplitTableBatchedEmbeddingBagsCodegen]:
+    """FBGEMM's modules behind the table's part of an optimizer."""
+    if isinstance(optimizer, CombinedOptimizer):
+        return [kernels for _, part in optimizer.optimizers for kernels in table_kernels(part)]
+    return [optimizer._emb_module]
 
 
 def make_schedule(

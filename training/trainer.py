@@ -17,7 +17,7 @@ from skipwise.training.checkpoint.checkpoints import load_tensors
 from skipwise.training.checkpoint.state import Tensors, training_tensors
 from skipwise.training.checkpoint.warm_start import start_from_run
 from skipwise.training.config import RunConfig
-from skipwise.training.optimizer import make_optimizer, make_schedule
+from skipwise.training.optimizer import count_table_steps, make_optimizer, make_schedule
 from skipwise.training.run.directory import RunDirectory
 from skipwise.training.weight_average import WeightAverage
 
@@ -35,6 +35,9 @@ class Trainer:
 
     def step(self, batches: Iterator[SessionBatch]) -> StepLosses:
         """Trains on the next batch; raises `StopIteration` once none is left."""
+        if self._looked_up:
+            count_table_steps(self.optimizer, self._steps_before + self._steps)
+            self._looked_up = False
         losses: StepLosses = self._pipeline.progress(batches)
         self._schedule.step()
         self._steps += 1
@@ -53,6 +56,7 @@ class Trainer:
     def detach(self) -> None:
         """Gives the model its own forward back, for evaluation; the next step attaches the pipeline again."""
         self._pipeline.detach()
+        self._looked_up = True
 
     def averaged(self) -> AbstractContextManager[None]:
         """The model has the weights that are validated: their running mean, if there is one."""
@@ -81,8 +85,8 @@ class Trainer:
 
         A fused Adam corrects its moments by their own number of steps: `steps_before` were done before this schedule.
         """
-        self._steps = steps
-        self.optimizer.set_optimizer_step(steps + steps_before)
+        self._steps, self._steps_before, self._looked_up = steps, steps_before, False
+        count_table_steps(self.optimizer, steps + steps_before)
         self._schedule = make_schedule(
             self.optimizer, self._config.optimizer, self._config.table, self._total_steps, steps
         )

@@ -98,9 +98,12 @@ def test_a_run_goes_on_where_the_other_kind_of_device_left_it(
 def test_a_run_with_adam_rows_goes_on_as_if_never_stopped(
     group: None, data: Path, tmp_path: Path, record_property: Callable
 ):
-    """The moments and the number of steps by which they are corrected come back with the rows."""
+    """The moments and the number of steps by which they are corrected come back with the rows, past a validation.
+
+    They ask at each of five steps, before three batches of the validation, and at the steps of the second epoch.
+    """
     config = two_epochs(data, tmp_path / "stopped", optimizer=ADAM, learning_rate=0.01)
-    stop_once(config, 7)
+    stop_once(config, 10)
     to_the_end(config)
     to_the_end(replace(config, run_dir=str(tmp_path / "whole")))
     apart = differences(tmp_path / "stopped", tmp_path / "whole")

@@ -6,11 +6,14 @@ import pytest
 import torch
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen as Kernels
 
-from skipwise.common.distributed import process_group
+from skipwise.common.distributed import device, process_group
+from skipwise.datapipes.sessions import SessionStore
 from skipwise.models.config import EncoderConfig, TableConfig
-from skipwise.training.build import build_model, table_weight
+from skipwise.training.build import build_model, table_weight, train_loader
 from skipwise.training.config import OptimizerConfig, RunConfig
-from skipwise.training.optimizer import lr_factor, make_optimizer, make_schedule
+from skipwise.training.optimizer import lr_factor, make_optimizer, make_schedule, table_kernels
+from skipwise.training.trainer import Trainer
+from tests.conftest import random_sessions
 
 CONFIG = OptimizerConfig(learning_rate=0.003, warmup_steps=3, decay_to=0.4)
 
@@ -94,3 +97,24 @@ def test_a_gradient_is_clipped_to_the_norm_asked_for():
             weights[0].grad.view(-1)[0] = 3.0
             make_optimizer(model, OptimizerConfig(clip_norm=clip_norm)).step()
             assert weights[0].grad.norm().item() == pytest.approx(norm, rel=1e-4)
+
+
+def test_what_is_looked_up_between_two_steps_is_no_step_of_the_tables(make_dataset):
+    """A fused Adam, for GPUs alone, corrects its moments by what its kernels have counted."""
+    data = make_dataset(random_sessions(40, 30), 30)
+    config = replace(RunConfig(), table=TableConfig(dim=8), encoder=EncoderConfig(heads=2, hidden=8))
+    config = replace(config, data=replace(config.data, path=str(data), batch_size=8, negatives=5, lanes=1, workers=0))
+    with process_group():
+        trainer = Trainer(config, build_model(config, 30).train(), total_steps=10)
+        trainer.set_step(2, steps_before=100)
+        (kernels,) = table_kernels(dict(trainer.optimizer.optimizers)["table"])
+        batches = train_loader(config, SessionStore(str(data))).epoch(1)
+        for steps in (103, 104):
+            trainer.step(batches)
+            assert (kernels.iter.item(), kernels.iter_cpu.item()) == (steps, steps)
+        trainer.detach()
+        with torch.no_grad():
+            trainer.model.module.look_up(next(train_loader(config, SessionStore(str(data))).epoch(2)).to(device()))
+        assert kernels.iter_cpu.item() == 105
+        trainer.step(batches)
+        assert (kernels.iter.item(), kernels.iter_cpu.item()) == (105, 105)
