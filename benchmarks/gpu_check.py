@@ -38,7 +38,8 @@ def check(config: GpuCheckConfig, sections: list[Section], folder: Path) -> dict
         content["sections"][section.name] = found
         write_json(Path(config.output), content)
         rows.append([section.name, found["outcome"], f"{found['seconds']:.0f}", headline(section.name, found)])
-        print("\n".join(found.get("output", [])), flush=True)
+        if "output" in found:
+            print(found["output"], flush=True)
     print("\n".join(table(["section", "outcome", "seconds", ""], rows)))
     print(f"wrote {config.output}")
     return {row[0]: row[1] for row in rows}
@@ -51,7 +52,7 @@ def headline(name: str, found: dict[str, Any]) -> str:
         return ""
     if name == "tests":
         return ", ".join(f"{count} {kind}" for kind, count in figures["outcomes"].items())
-    if name == "step":
+    if "cases" in figures:
         done = [case for case in figures["cases"] if "ours" in case]
         best = max(done, key=lambda case: case["ours"]["sessions_per_s"], default=None)
         fastest = f": {best['case']} {best['ours']['sessions_per_s']:,.0f} sessions/s" if best else ""

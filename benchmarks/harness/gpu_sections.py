@@ -8,17 +8,18 @@ import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from skipwise.common.files import read_json, write_text
 
-SectionName = Literal["doctor", "tests", "step", "evaluate", "train"]
+SectionName = Literal["step", "evaluate", "train", "tests", "doctor", "step-rest"]
 ROOT = Path(__file__).resolve().parents[2]
 """The repository: tests are there, and the sample."""
 _LEAST_S = 5.0
-_LINES = 40
-"""Of a failed section's output, its last."""
+_LAST = 3000
+"""Characters of a failed section's output, and of a failed test's text, that are kept: the last ones."""
 _TABLE_OPTIMIZERS = ("rowwise_adagrad", "adam")
 Figures = dict[str, Any]
 
@@ -33,7 +34,7 @@ class GpuCheckConfig:
     output: str = "gpu-check.json"
     """The JSON; it is written anew after every section."""
     sections: tuple[SectionName, ...] = get_args(SectionName)
-    """What to run, in this order."""
+    """What to run; the order is that of the choices, what matters most first."""
     small: bool = False
     """Tiny sizes, to see that all of it works; the figures mean nothing."""
     limit_s: float = 1800.0
@@ -61,22 +62,16 @@ class Section:
 def sections_of(config: GpuCheckConfig, folder: Path, optimizers: tuple[str, ...] = _TABLE_OPTIMIZERS) -> list[Section]:
     """The sections to run; they write into `folder`. `optimizers`: of the table in `step`."""
     benchmarks, reports = ["-m", "skipwise.benchmarks"], ["--output", str(folder / "reports")]
-    cases = step_cases(config.small, folder, optimizers)
-    write_text(folder / "steps.txt", "".join(f"{' '.join(case)}\n" for case in cases.values()))
     evaluate = "--tracks 3000 --dim 16 --users 64 --rounds 1" if config.small else "--tracks 1000000 --dim 128"
     train = "--train.epochs 1 --table.dim 16 --evaluate.sessions 300 --selection.sessions 300 --train.no-refit"
     if not config.small:
         train = "--train.epochs 3 --train.precision bf16"
     pytest = ["-m", "pytest", "-q", "-m", "gpu", "--junitxml", str(folder / "tests.xml"), "tests/gpu"]
+    if find_spec("xdist"):  # a file a process: the first use of each kernel takes longer than most tests
+        pytest += ["--numprocesses", str(min(6, os.cpu_count() or 1)), "--dist", "loadfile"]
+    first, rest = step_cases(config.small, folder, optimizers)
     found = [
-        Section("doctor", ["-m", "skipwise", "doctor"], 60, dict),
-        Section("tests", pytest, 240, lambda: figures_of_tests(folder / "tests.xml")),
-        Section(
-            "step",
-            [*benchmarks[:1], "skipwise.benchmarks.harness.step_grid", str(folder / "steps.txt")],
-            480,
-            lambda: {"cases": [case_figures(name, folder) for name in cases]},
-        ),
+        _steps("step", first, 180, folder),
         Section(
             "evaluate",
             [*benchmarks, "evaluate", *evaluate.split(), *reports, "--json", str(folder / "evaluate.json")],
@@ -89,29 +84,44 @@ def sections_of(config: GpuCheckConfig, folder: Path, optimizers: tuple[str, ...
             240,
             lambda: read_json(folder / "run" / "metrics.json", "a run's metrics"),
         ),
+        Section("tests", pytest, 240, lambda: figures_of_tests(folder / "tests.xml")),
+        Section("doctor", ["-m", "skipwise", "doctor"], 60, dict),
+        _steps("step-rest", rest, 360, folder),
     ]
     return [section for section in found if section.name in config.sections]
 
 
-def step_cases(small: bool, folder: Path, optimizers: tuple[str, ...]) -> dict[str, list[str]]:
-    """By name, the options of each case of `step`: by batch, since those of a size share their batches.
+Cases = dict[str, list[str]]
+"""Options of `step` by a case's name."""
+
+
+def step_cases(small: bool, folder: Path, optimizers: tuple[str, ...]) -> tuple[Cases, Cases]:
+    """The cases that matter most, bf16 at large batches, and the rest; by batch, as those of a size share theirs.
 
     Plain runs beside one batch alone, as it takes a process of its own; the default recipe is one more case of it.
     """
-    batches = (16, 32) if small else (256, 1024, 4096, 16384)
+    batches = (32, 16) if small else (4096, 16384, 1024, 256)
     size = ["--tracks", "2000", "--dim", "16", "--rounds", "1", "--warmup", "0"] if small else ["--rounds", "5"]
-    cases = {}
-    for batch in batches:
-        middle = batch == batches[len(batches) // 2]
-        kinds = [("unidir-skip-track", optimizer) for optimizer in optimizers] + [("best", "recipe")] * middle
+    first: Cases = {}
+    rest: Cases = {}
+    for number, batch in enumerate(batches):
+        kinds = [("unidir-skip-track", optimizer) for optimizer in optimizers] + [("best", "recipe")] * (not number)
         for recipe, optimizer in kinds:
-            for precision in ("fp32", "bf16"):
+            for precision in ("bf16", "fp32"):
                 name = f"{recipe}-{optimizer}-{precision}-{batch}"
-                plain = middle and optimizer == optimizers[0]
+                plain = not number and optimizer == optimizers[0]
                 options = ["--recipe", recipe, "--optimizer", optimizer, "--precision", precision, *size]
                 options += ["--batch", str(batch), "--baseline", "plain" if plain else "none"]
-                cases[name] = [*options, "--output", str(folder / "reports"), "--json", str(folder / f"{name}.json")]
-    return cases
+                options += ["--output", str(folder / "reports"), "--json", str(folder / f"{name}.json")]
+                (first if precision == "bf16" and number < 2 else rest)[name] = options
+    return first, rest
+
+
+def _steps(name: SectionName, cases: Cases, limit_s: float, folder: Path) -> Section:
+    file = folder / f"{name}.txt"
+    write_text(file, "".join(f"{' '.join(case)}\n" for case in cases.values()))
+    words = ["-m", "skipwise.benchmarks.harness.step_grid", str(file)]
+    return Section(name, words, limit_s, lambda: {"cases": [case_figures(case, folder) for case in cases]})
 
 
 def case_figures(name: str, folder: Path) -> Figures:
@@ -127,7 +137,7 @@ def figures_of_tests(file: Path) -> Figures:
         outcome, message = "passed", ""
         for kind in ("failure", "error", "skipped"):
             for element in case.iter(kind):
-                outcome, message = kind, element.get("message", "")[:500]
+                outcome, message = kind, (element.text or element.get("message", ""))[-_LAST:]
         noted = {each.get("name"): each.get("value") for each in case.iter("property")}
         tests.append(
             {"test": f"{case.get('classname')}::{case.get('name')}", "outcome": outcome, "message": message}
@@ -173,5 +183,5 @@ def run_section(section: Section, left_s: float, folder: Path) -> Figures:
         found |= {"outcome": "failed", "figures": {}, "problem": f"{type(error).__name__}: {error}"[:500]}
     if found["outcome"] != "passed":
         with log.open(encoding="utf-8", errors="replace") as output:
-            found["output"] = output.read()[-20_000:].splitlines()[-_LINES:]
+            found["output"] = output.read()[-_LAST:]
     return found
