@@ -30,6 +30,7 @@ class Trainer:
         self._config, self.model, self._total_steps = config, model, total_steps
         self.optimizer = make_optimizer(model, config.optimizer)
         self._average = WeightAverage(model, config.optimizer.average) if config.optimizer.average else None
+        self._looked_up = False
         self.set_step(0)
         self._pipeline = TrainPipelineSparseDist(model, self.optimizer, device())
 

@@ -137,7 +137,7 @@ def figures_of_tests(file: Path) -> Figures:
         outcome, message = "passed", ""
         for kind in ("failure", "error", "skipped"):
             for element in case.iter(kind):
-                outcome, message = kind, (element.text or element.get("message", ""))[-_LAST:]
+                outcome, message = kind, (element.text or element.get("message") or "")[-_LAST:]
         noted = {each.get("name"): each.get("value") for each in case.iter("property")}
         tests.append(
             {"test": f"{case.get('classname')}::{case.get('name')}", "outcome": outcome, "message": message}
