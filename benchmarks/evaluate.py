@@ -22,15 +22,9 @@ from skipwise.benchmarks.harness.floor import Rates, Work, measure_rates
 from skipwise.benchmarks.harness.timing import Times, alternate, ratios, whole_machine
 from skipwise.common.distributed import barrier, broadcast_object, device, gather_rows, rank, sum_ranks, world_size
 from skipwise.models.config import row_block
-from skipwise.models.ranking import (
-    above_and_ties,
-    candidate_counts,
-    candidate_scores,
-    full_target_scores,
-    score_blocks,
-)
+from skipwise.models.ranking import candidate_counts, candidate_scores, full_counts_and_topk, full_target_scores
 from skipwise.models.table import Shard, initialize
-from skipwise.models.topk import StreamingTopK, best_of
+from skipwise.models.topk import best_of
 
 PROTOCOLS = ("served", "paper")
 _FLOOR_ROWS = 4096
@@ -86,12 +80,9 @@ def ours_full(users: Users, top: int, first: int, rows_RD: Tensor) -> tuple[Tens
     """(ranks [Q], best rows [Q, K]), equal on every rank, in one pass over the table."""
     queries_QD, target_Q, excluded_QX = users.inputs()
     target_scores_Q = sum_ranks(full_target_scores(queries_QD, target_Q, first, rows_RD))
-    counts_Q, best = torch.zeros_like(target_Q), StreamingTopK(len(queries_QD), top, queries_QD.device)
-    for start, scores_QB, excluded in score_blocks(queries_QD, excluded_QX, first, rows_RD):
-        best.add(excluded(scores_QB, float("-inf")), start)
-        counts_Q += above_and_ties(scores_QB, target_scores_Q, excluded).sum(dim=0)
-    rows_QW, scores_QW = (gather_rows(values_QK.T).T for values_QK in best.result())  # in rank order, that of the rows
-    return 1 + sum_ranks(counts_Q), best_of(rows_QW, scores_QW, top)[0]
+    counts, best = full_counts_and_topk(queries_QD, top, target_scores_Q, excluded_QX, first, rows_RD)
+    rows_QW, scores_QW = (gather_rows(values_QK.T).T for values_QK in best)  # in rank order, that of the rows
+    return 1 + sum_ranks(counts.above_Q + counts.ties_Q), best_of(rows_QW, scores_QW, top)[0]
 
 
 def ours_uniform(users: Users, first: int, rows_RD: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 """The K best rows of each query, over scores that arrive in blocks of ascending rows.
 
-Shape legend: Q queries, B rows of a block, K best, G groups of a block, H groups that are read, P buffered rows, W the
-most buffered rows of one query.
+Shape legend: Q queries, B rows of a block, K best, G groups of a block, S rows of a group, H groups that are buffered,
+P rows of theirs, W the most such rows of one query.
 
 Nearly all scores are below the K-th best so far. The maximum of a group of rows shows it for all of them, and only
-the other groups are read row by row. Rows above are buffered, since sorting a few takes as long as sorting many.
+the other groups are read row by row. They are buffered, since sorting a few rows takes as long as sorting many.
 """
 
 import torch
@@ -25,23 +25,28 @@ class StreamingTopK:
         self._scores_QK = torch.full((num_queries, k), float("-inf"), device=device)
         self._rows_QK = torch.full((num_queries, k), -1, device=device)
         self._floor_Q: Tensor | None = None  # only scores above it matter
-        self._buffer: list[tuple[Tensor, Tensor, Tensor]] = []  # query, row and score of each
+        self._buffer: list[tuple[Tensor, Tensor, Tensor]] = []  # query, first row and scores of each group
 
-    def add(self, scores_QB: Tensor, first: int) -> None:
-        """Adds the scores of the rows from `first` on, which follow all rows before; B is a multiple of `GROUP`."""
+    def add(self, scores_QB: Tensor, first: int, maxima_QG: Tensor | None = None) -> None:
+        """Adds the scores of the rows from `first` on, which follow all rows before; B is a multiple of `GROUP`.
+
+        `maxima_QG`: the `group_maxima` of the scores, if they are known.
+        """
+        if maxima_QG is None:
+            maxima_QG = group_maxima(scores_QB)
         if self._floor_Q is None:
-            self._floor_Q = self._first_floor(scores_QB)
-        groups_QGS = scores_QB.view(len(scores_QB), -1, GROUP)
-        # Negated, so that NaN passes; and where the K-th best is NaN, no later row comes before it.
-        read_QG = ~(groups_QGS.amax(dim=2) <= self._floor_Q[:, None]) & ~self._floor_Q.isnan()[:, None]
+            self._floor_Q = self._scores_QK[:, -1]
+            read_QG = self._narrowed(scores_QB, maxima_QG)
+        else:
+            read_QG = self._passing(maxima_QG)
         query_H, group_H = read_QG.nonzero(as_tuple=True)
+        if len(query_H) > self._rows_QK.numel():
+            query_H, group_H = self._narrowed(scores_QB, maxima_QG).nonzero(as_tuple=True)
         if not len(query_H):
             return
-        scores_HS = groups_QGS[query_H, group_H]
-        place_P, column_P = (~(scores_HS <= self._floor_Q[query_H, None])).nonzero(as_tuple=True)
-        row_P = first + group_H[place_P] * GROUP + column_P
-        self._buffer.append((query_H[place_P], row_P, scores_HS[place_P, column_P]))
-        if sum(len(rows) for _, rows, _ in self._buffer) > self._rows_QK.numel():
+        scores_HS = scores_QB.view(len(scores_QB), -1, GROUP)[query_H, group_H]
+        self._buffer.append((query_H, first + group_H * GROUP, scores_HS))
+        if sum(len(queries) for queries, _, _ in self._buffer) >= self._rows_QK.numel():
             self._merge_buffer()
 
     def result(self) -> tuple[Tensor, Tensor]:
@@ -49,25 +54,54 @@ class StreamingTopK:
         self._merge_buffer()
         return self._rows_QK, self._scores_QK
 
-    def _first_floor(self, scores_QB: Tensor) -> Tensor:
-        """Just below the K-th best of the first block, so that scores equal to it pass and the lowest row is kept."""
+    def _passing(self, maxima_QG: Tensor) -> Tensor:
+        """Bool [Q, G], the groups with a row above the floor."""
+        assert self._floor_Q is not None
+        # Negated, so that NaN passes; and where the K-th best is NaN, no later row comes before it.
+        return ~(maxima_QG <= self._floor_Q[:, None]) & ~self._floor_Q.isnan()[:, None]
+
+    def _narrowed(self, scores_QB: Tensor, maxima_QG: Tensor) -> Tensor:
+        """`_passing` after the floor has been raised to just below the K-th best of this block, so that scores equal to
+        it pass and the lowest row is kept.
+
+        Of more than K groups, to just below the K-th highest maximum; and the K groups with the highest, of equal ones
+        the lowest, hold the K best rows.
+        """
+        assert self._floor_Q is not None
         if self._k > scores_QB.shape[1]:
-            return self._scores_QK[:, -1]
-        lowest_Q = scores_QB.topk(self._k, dim=1).values[:, -1]
+            return self._passing(maxima_QG)
+        groups_QK = None
+        if self._k < maxima_QG.shape[1]:
+            maxima_QK, groups_QK = (of[:, : self._k] for of in maxima_QG.sort(dim=1, descending=True, stable=True))
+            lowest_Q = maxima_QK[:, -1]
+        else:
+            lowest_Q = scores_QB.topk(self._k, dim=1).values[:, -1]
         lowest_Q = lowest_Q.masked_fill(lowest_Q.isnan(), float("-inf"))
-        return torch.nextafter(lowest_Q, lowest_Q.new_tensor(float("-inf")))
+        self._floor_Q = self._floor_Q.maximum(lowest_Q.nextafter(lowest_Q.new_tensor(float("-inf"))))
+        passing_QG = self._passing(maxima_QG)
+        if groups_QK is None:
+            return passing_QG
+        return passing_QG & torch.zeros_like(passing_QG).scatter_(1, groups_QK, True)
 
     def _merge_buffer(self) -> None:
-        """Sorts the buffered rows into the best."""
+        """Sorts the rows of the buffered groups into the best."""
         if not self._buffer:
             return
-        query_P, row_P, score_P = (torch.cat(pieces) for pieces in zip(*self._buffer, strict=True))
+        assert self._floor_Q is not None
+        query_H, first_H, scores_HS = (torch.cat(pieces) for pieces in zip(*self._buffer, strict=True))
         self._buffer = []
-        rows_QW, scores_QW = side_by_side(query_P, len(self._rows_QK), (row_P, -1), (score_P, float("-inf")))
+        place_P, column_P = (~(scores_HS <= self._floor_Q[query_H, None])).nonzero(as_tuple=True)
+        row_P, score_P = first_H[place_P] + column_P, scores_HS[place_P, column_P]
+        rows_QW, scores_QW = side_by_side(query_H[place_P], len(self._rows_QK), (row_P, -1), (score_P, float("-inf")))
         self._rows_QK, self._scores_QK = best_of(
             torch.cat([self._rows_QK, rows_QW], dim=1), torch.cat([self._scores_QK, scores_QW], dim=1), self._k
         )
         self._floor_Q = self._scores_QK[:, -1]
+
+
+def group_maxima(scores_QB: Tensor) -> Tensor:
+    """The highest score of each group of rows, [Q, G]; NaN where one is NaN."""
+    return scores_QB.view(len(scores_QB), -1, GROUP).amax(dim=2)
 
 
 def best_of(rows_QW: Tensor, scores_QW: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -94,7 +94,7 @@ def test_scores_that_are_not_numbers_count_against_the_model():
 def test_equal_rows_score_equal_wherever_they_stand(queries: int, dim: int):
     """In every column of a block, whole or padded, and as a target: else ties would be broken by rounding."""
     queries_QD, row_D = torch.randn(queries, dim), torch.randn(1, dim)
-    height = ranking._block_rows(queries)
+    height = ranking._product_rows(queries_QD)
     table_RD = torch.cat([row_D.expand(height, dim), torch.randn(3, dim), row_D.expand(70, dim)])
     target_Q = torch.randint(height, (queries,))
     scores_Q = full_target_scores(queries_QD, target_Q, 0, table_RD)

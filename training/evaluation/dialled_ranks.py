@@ -16,11 +16,11 @@ from skipwise.common.distributed import device, gather_rows, rank, world_size
 from skipwise.common.product_precision import exact_products
 from skipwise.datapipes.batch import EvaluationBatch
 from skipwise.models.dial import dialled, keep_query
-from skipwise.models.ranking import candidate_scores, full_topk
+from skipwise.models.ranking import candidate_scores, distinct, full_topk
 from skipwise.training.build import HeldOut, evaluation_loader, table_weight, track_rows
 from skipwise.training.config import RunConfig, Split
 from skipwise.training.evaluation.evaluator import gather_padded
-from skipwise.training.evaluation.measure_ranks import distinct, together
+from skipwise.training.evaluation.measure_ranks import together
 from skipwise.training.evaluation.metrics import CUTOFFS, NOT_ELIGIBLE
 from skipwise.training.evaluation.records import TargetRanks, target_ranks
 from skipwise.training.evaluation.skip_metrics import skip_columns

@@ -40,7 +40,7 @@ from skipwise.training.build import (
 )
 from skipwise.training.checkpoint.checkpoints import load_best
 from skipwise.training.config import SPLITS, Protocol, RunConfig, Split
-from skipwise.training.evaluation.measure_ranks import Metrics, Ranked, distinct, measure_ranks
+from skipwise.training.evaluation.measure_ranks import Metrics, Ranked, measure_ranks
 from skipwise.training.evaluation.skip_measures import second_half
 from skipwise.training.evaluation.skip_metrics import skip_columns
 from skipwise.training.run.directory import RunDirectory
@@ -124,7 +124,7 @@ class Evaluator:
             padding = self._config.evaluate.batch_size - len(queries_QD)
             queries_QD = torch.nn.functional.pad(queries_QD, (0, 0, 0, max(padding, 0)))
             target_Q = torch.nn.functional.pad(target_Q, (0, max(padding, 0)), value=-1)
-            heard_QS = gather_padded(distinct(batch.history_BS.to(device())))
+            heard_QS = gather_padded(batch.history_BS.to(device()))
             heard_QS = torch.nn.functional.pad(heard_QS, (0, 0, 0, max(padding, 0)), value=-1)
             scores_Q = sum_ranks(full_target_scores(queries_QD, target_Q, first, rows_RD))
             fresh, heard = full_counts(queries_QD, scores_Q, target_Q, heard_QS, first, rows_RD)

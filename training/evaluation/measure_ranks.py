@@ -15,7 +15,7 @@ from torch import Tensor
 
 from skipwise.common.distributed import device, world_size
 from skipwise.datapipes.batch import EvaluationBatch, EvaluationBatches
-from skipwise.models.ranking import Counts
+from skipwise.models.ranking import Counts, distinct
 from skipwise.training.config import Protocol, Split
 from skipwise.training.evaluation.metrics import METRICS, NOT_ELIGIBLE
 from skipwise.training.evaluation.rank_metrics import RankMetrics
@@ -118,10 +118,3 @@ def _columns(batch: EvaluationBatch, ranked: Ranked, protocol: Protocol, num_row
         "target": batch.target_B,
     } | ranked.skips
     return {name: values[batch.target_B >= 0] for name, values in columns.items()}
-
-
-def distinct(history_BS: Tensor) -> Tensor:
-    """The rows of each session once, -1 in the place of the others."""
-    sorted_BS = history_BS.sort(dim=1).values
-    repeats_BS = torch.nn.functional.pad(sorted_BS[:, 1:] == sorted_BS[:, :-1], (1, 0), value=False)
-    return sorted_BS.masked_fill(repeats_BS, -1)
