@@ -28,8 +28,10 @@ _CANDIDATE_QUERIES = 8
 """Queries whose candidates are scored at a time."""
 _GPU_PRODUCT_SCORES, _GPU_PRODUCT_ROWS = 1 << 26, 1 << 14
 """Of one product on a GPU: enough to fill it."""
-_GPU_BLOCK_SCORES, _GPU_BLOCK_ROWS = 1 << 28, 1 << 17
-"""Of a block on a GPU, 1 GiB: the host waits for the device once a block."""
+_GPU_BLOCK_SCORES, _GPU_BLOCK_ROWS = 1 << 30, 1 << 20
+"""Of a block on a GPU, 4 GiB: its best rows cost half a millisecond of waiting, whatever its size."""
+_GPU_MEMORY_PARTS = 32
+"""A block takes at most one of so many parts of the device's memory."""
 _GPU_CANDIDATE_NUMBERS = 1 << 25
 """Numbers of the rows gathered at a time on a GPU, 128 MiB."""
 
@@ -61,7 +63,7 @@ def full_target_scores(queries_QD: Tensor, target_Q: Tensor, first: int, rows_RD
     """Scores [Q] of the targets that are this rank's, zero for others."""
     own_Q = (target_Q >= first) & (target_Q < first + len(rows_RD))
     scores_Q = queries_QD.new_zeros(len(target_Q))
-    place_P, block_QB = own_Q.nonzero().squeeze(1), _block(queries_QD)
+    place_P, block_QB = own_Q.nonzero().squeeze(1), _block(queries_QD)  # of the same stride as where rows are scored
     for place_B in place_P.split(_product_rows(queries_QD)):
         scores_QB = _product(queries_QD, rows_RD[target_Q[place_B] - first], block_QB)
         scores_Q[place_B] = scores_QB[place_B, torch.arange(len(place_B), device=place_B.device)]
@@ -221,11 +223,13 @@ def _product_rows(queries_QD: Tensor) -> int:
 
 
 def _block(queries_QD: Tensor) -> Tensor | None:
-    """[Q, B] for the products of a block, also from Q alone; None where a block is one product."""
+    """[Q, B] for the products of a block, from Q and the device alone; None where a block is one product."""
     if not queries_QD.is_cuda:
         return None
     height = _product_rows(queries_QD)
-    products = max(min(_GPU_BLOCK_SCORES // max(len(queries_QD) * height, 1), _GPU_BLOCK_ROWS // height), 1)
+    memory = torch.cuda.get_device_properties(queries_QD.device).total_memory
+    scores = min(_GPU_BLOCK_SCORES, memory // _GPU_MEMORY_PARTS // queries_QD.element_size())
+    products = max(min(scores // max(len(queries_QD) * height, 1), _GPU_BLOCK_ROWS // height), 1)
     return queries_QD.new_empty(len(queries_QD), products * height)
 
 

@@ -36,12 +36,10 @@ class StreamingTopK:
             maxima_QG = group_maxima(scores_QB)
         if self._floor_Q is None:
             self._floor_Q = self._scores_QK[:, -1]
-            read_QG = self._narrowed(scores_QB, maxima_QG)
-        else:
-            read_QG = self._passing(maxima_QG)
-        query_H, group_H = read_QG.nonzero(as_tuple=True)
+            self._raise_floor(scores_QB, maxima_QG)
+        query_H, group_H = self._passing(maxima_QG).nonzero(as_tuple=True)
         if len(query_H) > self._rows_QK.numel():
-            query_H, group_H = self._narrowed(scores_QB, maxima_QG).nonzero(as_tuple=True)
+            query_H, group_H = self._few_passing(scores_QB, maxima_QG)
         if not len(query_H):
             return
         scores_HS = scores_QB.view(len(scores_QB), -1, GROUP)[query_H, group_H]
@@ -60,28 +58,28 @@ class StreamingTopK:
         # Negated, so that NaN passes; and where the K-th best is NaN, no later row comes before it.
         return ~(maxima_QG <= self._floor_Q[:, None]) & ~self._floor_Q.isnan()[:, None]
 
-    def _narrowed(self, scores_QB: Tensor, maxima_QG: Tensor) -> Tensor:
-        """`_passing` after the floor has been raised to just below the K-th best of this block, so that scores equal to
-        it pass and the lowest row is kept.
+    def _raise_floor(self, scores_QB: Tensor, maxima_QG: Tensor) -> None:
+        """To just below the K-th best of this block, so that scores equal to it pass and the lowest row is kept.
 
-        Of more than K groups, to just below the K-th highest maximum; and the K groups with the highest, of equal ones
-        the lowest, hold the K best rows.
+        Of more than K groups, to just below the K-th highest maximum, which is nearly as high and found sooner.
         """
         assert self._floor_Q is not None
-        if self._k > scores_QB.shape[1]:
-            return self._passing(maxima_QG)
-        groups_QK = None
-        if self._k < maxima_QG.shape[1]:
-            maxima_QK, groups_QK = (of[:, : self._k] for of in maxima_QG.sort(dim=1, descending=True, stable=True))
-            lowest_Q = maxima_QK[:, -1]
-        else:
-            lowest_Q = scores_QB.topk(self._k, dim=1).values[:, -1]
-        lowest_Q = lowest_Q.masked_fill(lowest_Q.isnan(), float("-inf"))
-        self._floor_Q = self._floor_Q.maximum(lowest_Q.nextafter(lowest_Q.new_tensor(float("-inf"))))
+        values_QN = maxima_QG if self._k < maxima_QG.shape[1] else scores_QB
+        if self._k <= values_QN.shape[1]:
+            lowest_Q = values_QN.topk(self._k, dim=1).values[:, -1]
+            lowest_Q = lowest_Q.masked_fill(lowest_Q.isnan(), float("-inf"))
+            self._floor_Q = self._floor_Q.maximum(lowest_Q.nextafter(lowest_Q.new_tensor(float("-inf"))))
+
+    def _few_passing(self, scores_QB: Tensor, maxima_QG: Tensor) -> tuple[Tensor, Tensor]:
+        """(query [H], group [H]) of at most K passing groups a query, which hold its K best rows of this block: those
+        with the highest maxima, of equal ones the lowest."""
+        self._raise_floor(scores_QB, maxima_QG)
         passing_QG = self._passing(maxima_QG)
-        if groups_QK is None:
-            return passing_QG
-        return passing_QG & torch.zeros_like(passing_QG).scatter_(1, groups_QK, True)
+        if int(passing_QG.sum()) > self._rows_QK.numel():
+            best_QK = maxima_QG.sort(dim=1, descending=True, stable=True).indices[:, : self._k]
+            passing_QG &= torch.zeros_like(passing_QG).scatter_(1, best_QK, True)
+        query_H, group_H = passing_QG.nonzero(as_tuple=True)
+        return query_H, group_H
 
     def _merge_buffer(self) -> None:
         """Sorts the rows of the buffered groups into the best."""

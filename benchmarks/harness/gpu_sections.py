@@ -62,7 +62,9 @@ class Section:
 def sections_of(config: GpuCheckConfig, folder: Path, optimizers: tuple[str, ...] = _TABLE_OPTIMIZERS) -> list[Section]:
     """The sections to run; they write into `folder`. `optimizers`: of the table in `step`."""
     benchmarks, reports = ["-m", "skipwise.benchmarks"], ["--output", str(folder / "reports")]
-    evaluate = "--tracks 3000 --dim 16 --users 64 --rounds 1" if config.small else "--tracks 1000000 --dim 128"
+    evaluate = "--tracks 3000 --dim 16 --users 64 --rounds 1"
+    if not config.small:
+        evaluate = "--tracks 1000000 --dim 128 --users 16384"
     train = "--train.epochs 1 --table.dim 16 --evaluate.sessions 300 --selection.sessions 300 --train.no-refit"
     if not config.small:
         train = "--train.epochs 3 --train.precision bf16"
