@@ -7,6 +7,7 @@ A column's count stands in the footer and again before each page, as a `PageHead
 import struct
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -37,6 +38,8 @@ class Pages(NamedTuple):
             plain = self.coded[: self.dictionary]
             if codec != "UNCOMPRESSED":
                 plain = pa.decompress(self.coded, self.dictionary, codec=codec.lower(), asbytes=True)
+            if (short := _longest_short(plain)) is not None:
+                return short
             at = longest = 0
             while at < len(plain):
                 (length,) = _LENGTH.unpack_from(plain, at)
@@ -44,6 +47,17 @@ class Pages(NamedTuple):
         except (pa.ArrowException, OSError, ValueError, struct.error):
             return self.dictionary
         return longest
+
+
+def _longest_short(plain: bytes) -> int | None:
+    """The bytes of the longest of texts, each behind its length in four bytes; None unless all have less than 256 and
+    no byte of theirs makes it unclear where one begins."""
+    zero = np.frombuffer(plain, np.uint8) == 0
+    starts = np.flatnonzero(zero[1:-2] & zero[2:-1] & zero[3:])
+    ends = starts + 4 + np.frombuffer(plain, np.uint8)[starts]
+    if not len(starts) or starts[0] or ends[-1] != len(plain) or not np.array_equal(starts[1:], ends[:-1]):
+        return None
+    return int((ends - starts).max()) - 4
 
 
 def read_pages(file: pa.NativeFile, column: pq.ColumnChunkMetaData) -> Pages:

@@ -135,10 +135,13 @@ def _top(path: str, schema: pa.Schema) -> str:
 
 
 @contextmanager
-def open_table(file: Path) -> Iterator[Table]:
-    """Opens a Parquet file; raises `OSError` or what Arrow raises for any other."""
+def open_table(file: Path, coded: Sequence[str] = ()) -> Iterator[Table]:
+    """Opens a Parquet file; raises `OSError` or what Arrow raises for any other.
+
+    `coded`: columns of text that are read as dictionaries, each of one row group.
+    """
     require_regular_file(file)
-    with pa.OSFile(os.fsencode(file)) as source, pq.ParquetFile(source) as parquet:
+    with pa.OSFile(os.fsencode(file)) as source, pq.ParquetFile(source, read_dictionary=[*coded]) as parquet:
         yield Table(source, parquet)
 
 

@@ -110,6 +110,20 @@ def bytes_of(column: pa.Array) -> pa.BinaryArray:
     return pc.cast(column if binary else pc.cast(column, pa.string()), pa.binary())
 
 
+def coded_bytes(column: pa.Array) -> pa.DictionaryArray:
+    """Returns what `bytes_of` does with each value written once, and numbered by int32."""
+    if pa.types.is_dictionary(column.type) and len(column.dictionary) > len(column):
+        column = column.dictionary_decode()  # few of the values are those of these rows
+    try:
+        coded = (column.storage if isinstance(column, pa.ExtensionArray) else column).dictionary_encode()
+        values = bytes_of(coded.dictionary)
+    except pa.ArrowNotImplementedError:
+        return bytes_of(column).dictionary_encode()
+    if values.null_count:  # a value that counts as missing
+        return bytes_of(column).dictionary_encode()
+    return pa.DictionaryArray.from_arrays(coded.indices.cast(pa.int32()), values)
+
+
 def uuids(column: pa.FixedSizeBinaryArray) -> pa.BinaryArray:
     """Returns the text of UUIDs."""
     digits = pc.fill_null(column, bytes(16)).cast(pa.binary()).to_pylist()

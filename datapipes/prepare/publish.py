@@ -10,6 +10,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from skipwise.common.behind import behind
 from skipwise.common.console import note, stage
 from skipwise.common.errors import UserError
 from skipwise.common.tables import open_table
@@ -162,7 +163,7 @@ def write_sessions(
     `ages`: for plays with times.
     """
     done = 0
-    with stage("writing", int(np.count_nonzero(split_S < len(written))), "sessions") as advance:
+    with stage("writing", int(np.count_nonzero(split_S < len(written))), "sessions") as advance, behind() as run:
         for file, codes in staged.items():
             with open_table(file) as table:
                 extra = (ENDED, SPLIT, *DIGESTS)
@@ -181,10 +182,10 @@ def write_sessions(
                         sessions = profiles.added(sessions, of_split)
                     for place, files in enumerate(written):
                         mine = of_split == place
-                        files.add(sessions if mine.all() else sessions.filter(pa.array(mine)))
+                        run(files.add, sessions if mine.all() else sessions.filter(pa.array(mine)))
                         advance(int(np.count_nonzero(mine)))
-        for files in written:
-            files.close()
+    for files in written:
+        files.close()
 
 
 def session_fields(written: dict[str, SplitFiles], num_tracks: int, contexts: list[str]) -> dict[str, Any]:

@@ -4,8 +4,11 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -16,17 +19,23 @@ import pyarrow.csv
 from skipwise.common.errors import UserError
 from skipwise.common.tables import open_table
 from skipwise.datapipes.nested import flat, joined_ids
+from skipwise.datapipes.prepare.column_roles import CONTEXT, FLAGS, NAMED
 from skipwise.datapipes.prepare.config import NULLS
 from skipwise.datapipes.prepare.log_files import DAMAGED, damaged, open_log
 from skipwise.datapipes.prepare.log_source import Source
 from skipwise.datapipes.prepare.name_options import is_name
 from skipwise.datapipes.prepare.record_parts import Part, decode, json_parts, part_of, sequence_parts
 from skipwise.datapipes.prepare.row_marks import BROKEN, FINE, RAGGED
+from skipwise.datapipes.prepare.skip_options import SKIPS
 from skipwise.datapipes.session_files import DAMAGED as TABLE_DAMAGED
 
 BLOCK = 16 << 20
 PARQUET_BATCH = 1 << 17
 RAGGED_BATCH = 1 << 16
+FEW = ("session", *SKIPS, *FLAGS, "not_skipped", *CONTEXT, *NAMED)
+"""Roles of columns that have a value in many rows."""
+CODED = pa.dictionary(pa.int32(), pa.binary())
+"""The type of a column that holds each of its texts once."""
 INSTEAD = "\x1f"
 """What Arrow is given for a delimiter of several characters."""
 
@@ -37,10 +46,13 @@ def schema_of(source: Source) -> pa.Schema:
     return pa.schema(fields + [(role, pa.string()) for role in source.roles])
 
 
-def read(source: Source, advance: Callable[[int], object], nulls: Sequence[str] = NULLS) -> Iterator[pa.RecordBatch]:
+def read(
+    source: Source, advance: Callable[[int], object], nulls: Sequence[str] = NULLS, coded: bool = False
+) -> Iterator[pa.RecordBatch]:
     """Yields the rows of `source` in order and calls `advance` with the number of bytes read.
 
-    `nulls`: unquoted texts of a text file that mean a missing value; an empty field is one as well.
+    `nulls`: unquoted texts of a text file that mean a missing value; an empty field is one as well. `coded`: texts come
+    as dictionaries, each of those of one batch.
 
     Rows with a wrong number of fields come after those around them, without a row number. Raises `UserError` for a
     file that is cut short, holds no rows, or is no table at all.
@@ -48,7 +60,11 @@ def read(source: Source, advance: Callable[[int], object], nulls: Sequence[str] 
     row = unnumbered = 0
     # A bad name spoils no play.
     of_plays = {column for role, name in source.roles.items() if not is_name(role) for column in source.parts(name)}
-    for part in parts_of(source, advance, nulls):
+    # Arrow's reader of CSV codes columns of many values more slowly than `dictionary_encode` does.
+    many = source.roles.keys() - FEW if source.format == "text" else ()
+    plain = {source.roles[role] for role in many} | {part for parts in source.joined.values() for part in parts}
+    kinds = {name: CODED for name in source.read_names if coded and name not in plain}
+    for part in parts_of(source, advance, nulls, kinds):
         size = len(part.marks)
         if part.numbered:
             numbers, row = pa.array(np.arange(row, row + size)), row + size
@@ -62,24 +78,45 @@ def read(source: Source, advance: Callable[[int], object], nulls: Sequence[str] 
         for name in texts.keys() - of_plays if source.format == "text" else ():
             marks[swallowed(texts[name], source)] = BROKEN
         columns = [column_of(source, name, texts, size) for name in source.roles.values()]
-        batch = pa.record_batch([numbers, pa.array(marks), *columns], schema=schema_of(source))
+        if coded:
+            columns = [column.dictionary_encode() for column in columns]
+        batch = pa.record_batch([numbers, pa.array(marks), *columns], names=schema_of(source).names)
         yield without_blank(batch, texts) if source.format == "text" else batch
     if row + unnumbered == 0:
         raise UserError(f"{source.path} has no rows: expected one a play, or leave the file out")
 
 
-def parts_of(source: Source, advance: Callable[[int], object], nulls: Sequence[str] = NULLS) -> Iterator[Part]:
-    """Yields the rows of `source` as `read` does, with what tells where they are in the file."""
+def parts_of(
+    source: Source,
+    advance: Callable[[int], object],
+    nulls: Sequence[str] = NULLS,
+    kinds: Mapping[str, pa.DataType] = MappingProxyType({}),
+) -> Iterator[Part]:
+    """Yields the rows of `source` as `read` does, with what tells where they are in the file.
+
+    `kinds`: the types of columns, bytes where none is named.
+    """
     if source.format == "text":
-        return text_parts(source, advance, nulls)
-    readers = {"parquet": parquet_parts, "json": json_parts, "sequences": sequence_parts}
-    return readers[source.format](source, advance)
+        return text_parts(source, advance, nulls, kinds)
+    if source.format == "parquet":
+        return parquet_parts(source, advance, kinds)
+    return (json_parts if source.format == "json" else sequence_parts)(source, advance)
 
 
 def swallowed(text: pa.Array, source: Source) -> np.ndarray:
     """Returns which names have a whole row behind a line break: a quote that was not closed has taken it in."""
     row = "\n" + f"[^\n]*{re.escape(source.layout.delimiter)}" * (len(source.names) - 1)
-    return pc.fill_null(pc.match_substring_regex(text, row), False).to_numpy(zero_copy_only=False)
+    return on_values(text, lambda texts: pc.match_substring_regex(texts, row)).to_numpy(zero_copy_only=False)
+
+
+def on_values(column: pa.Array, test: Callable[[pa.Array], pa.Array], of_null: bool = False) -> pa.Array:
+    """Returns what a test says of each value; a coded column is tested by its different values."""
+    if not pa.types.is_dictionary(column.type):
+        return pc.fill_null(test(column), of_null)
+    passes = test(column.dictionary)
+    if not (pc.any(passes).as_py() or (of_null and column.null_count)):
+        return pa.repeat(False, len(column))
+    return pc.fill_null(passes.take(column.indices), of_null)
 
 
 def column_of(source: Source, name: str, texts: dict[str, pa.Array], size: int) -> pa.Array:
@@ -92,21 +129,21 @@ def column_of(source: Source, name: str, texts: dict[str, pa.Array], size: int) 
 def without_blank(batch: pa.RecordBatch, texts: dict[str, pa.Array]) -> pa.RecordBatch:
     """Leaves out the rows that have nothing in any column that is read, as spreadsheets write at their end, and those
     that are the header line again, as joined files have it."""
-    for matches in (
-        lambda name, text: pc.fill_null(pc.equal(pc.binary_length(text), 0), True),
-        lambda name, text: pc.fill_null(pc.equal(text, name), False),
-    ):
+    for is_header in (False, True):
         found = pa.repeat(pa.scalar(len(texts) > 1), len(batch))  # a missing track alone is a bad row
         for name, text in texts.items():
             if pc.any(found).as_py():
-                found = pc.and_(found, matches(name, text))
+                wanted = name if is_header else ""
+                found = pc.and_(found, on_values(text, partial(pc.equal, pa.scalar(wanted)), of_null=not is_header))
         if pc.any(found).as_py():
             keeps = pc.or_(pc.invert(found), pc.greater(batch["mark"], FINE))
             batch, texts = batch.filter(keeps), {name: text.filter(keeps) for name, text in texts.items()}
     return batch
 
 
-def text_parts(source: Source, advance: Callable[[int], object], nulls: Sequence[str]) -> Iterator[Part]:
+def text_parts(
+    source: Source, advance: Callable[[int], object], nulls: Sequence[str], kinds: Mapping[str, pa.DataType]
+) -> Iterator[Part]:
     """Reads a text file in blocks; the columns are the bytes of the file."""
     labels = [str(index) for index in range(len(source.names))]
     wanted = [str(source.names.index(name)) for name in source.read_names]
@@ -133,7 +170,7 @@ def text_parts(source: Source, advance: Callable[[int], object], nulls: Sequence
                     invalid_row_handler=keep,
                 ),
                 convert_options=pa.csv.ConvertOptions(
-                    column_types={label: pa.binary() for label in wanted},
+                    column_types={label: kinds.get(source.names[int(label)], pa.binary()) for label in wanted},
                     include_columns=wanted,
                     null_values=["", *nulls],
                     strings_can_be_null=True,
@@ -212,18 +249,28 @@ def undecodable(handler: Callable[[pa.csv.InvalidRow], str]) -> Iterator[list[by
         sys.unraisablehook = before
 
 
-def parquet_parts(source: Source, advance: Callable[[int], object]) -> Iterator[Part]:
+def parquet_parts(source: Source, advance: Callable[[int], object], kinds: Mapping[str, pa.DataType]) -> Iterator[Part]:
     """Reads a Parquet file; the columns are the bytes of their text, of numbers and booleans too."""
-    found = [source.leaves[name].path for name in source.read_names]
+    leaves = [source.leaves[name] for name in source.read_names]
+    coded = [kinds.get(name) == CODED for name in source.read_names]
+    texts = [leaf.path[0] for leaf, of in zip(leaves, coded, strict=True) if of and leaf.kind == pa.string()]
     size = source.path.stat().st_size
     try:
         with open_table(source.path) as file:
-            groups = enumerate(file.group_rows if any(source.leaves[name].lists for name in source.read_names) else [])
-            plays = max((max(file.values(group).values()) / rows for group, rows in groups if rows), default=1)
-            for batch in file.batches(
-                max(1, int(PARQUET_BATCH / plays)), list(dict.fromkeys(path[0] for path in found)), use_threads=True
-            ):
+            group_rows, plays = file.group_rows, 1.0
+            if any(leaf.lists for leaf in leaves):
+                counts = (max(file.values(group).values()) / rows for group, rows in enumerate(group_rows) if rows)
+                plays = max(counts, default=1)
+        most = max(1, int(PARQUET_BATCH / plays))
+        groups: list[list[int]] = [[*range(len(group_rows))]]
+        if plays == 1 and min(group_rows[:-1], default=most) >= most // 4:  # a batch of coded texts is of one row group
+            groups = [[group] for group in groups[0]]
+            most = max([most, *(rows for rows in group_rows if rows <= 2 * most)])
+        names = list(dict.fromkeys(leaf.path[0] for leaf in leaves))
+        with open_table(source.path, texts if len(groups) == len(group_rows) else ()) as file:
+            for batch in chain.from_iterable(file.batches(most, names, of, use_threads=True) for of in groups):
                 advance(size * len(batch) // file.metadata.num_rows)
-                yield part_of([flat(batch.column(path[0]), path[1:]) for path in found], len(batch))
+                columns = [flat(batch.column(leaf.path[0]), leaf.path[1:]) for leaf in leaves]
+                yield part_of(columns, len(batch), coded=coded)
     except TABLE_DAMAGED:
         raise damaged(source.path) from None

@@ -1,7 +1,7 @@
 """The records of a file that is no table of text, as rows: of JSON, or lines of a session's tracks."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from skipwise.common.console import note
-from skipwise.datapipes.nested import bytes_of, flat, plays_of
+from skipwise.datapipes.nested import bytes_of, coded_bytes, flat, plays_of
 from skipwise.datapipes.prepare.cut_records import Records, line_records, records_of
 from skipwise.datapipes.prepare.json_rows import SAMPLE, JsonReader, json_records
 from skipwise.datapipes.prepare.log_source import Source
@@ -71,16 +71,30 @@ def sequence_parts(source: Source, advance: Callable[[int], object]) -> Iterator
         yield part._replace(records=records)
 
 
-def part_of(columns: list[tuple[pa.Array, np.ndarray | None]], size: int, marks: np.ndarray | None = None) -> Part:
-    """Returns the plays of records, whose columns may be lists of different lengths by mistake."""
+def part_of(
+    columns: list[tuple[pa.Array, np.ndarray | None]],
+    size: int,
+    marks: np.ndarray | None = None,
+    coded: Sequence[bool] = (),
+) -> Part:
+    """Returns the plays of records, whose columns may be lists of different lengths by mistake; `coded`: of each
+    column, whether it comes as a dictionary."""
     plays = plays_of(columns, size)
     found = np.full(len(plays.parent), FINE, np.uint8) if marks is None else marks[plays.parent]
     found[plays.unequal] = UNEQUAL
-    return Part([bytes_of(column) for column in plays.columns], found, True, plays.parent, size)
+    coded = coded or [False] * len(columns)
+    texts = [(coded_bytes if of else bytes_of)(column) for column, of in zip(plays.columns, coded, strict=True)]
+    return Part(texts, found, True, plays.parent, size)
 
 
 def decode(column: pa.Array, marks: np.ndarray) -> pa.Array:
     """Converts bytes to text, and marks the rows that are not UTF-8, whose bad bytes become escapes."""
+    if pa.types.is_dictionary(column.type):
+        of_values = np.zeros(len(column.dictionary) + 1, marks.dtype)
+        texts = decode(column.dictionary, of_values[:-1])
+        if of_values.any():
+            marks[of_values[column.indices.fill_null(-1).to_numpy()] == NOT_UTF8] = NOT_UTF8
+        return pa.DictionaryArray.from_arrays(column.indices, texts)
     try:
         return pc.cast(column, pa.string())
     except pa.ArrowInvalid:

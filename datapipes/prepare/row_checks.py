@@ -37,13 +37,14 @@ class Fault(NamedTuple):
     role: str | None
     """The column to show."""
     condition: str
-    """SQL over the columns of the parsed rows, see `staging.PARSED`."""
+    """SQL over the columns of the parsed rows, see `row_values.PARSED`."""
     expected: str
     """The end of the sentence but the remedy."""
     beside: str | None = None
     """Another role that it needs."""
 
 
+LONGEST_ID = 1024
 FLAG = "expected true, false, 1 or 0"
 FRACTION = r"(?i)[+-]?([0-9]+[.][0-9]*|[.][0-9]+)(e[+-]?[0-9]+)?|[+-]?nan"
 LARGEST = "1.7976931348623157e308"
@@ -70,14 +71,14 @@ FAULTS = (
     Fault(
         "line break in a row",
         None,
-        f"mark = {BROKEN} OR broken(session) OR broken(track)",
+        f"mark = {BROKEN}",
         "expected every quote closed on its line",
     ),
     *(Fault(reason, None, f"mark = {mark}", f"expected {what}") for mark, (reason, what) in MARKS.items()),
     Fault("no session id", "session", "missing(session)", "expected a session id"),
-    Fault("session id too long", "session", "strlen(session) > 1024", "expected at most 1024 bytes"),
+    Fault("session id too long", "session", f"strlen(session) > {LONGEST_ID}", f"expected at most {LONGEST_ID} bytes"),
     Fault("no track id", "track", "missing(track)", "expected a track id"),
-    Fault("track id too long", "track", "strlen(track) > 1024", "expected at most 1024 bytes"),
+    Fault("track id too long", "track", f"strlen(track) > {LONGEST_ID}", f"expected at most {LONGEST_ID} bytes"),
     Fault("order is not a number", "order", "place IS NULL", f"expected {DATES}"),
     *(
         Fault(f"{role} is not a flag", role, f"{role}_flag IS NULL AND NOT missing({role})", f"{FLAG}, or nothing")
@@ -117,6 +118,11 @@ FAULTS = (
 )
 """The checks of a row that has their role; a fault's code is its place, from 1. A row that fails the first is never
 dropped: it may contain others."""
+IN_ONE_LINE = ("session", "track")
+"""Roles of which a value with a line break is the first fault too."""
+_OF_MARKS = {fault.condition: code for code, fault in enumerate(FAULTS, 1) if fault.role is None}
+FAULTS_OF_MARKS = np.array([_OF_MARKS.get(f"mark = {mark}", 255) for mark in range(UNFIT + 1)], dtype=np.uint8)
+"""From each mark to the code of its fault, 255 for none."""
 REASONS = {
     **{code: fault.reason for code, fault in enumerate(FAULTS, 1)},
     REPEATED: "position twice in a session",

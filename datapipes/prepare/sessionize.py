@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from skipwise.common.behind import behind
 from skipwise.common.console import stage
 from skipwise.common.errors import UserError
 from skipwise.common.tables import table_writer
@@ -64,7 +65,7 @@ def group_sessions(
     first_plays = FirstPlays(lookup)
     hashes = track_hashes(lookup)
     columns = [*context_names(roles), *[PAUSE] * config.pause, *[TIMES] * timed]
-    with stage("grouping", total, "rows") as advance, ExitStack() as closing:
+    with stage("grouping", total, "rows") as advance, ExitStack() as closing, behind() as run:
         writer = None
         for block in whole_sessions(reader, config):
             first, last = block["session"][0].as_py(), block["session"][-1].as_py()
@@ -92,7 +93,7 @@ def group_sessions(
             if writer is None:
                 writer = closing.enter_context(table_writer(target, sessions.schema, compression="lz4"))
             if len(sessions):
-                writer.write_table(sessions)
+                run(writer.write_table, sessions)
     if timed:
         first_plays.write(target.with_name(FIRST))
     return +dropped, rows_found, plausible
@@ -104,7 +105,7 @@ def sorted_rows(
     """Returns the rows by the codes of their sessions, and within a session in play order; a track that has no code is
     -1 there, a row without a place has `BAD_PLACE`."""
     context = "".join(
-        f", enum_code({role}::word) AS {role}" if role in WORDS else f", {role}" for role in context_names(roles)
+        f", word_code({role}) AS {role}" if role in WORDS else f", {role}" for role in context_names(roles)
     )
     order = places.order() if config.sorts else "file, row"
     fraction = ", fraction" if places.fractions else ""

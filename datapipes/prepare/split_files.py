@@ -83,5 +83,5 @@ class SplitFiles:
         for column, values in self.values.items():
             words = Words.of(group[column].combine_chunks().flatten())
             self.context_checksums[part][column].append(words.checksum)
-            if trained_P.any():
-                values.update(words.words[place] for place in np.unique(words.place_P[trained_P]) if place >= 0)
+            heard = np.bincount(words.place_P[trained_P] + 1, minlength=1)[1:]
+            values.update(words.words[place] for place in np.flatnonzero(heard))

@@ -3,38 +3,45 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from skipwise.common.behind import behind
 from skipwise.common.console import stage
 from skipwise.common.errors import UserError
-from skipwise.common.tables import count_rows
+from skipwise.common.tables import table_writer
 from skipwise.datapipes.exact_files import parquet, write, write_apart
-from skipwise.datapipes.prepare.column_roles import CONTEXT, FLAGS, NAMED, WORDS
+from skipwise.datapipes.prepare.column_roles import WORDS
 from skipwise.datapipes.prepare.config import NULLS, PrepareConfig
 from skipwise.datapipes.prepare.given_vocabulary import Known
 from skipwise.datapipes.prepare.log_places import FilePlaces
-from skipwise.datapipes.prepare.log_source import Source
-from skipwise.datapipes.prepare.name_options import LONGEST_NAME, is_name
 from skipwise.datapipes.prepare.places import Reading, reading_of
-from skipwise.datapipes.prepare.read_rows import read, schema_of
+from skipwise.datapipes.prepare.read_rows import read
 from skipwise.datapipes.prepare.row_checks import FAULTS, REASONS, STOP, policies, row_error
-from skipwise.datapipes.prepare.row_condition import condition_of, failed, met, types_of
-from skipwise.datapipes.prepare.skip_rules import strength_of
+from skipwise.datapipes.prepare.row_condition import Condition, condition_of, failed, met, types_of
+from skipwise.datapipes.prepare.row_values import RowValues
 from skipwise.datapipes.prepare.sources import Log
 from skipwise.datapipes.session_files import MOST_VALUES
 
-SESSION_HASH = "md5_number_upper({})"
-"""SQL of what orders the sessions of a dataset, before their ids; its ranges are the buckets."""
+SESSION_HASH = "(md5_number({}) & 18446744073709551615::UHUGEINT)::UBIGINT"
+"""SQL of what orders the sessions of a dataset, before their ids; its ranges are the buckets. It is `md5_number_upper`,
+which takes DuckDB four times as long."""
 TRACK_HASH = "md5({})"
 """SQL of what orders tracks, before their ids."""
 BUCKET_ROWS = 1 << 14
 """Rows of a row group of a bucket: one of each bucket is in memory."""
+LARGEST_DICTIONARY = 1 << 28
+"""Bytes of the texts of a row group that are written once: those of any batch."""
+FEW_WORDS = 64
+"""Values of context columns that are looked up one after the other, which DuckDB does once for each in a row group."""
 HEADS = 8
 """Batches in which a value is looked for that shows how a column of places is read."""
 MACROS = r"""
@@ -48,23 +55,6 @@ CREATE MACRO flag(x) AS
     WHEN x IN ('True', 'TRUE', 't', 'T', 'yes', 'Yes', 'YES', 'y', 'Y', '1.0') THEN true
     WHEN x IN ('False', 'FALSE', 'f', 'F', 'no', 'No', 'NO', 'n', 'N', '0.0') THEN false END;
 """
-
-PARSED = {
-    **{role: f"flag({role}) AS {role}_flag" for role in ("skip", "kept", *FLAGS, "not_skipped", "premium", "shuffle")},
-    **{
-        role: f"try_cast({role} AS DOUBLE) AS {role}_value"
-        for role in ("skip_strength", "rating", "played", "duration")
-    },
-    "hour_of_day": "try_cast(hour_of_day AS TINYINT) AS hour",
-}
-"""SQL of one more column for each of these roles, which the checks and the next expressions use."""
-CONTEXT_VALUES = {
-    **{role: f"nullif({role}, '')" for role in (*CONTEXT, *NAMED)},
-    "hour_of_day": "hour",
-    "premium": "premium_flag",
-    "shuffle": "shuffle_flag",
-}
-"""SQL for each context column, in the order of `context_names`."""
 
 
 def connect(config: PrepareConfig, scratch: Path) -> duckdb.DuckDBPyConnection:
@@ -108,29 +98,18 @@ def stage_rows(
     fault."""
     sources = {number: log[number] for number in numbers}
     wanted = f"fault IN ({', '.join(str(code) for code, policy in policies(config).items() if policy == STOP)})"
-    failures: list[BaseException] = []
-    left_out, places = Counter[int](), list[FilePlaces]()
+    left_out, places = 0, list[FilePlaces]()
     first: Reading | None = None
-
-    def batches(source: Source, advance: Callable[[int], object]) -> Iterator[pa.RecordBatch]:
-        try:
-            for batch in read(source, advance, config.null or NULLS):
-                left_out[0] += len(batch)
-                yield batch
-        except BaseException as error:
-            failures.append(error)
-            raise
-
-    taken = "incoming"
     condition = None if config.where is None else condition_of(config.where)
+    meets: Callable[[pa.RecordBatch], pa.RecordBatch] | None = None
     if condition and sources:
         first_rows = next(read(log[0], lambda _: None, config.null or NULLS))
         typed = log[0].leaves if log[0].format == "parquet" else {}
-        taken = met(condition, types_of(condition, typed, first_rows))
+        meets = partial(meeting, engine, condition, types_of(condition, typed, first_rows))
     with stage("reading", sum(log.sizes[number] for number in numbers), "bytes") as advance:
         for number, source in sources.items():
             target = folder / f"rows-{number:05}.parquet"
-            arriving = batches(source, advance)
+            arriving = read(source, advance, config.null or NULLS, coded=True)
             reading = Reading()
             if "order" in source.roles:
                 heads, found = head_of_places(engine, arriving, config)
@@ -138,17 +117,16 @@ def stage_rows(
                 # One column has one kind: values of the other are bad rows.
                 first = first or reading_before(engine, log, number, config) or found
                 reading = found if found and first and found.dates == first.dates else first or reading
-            incoming = pa.RecordBatchReader.from_batches(schema_of(source), arriving)
-            engine.register("incoming", incoming)
-            try:
-                write_rows(engine, parsed_rows(source, number, config, reading, taken), target)
-            except duckdb.Error as error:
-                if not failures and condition and isinstance(error, duckdb.DataError | duckdb.ProgrammingError):
-                    raise failed(condition, error) from None
-                raise (failures[0] if failures else error) from None
-            left_out[0] -= count_rows(target)
+            values = RowValues(engine, number, [*source.roles], reading, config)
+            num_faults = 0
+            with rows_writer(target, values.schema) as writer, behind() as run:
+                for batch in arriving:
+                    rows = values.checked(meets(batch) if meets else batch)
+                    left_out += len(batch) - len(rows)
+                    num_faults += int(np.count_nonzero(rows["fault"].to_numpy()))
+                    run(writer.write_table, rows)
             bad = f"SELECT row, fault FROM {parquet(target)} WHERE {wanted} ORDER BY row NULLS FIRST LIMIT 1"
-            for row, code in engine.execute(bad).fetchall():
+            for row, code in engine.execute(bad).fetchall() if num_faults else ():
                 raise row_error(source, row, FAULTS[code - 1])
             if "order" in source.roles:
                 places.append(FilePlaces.of(engine, number, parquet(target), config, reading.dates))
@@ -157,7 +135,7 @@ def stage_rows(
         raise UserError(
             f"{log[0].path}: {log[0].roles['order']} holds dates and times, which need no unit: leave --time-unit out"
         )
-    return Staged(left_out[0], dates, places)
+    return Staged(left_out, dates, places)
 
 
 def head_of_places(
@@ -203,23 +181,35 @@ def write_rows(engine: duckdb.DuckDBPyConnection, query: str, target: Path) -> N
             raise
 
 
-def parsed_rows(source: Source, number: int, config: PrepareConfig, reading: Reading, incoming: str) -> str:
-    """Returns the query that parses and checks the rows of `incoming`, a table."""
-    roles = source.roles
-    parsed = ["*", *(sql for role, sql in PARSED.items() if role in roles)]
-    place = "0::BIGINT AS place, 0::BIGINT AS fraction"
-    if "order" in roles:
-        place = "place, fraction"
-        parsed.extend(reading.columns)
-    checks = [(code, fault) for code, fault in enumerate(FAULTS, 1) if {fault.role, fault.beside} <= {None, *roles}]
-    cases = " ".join(f"WHEN {fault.condition} THEN {code}" for code, fault in checks)
-    context = "".join(f", {sql} AS {role}" for role, sql in CONTEXT_VALUES.items() if role in roles)
-    context += "".join(f", left({role}, {LONGEST_NAME + 1}) AS {role}" for role in roles if is_name(role))
-    return f"""
-        SELECT session, track, {number}::INTEGER AS file, row, {place},
-            ({strength_of(roles.keys(), config)})::TINYINT AS strength,
-            (CASE {cases} ELSE 0 END)::UTINYINT AS fault{context}
-        FROM (SELECT {", ".join(parsed)} FROM {incoming})"""
+def meeting(
+    engine: duckdb.DuckDBPyConnection, condition: Condition, types: dict[str, str], batch: pa.RecordBatch
+) -> pa.RecordBatch:
+    """Returns the rows of a batch that meet a condition on columns of these types, marked as `met` does."""
+    columns = batch.select(["row", "mark", *condition.columns])
+    engine.register("incoming", columns.append_column("number", pa.array(np.arange(len(batch)))))
+    try:
+        found = engine.sql(f"SELECT number, mark FROM {met(condition, types)} ORDER BY number").to_arrow_table()
+    except (duckdb.DataError, duckdb.ProgrammingError) as error:
+        raise failed(condition, error) from None
+    kept = batch.take(found["number"].combine_chunks())
+    return kept.set_column(kept.schema.get_field_index("mark"), "mark", found["mark"].combine_chunks())
+
+
+@contextmanager
+def rows_writer(target: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """Yields the writer of checked rows: each batch is a row group, as its texts are coded by themselves."""
+    coded = [field.name for field in schema if pa.types.is_dictionary(field.type)]
+    with table_writer(
+        target,
+        schema,
+        compression="lz4",
+        use_dictionary=coded,
+        column_encoding=dict.fromkeys(("file", "row", "place", "fraction"), "DELTA_BINARY_PACKED"),
+        write_statistics=["row"],
+        dictionary_pagesize_limit=LARGEST_DICTIONARY,
+        store_schema=False,
+    ) as writer:
+        yield writer
 
 
 def count_rows_without_session(engine: duckdb.DuckDBPyConnection, rows: str) -> Counter[str]:
@@ -233,9 +223,10 @@ def number_texts(
 ) -> dict[str, list[str]]:
     """Gives texts a number, so that sorting moves small rows.
 
-    Tables `tracks` and `sessions` map an `id` to a `code`, in the order of its MD5; the type `word` lists the values of
-    the context columns. Only tracks of good rows are numbered; or, where they are `known`, those of a vocabulary: their
-    code is the row. Returns the values of each context column of words; raises `UserError` for more than `MOST_VALUES`.
+    Tables `tracks` and `sessions` map an `id` to a `code`, in the order of its MD5; the macro `word_code` gives the
+    place of a value among those of all context columns of words. Only tracks of good rows are numbered; or, where they
+    are `known`, those of a vocabulary: their code is the row. Returns the values of each context column of words;
+    raises `UserError` for more than `MOST_VALUES`.
     """
     texts = [("sessions", "session", "NOT missing(session)", SESSION_HASH.format("id"))]
     if known:
@@ -258,7 +249,13 @@ def number_texts(
         words[role] = sorted(word for (word,) in engine.execute(query).fetchall())
         refuse_many_words(words[role], roles[role])
     every = sorted({"", *chain(*words.values())})
-    engine.execute("CREATE TYPE word AS ENUM (SELECT unnest(?::VARCHAR[]))", [every]).fetchall()
+    if len(every) <= FEW_WORDS:
+        engine.execute("SET VARIABLE words = ?::VARCHAR[]", [every]).fetchall()
+        code = "(list_position(getvariable('words'), x) - 1)::USMALLINT"
+    else:
+        engine.execute("CREATE TYPE word AS ENUM (SELECT unnest(?::VARCHAR[]))", [every]).fetchall()
+        code = "enum_code(x::word)"
+    engine.execute(f"CREATE MACRO word_code(x) AS {code}").fetchall()
     return words
 
 
