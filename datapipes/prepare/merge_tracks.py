@@ -33,6 +33,11 @@ def merge_tracks(
             CREATE TABLE tracks AS SELECT track_id AS id, row::BIGINT AS code FROM {parquet(known.file)}
             WHERE row < {known.num_tracks}""").fetchall()
         return [np.arange(known.num_tracks, dtype=np.int32)] * len(buckets)
+    if len(buckets) == 1 and not featured:
+        engine.execute(f"""
+            CREATE TABLE tracks AS SELECT id, file_row_number AS code
+            FROM {parquet(*buckets, options=", file_row_number = true")}""").fetchall()
+        return [np.arange(count_rows(buckets[0]), dtype=np.int32)]
     more = f"UNION SELECT id FROM {TABLE}" if featured else ""
     engine.execute(f"""
         CREATE TABLE tracks AS SELECT id, row_number() OVER (ORDER BY {TRACK_HASH.format("id")}, id) - 1 AS code
@@ -96,7 +101,7 @@ def write_vocabulary(
                 {name: pa.array(here) if name == "row" else batch[names.get(name, name)] for name in columns}
             )
             writer.write_table(table.cast(pa.schema(columns)), BLOCK_ROWS)
-            digest.update("".join(f"{track}\n" for track in batch["track_id"].to_pylist()).encode())
+            digest.update("\n".join([*batch["track_id"].to_pylist(), ""]).encode())
             named = {name: named[name] + len(batch) - batch[of].null_count for name, of in names.items()}
             row += len(batch)
     return rows, digest.hexdigest(), named

@@ -91,7 +91,10 @@ def group_sessions(
             for name, of in zip(DIGESTS, track_digests(sessions["tracks"].combine_chunks(), hashes), strict=True):
                 sessions = sessions.append_column(name, of)
             if writer is None:
-                writer = closing.enter_context(table_writer(target, sessions.schema, compression="lz4"))
+                coded = [f"{field.name}.list.element" for field in sessions.schema if pa.types.is_list(field.type)]
+                writer = closing.enter_context(
+                    table_writer(target, sessions.schema, compression="lz4", use_dictionary=coded)
+                )
             if len(sessions):
                 run(writer.write_table, sessions)
     if timed:
