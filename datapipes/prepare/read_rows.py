@@ -253,21 +253,23 @@ def parquet_parts(source: Source, advance: Callable[[int], object], kinds: Mappi
     """Reads a Parquet file; the columns are the bytes of their text, of numbers and booleans too."""
     leaves = [source.leaves[name] for name in source.read_names]
     coded = [kinds.get(name) == CODED for name in source.read_names]
-    texts = [leaf.path[0] for leaf, of in zip(leaves, coded, strict=True) if of and leaf.kind == pa.string()]
+    texts = [".".join(of.path) for of, few in zip(leaves, coded, strict=True) if few and of.kind == pa.string()]
     size = source.path.stat().st_size
     try:
         with open_table(source.path) as file:
             group_rows, plays = file.group_rows, 1.0
-            if any(leaf.lists for leaf in leaves):
+            if has_lists := any(leaf.lists for leaf in leaves):
                 counts = (max(file.values(group).values()) / rows for group, rows in enumerate(group_rows) if rows)
                 plays = max(counts, default=1)
         most = max(1, int(PARQUET_BATCH / plays))
-        groups: list[list[int]] = [[*range(len(group_rows))]]
-        if plays == 1 and min(group_rows[:-1], default=most) >= most // 4:  # a batch of coded texts is of one row group
+        groups = [[*range(len(group_rows))]]
+        if has_lists or min(group_rows[:-1], default=most) < most // 4:
+            texts = []
+        else:  # a batch of coded texts is of one row group
             groups = [[group] for group in groups[0]]
             most = max([most, *(rows for rows in group_rows if rows <= 2 * most)])
         names = list(dict.fromkeys(leaf.path[0] for leaf in leaves))
-        with open_table(source.path, texts if len(groups) == len(group_rows) else ()) as file:
+        with open_table(source.path, texts) as file:
             for batch in chain.from_iterable(file.batches(most, names, of, use_threads=True) for of in groups):
                 advance(size * len(batch) // file.metadata.num_rows)
                 columns = [flat(batch.column(leaf.path[0]), leaf.path[1:]) for leaf in leaves]

@@ -118,16 +118,14 @@ def stage_rows(
                 first = first or reading_before(engine, log, number, config) or found
                 reading = found if found and first and found.dates == first.dates else first or reading
             values = RowValues(engine, number, [*source.roles], reading, config)
-            num_faults = 0
+            seen = Counter[str]()
             with rows_writer(target, values.schema) as writer, behind() as run:
                 for batch in arriving:
-                    rows = values.checked(meets(batch) if meets else batch)
-                    left_out += len(batch) - len(rows)
-                    num_faults += int(np.count_nonzero(rows["fault"].to_numpy()))
-                    run(writer.write_table, rows)
+                    run(check, batch, values, meets, writer, seen)
             bad = f"SELECT row, fault FROM {parquet(target)} WHERE {wanted} ORDER BY row NULLS FIRST LIMIT 1"
-            for row, code in engine.execute(bad).fetchall() if num_faults else ():
+            for row, code in engine.execute(bad).fetchall() if seen["faults"] else ():
                 raise row_error(source, row, FAULTS[code - 1])
+            left_out += seen["left out"]
             if "order" in source.roles:
                 places.append(FilePlaces.of(engine, number, parquet(target), config, reading.dates))
     dates = first is not None and first.dates
@@ -136,6 +134,22 @@ def stage_rows(
             f"{log[0].path}: {log[0].roles['order']} holds dates and times, which need no unit: leave --time-unit out"
         )
     return Staged(left_out, dates, places)
+
+
+def check(
+    batch: pa.RecordBatch,
+    values: RowValues,
+    meets: Callable[[pa.RecordBatch], pa.RecordBatch] | None,
+    writer: pq.ParquetWriter,
+    seen: Counter[str],
+) -> None:
+    """Writes the rows of a batch that meet the condition, parsed and checked, and counts the others and the faults.
+
+    To be called in a thread of its own: DuckDB may pass over ctrl-C where it begins a query.
+    """
+    rows = values.checked(meets(batch) if meets else batch)
+    seen.update({"left out": len(batch) - len(rows), "faults": int(np.count_nonzero(rows["fault"].to_numpy()))})
+    writer.write_table(rows)
 
 
 def head_of_places(
