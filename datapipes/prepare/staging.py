@@ -3,16 +3,15 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from skipwise.common.behind import behind
 from skipwise.common.console import stage
@@ -121,7 +120,7 @@ def stage_rows(
             seen = Counter[str]()
             with rows_writer(target, values.schema) as writer, behind() as run:
                 for batch in arriving:
-                    run(check, batch, values, meets, writer, seen)
+                    run(check, batch, values, meets, writer.write_table, seen)
             bad = f"SELECT row, fault FROM {parquet(target)} WHERE {wanted} ORDER BY row NULLS FIRST LIMIT 1"
             for row, code in engine.execute(bad).fetchall() if seen["faults"] else ():
                 raise row_error(source, row, FAULTS[code - 1])
@@ -140,7 +139,7 @@ def check(
     batch: pa.RecordBatch,
     values: RowValues,
     meets: Callable[[pa.RecordBatch], pa.RecordBatch] | None,
-    writer: pq.ParquetWriter,
+    write: Callable[[pa.Table], object],
     seen: Counter[str],
 ) -> None:
     """Writes the rows of a batch that meet the condition, parsed and checked, and counts the others and the faults.
@@ -149,7 +148,7 @@ def check(
     """
     rows = values.checked(meets(batch) if meets else batch)
     seen.update({"left out": len(batch) - len(rows), "faults": int(np.count_nonzero(rows["fault"].to_numpy()))})
-    writer.write_table(rows)
+    write(rows)
 
 
 def head_of_places(
@@ -209,11 +208,10 @@ def meeting(
     return kept.set_column(kept.schema.get_field_index("mark"), "mark", found["mark"].combine_chunks())
 
 
-@contextmanager
-def rows_writer(target: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """Yields the writer of checked rows: each batch is a row group, as its texts are coded by themselves."""
+def rows_writer(target: Path, schema: pa.Schema) -> AbstractContextManager[Any]:
+    """Returns the writer of checked rows: each batch is a row group, as its texts are coded by themselves."""
     coded = [field.name for field in schema if pa.types.is_dictionary(field.type)]
-    with table_writer(
+    return table_writer(
         target,
         schema,
         compression="lz4",
@@ -222,8 +220,7 @@ def rows_writer(target: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
         write_statistics=["row"],
         dictionary_pagesize_limit=LARGEST_DICTIONARY,
         store_schema=False,
-    ) as writer:
-        yield writer
+    )
 
 
 def count_rows_without_session(engine: duckdb.DuckDBPyConnection, rows: str) -> Counter[str]:
