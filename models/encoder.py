@@ -7,6 +7,8 @@ Shape legend: B sessions, T positions, N positions of the list, D width, H heads
 """
 
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,9 +48,10 @@ class Encoder(nn.Module):
         reads_signals: bool = False,
         keep_dropout: float = 0.0,
         profile: int = 0,
+        compiled: bool = False,
     ):
         """`keep_dim`: F, 0 without a keep head; `reads_signals`: whether calls give signals beside tracks; `profile`:
-        the most tracks of a listener's profile, which calls then give."""
+        the most tracks of a listener's profile, which calls then give; `compiled`: training compiles its blocks."""
         super().__init__()
         self.config = config
         learned, relative = config.positions == "learned", config.positions == "relative"
@@ -67,6 +70,7 @@ class Encoder(nn.Module):
             self.prediction.append(nn.GELU())
         self.keep = KeepHead(dim, keep_dim, reads_signals, config.dropout, keep_dropout) if keep_dim else None
         self.profile = Profile(dim, profile) if profile else None
+        self.compiled = compiled
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Truncated normal in plus and minus 0.02 for weights and positions, zero for biases (paper, section 4)."""
@@ -159,7 +163,6 @@ class Encoder(nn.Module):
         if profile is not None:
             items_ND = inner.prepend(profile.token_BD, items_ND)
             place_T = torch.arange(inner.length, device=device)
-        hidden_ND = self.dropout(self.norm(items_ND))
         # Plain numbers would be copied to a GPU, which waits for it.
         seen, hidden = (torch.full((), value, device=device) for value in (0.0, float("-inf")))
         visible_TT = (place_T[:, None] >= place_T) | (self.config.direction == "bidirectional")
@@ -169,12 +172,8 @@ class Encoder(nn.Module):
             real_BT = place_T < (inputs_B + prepends)[:, None]
             padding_B1TT = torch.where(real_BT[:, None, :] | ~real_BT[:, :, None], seen, hidden)[:, None]
             hidden_mask = hidden_mask + padding_B1TT
-        for number, block in enumerate(self.blocks):
-            mask = self._biased(hidden_mask, number, place_T, prepends)
-            hidden_ND = block(hidden_ND, inner, mask, self.dropout)
-        hidden_ND = inner.without_first(hidden_ND) if prepends else hidden_ND
-        hidden_ND = hidden_ND if self.final_norm is None else self.final_norm(hidden_ND)
-        predictions_ND = self.prediction(hidden_ND)
+        through = _compiled() if self.compiled and self.training else _through_blocks
+        hidden_ND, predictions_ND = through(self, items_ND, inner, hidden_mask, place_T, prepends)
         if profile is not None:
             every_BTD = profile.repeats_BD[:, None].expand(-1, places.length, -1)
             predictions_ND = predictions_ND + places.collect(every_BTD)
@@ -182,7 +181,7 @@ class Encoder(nn.Module):
             return predictions_ND
         return torch.cat([predictions_ND, self.keep(hidden_ND, states_NH)], dim=1)
 
-    def _biased(self, mask: Tensor, block: int, place_T: Tensor, prepends: bool) -> Tensor:
+    def biased(self, mask: Tensor, block: int, place_T: Tensor, prepends: bool) -> Tensor:
         """The mask with the block's bias of distances, of which the token before the first track has none."""
         if self.distance_bias is None:
             return mask
@@ -192,3 +191,21 @@ class Encoder(nn.Module):
         if prepends:
             bias_HTT = bias_HTT * ((place_T[:, None] > 0) & (place_T > 0))
         return mask + bias_HTT
+
+
+def _through_blocks(
+    encoder: Encoder, items_ND: Tensor, inner: Padded | Packed, mask: Tensor, place_T: Tensor, prepends: bool
+) -> tuple[Tensor, Tensor]:
+    """[N, D] each: the values after the last block, and the predictions without those of a profile."""
+    hidden_ND = encoder.dropout(encoder.norm(items_ND))
+    for number, block in enumerate(encoder.blocks):
+        hidden_ND = block(hidden_ND, inner, encoder.biased(mask, number, place_T, prepends), encoder.dropout)
+    hidden_ND = inner.without_first(hidden_ND) if prepends else hidden_ND
+    hidden_ND = hidden_ND if encoder.final_norm is None else encoder.final_norm(hidden_ND)
+    return hidden_ND, encoder.prediction(hidden_ND)
+
+
+@lru_cache
+def _compiled() -> Callable[..., Any]:
+    """`_through_blocks` as one graph for any number of positions; what would break it up is refused."""
+    return torch.compile(_through_blocks, dynamic=True, fullgraph=True)

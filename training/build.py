@@ -60,9 +60,9 @@ def check(config: RunConfig, store: SessionStore) -> None:
 
 
 def check_device(config: RunConfig) -> None:
-    """Raises `UserError` where the device lacks the table's optimizer."""
+    """Raises `UserError` where the device lacks the table's optimizer or compiled kernels."""
     try:
-        config.table.check_device(device().type)
+        config.check_device(device().type)
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -111,7 +111,7 @@ def build_model(
     num_values, columns = (features.num_values, features.num_columns) if features else (0, 0)
     table = make_table(num_rows or num_tracks, rows.dim, num_signals, dim, num_values, columns, rows.precision)
     reads = num_signals > 0, config.loss.keep_dropout, config.data.profile
-    encoder = Encoder(config.encoder, dim, keep_dim, *reads)
+    encoder = Encoder(config.encoder, dim, keep_dim, *reads, compiled=config.train.compile)
     encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
     autocast = torch.bfloat16 if config.train.precision == "bf16" else None
     beside = config.data.heard_negatives, config.data.skipped_negatives
@@ -140,7 +140,7 @@ def build_model(
 
 def stateless(config: RunConfig) -> RunConfig:
     """The config to read weights with: SGD has no optimizer state and runs on any device."""
-    return replace(config, table=replace(config.table, optimizer="sgd"))
+    return replace(config, table=replace(config.table, optimizer="sgd"), train=replace(config.train, compile=False))
 
 
 def table_weight(model: DistributedModelParallel, name: str = TABLE) -> torch.Tensor | ShardedTensor:

@@ -115,6 +115,8 @@ class TrainConfig:
     """bf16 runs the dense layers' matrix products in bfloat16 (autocast); the table stays float32."""
     matmul: Literal["highest", "high", "medium"] = "medium"
     """`torch.set_float32_matmul_precision` of training: "medium" may take bfloat16 products, as CPUs with AMX do."""
+    compile: bool = False
+    """On a GPU: `torch.compile` makes few kernels of the encoder's blocks, which takes a minute at the start."""
     refit: bool = False
     """Once the best epoch is known, train afresh for as many epochs with the validation targets among the training
     data, and test that: twice the time for weights that know what came last."""
@@ -197,6 +199,12 @@ class RunConfig:
             raise ValueError(f"--table.dim {self.table.dim} must be a multiple of --encoder.heads {self.encoder.heads}")
         if self.data.negatives == 0 and not self.loss.in_batch:
             raise ValueError("--data.negatives 0 leaves the softmax none: ask for some, or set --loss.in-batch")
+        if self.train.compile and not self._compiles:
+            raise ValueError(
+                "--train.compile needs --train.precision bf16, --encoder.kind transformer or ligr without "
+                "--encoder.positions relative, and several heads whose width is a multiple of 8: set these, or leave "
+                "it out"
+            )
         if self.loss.in_batch and self.data.sampling != "shared":
             raise ValueError("--loss.in-batch shares its negatives: it needs --data.sampling shared")
         if self.loss.hardest and not self.loss.in_batch and self.loss.hardest >= self.data.negatives:
@@ -224,6 +232,19 @@ class RunConfig:
             raise ValueError("--data.targets next-kept needs --encoder.direction unidirectional")
         if self.encoder.direction == "bidirectional" and self.encoder.max_length < 2:
             raise ValueError("--encoder.max-length must be at least 2 where the mask token takes one position")
+
+    def check_device(self, device: str) -> None:
+        """Raises `ValueError` for what a device of this type lacks."""
+        self.table.check_device(device)
+        if self.train.compile and device == "cpu":
+            raise ValueError("--train.compile makes kernels for a GPU, and torch sees none here: leave it out")
+
+    @property
+    def _compiles(self) -> bool:
+        """Whether attention is one kernel on a GPU, which a compiled graph can call (`skipwise.models.fused`)."""
+        encoder, width = self.encoder, self.table.dim // self.encoder.heads
+        plain = encoder.kind in ("transformer", "ligr") and encoder.positions != "relative"
+        return plain and encoder.heads > 1 and width % 8 == 0 and self.train.precision == "bf16"
 
     @property
     def row_table(self) -> TableConfig:
