@@ -91,7 +91,7 @@ def _batches_alone(config: RunConfig) -> RunConfig:
     return replace(
         config,
         table=replace(config.table, optimizer="sgd", precision="fp32"),
-        train=replace(config.train, precision="fp32"),
+        train=replace(config.train, precision="fp32", compile=False),
     )
 
 
