@@ -9,6 +9,7 @@ and columns of one chunk.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -71,6 +72,12 @@ def softmax_head(target_v: Tensor, logits_vp: Tensor) -> tuple[Tensor, Tensor]:
     total_v = logits_vp.sub_(highest_v[:, None]).exp_().sum(dim=1).add_(exponential_v)
     logits_vp.mul_(total_v.reciprocal()[:, None])
     return total_v.log() + highest_v - target_v, exponential_v.div_(total_v).sub_(1)
+
+
+@lru_cache
+def compiled_softmax_head() -> Head:
+    """`softmax_head` in few kernels of a GPU, for chunks of any size."""
+    return torch.compile(softmax_head, dynamic=True, fullgraph=True)
 
 
 def hardest(head: Head, count: int) -> Head:

@@ -18,7 +18,7 @@ from skipwise.models.encoder import Encoder
 from skipwise.models.heads import gbce_power, keep_losses, skip_infonce
 from skipwise.models.in_batch import in_batch_pool
 from skipwise.models.packed import Packed
-from skipwise.models.pool import Bias, Head, gbce_head, hardest, pool_losses, softmax_head
+from skipwise.models.pool import Bias, Head, compiled_softmax_head, gbce_head, hardest, pool_losses, softmax_head
 from skipwise.models.profile import ReadProfile
 from skipwise.models.session_negatives import session_logits
 
@@ -218,7 +218,8 @@ class Learner(nn.Module):
 
     @property
     def _softmax_head(self) -> Head:
-        return hardest(softmax_head, self.loss.hardest) if self.loss.hardest else softmax_head
+        head = compiled_softmax_head() if self.encoder.compiled else softmax_head
+        return hardest(head, self.loss.hardest) if self.loss.hardest else head
 
     def _in_batch_losses(
         self,

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from skipwise.components.recipes import named_recipe
 from skipwise.models import encoder as encoder_module
-from skipwise.models import fused
+from skipwise.models import fused, pool
 from skipwise.models.config import EncoderConfig
 from skipwise.models.dropout import Dropout
 from skipwise.models.encoder import Encoder
@@ -59,6 +59,20 @@ def test_gives_what_the_blocks_give(kind: str, monkeypatch):
             assert_close(one.grad, other.grad)
     encoder_module._compiled.cache_clear()
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_the_head_gives_what_it_gave(monkeypatch):
+    """Losses, the targets' gradients, and in the place of the logits theirs; some are left out."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    pool.compiled_softmax_head.cache_clear()
+    for rows, places in ((5, 7), (9, 4)):
+        target, logits = torch.randn(rows), torch.randn(rows, places)
+        logits[1, 2], logits[3] = -torch.inf, -torch.inf
+        compiled_logits = logits.clone()
+        found = pool.compiled_softmax_head()(target.clone(), compiled_logits)
+        expected = pool.softmax_head(target.clone(), logits)
+        assert_close((*found, compiled_logits), (*expected, logits))
+    pool.compiled_softmax_head.cache_clear()
 
 
 @pytest.mark.gpu
