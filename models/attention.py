@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SCORES = 1 << 18
-"""The most scores of one part on a CPU: 1 MiB, the second-level cache of a core."""
+SCORES = 1 << 17
+"""The most scores of one part on a CPU: half a MiB, so that three such tensors fit the second-level cache of a core."""
 
 SHORTEST = 16
 """The fewest positions of a group on a CPU: torch's softmax of fewer numbers than a vector register holds takes ten
