@@ -136,9 +136,14 @@ class _PoolLosses(torch.autograd.Function):
         grad_pool_PD = torch.zeros_like(pool_PD, dtype=torch.float32)
         total = target_V.new_zeros(())
         for rows, columns, pairs in _chunks(len(queries_VD), len(pool_PD), queries_VD.device.type, *on_host):
-            logits_vp = (queries_VD[rows] @ rows_PD[columns].T).float()
-            if bias is not None:
-                logits_vp += bias.pool_BP[bias.session_V[rows], columns]
+            if bias is None:
+                logits_vp = (queries_VD[rows] @ rows_PD[columns].T).float()
+            else:  # in place of its copy: what is as large as the logits is not passed once more
+                logits_vp = bias.pool_BP[:, columns].index_select(0, bias.session_V[rows])
+                if dtype == torch.float32:
+                    logits_vp.addmm_(queries_VD[rows], rows_PD[columns].T)
+                else:
+                    logits_vp += queries_VD[rows] @ rows_PD[columns].T
             if window_V2 is not None:
                 place_p = torch.arange(columns.start, columns.stop, device=logits_vp.device)
                 window_v2 = window_V2[rows]
