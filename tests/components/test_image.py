@@ -37,6 +37,16 @@ def test_the_image_holds_the_locked_packages(device: str, make):
     assert ("--index-url https://t" in " ".join(asked)) == (device == "cpu")
 
 
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_only_the_image_for_gpus_has_a_compiler(device: str):
+    (line,) = [words for words in words_of("RUN") if words.startswith("apt-get ")]
+    asked = re.findall(r"apt-get install (.*?) +&&", line)
+    said = subprocess.run(["sh", "-c", f"echo {asked[0]}"], env={"DEVICE": device}, capture_output=True, text=True)
+    packages = said.stdout.split()
+    assert {"make", "python3.11-venv"} <= set(packages)
+    assert ({"gcc", "libc6-dev", "python3.11-dev"} <= set(packages)) == ("gcc" in packages) == (device == "gpu")
+
+
 def test_commands_find_the_environment():
     (environment,) = words_of("ENV")
     values = dict(word.split("=") for word in environment.split())
