@@ -81,6 +81,7 @@ def plays_of(columns: list[tuple[pa.Array, np.ndarray | None]], rows: int) -> Pl
     return Plays(taken, parent, unequal[parent])
 
 
+_HEAD = 2048
 SEPARATOR = " | "
 """Between the parts of an id that is made of several columns; a `|` inside a part is doubled."""
 
@@ -122,6 +123,13 @@ def coded_bytes(column: pa.Array) -> pa.DictionaryArray:
     if values.null_count:  # a value that counts as missing
         return bytes_of(column).dictionary_encode()
     return pa.DictionaryArray.from_arrays(coded.indices.cast(pa.int32()), values)
+
+
+def is_spread(column: pa.Array) -> bool:
+    """Whether a long column has hardly a value twice, as times have, by its first values."""
+    if len(column) < 2 * _HEAD or pa.types.is_dictionary(column.type):
+        return False
+    return len(column.slice(0, _HEAD).unique()) > _HEAD // 2
 
 
 def uuids(column: pa.FixedSizeBinaryArray) -> pa.BinaryArray:

@@ -18,7 +18,7 @@ import pyarrow.csv
 
 from skipwise.common.errors import UserError
 from skipwise.common.tables import open_table
-from skipwise.datapipes.nested import flat, joined_ids
+from skipwise.datapipes.nested import flat, is_spread, joined_ids
 from skipwise.datapipes.prepare.column_roles import CONTEXT, FLAGS, NAMED
 from skipwise.datapipes.prepare.config import NULLS
 from skipwise.datapipes.prepare.log_files import DAMAGED, damaged, open_log
@@ -32,7 +32,9 @@ from skipwise.datapipes.session_files import DAMAGED as TABLE_DAMAGED
 BLOCK = 16 << 20
 PARQUET_BATCH = 1 << 17
 RAGGED_BATCH = 1 << 16
-FEW = ("session", *SKIPS, *FLAGS, "not_skipped", *CONTEXT, *NAMED)
+MANY = ("order", "played", "duration")
+"""Roles of columns that may have another value in each row."""
+FEW = tuple({"session", *SKIPS, *FLAGS, "not_skipped", *CONTEXT, *NAMED} - {*MANY})
 """Roles of columns that have a value in many rows."""
 CODED = pa.dictionary(pa.int32(), pa.binary())
 """The type of a column that holds each of its texts once."""
@@ -52,7 +54,7 @@ def read(
     """Yields the rows of `source` in order and calls `advance` with the number of bytes read.
 
     `nulls`: unquoted texts of a text file that mean a missing value; an empty field is one as well. `coded`: texts come
-    as dictionaries, each of those of one batch.
+    as dictionaries, each of those of one batch, but for places and times played where hardly two are equal.
 
     Rows with a wrong number of fields come after those around them, without a row number. Raises `UserError` for a
     file that is cut short, holds no rows, or is no table at all.
@@ -79,7 +81,10 @@ def read(
             marks[swallowed(texts[name], source)] = BROKEN
         columns = [column_of(source, name, texts, size) for name in source.roles.values()]
         if coded:
-            columns = [column.dictionary_encode() for column in columns]
+            columns = [
+                column if role in MANY and is_spread(column) else column.dictionary_encode()
+                for role, column in zip(source.roles, columns, strict=True)
+            ]
         batch = pa.record_batch([numbers, pa.array(marks), *columns], names=schema_of(source).names)
         yield without_blank(batch, texts) if source.format == "text" else batch
     if row + unnumbered == 0:
@@ -253,6 +258,7 @@ def parquet_parts(source: Source, advance: Callable[[int], object], kinds: Mappi
     """Reads a Parquet file; the columns are the bytes of their text, of numbers and booleans too."""
     leaves = [source.leaves[name] for name in source.read_names]
     coded = [kinds.get(name) == CODED for name in source.read_names]
+    many = [name in {source.roles.get(role) for role in MANY} for name in source.read_names]
     texts = [".".join(of.path) for of, few in zip(leaves, coded, strict=True) if few and of.kind == pa.string()]
     size = source.path.stat().st_size
     try:
@@ -273,6 +279,7 @@ def parquet_parts(source: Source, advance: Callable[[int], object], kinds: Mappi
             for batch in chain.from_iterable(file.batches(most, names, of, use_threads=True) for of in groups):
                 advance(size * len(batch) // file.metadata.num_rows)
                 columns = [flat(batch.column(leaf.path[0]), leaf.path[1:]) for leaf in leaves]
-                yield part_of(columns, len(batch), coded=coded)
+                few = [not (of and is_spread(column)) for of, (column, _) in zip(many, columns, strict=True)]
+                yield part_of(columns, len(batch), coded=[of and one for of, one in zip(coded, few, strict=True)])
     except TABLE_DAMAGED:
         raise damaged(source.path) from None

@@ -59,8 +59,8 @@ class Values(NamedTuple):
     """The different values of a unit's columns in a batch."""
 
     columns: list[pa.Array]
-    place: np.ndarray
-    """int64 [rows]: which of them each row has."""
+    place: np.ndarray | None
+    """int64 [rows]: which of them each row has; None where each has its own."""
 
     def __len__(self) -> int:
         return len(self.columns[0])
@@ -116,7 +116,10 @@ class RowValues:
                 continue
             codes = table["fault"].to_numpy()
             if codes.any():
-                faults = np.minimum(faults, np.where(codes, codes, _FINE).astype(np.uint8)[of.place])
+                faults = np.minimum(
+                    faults,
+                    np.where(codes, codes, _FINE).astype(np.uint8)[slice(None) if of.place is None else of.place],
+                )
             for name in unit.columns:
                 found[name] = taken(table[name].combine_chunks(), of.place)
         found["fault"] = pa.array(np.where(faults == _FINE, 0, faults).astype(np.uint8))
@@ -191,8 +194,10 @@ def is_printable(texts: pa.StringArray) -> bool:
     return bool(0 < lengths["min"] and lengths["max"] <= LONGEST_ID and content.min() > 32 and content.max() < 127)
 
 
-def values_of(columns: list[pa.DictionaryArray]) -> Values:
+def values_of(columns: list[pa.Array]) -> Values:
     """Returns the different combinations of values of coded columns, or all values of one; null is a value."""
+    if not all(pa.types.is_dictionary(column.type) for column in columns):
+        return Values([column.cast(pa.string()) for column in columns], None)
     texts = [with_null(column) for column in columns]
     places = [column.indices.fill_null(len(column.dictionary)).to_numpy() for column in columns]
     place = places[0].astype(np.int64)
@@ -222,10 +227,10 @@ def numbered(codes: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
     return found.dictionary.to_numpy(), found.indices.to_numpy().astype(np.int64)
 
 
-def taken(values: pa.Array, place: np.ndarray) -> pa.Array:
+def taken(values: pa.Array, place: np.ndarray | None) -> pa.Array:
     """Returns the value of each row, texts coded."""
-    places = pa.array(place)
+    places = pa.array(np.arange(len(values)) if place is None else place)
     if not pa.types.is_string(values.type):
-        return values.take(places)
+        return values if place is None else values.take(places)
     coded = values.dictionary_encode()
     return pa.DictionaryArray.from_arrays(coded.indices.take(places), coded.dictionary)

@@ -9,6 +9,7 @@ import pytest
 from skipwise.common.parquet_pages import Pages
 from skipwise.datapipes.prepare import PrepareConfig
 from skipwise.datapipes.prepare.places import Reading
+from skipwise.datapipes.prepare.read_rows import MANY
 from skipwise.datapipes.prepare.row_checks import FAULTS
 from skipwise.datapipes.prepare.row_values import CONTEXT_VALUES, PARSED, RowValues, numbered
 from skipwise.datapipes.prepare.skip_rules import strength_of
@@ -54,7 +55,7 @@ def test_values_say_what_rows_do(tmp_path, rows, fresh):
             plain = pa.table({name: pa.array(of, kind_of(name)) for name, of in columns.items()})
             (batch,) = plain.to_batches()
             coded = [
-                one if name in ("row", "mark") else one.dictionary_encode()
+                one if name in ("row", "mark") or (fresh and name in MANY) else one.dictionary_encode()
                 for name, one in zip(plain.schema.names, batch.columns, strict=True)
             ]
             found = values.checked(pa.record_batch(coded, names=plain.schema.names))
