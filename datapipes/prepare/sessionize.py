@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -91,15 +92,25 @@ def group_sessions(
             for name, of in zip(DIGESTS, track_digests(sessions["tracks"].combine_chunks(), hashes), strict=True):
                 sessions = sessions.append_column(name, of)
             if writer is None:
-                coded = [f"{field.name}.list.element" for field in sessions.schema if pa.types.is_list(field.type)]
-                writer = closing.enter_context(
-                    table_writer(target, sessions.schema, compression="lz4", use_dictionary=coded)
-                )
+                writer = closing.enter_context(staged_writer(target, sessions.schema))
             if len(sessions):
                 run(writer.write_table, sessions)
     if timed:
         first_plays.write(target.with_name(FIRST))
     return +dropped, rows_found, plausible
+
+
+def staged_writer(target: Path, schema: pa.Schema) -> AbstractContextManager[Any]:
+    """Returns the writer of staged sessions: what differs in each row or play has no dictionary."""
+    lists = [f"{field.name}.list.element" for field in schema if pa.types.is_list(field.type)]
+    return table_writer(
+        target,
+        schema,
+        compression="lz4",
+        use_dictionary=[name for name in lists if not name.startswith(("tracks.", f"{TIMES}."))],
+        column_encoding={name: "DELTA_BINARY_PACKED" for name in lists if name.startswith(("tracks.", f"{TIMES}."))},
+        write_statistics=False,
+    )
 
 
 def sorted_rows(

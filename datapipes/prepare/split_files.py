@@ -79,9 +79,11 @@ class SplitFiles:
     def _add_contexts(self, group: pa.Table, lengths: np.ndarray, part: str) -> None:
         """Adds the checksums of a row group's context columns, and the values that training sees."""
         left_P = np.repeat(lengths.cumsum(), lengths) - np.arange(lengths.sum())
-        trained_P = left_P > {"part": HELD_OUT["validation"], "train": 0}.get(self.split, np.inf)
+        held_out_P = left_P <= {"part": HELD_OUT["validation"], "train": 0}.get(self.split, np.inf)
         for column, values in self.values.items():
             words = Words.of(group[column].combine_chunks().flatten())
             self.context_checksums[part][column].append(words.checksum)
-            heard = np.bincount(words.place_P[trained_P] + 1, minlength=1)[1:]
-            values.update(words.words[place] for place in np.flatnonzero(heard))
+            size = len(words.words) + 1
+            heard = np.bincount(words.place_P + 1, minlength=size)
+            heard -= np.bincount(words.place_P[held_out_P] + 1, minlength=size)
+            values.update(words.words[place] for place in np.flatnonzero(heard[1:]))
