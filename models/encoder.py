@@ -23,6 +23,7 @@ from skipwise.models.dropout import Dropout
 from skipwise.models.keep import KeepHead
 from skipwise.models.packed import Packed, Padded
 from skipwise.models.profile import Profile, ReadProfile
+from skipwise.models.recurring_products import RowLinear
 
 _BLOCKS: dict[str, Callable[[EncoderConfig, int, int], nn.Module]] = {
     "transformer": TransformerBlock,
@@ -65,7 +66,7 @@ class Encoder(nn.Module):
         self.final_norm = nn.LayerNorm(dim) if config.ends_with_norm else None
         self.prediction = nn.Sequential()
         if config.prediction != "none":
-            self.prediction.append(nn.Linear(dim, dim))
+            self.prediction.append(RowLinear(dim, dim))
         if config.prediction == "gelu":
             self.prediction.append(nn.GELU())
         self.keep = KeepHead(dim, keep_dim, reads_signals, config.dropout, keep_dropout) if keep_dim else None

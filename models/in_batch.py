@@ -14,10 +14,16 @@ from torch import Tensor
 
 from skipwise.common.distributed import gather_rows, world_size
 from skipwise.datapipes.batch import FEATURE, SessionBatch
+from skipwise.models.recurring_products import rounded
 
 
 def in_batch_pool(
-    rows_UD: Tensor, batch: SessionBatch, num_tracks: int, exact_targets: bool = False, distinct: bool = False
+    rows_UD: Tensor,
+    batch: SessionBatch,
+    num_tracks: int,
+    exact_targets: bool = False,
+    distinct: bool = False,
+    pad: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The targets of all ranks' batches and the K shared uniform negatives, if any, with log-q correction.
 
@@ -33,7 +39,7 @@ def in_batch_pool(
     probability of all but its target, is here the softmax's own.
 
     With `distinct` one entry of a track has the weight of those of all ranks, and the others none, so that entries can
-    be counted.
+    be counted. With `pad`, entries without weight make their number one that recurs at other steps.
 
     Returns (rows [W, D], whose gradients go back to the rank that looked them up; float32 [B, W], added to the logits
     of a session's queries: the entry's log weight less its log expectation, -inf for tracks of the session, its
@@ -61,6 +67,9 @@ def in_batch_pool(
         weight_W = torch.zeros_like(weight_W).index_copy_(0, first_X, weight_X)
     # More than half of the bags are empty or read alone, and would be columns of logits.
     entry_W = batch.entries_E if world_size() == 1 else weight_W.nonzero().squeeze(1)
+    if pad:
+        hidden_X = (weight_W == 0).nonzero().squeeze(1)  # hidden by the log of their weight
+        entry_W = torch.cat([entry_W, hidden_X[: rounded(len(entry_W)) - len(entry_W)]])
     row_W, weight_W, log_q_W = row_W[entry_W], weight_W[entry_W], log_q_W[entry_W]
 
     def log_expected(log_q: Tensor, drawn: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from skipwise.models.config import STATE
 from skipwise.models.dropout import Dropout
+from skipwise.models.recurring_products import RowLinear
 
 
 class KeepHead(nn.Module):
@@ -21,9 +22,9 @@ class KeepHead(nn.Module):
         """`reads_signals`: whether there is a state; `dropout`: of what it reads and gives; `keep_dropout`: of the
         encoder's output and of the tracks' columns."""
         super().__init__()
-        self.of_output = nn.Linear(dim, keep_dim + 1)
+        self.of_output = RowLinear(dim, keep_dim + 1)
         self.state = nn.GRU(dim, STATE, batch_first=True) if reads_signals else None
-        self.of_state = nn.Linear(STATE, keep_dim + 1, bias=False) if reads_signals else None
+        self.of_state = RowLinear(STATE, keep_dim + 1, bias=False) if reads_signals else None
         self.dropout, self.keep_dropout = Dropout(dropout), Dropout(keep_dropout)
 
     def reset_parameters(self, generator: torch.Generator) -> None:

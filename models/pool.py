@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skipwise.models.recurring_products import add_product, add_product_over_rows, compiled, product, rounded
+
 _SHARED_ROWS = 256
 _OWN_ROWS = 128
 _CUDA_OWN_ROWS = 1024
@@ -135,15 +137,12 @@ class _PoolLosses(torch.autograd.Function):
         grad_query_VD, grad_target_V = torch.empty_like(queries_VD), torch.empty_like(target_V)
         grad_pool_PD = torch.zeros_like(pool_PD, dtype=torch.float32)
         total = target_V.new_zeros(())
-        for rows, columns, pairs in _chunks(len(queries_VD), len(pool_PD), queries_VD.device.type, *on_host):
+        for rows, columns, pairs in _chunks(queries_VD, len(pool_PD), *on_host):
             if bias is None:
-                logits_vp = (queries_VD[rows] @ rows_PD[columns].T).float()
+                logits_vp = product(queries_VD[rows], rows_PD[columns].T).float()
             else:  # in place of its copy: what is as large as the logits is not passed once more
                 logits_vp = bias.pool_BP[:, columns].index_select(0, bias.session_V[rows])
-                if dtype == torch.float32:
-                    logits_vp.addmm_(queries_VD[rows], rows_PD[columns].T)
-                else:
-                    logits_vp += queries_VD[rows] @ rows_PD[columns].T
+                add_product(logits_vp, queries_VD[rows], rows_PD[columns].T)
             if window_V2 is not None:
                 place_p = torch.arange(columns.start, columns.stop, device=logits_vp.device)
                 window_v2 = window_V2[rows]
@@ -155,11 +154,8 @@ class _PoolLosses(torch.autograd.Function):
             losses_v, grad_target_V[rows] = head(first_V[rows], logits_vp)
             total += losses_v.sum()
             grad_logit_vp = logits_vp.to(dtype)
-            torch.mm(grad_logit_vp, rows_PD[columns], out=grad_query_VD[rows])
-            if dtype == torch.float32:
-                grad_pool_PD[columns].addmm_(grad_logit_vp.T, queries_VD[rows])
-            else:
-                grad_pool_PD[columns] += grad_logit_vp.T @ queries_VD[rows]
+            product(grad_logit_vp, rows_PD[columns], out=grad_query_VD[rows])
+            add_product_over_rows(grad_pool_PD[columns], grad_logit_vp, queries_VD[rows])
         grad_beside_V = None
         if beside_V is not None:
             total += (first_V - target_V).sum()
@@ -182,11 +178,11 @@ class _PoolLosses(torch.autograd.Function):
 
 
 def _chunks(
-    positions: int, pool: int, device: str, window_V2: Tensor | None, collides_Y2: Tensor | None
+    queries_VD: Tensor, pool: int, window_V2: Tensor | None, collides_Y2: Tensor | None
 ) -> Iterator[tuple[slice, slice, slice]]:
     """(positions, the places in any of their windows, the collisions of these positions), of tensors in host memory."""
-    size = _SHARED_ROWS if window_V2 is None else _OWN_ROWS
-    if device != "cpu":
+    positions, size = len(queries_VD), _SHARED_ROWS if window_V2 is None else _OWN_ROWS
+    if queries_VD.device.type != "cpu":
         size = _CUDA_OWN_ROWS if window_V2 is not None else max(size, _CUDA_ELEMENTS // max(pool, 1))
     starts = list(range(0, positions, size))
     bounds = [0] * len(starts) + [0 if collides_Y2 is None else len(collides_Y2)]
@@ -197,5 +193,6 @@ def _chunks(
         columns = slice(0, pool)
         if window_V2 is not None:
             first, last = int(window_V2[rows, 0].min()), int(window_V2[rows, 1].max())
-            columns = slice(first, max(last, first + 1))  # where all windows are empty, one place in none of them
+            last = max(last, first + 1)  # where all windows are empty, one place in none of them
+            columns = slice(first, min(first + rounded(last - first), pool) if compiled(queries_VD) else last)
         yield rows, columns, slice(bounds[number], bounds[number + 1])

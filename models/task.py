@@ -20,6 +20,7 @@ from skipwise.models.in_batch import in_batch_pool
 from skipwise.models.packed import Packed
 from skipwise.models.pool import Bias, Head, compiled_softmax_head, gbce_head, hardest, pool_losses, softmax_head
 from skipwise.models.profile import ReadProfile
+from skipwise.models.recurring_products import compiled
 from skipwise.models.session_negatives import session_logits
 
 
@@ -232,9 +233,8 @@ class Learner(nn.Module):
     ) -> Tensor:
         """The sum of the losses."""
         exact_targets = self.loss.log_q == "negatives"
-        rows_WD, bias_BW, target_bias_U = in_batch_pool(
-            rows_UD, batch, self.num_tracks, exact_targets, distinct=self.loss.hardest > 0
-        )
+        distinct, pad = self.loss.hardest > 0, compiled(queries_VD)
+        rows_WD, bias_BW, target_bias_U = in_batch_pool(rows_UD, batch, self.num_tracks, exact_targets, distinct, pad)
         bias = Bias(target_bias_U[target_at_V], bias_BW, batch.queries_V // batch.items_BT.shape[1])
         return pool_losses(queries_VD, targets_VD, rows_WD, None, None, self._softmax_head, beside_V, bias)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from skipwise.models.config import EncoderConfig
 from skipwise.models.dropout import Dropout
 from skipwise.models.packed import Packed, Padded
+from skipwise.models.recurring_products import RowLinear
 
 
 class TransformerBlock(nn.Module):
@@ -19,10 +20,10 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.heads, self.norm_first = config.heads, config.norm_first
         self.causal = config.direction == "unidirectional"
-        self.project = nn.Linear(dim, 3 * dim)
-        self.merge = nn.Linear(dim, dim)
-        self.widen = nn.Linear(dim, config.hidden)
-        self.narrow = nn.Linear(config.hidden, dim)
+        self.project = RowLinear(dim, 3 * dim)
+        self.merge = RowLinear(dim, dim)
+        self.widen = RowLinear(dim, config.hidden)
+        self.narrow = RowLinear(config.hidden, dim)
         self.attention_norm = nn.LayerNorm(dim)
         self.feed_forward_norm = nn.LayerNorm(dim)
 
