@@ -9,10 +9,9 @@ of all ranks that are negatives).
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from skipwise.common.distributed import gather_rows, world_size
+from skipwise.common.distributed import gather_rows, scatter_sums, world_size
 from skipwise.datapipes.batch import FEATURE, SessionBatch
 from skipwise.models.recurring_products import rounded
 
@@ -99,6 +98,4 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        part = grad.new_empty(len(grad) // world_size(), *grad.shape[1:])
-        dist.reduce_scatter_single(part, grad.contiguous())
-        return part
+        return scatter_sums(grad)

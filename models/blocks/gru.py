@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from skipwise.models.config import EncoderConfig
 from skipwise.models.dropout import Dropout
 from skipwise.models.packed import Packed, Padded
+from skipwise.models.recurring_products import RowLinear
 
 
 class GruBlock(nn.Module):
@@ -21,7 +22,7 @@ class GruBlock(nn.Module):
         """`number`: the block's place in the stack, from 0."""
         super().__init__()
         self.state = nn.GRU(dim, config.hidden, batch_first=True)
-        self.merge = nn.Linear(config.hidden, dim)
+        self.merge = RowLinear(config.hidden, dim)
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """The network's weights are uniform in plus and minus 1 / sqrt(H), as PyTorch has them."""

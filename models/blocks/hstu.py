@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from skipwise.models.config import EncoderConfig
 from skipwise.models.dropout import Dropout
 from skipwise.models.packed import Packed, Padded
+from skipwise.models.recurring_products import RowLinear
 
 
 class HstuBlock(nn.Module):
@@ -23,9 +24,9 @@ class HstuBlock(nn.Module):
         super().__init__()
         self.heads, self.causal = config.heads, config.direction == "unidirectional"
         self.weight = 1 / config.max_length
-        self.project = nn.Linear(dim, 3 * dim)
-        self.gate = nn.Linear(dim, dim)
-        self.merge = nn.Linear(dim, dim)
+        self.project = RowLinear(dim, 3 * dim)
+        self.gate = RowLinear(dim, dim)
+        self.merge = RowLinear(dim, dim)
         self.norm = nn.LayerNorm(dim)
         self.attended_norm = nn.LayerNorm(dim, eps=1e-6)  # sums of small weights are small at the start
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from skipwise.models.config import EncoderConfig
 from skipwise.models.dropout import Dropout
 from skipwise.models.packed import Packed, Padded
+from skipwise.models.recurring_products import RowLinear
 
 
 class LigrBlock(nn.Module):
@@ -18,12 +19,12 @@ class LigrBlock(nn.Module):
         """`number`: the block's place in the stack, from 0."""
         super().__init__()
         self.heads, self.causal = config.heads, config.direction == "unidirectional"
-        self.project = nn.Linear(dim, 3 * dim)
-        self.merge = nn.Linear(dim, dim)
-        self.attention_gate = nn.Linear(dim, dim)
-        self.widen = nn.Linear(dim, 2 * config.hidden, bias=False)
-        self.narrow = nn.Linear(config.hidden, dim, bias=False)
-        self.feed_forward_gate = nn.Linear(dim, dim)
+        self.project = RowLinear(dim, 3 * dim)
+        self.merge = RowLinear(dim, dim)
+        self.attention_gate = RowLinear(dim, dim)
+        self.widen = RowLinear(dim, 2 * config.hidden, bias=False)
+        self.narrow = RowLinear(config.hidden, dim, bias=False)
+        self.feed_forward_gate = RowLinear(dim, dim)
         self.attention_norm = nn.LayerNorm(dim)
         self.feed_forward_norm = nn.LayerNorm(dim)
 

@@ -194,6 +194,20 @@ def test_exact_targets_expect_the_sum_over_all_other_tracks():
     assert_close(total, scores[2:].exp().sum())
 
 
+def test_more_entries_change_no_sum():
+    """As many as recur, of which those without weight are hidden from every session."""
+    table, _, share = known()
+    batch = make_batch([[0, 1], [2, 3, 4, 3], [7, 5]], share, [8, 1, 9])
+    looked_up = table.detach()[batch.tracks.values()]
+    rows_UD = torch.cat([looked_up, torch.zeros(BAGS - len(looked_up), table.shape[1])])
+    rows_WD, bias_BW, _ = in_batch_pool(rows_UD, batch, 12)
+    more_WD, hidden_BW, _ = in_batch_pool(rows_UD, batch, 12, pad=True)
+    assert len(rows_WD) < len(more_WD) == BAGS  # fewer than are rounded up to
+    assert torch.equal(more_WD[: len(rows_WD)], rows_WD)
+    assert torch.equal(hidden_BW[:, : len(rows_WD)], bias_BW)
+    assert (hidden_BW[:, len(rows_WD) :] == float("-inf")).all()
+
+
 def test_exact_targets_have_the_published_gradient():
     """(1 - P) times the gradient of the loss over negatives alone, P the target's share of the estimated sum."""
     table, predictions, share = known()
