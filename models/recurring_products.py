@@ -78,15 +78,17 @@ class RowLinear(nn.Linear):
     """`nn.Linear` of values [N, X]."""
 
     def forward(self, values: Tensor) -> Tensor:
-        kind, weight_YX, bias_Y = values.device.type, self.weight, self.bias
-        if kind == "cpu" and torch.is_autocast_enabled(kind):
-            dtype = torch.get_autocast_dtype(kind)
+        if torch.compiler.is_compiling() or not self.training or values.device.type != "cpu":
+            return super().forward(values)
+        weight_YX, bias_Y = self.weight, self.bias
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
             values, weight_YX = values.to(dtype), weight_YX.to(dtype)
             bias_Y = None if bias_Y is None else bias_Y.to(dtype)
-        if not (self.training and compiled(values)):
+        if not compiled(values):
             return nn.functional.linear(values, weight_YX, bias_Y)
-        products: Tensor = _RowLinear.apply(values, weight_YX, bias_Y)
-        return products
+        products_NY: Tensor = _RowLinear.apply(values, weight_YX, bias_Y)
+        return products_NY
 
 
 class _RowLinear(torch.autograd.Function):

@@ -36,7 +36,7 @@ class Fixed(nn.Module):
 
     def __init__(self, predictions_BTD: Tensor):
         super().__init__()
-        self.predictions_BTD, self.config, self.profile = predictions_BTD, EncoderConfig(), None
+        self.predictions_BTD, self.config, self.profile, self.compiled = predictions_BTD, EncoderConfig(), None, False
 
     def forward(self, items_ND: Tensor, places: Packed, *_: Tensor) -> Tensor:
         return places.collect(self.predictions_BTD)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from skipwise.models.recurring_products import RowLinear, add_product_over_rows, product, rounded
+from skipwise.models.recurring_products import RowLinear, add_product, add_product_over_rows, product, rounded
 
 
 @pytest.fixture(params=["medium", "highest"])
@@ -25,9 +25,12 @@ def test_products_are_those_of_all_rows(precision, num_rows):
     out_NY, sum_XY = torch.empty(num_rows, 40), torch.ones(24, 40)
     product(left_NX, right_XY, out=out_NY)
     add_product_over_rows(sum_XY, left_NX, other_NY)
+    added_NY = out_NY.clone()
+    add_product(added_NY, left_NX, right_XY)
     error = {"rtol": 0.02, "atol": 0.15} if precision == "medium" else {"rtol": 1e-5, "atol": 1e-4}
     torch.testing.assert_close(product(left_NX, right_XY), (left_NX.double() @ right_XY.double()).float(), **error)
     assert torch.equal(out_NY, product(left_NX, right_XY))
+    torch.testing.assert_close(added_NY, 2 * out_NY, **error)
     torch.testing.assert_close(sum_XY, (1 + left_NX.double().T @ other_NY.double()).float(), **error)
 
 
