@@ -80,7 +80,8 @@ class RowLinear(nn.Linear):
     def forward(self, values: Tensor) -> Tensor:
         if torch.compiler.is_compiling() or not self.training or values.device.type != "cpu":
             return super().forward(values)
-        weight_YX, bias_Y = self.weight, self.bias
+        weight_YX: Tensor = self.weight
+        bias_Y: Tensor | None = self.bias
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
             values, weight_YX = values.to(dtype), weight_YX.to(dtype)
