@@ -9,12 +9,11 @@ from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.model_tracker.model_delta_tracker import ModelDeltaTrackerTrec
 
+from skipwise.datapipes.batch import FEATURE
 from skipwise.models.table import TABLE, Shard, initial_row, local_shards
 from skipwise.training.build import table_weight
 from skipwise.training.checkpoint.state import Tensors
 from skipwise.training.config import RunConfig
-
-_TRACKED = f"table.embedding_bags.{TABLE}"
 
 
 class ChangedRows:
@@ -23,6 +22,7 @@ class ChangedRows:
     def __init__(self, model: DistributedModelParallel):
         self._model = model
         self._tracker = ModelDeltaTrackerTrec(model)
+        self._name = self._tracker.feature_to_fqn[FEATURE]  # it differs where the model is wrapped for several ranks
         self._shard: Shard | None = next(iter(local_shards(table_weight(model))), None)
         rows = 0 if self._shard is None else len(self._shard.tensor)
         self._changed_R = torch.zeros(rows, dtype=torch.bool)
@@ -37,7 +37,7 @@ class ChangedRows:
         self._noted()
 
     def _noted(self) -> Tensor | None:
-        found = self._tracker.get_unique_ids().get(_TRACKED)
+        found = self._tracker.get_unique_ids().get(self._name)
         self._tracker.clear()  # it fails on a table whose lookups have all been read
         self._tracker.step()  # what follows counts for the next call
         return found
