@@ -19,6 +19,7 @@ from skipwise.components.recipes import named_recipe
 from skipwise.datapipes.batch import SessionBatch
 from skipwise.datapipes.collate import BatchBuilder
 from skipwise.datapipes.loader import StepDataset
+from skipwise.datapipes.negatives import STRIDE
 from skipwise.datapipes.sessions import Sessions
 from skipwise.datapipes.view import counts_as_skipped
 from skipwise.training.build import build_model, train_loader
@@ -115,9 +116,12 @@ def global_work(config: RunConfig, batches: list[PlainBatch]) -> Work:
         read_B = (batch.length_B - 1 if batch.masked_BT is None else batch.length_B).double()
         targets = int(read_B.sum() if batch.masked_BT is None else batch.masked_BT.sum())
         played = batch.tracks_BT[torch.arange(batch.tracks_BT.shape[1]) < batch.length_B[:, None]]
-        unique = len(torch.cat([played, batch.negatives.flatten()]).unique())
+        drawn = batch.negatives.flatten()
+        if config.data.sampling == "per-session":  # windows of one list, which need fewer rows than plain's draws
+            drawn = drawn[: config.data.negatives + (len(batch.length_B) - 1) * STRIDE]
+        unique = len(torch.cat([played, drawn]).unique())
         compared = config.data.negatives + (len(played.unique()) if config.loss.in_batch else 0)
-        lookups = float(read_B.sum()) + targets + batch.negatives.numel()
+        lookups = float(read_B.sum()) + targets + len(drawn)
         pairs_B = read_B * (read_B + 1) / 2 if causal else read_B.square()
         rows.append([float(read_B.sum()), float(pairs_B.sum()), targets, compared, lookups, unique])
     positions, pairs, targets, compared, lookups, unique = np.mean(rows, axis=0).tolist()

@@ -8,7 +8,8 @@ Terms, each for the global batch, with padding computed nowhere:
 - All products count three times, as the gradients by both factors cost a forward pass each. They run at the best rate
   of any product here: a large square one, or one of this step's shapes.
 - Rows: each lookup is read and its gradient written; each distinct row has its gradient summed, and its weight and two
-  optimizer states read and written, four bytes a number, at the rate of a copy in memory.
+  optimizer states read and written, four bytes a number, at the rate of a copy in memory. Negatives a session of their
+  own are windows of one list, as training has them, whose rows count once.
 - Element-wise work passes once through the cache, at the rate of a copy in it. Between two products a number is read
   and written; backward, its gradient and what that depends on are read, and one gradient is written. In each block
   these are twice D numbers a position with the residual beside them (dropout, norm), `hidden` a position (activation),

@@ -116,6 +116,9 @@ def test_work_by_hand():
     assert work.pairs == (lengths * (lengths - 1) / 2).sum()
     assert work.lookups == 2 * (lengths.sum() - 16) + 1000
     assert work.unique == len(np.union1d(flat.tracks, batches[0].negatives.numpy()))
+    own = run_config(config(negatives="per-session"))
+    # Windows of 1,000 that start 64 places apart.
+    assert global_work(own, plain_batches(own, store)).lookups == 2 * (lengths.sum() - 16) + 1000 + 15 * 64
 
 
 def test_open_seconds_counts_no_moment_twice_and_none_outside():
