@@ -3,13 +3,12 @@
 import csv
 import io
 import re
-import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -24,12 +23,13 @@ from skipwise.datapipes.prepare.config import NULLS
 from skipwise.datapipes.prepare.log_files import DAMAGED, damaged, open_log
 from skipwise.datapipes.prepare.log_source import Source
 from skipwise.datapipes.prepare.name_options import is_name
-from skipwise.datapipes.prepare.record_parts import Part, decode, json_parts, part_of, sequence_parts
+from skipwise.datapipes.prepare.record_parts import Part, decode, json_parts, part_of, sequence_parts, undecodable
 from skipwise.datapipes.prepare.row_marks import BROKEN, FINE, RAGGED
 from skipwise.datapipes.prepare.skip_options import SKIPS
 from skipwise.datapipes.session_files import DAMAGED as TABLE_DAMAGED
 
-BLOCK = 16 << 20
+SMALL_BLOCK, BLOCK = 4 << 20, 16 << 20
+"""Bytes of a text file that are read at once: what Arrow makes of a small block is still in the cache."""
 PARQUET_BATCH = 1 << 17
 RAGGED_BATCH = 1 << 16
 MANY = ("order", "played", "duration")
@@ -149,7 +149,39 @@ def without_blank(batch: pa.RecordBatch, texts: dict[str, pa.Array]) -> pa.Recor
 def text_parts(
     source: Source, advance: Callable[[int], object], nulls: Sequence[str], kinds: Mapping[str, pa.DataType]
 ) -> Iterator[Part]:
-    """Reads a text file in blocks; the columns are the bytes of the file."""
+    """Reads a text file in blocks; the columns are the bytes of the file.
+
+    A file with a line that is longer than a small block is read again in larger ones, and what was yielded passed over.
+    """
+    yielded = Counter[bool]()
+    for block in sorted({min(BLOCK, SMALL_BLOCK), BLOCK}):
+        again = +yielded
+        try:
+            for part in text_blocks(source, advance, nulls, kinds, block):
+                known = min(again[part.numbered], len(part.marks))
+                again[part.numbered] -= known
+                yielded[part.numbered] += len(part.marks) - known
+                if known < len(part.marks):
+                    yield part.behind(known)
+            return
+        except LongLine:
+            if block == BLOCK:
+                what = "holds a line of tens of megabytes, or a quote that is never closed"
+                raise UserError(f"{source.path} {what}: expected a play a line") from None
+
+
+class LongLine(Exception):
+    """A line that is longer than a block."""
+
+
+def text_blocks(
+    source: Source,
+    advance: Callable[[int], object],
+    nulls: Sequence[str],
+    kinds: Mapping[str, pa.DataType],
+    block: int,
+) -> Iterator[Part]:
+    """Reads a text file in blocks of so many bytes; raises `LongLine` at a longer one."""
     labels = [str(index) for index in range(len(source.names))]
     wanted = [str(source.names.index(name)) for name in source.read_names]
     layout = source.layout
@@ -167,7 +199,7 @@ def text_parts(
         with undecodable(keep) as lost, stream:
             reader = pa.csv.open_csv(
                 stream,
-                read_options=pa.csv.ReadOptions(column_names=labels, skip_rows=layout.first, block_size=BLOCK),
+                read_options=pa.csv.ReadOptions(column_names=labels, skip_rows=layout.first, block_size=block),
                 parse_options=pa.csv.ParseOptions(
                     delimiter=delimiter,
                     quote_char='"' if layout.quoted else False,
@@ -201,10 +233,9 @@ def text_parts(
                 f"{source.path} has a row of a wrong number of fields that is not UTF-8 either, '{row[:60]}': "
                 f"expected {len(source.names)} fields as its columns; fix the row"
             ) from None
-        what = "cannot be read as a table"
         if "straddling" in str(error):
-            what = "holds a line of tens of megabytes, or a quote that is never closed"
-        raise UserError(f"{source.path} {what}: expected a play a line") from None
+            raise LongLine from None
+        raise UserError(f"{source.path} cannot be read as a table: expected a play a line") from None
     if ragged:
         yield ragged_rows(ragged, wanted, delimiter, layout.quoting)
 
@@ -233,25 +264,6 @@ def ragged_rows(lines: list[str], wanted: list[str], delimiter: str, quoting: Li
     columns = [[row[int(label)].encode() if int(label) < len(row) else None for row in rows] for label in wanted]
     mark = BROKEN if any("\n" in text for text in lines) else RAGGED
     return Part([pa.array(column, pa.binary()) for column in columns], np.full(len(rows), mark, np.uint8), False)
-
-
-@contextmanager
-def undecodable(handler: Callable[[pa.csv.InvalidRow], str]) -> Iterator[list[bytes]]:
-    """Collects the rows that Arrow cannot decode for its `handler`, and would print a traceback for."""
-    lost: list[bytes] = []
-    before = sys.unraisablehook
-
-    def keep(unraisable: Any) -> None:
-        if unraisable.object is handler and isinstance(unraisable.exc_value, UnicodeDecodeError):
-            lost.append(unraisable.exc_value.object)
-        else:
-            before(unraisable)
-
-    sys.unraisablehook = keep
-    try:
-        yield lost
-    finally:
-        sys.unraisablehook = before
 
 
 def parquet_parts(source: Source, advance: Callable[[int], object], kinds: Mapping[str, pa.DataType]) -> Iterator[Part]:

@@ -1,12 +1,15 @@
 """The records of a file that is no table of text, as rows: of JSON, or lines of a session's tracks."""
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 
 from skipwise.common.console import note
 from skipwise.datapipes.nested import bytes_of, coded_bytes, flat, plays_of
@@ -31,6 +34,10 @@ class Part(NamedTuple):
     """But for `text`: records of this part."""
     records: Records | None = None
     """The records themselves, where they are lines or JSON."""
+
+    def behind(self, rows: int) -> "Part":
+        """Returns a part of a table of text without its first rows."""
+        return self._replace(columns=[column.slice(rows) for column in self.columns], marks=self.marks[rows:])
 
 
 def json_parts(source: Source, advance: Callable[[int], object]) -> Iterator[Part]:
@@ -103,3 +110,22 @@ def decode(column: pa.Array, marks: np.ndarray) -> pa.Array:
         escaped = [text is not None and text.encode() != value for text, value in zip(texts, values, strict=True)]
         marks[escaped] = NOT_UTF8
         return pa.array(texts, pa.string())
+
+
+@contextmanager
+def undecodable(handler: Callable[[pa.csv.InvalidRow], str]) -> Iterator[list[bytes]]:
+    """Collects the rows that Arrow cannot decode for its `handler`, and would print a traceback for."""
+    lost: list[bytes] = []
+    before = sys.unraisablehook
+
+    def keep(unraisable: Any) -> None:
+        if unraisable.object is handler and isinstance(unraisable.exc_value, UnicodeDecodeError):
+            lost.append(unraisable.exc_value.object)
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = keep
+    try:
+        yield lost
+    finally:
+        sys.unraisablehook = before

@@ -297,6 +297,29 @@ def test_rows_of_a_wrong_number_of_fields_are_not_kept_until_the_end(tmp_path: P
     ]
 
 
+@pytest.mark.parametrize("coded", [False, True])
+def test_a_line_longer_than_a_small_block_is_read_with_all_before_it(tmp_path: Path, monkeypatch, coded):
+    rows = [f"s{row // 9},{row % 9},t{row % 5}" + (",x" if row % 7 == 1 else "") for row in range(300)]
+    rows[200] = f"s22,2,{'t' * 900}"
+    log = tmp_path / "log.csv"
+    log.write_text("\n".join(["session_id,session_position,track_id_clean", *rows, ""]))
+    (source,) = Log(PrepareConfig(input=(log,), output=tmp_path / "out"))
+    monkeypatch.setattr(read_rows, "BLOCK", 2000)
+    monkeypatch.setattr(read_rows, "RAGGED_BATCH", 8)
+    for small in (300, 2000):
+        monkeypatch.setattr(read_rows, "SMALL_BLOCK", small)
+        batches = list(read_rows.read(source, lambda _: None, coded=coded))
+        found = [
+            one for batch in batches for one in zip(batch["row"].to_pylist(), batch["track"].to_pylist(), strict=True)
+        ]
+        fine = [row.split(",") for row in rows if row.count(",") == 2]
+        assert [one for one in found if one[0] is not None] == [(at, row[2]) for at, row in enumerate(fine)]
+        assert [track for row, track in found if row is None] == [f"t{row % 5}" for row in range(300) if row % 7 == 1]
+    monkeypatch.setattr(read_rows, "BLOCK", 400)
+    with pytest.raises(UserError, match="holds a line of tens of megabytes"):
+        list(read_rows.read(source, lambda _: None, coded=coded))
+
+
 def test_a_row_of_a_wrong_number_of_fields_is_of_the_session_that_it_names_in_quotes(tmp_path: Path):
     head = "session_id,session_position,track_id_clean"
     rows = [f'"a, ""b""",{place},t{place}' for place in range(4)] + [f"c,{place},t{place}" for place in range(4)]
