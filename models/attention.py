@@ -10,11 +10,14 @@ G sessions of one group, S positions of the longest of them, Q queries and K key
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from skipwise.common.product_precision import exact_products
 
 SCORES = 1 << 17
 """The most scores of one part on a CPU: half a MiB, so that three such tensors fit the second-level cache of a core."""
@@ -196,19 +199,9 @@ def _reaching(mask_HTT: Tensor, length: int) -> Tensor:
     return pad(pad(mask_HTT, (0, missing), value=float("-inf")), (0, 0, 0, missing))
 
 
-class _ExactProducts:
+def _exact_on_cpu(device: torch.device) -> AbstractContextManager[None]:
     """Products in float32 on a CPU: ones with heads this narrow take longer where their numbers are rounded first."""
-
-    def __init__(self, device: torch.device):
-        self._on_cpu, self._before = device.type == "cpu", torch.get_float32_matmul_precision()
-
-    def __enter__(self) -> None:
-        if self._on_cpu:
-            torch.set_float32_matmul_precision("highest")
-
-    def __exit__(self, *_: object) -> None:
-        if self._on_cpu:
-            torch.set_float32_matmul_precision(self._before)
+    return exact_products() if device.type == "cpu" else nullcontext()
 
 
 class _Attend(torch.autograd.Function):
@@ -230,7 +223,7 @@ class _Attend(torch.autograd.Function):
             packed_RW = packed_RW.float()  # bfloat16 speeds up no products this small, and makes the softmax less exact
         output_RW = packed_RW.new_empty(len(packed_RW) // 3, width)
         saved = []
-        with _ExactProducts(packed_RW.device):
+        with _exact_on_cpu(packed_RW.device):
             for group in rows.groups:
                 query, key, value = group.of(packed_RW, heads)
                 query *= scale  # so that the gradient of the keys needs no factor
@@ -262,7 +255,7 @@ class _Attend(torch.autograd.Function):
         grad_output_RW = rows.pad_outputs(grad_output_ND.to(packed_RW.dtype), width)
         grad_RW = torch.empty_like(packed_RW)
         grad_mask_HTT = packed_RW.new_zeros(ctx.mask_shape) if ctx.needs_input_grad[2] else None
-        with _ExactProducts(packed_RW.device):
+        with _exact_on_cpu(packed_RW.device):
             for group in rows.groups:
                 query, key, value = group.of(packed_RW, heads)
                 grad_query, grad_key, grad_value = group.of(grad_RW, heads)

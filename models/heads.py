@@ -10,7 +10,7 @@ from torch import Tensor
 
 from skipwise.models.attention import SCORES, groups_of
 
-_SHORTEST = 1e-12
+_EPS = 1e-12
 """Lower bound of a row's length, so that a row of zeros has a direction: `normalize`'s eps."""
 
 
@@ -149,7 +149,7 @@ class _OwnSkips(torch.autograd.Function):
         temperature: float,
     ) -> Tensor:
         """The losses [B, T]; `negative_BTT`: bool [B, 1 or T, T]."""
-        inverse_BT1 = torch.linalg.vector_norm(items_BTD, dim=2, keepdim=True).clamp_(min=_SHORTEST).reciprocal_()
+        inverse_BT1 = torch.linalg.vector_norm(items_BTD, dim=2, keepdim=True).clamp_(min=_EPS).reciprocal_()
         directions_BTD = items_BTD * inverse_BT1
         logits_BTT = torch.bmm(directions_BTD, directions_BTD.transpose(1, 2)).div_(temperature)
         positive_BT1 = logits_BTT.gather(2, positive_at_BT1)

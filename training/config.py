@@ -116,7 +116,7 @@ class TrainConfig:
     matmul: Literal["highest", "high", "medium"] = "medium"
     """`torch.set_float32_matmul_precision` of training: "medium" may take bfloat16 products, as CPUs with AMX do."""
     compile: bool = False
-    """On a GPU: `torch.compile` fuses the encoder's blocks and the softmax into few kernels, a minute at the start."""
+    """On a GPU: `torch.compile` fuses the encoder's blocks and the softmax into few kernels, some 20 s at the start."""
     refit: bool = False
     """Once the best epoch is known, train afresh for as many epochs with the validation targets among the training
     data, and test that: twice the time for weights that know what came last."""
