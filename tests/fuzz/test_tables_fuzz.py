@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from skipwise.common.errors import UserError
 from skipwise.datapipes.sessions import SessionStore
+from skipwise.datapipes.signals import UNKNOWN
 from tests.fuzz.dataset import PARTS, TRACKS, check_sentence, make, rewrite
 from tests.fuzz.tally import Tally, cases, patience
 
@@ -73,7 +74,7 @@ def possible(columns: dict[str, list], lengths: dict[str, int]) -> bool:
             return False
         if not lengths["min"] <= len(tracks) <= lengths["max"] or None in tracks or None in skips:
             return False
-        if not all(0 <= row < TRACKS for row in tracks) or not all(0 <= skip <= 3 for skip in skips):
+        if not all(0 <= row < TRACKS for row in tracks) or not all(UNKNOWN <= skip <= 3 for skip in skips):
             return False
     return True
 
@@ -142,6 +143,7 @@ def change_lists(columns: dict[str, list], wanted: list[tuple]) -> dict[str, lis
 @example(wanted=[("tracks", "none", 3, 0, 0), ("skips", "none", 3, 0, 0)], size=20, how="1.0", schema=True).via(
     "no lists at all in one session"
 )
+@example(wanted=[("skips", "number", 3, 0, -1)], size=20, how="1.0", schema=True).via("what happened is not known")
 def test_any_number_in_a_session(wanted, size, how, schema, made):
     path, columns = made
     lengths = SessionStore(str(path)).manifest.session_lengths
