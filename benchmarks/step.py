@@ -97,12 +97,13 @@ def _report(
             [[name, f"{of['p50_ms']:.1f}", f"{of['p90_ms']:.1f}"] for name, of in parts.items()],
         ),
     ]
-    optimizer = [config.optimizer] * (config.optimizer != "recipe")
+    changed = [config.optimizer] * (config.optimizer != "recipe") + ["compiled"] * config.compile
+    changed += [f"length {config.length}"] * (config.length != StepConfig.length)
     return Report(
         name="step",
-        variant="-".join([config.recipe, *optimizer, config.precision, config.negatives]),
+        variant="-".join([config.recipe, *changed, config.precision, config.negatives]).replace(" ", "-"),
         title=", ".join(
-            [f"Training step: {config.recipe}", *optimizer, config.precision, f"negatives {config.negatives}"]
+            [f"Training step: {config.recipe}", *changed, config.precision, f"negatives {config.negatives}"]
         ),
         figures=figures,
         samples=samples,

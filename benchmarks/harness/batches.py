@@ -37,13 +37,13 @@ def run_config(config: StepConfig) -> RunConfig:
             data=replace(recipe.data, batch_size=config.batch, sampling=config.negatives, workers=0),
             table=replace(recipe.table, dim=config.dim, sharding="row_wise", optimizer=optimizer),
             encoder=replace(recipe.encoder, max_length=config.length),
-            train=replace(recipe.train, precision=config.precision, seed=SEED),
+            train=replace(recipe.train, precision=config.precision, compile=config.compile, seed=SEED),
         )
-        run.table.check_device(device().type)
+        run.check_device(device().type)
     except ValueError as error:
         # The sections' sentences name their own flags.
-        sentence = str(error).replace("--table.", "--").replace("--data.sampling", "--negatives")
-        raise UserError(sentence) from error
+        sentence = str(error).replace("--data.sampling", "--negatives")
+        raise UserError(sentence.replace("--table.", "--").replace("--train.", "--")) from error
     least = run.data.negatives + config.length
     if config.tracks < least:
         raise UserError(

@@ -44,7 +44,7 @@ class BenchmarkConfig:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             least = 0 if name in ("warmup", "threads") else 1
-            if isinstance(value, int) and value < least:
+            if isinstance(value, int) and not isinstance(value, bool) and value < least:
                 raise ValueError(f"--{name} {value} must be at least {least}")
 
 
@@ -80,6 +80,8 @@ class StepConfig(TableBenchmarkConfig):
     """One pool of negatives a batch, or one a session."""
     optimizer: TableOptimizer = "recipe"
     """The table's, fused into backward; plain keeps SparseAdam. The two Adams need a GPU."""
+    compile: bool = False
+    """On a GPU, in bf16: ours with `train --train.compile`."""
     batch: int = 256
     """Sessions of the global batch, over all ranks."""
     length: int = 20

@@ -106,16 +106,23 @@ def step_cases(small: bool, folder: Path, optimizers: tuple[str, ...]) -> tuple[
     size = ["--tracks", "2000", "--dim", "16", "--rounds", "1", "--warmup", "0"] if small else ["--rounds", "5"]
     first: Cases = {}
     rest: Cases = {}
+
+    def add(name: str, to: Cases, *options: str) -> None:
+        to[name] = [*options, *size, "--output", str(folder / "reports"), "--json", str(folder / f"{name}.json")]
+
     for number, batch in enumerate(batches):
         kinds = [("unidir-skip-track", optimizer) for optimizer in optimizers] + [("best", "recipe")] * (not number)
         for recipe, optimizer in kinds:
             for precision in ("bf16", "fp32"):
-                name = f"{recipe}-{optimizer}-{precision}-{batch}"
-                plain = not number and optimizer == optimizers[0]
-                options = ["--recipe", recipe, "--optimizer", optimizer, "--precision", precision, *size]
-                options += ["--batch", str(batch), "--baseline", "plain" if plain else "none"]
-                options += ["--output", str(folder / "reports"), "--json", str(folder / f"{name}.json")]
-                (first if precision == "bf16" and number < 2 else rest)[name] = options
+                name, to = f"{recipe}-{optimizer}-{precision}-{batch}", first
+                if precision == "fp32" or number >= 2:
+                    to = rest
+                options = ["--recipe", recipe, "--optimizer", optimizer, "--precision", precision]
+                options += ["--batch", str(batch), "--baseline"]
+                usual = (recipe, optimizer) == kinds[0]
+                add(name, to, *options, "plain" if usual and not number else "none")
+                if usual and precision == "bf16" and not small:
+                    add(f"{name}-compiled", to, *options, "none", "--compile")
     return first, rest
 
 

@@ -52,6 +52,9 @@ def test_every_section_is_a_command_line_that_is_accepted(small: bool, tmp_path:
             (batch, *kind) for batch in batches for kind in kinds
         }
         assert {case.tracks for case in cases} == {1_000_000}
+        assert {(case.batch, case.precision) for case in cases if case.compile} == {
+            (batch, "bf16") for batch in batches
+        }
     assert {case.batch for case in cases if case.baseline == "plain"} == {32 if small else 4096}
     parse(EvaluateConfig, sections["evaluate"][3:], "evaluate")
     recipe, trained = read_command_line(sections["train"][3:])

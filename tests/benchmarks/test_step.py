@@ -155,3 +155,8 @@ def test_what_does_not_go_together_is_refused(options: dict, sentence: str):
 def test_numbers_are_checked(options: dict, flag: str):
     with pytest.raises(ValueError, match=flag):
         config(**options)
+
+
+def test_a_compiled_step_needs_a_gpu():
+    with pytest.raises(UserError, match="--compile makes kernels for a GPU, and torch sees none here: leave it out"):
+        run_config(StepConfig(precision="bf16", compile=True, baseline="none"))
