@@ -19,8 +19,8 @@ from tests.training.checkpoint.test_resume import SESSIONS, TRACKS, config_of
 
 
 class OlderEncoder(Encoder):
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
         self.final_norm = None
 
 
