@@ -1,7 +1,7 @@
 """How exact float32 products are: on a GPU, cuDNN's convolutions and recurrent networks as well as matrix products."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 
 def set_product_precision(precision: str) -> None:
@@ -16,14 +16,19 @@ def set_product_precision(precision: str) -> None:
 
 
 @contextmanager
-def exact_products() -> Iterator[None]:
-    """Full float32 products, whatever precision training uses."""
+def products_at(precision: str) -> Iterator[None]:
+    """`set_product_precision`, and what was set before at the end."""
     import torch
 
     before, of_cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    set_product_precision("highest")
+    set_product_precision(precision)
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
         torch.backends.cudnn.allow_tf32 = of_cudnn
+
+
+def exact_products() -> AbstractContextManager[None]:
+    """Full float32 products, whatever precision training uses."""
+    return products_at("highest")

@@ -65,10 +65,10 @@ def write(report: Report, config: Any) -> None:
     folder = Path(config.report.output)
     folder.mkdir(parents=True, exist_ok=True)
     content = {"schema_version": SCHEMA_VERSION, "benchmark": report.name, "date": date.today().isoformat()}
-    content |= (
-        {"made": made, "config": asdict(config)} | report.figures | {"samples": report.samples, "counts": report.counts}
-    )
-    text = _markdown(report, config, made, name)
+    options = asdict(config)
+    del options["report"]  # where it is written says nothing of what was measured
+    content |= {"made": made, "config": options} | report.figures | {"samples": report.samples, "counts": report.counts}
+    text = _markdown(report, options, made, name)
     figure = Figure(figsize=(9, 4.5), dpi=100, layout="constrained")
     (report.draw or rounds_of(report.samples))(figure)
     figure.savefig(folder / f"{name}.png")
@@ -118,7 +118,7 @@ def _environment() -> dict[str, Any]:
     }
 
 
-def _markdown(report: Report, config: Any, made: dict[str, Any], name: str) -> str:
+def _markdown(report: Report, options: dict[str, Any], made: dict[str, Any], name: str) -> str:
     peak = ", ".join(f"{value / 2**20:,.0f}" for value in made["peak_bytes"])
     lines = [
         f"# {report.title}",
@@ -128,7 +128,7 @@ def _markdown(report: Report, config: Any, made: dict[str, Any], name: str) -> s
         f"threads; {', '.join(f'{name} {value}' for name, value in made['versions'].items())}; "
         f"peak memory of the process {peak} MiB.",
         "",
-        "Options: " + ", ".join(f"{name} {value}" for name, value in asdict(config).items()) + ".",
+        "Options: " + ", ".join(f"{name} {value}" for name, value in options.items()) + ".",
         "",
         *table(report.header, report.rows),
         "",

@@ -25,6 +25,8 @@ from dataclasses import dataclass
 import torch
 from torch.utils.benchmark import Timer
 
+from skipwise.common.product_precision import products_at
+
 _SECONDS_EACH = 0.3
 _COPIED_NUMBERS = 1 << 26
 _CACHED_NUMBERS = 1 << 16
@@ -91,8 +93,6 @@ def measure_rates(work: Work, precision: str, device: torch.device, matmul: str 
 
     float32 products run at `matmul`; "medium" is training's. Takes some seconds.
     """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(matmul)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     positions, targets, negatives, dim = round(work.positions), round(work.targets), round(work.negatives), work.dim
     shapes = [
@@ -102,14 +102,9 @@ def measure_rates(work: Work, precision: str, device: torch.device, matmul: str 
         (negatives, targets, dim),
     ]
     square, cached = (_CARD_SQUARE, _CARD_CACHED_NUMBERS) if device.type == "cuda" else (_SQUARE, _CACHED_NUMBERS)
-    try:
-        return Rates(
-            product=max(_product_rate(shape, dtype, device) for shape in [(square,) * 3, *shapes]),
-            copy=_copy_rate(_COPIED_NUMBERS, device),
-            cache=_copy_rate(cached, device),
-        )
-    finally:
-        torch.set_float32_matmul_precision(before)
+    with products_at(matmul):
+        product = max(_product_rate(shape, dtype, device) for shape in [(square,) * 3, *shapes])
+    return Rates(product=product, copy=_copy_rate(_COPIED_NUMBERS, device), cache=_copy_rate(cached, device))
 
 
 def _product_rate(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> float:

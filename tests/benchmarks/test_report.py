@@ -37,6 +37,7 @@ def test_table_is_aligned():
 
 def test_json_and_page(tmp_path: Path):
     write(a_report(), Options(report=ReportConfig(str(tmp_path / "new"), str(tmp_path / "copy.json"))))
+    assert str(tmp_path) not in (tmp_path / "copy.json").read_text(), "a report names no folder of its machine"
     names = sorted(file.suffix for file in (tmp_path / "new").iterdir())
     assert names == [".json", ".md", ".png"]
     content = json.loads((tmp_path / "copy.json").read_text())
