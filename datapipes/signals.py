@@ -13,6 +13,8 @@ from skipwise.common.errors import UserError
 
 SKIPS = "skips"
 """The column of what happened to the play; any other is a context column of the dataset."""
+PAUSE = "pause"
+"""The context column that `prepare --pause` writes."""
 OUTCOMES = ("kept", "1", "2", "3")
 """Its values: kept, and the skip strengths."""
 UNKNOWN = -1
@@ -57,6 +59,25 @@ class Signals:
     def num_rows(self) -> int:
         """Rows of the table; 0 without columns."""
         return sum(column.num_rows for column in self.columns)
+
+    @property
+    def pauses(self) -> tuple[int, ...]:
+        """Of each row, the seconds from the play before to this one where it is a value of `PAUSE`, else -1.
+
+        Raises `UserError` for a value that `prepare --pause` does not write.
+        """
+        seconds = [-1] * self.num_rows
+        for column in self.columns:
+            if column.name != PAUSE:
+                continue
+            for row, value in enumerate(column.values, column.first_row + 1):
+                if not (value.isdecimal() and len(value) <= 2):
+                    raise UserError(
+                        f"--encoder.times reads {PAUSE} as `prepare --pause` writes it, and '{value}' is no logarithm of "
+                        "seconds: prepare the log again with --pause"
+                    )
+                seconds[row] = 2 ** min(int(value), 40) - 1
+        return tuple(seconds)
 
     def rows(self, strengths_BS: np.ndarray, contexts_BSK: np.ndarray | None = None) -> np.ndarray:
         """int64 [B, S, C]: the row of each play in each column; what is not known has one of its own.

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from skipwise.common.product_precision import exact_products
+from skipwise.models.time_bias import TimedMask, time_bias, time_bias_gradient
 
 SCORES = 1 << 17
 """The most scores of one part on a CPU: half a MiB, so that three such tensors fit the second-level cache of a core."""
@@ -81,6 +82,8 @@ class HeadRows:
     output_R: Tensor
     """int64 [N * H]: for each packed row of the output its index among the padded ones; [0] for one group."""
     groups: list[Group]
+    order_B: Tensor
+    """int64: the sessions, those of each group one after the other."""
 
     @classmethod
     def of(cls, tokens_N: Tensor, batch: int, length: int, heads: int, one_group: bool | None = None) -> "HeadRows":
@@ -94,7 +97,9 @@ class HeadRows:
             0, session_N, torch.ones_like(session_N)
         )
         if device.type != "cpu" if one_group is None else one_group:
-            return cls(heads, tokens_N, None, tokens_N[:0], tokens_N[:0], [Group(0, batch, length, length, lengths_B)])
+            group = Group(0, batch, length, length, lengths_B)
+            order_B = torch.arange(batch, device=device)
+            return cls(heads, tokens_N, None, tokens_N[:0], tokens_N[:0], [group], order_B)
         lengths_B, order_B = lengths_B.sort(descending=True, stable=True)
         groups = list(groups_of(lengths_B, heads, SHORTEST))
         # Of each session: its group's first row, its place in the group, and the group's size.
@@ -111,7 +116,7 @@ class HeadRows:
         packed_R = packed_NPH.flatten()
         padded_R = packed_R.new_zeros(3 * heads * sum(group.sessions * group.length for group in groups))
         padded_R[packed_R] = torch.arange(len(packed_R))
-        return cls(heads, tokens_N, padded_R, packed_R, (first_N1 // 3 + output_NH).flatten(), groups)
+        return cls(heads, tokens_N, padded_R, packed_R, (first_N1 // 3 + output_NH).flatten(), groups, order_B)
 
     def pad(self, values_NX: Tensor, width: int) -> Tensor:
         """[R, W]: the padded rows of the queries, keys and values [N, 3 * D]."""
@@ -149,6 +154,13 @@ class HeadRows:
         parts = rows_RW.view(-1, batch, self.heads, length, width).permute(1, 3, 0, 2, 4)
         return parts.reshape(batch * length, -1).index_select(0, self.tokens_N)
 
+    def ordered_groups(self) -> Iterator[tuple[Group, Tensor]]:
+        """Each group and its sessions, int64 [G]."""
+        done = 0
+        for group in self.groups:
+            yield group, self.order_B[done : done + group.sessions]
+            done += group.sessions
+
     def most_scores(self, heads: int) -> int:
         """Of one part."""
         return max((group.sessions * heads * group.queries * group.length for group in self.groups), default=0)
@@ -172,7 +184,7 @@ def groups_of(lengths_B: Tensor, heads: int, shortest: int = 1) -> Iterator[Grou
 def attend(
     projected_NX: Tensor,
     rows: HeadRows,
-    mask_HTT: Tensor,
+    mask: Tensor | TimedMask,
     causal: bool,
     dropped: Mask | None,
     heads: int,
@@ -180,14 +192,16 @@ def attend(
 ) -> Tensor:
     """[N, D]: softmax(q k / sqrt(W) + mask) v of the queries, keys and values in `projected_NX` [N, 3 * D].
 
-    `mask_HTT`: [H or 1, T, T], -inf where `causal` hides a key; padding is hidden besides. `dropped`: gives dropout
-    masks of the softmax, or None. `silu`: in place of the softmax, that many times the SiLU of each score.
+    `mask`: [H or 1, T, T], -inf where `causal` hides a key; padding is hidden besides. `dropped`: gives dropout masks
+    of the softmax, or None. `silu`: in place of the softmax, that many times the SiLU of each score.
     """
     if not len(projected_NX):  # a rank whose sessions only fill up the batch
         return projected_NX[:, : projected_NX.shape[1] // 3]
+    timed = (mask.bias_HK, mask.buckets_BTT) if isinstance(mask, TimedMask) else (None, None)
+    mask_HTT = mask.added_HTT if isinstance(mask, TimedMask) else mask
     mask_HTT = _reaching(mask_HTT, rows.groups[0].length)  # the longest
     with torch.autocast(projected_NX.device.type, enabled=False):
-        return _Attend.apply(projected_NX, rows, mask_HTT, causal, dropped, heads, silu)
+        return _Attend.apply(projected_NX, rows, mask_HTT, causal, dropped, heads, silu, *timed)
 
 
 def _reaching(mask_HTT: Tensor, length: int) -> Tensor:
@@ -197,6 +211,14 @@ def _reaching(mask_HTT: Tensor, length: int) -> Tensor:
         return mask_HTT
     pad = torch.nn.functional.pad
     return pad(pad(mask_HTT, (0, missing), value=float("-inf")), (0, 0, 0, missing))
+
+
+def _part(buckets_BTT: Tensor | None, order_G: Tensor, queries: slice, keys: slice) -> Tensor:
+    """[G, Q, K]: of those sessions; those of positions after the longest session's end are any."""
+    assert buckets_BTT is not None
+    part_GQK = buckets_BTT[order_G, queries, keys]
+    missing = [one.stop - one.start - size for one, size in zip((keys, queries), part_GQK.shape[:0:-1], strict=True)]
+    return torch.nn.functional.pad(part_GQK, (0, missing[0], 0, missing[1])) if any(missing) else part_GQK
 
 
 def _exact_on_cpu(device: torch.device) -> AbstractContextManager[None]:
@@ -215,6 +237,8 @@ class _Attend(torch.autograd.Function):
         dropped: Mask | None,
         heads: int,
         silu: float | None,
+        bias_HK: Tensor | None,
+        buckets_BTT: Tensor | None,
     ) -> Tensor:
         width = projected_NX.shape[1] // (3 * heads)
         scale = 1 / math.sqrt(width)
@@ -224,7 +248,7 @@ class _Attend(torch.autograd.Function):
         output_RW = packed_RW.new_empty(len(packed_RW) // 3, width)
         saved = []
         with _exact_on_cpu(packed_RW.device):
-            for group in rows.groups:
+            for group, order_G in rows.ordered_groups():
                 query, key, value = group.of(packed_RW, heads)
                 query *= scale  # so that the gradient of the keys needs no factor
                 output = group.outputs(output_RW, heads)
@@ -238,6 +262,9 @@ class _Attend(torch.autograd.Function):
                     scores = torch.bmm(query[:, queries], key[:, keys].transpose(1, 2))
                     shape = group.sessions, heads, *scores.shape[1:]
                     scores.view(shape).add_(mask.to(scores.dtype))
+                    if bias_HK is not None:
+                        bias_GHQK = time_bias(bias_HK, _part(buckets_BTT, order_G, queries, keys))
+                        scores.view(shape).add_(bias_GHQK.to(scores.dtype))
                     weights = scores.softmax(dim=-1) if silu is None else torch.nn.functional.silu(scores) * silu
                     kept = None if dropped is None else dropped(shape, weights)
                     kept = None if kept is None else kept.view_as(weights)
@@ -245,7 +272,7 @@ class _Attend(torch.autograd.Function):
                     saved += [weights if silu is None else scores, kept]
         ctx.save_for_backward(packed_RW, *saved)
         ctx.rows, ctx.causal, ctx.heads, ctx.scale, ctx.mask_shape = rows, causal, heads, scale, mask_HTT.shape
-        ctx.silu = silu
+        ctx.silu, ctx.buckets_BTT, ctx.bias_shape = silu, buckets_BTT, None if bias_HK is None else bias_HK.shape
         return rows.pack_outputs(output_RW).to(projected_NX.dtype)
 
     @staticmethod
@@ -255,8 +282,9 @@ class _Attend(torch.autograd.Function):
         grad_output_RW = rows.pad_outputs(grad_output_ND.to(packed_RW.dtype), width)
         grad_RW = torch.empty_like(packed_RW)
         grad_mask_HTT = packed_RW.new_zeros(ctx.mask_shape) if ctx.needs_input_grad[2] else None
+        grad_bias_HK = packed_RW.new_zeros(ctx.bias_shape, dtype=torch.float32) if ctx.bias_shape else None
         with _exact_on_cpu(packed_RW.device):
-            for group in rows.groups:
+            for group, order_G in rows.ordered_groups():
                 query, key, value = group.of(packed_RW, heads)
                 grad_query, grad_key, grad_value = group.of(grad_RW, heads)
                 grad_output = group.outputs(grad_output_RW, heads)
@@ -274,6 +302,10 @@ class _Attend(torch.autograd.Function):
                     if grad_mask_HTT is not None:
                         grad_HQK = grad_scores.view(group.sessions, heads, *weights.shape[1:]).sum(0)
                         grad_mask_HTT[:, queries, keys] += grad_HQK.sum_to_size(len(grad_mask_HTT), *grad_HQK.shape[1:])
+                    if grad_bias_HK is not None:
+                        of_scores = grad_scores.view(group.sessions, heads, *weights.shape[1:])
+                        buckets_GQK = _part(ctx.buckets_BTT, order_G, queries, keys)
+                        grad_bias_HK += time_bias_gradient(of_scores, buckets_GQK)
                     if kept is not None:
                         weights = torch.mul(weights, kept, out=grad_weights)
                     of_query = grad_scores, key[:, keys]
@@ -290,4 +322,14 @@ class _Attend(torch.autograd.Function):
                         grad_key[:, keys] += torch.bmm(*of_key)
                         grad_value[:, keys] += torch.bmm(*of_value)
                 grad_query *= ctx.scale
-        return rows.pack(grad_RW).to(grad_output_ND.dtype), None, grad_mask_HTT, None, None, None, None
+        return (
+            rows.pack(grad_RW).to(grad_output_ND.dtype),
+            None,
+            grad_mask_HTT,
+            None,
+            None,
+            None,
+            None,
+            grad_bias_HK,
+            None,
+        )

@@ -14,6 +14,8 @@ KERNEL = 3
 """Tracks that a dilated convolution reads."""
 STATE = 32
 """Width of the keep head's recurrent state."""
+TIMES = 33
+"""Buckets of the times between two plays."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ class EncoderConfig:
     positions: Literal["learned", "relative", "none"] = "learned"
     """How order is encoded: a learned vector a position (the paper), or a learned bias a head and distance between two
     positions (Shaw et al., arXiv 1803.02155; as a bias: Raffel et al., arXiv 1910.10683), or by the blocks alone."""
+    times: bool = False
+    """A learned bias a head and time between two plays, as far as --data.inputs pause tells it (HSTU's)."""
     blocks: int = 2
     heads: int = 8
     """Of attention: kinds `transformer`, `ligr` and `hstu`."""
@@ -139,6 +143,12 @@ class EncoderConfig:
             raise ValueError(
                 f"--encoder.positions relative is a bias of attention, which --encoder.kind {self.kind} has not: set "
                 "--encoder.positions none or learned"
+            )
+
+        if not self.attends and self.times:
+            raise ValueError(
+                f"--encoder.times is a bias of attention, which --encoder.kind {self.kind} has not: add "
+                "--encoder.no-times, or take transformer, ligr or hstu"
             )
 
     @property
@@ -183,6 +193,7 @@ class EncoderConfig:
             if reads_signals:
                 prediction += 3 * STATE * (dim + STATE + 2) + STATE * (keep_dim + 1)
         prediction += (square + 2 * profile) * bool(profile)
+        order += self.times * self.blocks * self.heads * TIMES
         return order + self.appended_positions * dim + 2 * dim + self.blocks * block + prediction
 
     def num_activations(self, sessions: int, positions: int, dim: int) -> int:

@@ -18,12 +18,13 @@ from skipwise.models.blocks.hstu import HstuBlock
 from skipwise.models.blocks.ligr import LigrBlock
 from skipwise.models.blocks.nextitnet import NextItNetBlock
 from skipwise.models.blocks.transformer import TransformerBlock
-from skipwise.models.config import EncoderConfig
+from skipwise.models.config import TIMES, EncoderConfig
 from skipwise.models.dropout import Dropout
 from skipwise.models.keep import KeepHead
 from skipwise.models.packed import Packed, Padded
 from skipwise.models.profile import Profile, ReadProfile
 from skipwise.models.recurring_products import RowLinear
+from skipwise.models.time_bias import NO_PAUSE, TimedMask, time_bias, time_buckets
 
 _BLOCKS: dict[str, Callable[[EncoderConfig, int, int], nn.Module]] = {
     "transformer": TransformerBlock,
@@ -59,6 +60,8 @@ class Encoder(nn.Module):
         self.positions = nn.Parameter(torch.empty(config.max_length, dim)) if learned else None
         distances = config.blocks, config.heads, 2 * config.max_length - 1
         self.distance_bias = nn.Parameter(torch.empty(distances)) if relative else None
+        times = config.blocks, config.heads, TIMES
+        self.time_bias = nn.Parameter(torch.empty(times)) if config.times else None
         self.mask_token = nn.Parameter(torch.empty(dim)) if config.direction == "bidirectional" else None
         self.norm = nn.LayerNorm(dim)
         self.dropout = Dropout(config.dropout)
@@ -97,18 +100,20 @@ class Encoder(nn.Module):
         masked_BT: Tensor,
         signals_BTD: Tensor | None = None,
         profile: ReadProfile | None = None,
+        pauses_BT: Tensor | None = None,
     ) -> Tensor:
         """Predictions [B, T, D], computed at padding too: for programs whose shapes must not depend on the data.
 
         `inputs_B`: positions to read of each session; `masked_BT`: positions whose track is replaced by the mask
         token. Learned positions count from the session's end: the last one, which predicts, is the same for any length.
-        `signals_BTD`: the sum of what is read of each play beside its track; `profile`: of `Profile`.
+        `signals_BTD`: the sum of what is read of each play beside its track; `profile`: of `Profile`; `pauses_BT`: of
+        `time_buckets`, which an encoder that reads times is given.
         """
         batch, length, dim = items_BTD.shape
         places = Padded(batch, length)
         signals_ND = None if signals_BTD is None else signals_BTD.reshape(-1, dim)
         items_ND = items_BTD.reshape(-1, dim)
-        return self(items_ND, places, inputs_B, masked_BT, signals_ND, profile).view(batch, length, -1)
+        return self(items_ND, places, inputs_B, masked_BT, signals_ND, profile, pauses_BT).view(batch, length, -1)
 
     def queries(
         self,
@@ -117,9 +122,10 @@ class Encoder(nn.Module):
         masked_BT: Tensor,
         signals_BTD: Tensor | None = None,
         profile: ReadProfile | None = None,
+        pauses_BT: Tensor | None = None,
     ) -> Tensor:
         """[B, D]: the prediction at each session's last position to read, of `padded`."""
-        predictions_BTD = self.padded(items_BTD, inputs_B, masked_BT, signals_BTD, profile)
+        predictions_BTD = self.padded(items_BTD, inputs_B, masked_BT, signals_BTD, profile, pauses_BT)
         last_B = (inputs_B - 1).clamp(min=0)
         # By shape, because `len` would fix a traced program to the number of sessions of its example.
         return predictions_BTD[torch.arange(items_BTD.shape[0], device=items_BTD.device), last_B]
@@ -132,6 +138,7 @@ class Encoder(nn.Module):
         masked_BT: Tensor,
         signals_ND: Tensor | None = None,
         profile: ReadProfile | None = None,
+        pauses_BT: Tensor | None = None,
     ) -> Tensor:
         """Predictions [N, D] at the positions in `places`.
 
@@ -173,8 +180,12 @@ class Encoder(nn.Module):
             real_BT = place_T < (inputs_B + prepends)[:, None]
             padding_B1TT = torch.where(real_BT[:, None, :] | ~real_BT[:, :, None], seen, hidden)[:, None]
             hidden_mask = hidden_mask + padding_B1TT
+        buckets_BTT = None
+        if self.time_bias is not None:
+            assert pauses_BT is not None
+            buckets_BTT = time_buckets(pauses_BT.masked_fill(masked_BT, NO_PAUSE), prepends)
         through = _compiled() if self.compiled and self.training else _through_blocks
-        hidden_ND, predictions_ND = through(self, items_ND, inner, hidden_mask, place_T, prepends)
+        hidden_ND, predictions_ND = through(self, items_ND, inner, hidden_mask, place_T, prepends, buckets_BTT)
         if profile is not None:
             every_BTD = profile.repeats_BD[:, None].expand(-1, places.length, -1)
             predictions_ND = predictions_ND + places.collect(every_BTD)
@@ -195,12 +206,25 @@ class Encoder(nn.Module):
 
 
 def _through_blocks(
-    encoder: Encoder, items_ND: Tensor, inner: Padded | Packed, mask: Tensor, place_T: Tensor, prepends: bool
+    encoder: Encoder,
+    items_ND: Tensor,
+    inner: Padded | Packed,
+    mask: Tensor,
+    place_T: Tensor,
+    prepends: bool,
+    buckets_BTT: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """[N, D] each: the values after the last block, and the predictions without those of a profile."""
     hidden_ND = encoder.dropout(encoder.norm(items_ND))
     for number, block in enumerate(encoder.blocks):
-        hidden_ND = block(hidden_ND, inner, encoder.biased(mask, number, place_T, prepends), encoder.dropout)
+        biased: Tensor | TimedMask = encoder.biased(mask, number, place_T, prepends)
+        if buckets_BTT is not None and encoder.time_bias is not None:
+            bias_HK = encoder.time_bias[number]
+            if isinstance(inner, Padded):
+                biased = biased + time_bias(bias_HK, buckets_BTT)
+            else:
+                biased = TimedMask(biased, bias_HK, buckets_BTT)
+        hidden_ND = block(hidden_ND, inner, biased, encoder.dropout)
     hidden_ND = inner.without_first(hidden_ND) if prepends else hidden_ND
     hidden_ND = hidden_ND if encoder.final_norm is None else encoder.final_norm(hidden_ND)
     return hidden_ND, encoder.prediction(hidden_ND)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from skipwise.models import fused
 from skipwise.models.attention import HIDDEN, HeadRows, attend
 from skipwise.models.dropout import Dropout
+from skipwise.models.time_bias import TimedMask
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,14 @@ class Padded:
     def attend(
         self,
         projected_NX: Tensor,
-        mask: Tensor,
+        mask: Tensor | TimedMask,
         causal: bool,
         dropout: Dropout | None,
         heads: int,
         silu: float | None = None,
     ) -> Tensor:
         """As `skipwise.models.attention.attend`, with a mask [B, H or 1, T, T] that hides padding too."""
+        assert isinstance(mask, Tensor)
         dim, width = projected_NX.shape[1] // 3, projected_NX.shape[1] // (3 * heads)
         # B * T x 3D -> 3 x B x H x T x D/H
         parts = projected_NX.view(self.batch, self.length, 3, heads, width).permute(2, 0, 3, 1, 4)
@@ -109,14 +111,19 @@ class Packed:
     def attend(
         self,
         projected_NX: Tensor,
-        mask: Tensor,
+        mask: Tensor | TimedMask,
         causal: bool,
         dropout: Dropout | None,
         heads: int,
         silu: float | None = None,
     ) -> Tensor:
         """`skipwise.models.attention.attend`, with a mask [H or 1, T, T]: one for all heads says what `causal` does."""
-        if silu is None and len(mask) < heads and fused.takes(projected_NX, heads, self.length):
+        if (
+            silu is None
+            and isinstance(mask, Tensor)
+            and len(mask) < heads
+            and fused.takes(projected_NX, heads, self.length)
+        ):
             share = dropout.share if dropout is not None and dropout.training else 0.0
             return fused.attend(projected_NX, self._starts_B1(), self.length, causal, share, heads)
         dropped = None if dropout is None else dropout.mask

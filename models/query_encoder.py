@@ -6,7 +6,7 @@ signals, C signals of a play, K tracks of a profile.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from skipwise.models.config import EncoderConfig
 from skipwise.models.encoder import Encoder
+from skipwise.models.time_bias import played_after
 
 _SIGNALS = "signals"
 """The table's name beside the encoder's weights."""
@@ -33,6 +34,8 @@ class EncoderShape:
     """C."""
     profile: int = 0
     """K, 0 for an encoder that reads no profiles."""
+    pauses: tuple[int, ...] = ()
+    """Of each of the M, what it says of times (`Signals.pauses`), for an encoder that reads them."""
 
     @property
     def row_dim(self) -> int:
@@ -49,12 +52,15 @@ class QueryEncoder(nn.Module):
     """An encoder in evaluation mode, on the CPU, read at the position that predicts the next track."""
 
     signals: Tensor | None
+    pauses: Tensor | None
 
-    def __init__(self, encoder: Encoder, signals_MD: Tensor | None = None):
-        """Copies `encoder`; `signals_MD`: the table of what it reads of a play beside its track."""
+    def __init__(self, encoder: Encoder, signals_MD: Tensor | None = None, pauses: Sequence[int] = ()):
+        """Copies `encoder`; `signals_MD`: the table of what it reads of a play beside its track; `pauses`: of
+        `EncoderShape`."""
         super().__init__()
         self.encoder = copy.deepcopy(encoder).cpu().eval().requires_grad_(False)
         self.register_buffer("signals", signals_MD)
+        self.register_buffer("pauses", torch.tensor(pauses) if encoder.config.times else None)
         self.appended = encoder.config.appended_positions
         self.max_tracks = encoder.config.max_tracks
 
@@ -80,14 +86,16 @@ class QueryEncoder(nn.Module):
                 profile_BKD, profile_lengths_B = items_BTD[:, :1], torch.zeros_like(lengths_B)
             place_K = torch.arange(profile_BKD.shape[1], device=items_BTD.device)
             profile = self.encoder.profile(profile_BKD[..., :dim], place_K < profile_lengths_B[:, None])
-        signals_BTD = None
+        signals_BTD = pauses_BT = None
+        if signals_BTC is not None and self.pauses is not None:
+            pauses_BT = played_after(self.pauses, nn.functional.pad(signals_BTC, (0, 0, 0, self.appended)))
         if signals_BTC is not None and self.signals is not None:
             signals_BTD = nn.functional.embedding(signals_BTC, self.signals).sum(dim=2)
             signals_BTD = nn.functional.pad(signals_BTD, (0, 0, 0, self.appended))
         items_BTD = nn.functional.pad(items_BTD, (0, 0, 0, self.appended))
         place_T = torch.arange(items_BTD.shape[1], device=items_BTD.device)
         masked_BT = place_T == lengths_B[:, None]
-        return self.encoder.queries(items_BTD, lengths_B + self.appended, masked_BT, signals_BTD, profile)
+        return self.encoder.queries(items_BTD, lengths_B + self.appended, masked_BT, signals_BTD, profile, pauses_BT)
 
 
 def weights_of(encoder: Encoder, signals_MD: Tensor | None) -> dict[str, Tensor]:
@@ -113,4 +121,4 @@ def load_query_encoder(config: EncoderConfig, shape: EncoderShape, state: Mappin
         encoder.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise RuntimeError("its weights have other names or shapes, as those of another version have") from error
-    return QueryEncoder(encoder, signals_MD)
+    return QueryEncoder(encoder, signals_MD, shape.pauses)

@@ -1,5 +1,6 @@
 """The whole model: lookup, encoder, losses. The lookup comes first, so that TorchRec can pipeline it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ from skipwise.models.pool import Bias, Head, compiled_softmax_head, gbce_head, h
 from skipwise.models.profile import ReadProfile
 from skipwise.models.recurring_products import compiled
 from skipwise.models.session_negatives import session_logits
+from skipwise.models.time_bias import played_after
 
 
 @dataclass
@@ -84,6 +86,8 @@ class SessionTask(nn.Module):
 class Learner(nn.Module):
     """Encoder and heads over looked-up rows [U, X]: a track's embedding, and with a keep head its F columns."""
 
+    pauses_M: Tensor | None
+
     def __init__(
         self,
         encoder: Encoder,
@@ -92,9 +96,12 @@ class Learner(nn.Module):
         num_tracks: int,
         heard_negatives: bool = False,
         skipped_negatives: float = 0.0,
+        pauses: Sequence[int] = (),
     ):
-        """`autocast`: the dtype of matrix products in training, None for the table's own; negatives: `DataConfig`."""
+        """`autocast`: the dtype of matrix products in training, None for the table's own; negatives: `DataConfig`;
+        `pauses`: of `Signals`, for an encoder that reads times."""
         super().__init__()
+        self.register_buffer("pauses_M", torch.tensor(pauses) if encoder.config.times else None, persistent=False)
         self.encoder, self.loss, self.autocast, self.num_tracks = encoder, loss, autocast, num_tracks
         self.heard_negatives, self.skipped_negatives = heard_negatives, skipped_negatives
         # Of this rank's last step, for `NonFiniteCheck`.
@@ -122,7 +129,8 @@ class Learner(nn.Module):
             signals_BTD = _signals(signals_MD, batch)
             signals_ND = None if signals_BTD is None else places.collect(signals_BTD)
             items_ND, profile = places.collect(items_BTD), self._profile(profiles_PD, batch)
-            outputs_NX = self.encoder(items_ND, places, batch.inputs_B, batch.masked_BT, signals_ND, profile)
+            pauses_BT = self._pauses(batch)
+            outputs_NX = self.encoder(items_ND, places, batch.inputs_B, batch.masked_BT, signals_ND, profile, pauses_BT)
         predictions_ND = outputs_NX[:, :dim] if self.loss.keep else outputs_NX
         queries_VD = predictions_ND
         if len(batch.queries_V) != len(batch.tokens_N):
@@ -207,7 +215,12 @@ class Learner(nn.Module):
         rows_UD = rows_UX[:, : rows_UX.shape[1] - self.loss.keep_width]
         items_BTD = nn.functional.embedding(batch.items_BT, rows_UD)
         profile = self._profile(nn.functional.embedding(batch.profile_BK.flatten(), rows_UD), batch)
-        return self.encoder.queries(items_BTD, batch.inputs_B, batch.masked_BT, _signals(signals_MD, batch), profile)
+        read = _signals(signals_MD, batch), profile, self._pauses(batch)
+        return self.encoder.queries(items_BTD, batch.inputs_B, batch.masked_BT, *read)
+
+    def _pauses(self, batch: SessionBatch) -> Tensor | None:
+        """[B, T]: of `time_buckets`."""
+        return None if self.pauses_M is None else played_after(self.pauses_M, batch.signals_BTC)
 
     def _profile(self, profiles_PD: Tensor, batch: SessionBatch) -> ReadProfile | None:
         """What is read of each session's profile, of its tracks' rows [B * K, D]."""

@@ -107,7 +107,8 @@ def build_model(
     `contexts`: see `RunRecord`; `features`: what is read of tracks.
     """
     rows, dim, keep_dim = config.row_table, config.table.dim, config.loss.keep_width
-    num_signals = Signals.of(config.data.inputs, contexts).num_rows
+    signals = Signals.of(config.data.inputs, contexts)
+    num_signals, pauses = signals.num_rows, signals.pauses if config.encoder.times else ()
     num_values, columns = (features.num_values, features.num_columns) if features else (0, 0)
     table = make_table(num_rows or num_tracks, rows.dim, num_signals, dim, num_values, columns, rows.precision)
     reads = num_signals > 0, config.loss.keep_dropout, config.data.profile
@@ -115,7 +116,7 @@ def build_model(
     encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
     autocast = torch.bfloat16 if config.train.precision == "bf16" else None
     beside = config.data.heard_negatives, config.data.skipped_negatives
-    learner = Learner(encoder, config.loss, autocast, num_tracks, *beside)
+    learner = Learner(encoder, config.loss, autocast, num_tracks, *beside, pauses)
     content = ContentRows(features.num_numbers, features.num_columns, rows.dim) if features else None
     if content is not None:
         content.reset_parameters(config.table.init_bound, torch.Generator().manual_seed(config.train.seed))

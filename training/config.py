@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from skipwise.common.errors import UserError
 from skipwise.datapipes.config import DataConfig
+from skipwise.datapipes.signals import PAUSE
 from skipwise.models.config import MAX_DIAL, EncoderConfig, LossConfig, TableConfig
 from skipwise.training.follow.config import StreamConfig
 
@@ -202,8 +203,8 @@ class RunConfig:
         if self.train.compile and not self._compiles:
             raise ValueError(
                 "--train.compile needs --train.precision bf16, --encoder.kind transformer or ligr without "
-                "--encoder.positions relative, and several heads whose width is a multiple of 8: set these, or leave "
-                "it out"
+                "--encoder.positions relative and --encoder.times, and several heads whose width is a multiple of 8: "
+                "set these, or leave it out"
             )
         if self.loss.in_batch and self.data.sampling != "shared":
             raise ValueError("--loss.in-batch shares its negatives: it needs --data.sampling shared")
@@ -226,6 +227,11 @@ class RunConfig:
         if self.data.skipped_tracks == "filter" and (self.loss.keep or self.data.inputs or self.data.skipped_negatives):
             wants = "--loss.keep, --data.inputs or --data.skipped-negatives"
             raise ValueError(f"--data.skipped-tracks filter leaves no skips to {wants}: read them")
+        if self.encoder.times and PAUSE not in self.data.inputs:
+            raise ValueError(
+                f"--encoder.times reads the pauses between plays: add {PAUSE} to --data.inputs, of data that "
+                "`prepare --pause` wrote"
+            )
         if self.evaluate.dial and not self.loss.keep:
             raise ValueError("--evaluate.dial turns the ranking by the keep head: set --loss.keep above 0")
         if self.encoder.direction == "bidirectional" and self.data.targets != "next":
@@ -243,7 +249,7 @@ class RunConfig:
     def _compiles(self) -> bool:
         """Whether attention is one kernel on a GPU, which a compiled graph can call (`skipwise.models.fused`)."""
         encoder, width = self.encoder, self.table.dim // self.encoder.heads
-        plain = encoder.kind in ("transformer", "ligr") and encoder.positions != "relative"
+        plain = encoder.kind in ("transformer", "ligr") and encoder.positions != "relative" and not encoder.times
         return plain and encoder.heads > 1 and width % 8 == 0 and self.train.precision == "bf16"
 
     @property

@@ -10,11 +10,12 @@ from typing import Any
 from skipwise.datapipes.prepare.feature_options import FeatureOptions
 from skipwise.datapipes.prepare.known_sources import SOURCES
 from skipwise.datapipes.prepare.name_options import NameOptions
-from skipwise.datapipes.prepare.session_options import PAUSE, SessionOptions
+from skipwise.datapipes.prepare.session_options import SessionOptions
 from skipwise.datapipes.prepare.shard_options import ShardOptions
 from skipwise.datapipes.prepare.skip_options import SkipOptions
 from skipwise.datapipes.prepare.split_options import SPLIT_OPTIONS, SplitOptions
 from skipwise.datapipes.prepare.times import UNITS, duration, seconds
+from skipwise.datapipes.signals import PAUSE
 
 FILE_ORDER = "file"
 """The value of `order` that means: rows stand in play order already."""

@@ -27,7 +27,6 @@ from skipwise.datapipes.prepare.plausible import Plausible, id_warnings, odd_ids
 from skipwise.datapipes.prepare.play_times import Ages, unit_of_times
 from skipwise.datapipes.prepare.profiles import Profiles
 from skipwise.datapipes.prepare.row_condition import LEFT_OUT
-from skipwise.datapipes.prepare.session_options import PAUSE
 from skipwise.datapipes.prepare.sessionize import ENDED, REPEATED_PLAYS, SPLIT
 from skipwise.datapipes.prepare.shard_records import GroupShard, ReadShard, places_of, total
 from skipwise.datapipes.prepare.split_files import SplitFiles
@@ -35,6 +34,7 @@ from skipwise.datapipes.prepare.staging import refuse_many_words, versions
 from skipwise.datapipes.prepare.track_digests import DIGESTS
 from skipwise.datapipes.prepare.track_names import name_tracks
 from skipwise.datapipes.prepare.write_features import write_features
+from skipwise.datapipes.signals import PAUSE
 
 
 def publish(

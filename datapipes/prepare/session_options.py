@@ -6,8 +6,6 @@ from typing import Literal
 from skipwise.datapipes.config import MOST_PROFILE
 
 Policy = Literal["stop", "skip", "cut", "session"]
-PAUSE = "pause"
-"""The context column that --pause writes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,9 +24,9 @@ from skipwise.datapipes.prepare.places import BAD_PLACE, ONE, at_least, distance
 from skipwise.datapipes.prepare.plausible import Plausible
 from skipwise.datapipes.prepare.play_times import FIRST, TIMES, FirstPlays, pauses, unit_of_times
 from skipwise.datapipes.prepare.row_checks import CUT, TWO_FILES, order_error, policies, shown
-from skipwise.datapipes.prepare.session_options import PAUSE
 from skipwise.datapipes.prepare.sources import Log
 from skipwise.datapipes.prepare.track_digests import DIGESTS, track_digests, track_hashes
+from skipwise.datapipes.signals import PAUSE
 from skipwise.datapipes.view import counts_as_skipped
 
 BATCH = 1 << 20

@@ -13,6 +13,7 @@ from skipwise.models.config import EncoderConfig
 from skipwise.models.dropout import Dropout
 from skipwise.models.packed import Packed, Padded
 from skipwise.models.recurring_products import RowLinear
+from skipwise.models.time_bias import TimedMask
 
 
 class GruBlock(nn.Module):
@@ -30,7 +31,7 @@ class GruBlock(nn.Module):
         for parameter in self.state.parameters():
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
-    def forward(self, hidden_ND: Tensor, places: Padded | Packed, mask: Tensor, dropout: Dropout) -> Tensor:
+    def forward(self, hidden_ND: Tensor, places: Padded | Packed, mask: Tensor | TimedMask, dropout: Dropout) -> Tensor:
         """`mask` is not read: a state has seen what precedes it."""
         with torch.autocast(hidden_ND.device.type, enabled=False):
             states_BTH: Tensor = self.state(places.spread(hidden_ND.float()))[0]

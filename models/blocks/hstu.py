@@ -10,6 +10,7 @@ from skipwise.models.config import EncoderConfig
 from skipwise.models.dropout import Dropout
 from skipwise.models.packed import Packed, Padded
 from skipwise.models.recurring_products import RowLinear
+from skipwise.models.time_bias import TimedMask
 
 
 class HstuBlock(nn.Module):
@@ -30,7 +31,7 @@ class HstuBlock(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.attended_norm = nn.LayerNorm(dim, eps=1e-6)  # sums of small weights are small at the start
 
-    def forward(self, hidden_ND: Tensor, places: Padded | Packed, mask: Tensor, dropout: Dropout) -> Tensor:
+    def forward(self, hidden_ND: Tensor, places: Padded | Packed, mask: Tensor | TimedMask, dropout: Dropout) -> Tensor:
         """`mask`: as `TransformerBlock`'s."""
         silu, normed_ND = nn.functional.silu, self.norm(hidden_ND)
         projected_NX = silu(self.project(normed_ND))

@@ -10,6 +10,7 @@ from skipwise.models.config import EncoderConfig
 from skipwise.models.dropout import Dropout
 from skipwise.models.packed import Packed, Padded
 from skipwise.models.recurring_products import RowLinear
+from skipwise.models.time_bias import TimedMask
 
 
 class LigrBlock(nn.Module):
@@ -28,7 +29,7 @@ class LigrBlock(nn.Module):
         self.attention_norm = nn.LayerNorm(dim)
         self.feed_forward_norm = nn.LayerNorm(dim)
 
-    def forward(self, hidden_ND: Tensor, places: Padded | Packed, mask: Tensor, dropout: Dropout) -> Tensor:
+    def forward(self, hidden_ND: Tensor, places: Padded | Packed, mask: Tensor | TimedMask, dropout: Dropout) -> Tensor:
         """`mask`: as `TransformerBlock`'s."""
         projected_NX = self.project(self.attention_norm(hidden_ND))
         attended_ND = self.merge(places.attend(projected_NX, mask, self.causal, dropout, self.heads))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from skipwise.models.config import KERNEL, EncoderConfig
 from skipwise.models.dropout import Dropout
 from skipwise.models.packed import Packed, Padded
+from skipwise.models.time_bias import TimedMask
 
 
 class NextItNetBlock(nn.Module):
@@ -28,7 +29,7 @@ class NextItNetBlock(nn.Module):
         self.convolutions = nn.ModuleList(nn.Conv1d(dim, dim, KERNEL, dilation=dilation) for dilation in self.dilations)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in self.dilations)
 
-    def forward(self, hidden_ND: Tensor, places: Padded | Packed, mask: Tensor, dropout: Dropout) -> Tensor:
+    def forward(self, hidden_ND: Tensor, places: Padded | Packed, mask: Tensor | TimedMask, dropout: Dropout) -> Tensor:
         """`mask` is not read: a convolution reads what precedes its position."""
         values_ND = hidden_ND
         for dilation, convolution, norm in zip(self.dilations, self.convolutions, self.norms, strict=True):

@@ -10,6 +10,7 @@ from skipwise.models.config import EncoderConfig
 from skipwise.models.dropout import Dropout
 from skipwise.models.packed import Packed, Padded
 from skipwise.models.recurring_products import RowLinear
+from skipwise.models.time_bias import TimedMask
 
 
 class TransformerBlock(nn.Module):
@@ -27,10 +28,11 @@ class TransformerBlock(nn.Module):
         self.attention_norm = nn.LayerNorm(dim)
         self.feed_forward_norm = nn.LayerNorm(dim)
 
-    def forward(self, hidden_ND: Tensor, places: Padded | Packed, mask: Tensor, dropout: Dropout) -> Tensor:
+    def forward(self, hidden_ND: Tensor, places: Padded | Packed, mask: Tensor | TimedMask, dropout: Dropout) -> Tensor:
         """`mask` is added to the attention scores: -inf where the row may not look, elsewhere 0 or a bias.
 
-        [H or 1, T, T] for `Packed` positions, which hide padding themselves; [B, H or 1, T, T] for `Padded` ones.
+        [H or 1, T, T] for `Packed` positions, which hide padding themselves, or with a bias of each session beside it;
+        [B, H or 1, T, T] for `Padded` ones.
         """
 
         def attention(values_ND: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def write_program(
     file: Path, encoder: Encoder, shape: EncoderShape, signals_MD: Tensor | None = None
 ) -> ExportedProgram:
     """Traces and saves the program, for any number of sessions of 1 to `max_tracks` tracks."""
-    query = QueryEncoder(encoder, signals_MD)
+    query = QueryEncoder(encoder, signals_MD, shape.pauses)
     longest = query.max_tracks
     recurrent = any(isinstance(module, nn.GRU) for module in encoder.modules())
     traced = _PaddedQuery(query) if recurrent else query
