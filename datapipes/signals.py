@@ -73,8 +73,8 @@ class Signals:
             for row, value in enumerate(column.values, column.first_row + 1):
                 if not (value.isdecimal() and len(value) <= 2):
                     raise UserError(
-                        f"--encoder.times reads {PAUSE} as `prepare --pause` writes it, and '{value}' is no logarithm of "
-                        "seconds: prepare the log again with --pause"
+                        f"--encoder.times reads {PAUSE} as `prepare --pause` writes it, and '{value}' is no "
+                        "logarithm of seconds: prepare the log again with --pause"
                     )
                 seconds[row] = 2 ** min(int(value), 40) - 1
         return tuple(seconds)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from skipwise.models.attention import SCORES, groups_of
+from skipwise.models.head_rows import SCORES, groups_of
 
 _EPS = 1e-12
 """Lower bound of a row's length, so that a row of zeros has a direction: `normalize`'s eps."""

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from skipwise.models import fused
-from skipwise.models.attention import HIDDEN, HeadRows, attend
+from skipwise.models.attention import HIDDEN, attend
 from skipwise.models.dropout import Dropout
+from skipwise.models.head_rows import HeadRows
 from skipwise.models.time_bias import TimedMask
 
 

@@ -1,6 +1,5 @@
 """The whole model: lookup, encoder, losses. The lookup comes first, so that TorchRec can pipeline it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from skipwise.common.distributed import sum_ranks, world_size
 from skipwise.datapipes.bags import bags_of
 from skipwise.datapipes.batch import FEATURE, SIGNAL_FEATURE, SessionBatch
+from skipwise.datapipes.signals import Signals
 from skipwise.datapipes.track_features import TrackFeatures
 from skipwise.models.config import LossConfig
 from skipwise.models.content import ContentRows
@@ -96,12 +96,14 @@ class Learner(nn.Module):
         num_tracks: int,
         heard_negatives: bool = False,
         skipped_negatives: float = 0.0,
-        pauses: Sequence[int] = (),
+        signals: Signals = Signals(),
     ):
         """`autocast`: the dtype of matrix products in training, None for the table's own; negatives: `DataConfig`;
-        `pauses`: of `Signals`, for an encoder that reads times."""
+        `signals`: what is read of plays, of which an encoder that reads times takes the pauses."""
         super().__init__()
-        self.register_buffer("pauses_M", torch.tensor(pauses) if encoder.config.times else None, persistent=False)
+        self.register_buffer(
+            "pauses_M", torch.tensor(signals.pauses) if encoder.config.times else None, persistent=False
+        )
         self.encoder, self.loss, self.autocast, self.num_tracks = encoder, loss, autocast, num_tracks
         self.heard_negatives, self.skipped_negatives = heard_negatives, skipped_negatives
         # Of this rank's last step, for `NonFiniteCheck`.

@@ -108,19 +108,18 @@ def build_model(
     """
     rows, dim, keep_dim = config.row_table, config.table.dim, config.loss.keep_width
     signals = Signals.of(config.data.inputs, contexts)
-    num_signals, pauses = signals.num_rows, signals.pauses if config.encoder.times else ()
     num_values, columns = (features.num_values, features.num_columns) if features else (0, 0)
-    table = make_table(num_rows or num_tracks, rows.dim, num_signals, dim, num_values, columns, rows.precision)
-    reads = num_signals > 0, config.loss.keep_dropout, config.data.profile
+    table = make_table(num_rows or num_tracks, rows.dim, signals.num_rows, dim, num_values, columns, rows.precision)
+    reads = signals.num_rows > 0, config.loss.keep_dropout, config.data.profile
     encoder = Encoder(config.encoder, dim, keep_dim, *reads, compiled=config.train.compile)
     encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
     autocast = torch.bfloat16 if config.train.precision == "bf16" else None
     beside = config.data.heard_negatives, config.data.skipped_negatives
-    learner = Learner(encoder, config.loss, autocast, num_tracks, *beside, pauses)
+    learner = Learner(encoder, config.loss, autocast, num_tracks, *beside, signals)
     content = ContentRows(features.num_numbers, features.num_columns, rows.dim) if features else None
     if content is not None:
         content.reset_parameters(config.table.init_bound, torch.Generator().manual_seed(config.train.seed))
-    task = SessionTask(table, learner.to(device()), num_signals, content and content.to(device()))
+    task = SessionTask(table, learner.to(device()), signals.num_rows, content and content.to(device()))
     model = DistributedModelParallel(
         task,
         device=device(),
@@ -133,7 +132,7 @@ def build_model(
         initialize(local_shards(table_weight(model)), dim, bound, seed, keep_dim)
     if num_values:
         initialize(local_shards(table_weight(model, VALUE_TABLE)), dim, bound, seed + (1 << 41), keep_dim)
-    if num_signals:
+    if signals.num_rows:
         # A seed that no run of the tracks' table is likely to have.
         initialize(local_shards(table_weight(model, SIGNAL_TABLE)), dim, bound, seed + (1 << 40))
     return model

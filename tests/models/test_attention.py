@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from skipwise.models import attention
-from skipwise.models.attention import HeadRows, attend
+from skipwise.models import head_rows
+from skipwise.models.attention import attend
+from skipwise.models.head_rows import HeadRows
 
 LENGTHS, HEADS, WIDTH = [3, 9, 0, 1, 9, 6, 2], 3, 4
 LENGTH, DIM = max(LENGTHS) + 1, HEADS * WIDTH
@@ -56,8 +57,8 @@ def test_equals_the_dense_computation(
 ):
     """One query at a time, some, several sessions together, all; all sessions padded as on a GPU; and groups padded
     beyond the longest session."""
-    monkeypatch.setattr(attention, "SCORES", most or 1)
-    monkeypatch.setattr(attention, "SHORTEST", shortest)
+    monkeypatch.setattr(head_rows, "SCORES", most or 1)
+    monkeypatch.setattr(head_rows, "SHORTEST", shortest)
     projected_ND = torch.randn(len(TOKENS_N), 3 * DIM, requires_grad=True)
     bias = torch.randn(max(biases, 1), LENGTH, LENGTH, requires_grad=biases > 0)
     mask_HTT = bias + (torch.full((LENGTH, LENGTH), -torch.inf).triu(1) if causal else 0)
@@ -82,8 +83,8 @@ def test_equals_the_dense_computation(
 @pytest.mark.parametrize("most", [1, 60, 200, 1 << 18])
 def test_no_part_has_more_scores_than_fit(most: int, monkeypatch):
     """But for one query of one session; longer sessions come first, and none twice."""
-    monkeypatch.setattr(attention, "SCORES", most)
-    monkeypatch.setattr(attention, "SHORTEST", 1)
+    monkeypatch.setattr(head_rows, "SCORES", most)
+    monkeypatch.setattr(head_rows, "SHORTEST", 1)
     rows = HeadRows.of(TOKENS_N, len(LENGTHS), LENGTH, HEADS)
     sizes = [
         group.sessions * HEADS * (queries.stop - queries.start) * group.length

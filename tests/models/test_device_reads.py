@@ -28,7 +28,7 @@ CASES = {
         {"log_q": np.full(TRACKS, -np.log(TRACKS), np.float32), "judge": True, "profile": 3},
         {"positions": "relative", "norm_first": True},
     ),
-    "hstu": (LossConfig(head="gbce"), {}, {"kind": "hstu", "positions": "relative"}),
+    "hstu": (LossConfig(head="gbce"), {}, {"kind": "hstu", "positions": "relative", "times": True}),
     "gru": (LossConfig(hardest=3), {}, {"kind": "gru", "positions": "none"}),
     "lent skips": (LossConfig(), {"borrow_from": 5}, {}),
 }
@@ -51,7 +51,9 @@ def test_a_step_reads_nothing_from_the_device(name: str, monkeypatch):
     reads = True, 0.1, options.get("profile", 0)
     with torch.device("meta"):
         config = EncoderConfig(heads=2, hidden=16, max_length=LENGTH, **encoder)
-        learner = Learner(Encoder(config, DIM, loss.keep_width, *reads), loss, None, TRACKS).train()
+        learner = Learner(
+            Encoder(config, DIM, loss.keep_width, *reads), loss, None, TRACKS, signals=view.signals
+        ).train()
         rows_UX = torch.empty(batch.tracks.stride(), DIM + loss.keep_width, requires_grad=True)
         signals_MD = torch.empty(view.signals.num_rows, DIM, requires_grad=True)
     total, _ = learner(rows_UX, batch, signals_MD)

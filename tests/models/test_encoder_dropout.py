@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from skipwise.models.attention import SHORTEST
 from skipwise.models.config import EncoderConfig
 from skipwise.models.dropout import Dropout
 from skipwise.models.encoder import Encoder
+from skipwise.models.head_rows import SHORTEST
 from skipwise.models.packed import Packed, Padded
 
 SESSIONS, LENGTH, HEADS, DIM, HIDDEN = 50, 5, 2, 16, 20

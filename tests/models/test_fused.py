@@ -6,8 +6,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from skipwise.models import fused
-from skipwise.models.attention import HeadRows, attend
+from skipwise.models.attention import attend
 from skipwise.models.dropout import Dropout
+from skipwise.models.head_rows import HeadRows
 from skipwise.models.packed import Packed
 
 LENGTHS, LENGTH, HEADS, WIDTH = [3, 9, 0, 1, 9, 6, 0], 10, 2, 8

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from skipwise.models import attention, heads
+from skipwise.models import head_rows, heads
 from skipwise.models.config import LossConfig
 from skipwise.models.heads import next_kept, sampled_softmax, skip_infonce
 from skipwise.models.pool import gbce_head
@@ -207,7 +207,7 @@ def test_infonce_in_groups_equals_all_sessions_at_once(context: bool, own: bool,
     lenders = None if own else torch.tensor([2, 3, 0, 4, 1, 6, 5])
     found = []
     for most in (1 << 18, 1, 200):
-        monkeypatch.setattr(attention, "SCORES", most)
+        monkeypatch.setattr(head_rows, "SCORES", most)
         monkeypatch.setattr(heads, "SCORES", most)
         loss, counts = skip_infonce(outputs, items, skipped, valid, lenders, 0.5, queries, rows)
         inputs = [items, outputs] if context else [items]

@@ -17,18 +17,24 @@ LENGTH, DIM = 6, 12
 
 
 @pytest.mark.parametrize(
-    ("kind", "direction", "positions"),
+    ("kind", "direction", "positions", "times"),
     [
-        *itertools.product(("transformer", "hstu"), ("unidirectional", "bidirectional"), ("learned", "relative")),
-        ("ligr", "unidirectional", "relative"),
-        ("ligr", "bidirectional", "none"),
-        ("gru", "unidirectional", "none"),
-        ("nextitnet", "unidirectional", "learned"),
+        *itertools.product(
+            ("transformer", "hstu"), ("unidirectional", "bidirectional"), ("learned", "relative"), (False,)
+        ),
+        *itertools.product(("transformer", "hstu"), ("unidirectional", "bidirectional"), ("relative",), (True,)),
+        ("ligr", "unidirectional", "relative", False),
+        ("ligr", "bidirectional", "none", True),
+        ("gru", "unidirectional", "none", False),
+        ("nextitnet", "unidirectional", "learned", False),
     ],
 )
-def test_packed_equals_padded(kind: Any, direction: Any, positions: Any):
-    """Every parameter's gradient too, the bias of distances included, and that of the rows read."""
-    config = EncoderConfig(direction, kind, max_length=8, positions=positions, heads=3, hidden=20, dropout=0.0)
+def test_packed_equals_padded(kind: Any, direction: Any, positions: Any, times: bool):
+    """Every parameter's gradient too, the biases of distances and times included, and that of the rows read."""
+    config = EncoderConfig(
+        direction, kind, max_length=8, positions=positions, times=times, heads=3, hidden=20, dropout=0.0
+    )
+    pauses_BT = torch.randint(-1, 200, (len(INPUTS), LENGTH)) if times else None
     encoder = Encoder(config, DIM)
     real_BT = torch.arange(LENGTH) < INPUTS[:, None]
     tokens_N = real_BT.flatten().nonzero().squeeze(1)
@@ -45,7 +51,7 @@ def test_packed_equals_padded(kind: Any, direction: Any, positions: Any):
         encoder.zero_grad()
         items_PD.grad = None
         places = Packed(len(INPUTS), LENGTH, tokens_N) if packed else Padded(len(INPUTS), LENGTH)
-        outputs = encoder(items_PD[tokens_N] if packed else items_PD, places, INPUTS, masked_BT)
+        outputs = encoder(items_PD[tokens_N] if packed else items_PD, places, INPUTS, masked_BT, pauses_BT=pauses_BT)
         outputs = outputs if packed else outputs[tokens_N]
         (outputs * weights_ND).sum().backward()
         gradients = [parameter.grad for parameter in encoder.parameters()]

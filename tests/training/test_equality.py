@@ -87,7 +87,9 @@ def dense_steps(config: RunConfig) -> dict:
     encoder = Encoder(config.encoder, dim, config.loss.keep_width, *reads)
     encoder.reset_parameters(torch.Generator().manual_seed(config.train.seed))
     beside = config.data.heard_negatives, config.data.skipped_negatives
-    learner = Learner(encoder, config.loss, None, store.num_tracks, *beside)
+    learner = Learner(
+        encoder, config.loss, None, store.num_tracks, *beside, Signals.of(config.data.inputs, store.contexts)
+    )
     adam = torch.optim.Adam(learner.parameters(), lr=config.optimizer.learning_rate)
     squares = {name: torch.zeros(len(table.weight)) for name, table in tables.items()}
     dataset: StepDataset = train_loader(config, store).dataset
@@ -140,7 +142,12 @@ def assert_equal(results: list[dict], expected: dict, atol: float = 1e-5, table_
 @pytest.fixture
 def dataset(make_dataset) -> Path:
     data = make_dataset(random_sessions(115, TRACKS), TRACKS)
-    add_contexts(data, {"device": words("phone", "tv", None, "car"), "hour": words("7", "8")})
+    columns = {
+        "device": words("phone", "tv", None, "car"),
+        "hour": words("7", "8"),
+        "pause": words("1", "8", "12", None),
+    }
+    add_contexts(data, columns)
     return data
 
 
@@ -198,13 +205,15 @@ def test_other_losses_take_the_same_steps_on_any_number_of_ranks(
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("encoder", [{"kind": "hstu", "positions": "relative"}, {"kind": "gru", "positions": "none"}])
+@pytest.mark.parametrize(
+    "encoder", [{"kind": "hstu", "positions": "relative", "times": True}, {"kind": "gru", "positions": "none"}]
+)
 def test_other_encoders_take_the_same_steps_on_4_ranks(encoder: dict, dataset: Path, tmp_path: Path):
     """With in-batch negatives whose targets' logits are not corrected, and the tracks heard beside them."""
-    config = small("unidir-skip-track", dataset)
+    config, inputs = small("unidir-skip-track", dataset), ("pause",) if "times" in encoder else ()
     config = replace(
         config,
-        data=replace(config.data, sampling="shared", heard_negatives=True),
+        data=replace(config.data, sampling="shared", heard_negatives=True, inputs=inputs),
         encoder=replace(config.encoder, **encoder),
         loss=replace(config.loss, in_batch=True, log_q="negatives", hardest=20),
     )

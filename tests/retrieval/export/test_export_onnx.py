@@ -76,14 +76,15 @@ def test_any_batch_with_profiles(columns: int, tmp_path: Path):
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @torch.no_grad()
 def test_any_batch_and_length_with_a_state(direction: str, tmp_path: Path):
-    """A recurrent state is traced for one length, to which the program pads."""
-    shape = EncoderShape(8, keep_dim=4, num_signals=5, columns=2)
-    encoder = Encoder(EncoderConfig(direction, max_length=5, blocks=1, heads=2, hidden=8), 8, 4, True).eval()
+    """A recurrent state is traced for one length, to which the program pads. Times are read from the signals."""
+    shape = EncoderShape(8, keep_dim=4, num_signals=5, columns=2, pauses=(-1, -1, 0, 63, 1023))
+    config = EncoderConfig(direction, max_length=5, times=True, blocks=1, heads=2, hidden=8)
+    encoder = Encoder(config, 8, 4, True).eval()
     encoder.reset_parameters(torch.Generator().manual_seed(1))
     for parameter in encoder.parameters():
         parameter.add_(torch.randn_like(parameter) / 4)
     signals_MD = torch.randn(5, 8)
-    query = QueryEncoder(encoder, signals_MD)
+    query = QueryEncoder(encoder, signals_MD, shape.pauses)
     program = write_program(tmp_path / "encoder.pt2", encoder, shape, signals_MD)
     write_onnx(tmp_path / "encoder.onnx", program)
     for run in (torch.export.load(tmp_path / "encoder.pt2").module(), load_onnx(tmp_path / "encoder.onnx")):

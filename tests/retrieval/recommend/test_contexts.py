@@ -28,7 +28,12 @@ from tests.retrieval.serve.conftest import asking
 from tests.support.contexts import add_contexts, words
 
 pytestmark = pytest.mark.ranks
-COLUMNS = {"device": words("phone", "tv", None), "hour": words("7", "12", "23"), "shuffle": words("true", "false")}
+COLUMNS = {
+    "device": words("phone", "tv", None),
+    "hour": words("7", "12", "23"),
+    "shuffle": words("true", "false"),
+    "pause": words("1", None, "8", "13"),
+}
 SESSIONS = random_sessions(60, TRACKS, LONGEST)
 
 
@@ -41,7 +46,8 @@ def made(tmp_path_factory) -> Iterator[tuple[Path, torch.Tensor, pa.Table]]:
     config = small("best", folder)
     config = replace(
         config,
-        data=replace(config.data, inputs=("device", "skips", "hour", "shuffle")),
+        data=replace(config.data, inputs=("device", "skips", "hour", "shuffle", "pause")),
+        encoder=replace(config.encoder, times=True),
         loss=replace(config.loss, keep=0.5),
         train=replace(config.train, epochs=1),
     )
@@ -60,6 +66,7 @@ def made(tmp_path_factory) -> Iterator[tuple[Path, torch.Tensor, pa.Table]]:
         "device": [values[:-1] for values in texts["device"]],
         "hour": [[int(value) for value in values[:-1]] for values in texts["hour"]],
         "shuffle": [[value == "true" for value in values[:-1]] for values in texts["shuffle"]],
+        "pause": [values[:-1] for values in texts["pause"]],
     }
     yield folder, live_SY, pa.table(columns)
 
@@ -78,7 +85,7 @@ def test_an_export_reads_what_the_live_model_reads(made):
     folder, live_SY, table = made
     opened = OpenExport.open(folder / "export")
     torch.testing.assert_close(outputs(opened, table), live_SY, rtol=1e-5, atol=1e-5)
-    for name in ("device", "hour", "shuffle"):
+    for name in COLUMNS:
         assert not torch.allclose(outputs(opened, table.drop_columns([name])), live_SY, atol=1e-3), name
 
 
@@ -116,7 +123,7 @@ def test_from_python_and_over_http(made, kind: str):
             assert refused.status_code == 422
             assert "'weather' is no context column that this export reads: it reads device, hour" in refused.text
             exports = (await client.get("/exports")).json()
-            assert exports["main"]["reads"] == ["device", "skips", "hour", "shuffle"]
+            assert exports["main"]["reads"] == ["device", "skips", "hour", "shuffle", "pause"]
             return [answer.json()["tracks"] for answer in answers]
 
     for tracks, names, kept in zip(asyncio.run(asked()), told["tracks"], told["kept"], strict=True):
