@@ -202,7 +202,8 @@ class EncoderConfig:
         if self.attends:
             scores = padded * positions * self.heads
             projected = 4 if self.kind == "hstu" else 3
-            return self.blocks * (projected * padded * dim + scores) + (scores if self.dropout else 0)
+            buckets = padded * positions // 4 * self.times  # of a byte each
+            return self.blocks * (projected * padded * dim + scores) + (scores if self.dropout else 0) + buckets
         return self.blocks * padded * (dim + 4 * self.hidden if self.kind == "gru" else 4 * dim)
 
 

@@ -193,16 +193,24 @@ class Encoder(nn.Module):
             return predictions_ND
         return torch.cat([predictions_ND, self.keep(hidden_ND, states_NH)], dim=1)
 
-    def biased(self, mask: Tensor, block: int, place_T: Tensor, prepends: bool) -> Tensor:
-        """The mask with the block's bias of distances, of which the token before the first track has none."""
-        if self.distance_bias is None:
+    def biased(
+        self, mask: Tensor, block: int, place_T: Tensor, prepends: bool, buckets_BTT: Tensor | None
+    ) -> Tensor | TimedMask:
+        """The mask with the block's biases of distances and times, of which the token before the first track has none.
+
+        For packed positions, whose mask is the same for all sessions, that of times stands beside it.
+        """
+        if self.distance_bias is not None:
+            farthest = self.config.max_length - 1
+            distance_TT = (place_T[:, None] - place_T).clamp(-farthest, farthest) + farthest
+            bias_HTT = self.distance_bias[block][:, distance_TT]
+            if prepends:
+                bias_HTT = bias_HTT * ((place_T[:, None] > 0) & (place_T > 0))
+            mask = mask + bias_HTT
+        if self.time_bias is None or buckets_BTT is None:
             return mask
-        farthest = self.config.max_length - 1
-        distance_TT = (place_T[:, None] - place_T).clamp(-farthest, farthest) + farthest
-        bias_HTT = self.distance_bias[block][:, distance_TT]
-        if prepends:
-            bias_HTT = bias_HTT * ((place_T[:, None] > 0) & (place_T > 0))
-        return mask + bias_HTT
+        bias_HK = self.time_bias[block]
+        return TimedMask(mask, bias_HK, buckets_BTT) if mask.dim() == 3 else mask + time_bias(bias_HK, buckets_BTT)
 
 
 def _through_blocks(
@@ -217,13 +225,7 @@ def _through_blocks(
     """[N, D] each: the values after the last block, and the predictions without those of a profile."""
     hidden_ND = encoder.dropout(encoder.norm(items_ND))
     for number, block in enumerate(encoder.blocks):
-        biased: Tensor | TimedMask = encoder.biased(mask, number, place_T, prepends)
-        if buckets_BTT is not None and encoder.time_bias is not None:
-            bias_HK = encoder.time_bias[number]
-            if isinstance(inner, Padded):
-                biased = biased + time_bias(bias_HK, buckets_BTT)
-            else:
-                biased = TimedMask(biased, bias_HK, buckets_BTT)
+        biased = encoder.biased(mask, number, place_T, prepends, buckets_BTT)
         hidden_ND = block(hidden_ND, inner, biased, encoder.dropout)
     hidden_ND = inner.without_first(hidden_ND) if prepends else hidden_ND
     hidden_ND = hidden_ND if encoder.final_norm is None else encoder.final_norm(hidden_ND)

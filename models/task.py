@@ -96,14 +96,13 @@ class Learner(nn.Module):
         num_tracks: int,
         heard_negatives: bool = False,
         skipped_negatives: float = 0.0,
-        signals: Signals = Signals(),
+        signals: Signals | None = None,
     ):
         """`autocast`: the dtype of matrix products in training, None for the table's own; negatives: `DataConfig`;
         `signals`: what is read of plays, of which an encoder that reads times takes the pauses."""
         super().__init__()
-        self.register_buffer(
-            "pauses_M", torch.tensor(signals.pauses) if encoder.config.times else None, persistent=False
-        )
+        pauses_M = torch.tensor(signals.pauses) if signals is not None and encoder.config.times else None
+        self.register_buffer("pauses_M", pauses_M, persistent=False)
         self.encoder, self.loss, self.autocast, self.num_tracks = encoder, loss, autocast, num_tracks
         self.heard_negatives, self.skipped_negatives = heard_negatives, skipped_negatives
         # Of this rank's last step, for `NonFiniteCheck`.

@@ -63,7 +63,8 @@ def time_bias(bias_HK: Tensor, buckets_GQP: Tensor) -> Tensor:
 
 def time_bias_gradient(gradient_GHQP: Tensor, buckets_GQP: Tensor) -> Tensor:
     """[H, K]: the gradient of `time_bias` by the biases; the same bits each time, on a GPU too."""
-    gradient_XH = gradient_GHQP.flatten(2).transpose(1, 2).flatten(0, 1).float()
-    bucket_X = buckets_GQP.flatten().to(torch.int64)
-    sums_KH = torch.ops.aten.embedding_dense_backward(gradient_XH, bucket_X, TIMES + 1, -1, False)
+    gradient_HX, bucket_X = gradient_GHQP.float().transpose(0, 1).flatten(1), buckets_GQP.flatten().to(torch.int64)
+    if bucket_X.device.type == "cpu":  # a third of the time of the other
+        return torch.stack([torch.bincount(bucket_X, of_head_X, TIMES + 1) for of_head_X in gradient_HX])[:, :TIMES]
+    sums_KH = torch.ops.aten.embedding_dense_backward(gradient_HX.T.contiguous(), bucket_X, TIMES + 1, -1, False)
     return sums_KH[:TIMES].T

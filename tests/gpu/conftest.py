@@ -8,6 +8,7 @@ import pytest
 
 from skipwise.common.distributed import process_group
 from tests.conftest import random_sessions, write_dataset
+from tests.support.contexts import add_contexts, words
 from tests.support.without_card import process_without_card
 
 TRACKS = 203
@@ -35,5 +36,7 @@ def on_cpu(begin_on_cpu: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def sessions_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of 120 sessions over `TRACKS` tracks."""
-    return write_dataset(tmp_path_factory.mktemp("gpu") / "data", random_sessions(120, TRACKS), TRACKS)
+    """A dataset of 120 sessions over `TRACKS` tracks, with pauses."""
+    data = write_dataset(tmp_path_factory.mktemp("gpu") / "data", random_sessions(120, TRACKS), TRACKS)
+    add_contexts(data, {"pause": words("1", "8", "12", None)})
+    return data

@@ -19,7 +19,7 @@ from skipwise.training.trainer import Trainer
 
 PAPER = ["unidir", "unidir-skip-context", "unidir-skip-track", "bidir", "bidir-skip-context", "bidir-skip-track"]
 OTHERS = ["best", "best-long", "ligr", "hstu", "gru", "nextitnet", "gbce", "mixed-exact", "hardest-100"]
-OTHERS += ["other-sessions", "skipped-negatives"]
+OTHERS += ["other-sessions", "skipped-negatives", "times"]
 STEPS = 3
 RATE = 0.003
 """Of both optimizers: how far a step of Adam moves a weight, and about as far one of the table's."""
@@ -29,7 +29,10 @@ pytestmark = pytest.mark.gpu
 
 def small(name: str, path: Path, **table) -> RunConfig:
     """A recipe or an ablation, small, in exact products, with nothing drawn at random on the device."""
-    config = named_recipe(name)
+    config = named_recipe("hstu" if name == "times" else name)
+    if name == "times":
+        pauses = replace(config.data, inputs=("pause",))
+        config = replace(config, data=pauses, encoder=replace(config.encoder, times=True))
     hardest = min(config.loss.hardest, 7)
     return replace(
         config,
