@@ -1,7 +1,7 @@
 """The K best rows of each query, over scores that arrive in blocks of ascending rows.
 
-Shape legend: Q queries, B rows of a block, K best, G groups of a block, S rows of a group, H groups that are buffered,
-P rows of theirs, W the most such rows of one query.
+Shape legend: Q queries, N products of a block, B rows of a product, K best, G groups of a block, S rows of a group,
+H groups that are buffered, P rows of theirs, W values of a query, or the most such rows of one.
 
 Nearly all scores are below the K-th best so far. The maximum of a group of rows shows it for all of them, and only
 the other groups are read row by row. They are buffered, since sorting a few rows takes as long as sorting many.
@@ -27,22 +27,23 @@ class StreamingTopK:
         self._floor_Q: Tensor | None = None  # only scores above it matter
         self._buffer: list[tuple[Tensor, Tensor, Tensor]] = []  # query, first row and scores of each group
 
-    def add(self, scores_QB: Tensor, first: int, maxima_QG: Tensor | None = None) -> None:
+    def add(self, scores_NQB: Tensor, first: int, maxima_QG: Tensor | None = None) -> None:
         """Adds the scores of the rows from `first` on, which follow all rows before; B is a multiple of `GROUP`.
 
         `maxima_QG`: the `group_maxima` of the scores, if they are known.
         """
         if maxima_QG is None:
-            maxima_QG = group_maxima(scores_QB)
+            maxima_QG = group_maxima(scores_NQB)
         if self._floor_Q is None:
             self._floor_Q = self._scores_QK[:, -1]
-            self._raise_floor(scores_QB, maxima_QG)
+            self._raise_floor(scores_NQB, maxima_QG)
         query_H, group_H = self._passing(maxima_QG).nonzero(as_tuple=True)
         if len(query_H) > self._rows_QK.numel():
-            query_H, group_H = self._few_passing(scores_QB, maxima_QG)
+            query_H, group_H = self._few_passing(scores_NQB, maxima_QG)
         if not len(query_H):
             return
-        scores_HS = scores_QB.view(len(scores_QB), -1, GROUP)[query_H, group_H]
+        groups, groups_NQGS = scores_NQB.shape[2] // GROUP, scores_NQB.view(*scores_NQB.shape[:2], -1, GROUP)
+        scores_HS = groups_NQGS[group_H // groups, query_H, group_H % groups]
         self._buffer.append((query_H, first + group_H * GROUP, scores_HS))
         if sum(len(queries) for queries, _, _ in self._buffer) >= self._rows_QK.numel():
             self._merge_buffer()
@@ -58,22 +59,22 @@ class StreamingTopK:
         # Negated, so that NaN passes; and where the K-th best is NaN, no later row comes before it.
         return ~(maxima_QG <= self._floor_Q[:, None]) & ~self._floor_Q.isnan()[:, None]
 
-    def _raise_floor(self, scores_QB: Tensor, maxima_QG: Tensor) -> None:
+    def _raise_floor(self, scores_NQB: Tensor, maxima_QG: Tensor) -> None:
         """To just below the K-th best of this block, so that scores equal to it pass and the lowest row is kept.
 
         Of more than K groups, to just below the K-th highest maximum, which is nearly as high and found sooner.
         """
         assert self._floor_Q is not None
-        values_QN = maxima_QG if self._k < maxima_QG.shape[1] else scores_QB
-        if self._k <= values_QN.shape[1]:
-            lowest_Q = values_QN.topk(self._k, dim=1).values[:, -1]
+        values_QW = maxima_QG if self._k < maxima_QG.shape[1] else _by_query(scores_NQB)
+        if self._k <= values_QW.shape[1]:
+            lowest_Q = values_QW.topk(self._k, dim=1).values[:, -1]
             lowest_Q = lowest_Q.masked_fill(lowest_Q.isnan(), float("-inf"))
             self._floor_Q = self._floor_Q.maximum(lowest_Q.nextafter(lowest_Q.new_tensor(float("-inf"))))
 
-    def _few_passing(self, scores_QB: Tensor, maxima_QG: Tensor) -> tuple[Tensor, Tensor]:
+    def _few_passing(self, scores_NQB: Tensor, maxima_QG: Tensor) -> tuple[Tensor, Tensor]:
         """(query [H], group [H]) of at most K passing groups a query, which hold its K best rows of this block: those
         with the highest maxima, of equal ones the lowest."""
-        self._raise_floor(scores_QB, maxima_QG)
+        self._raise_floor(scores_NQB, maxima_QG)
         passing_QG = self._passing(maxima_QG)
         if int(passing_QG.sum()) > self._rows_QK.numel():
             best_QK = maxima_QG.sort(dim=1, descending=True, stable=True).indices[:, : self._k]
@@ -97,9 +98,14 @@ class StreamingTopK:
         self._floor_Q = self._scores_QK[:, -1]
 
 
-def group_maxima(scores_QB: Tensor) -> Tensor:
+def group_maxima(scores_NQB: Tensor) -> Tensor:
     """The highest score of each group of rows, [Q, G]; NaN where one is NaN."""
-    return scores_QB.view(len(scores_QB), -1, GROUP).amax(dim=2)
+    return _by_query(scores_NQB.view(*scores_NQB.shape[:2], -1, GROUP).amax(dim=3))
+
+
+def _by_query(values_NQW: Tensor) -> Tensor:
+    """[Q, N * W]: a query's values of all products."""
+    return values_NQW.transpose(0, 1).flatten(1)
 
 
 def best_of(rows_QW: Tensor, scores_QW: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ NAN, INF = float("nan"), float("inf")
 def slow_summary(scores_QB: Tensor, scores_Q: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
     counted_QB, goal_Q1 = scores_QB[:, :num_rows], scores_Q[:, None]
     counts_2Q = torch.stack([(counted_QB <= goal_Q1).sum(1), (counted_QB < goal_Q1).sum(1)]).int()
-    return counts_2Q, group_maxima(scores_QB)
+    return counts_2Q, group_maxima(scores_QB[None])
 
 
 def product_into(queries_QD: Tensor, rows_BD: Tensor, block_QB: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def like_a_gpu() -> ExitStack:
     stack = ExitStack()
     for name, value in {
         "_product_rows": lambda queries_QD: 2 * GROUP,
-        "_block": lambda queries_QD: queries_QD.new_empty(len(queries_QD), 6 * GROUP),
+        "_block": lambda queries_QD: queries_QD.new_empty(1, len(queries_QD), 6 * GROUP),
         "_product": product_into,
         "is_fused": lambda device: True,
         "summarize": slow_summary,

@@ -5,9 +5,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipwise.models import ranking
+from skipwise.models import ranking, row_threads
 from skipwise.models.config import row_block
-from skipwise.models.ranking import Counts, candidate_counts, candidate_scores, full_counts, full_target_scores
+from skipwise.models.ranking import (
+    Counts,
+    candidate_counts,
+    candidate_scores,
+    full_counts,
+    full_counts_and_topk,
+    full_target_scores,
+    full_topk,
+)
 
 
 def sharded_counts(queries, table, target, extra, ranks: int, candidates: bool) -> list[Counts]:
@@ -64,6 +72,29 @@ def test_equal_to_brute_force(seed: int, tracks: int, ranks: int, candidates: bo
         assert lists(sharded_counts(queries, table, target, extra, ranks, candidates)) == expected
 
 
+@pytest.mark.parametrize("onednn", [False, True])
+def test_threads_share_the_rows_as_ranks_do(onednn: bool, monkeypatch: pytest.MonkeyPatch):
+    """Of one thread and of three, by either product: the same counts, best rows and scores; the setting is put back."""
+    monkeypatch.setattr(row_threads, "_FEWEST_SCORES", 1)
+    monkeypatch.setattr(ranking, "_is_by_onednn", lambda: onednn)
+    queries, table = torch.randn(40, 16), torch.randn(8000, 16)
+    table[5000:] = table[:3000]  # ties across parts
+    target, heard = torch.randint(8000, (40,)), torch.randint(-1, 8000, (40, 5))
+    allowed, before, found = torch.rand(8000) < 0.5, torch.get_num_threads(), []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        try:
+            scores = full_target_scores(queries, target, 0, table)
+            excluded = torch.cat([target[:, None], heard], dim=1)
+            counts, best = full_counts_and_topk(queries, 9, scores, excluded, 0, table)
+            both = full_counts(queries, scores, target, heard, 0, table)
+            found.append([*counts, *best, *both[0], *both[1], *full_topk(queries, 9, heard, 0, table, allowed)])
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+    assert all(torch.equal(one, three) for one, three in zip(*found, strict=True))
+
+
 def test_a_collapsed_model_ties_with_everything():
     table = torch.randn(1, 128).expand(1000, 128).contiguous()
     queries, target = torch.randn(5, 128), torch.tensor([0, 3, 500, 998, 999])
@@ -99,8 +130,9 @@ def test_equal_rows_score_equal_wherever_they_stand(queries: int, dim: int):
     target_Q = torch.randint(height, (queries,))
     scores_Q = full_target_scores(queries_QD, target_Q, 0, table_RD)
     assert torch.allclose(scores_Q, queries_QD @ row_D[0], atol=1e-4)
-    for start, scores_QB, _ in ranking.score_blocks(queries_QD, target_Q[:, None], 0, table_RD):
-        same_B = (table_RD[start : start + height] == row_D).all(dim=1)
+    for start, scores_NQB, _ in ranking.score_blocks(queries_QD, target_Q[:, None], 0, table_RD):
+        scores_QB = scores_NQB.transpose(0, 1).flatten(1)
+        same_B = (table_RD[start : start + scores_QB.shape[1]] == row_D).all(dim=1)
         assert (scores_QB[:, : len(same_B)][:, same_B] == scores_Q[:, None]).all()
 
 
@@ -108,7 +140,8 @@ def test_scores_are_float32_products():
     queries_QD, table_RD = torch.randn(64, 128), torch.randn(5000, 128)
     exact_QR = queries_QD.double() @ table_RD.double().T
     lengths_QR = queries_QD.double().norm(dim=1)[:, None] * table_RD.double().norm(dim=1)
-    for start, scores_QB, _ in ranking.score_blocks(queries_QD, torch.full((64, 1), -1), 0, table_RD):
+    for start, scores_NQB, _ in ranking.score_blocks(queries_QD, torch.full((64, 1), -1), 0, table_RD):
+        scores_QB = scores_NQB.transpose(0, 1).flatten(1)
         part = slice(start, start + scores_QB.shape[1])
         exact_QB = exact_QR[:, part]
         errors_QB = (scores_QB[:, : exact_QB.shape[1]] - exact_QB).abs() / lengths_QR[:, part]

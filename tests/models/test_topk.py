@@ -66,8 +66,8 @@ def test_equal_rows_are_listed_from_the_lowest():
 
 def test_rows_of_infinite_scores():
     best = StreamingTopK(1, 3, torch.device("cpu"))
-    scores = torch.full((1, 64), float("-inf"))
-    scores[0, [5, 9]] = float("inf")
+    scores = torch.full((1, 1, 64), float("-inf"))
+    scores[0, 0, [5, 9]] = float("inf")
     best.add(scores, 0)
-    best.add(torch.full((1, 64), float("inf")), 64)
+    best.add(torch.full((1, 1, 64), float("inf")), 64)
     assert best.result()[0].tolist() == [[5, 9, 64]]
