@@ -17,12 +17,11 @@ from skipwise.benchmarks.harness.config import ExportBenchmarkConfig
 from skipwise.benchmarks.harness.timing import Times, alternate, ratios
 from skipwise.benchmarks.harness.untrained_run import make_run, shared_folder
 from skipwise.common.distributed import logger, rank, world_size
-from skipwise.common.files import FileRecord
 from skipwise.datapipes.vocabulary import Vocabulary
 from skipwise.models.rows import own_rows
 from skipwise.retrieval.export.config import ExportConfig
 from skipwise.retrieval.export.exporter import write_export
-from skipwise.retrieval.export.parts import TableRows, check_part, write_part
+from skipwise.retrieval.export.parts import TableRows, check_part, checked, write_part
 from skipwise.retrieval.formats import PartFormat
 from skipwise.training.build import build_model, table_weight
 from skipwise.training.checkpoint.checkpoints import load_best
@@ -53,14 +52,10 @@ def _cases(run: RunDirectory, folder: Path, kind: PartFormat) -> dict[str, Calla
     rows = TableRows(Vocabulary.of(store), *own_rows(table_weight(model), rank(), world_size()))
     part, plain = folder / f"{rank()}.{kind.format}", folder / f"plain-{rank()}.npy"
 
-    def check() -> None:
-        check_part(part, rows, kind)
-        FileRecord.of(folder, part.name)
-
     return {
         "export": lambda: write_export(ExportConfig(str(run.path), folder / "export", True, kind.format, kind.dtype)),
         "write": lambda: write_part(part, rows, kind),
-        "check": check,
+        "check": lambda: checked(folder, part.name, lambda file: check_part(file, rows, kind)),
         "plain": lambda: np.save(plain, rows.rows_RD.cpu().numpy()),
     }
 

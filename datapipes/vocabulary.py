@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from skipwise.common.errors import UserError, brief
 from skipwise.common.tables import open_table
@@ -71,7 +72,9 @@ class Vocabulary:
         """Returns the SHA-256, in hex, of the ids in the file."""
         digest = hashlib.sha256()
         for _, ids in self.ids(0, self.num_tracks):
-            digest.update("".join(f"{track}\n" for track in ids.to_pylist()).encode())
+            lines = pc.binary_join_element_wise(ids, "", "\n")
+            _, starts, text = lines.buffers()
+            digest.update(memoryview(text)[: np.frombuffer(starts, np.int32)[len(ids)]])
         return digest.hexdigest()
 
     def check(self) -> None:

@@ -100,11 +100,13 @@ def build_model(
     num_rows: int | None = None,
     contexts: Mapping[str, Sequence[str]] = MappingProxyType({}),
     features: TrackFeatures | None = None,
+    to_load: bool = False,
 ) -> DistributedModelParallel:
     """The sharded model, initialized from the config's seed alone: the same weights on any number of ranks.
 
     `num_rows`: of the table, where it has more than the data's `num_tracks` (`RunConfig.vanished`).
-    `contexts`: see `RunRecord`; `features`: what is read of tracks.
+    `contexts`: see `RunRecord`; `features`: what is read of tracks; `to_load`: its tables are read from a checkpoint
+    next, so nothing is drawn for them.
     """
     rows, dim, keep_dim = config.row_table, config.table.dim, config.loss.keep_width
     signals = Signals.of(config.data.inputs, contexts)
@@ -127,6 +129,8 @@ def build_model(
         sharders=[make_sharder(rows)],
         init_data_parallel=world_size() > 1,  # one rank has nothing to average
     )
+    if to_load:
+        return model
     bound, seed = config.table.init_bound, config.train.seed
     if not features:  # with features, a track's own row begins at zero, which is what one that is never played keeps
         initialize(local_shards(table_weight(model)), dim, bound, seed, keep_dim)

@@ -46,6 +46,7 @@ from skipwise.retrieval.export.parts import (
     TableRows,
     check_part,
     check_tracks,
+    checked,
     part_name,
     tracks_name,
     write_part,
@@ -94,7 +95,8 @@ def write_export(config: ExportConfig) -> None:
         num_rows = used.num_rows
         since = open_since(config.only_new_since, run, scratch) if config.only_new_since else None
         vocabulary = named_vocabulary(config.names, run, scratch) if config.names else used.vocabulary
-        model = build_model(run_config, store.num_tracks, run.table_rows, run.record.contexts, store.features)
+        known = store.num_tracks, run.table_rows, run.record.contexts, store.features
+        model = build_model(run_config, *known, to_load=True)
         load_best(model, run.path)
         model.eval()
         encoder = model.module.learner.encoder
@@ -114,16 +116,16 @@ def write_export(config: ExportConfig) -> None:
         with ThreadPoolExecutor(1) as beside:  # mostly Arrow's work, which leaves Python to the tracing of the encoder
             writing = beside.submit(_write_rows, result, rows, kind, first)
             opset = on_rank_0(lambda: _write_encoders(result, encoder, shape, signals_MD, config.onnx), _cannot_write)
+            loaders: dict[str, Callable[[], QueryFunction]] = {
+                "the encoder program": lambda: torch.export.load(str(result / PROGRAM)).module(),
+                "the encoder rebuilt from its weights": lambda: load_query_encoder(
+                    encoder.config, shape, load_file(result / WEIGHTS)
+                ),
+            }
+            if config.onnx:
+                loaders["the encoder for ONNX"] = lambda: load_onnx(result / ONNX)
+            compared, outputs_SX = compare_programs(loaders, run_config, store, model)
             written = gather_objects(on_all_ranks(writing.result, _cannot_write))
-        loaders: dict[str, Callable[[], QueryFunction]] = {
-            "the encoder program": lambda: torch.export.load(str(result / PROGRAM)).module(),
-            "the encoder rebuilt from its weights": lambda: load_query_encoder(
-                encoder.config, shape, load_file(result / WEIGHTS)
-            ),
-        }
-        if config.onnx:
-            loaders["the encoder for ONNX"] = lambda: load_onnx(result / ONNX)
-        compared, outputs_SX = compare_programs(loaders, run_config, store, model)
         keep = keep_entry(shape.keep_dim, measure_curve(run_config, store, model)) if shape.keep_dim else None
         queries_SD = dialled(torch.from_numpy(outputs_SX), shape.keep_dim, 1.0).numpy()
         program = compared["the encoder program"]
@@ -248,15 +250,15 @@ def _write_rows(result: Path, rows: TableRows, kind: PartFormat, first: int) -> 
     name = part_name(rank(), kind)
     (result / name).parent.mkdir(parents=True, exist_ok=True)
     write_part(result / name, rows, kind)
-    check_part(result / name, rows, kind)
-    part = record_of(PartEntry, result, name, first_row=first, rows=len(rows))
+    record = checked(result, name, lambda file: check_part(file, rows, kind))
+    part = PartEntry(**record.model_dump(), first_row=first, rows=len(rows))
     if kind.holds_tracks:
         return part, None
     name = tracks_name(rank())
     (result / name).parent.mkdir(exist_ok=True)
     write_tracks(result / name, rows)
-    check_tracks(result / name, rows)
-    return part, record_of(PartEntry, result, name, first_row=first, rows=len(rows))
+    record = checked(result, name, lambda file: check_tracks(file, rows))
+    return part, PartEntry(**record.model_dump(), first_row=first, rows=len(rows))
 
 
 def signal_rows(model: DistributedModelParallel) -> Tensor:

@@ -24,6 +24,11 @@ def encode(rows_BD: Tensor, dtype: DType, numbers_B: np.ndarray) -> np.ndarray:
     """
     if not torch.stack(rows_BD.aminmax()).isfinite().all():  # ten times as fast as asking each number
         _refuse(~rows_BD.isfinite().all(dim=1), numbers_B, "is not finite in the model's table: train again")
+    return convert(rows_BD, dtype, numbers_B)
+
+
+def convert(rows_BD: Tensor, dtype: DType, numbers_B: np.ndarray) -> np.ndarray:
+    """`encode` of rows that are known to be finite."""
     if dtype == "float32":
         return rows_BD.numpy()
     if dtype == "float16":

@@ -53,20 +53,17 @@ def compare_programs(
     task = model.module
     # All ranks take part in a lookup, so all are done before anything that may fail on one.
     looked_up = [task.look_up(batch) for _, batch in batches]
-    largest = on_all_ranks(
-        lambda: {
-            name: max(
-                (
-                    difference
-                    for rows, (_, batch) in zip(looked_up, batches, strict=True)
-                    for difference in _differences(name, program, task.learner, rows, batch)
-                ),
-                default=0.0,
-            )
-            for name, program in programs.items()
-        }
-    )
-    queries = on_all_ranks(lambda: _queries(task.learner, looked_up, batches))
+
+    def compare() -> tuple[dict[str, float], tuple[np.ndarray, np.ndarray]]:
+        outputs, largest = [], dict.fromkeys(programs, 0.0)
+        for rows, (_, batch) in zip(looked_up, batches, strict=True):
+            outputs.append(task.learner.predict(rows[0], batch, rows[1]))
+            for call in _calls(task.learner, rows, batch, outputs[-1]):
+                for name, program in programs.items():
+                    largest[name] = max(largest[name], _difference(name, program, *call))
+        return largest, _queries(outputs, batches)
+
+    largest, queries = on_all_ranks(compare)
     shares = gather_objects((largest, *queries))
     places = np.concatenate([places for _, places, _ in shares])
     if not len(places):
@@ -92,23 +89,23 @@ def _batches(config: RunConfig, store: SessionStore) -> list[tuple[int, SessionB
     ]
 
 
-def _queries(
-    learner: Learner, looked_up: list[Rows], batches: list[tuple[int, SessionBatch]]
-) -> tuple[np.ndarray, np.ndarray]:
+def _queries(outputs: list[Tensor], batches: list[tuple[int, SessionBatch]]) -> tuple[np.ndarray, np.ndarray]:
     """int64 [S, 2], split and session, and float32 [S, Y], the live output of the whole session."""
     places, queries = [np.empty((0, 2), dtype=np.int64)], []
-    for (rows_UX, signals_MD), (split, batch) in zip(looked_up, batches, strict=True):
+    for output_BY, (split, batch) in zip(outputs, batches, strict=True):
         real_B = batch.session_B >= 0
         sessions_S = batch.session_B[real_B].cpu().numpy().astype(np.int64)
         places.append(np.stack([np.full_like(sessions_S, split), sessions_S], axis=1))
-        queries.append(learner.predict(rows_UX, batch, signals_MD)[real_B].float().cpu().numpy())
+        queries.append(output_BY[real_B].float().cpu().numpy())
     return np.concatenate(places), np.concatenate(queries)
 
 
-def _differences(
-    name: str, program: QueryFunction, learner: Learner, rows: Rows, batch: SessionBatch
-) -> Iterator[float]:
-    """The largest difference of each call of the program: one session, a few, and the rest at full width."""
+Call = tuple[list[Tensor], dict[str, Tensor], Tensor]
+"""Inputs of a program, by position and by name, and the live output for them, all on the CPU."""
+
+
+def _calls(learner: Learner, rows: Rows, batch: SessionBatch, whole_BY: Tensor) -> Iterator[Call]:
+    """One session, a few, and the rest at full width; then all of them cut to half. `whole_BY`: of whole sessions."""
     encoder, (rows_UX, signals_MD) = learner.encoder, rows
     appended = encoder.config.appended_positions
     items_BTX = nn.functional.embedding(batch.items_BT, rows_UX)
@@ -117,9 +114,9 @@ def _differences(
         lengths = (batch.profile_BK != batch.tracks.stride() - 1).sum(dim=1)
         profiles = dict(zip(PROFILE_INPUTS, (nn.functional.embedding(batch.profile_BK, rows_UX), lengths), strict=True))
     real_S = (batch.session_B >= 0).nonzero().squeeze(1)
-    for variant in (batch, _first_half(batch, appended)):
+    half = _first_half(batch, appended)
+    for variant, live_BY in ((batch, whole_BY), (half, learner.predict(rows_UX, half, signals_MD))):
         lengths_B = variant.inputs_B - appended
-        live_BD = learner.predict(rows_UX, variant, signals_MD)
         for chosen_S, padded in zip(real_S.tensor_split([1, 8]), (False, False, True), strict=True):
             if not len(chosen_S):
                 continue
@@ -129,15 +126,21 @@ def _differences(
             if signals_MD is not None:
                 inputs.append(nn.functional.pad(batch.signals_BTC[chosen_S, :width], (0, 0, 0, padding)))
             of_listeners = {name: values[chosen_S].cpu() for name, values in profiles.items()}
-            query_SD = program(*(values.cpu() for values in inputs), **of_listeners)
-            live_SD = live_BD[chosen_S].cpu()
-            difference = float((query_SD - live_SD).abs().max())
-            if not torch.allclose(query_SD, live_SD, rtol=TOLERANCE, atol=TOLERANCE):
-                raise UserError(
-                    f"{name} read back differs from the model by {difference:.1e} where {TOLERANCE:.0e} "
-                    "is allowed: nothing was exported; see what `skipwise doctor` says of the versions"
-                )
-            yield difference
+            yield [values.cpu() for values in inputs], of_listeners, live_BY[chosen_S].cpu()
+
+
+def _difference(
+    name: str, program: QueryFunction, inputs: list[Tensor], of_listeners: dict[str, Tensor], live_SY: Tensor
+) -> float:
+    """The largest difference of any number."""
+    query_SY = program(*inputs, **of_listeners)
+    difference = float((query_SY - live_SY).abs().max())
+    if not torch.allclose(query_SY, live_SY, rtol=TOLERANCE, atol=TOLERANCE):
+        raise UserError(
+            f"{name} read back differs from the model by {difference:.1e} where {TOLERANCE:.0e} "
+            "is allowed: nothing was exported; see what `skipwise doctor` says of the versions"
+        )
+    return difference
 
 
 def _first_half(batch: SessionBatch, appended: int) -> SessionBatch:

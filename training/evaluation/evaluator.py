@@ -155,8 +155,8 @@ class Measured:
         """The run's best weights; nobody else writes into its directory meanwhile, where it is written."""
         check_device(stateless(self.config))
         with locked_for_all_ranks(run.path) if self.own else nullcontext():
-            rows, contexts = run.table_rows, run.record.contexts
-            model = build_model(stateless(self.config), self.store.num_tracks, rows, contexts, self.store.features)
+            known = self.store.num_tracks, run.table_rows, run.record.contexts, self.store.features
+            model = build_model(stateless(self.config), *known, to_load=True)
             load_best(model, run.path)
             yield model
 
