@@ -23,7 +23,8 @@ from skipwise.components.recipes import DEFAULT, RECIPES
 from skipwise.datapipes.prepare import PrepareConfig, prepare
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.synthesize import SynthesizeConfig, synthesize
-from skipwise.training.build import build_model, check, train_loader
+from skipwise.training.build import build_model, train_loader
+from skipwise.training.checks import check
 from skipwise.training.config import RunConfig
 from skipwise.training.trainer import Trainer
 

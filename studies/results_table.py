@@ -20,7 +20,7 @@ from skipwise.studies.baselines.measuring import baselines_of, is_measured, meas
 from skipwise.studies.comparison import Row
 from skipwise.studies.comparison_files import write_comparison
 from skipwise.studies.config import Model, StudyConfig
-from skipwise.training.build import check
+from skipwise.training.checks import check
 from skipwise.training.config import RunConfig
 from skipwise.training.config_fields import from_mapping
 from skipwise.training.loop import train

@@ -33,7 +33,7 @@ from skipwise.studies.config import SweepConfig
 from skipwise.studies.search_space import Space, read_space
 from skipwise.studies.sweep_report import write_sweep
 from skipwise.studies.sweep_study import REFUSED, Sweep, best_trial, finished, open_study
-from skipwise.training.build import check
+from skipwise.training.checks import check
 from skipwise.training.config import RunConfig, SelectionConfig
 from skipwise.training.config_fields import from_mapping, nest
 from skipwise.training.evaluation.measure_ranks import Metrics

@@ -1,4 +1,4 @@
-"""From a config to the sharded model and the loaders, and the checks before either."""
+"""From a config to the sharded model and the loaders."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,9 +11,9 @@ import torch.distributed as dist
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from skipwise.common.distributed import device, gather_objects, logger, rank, world_size
+from skipwise.common.distributed import device, logger, rank, world_size
 from skipwise.common.errors import UserError
-from skipwise.common.node_disks import num_machines, on_one_machine
+from skipwise.common.node_disks import num_machines
 from skipwise.datapipes.batch import EvaluationBatches, SessionBatch
 from skipwise.datapipes.collate import TrainBuilder
 from skipwise.datapipes.collate_targets import EvaluationBuilder
@@ -44,29 +44,6 @@ from skipwise.training.config import EvaluateConfig, Protocol, RunConfig, Split
 TABLE_WEIGHT = f"table.embedding_bags.{TABLE}.weight"
 
 
-def check(config: RunConfig, store: SessionStore) -> None:
-    """Raises `UserError` for a config that cannot work with this device, this dataset or this number of ranks."""
-    check_device(config)
-    config.data.check_world_size(world_size())
-    try:
-        config.row_table.blocks(world_size(), num_machines())
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    hashes = [store.manifest.data_hash] if on_one_machine() else gather_objects(store.manifest.data_hash)
-    if len({*hashes}) > 1:
-        raise UserError(
-            f"{store.path} is not the same dataset on every machine: copy one to all, or name a folder that they share"
-        )
-
-
-def check_device(config: RunConfig) -> None:
-    """Raises `UserError` where the device lacks the table's optimizer or compiled kernels."""
-    try:
-        config.check_device(device().type)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
 def reading_inputs(config: RunConfig, store: SessionStore) -> SessionStore:
     """The dataset to train on with the context columns that the config reads, by the values that training sees, and
     with the features of tracks and the profiles of listeners.
@@ -82,16 +59,6 @@ def reading_inputs(config: RunConfig, store: SessionStore) -> SessionStore:
             )
     store = store.reading({name: known[name] for name in config.data.inputs if name != SKIPS})
     return store.featuring(config.data.features).profiling(config.data.profile)
-
-
-def warn_without_skips(config: RunConfig, store: SessionStore) -> None:
-    """Says so where the config learns from skips and the data have none, or nothing else."""
-    share, known = store.manifest.skip_share, round(1 - store.manifest.unknown_share, 6)
-    if (share == 0 or share >= known) and (config.loss.keep or SKIPS in config.data.inputs):
-        logger.warning(
-            f"{store.path} has {'only' if share else 'no'} skipped plays, so nothing can be learned from skips: train "
-            "best-skip-blind, or prepare the log again with its skips"
-        )
 
 
 def build_model(

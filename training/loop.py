@@ -8,7 +8,8 @@ from skipwise.common.work_folders import work_folder
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.signals import Signals
 from skipwise.training.active_run import ActiveRun
-from skipwise.training.build import check, reading_inputs, warn_without_skips
+from skipwise.training.build import reading_inputs
+from skipwise.training.checks import check, warn_without_skips
 from skipwise.training.config import PROTOCOLS, RunConfig, TrainConfig
 from skipwise.training.evaluation.hit_rate_table import hit_rate_table
 from skipwise.training.evaluation.measure_ranks import Metrics

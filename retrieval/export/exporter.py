@@ -67,8 +67,9 @@ from skipwise.retrieval.formats import PartFormat, row_bytes
 from skipwise.retrieval.row_delta import AppliedEntry
 from skipwise.retrieval.skip_entries import DialPoint, KeepEntry, SignalEntry
 from skipwise.studies.dial_curve import Curve, measure_curve
-from skipwise.training.build import build_model, check, stateless, table_weight, track_rows
+from skipwise.training.build import build_model, stateless, table_weight, track_rows
 from skipwise.training.checkpoint.checkpoints import load_best
+from skipwise.training.checks import check
 from skipwise.training.config import RunConfig
 from skipwise.training.config_fields import as_json
 from skipwise.training.follow.rows_in_use import rows_in_use

@@ -27,8 +27,8 @@ _META, _TYPE, _ENCODINGS, _PATH, _CODEC, _VALUES, _BYTES, _COMPRESSED, _DATA, _D
 
 @contextmanager
 def part_writer(file: Path, schema: pa.Schema, lists: str, **options: Any) -> Iterator["PartWriter"]:
-    """Yields the writer of a new file; `lists`: its column of lists; `options`: those of
-    `pyarrow.parquet.ParquetWriter`."""
+    """Yields the writer of a new file; `lists`: its column of lists; `options`: those of Arrow's
+    `ParquetWriter`."""
     with open(file, "wb") as stream:
         writer = PartWriter(stream, schema, lists, options)
         yield writer

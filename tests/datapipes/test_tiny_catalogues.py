@@ -17,7 +17,8 @@ from skipwise.datapipes.view import View
 from skipwise.models.config import EncoderConfig, LossConfig
 from skipwise.models.encoder import Encoder
 from skipwise.models.task import Learner
-from skipwise.training.build import check, train_loader
+from skipwise.training.build import train_loader
+from skipwise.training.checks import check
 from skipwise.training.config import EvaluateConfig, RunConfig
 from tests.conftest import random_sessions
 

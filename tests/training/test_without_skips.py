@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from skipwise.components.recipes import RECIPES
-from skipwise.training.build import warn_without_skips
+from skipwise.training.checks import warn_without_skips
 
 
 @pytest.mark.parametrize(

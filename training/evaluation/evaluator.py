@@ -30,7 +30,6 @@ from skipwise.models.ranking import Counts, candidate_counts, candidate_scores, 
 from skipwise.training.build import (
     HeldOut,
     build_model,
-    check_device,
     cold_tracks,
     evaluation_loader,
     stateless,
@@ -39,6 +38,7 @@ from skipwise.training.build import (
     training_data,
 )
 from skipwise.training.checkpoint.checkpoints import load_best
+from skipwise.training.checks import check_device
 from skipwise.training.config import SPLITS, Protocol, RunConfig, Split
 from skipwise.training.evaluation.measure_ranks import Metrics, Ranked, measure_ranks
 from skipwise.training.evaluation.skip_measures import second_half

@@ -8,7 +8,8 @@ from skipwise.common.product_precision import set_product_precision
 from skipwise.common.work_folders import work_folder
 from skipwise.datapipes.sessions import SessionStore
 from skipwise.datapipes.signals import Signals
-from skipwise.training.build import check, reading_inputs, warn_without_skips
+from skipwise.training.build import reading_inputs
+from skipwise.training.checks import check, warn_without_skips
 from skipwise.training.config import RunConfig
 from skipwise.training.evaluation.measure_ranks import Metrics
 from skipwise.training.follow.arrivals import check_folder
