@@ -107,7 +107,7 @@ $(DEV): requirements/dev.txt $(EXTRAS)
 
 train: $(SETUP)  ## train on the sample, which the first run generates, then export and show the HR table
 	torchx --log_level WARNING run dist.ddp -j 1x$(RANKS) train --run-dir $(RUN) $(TRAIN_ARGS)
-	$(PYTHON) -m skipwise export --run $(RUN) --output $(EXPORT)
+	$(PYTHON) -m skipwise export --run $(RUN) --output $(EXPORT) --overwrite
 	$(PYTHON) -m skipwise show --run $(RUN)
 	@echo "The sample is synthetic: these figures show that training works, and say nothing of real listeners."
 

@@ -29,6 +29,24 @@ def stage(name: str, total: int, unit: str) -> Iterator[Callable[[int], object]]
         yield bar.update
 
 
+class Farthest:
+    """Advances by what lies beyond the farthest place so far, where the same is read again."""
+
+    def __init__(self, advance: Callable[[int], object]):
+        self._advance, self._at, self._farthest = advance, 0, 0
+
+    def __call__(self, size: int) -> None:
+        """Goes on by `size` units."""
+        self._at += size
+        if self._at > self._farthest:
+            self._advance(self._at - self._farthest)
+            self._farthest = self._at
+
+    def restart(self) -> None:
+        """Begins again."""
+        self._at = 0
+
+
 def note(text: str) -> None:
     """Prints one line on stderr."""
     print(text, file=sys.stderr, flush=True)

@@ -20,6 +20,7 @@ import torchx
 import torchx.components.dist as dist
 import torchx.specs as specs
 
+_MOST_SHARDS = 4096  # of `ShardOptions`, which would load the package
 _RANK_MB = 4096  # TorchX would ask for 1024 a node: less than the packages and a small table take
 
 
@@ -151,6 +152,8 @@ def prepare(
     """
     _at_least(1, shards=shards, cpu=cpu, memory_mb=memory_mb)
     _at_least(0, max_retries=max_retries)
+    if shards > _MOST_SHARDS:
+        _refuse(f"--shards {shards}: expected at most {_MOST_SHARDS}, which is what prepare --shard takes")
     entrypoint, words = "python", ["-m", "skipwise", "prepare", *args]
     if shards > 1:  # AWS Batch has the number of a replica in a variable, which a shell reads
         shard = f"--step all --shard {specs.macros.replica_id}/{shards}"

@@ -36,4 +36,7 @@ def recommend(config: RecommendConfig) -> None:
         options = {name: getattr(config, name) for name in ("k", "exclude", "dial", "filter", "cool_down")}
         ranked = recommender.recommend(session, profile=profile, **options)
     columns = {name: ranked[name][0].as_py() for name in ranked.column_names}
+    if not columns["tracks"]:
+        note("no track is left to recommend: --filter, --cool-down or the tracks of the session leave none")
+        return
     print_ranked(columns, recommender.names(columns["tracks"]))

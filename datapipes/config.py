@@ -110,4 +110,8 @@ class DataConfig:
     def check_world_size(self, world_size: int) -> None:
         """Raises `UserError` for a number of ranks that does not divide the lanes."""
         if self.lanes % world_size:
-            raise UserError(f"{world_size} ranks do not divide --data.lanes {self.lanes}: change either")
+            batch_size = max(round(self.batch_size / world_size), 1) * world_size
+            raise UserError(
+                f"{world_size} ranks do not divide --data.lanes {self.lanes}: take another number of ranks, or train "
+                f"with --data.lanes {world_size} --data.batch-size {batch_size}"
+            )

@@ -200,12 +200,8 @@ class RunConfig:
             raise ValueError(f"--table.dim {self.table.dim} must be a multiple of --encoder.heads {self.encoder.heads}")
         if self.data.negatives == 0 and not self.loss.in_batch:
             raise ValueError("--data.negatives 0 leaves the softmax none: ask for some, or set --loss.in-batch")
-        if self.train.compile and not self._compiles:
-            raise ValueError(
-                "--train.compile needs --train.precision bf16, --encoder.kind transformer or ligr without "
-                "--encoder.positions relative and --encoder.times, and several heads whose width is a multiple of 8: "
-                "set these, or leave it out"
-            )
+        if self.train.compile and (remedy := self._to_compile):
+            raise ValueError(f"--train.compile, which is for a GPU, {remedy}, or leave --train.compile out")
         if self.loss.in_batch and self.data.sampling != "shared":
             raise ValueError("--loss.in-batch shares its negatives: it needs --data.sampling shared")
         if self.loss.hardest and not self.loss.in_batch and self.loss.hardest >= self.data.negatives:
@@ -246,11 +242,24 @@ class RunConfig:
             raise ValueError("--train.compile makes kernels for a GPU, and torch sees none here: leave it out")
 
     @property
-    def _compiles(self) -> bool:
-        """Whether attention is one kernel on a GPU, which a compiled graph can call (`skipwise.models.fused`)."""
-        encoder, width = self.encoder, self.table.dim // self.encoder.heads
-        plain = encoder.kind in ("transformer", "ligr") and encoder.positions != "relative" and not encoder.times
-        return plain and encoder.heads > 1 and width % 8 == 0 and self.train.precision == "bf16"
+    def _to_compile(self) -> str:
+        """What keeps attention from being one kernel on a GPU, which a compiled graph can call
+        (`skipwise.models.fused`), and what to do about it; empty where nothing does."""
+        encoder, dim = self.encoder, self.table.dim
+        if encoder.kind not in ("transformer", "ligr"):
+            return f"compiles no --encoder.kind {encoder.kind}: take transformer or ligr"
+        if self.train.precision != "bf16":
+            return f"computes in bfloat16: set --train.precision bf16 in place of {self.train.precision}"
+        if encoder.positions == "relative":
+            return "takes no bias of attention: set --encoder.positions learned or none in place of relative"
+        if encoder.times:
+            return "takes no bias of attention: add --encoder.no-times"
+        if encoder.heads == 1 or dim // encoder.heads % 8:
+            return (
+                f"needs several heads whose width is a multiple of 8, not {encoder.heads} of {dim // encoder.heads}: "
+                "change --encoder.heads or --table.dim"
+            )
+        return ""
 
     @property
     def row_table(self) -> TableConfig:

@@ -159,11 +159,11 @@ def expected_place(value: str | None) -> str:
     if re.fullmatch(r"[+-]?\d+([.]\d*)?([eE][+-]?\d+)?", text, re.ASCII):
         if abs(float(text)) > BAD_PLACE:
             return "expected a number of less than 2^63"
-        return "expected a date and time, as the first rows of the log have or --time-format says, not a number"
+        return "expected a date and time, as most of the first rows have or --time-format says, not a number"
     if re.match(YEAR, text) and re.search(r":\d\d:60(?!\d)", text, re.ASCII):
         return "expected seconds from 00 to 59: write 59 for the 60 of a leap second"
     if re.match(YEAR, text):
-        return "expected what the first rows of the log have or --time-format says, and a date that there is"
+        return "expected what most of the first rows have or --time-format says, and a date that there is"
     return f"expected {DATES}, or another date with its --time-format"
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from skipwise.common.console import Farthest
 from skipwise.common.errors import UserError
 from skipwise.common.tables import open_table
 from skipwise.datapipes.nested import flat, is_spread, joined_ids
@@ -154,10 +155,12 @@ def text_parts(
     A file with a line that is longer than a small block is read again in larger ones, and what was yielded passed over.
     """
     yielded = Counter[bool]()
+    farthest = Farthest(advance)
     for block in sorted({min(BLOCK, SMALL_BLOCK), BLOCK}):
         again = +yielded
+        farthest.restart()
         try:
-            for part in text_blocks(source, advance, nulls, kinds, block):
+            for part in text_blocks(source, farthest, nulls, kinds, block):
                 known = min(again[part.numbered], len(part.marks))
                 again[part.numbered] -= known
                 yielded[part.numbered] += len(part.marks) - known

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from skipwise.common.errors import UserError
+from skipwise.common.errors import UserError, printable
 from skipwise.datapipes.nested import joined_ids
 from skipwise.datapipes.prepare.column_roles import CONTEXT, FLAGS, NAMED
 from skipwise.datapipes.prepare.config import PrepareConfig
@@ -154,6 +154,13 @@ def row_error(source: Source, row: int | None, fault: Fault) -> UserError:
     place, fields = locate(source, row, over_lines)
     where = f"{source.path}, {place}"
     if over_lines:
+        several = [(name, text) for name, text in fields.items() if text and "\n" in text]
+        if several and not any(source.layout.delimiter in line for line in several[0][1].splitlines()[1:]):
+            column, text = several[0]
+            return UserError(
+                f"{where} has a line break inside the quotes of {column}, {printable(shown(text))}: expected a value "
+                "of one line; fix the file"
+            )
         return UserError(f"{where} goes on over a line break: {fault.expected}; fix the file")
     if row is None:
         return UserError(f"{where} has {len(fields)} fields: expected {len(source.names)} as its columns; {REMEDY}")

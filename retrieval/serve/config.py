@@ -58,6 +58,10 @@ class ServeConfig:
         for name in self.allowed_host:
             if urlsplit(f"//{name}").netloc != name or ":" in name or not name:
                 raise ValueError(f"--allowed-host {name} must be a name without scheme, port and path")
+        if Path(self.deltas).is_file():
+            raise ValueError(
+                f"--deltas {self.deltas} is a file: name the folder that train --stream.deltas writes into"
+            )
         if not 0 <= self.port < 1 << 16:
             raise ValueError(f"--port {self.port} must lie in 0..65535")
         for name in ("max_batch", "max_queue", "max_body", "workers", "threads"):

@@ -1,6 +1,7 @@
 """The doctor's checks on made-up versions and machines, and its command on the real one."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from skipwise.common import versions as package_versions
 from skipwise.common.errors import UserError
 from skipwise.common.versions import load_problems, version_problems
 from skipwise.components.doctor import DoctorConfig, doctor
+from skipwise.datapipes.config import DataConfig
 from skipwise.training.guards import memory_check
 from skipwise.training.guards.machine_plan import Card, Machine, machine_problems
 from skipwise.training.guards.memory_needs import check_memory, training_needs
@@ -153,6 +155,8 @@ def test_doctor_and_train_refuse_for_memory_in_the_same_cases(
 def test_ranks_that_no_batch_is_divided_by_are_a_problem():
     (problem,) = problems(Machine(2, 64 * GIB, 64 * GIB), 3, versions=CPU)
     assert "3 ranks do not divide --data.lanes 16" in problem
+    lanes, batch_size = re.search(r"train with --data.lanes (\d+) --data.batch-size (\d+)$", problem).groups()
+    DataConfig(path="data", lanes=int(lanes), batch_size=int(batch_size)).check_world_size(3)
 
 
 def test_gpu_machines():

@@ -18,6 +18,7 @@ from skipwise.common import failure
 from skipwise.common.failure import record
 from skipwise.common.machine import usable_cores
 from skipwise.datapipes.prepare import PrepareConfig, prepare
+from skipwise.datapipes.prepare.shard_options import MOST_SHARDS
 from skipwise.datapipes.synthesize import SynthesizeConfig, synthesize
 
 ROOT = Path(__file__).parents[2]
@@ -139,6 +140,7 @@ def test_what_a_scheduler_is_asked_for():
         "train --nproc 0",
         "prepare --cpu 0",
         "prepare --shards 0",
+        f"prepare --shards {MOST_SHARDS + 1}",
         "prepare --max_retries -1",
     ],
 )
@@ -177,6 +179,11 @@ def test_prepare_is_one_process():
     (role,) = app_of("prepare", "--cpu", "8", "--memory_mb", "9000", "--", "--input", "log.csv").roles
     assert (role.num_replicas, role.resource.cpu, role.resource.memMB) == (1, 8, 9000)
     assert [role.entrypoint, *role.args] == ["python", "-m", "skipwise", "prepare", "--input", "log.csv"]
+
+
+def test_as_many_shards_as_prepare_takes():
+    (role,) = app_of("prepare", "--shards", str(MOST_SHARDS), "--", "--input", "log", "--output", "data").roles
+    assert role.num_replicas == MOST_SHARDS
 
 
 def test_prepare_in_shards_is_a_process_for_each():

@@ -80,3 +80,10 @@ def test_an_environment_that_was_cut_off_before_it_had_pip(make):
     assert make("setup", "-m venv", "kill")[0] != 0
     code, asked = make("setup")
     assert code == 0 and len(installs(asked)) == 3
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_a_finished_run_is_exported_again():
+    made = subprocess.run(["make", "-n", "train", "DEVICE=cpu", "RUN=runs/x"], cwd=ROOT, capture_output=True, text=True)
+    (line,) = (line for line in made.stdout.splitlines() if "skipwise export" in line)
+    assert line.endswith("export --run runs/x --output exports/x --overwrite")

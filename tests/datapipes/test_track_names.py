@@ -112,6 +112,17 @@ def test_a_title_that_is_not_utf_8_spoils_no_play(tmp_path):
     assert Manifest.read(tmp_path / "data").counts["plays"] == 3
 
 
+def test_a_line_break_inside_the_quotes_of_an_id_is_called_so(tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text('session_id,track_id_clean\ns,a\ns,"b\nc"\ns,d\n')
+    expected = r"line 3 has a line break inside the quotes of track_id_clean, 'b\\nc': expected a value of one line"
+    with pytest.raises(UserError, match=expected):
+        prepare(PrepareConfig(input=(log,), output=tmp_path / "data", order="file"))
+    log.write_text('session_id,track_id_clean\ns,a\ns,"b\ns,c\ns,d\n')
+    with pytest.raises(UserError, match="line 3 goes on over a line break: expected every quote closed on its line"):
+        prepare(PrepareConfig(input=(log,), output=tmp_path / "data", order="file"))
+
+
 def test_a_quote_that_is_not_closed_takes_no_plays_away(tmp_path):
     log = tmp_path / "log.csv"
     options = {"input": (log,), "output": tmp_path / "data", "order": "file", "title": "title"}

@@ -115,7 +115,15 @@ def test_is_refused_where_it_would_break_up():
     assert replace(config, train=train).train.compile
     with pytest.raises(ValueError, match="torch sees none here"):
         replace(config, train=train).check_device("cpu")
-    relative = replace(config.encoder, positions="relative")
-    for other in ({"train": replace(train, precision="fp32")}, {"train": train, "encoder": relative}):
-        with pytest.raises(ValueError, match="--train.compile needs --train.precision bf16"):
-            replace(RunConfig(), **other)
+    plain = replace(RunConfig().encoder, positions="learned", times=False)
+    assert replace(RunConfig(), train=train, encoder=plain).train.compile
+    for other, remedy in (
+        ({"train": replace(train, precision="fp32")}, "set --train.precision bf16 in place of fp32"),
+        ({"encoder": replace(plain, kind="hstu")}, "compiles no --encoder.kind hstu: take transformer or ligr"),
+        ({"encoder": replace(plain, positions="relative")}, "--encoder.positions learned or none in place of relative"),
+        ({"encoder": replace(plain, times=True)}, "add --encoder.no-times"),
+        ({"encoder": replace(plain, heads=1)}, "not 1 of 128: change --encoder.heads or --table.dim"),
+        ({"encoder": replace(plain, heads=32)}, "not 32 of 4: change"),
+    ):
+        with pytest.raises(ValueError, match=f"^--train.compile, which is for a GPU, .*{remedy}.*leave .* out$"):
+            replace(RunConfig(), **({"train": train, "encoder": plain} | other))

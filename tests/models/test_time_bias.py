@@ -163,7 +163,7 @@ def test_a_profiles_token_has_no_bias():
                 "data": {"inputs": ["pause"]},
                 "train": {"compile": True, "precision": "bf16"},
             },
-            "--train.compile needs .* without --encoder.positions relative and --encoder.times",
+            "--train.compile, which is for a GPU, takes no bias of attention: add --encoder.no-times",
         ),
     ],
 )

@@ -33,6 +33,7 @@ TABLE: dict[str, dict[int, Any]] = {
     "live": {row: row % 4 == 1 for row in LISTED},
 }
 SESSION = ["t_07", "t_31", "t_12"]
+NOTHING = "no track is left to recommend: --filter, --cool-down or the tracks of the session leave none"
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +183,12 @@ def test_files_and_the_terminal_say_the_same(export, table, recommender, tmp_pat
     files = ["--input", str(tmp_path / "in.parquet"), "--output", str(tmp_path / "out.parquet")]
     assert run("recommend", *options, *files, "-k", "4").code == 0
     assert pq.read_table(tmp_path / "out.parquet")["tracks"].to_pylist() == [[track for track, _ in ranked]]
+
+
+def test_a_filter_that_nothing_passes_is_said(export, run):  # noqa: F811
+    line = ["recommend", "--export", str(export), "--session", "t_01", "--filter", '{"artist": "nobody"}']
+    done = run(*line)
+    assert (done.code, done.said.strip()) == (0, NOTHING) and "rank" not in done.said
 
 
 @pytest.mark.parametrize(

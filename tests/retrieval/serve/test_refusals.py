@@ -23,6 +23,14 @@ PLAY = {"track": "t_001"}
 JSON = {"content-type": "application/json"}
 
 
+def test_deltas_are_in_a_folder(tmp_path: Path):
+    file = tmp_path / "deltas"
+    assert ServeConfig(tmp_path, deltas=str(file)).deltas == str(file)  # the run that writes them may come
+    file.touch()
+    with pytest.raises(ValueError, match=f"--deltas {file} is a file: name the folder that train"):
+        ServeConfig(tmp_path, deltas=str(file))
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
