@@ -60,12 +60,14 @@ class Signals:
         """Rows of the table; 0 without columns."""
         return sum(column.num_rows for column in self.columns)
 
-    @property
-    def pauses(self) -> tuple[int, ...]:
-        """Of each row, the seconds from the play before to this one where it is a value of `PAUSE`, else -1.
+    def pauses(self, times: bool = True) -> tuple[int, ...]:
+        """Of each row, the seconds from the play before to this one where it is a value of `PAUSE`, else -1; none for
+        an encoder that reads no `times`.
 
         Raises `UserError` for a value that `prepare --pause` does not write.
         """
+        if not times:
+            return ()
         seconds = [-1] * self.num_rows
         for column in self.columns:
             if column.name != PAUSE:

@@ -101,7 +101,7 @@ class Learner(nn.Module):
         """`autocast`: the dtype of matrix products in training, None for the table's own; negatives: `DataConfig`;
         `signals`: what is read of plays, of which an encoder that reads times takes the pauses."""
         super().__init__()
-        pauses_M = torch.tensor(signals.pauses) if signals is not None and encoder.config.times else None
+        pauses_M = torch.tensor(signals.pauses()) if signals is not None and encoder.config.times else None
         self.register_buffer("pauses_M", pauses_M, persistent=False)
         self.encoder, self.loss, self.autocast, self.num_tracks = encoder, loss, autocast, num_tracks
         self.heard_negatives, self.skipped_negatives = heard_negatives, skipped_negatives

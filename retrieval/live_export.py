@@ -60,8 +60,7 @@ class LiveExport:
             raise UserError(f"{own.path} has no weights of an encoder: export again")
         keep_dim = own.manifest.keep.dim if own.manifest.keep else 0
         signals = own.view.signals
-        pauses = signals.pauses if own.manifest.weights.config.times else ()
-        read = signals.num_rows, len(signals.columns), 0, pauses
+        read = signals.num_rows, len(signals.columns), 0, signals.pauses(own.manifest.weights.config.times)
         shape = EncoderShape(manifest.dim - keep_dim, keep_dim, *read)
         try:
             encoder = load_query_encoder(own.manifest.weights.config, shape, delta.encoder)

@@ -48,7 +48,7 @@ def reading_inputs(config: RunConfig, store: SessionStore) -> SessionStore:
     """The dataset to train on with the context columns that the config reads, by the values that training sees, and
     with the features of tracks and the profiles of listeners.
 
-    Raises `UserError` for a name that it does not have.
+    Raises `UserError` for a name that it does not have, and for pauses that say no times where these are read.
     """
     known = store.manifest.contexts
     for name in config.data.inputs:
@@ -57,8 +57,9 @@ def reading_inputs(config: RunConfig, store: SessionStore) -> SessionStore:
                 f"--data.inputs {name}: {store.path} has {', '.join([SKIPS, *known])}; name these, or prepare the log "
                 f"again with {name} in --context"
             )
-    store = store.reading({name: known[name] for name in config.data.inputs if name != SKIPS})
-    return store.featuring(config.data.features).profiling(config.data.profile)
+    contexts = {name: known[name] for name in config.data.inputs if name != SKIPS}
+    Signals.of(config.data.inputs, contexts).pauses(config.encoder.times)
+    return store.reading(contexts).featuring(config.data.features).profiling(config.data.profile)
 
 
 def build_model(

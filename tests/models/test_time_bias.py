@@ -47,12 +47,12 @@ def test_buckets_by_hand():
 def test_a_play_beside_another_has_the_pauses_own_bucket():
     """Whatever `prepare --pause` wrote, and values of other columns say nothing of it."""
     signals = Signals.of(("skips", "pause"), {"pause": [*map(str, range(31))]})
-    pauses_M = torch.tensor(signals.pauses)
+    pauses_M = torch.tensor(signals.pauses())
     assert pauses_M[:6].tolist() == [NO_PAUSE] * 6 and pauses_M[6:10].tolist() == [0, 1, 3, 7]
     for code, seconds in enumerate(pauses_M[6:]):
         assert time_buckets(torch.stack([seconds, seconds])[None])[0, 1, 0] == code
     with pytest.raises(UserError, match="--encoder.times reads pause as `prepare --pause` writes it, and 'long' is no"):
-        _ = Signals.of(("pause",), {"pause": ["long"]}).pauses
+        Signals.of(("pause",), {"pause": ["long"]}).pauses()
 
 
 def outputs(encoder: Encoder, items_BTD: Tensor, pauses_BT: Tensor, profile: ReadProfile | None = None) -> Tensor:

@@ -171,6 +171,10 @@ def test_what_a_run_cannot_read(tmp_path: Path):
         older.write(data)
         with pytest.raises(UserError, match="--data.inputs device: .* has skips; name these, or prepare the log again"):
             train(reading(data, tmp_path / "run"), "best")
+        timed = reading(dataset(tmp_path / "timed", {"pause": words("7", "hour")}), tmp_path / "run", ("pause",))
+        timed = replace(timed, encoder=replace(timed.encoder, times=True))
+        with pytest.raises(UserError, match="--encoder.times reads pause as .*, and 'hour' is no logarithm"):
+            train(timed, "best")
         assert not (tmp_path / "run").exists()
         assert SessionStore(str(data)).reading({"list": ["d"]}).read(np.array([0])).contexts.max() == 1
         with pytest.raises(UserError, match="--data.inputs device is a context column"):
