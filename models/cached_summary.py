@@ -18,7 +18,7 @@ from torch import Tensor
 from skipwise.models.topk import GROUP
 
 _MOST_WORDS = 128
-"""Words of eight bools that are added at once; a byte has room for 255."""
+"""Words of eight bools that are added to one, of all products of a block; a byte has room for 255."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,17 @@ class Excluded:
     def __call__(self, values_NQB: Tensor, value: float) -> Tensor:
         """Sets values of the block to `value` there, and returns them."""
         count, _, width = values_NQB.shape
-        values_NQB[-1, :, self.num_rows - (count - 1) * width :] = value
-        values_NQB[self._places(width)] = value
+        if self.num_rows < count * width:
+            values_NQB[-1, :, self.num_rows - (count - 1) * width :] = value
+        values_NQB[self.places(width)] = value
         return values_NQB
 
     def of(self, values_NQB: Tensor) -> Tensor:
         """[P], the values of the excluded rows."""
-        return values_NQB[self._places(values_NQB.shape[2])]
+        return values_NQB[self.places(values_NQB.shape[2])]
 
-    def _places(self, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    def places(self, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Products, queries and columns [P], of products of so many rows."""
         return self.column_P // width, self.query_P, self.column_P % width
 
 
@@ -57,9 +59,12 @@ class CachedSummary:
         self._block_NQB, (products, queries, rows) = block_NQB, block_NQB.shape
         if self._goals_Q is not None:
             self._goals = self._goals_Q[:, None].expand(queries, rows).contiguous().numpy().reshape(-1)
-            self._at_most_NQB, self._below_NQB = torch.empty(2, *block_NQB.shape, dtype=torch.bool)
-            flat = (values.numpy().reshape(products, -1) for values in (block_NQB, self._at_most_NQB, self._below_NQB))
-            self._compared = list(zip(*flat, strict=True))
+            self._scores = list(block_NQB.numpy().reshape(products, -1))
+            # Eight bools are added as one number, whose bytes do not overflow.
+            words_QW = torch.empty(queries, rows // 8, dtype=torch.int64)
+            self._compared, words = words_QW.numpy().reshape(-1).view(np.bool_), rows // 8
+            self._words = words_QW.view(queries, -1, math.gcd(words, _MOST_WORDS // products))
+            self._at_most_NQC, self._below_NQC = torch.empty(2, products, *self._words.shape[:2], dtype=torch.int64)
         if self._has_maxima:
             self._maxima_NQG = block_NQB.new_empty(products, queries, rows // GROUP)
             self._reduced = list(zip(_groups(block_NQB), self._maxima_NQG, strict=True))
@@ -69,27 +74,34 @@ class CachedSummary:
         if num_rows < self._block_NQB.shape[2]:
             self._block_NQB[place, :, num_rows:] = float("-inf")
         if self._goals_Q is not None:
-            scores, at_most, below = self._compared[place]
-            np.less_equal(scores, self._goals, out=at_most)
-            np.less(scores, self._goals, out=below)
+            for compare, sums_NQC in ((np.less_equal, self._at_most_NQC), (np.less, self._below_NQC)):
+                compare(self._scores[place], self._goals, out=self._compared)
+                torch.sum(self._words, dim=2, out=sums_NQC[place])
         if self._has_maxima:
             scores_QGS, maxima_QG = self._reduced[place]
             torch.amax(scores_QGS, dim=2, out=maxima_QG)
 
     def counts(self, scores_NQB: Tensor, excluded: Excluded) -> Tensor:
         """int64 [2, Q]: rows of the block above and equal to the goals, without the excluded ones."""
+        assert self._goals_Q is not None
         products, _, width = scores_NQB.shape
-        at_most_Q, below_Q = (
-            _row_sums(excluded(values_NQB[:products], True)) for values_NQB in (self._at_most_NQB, self._below_NQB)
-        )
+        score_P, goal_P = excluded.of(scores_NQB), self._goals_Q[excluded.query_P]
+        # What is excluded is to count as below, and so is padding, which was counted as minus infinity.
+        missed_2P = torch.stack([~(score_P <= goal_P), ~(score_P < goal_P)]).long()
+        counts_2Q = torch.stack([_bytes_sum(of[:products]) for of in (self._at_most_NQC, self._below_NQC)])
+        counts_2Q.index_add_(1, excluded.query_P, missed_2P)
+        if padding := products * width - excluded.num_rows:
+            lowest = float("-inf")
+            counts_2Q += padding * torch.stack([~(self._goals_Q >= lowest), ~(self._goals_Q > lowest)])
+        at_most_Q, below_Q = counts_2Q
         return torch.stack([products * width - at_most_Q, at_most_Q - below_Q])
 
     def maxima(self, scores_NQB: Tensor, excluded: Excluded) -> Tensor:
-        """The groups' maxima [Q, G] of all products. Sets what is excluded to minus infinity."""
+        """The groups' maxima [Q, G] of all products. Sets what is excluded to minus infinity, after `counts`."""
         excluded(scores_NQB, float("-inf"))
-        place_P, query_P = excluded.column_P // scores_NQB.shape[2], excluded.query_P
-        group_P = excluded.column_P % scores_NQB.shape[2] // GROUP
-        self._maxima_NQG[place_P, query_P, group_P] = _groups(scores_NQB)[place_P, query_P, group_P].amax(dim=1)
+        place_P, query_P, column_P = excluded.places(scores_NQB.shape[2])
+        of_groups = place_P, query_P, column_P // GROUP
+        self._maxima_NQG[of_groups] = _groups(scores_NQB)[of_groups].amax(dim=1)
         return self._maxima_NQG[: scores_NQB.shape[0]].transpose(0, 1).reshape(scores_NQB.shape[1], -1)
 
 
@@ -98,8 +110,6 @@ def _groups(scores: Tensor) -> Tensor:
     return scores.view(*scores.shape[:-1], -1, GROUP)
 
 
-def _row_sums(values_NQB: Tensor) -> Tensor:
-    """int64 [Q], how many of a query's are true: eight bools are added as one number, whose bytes do not overflow."""
-    words = values_NQB.view(torch.int64).sum(dim=0)
-    words = words.view(len(words), -1, math.gcd(words.shape[1], _MOST_WORDS // len(values_NQB))).sum(dim=2)
-    return words.view(torch.uint8).sum(dim=1)
+def _bytes_sum(sums_NQC: Tensor) -> Tensor:
+    """int64 [Q], the sum of all bytes of a query's numbers, which do not overflow when products are added."""
+    return sums_NQC.sum(dim=0).view(torch.uint8).sum(dim=1)
