@@ -129,6 +129,8 @@ def gather_rows(local_BX: Tensor) -> Tensor:
     """Returns every rank's rows, concatenated in rank order; all ranks give the same shape."""
     if world_size() == 1:
         return local_BX
+    if local_BX.device.type == "cpu":
+        return _exchanged(local_BX.expand(world_size(), *local_BX.shape)).flatten(0, 1)
     pieces = [torch.empty_like(local_BX) for _ in range(world_size())]
     dist.all_gather(pieces, local_BX.contiguous())
     return torch.cat(pieces)
@@ -139,20 +141,43 @@ def scatter_sums(values_BX: Tensor) -> Tensor:
 
     gloo's own reduce-scatter sums all blocks on all ranks: twice the bytes.
     """
-    part_RX = values_BX.new_empty(len(values_BX) // world_size(), *values_BX.shape[1:])
+    shape = len(values_BX) // world_size(), *values_BX.shape[1:]
     if values_BX.device.type != "cpu":
+        part_RX = values_BX.new_empty(shape)
         dist.reduce_scatter_single(part_RX, values_BX.contiguous())
         return part_RX
-    received_BX = torch.empty_like(values_BX, memory_format=torch.contiguous_format)
-    dist.all_to_all_single(received_BX, values_BX.contiguous())
-    return received_BX.view(world_size(), *part_RX.shape).sum(dim=0)
+    return _exchanged(values_BX.view(world_size(), *shape)).sum(dim=0)
 
 
 def sum_ranks(values: Tensor) -> Tensor:
-    """Replaces `values` by their sum over all ranks, and returns them."""
-    if world_size() > 1:
+    """Replaces `values`, which are few, by their sum over all ranks, and returns them."""
+    if world_size() > 1 and values.device.type == "cpu":
+        values.copy_(_exchanged(values.expand(world_size(), *values.shape)).sum(dim=0))
+    elif world_size() > 1:
         dist.all_reduce(values)
     return values
+
+
+def _exchanged(values_GX: Tensor) -> Tensor:
+    """What each rank has for this one, by rank: one hop of gloo, whose rings of all others take as many as ranks."""
+    values_GX = values_GX.contiguous()
+    received_GX = torch.empty_like(values_GX)
+    dist.all_to_all_single(received_GX, values_GX)
+    return received_GX
+
+
+class Highest:
+    """The highest of all ranks' numbers, exchanged while other work goes on; all ranks make them in the same order."""
+
+    def __init__(self, number: int):
+        self._received_G = torch.empty(world_size(), dtype=torch.int64)
+        own_G = torch.full((world_size(),), number)
+        self._work = dist.all_to_all_single(self._received_G, own_G, group=side_group("control"), async_op=True)
+
+    def wait(self) -> int:
+        """Returns it once all ranks have given theirs."""
+        self._work.wait()
+        return int(self._received_G.max())
 
 
 def barrier() -> None:

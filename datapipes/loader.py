@@ -7,7 +7,7 @@ ranks take the same number of steps, and every session is read once an epoch.
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from threading import Lock
@@ -64,12 +64,21 @@ class StepLoader(Generic[Batch]):
     than building it.
     """
 
-    def __init__(self, dataset: StepDataset[Batch], pin_memory: bool = False):
-        """`pin_memory`: for copies to a GPU."""
-        self.dataset, self.steps, self._pin_memory = dataset, dataset.steps, pin_memory
+    def __init__(
+        self,
+        dataset: StepDataset[Batch],
+        pin_memory: bool = False,
+        fit: Callable[[Iterator[Batch]], Iterator[Batch]] | None = None,
+    ):
+        """`pin_memory`: for copies to a GPU; `fit`: what the batches of an epoch go through."""
+        self.dataset, self.steps, self._pin_memory, self._fit = dataset, dataset.steps, pin_memory, fit
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Yields the batches of `epoch` from `first_step` on."""
+        batches = self._built(epoch, first_step)
+        return batches if self._fit is None else self._fit(batches)
+
+    def _built(self, epoch: int, first_step: int) -> Iterator[Batch]:
         steps = iter(range(first_step, self.steps))
         workers = self.dataset.config.workers
         if not workers:

@@ -1,9 +1,9 @@
 """In-batch negatives: the targets of the whole global batch as one weighted pool, the same on any number of ranks.
 
-A track that is the target of several positions is one entry of the pool a rank, weighted by their number. The sum is
-the same as over single positions, and ranks with different sessions exchange tensors of one size, the bags.
-Shape legend: B sessions, T positions, D width, U bags of the lookup, W entries of the pool (those bags
-of all ranks that are negatives).
+A track that is the target of several positions, of any ranks, is one entry of the pool, weighted by their number. The
+sum is the same as over single positions, and ranks with different sessions exchange tensors of one size, the bags.
+Shape legend: B sessions, T positions, D width, U bags of the lookup, F facts of a bag, W entries of the
+pool (those bags of all ranks that are negatives), E those of single ranks, X distinct tracks.
 """
 
 from typing import Any
@@ -21,7 +21,6 @@ def in_batch_pool(
     batch: SessionBatch,
     num_tracks: int,
     exact_targets: bool = False,
-    distinct: bool = False,
     pad: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The targets of all ranks' batches and the K shared uniform negatives, if any, with log-q correction.
@@ -37,8 +36,7 @@ def in_batch_pool(
     et al., "Correcting the LogQ Correction", RecSys 2025, arXiv 2507.09331, whose weight of a position, the
     probability of all but its target, is here the softmax's own.
 
-    With `distinct` one entry of a track has the weight of those of all ranks, and the others none, so that entries can
-    be counted. With `pad`, entries without weight make their number one that recurs at other steps.
+    With `pad`, entries without weight make their number one that recurs at other steps.
 
     Returns (rows [W, D], whose gradients go back to the rank that looked them up; float32 [B, W], added to the logits
     of a session's queries: the entry's log weight less its log expectation, -inf for tracks of the session, its
@@ -55,17 +53,18 @@ def in_batch_pool(
     weight_U[-1:].zero_()
     # Each rank contributes its share of the uniform negatives.
     weight_U.index_add_(0, batch.negatives_P, torch.ones_like(batch.negatives_P, dtype=torch.float))
-    # float64 holds row numbers exactly.
-    row_W, weight_W, log_q_W = gather_rows(torch.stack([row_U, weight_U, batch.log_q_U], dim=1).double()).unbind(1)
+    facts_U3 = torch.stack([row_U, weight_U, batch.log_q_U], dim=1).double()  # which holds row numbers exactly
+    rows_WD, facts_W3 = _GatherRows.apply(rows_UD, facts_U3) if world_size() > 1 else (rows_UD, facts_U3)
+    row_W, weight_W, log_q_W = facts_W3.unbind(1)
     drawn = weight_W.sum() - batch.negatives
-    if distinct and world_size() > 1:
-        row_X, track_W = row_W.unique(return_inverse=True)
-        weight_X = torch.zeros_like(row_X).index_add_(0, track_W, weight_W)
-        place_W = torch.arange(len(row_W), device=device)
-        first_X = torch.full_like(row_X, len(row_W), dtype=torch.int64).scatter_reduce_(0, track_W, place_W, "amin")
-        weight_W = torch.zeros_like(weight_W).index_copy_(0, first_X, weight_X)
     # More than half of the bags are empty or read alone, and would be columns of logits.
-    entry_W = batch.entries_E if world_size() == 1 else weight_W.nonzero().squeeze(1)
+    entry_W = batch.entries_E
+    if world_size() > 1:  # one entry of a track has the weight of those of all ranks
+        place_E = weight_W.nonzero().squeeze(1)
+        row_X, track_E = row_W[place_E].unique(return_inverse=True)
+        entry_W = torch.full_like(row_X, len(row_W), dtype=torch.int64).scatter_reduce_(0, track_E, place_E, "amin")
+        weight_X = torch.zeros_like(row_X).index_add_(0, track_E, weight_W[place_E])
+        weight_W = torch.zeros_like(weight_W).index_copy_(0, entry_W, weight_X)
     if pad:
         hidden_X = (weight_W == 0).nonzero().squeeze(1)  # hidden by the log of their weight
         entry_W = torch.cat([entry_W, hidden_X[: rounded(len(entry_W)) - len(entry_W)]])
@@ -84,18 +83,23 @@ def in_batch_pool(
     bag_W = torch.searchsorted(row_U, row_W.long())
     in_session_BW = in_session_BU[:, bag_W] & (row_U[bag_W] == row_W)
     bias_BW = (weight_W.log() - log_expected(log_q_W, drawn_B1)).float()
-    rows_WD = (_GatherRows.apply(rows_UD) if world_size() > 1 else rows_UD).index_select(0, entry_W)
+    rows_WD = rows_WD.index_select(0, entry_W)
     target_U = torch.zeros(bags, device=device) if exact_targets else -log_expected(batch.log_q_U, drawn).float()
     return rows_WD, bias_BW.masked_fill(in_session_BW, float("-inf")), target_U
 
 
 class _GatherRows(torch.autograd.Function):
-    """`gather_rows`, whose gradient is the sum over all ranks of the gradients of this rank's part."""
+    """`gather_rows` of rows and of float64 facts about them, by one exchange. The rows' gradient is the sum over all
+    ranks of the gradients of this rank's part."""
 
     @staticmethod
-    def forward(ctx: Any, part: Tensor) -> Tensor:
-        return gather_rows(part)
+    def forward(ctx: Any, part_UD: Tensor, facts_UF: Tensor) -> tuple[Tensor, Tensor]:
+        width = part_UD.shape[1]
+        both = gather_rows(torch.cat([part_UD, facts_UF.view(part_UD.dtype)], dim=1))
+        facts_WF = both[:, width:].contiguous().view(facts_UF.dtype)
+        ctx.mark_non_differentiable(facts_WF)
+        return both[:, :width], facts_WF
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return scatter_sums(grad)
+    def backward(ctx: Any, grad_WD: Tensor, _: Tensor) -> tuple[Tensor, None]:
+        return scatter_sums(grad_WD), None

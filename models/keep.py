@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from skipwise.models.config import STATE
 from skipwise.models.dropout import Dropout
+from skipwise.models.recurrence import Recurrence
 from skipwise.models.recurring_products import RowLinear
 
 
@@ -23,7 +24,7 @@ class KeepHead(nn.Module):
         encoder's output and of the tracks' columns."""
         super().__init__()
         self.of_output = RowLinear(dim, keep_dim + 1)
-        self.state = nn.GRU(dim, STATE, batch_first=True) if reads_signals else None
+        self.state = Recurrence(dim, STATE) if reads_signals else None
         self.of_state = RowLinear(STATE, keep_dim + 1, bias=False) if reads_signals else None
         self.dropout, self.keep_dropout = Dropout(dropout), Dropout(keep_dropout)
 
@@ -49,5 +50,4 @@ class KeepHead(nn.Module):
             most = signals_BTD.shape[0] * signals_BTD.shape[1] * max(signals_BTD.shape[2], STATE)
             self.dropout.renew(most, signals_BTD.device)
         with torch.autocast(signals_BTD.device.type, enabled=False):
-            states_BTH: Tensor = self.state(self.dropout(signals_BTD.float()))[0]
-        return states_BTH
+            return self.state.states(self.dropout(signals_BTD.float()))

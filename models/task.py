@@ -247,8 +247,8 @@ class Learner(nn.Module):
     ) -> Tensor:
         """The sum of the losses."""
         exact_targets = self.loss.log_q == "negatives"
-        distinct, pad = self.loss.hardest > 0, compiled(queries_VD)
-        rows_WD, bias_BW, target_bias_U = in_batch_pool(rows_UD, batch, self.num_tracks, exact_targets, distinct, pad)
+        pad = compiled(queries_VD)
+        rows_WD, bias_BW, target_bias_U = in_batch_pool(rows_UD, batch, self.num_tracks, exact_targets, pad)
         bias = Bias(target_bias_U[target_at_V], bias_BW, batch.queries_V // batch.items_BT.shape[1])
         return pool_losses(queries_VD, targets_VD, rows_WD, None, None, self._softmax_head, beside_V, bias)
 

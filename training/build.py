@@ -19,6 +19,7 @@ from skipwise.datapipes.collate import TrainBuilder
 from skipwise.datapipes.collate_targets import EvaluationBuilder
 from skipwise.datapipes.config import HELD_OUT
 from skipwise.datapipes.counts import train_counts
+from skipwise.datapipes.fit_bags import fitted
 from skipwise.datapipes.loader import StepDataset, StepLoader
 from skipwise.datapipes.negatives import keys, uniforms
 from skipwise.datapipes.sessions import SessionStore
@@ -202,7 +203,9 @@ def train_loader(
         profile=config.data.profile,
     )
     dataset = StepDataset(store, config.data, builder, rank(), world_size())
-    return StepLoader(dataset, pin_memory=device().type == "cuda")
+    if device().type == "cuda":
+        return StepLoader(dataset, pin_memory=True)
+    return StepLoader(dataset, fit=fitted if world_size() > 1 else None)
 
 
 def _view(config: RunConfig, store: SessionStore) -> View:

@@ -10,10 +10,7 @@ import time
 from enum import IntEnum
 from types import FrameType
 
-import torch
-import torch.distributed as dist
-
-from skipwise.common.distributed import rank, side_group, world_size
+from skipwise.common.distributed import Highest, rank, world_size
 
 
 class Action(IntEnum):
@@ -39,7 +36,7 @@ class StopSignal:
         self._seconds = {Action.SAVE: 60 * minutes, Action.PUBLISH: 60 * delta_minutes}
         self._due = dict[Action, float]()
         self._terminated = False
-        self._in_flight: tuple[dist.Work, torch.Tensor] | None = None
+        self._in_flight: Highest | None = None
         for action in self._seconds:
             self.restart_clock(action)
 
@@ -53,7 +50,7 @@ class StopSignal:
         if self._handles:
             signal.signal(signal.SIGTERM, self._before)
         if error[0] is None and self._in_flight:
-            self._in_flight[0].wait()
+            self._in_flight.wait()
 
     def restart_clock(self, action: Action) -> None:
         """Counts the minutes to the next checkpoint (SAVE) or delta (PUBLISH) from now on."""
@@ -67,11 +64,8 @@ class StopSignal:
             return requested
         agreed = Action.GO_ON
         if self._in_flight:
-            work, highest = self._in_flight
-            work.wait()
-            agreed = Action(int(highest))
-        highest = torch.tensor(int(requested))
-        self._in_flight = dist.all_reduce(highest, dist.ReduceOp.MAX, side_group("control"), async_op=True), highest
+            agreed = Action(self._in_flight.wait())
+        self._in_flight = Highest(requested)
         return agreed
 
     def _request(self, failed: bool) -> Action:
