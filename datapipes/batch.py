@@ -29,12 +29,12 @@ def value_feature(column: int) -> str:
 class SessionBatch(Pipelineable):
     """What one rank needs for one step. Every index but `session_B` points at a bag of `tracks`.
 
-    The last bag is always empty, so that its looked-up row is zero: padding points there. The number of bags is fixed
-    by the config, because a row-wise sharded lookup on gloo needs the same number on every rank.
+    The last bag is always empty, so that its looked-up row is zero: padding points there. The number of bags is the
+    same on every rank, because a row-wise sharded lookup on gloo needs that: the config fixes it, or the ranks agree.
     """
 
     tracks: KeyedJaggedTensor
-    """U bags of length one (the distinct rows of this step, ascending), then empty bags up to the fixed capacity."""
+    """U bags of length one (the distinct rows of this step, ascending), then empty bags up to the same number."""
     items_BT: Tensor
     """int64: the session's tracks in play order, right-padded with the empty bag."""
     skipped_BT: Tensor

@@ -2,7 +2,8 @@
 
 PyTorch's makes some 15 operators a position and twice as many in the backward pass; this one 5 and 3, and its products
 are exact: to round them to bfloat16, products this small take longer.
-Shape legend: T positions, B sessions, D width, H width of the state; 3H: reset, update and candidate.
+Shape legend: T positions, B sessions, D width, H width of the state, G three
+times that: the gates to reset and to update, and the new state.
 """
 
 from typing import Any
@@ -30,16 +31,18 @@ class Recurrence(nn.GRU):
 
 class _States(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values_BTD: Tensor, of_value: Tensor, of_state: Tensor, bias: Tensor, bias_n: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, values_BTD: Tensor, of_value: Tensor, of_state: Tensor, bias: Tensor, bias_n: Tensor
+    ) -> Tensor:
         batch, length, width = *values_BTD.shape[:2], of_state.shape[1]
         with exact_products():
             values_ND = values_BTD.transpose(0, 1).flatten(0, 1)
-            gates_TBG = torch.addmm(bias, values_ND, of_value.T).view(length, batch, 3 * width)
+            gates_TBG = torch.addmm(bias_G, values_ND, of_value.T).view(length, batch, 3 * width)
             ahead_TBG = torch.empty_like(gates_TBG)  # what the state before adds to the gates
             states_TBH = gates_TBG.new_zeros(length + 1, batch, width)
             states = states_TBH.unbind()
             for place, (gate_BG, ahead_BG) in enumerate(zip(gates_TBG, ahead_TBG, strict=True)):
-                torch.addmm(bias_n, states[place], of_state.T, out=ahead_BG)
+                torch.addmm(ahead_bias_G, states[place], of_state.T, out=ahead_BG)
                 gate_BG[:, : 2 * width].add_(ahead_BG[:, : 2 * width]).sigmoid_()
                 reset_BH, update_BH, new_BH = gate_BG.split(width, dim=1)
                 new_BH.addcmul_(reset_BH, ahead_BG[:, 2 * width :]).tanh_()

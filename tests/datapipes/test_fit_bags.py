@@ -22,7 +22,7 @@ TRACKS = 2000
 def read(batch: SessionBatch) -> dict[str, Tensor]:
     """What is read by way of bags: one more than each track's number, and 0 for an empty bag."""
     track_U = torch.zeros(batch.tracks.stride(), 1, dtype=torch.float64)
-    track_U[batch.tracks[FEATURE].lengths() > 0] = batch.tracks[FEATURE].values()[:, None] + 1.0
+    track_U[batch.tracks[FEATURE].lengths() > 0] = batch.tracks[FEATURE].values().double()[:, None] + 1
     names = "items_BT", "targets_BT", "judged_tracks_J", "negatives_P", "entries_E"
     found = {name: embedding(getattr(batch, name), track_U) for name in names}
     signals = batch.tracks[SIGNAL_FEATURE]
