@@ -2,7 +2,7 @@
 
 PyTorch's makes some 15 operators a position and twice as many in the backward pass; this one 5 and 3, and its products
 are exact: to round them to bfloat16, products this small take longer.
-Shape legend: T positions, B sessions, D width, H width of the state, G three
+Shape legend: T positions, B sessions, N both, D width, H width of the state, G three
 times that: the gates to reset and to update, and the new state.
 """
 
@@ -32,7 +32,7 @@ class Recurrence(nn.GRU):
 class _States(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, values_BTD: Tensor, of_value: Tensor, of_state: Tensor, bias: Tensor, bias_n: Tensor
+        ctx: Any, values_BTD: Tensor, of_value: Tensor, of_state: Tensor, bias_G: Tensor, ahead_bias_G: Tensor
     ) -> Tensor:
         batch, length, width = *values_BTD.shape[:2], of_state.shape[1]
         with exact_products():
