@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from skipwise.common import list_pages
 from skipwise.common.files import require_regular_file
 from skipwise.common.parquet_pages import Pages, read_pages
 
@@ -53,23 +52,6 @@ class Table:
         where there is more text than the file's size allows."""
         self._check(number, columns, most)
         return self._parquet.read_row_group(number, columns=columns, use_threads=False)
-
-    def lists(self, group: int, name: str) -> np.ndarray | None:
-        """[rows, width] of a row group: lists of one width by `common/list_pages.py`; None for any other column."""
-        kind, content = self.schema.field(name).type, self.metadata.row_group(group)
-        if not pa.types.is_fixed_size_list(kind) or content.num_columns != len(self.schema):  # a struct has several
-            return None
-        chunk = content.column(self.schema.get_field_index(name))
-        as_many = chunk.num_values == content.num_rows * kind.list_size
-        if (
-            not as_many
-            or chunk.compression != "UNCOMPRESSED"
-            or chunk.total_compressed_size != chunk.total_uncompressed_size
-        ):
-            return None
-        self._file.seek(chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset)
-        dtype = np.dtype(kind.value_type.to_pandas_dtype())
-        return list_pages.read_pages(self._file, chunk.total_compressed_size, dtype, content.num_rows, kind.list_size)
 
     def batches(
         self,
@@ -200,12 +182,3 @@ def write_table(table: pa.Table, file: Path, row_group_size: int | None = None, 
     """Writes a table; `options`: those of `pyarrow.parquet.ParquetWriter`."""
     with table_writer(file, table.schema, **options) as writer:
         writer.write_table(table, row_group_size)
-
-
-def table_bytes(table: pa.Table, **options: Any) -> bytes:
-    """A file of one row group."""
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, table.schema, **options) as writer:
-        writer.write_table(table, row_group_size=len(table))
-    content: bytes = sink.getvalue().to_pybytes()
-    return content

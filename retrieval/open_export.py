@@ -197,15 +197,11 @@ def _tracks(path: Path, manifest: ExportManifest) -> TrackIds:
 
 def _read_parquet(file: Path) -> Iterator[np.ndarray]:
     with open_table(file) as table:
-        for group, rows in enumerate(table.group_rows):
-            if not rows:
+        for group in range(len(table.group_rows)):
+            if not len(block := table.group(group)):
                 continue
-            encoded_RW = table.lists(group, "embedding")
-            if encoded_RW is None:  # written by another program, or an older version
-                lists_R = table.group(group, ["embedding"])["embedding"].combine_chunks()
-                encoded_RW = lists_R.flatten().to_numpy().reshape(rows, -1)
-            if "scale" in table.schema.names:
-                block = table.group(group, ["scale", "bias"])
+            encoded_RW = block["embedding"].combine_chunks().flatten().to_numpy().reshape(len(block), -1)
+            if "scale" in block.column_names:
                 scale_bias_R2 = np.stack([block[name].to_numpy() for name in ("scale", "bias")], axis=1)
                 tail_R8 = np.ascontiguousarray(scale_bias_R2, dtype="<f4").view(np.uint8)
                 encoded_RW = np.concatenate([encoded_RW, tail_R8], axis=1)

@@ -1,19 +1,18 @@
 """One rank's rows as files of an export: written block by block, read back and compared bit for bit.
 
-Parquet has a row group for each block, without compression: trained floats do not compress, and lie in the file as in
-memory. A `.npy` file is what
+Parquet has a row group for each block, without compression: trained floats do not compress. A `.npy` file is what
 `numpy.load(mmap_mode="r")` opens without reading it. A flat FAISS index searches by inner product, and its ids count
 from 0 in each part; unlike the others it is made in memory, where it takes as much as the part does on disk.
 
 Shape legend: R rows of this rank, B rows of a block, D width, W numbers of an encoded row.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,13 +25,11 @@ from skipwise.common.tables import open_table, table_writer
 from skipwise.common.versions import import_faiss
 from skipwise.datapipes.session_files import DAMAGED
 from skipwise.datapipes.vocabulary import Vocabulary
-from skipwise.retrieval.export.parquet_part import part_writer
 from skipwise.retrieval.export.row_encoding import check_near, convert, encode
 from skipwise.retrieval.formats import SCALE_BIAS_BYTES, DType, PartFormat, row_bytes, scale_bias
 from skipwise.retrieval.open_export import READERS
 
 _AGAIN = "check the disk, then export again"
-_OPTIONS: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": ["row"]}
 
 
 class Block(NamedTuple):
@@ -128,10 +125,7 @@ def checked(folder: Path, name: str, check: Callable[[Path], None]) -> FileRecor
 
 def write_tracks(file: Path, rows: TableRows) -> None:
     """Writes the ids, the numbers and the names of the rows alone."""
-    schema = _schema(rows, None)
-    with table_writer(file, schema, **_OPTIONS) as writer:
-        for block in rows.blocks():
-            writer.write_table(_table(block, schema), row_group_size=len(block.tracks_B))
+    _write_parquet(file, rows, None)
 
 
 def check_tracks(file: Path, rows: TableRows) -> None:
@@ -174,22 +168,19 @@ def _names(file: Path, rows: TableRows, dtype: DType | None) -> bool:
             return False
         schema = _schema(rows, None)
         groups = (table.group(group, schema.names) for group in range(len(table.group_rows)))
-        expected = (_table(block, schema) for block in rows.blocks())
+        expected = (_table(block, schema, None) for block in rows.blocks())
         return all(found.equals(names) for found, names in zip(groups, expected, strict=True))
 
 
-def _write_parquet(file: Path, rows: TableRows, dtype: DType) -> None:
-    schema, options = _schema(rows, dtype), dict[str, Any](_OPTIONS)
-    if dtype == "int8":  # Parquet has no numbers of 8 bits: indices into a dictionary take as many, plain numbers 32
-        options["use_dictionary"] = ["embedding.list.element"]
-    with part_writer(file, schema, "embedding", **options) as writer:
+def _write_parquet(file: Path, rows: TableRows, dtype: DType | None) -> None:
+    """Without a `dtype` the ids, numbers and names alone."""
+    schema = _schema(rows, dtype)
+    # Parquet has no numbers of 8 bits: indices into a dictionary take as many, plain numbers would take 32.
+    coded = ["embedding.list.element"] if dtype == "int8" else False
+    with table_writer(file, schema, compression="none", use_dictionary=coded, write_statistics=["row"]) as writer:
         for block in rows.blocks():
-            encoded_BW = block.encoded(dtype)
-            scale_bias_BX = np.empty((len(encoded_BW), 0))
-            if dtype == "int8":
-                scale_bias_BX, encoded_BW = scale_bias(encoded_BW), encoded_BW[:, :-SCALE_BIAS_BYTES]
-            more = [pa.array(np.ascontiguousarray(numbers_B)) for numbers_B in scale_bias_BX.T]
-            writer.write(_table(block, schema.remove(schema.get_field_index("embedding")), more), encoded_BW)
+            encoded_BW = block.encoded(dtype) if dtype else None
+            writer.write_table(_table(block, schema, encoded_BW), row_group_size=len(block.tracks_B))
 
 
 def _schema(rows: TableRows, dtype: DType | None) -> pa.Schema:
@@ -202,10 +193,17 @@ def _schema(rows: TableRows, dtype: DType | None) -> pa.Schema:
     return pa.schema(columns)
 
 
-def _table(block: Block, schema: pa.Schema, more: Sequence[pa.Array] = ()) -> pa.Table:
-    """Ids, numbers, names, and `more` columns."""
+def _table(block: Block, schema: pa.Schema, encoded_BW: np.ndarray | None) -> pa.Table:
     ids_B, *names = block.tracks_B.columns
-    return pa.table([ids_B, pa.array(block.numbers_B), *names, *more], schema=schema)
+    arrays = [ids_B, pa.array(block.numbers_B), *names]
+    if encoded_BW is not None:
+        more = []
+        if "scale" in schema.names:
+            more = [pa.array(np.ascontiguousarray(numbers_B)) for numbers_B in scale_bias(encoded_BW).T]
+            encoded_BW = encoded_BW[:, :-SCALE_BIAS_BYTES]
+        kind = schema.field("embedding").type
+        arrays += [pa.FixedSizeListArray.from_arrays(pa.array(encoded_BW.reshape(-1)), type=kind), *more]
+    return pa.table(arrays, schema=schema)
 
 
 def _write_npy(file: Path, rows: TableRows, dtype: DType) -> None:
