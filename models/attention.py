@@ -41,10 +41,11 @@ def attend(
     `mask`: [H or 1, T, T], -inf where `causal` hides a key; padding is hidden besides. `dropped`: gives dropout masks
     of the softmax, or None. `silu`: in place of the softmax, that many times the SiLU of each score.
     """
-    if not len(projected_NX):  # a rank whose sessions only fill up the batch
-        return projected_NX[:, : projected_NX.shape[1] // 3]
     timed = (mask.bias_HK, mask.buckets_BTT) if isinstance(mask, TimedMask) else (None, None)
     mask_HTT = mask.added_HTT if isinstance(mask, TimedMask) else mask
+    if not len(projected_NX):  # a rank whose sessions only fill up the batch; DDP waits for the biases' gradients too
+        biases = mask_HTT.sum() if timed[0] is None else mask_HTT.sum() + timed[0].sum()
+        return projected_NX[:, : projected_NX.shape[1] // 3] + biases
     mask_HTT = _reaching(mask_HTT, rows.groups[0].length)  # the longest
     with torch.autocast(projected_NX.device.type, enabled=False):
         return _Attend.apply(projected_NX, rows, mask_HTT, causal, dropped, heads, silu, *timed)

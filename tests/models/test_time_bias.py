@@ -121,6 +121,18 @@ def test_attention_equals_the_dense_computation(most: int | None, silu: float | 
         assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+def test_without_positions_all_biases_have_gradients():
+    """Of a rank whose sessions only fill up the batch: DDP waits for them."""
+    rows, projected_NX = HeadRows.of(TOKENS_N[:0], 3, LENGTH, HEADS), torch.randn(0, 3 * HEADS * WIDTH)
+    bias_HK, added_HTT = torch.randn(HEADS, TIMES, requires_grad=True), torch.randn(1, 5, 5, requires_grad=True)
+    mask_HTT = added_HTT + torch.full((5, 5), -torch.inf).triu(1)
+    for mask, biases in ((mask_HTT, [added_HTT]), (TimedMask(mask_HTT, bias_HK, torch.zeros(3, 5, 5)), [bias_HK])):
+        attended_ND = attend(projected_NX, rows, mask, True, None, HEADS)
+        assert attended_ND.shape == (0, HEADS * WIDTH)
+        (gradient,) = torch.autograd.grad(attended_ND.sum(), biases)
+        assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
 @torch.no_grad()
 def test_a_masked_play_has_no_time():
     """What happened to it is not read, so that its pause is not either: any other gives the same."""

@@ -223,6 +223,21 @@ def test_other_encoders_take_the_same_steps_on_4_ranks(encoder: dict, dataset: P
 
 
 @pytest.mark.ranks
+def test_a_rank_may_have_no_session_in_a_step(make_dataset, tmp_path: Path):
+    """The last of an epoch has one session, of the second rank: the first one's biases have gradients too."""
+    data = make_dataset(random_sessions(97, TRACKS), TRACKS)
+    add_contexts(data, {"pause": words("1", "8", "12", None)})
+    config = small("unidir-skip-track", data)
+    config = replace(
+        config,
+        data=replace(config.data, sampling="shared", inputs=("pause",)),
+        encoder=replace(config.encoder, positions="relative", times=True),
+        loss=replace(config.loss, in_batch=True, keep=0.5, keep_dim=8, keep_dropout=0.0),
+    )
+    assert_equal(run_on_ranks(tmp_path, 2, train_steps, config), dense_steps(config))
+
+
+@pytest.mark.ranks
 @pytest.mark.parametrize("sharding", ["column_wise", "table_wise", "planner"])
 def test_other_shardings_equal_row_wise(sharding: str, dataset: Path, tmp_path: Path):
     """With plain SGD: column shards keep a row-wise state each (docs/architecture.md, "Checkpoints").
