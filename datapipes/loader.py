@@ -73,9 +73,16 @@ class StepLoader(Generic[Batch]):
         """`pin_memory`: for copies to a GPU; `fit`: what the batches of an epoch go through."""
         self.dataset, self.steps, self._pin_memory, self._fit = dataset, dataset.steps, pin_memory, fit
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Yields the batches of `epoch` from `first_step` on."""
+    def epoch(
+        self,
+        epoch: int,
+        first_step: int = 0,
+        watched: Callable[[Iterator[Batch]], Iterator[Batch]] | None = None,
+    ) -> Iterator[Batch]:
+        """Yields the batches of `epoch` from `first_step` on; `watched`: what they go through before `fit`, in which a
+        rank may wait for the others."""
         batches = self._built(epoch, first_step)
+        batches = batches if watched is None else watched(batches)
         return batches if self._fit is None else self._fit(batches)
 
     def _built(self, epoch: int, first_step: int) -> Iterator[Batch]:

@@ -69,7 +69,7 @@ class ActiveRun:
         """What is left of the epoch's batches."""
         epoch, step = self.position.epoch, self.position.step
         place = f"training epoch {epoch}, step {{}}"
-        return self._hang_watch.batches(self._loader.epoch(epoch, step), place, step)
+        return self._loader.epoch(epoch, step, lambda batches: self._hang_watch.batches(batches, place, step))
 
     def validate(self) -> Metrics:
         """The validation that `config.selection` chooses by."""

@@ -8,18 +8,23 @@ import sys
 import threading
 import time
 import timeit
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from skipwise.common.distributed import rank
+from skipwise.datapipes.loader import StepLoader
+from skipwise.training.active_run import ActiveRun
 from skipwise.training.guards.hang_watch import HangWatch, Sight, describe, find_hung
+from skipwise.training.run.position import Position
+from tests.datapipes.test_prefetch import Counted
 from tests.ranks import CONTEXT, run_on_ranks
 
 RANKS = 3
@@ -212,6 +217,21 @@ def test_one_rank_is_not_watched():
 def test_a_call_costs_less_than_ten_microseconds():
     watch = HangWatch(LIMIT_S)
     assert min(timeit.repeat(lambda: watch.heartbeat(TRAINING, 3, 41), number=1000, repeat=5)) < 1000 * 10e-6
+
+
+def test_a_rank_that_reads_is_behind_those_that_wait_for_it():
+    """Of an epoch's first batch too: they wait once they have read their own."""
+    watch, seen = HangWatch(LIMIT_S), []
+
+    def agree(batches: Iterator[int]) -> Iterator[int]:
+        for batch in batches:
+            seen.append(watch._now)
+            yield batch
+
+    loader = StepLoader(Counted(workers=0, prefetch=1, steps=3), fit=agree)
+    job = SimpleNamespace(_loader=loader, _hang_watch=watch, position=Position(epoch=2, step=1))
+    assert list(ActiveRun.batches(job)) == [1, 2]
+    assert seen == [(2, "training epoch 2, step {}", (2,)), (4, "training epoch 2, step {}", (3,))]
 
 
 WAITS = Sight(82, "training epoch 3, step 41", 600.0, "a", 10, 130)
