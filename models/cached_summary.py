@@ -5,7 +5,7 @@ Comparisons are numpy's, over one dimension: its loops for that are some times a
 numpy's own over two dimensions.
 
 Shape legend: N products of a block, Q queries, B rows of a product, G groups of a product, S rows of a group, P pairs
-of a query and a row.
+of a query and a row, W words of eight comparisons of a query, C sums of X such words.
 """
 
 import math
@@ -48,23 +48,24 @@ class Excluded:
 
 
 class CachedSummary:
-    """Of one block after another, which `begin` names."""
+    """Of one block after another, all in the memory that `begin` is given."""
 
     def __init__(self, goals_Q: Tensor | None, maxima: bool = True):
         """`goals_Q`: the targets' scores, if rows are to be counted; `maxima`: whether those are wanted."""
         self._goals_Q, self._has_maxima = goals_Q, maxima
 
     def begin(self, block_NQB: Tensor) -> None:
-        """The memory of the blocks."""
+        """`block_NQB`: what each block is written to."""
         self._block_NQB, (products, queries, rows) = block_NQB, block_NQB.shape
         if self._goals_Q is not None:
             self._goals = self._goals_Q[:, None].expand(queries, rows).contiguous().numpy().reshape(-1)
             self._scores = list(block_NQB.numpy().reshape(products, -1))
             # Eight bools are added as one number, whose bytes do not overflow.
-            words_QW = torch.empty(queries, rows // 8, dtype=torch.int64)
-            self._compared, words = words_QW.numpy().reshape(-1).view(np.bool_), rows // 8
-            self._words = words_QW.view(queries, -1, math.gcd(words, _MOST_WORDS // products))
-            self._at_most_NQC, self._below_NQC = torch.empty(2, products, *self._words.shape[:2], dtype=torch.int64)
+            words = rows // 8
+            words_QW = torch.empty(queries, words, dtype=torch.int64)
+            self._compared = words_QW.numpy().reshape(-1).view(np.bool_)
+            self._words_QCX = words_QW.view(queries, -1, math.gcd(words, _MOST_WORDS // products))
+            self._at_most_NQC, self._below_NQC = torch.empty(2, products, *self._words_QCX.shape[:2], dtype=torch.int64)
         if self._has_maxima:
             self._maxima_NQG = block_NQB.new_empty(products, queries, rows // GROUP)
             self._reduced = list(zip(_groups(block_NQB), self._maxima_NQG, strict=True))
@@ -76,7 +77,7 @@ class CachedSummary:
         if self._goals_Q is not None:
             for compare, sums_NQC in ((np.less_equal, self._at_most_NQC), (np.less, self._below_NQC)):
                 compare(self._scores[place], self._goals, out=self._compared)
-                torch.sum(self._words, dim=2, out=sums_NQC[place])
+                torch.sum(self._words_QCX, dim=2, out=sums_NQC[place])
         if self._has_maxima:
             scores_QGS, maxima_QG = self._reduced[place]
             torch.amax(scores_QGS, dim=2, out=maxima_QG)

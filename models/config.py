@@ -144,7 +144,6 @@ class EncoderConfig:
                 f"--encoder.positions relative is a bias of attention, which --encoder.kind {self.kind} has not: set "
                 "--encoder.positions none or learned"
             )
-
         if not self.attends and self.times:
             raise ValueError(
                 f"--encoder.times is a bias of attention, which --encoder.kind {self.kind} has not: add "

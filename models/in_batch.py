@@ -2,8 +2,8 @@
 
 A track that is the target of several positions, of any ranks, is one entry of the pool, weighted by their number. The
 sum is the same as over single positions, and ranks with different sessions exchange tensors of one size, the bags.
-Shape legend: B sessions, T positions, D width, U bags of the lookup, F facts of a bag, W entries of the
-pool (those bags of all ranks that are negatives), E those of single ranks, X distinct tracks.
+Shape legend: B sessions, T positions, D width, U bags of the lookup, F facts of a bag, W bags of all ranks, and then
+entries of the pool, E bags of all ranks that are negatives, X distinct tracks.
 """
 
 from typing import Any
@@ -40,8 +40,8 @@ def in_batch_pool(
 
     Returns (rows [W, D], whose gradients go back to the rank that looked them up; float32 [B, W], added to the logits
     of a session's queries: the entry's log weight less its log expectation, -inf for tracks of the session, its
-    targets included; float32 [U], added to the logits of each bag's track as a
-    target: its log expectation's negative, or 0).
+    targets included; float32 [U], added to the logits of each bag's track as a target: its log expectation's negative,
+    or 0).
     """
     bags, looked_up = len(rows_UD), batch.tracks[FEATURE].values()
     device = looked_up.device

@@ -1,7 +1,8 @@
 """The memory and disk that a training takes, worked out from its config. Imports neither torch nor TorchRec.
 
 Sizes are lower bounds: what they refuse would have failed. Left out: the libraries, the buffers of a lookup, and what
-depends on the mean length of sessions.
+depends on the mean length of sessions. Only the bags of a step are the most that there may be: several ranks on CPUs
+leave out empty ones.
 """
 
 from dataclasses import dataclass
