@@ -79,7 +79,7 @@ def search_settings(kind: IndexKind, built: BuiltIndex | None, k: int) -> list[d
     if kind == "fastscan":
         return [{"shortlist": shortlist} for shortlist in (k, 2 * k, 4 * k, 16 * k)]
     probes = sorted({min(2**power, built.parameters["nlist"]) for power in range(2, 10)})
-    return [{"nprobe": nprobe, "shortlist": shortlist} for shortlist in (k, 4 * k) for nprobe in probes]
+    return [{"nprobe": nprobe, "shortlist": shortlist} for shortlist in (k, 2 * k, 4 * k) for nprobe in probes]
 
 
 def _ivfpq(vectors: Vectors, num_rows: int) -> BuiltIndex:

@@ -64,6 +64,8 @@ def test_measured_is_what_numpy_finds_and_it_is_no_cosine(by_hand, kind: str, ca
     said = capsys.readouterr().out
     assert f"{chosen.recall_at_10:.4f}" in said and said.count("chosen") == 1
     assert record.metric == "inner product" and record.kind == kind and record.queries == len(queries)
+    if kind == "ivfpq":
+        assert {one.search["shortlist"] for one in record.measured} == {100, 200, 400}
     assert record.queries_a_call == choose.QUERIES_A_CALL and record.threads == 1
 
 
