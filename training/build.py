@@ -23,7 +23,7 @@ from skipwise.datapipes.fit_bags import fitted
 from skipwise.datapipes.loader import StepDataset, StepLoader
 from skipwise.datapipes.negatives import keys, uniforms
 from skipwise.datapipes.sessions import SessionStore
-from skipwise.datapipes.signals import SKIPS, Signals
+from skipwise.datapipes.signals import PAUSE, SKIPS, Signals
 from skipwise.datapipes.track_features import TrackFeatures
 from skipwise.datapipes.view import View
 from skipwise.models.content import BLOCK, ContentRows, block_rows
@@ -54,9 +54,10 @@ def reading_inputs(config: RunConfig, store: SessionStore) -> SessionStore:
     known = store.manifest.contexts
     for name in config.data.inputs:
         if name not in (SKIPS, *known):
+            again = "--pause" if name == PAUSE else f"{name} in --context"
             raise UserError(
                 f"--data.inputs {name}: {store.path} has {', '.join([SKIPS, *known])}; name these, or prepare the log "
-                f"again with {name} in --context"
+                f"again with {again}"
             )
     contexts = {name: known[name] for name in config.data.inputs if name != SKIPS}
     Signals.of(config.data.inputs, contexts).pauses(config.encoder.times)

@@ -45,7 +45,9 @@ def guess_columns(names: list[str]) -> dict[str, Any]:
         return next((short[one] for one in wanted if one in short), None)
 
     title, artist = pick(TITLES), pick(ARTISTS)
-    track = pick(IDS) or ((artist, title) if artist and title else title)
+    # Beside a title and no artist, "track" is an id; beside an artist it may be a place on the album.
+    named = None if artist else pick(("track", "song"))
+    track = pick(IDS) or ((artist, title) if artist and title else named or title)
     found: dict[str, Any] = {"session": pick(SESSIONS) or pick(USERS), "track": track, "order": pick(TIMES)}
     skip = next(((option, name) for option, of in SKIP_COLUMNS.items() if (name := pick(of))), None)
     found |= dict([skip] if skip else [])

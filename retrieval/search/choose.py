@@ -60,7 +60,8 @@ def make_index(config: IndexConfig) -> None:
         tried: list[tuple[Measurement, BuiltIndex | None]] = []
         kinds = config.kinds_for(num_rows)
         if not config.kinds and num_rows < FEW_ROWS:
-            print(f"{num_rows:,} tracks are few: the exact search (flat) is taken; --kinds measures others")
+            few = f"{num_rows:,} tracks are few: the exact search (flat) is taken"
+            print(f"{few}; --kinds with --overwrite measures others")
         for kind in dict.fromkeys(kinds):
             fewest = fewest_rows(kind)
             if num_rows < fewest:

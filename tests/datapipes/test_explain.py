@@ -45,6 +45,10 @@ GUESSED = {
     ),
     "toys.txt": ("u 1\n".replace("u", "7") + "7 2\n7 3\n", {"7": ["1", "2", "3"]}),
     "sequences.txt": ("7 1 2 3\n8 1 2\n", {"7": ["1", "2", "3"]}),
+    "titled.csv": (
+        lines(",", ("user", "time", "track", "title"), *((u, at, s, "One") for u, s, at, _ in ROWS)),
+        USERS,
+    ),
     "places.csv": (lines(",", ("user", "song"), *((u, s) for u, s, _, _ in ROWS)), {"u": SONGS}),
     "us.csv": (
         "user,song,time\n" + "".join(f"u,s{at},11/{12 + at // 3}/2023 8:3{at}:00 PM\n" for at in range(6)),

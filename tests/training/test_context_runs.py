@@ -171,6 +171,8 @@ def test_what_a_run_cannot_read(tmp_path: Path):
         older.write(data)
         with pytest.raises(UserError, match="--data.inputs device: .* has skips; name these, or prepare the log again"):
             train(reading(data, tmp_path / "run"), "best")
+        with pytest.raises(UserError, match="--data.inputs pause: .*prepare the log again with --pause$"):
+            train(reading(data, tmp_path / "run", ("pause",)), "best")
         timed = reading(dataset(tmp_path / "timed", {"pause": words("7", "hour")}), tmp_path / "run", ("pause",))
         timed = replace(timed, encoder=replace(timed.encoder, times=True))
         with pytest.raises(UserError, match="--encoder.times reads pause as .*, and 'hour' is no logarithm"):
