@@ -1,6 +1,7 @@
 """The options of the service. Imports neither torch nor FastAPI."""
 
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -58,7 +59,7 @@ class ServeConfig:
         for name in self.allowed_host:
             if urlsplit(f"//{name}").netloc != name or ":" in name or not name:
                 raise ValueError(f"--allowed-host {name} must be a name without scheme, port and path")
-        if Path(self.deltas).is_file():
+        if isfile(self.deltas):  # false for what can be no name, which is told when it is opened
             raise ValueError(
                 f"--deltas {self.deltas} is a file: name the folder that train --stream.deltas writes into"
             )

@@ -29,6 +29,7 @@ def test_deltas_are_in_a_folder(tmp_path: Path):
     file.touch()
     with pytest.raises(ValueError, match=f"--deltas {file} is a file: name the folder that train"):
         ServeConfig(tmp_path, deltas=str(file))
+    assert ServeConfig(tmp_path, deltas="a" * 300).deltas == "a" * 300
 
 
 @pytest.mark.parametrize(
