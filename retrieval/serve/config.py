@@ -1,7 +1,6 @@
 """The options of the service. Imports neither torch nor FastAPI."""
 
 from dataclasses import dataclass
-from os.path import isfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -59,7 +58,11 @@ class ServeConfig:
         for name in self.allowed_host:
             if urlsplit(f"//{name}").netloc != name or ":" in name or not name:
                 raise ValueError(f"--allowed-host {name} must be a name without scheme, port and path")
-        if isfile(self.deltas):  # false for what can be no name, which is told when it is opened
+        try:
+            is_file = Path(self.deltas).is_file()
+        except OSError as error:
+            raise ValueError(f"--deltas {self.deltas} cannot be a folder ({error.strerror}): name another") from error
+        if is_file:
             raise ValueError(
                 f"--deltas {self.deltas} is a file: name the folder that train --stream.deltas writes into"
             )
