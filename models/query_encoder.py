@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from skipwise.datapipes.signals import Signals
 from skipwise.models.config import EncoderConfig
 from skipwise.models.encoder import Encoder
 from skipwise.models.time_bias import played_after
@@ -36,6 +37,11 @@ class EncoderShape:
     """K, 0 for an encoder that reads no profiles."""
     pauses: tuple[int, ...] = ()
     """Of each of the M, what it says of times (`Signals.pauses`), for an encoder that reads them."""
+
+    @classmethod
+    def of(cls, dim: int, keep_dim: int, signals: Signals, profile: int, times: bool) -> "EncoderShape":
+        """Of an encoder that reads these signals, and with `times` the times between plays."""
+        return cls(dim, keep_dim, signals.num_rows, len(signals.columns), profile, signals.pauses(times))
 
     @property
     def row_dim(self) -> int:

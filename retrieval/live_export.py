@@ -59,9 +59,9 @@ class LiveExport:
         if not own.manifest.weights:
             raise UserError(f"{own.path} has no weights of an encoder: export again")
         keep_dim = own.manifest.keep.dim if own.manifest.keep else 0
-        signals = own.view.signals
-        read = signals.num_rows, len(signals.columns), 0, signals.pauses(own.manifest.weights.config.times)
-        shape = EncoderShape(manifest.dim - keep_dim, keep_dim, *read)
+        times = own.manifest.weights.config.times
+        # A run that writes deltas reads no profiles.
+        shape = EncoderShape.of(manifest.dim - keep_dim, keep_dim, own.view.signals, profile=0, times=times)
         try:
             encoder = load_query_encoder(own.manifest.weights.config, shape, delta.encoder)
             tracks = own.tracks.changed(

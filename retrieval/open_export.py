@@ -238,8 +238,7 @@ def _encoder(path: Path, manifest: ExportManifest, weights: WeightsEntry, signal
     """Raises `UserError` unless it turns sessions of `max_tracks` rows into outputs of their width."""
     file, longest = path / weights.file, manifest.encoder.max_tracks
     keep_dim = manifest.keep.dim if manifest.keep else 0
-    read = signals.num_rows, len(signals.columns), profile, signals.pauses(weights.config.times)
-    shape = EncoderShape(manifest.dim - keep_dim, keep_dim, *read)
+    shape = EncoderShape.of(manifest.dim - keep_dim, keep_dim, signals, profile, weights.config.times)
     try:
         if weights.config.max_tracks != longest:
             raise ValueError(f"it reads {weights.config.max_tracks} tracks, not {longest}")

@@ -103,8 +103,7 @@ def write_export(config: ExportConfig) -> None:
         encoder = model.module.learner.encoder
         signals = Signals.of(run_config.data.inputs, run.record.contexts)
         widths = run_config.table.dim, run_config.loss.keep_width
-        pauses = signals.pauses(run_config.encoder.times)
-        shape = EncoderShape(*widths, signals.num_rows, len(signals.columns), run_config.data.profile, pauses)
+        shape = EncoderShape.of(*widths, signals, run_config.data.profile, run_config.encoder.times)
         signals_MD = signal_rows(model) if signals.columns else None
         rows, num_new = TableRows(vocabulary, *track_rows(model, store.features, num_rows)), 0
         if since:
